@@ -1,0 +1,2 @@
+// Package platform is the map of what a service imports.
+package platform

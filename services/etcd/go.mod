@@ -1,0 +1,3 @@
+module bijou.dev/services/etcd
+
+go 1.26.0
