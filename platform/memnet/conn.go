@@ -1,6 +1,7 @@
 package memnet
 
 import (
+	"errors"
 	"io"
 	"net"
 	"os"
@@ -95,9 +96,10 @@ func (h *half) signal() { // caller holds mu
 func (h *half) close(err error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if h.err == nil || err == net.ErrClosed {
+	reading := !errors.Is(err, net.ErrClosed)
+	if h.err == nil || !reading {
 		h.err = err
-		if err == net.ErrClosed {
+		if !reading {
 			h.buf = nil
 		}
 		h.signal()
@@ -113,7 +115,8 @@ func (h *half) read(p []byte, c *conn) (int, error) {
 		}
 		healed := c.net.healed(c.host)
 		h.mu.Lock()
-		if h.err == net.ErrClosed {
+		err := h.err
+		if errors.Is(err, net.ErrClosed) {
 			h.mu.Unlock()
 			return 0, net.ErrClosed
 		}
@@ -124,9 +127,9 @@ func (h *half) read(p []byte, c *conn) (int, error) {
 			h.mu.Unlock()
 			return n, nil
 		}
-		if healed == nil && h.err != nil {
+		if healed == nil && err != nil {
 			h.mu.Unlock()
-			return 0, h.err
+			return 0, err
 		}
 		change := h.change
 		h.mu.Unlock()
@@ -147,9 +150,9 @@ func (h *half) write(p []byte) (int, error) {
 		default:
 		}
 		h.mu.Lock()
-		if h.err != nil {
+		if err := h.err; err != nil {
 			h.mu.Unlock()
-			if h.err == net.ErrClosed {
+			if errors.Is(err, net.ErrClosed) {
 				return sent, syscall.EPIPE // the reader is gone
 			}
 			return sent, net.ErrClosed
