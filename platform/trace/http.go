@@ -1,0 +1,133 @@
+package trace
+
+import (
+	"bufio"
+	"io"
+	"net"
+	"net/http"
+	"strconv"
+	"strings"
+
+	"go.opentelemetry.io/otel/attribute"
+	"go.opentelemetry.io/otel/codes"
+	"go.opentelemetry.io/otel/propagation"
+	semconv "go.opentelemetry.io/otel/semconv/v1.43.0"
+	"go.opentelemetry.io/otel/trace"
+)
+
+// serverKind is made once: options built for each call would be garbage of every unsampled request.
+var serverKind = []trace.SpanStartOption{trace.WithSpanKind(trace.SpanKindServer)}
+
+// Middleware makes a server span for each request, as a child of the caller's span if the request carries one. The span
+// has method, path, scheme, protocol version, client address, route and status, named by semantic conventions; never
+// the query, which may hold secrets. The route is the pattern of the http.ServeMux that served the request; handlers
+// that route otherwise set http.route and the name on the span themselves. An answer of 500 or more, or a panic, marks
+// the span as an error.
+//
+// An unsampled request gets its context and nothing else: its ResponseWriter is not wrapped.
+func (p *Provider) Middleware(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		ctx := propagator{}.Extract(r.Context(), propagation.HeaderCarrier(r.Header))
+		method := methodName(r.Method)
+		ctx, span := p.tracer.Start(ctx, method, serverKind...)
+		defer span.End()
+		r = r.WithContext(ctx)
+		if !span.IsRecording() {
+			next.ServeHTTP(w, r)
+			return
+		}
+		span.SetAttributes(requestAttributes(r, method)...)
+		sw := &statusWriter{ResponseWriter: w}
+		status := http.StatusInternalServerError // unless next returns
+		defer func() { finish(span, r, method, status) }()
+		next.ServeHTTP(sw, r)
+		status = sw.code()
+	})
+}
+
+func requestAttributes(r *http.Request, method string) []attribute.KeyValue {
+	scheme := "http"
+	if r.TLS != nil {
+		scheme = "https"
+	}
+	attrs := make([]attribute.KeyValue, 0, 6)
+	attrs = append(attrs,
+		semconv.HTTPRequestMethodKey.String(method),
+		semconv.URLScheme(scheme),
+		semconv.URLPath(r.URL.Path),
+		semconv.NetworkProtocolVersion(strings.TrimPrefix(r.Proto, "HTTP/")),
+	)
+	if method != r.Method {
+		attrs = append(attrs, semconv.HTTPRequestMethodOriginal(r.Method))
+	}
+	if host, _, err := net.SplitHostPort(r.RemoteAddr); err == nil {
+		attrs = append(attrs, semconv.ClientAddress(host))
+	}
+	return attrs
+}
+
+func finish(span trace.Span, r *http.Request, method string, status int) {
+	span.SetAttributes(semconv.HTTPResponseStatusCode(status))
+	// A pattern is "[METHOD ][HOST]/path"; the convention wants the path.
+	if i := strings.IndexByte(r.Pattern, '/'); i >= 0 {
+		route := r.Pattern[i:]
+		span.SetAttributes(semconv.HTTPRoute(route))
+		span.SetName(method + " " + route)
+	}
+	if status >= 500 {
+		span.SetAttributes(semconv.ErrorTypeKey.String(strconv.Itoa(status)))
+		span.SetStatus(codes.Error, "")
+	}
+}
+
+// methodName keeps the names of spans few, whatever clients send.
+func methodName(m string) string {
+	switch m {
+	case http.MethodGet, http.MethodHead, http.MethodPost, http.MethodPut, http.MethodPatch, http.MethodDelete,
+		http.MethodConnect, http.MethodOptions, http.MethodTrace, "QUERY":
+		return m
+	}
+	return "_OTHER"
+}
+
+// statusWriter remembers the status. It passes on what handlers look for: flushing, hijacking, and copying by the kernel.
+type statusWriter struct {
+	http.ResponseWriter
+	status int // 0: nothing written yet
+}
+
+func (w *statusWriter) code() int {
+	if w.status == 0 {
+		return http.StatusOK
+	}
+	return w.status
+}
+
+// WriteHeader implements http.ResponseWriter.
+func (w *statusWriter) WriteHeader(status int) {
+	// Other 1xx answers are followed by the real one.
+	if w.status == 0 && (status >= 200 || status == http.StatusSwitchingProtocols) {
+		w.status = status
+	}
+	w.ResponseWriter.WriteHeader(status)
+}
+
+// Flush implements http.Flusher.
+func (w *statusWriter) Flush() {
+	_ = http.NewResponseController(w.ResponseWriter).Flush() // an http.Flusher cannot say that it does not work
+}
+
+// Hijack implements http.Hijacker.
+func (w *statusWriter) Hijack() (net.Conn, *bufio.ReadWriter, error) {
+	conn, rw, err := http.NewResponseController(w.ResponseWriter).Hijack()
+	if err == nil && w.status == 0 {
+		w.status = http.StatusSwitchingProtocols
+	}
+	return conn, rw, err
+}
+
+// ReadFrom implements io.ReaderFrom.
+func (w *statusWriter) ReadFrom(r io.Reader) (int64, error) { return io.Copy(w.ResponseWriter, r) }
+
+// Unwrap serves http.ResponseController.
+func (w *statusWriter) Unwrap() http.ResponseWriter { return w.ResponseWriter }

@@ -1,0 +1,288 @@
+package trace
+
+import (
+	"context"
+	"encoding/hex"
+	"net/http"
+	"strings"
+
+	"go.opentelemetry.io/otel/propagation"
+	"go.opentelemetry.io/otel/trace"
+	"google.golang.org/grpc/metadata"
+)
+
+// MD carries a trace context in gRPC metadata.
+type MD metadata.MD
+
+var _ propagation.ValuesGetter = MD{}
+
+// Get returns the first value of key, or "".
+func (m MD) Get(key string) string {
+	if v := m.Values(key); len(v) > 0 {
+		return v[0]
+	}
+	return ""
+}
+
+// Values returns all values of key.
+func (m MD) Values(key string) []string { return metadata.MD(m).Get(key) }
+
+// Set replaces the values of key.
+func (m MD) Set(key, value string) { metadata.MD(m).Set(key, value) }
+
+// Keys lists the keys.
+func (m MD) Keys() []string {
+	keys := make([]string, 0, len(m))
+	for k := range m {
+		keys = append(keys, k)
+	}
+	return keys
+}
+
+// A header is a name as gRPC metadata and as net/http store it, so that the usual carriers are read without converting.
+type header struct{ lower, canonical string }
+
+var (
+	traceparent = header{"traceparent", "Traceparent"}
+	tracestate  = header{"tracestate", "Tracestate"}
+	b3Single    = header{"b3", "B3"}
+	b3Trace     = header{"x-b3-traceid", "X-B3-Traceid"}
+	b3Span      = header{"x-b3-spanid", "X-B3-Spanid"}
+	b3Sampled   = header{"x-b3-sampled", "X-B3-Sampled"}
+	b3Flags     = header{"x-b3-flags", "X-B3-Flags"}
+)
+
+func (h header) values(c propagation.TextMapCarrier) []string {
+	switch c := c.(type) {
+	case propagation.HeaderCarrier:
+		return c[h.canonical]
+	case MD:
+		return c[h.lower]
+	case propagation.ValuesGetter:
+		return c.Values(h.lower)
+	}
+	if v := c.Get(h.lower); v != "" {
+		return []string{v}
+	}
+	return nil
+}
+
+// one returns the only value. Several values contradict each other, so they count as none.
+func (h header) one(c propagation.TextMapCarrier) string {
+	if v := h.values(c); len(v) == 1 {
+		return strings.Trim(v[0], " \t")
+	}
+	return ""
+}
+
+func (h header) set(c propagation.TextMapCarrier, value string) {
+	switch c := c.(type) {
+	case propagation.HeaderCarrier:
+		c[h.canonical] = []string{value}
+	case MD:
+		c[h.lower] = []string{value}
+	default:
+		c.Set(h.lower, value)
+	}
+}
+
+// remove takes away what a proxy copied from the incoming request. Other carriers start empty.
+func (h header) remove(c propagation.TextMapCarrier) {
+	switch c := c.(type) {
+	case propagation.HeaderCarrier:
+		http.Header(c).Del(h.canonical)
+	case MD:
+		delete(c, h.lower)
+	}
+}
+
+type propagator struct{}
+
+// Inject writes the span context of ctx. Without a valid one it writes nothing.
+func (propagator) Inject(ctx context.Context, c propagation.TextMapCarrier) {
+	sc := trace.SpanContextFromContext(ctx)
+	if !sc.IsValid() {
+		return
+	}
+	traceparent.set(c, formatTraceparent(sc))
+	if state := sc.TraceState().String(); state != "" {
+		tracestate.set(c, state)
+	} else {
+		tracestate.remove(c)
+	}
+}
+
+// Extract returns ctx with the caller's span context and sampling decision, or ctx itself when there is none.
+func (propagator) Extract(ctx context.Context, c propagation.TextMapCarrier) context.Context {
+	if sc, ok := parseTraceparent(traceparent.one(c)); ok {
+		sc.TraceState = parseTracestate(tracestate.values(c))
+		return trace.ContextWithRemoteSpanContext(ctx, trace.NewSpanContext(sc))
+	}
+	sc, d := extractB3(c)
+	if d != undecided {
+		ctx = context.WithValue(ctx, decisionKey{}, d)
+	}
+	if sc.TraceID.IsValid() && sc.SpanID.IsValid() {
+		ctx = trace.ContextWithRemoteSpanContext(ctx, trace.NewSpanContext(sc))
+	}
+	return ctx
+}
+
+// Fields returns the keys that Inject sets.
+func (propagator) Fields() []string { return []string{traceparent.lower, tracestate.lower} }
+
+// keptFlags are the trace flags that W3C defines. Others must not be passed on.
+const keptFlags = trace.FlagsSampled | trace.FlagsRandom
+
+func formatTraceparent(sc trace.SpanContext) string {
+	var b [55]byte
+	tid, sid := sc.TraceID(), sc.SpanID()
+	copy(b[:], "00-")
+	hex.Encode(b[3:], tid[:])
+	b[35] = '-'
+	hex.Encode(b[36:], sid[:])
+	b[52] = '-'
+	hex.Encode(b[53:], []byte{byte(sc.TraceFlags() & keptFlags)})
+	return string(b[:])
+}
+
+// parseTraceparent reads version 00 exactly, and of later versions the part that 00 defines.
+func parseTraceparent(h string) (sc trace.SpanContextConfig, ok bool) {
+	if len(h) < 55 || h[2] != '-' || h[35] != '-' || h[52] != '-' {
+		return sc, false
+	}
+	var version, flags [1]byte
+	if !unhex(version[:], h[:2]) || version[0] == 0xff || !unhex(flags[:], h[53:55]) {
+		return sc, false
+	}
+	if len(h) > 55 && (version[0] == 0 || h[55] != '-') {
+		return sc, false
+	}
+	if !unhex(sc.TraceID[:], h[3:35]) || !unhex(sc.SpanID[:], h[36:52]) {
+		return sc, false
+	}
+	sc.TraceFlags = trace.TraceFlags(flags[0]) & keptFlags
+	return sc, sc.TraceID.IsValid() && sc.SpanID.IsValid()
+}
+
+// maxMembers is the longest list that W3C allows in tracestate.
+const maxMembers = 32
+
+// parseTracestate joins the headers. The SDK's parser refuses what must be accepted (repeated keys, blank members), so
+// such lists are cleaned first; what it then refuses is discarded as a whole.
+func parseTracestate(headers []string) trace.TraceState {
+	switch len(headers) {
+	case 0:
+		return trace.TraceState{}
+	case 1:
+		if ts, err := trace.ParseTraceState(headers[0]); err == nil {
+			return ts
+		}
+	}
+	members := make([]string, 0, maxMembers)
+	seen := make(map[string]bool, maxMembers)
+	n := 0
+	for m := range strings.SplitSeq(strings.Join(headers, ","), ",") {
+		m = strings.Trim(m, " \t")
+		if m == "" {
+			continue
+		}
+		if n++; n > maxMembers {
+			return trace.TraceState{}
+		}
+		if key, _, _ := strings.Cut(m, "="); !seen[key] {
+			seen[key] = true
+			members = append(members, m)
+		}
+	}
+	ts, err := trace.ParseTraceState(strings.Join(members, ","))
+	if err != nil {
+		return trace.TraceState{}
+	}
+	return ts
+}
+
+// extractB3 reads the single header, else the several ones. Ids that are not valid stay zero.
+func extractB3(c propagation.TextMapCarrier) (trace.SpanContextConfig, decision) {
+	if h := b3Single.one(c); h != "" {
+		if sc, d, ok := parseB3(h); ok {
+			return sc, d
+		}
+	}
+	tid, sid := b3Trace.one(c), b3Span.one(c)
+	sampled := b3Sampled.one(c)
+	if b3Flags.one(c) == "1" {
+		sampled = "d"
+	}
+	if tid == "" && sid == "" && sampled == "" {
+		return trace.SpanContextConfig{}, undecided
+	}
+	sc, d, _ := b3Context(tid, sid, sampled)
+	return sc, d
+}
+
+// parseB3 reads trace-span, trace-span-state, trace-span-state-parent, or state alone.
+func parseB3(h string) (trace.SpanContextConfig, decision, bool) {
+	parts := strings.SplitN(h, "-", 5)
+	if len(parts) == 1 {
+		sc, d, _ := b3Context("", "", h)
+		return sc, d, d == deny || d == accept
+	}
+	if len(parts) > 4 {
+		return trace.SpanContextConfig{}, undecided, false
+	}
+	state := ""
+	if len(parts) > 2 {
+		state = parts[2]
+	}
+	return b3Context(parts[0], parts[1], state)
+}
+
+// b3Context reads ids and state. Without valid ids only a firm decision counts.
+func b3Context(tid, sid, state string) (sc trace.SpanContextConfig, d decision, ok bool) {
+	switch state {
+	case "1", "true", "d":
+		d, sc.TraceFlags = accept, trace.FlagsSampled
+	case "0", "false":
+		d = deny
+	case "":
+		d = deferred
+	default:
+		return sc, undecided, false
+	}
+	half := max(0, 16-len(tid)/2) // 64-bit ids fill the right half
+	ok = (len(tid) == 16 || len(tid) == 32) && unhex(sc.TraceID[half:], tid) && unhex(sc.SpanID[:], sid) &&
+		sc.TraceID.IsValid() && sc.SpanID.IsValid()
+	if !ok {
+		sc = trace.SpanContextConfig{}
+		if d == deferred {
+			d = undecided
+		}
+	}
+	return sc, d, ok
+}
+
+// unhex decodes exactly len(dst) bytes of lower-case hex.
+func unhex(dst []byte, s string) bool {
+	if len(s) != 2*len(dst) {
+		return false
+	}
+	for i := range dst {
+		hi, lo := nibble(s[2*i]), nibble(s[2*i+1])
+		if hi|lo > 0xf {
+			return false
+		}
+		dst[i] = hi<<4 | lo
+	}
+	return true
+}
+
+func nibble(c byte) byte {
+	switch {
+	case '0' <= c && c <= '9':
+		return c - '0'
+	case 'a' <= c && c <= 'f':
+		return c - 'a' + 10
+	}
+	return 0xff
+}

@@ -1,0 +1,66 @@
+package trace
+
+import (
+	"context"
+	"encoding/binary"
+
+	sdktrace "go.opentelemetry.io/otel/sdk/trace"
+	"go.opentelemetry.io/otel/trace"
+)
+
+// A decision is what B3 headers said about sampling and a W3C span context cannot express: "you decide", and a decision
+// that came without ids.
+type decision uint8
+
+const (
+	undecided decision = iota
+	deferred           // ids without a decision: the receiver decides
+	deny
+	accept
+)
+
+type decisionKey struct{}
+
+func decisionOf(ctx context.Context) decision {
+	d, _ := ctx.Value(decisionKey{}).(decision)
+	return d
+}
+
+// sampler keeps the parent's decision and decides for traces that begin here.
+type sampler struct {
+	ratio interface{ Get() float64 } // nil: 1
+}
+
+// ShouldSample implements sdktrace.Sampler.
+func (s sampler) ShouldSample(p sdktrace.SamplingParameters) sdktrace.SamplingResult {
+	parent := trace.SpanContextFromContext(p.ParentContext)
+	result := sdktrace.SamplingResult{Tracestate: parent.TraceState()}
+	if s.sample(p.ParentContext, parent, p.TraceID) {
+		result.Decision = sdktrace.RecordAndSample
+	}
+	return result
+}
+
+func (s sampler) sample(ctx context.Context, parent trace.SpanContext, id trace.TraceID) bool {
+	if parent.IsValid() && !parent.IsRemote() {
+		return parent.IsSampled()
+	}
+	switch d := decisionOf(ctx); {
+	case parent.IsValid() && d != deferred:
+		return parent.IsSampled()
+	case d == deny:
+		return false
+	case d == accept:
+		return true
+	}
+	return s.ratio == nil || within(id, s.ratio.Get())
+}
+
+// within reports whether a trace is in the recorded share. It looks at the id only, so all processes that use the same
+// ratio agree.
+func within(id trace.TraceID, ratio float64) bool {
+	return ratio >= 1 || float64(binary.BigEndian.Uint64(id[8:])>>1) < ratio*(1<<63)
+}
+
+// Description implements sdktrace.Sampler.
+func (sampler) Description() string { return "BijouParentBasedRatio" }
