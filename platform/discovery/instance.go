@@ -1,0 +1,109 @@
+package discovery
+
+import (
+	"maps"
+	"strings"
+	"time"
+
+	discoveryv1 "bijou.dev/platform/api/discovery/v1"
+	"bijou.dev/platform/errs"
+	"google.golang.org/protobuf/types/known/timestamppb"
+)
+
+// Status is where an instance is in its life. The zero value is unknown and is treated as "not UP".
+type Status uint8
+
+// The statuses. Only Up takes new calls.
+const (
+	// Starting is registered, but not ready yet.
+	Starting Status = iota + 1
+	// Up takes calls.
+	Up
+	// Draining serves what it has and takes nothing new.
+	Draining
+	// OutOfService was taken out by an operator.
+	OutOfService
+	// Down says of itself that it cannot work.
+	Down
+)
+
+var statusNames = [...]string{"UNKNOWN", "STARTING", "UP", "DRAINING", "OUT_OF_SERVICE", "DOWN"}
+
+// String returns the name as the registry shows it: "OUT_OF_SERVICE".
+func (s Status) String() string {
+	if int(s) >= len(statusNames) {
+		s = 0
+	}
+	return statusNames[s]
+}
+
+// ParseStatus is the inverse of [Status.String], in any case. Anything else is an error of kind errs.Invalid.
+func ParseStatus(name string) (Status, error) {
+	for i, n := range statusNames[1:] {
+		if strings.EqualFold(n, name) {
+			return Status(i + 1), nil
+		}
+	}
+	return 0, errs.Errorf(errs.Invalid, "status %q is none of %s", name, strings.Join(statusNames[1:], ", "))
+}
+
+// Instance is one process of a service.
+type Instance struct {
+	// Service is the name callers use: "catalog".
+	Service string
+	// ID is stable over restarts of the same instance and unique within the service: "catalog-1".
+	ID string
+	// Endpoints are the listeners by name ("grpc", "http", "admin") as host:port.
+	Endpoints map[string]string
+	// Environment, Region and Zone say where it runs, Version what runs. Each may be empty.
+	Environment, Region, Zone, Version string
+	// Metadata is anything else that callers should know.
+	Metadata map[string]string
+	// Status is what callers should act on: the operator's override if there is one, else what the instance reports.
+	Status Status
+	// Started is when this process of the instance started.
+	Started time.Time
+	// Suspect is true for an instance that has not been confirmed lately and is kept because too much was lost at once.
+	Suspect bool
+}
+
+// Equal reports whether both say the same of the same process.
+func (i Instance) Equal(o Instance) bool {
+	return i.Service == o.Service && i.ID == o.ID && i.Environment == o.Environment && i.Region == o.Region &&
+		i.Zone == o.Zone && i.Version == o.Version && i.Status == o.Status && i.Suspect == o.Suspect &&
+		i.Started.Equal(o.Started) && maps.Equal(i.Endpoints, o.Endpoints) && maps.Equal(i.Metadata, o.Metadata)
+}
+
+func (i Instance) key() key { return key{i.Service, i.ID} }
+
+// key names an instance.
+type key struct{ service, id string }
+
+func fromProto(p *discoveryv1.Instance) Instance {
+	in := Instance{
+		Service: p.GetService(), ID: p.GetId(), Endpoints: p.GetEndpoints(),
+		Environment: p.GetEnvironment(), Region: p.GetRegion(), Zone: p.GetZone(), Version: p.GetVersion(),
+		Metadata: p.GetMetadata(), Suspect: p.GetSuspect(),
+	}
+	if n := p.GetStatus(); n > 0 && int(n) < len(statusNames) {
+		in.Status = Status(n) //nolint:gosec // bounded by the line above; the numbers of the contract are ours
+	}
+	if p.GetStarted() != nil {
+		in.Started = p.GetStarted().AsTime()
+	}
+	return in
+}
+
+// toProto writes the status as both reported and effective: for a registrar they are the same, and the registry
+// decides about overrides.
+func (i Instance) toProto() *discoveryv1.Instance {
+	p := &discoveryv1.Instance{
+		Service: i.Service, Id: i.ID, Endpoints: i.Endpoints,
+		Environment: i.Environment, Region: i.Region, Zone: i.Zone, Version: i.Version, Metadata: i.Metadata,
+		Status: discoveryv1.Status(i.Status), Reported: discoveryv1.Status(i.Status), Suspect: i.Suspect,
+	}
+	if !i.Started.IsZero() {
+		p.Started = timestamppb.New(i.Started)
+	}
+	return p
+}

@@ -1,0 +1,156 @@
+package discovery
+
+import (
+	"cmp"
+	"fmt"
+	"slices"
+	"strings"
+
+	"bijou.dev/platform/errs"
+	"google.golang.org/grpc/attributes"
+	"google.golang.org/grpc/resolver"
+)
+
+// Scheme is the scheme of gRPC targets that a [Client] resolves: bijou:///catalog, or bijou:///catalog?endpoint=admin
+// for a listener other than "grpc".
+const Scheme = "bijou"
+
+// Builder returns a gRPC resolver for targets of [Scheme], for grpc.WithResolvers. It passes on the UP instances of
+// the service, suspects included, and only when they change. When nothing is UP it passes on nothing, and calls fail with an
+// error of kind errs.Unavailable that names the service and says what is known. Until the first answer of a registry,
+// or until each seed was tried in vain, calls wait (unless instances are known from disk).
+func (c *Client) Builder() resolver.Builder { return builder{c} }
+
+type builder struct{ c *Client }
+
+func (builder) Scheme() string { return Scheme }
+
+// Build starts to resolve. The connection gets what is known before Build returns.
+func (b builder) Build(target resolver.Target, cc resolver.ClientConn, _ resolver.BuildOptions) (resolver.Resolver, error) {
+	service := target.Endpoint()
+	if service == "" || strings.Contains(service, "/") {
+		return nil, errs.Errorf(errs.Invalid, "target %q: want %s:///SERVICE", target.String(), Scheme)
+	}
+	if s := b.c.opts.Services; len(s) > 0 && !slices.Contains(s, service) {
+		return nil, errs.Errorf(errs.Invalid, "target %q: this client watches only %s", target.String(), strings.Join(s, ", "))
+	}
+	t := &targets{cc: cc, service: service, endpoint: cmp.Or(target.URL.Query().Get("endpoint"), "grpc")}
+	return &following{stop: b.c.watch(service, t.update)}, nil
+}
+
+type following struct{ stop func() }
+
+// ResolveNow has nothing to do: changes are pushed.
+func (*following) ResolveNow(resolver.ResolveNowOptions) {}
+
+// Close stops the updates.
+func (f *following) Close() { f.stop() }
+
+// targets passes the instances of one service to one connection.
+type targets struct {
+	cc                resolver.ClientConn
+	service, endpoint string
+	told              bool
+	last              []Instance
+	lastErr           string
+}
+
+// update passes on v. The connection is told only what is new to it: an update costs it a rebuild of its picker.
+func (t *targets) update(v *view) {
+	known := v.services[t.service]
+	up := t.usable(known)
+	if len(up) == 0 {
+		t.nothing(v, known)
+		return
+	}
+	if t.told && slices.EqualFunc(t.last, up, Instance.Equal) {
+		return
+	}
+	t.told, t.last, t.lastErr = true, up, ""
+	// A connection that rejects the state asks for another try; this state will not get better by repeating it.
+	_ = t.cc.UpdateState(t.state(up))
+}
+
+func (t *targets) usable(known []Instance) []Instance {
+	var up []Instance
+	for _, in := range known {
+		if in.Status == Up && in.Endpoints[t.endpoint] != "" {
+			up = append(up, in)
+		}
+	}
+	return up
+}
+
+func (t *targets) nothing(v *view, known []Instance) {
+	if !v.settled && len(known) == 0 {
+		return
+	}
+	err := t.explain(v, known)
+	if t.told && len(t.last) == 0 && t.lastErr == err.Error() {
+		return
+	}
+	if !t.told || len(t.last) > 0 {
+		_ = t.cc.UpdateState(resolver.State{Endpoints: []resolver.Endpoint{}})
+	}
+	t.told, t.last, t.lastErr = true, nil, err.Error()
+	t.cc.ReportError(errs.ToStatus(err).Err())
+}
+
+// explain says why there is nobody to call.
+func (t *targets) explain(v *view, known []Instance) error {
+	if len(known) == 0 {
+		if v.problem != nil {
+			return errs.Errorf(errs.Unavailable, "service %q: no instance is known: %w", t.service, v.problem)
+		}
+		return errs.Errorf(errs.Unavailable, "service %q: no instance is registered", t.service)
+	}
+	const shown = 5
+	var what []string
+	for _, in := range known[:min(shown, len(known))] {
+		s := in.ID + " is " + in.Status.String()
+		if in.Status == Up {
+			s += fmt.Sprintf(" without endpoint %q", t.endpoint)
+		}
+		what = append(what, s)
+	}
+	if more := len(known) - shown; more > 0 {
+		what = append(what, fmt.Sprintf("and %d more", more))
+	}
+	return errs.Errorf(errs.Unavailable, "service %q: none of %d instances takes calls: %s", t.service, len(known), strings.Join(what, ", "))
+}
+
+func (t *targets) state(up []Instance) resolver.State {
+	var s resolver.State
+	for _, in := range up {
+		at := attributes.New(instanceKey{}, &carried{in})
+		addr := resolver.Address{Addr: in.Endpoints[t.endpoint], Attributes: at}
+		s.Addresses = append(s.Addresses, addr)
+		s.Endpoints = append(s.Endpoints, resolver.Endpoint{Addresses: []resolver.Address{addr}, Attributes: at})
+	}
+	return s
+}
+
+type instanceKey struct{}
+
+// carried is an instance inside attributes. Two are equal when they are the same process: then a change of status or
+// metadata does not cost the connection, and a process that has taken over an address gets a new one.
+type carried struct{ Instance }
+
+// Equal is asked by gRPC when it compares addresses.
+func (a *carried) Equal(o any) bool {
+	b, ok := o.(*carried)
+	return ok && a.key() == b.key() && a.Started.Equal(b.Started)
+}
+
+// FromAddress returns the instance behind an address that came from [Client.Builder], and false for any other.
+func FromAddress(addr resolver.Address) (Instance, bool) { return fromAttributes(addr.Attributes) }
+
+// FromEndpoint returns the instance behind an endpoint that came from [Client.Builder], and false for any other.
+func FromEndpoint(ep resolver.Endpoint) (Instance, bool) { return fromAttributes(ep.Attributes) }
+
+func fromAttributes(at *attributes.Attributes) (Instance, bool) {
+	if c, ok := at.Value(instanceKey{}).(*carried); ok {
+		return c.Instance, true
+	}
+	return Instance{}, false
+}

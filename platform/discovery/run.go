@@ -1,0 +1,192 @@
+package discovery
+
+import (
+	"context"
+	"sync"
+	"time"
+
+	discoveryv1 "bijou.dev/platform/api/discovery/v1"
+	"bijou.dev/platform/errs"
+)
+
+// Run follows the registry until ctx ends, and then returns nil. It never gives up: seeds are tried in turn, for ever,
+// with a growing and jittered pause. Call it once. For a client made by [Static] it only waits.
+func (c *Client) Run(ctx context.Context) error {
+	if c.seeds == nil {
+		<-ctx.Done()
+		return nil
+	}
+	var wg sync.WaitGroup
+	wg.Go(func() { c.housekeep(ctx) })
+	defer wg.Wait()
+	for try, failed := 0, 0; ctx.Err() == nil; try++ {
+		seed := c.seeds.at(try)
+		good, err := c.follow(ctx, seed)
+		if ctx.Err() != nil {
+			break
+		}
+		if good {
+			failed = 0
+		}
+		failed++
+		c.lost(seed, failed, err)
+		sleep(ctx, pause(failed-1, len(c.seeds.order)))
+	}
+	return nil
+}
+
+// follow applies what one registry sends until the stream ends, and reports whether it sent anything.
+func (c *Client) follow(ctx context.Context, seed string) (good bool, err error) {
+	conn, release, err := c.seeds.acquire(seed)
+	if err != nil {
+		return false, err
+	}
+	defer release()
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	quiet := time.AfterFunc(silence, func() {
+		cancel(errs.Errorf(errs.Timeout, "no word for %v", silence))
+	})
+	defer quiet.Stop()
+	stream, err := discoveryv1.NewDiscoveryClient(conn).Watch(ctx)
+	if err != nil {
+		return false, ended(ctx, err)
+	}
+	err = stream.Send(&discoveryv1.WatchRequest{Services: c.opts.Services, Watcher: c.opts.Name})
+	for err == nil {
+		var m *discoveryv1.WatchResponse
+		if m, err = stream.Recv(); err != nil {
+			break
+		}
+		quiet.Reset(silence)
+		if !good && !m.GetSnapshot() {
+			return false, errs.Errorf(errs.Internal, "the first message is not a snapshot")
+		}
+		c.apply(m, seed, !good)
+		good = true
+		err = stream.Send(&discoveryv1.WatchRequest{AppliedVersion: m.GetVersion()})
+	}
+	return good, ended(ctx, err)
+}
+
+// ended returns why a stream of ours is over: our own reason, if it was us.
+func ended(ctx context.Context, err error) error {
+	if cause := context.Cause(ctx); cause != nil {
+		return cause
+	}
+	return errs.FromRPC(err)
+}
+
+// apply takes over a message of the registry and returns after all watchers know it.
+func (c *Client) apply(m *discoveryv1.WatchResponse, seed string, first bool) {
+	list := make([]Instance, len(m.GetInstances()))
+	for i, p := range m.GetInstances() {
+		list[i] = fromProto(p)
+	}
+	gone := make([]key, len(m.GetRemoved()))
+	for i, r := range m.GetRemoved() {
+		gone[i] = key{r.GetService(), r.GetId()}
+	}
+	now := time.Now()
+	c.mu.Lock()
+	wasUnknown := c.problem != nil
+	var touched map[string]bool
+	if m.GetSnapshot() {
+		c.stats.Snapshots++
+		touched = c.guard.snapshot(list, m.GetWarmingUp(), now)
+	} else {
+		c.stats.Deltas++
+		touched = c.guard.delta(list, gone, m.GetWarmingUp(), now)
+	}
+	if first {
+		c.stats.Streams++
+		c.stats.Connected, c.stats.Seed, c.stats.Problem, c.stats.Since = true, seed, "", now
+	}
+	c.stats.Version = m.GetVersion()
+	c.problem = nil
+	suspects, _ := c.guard.suspects()
+	c.mu.Unlock()
+	if first {
+		c.log.Info("following the registry", "seed", seed, "instances", len(list), "suspects", suspects, "warming_up", m.GetWarmingUp())
+	}
+	c.publish(touched)
+	if wasUnknown {
+		c.publish(nil)
+	}
+	if suspects > 0 {
+		c.wake()
+	}
+}
+
+// lost notes that a registry does not answer (any more). What is known stays.
+func (c *Client) lost(seed string, failed int, err error) {
+	c.mu.Lock()
+	was := c.stats.Connected
+	c.guard.live = false
+	c.stats.Connected, c.stats.Seed, c.stats.Problem = false, "", "registry "+seed+": "+err.Error()
+	if was {
+		c.stats.Since = time.Now()
+	}
+	if c.problem != nil {
+		c.problem = errs.Errorf(errs.Unavailable, "no registry has answered yet: %s: %w", seed, err)
+	}
+	c.mu.Unlock()
+	round := len(c.seeds.order)
+	switch {
+	case was:
+		c.log.Warn("registry lost, keeping what is known", "seed", seed, "err", err)
+	case failed == round:
+		c.log.Warn("no registry answers, trying for ever", "seed", seed, "err", err)
+	}
+	if failed == round {
+		c.publish(nil)
+	}
+}
+
+// saveEvery is the least time between two writes of the file.
+const saveEvery = time.Second
+
+// housekeep drops suspects in time and saves what changed, until ctx ends; then it saves once more.
+func (c *Client) housekeep(ctx context.Context) {
+	timer := time.NewTimer(saveEvery)
+	defer timer.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			c.save()
+			return
+		case <-c.saves:
+		case <-timer.C:
+		}
+		c.expire()
+		c.save()
+		timer.Reset(c.rest())
+		if !sleep(ctx, saveEvery) {
+			c.save()
+			return
+		}
+	}
+}
+
+// rest is how long nothing is to do.
+func (c *Client) rest() time.Duration {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	_, next := c.guard.suspects()
+	if next.IsZero() {
+		return time.Hour
+	}
+	return max(time.Until(next), 0)
+}
+
+func (c *Client) expire() {
+	c.mu.Lock()
+	before := c.guard.dropped
+	touched := c.guard.expire(time.Now())
+	n := c.guard.dropped - before
+	c.mu.Unlock()
+	if n > 0 {
+		c.log.Warn("dropping suspects, the registry has not named them again", "instances", n)
+	}
+	c.publish(touched)
+}
