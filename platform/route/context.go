@@ -14,9 +14,11 @@ type Call struct {
 	picked Picked
 }
 
-// Picked returns the pick of this attempt; false if the attempt has not got as far. The balancer ends the pick by
-// itself: do not call Done on it.
-func (c *Call) Picked() (*Picked, bool) { return &c.picked, c.picked.m != nil }
+// Endpoint returns the instance that was picked; false if the attempt has not got as far.
+func (c *Call) Endpoint() (Endpoint, bool) { return c.picked.Endpoint(), c.picked.m != nil }
+
+// Why explains the pick. The zero Why if there was none.
+func (c *Call) Why() Why { return c.picked.Why() }
 
 type callKey struct{}
 

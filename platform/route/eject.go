@@ -6,13 +6,13 @@ import (
 	"time"
 )
 
-// judge learns from one outcome.
-func (p *Picked) judge(o Outcome) {
+// judge learns from one outcome. timed says that the time since the pick is a latency.
+func (p *Picked) judge(o Outcome, timed bool) {
 	now, t := p.b.now(), p.b.settings.now()
 	elapsed := now - p.start
 	switch o {
 	case Success:
-		if !p.stream {
+		if timed {
 			p.m.ewma.observe(elapsed, now, t.decay)
 		}
 		p.m.failures.Store(0)
@@ -25,7 +25,7 @@ func (p *Picked) judge(o Outcome) {
 		p.m.bad.Add(1)
 		p.fail(o, now, t)
 	default:
-		if !p.stream && float64(elapsed) > p.m.ewma.at(now, t.decay) {
+		if timed && float64(elapsed) > p.m.ewma.at(now, t.decay) {
 			p.m.ewma.observe(elapsed, now, t.decay)
 		}
 	}

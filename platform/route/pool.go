@@ -12,6 +12,7 @@ type snapshot struct {
 type pool struct {
 	version string // "" for all
 	known   int
+	waiting int       // for a connection
 	ready   []*member // connected, or not known to be otherwise
 	open    []*member // what picks choose from: ready and not ejected, or all of ready in panic
 	local   []*member // open, in the caller's zone
@@ -59,6 +60,14 @@ func (b *Balancer) rebuildLocked(now int64) {
 	b.snap.Store(s)
 }
 
+// pool returns the endpoints of a version, or all; nil if no endpoint has that version.
+func (s *snapshot) pool(version string) *pool {
+	if version == "" {
+		return &s.all
+	}
+	return s.versions[version]
+}
+
 func (s *snapshot) add(m *member, now int64) {
 	if m.phase.Load() == ejected {
 		if now >= m.until {
@@ -81,6 +90,9 @@ func (s *snapshot) add(m *member, now int64) {
 
 func (p *pool) add(m *member) {
 	p.known++
+	if m.waiting {
+		p.waiting++
+	}
 	if !m.ready {
 		return
 	}
@@ -199,11 +211,11 @@ func (p *Picked) twoExcept(t *tuning, set []*member, exclude []string, bits uint
 
 // cheaper settles between a and c, of which c may be nil.
 func (p *Picked) cheaper(t *tuning, a, c *member) {
-	p.m, p.cost = a, a.cost(p.start, t)
+	p.m, p.cost = a, a.cost(p.start, t, p.stream)
 	if c == nil {
 		return
 	}
-	p.other, p.otherCost = c, c.cost(p.start, t)
+	p.other, p.otherCost = c, c.cost(p.start, t, p.stream)
 	swap := p.otherCost < p.cost
 	if p.start < p.pool.warmUntil {
 		aTurn, cTurn := p.turn(t, a), p.turn(t, c)
@@ -227,7 +239,7 @@ func (p *Picked) turn(t *tuning, m *member) bool {
 func (p *Picked) takeProbe(t *tuning) bool {
 	for _, m := range p.pool.probes {
 		if m.claim(p.start, t) {
-			p.m, p.cost, p.probe, p.scope = m, m.cost(p.start, t), true, Probe
+			p.m, p.cost, p.probe, p.scope = m, m.cost(p.start, t, false), true, Probe
 			m.pending.Add(1)
 			return true
 		}

@@ -76,17 +76,18 @@ type Balancer struct {
 	snap atomic.Pointer[snapshot] // what Pick reads; replaced, never changed
 
 	mu        sync.Mutex
-	members   []*member            // in the order given
-	gone      map[string]departed  // id -> history of an endpoint that left lately
-	nextSweep int64                // when success rates are compared next
+	members   []*member           // in the order given
+	gone      map[string]departed // id -> history of an endpoint that left lately
+	nextSweep int64               // when success rates are compared next
 }
 
 // member is an endpoint of the current set. It is immutable except for its stats, which outlive it.
 type member struct {
 	Endpoint
 	*stats
-	ready  bool
-	picker balancer.Picker // of the gRPC connection; nil elsewhere
+	ready   bool
+	waiting bool            // for its gRPC connection to be made
+	picker  balancer.Picker // of the gRPC connection; nil elsewhere
 }
 
 // departed is the history of an endpoint that left, kept for a while in case it returns.
@@ -213,12 +214,9 @@ type Picked struct {
 func (b *Balancer) Pick(info PickInfo) (Picked, error) {
 	now := b.now()
 	s := b.current(now)
-	pl := &s.all
-	if info.Version != "" {
-		pl = s.versions[info.Version]
-		if pl == nil {
-			return Picked{}, b.noVersion(s, info.Version)
-		}
+	pl := s.pool(info.Version)
+	if pl == nil {
+		return Picked{}, b.noVersion(s, info.Version)
 	}
 	p := Picked{b: b, pool: pl, start: now, excluded: len(info.Exclude), stream: info.Stream}
 	if len(pl.probes) > 0 && !info.Stream && len(info.Exclude) == 0 && p.takeProbe(s.tuning) {
@@ -227,8 +225,16 @@ func (b *Balancer) Pick(info PickInfo) (Picked, error) {
 	if !p.choose(s.tuning, info.Exclude) {
 		return Picked{}, b.noEndpoint(pl, info.Exclude)
 	}
-	p.m.pending.Add(1)
+	p.open().Add(1)
 	return p, nil
+}
+
+// open is the counter that an unfinished request is in.
+func (p *Picked) open() *atomic.Int64 {
+	if p.stream {
+		return &p.m.streams
+	}
+	return &p.m.pending
 }
 
 // Endpoint is where the request goes. The zero Endpoint for the zero Picked.
@@ -255,14 +261,17 @@ const (
 	Abandoned
 )
 
-// Answered reports that the endpoint has begun to answer: the time since Pick is its latency. The request stays
-// pending until Done. Use it where the rest may take as long as it likes: large bodies, event streams.
+// Answered reports that the endpoint has begun an answer that may take as long as it likes, such as an event stream:
+// the time since Pick is its latency, and from now on the request counts as a stream. Ordinary requests need only
+// Done. Calls after the first, or after Done, do nothing.
 func (p *Picked) Answered(o Outcome) {
 	if p.b == nil || p.answered {
 		return
 	}
-	p.answered, p.stream = true, false
-	p.judge(o)
+	p.open().Add(-1)
+	p.judge(o, true)
+	p.answered, p.stream = true, true
+	p.open().Add(1)
 }
 
 // Done reports that the request is over. The first call counts. After Answered only a failure adds anything.
@@ -270,9 +279,9 @@ func (p *Picked) Done(o Outcome) {
 	if p.b == nil {
 		return
 	}
-	p.m.pending.Add(-1)
+	p.open().Add(-1)
 	if !p.answered || o == Failure || o == Unreachable {
-		p.judge(o)
+		p.judge(o, !p.stream)
 	}
 	p.b = nil
 }

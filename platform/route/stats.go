@@ -18,6 +18,7 @@ const (
 // stats is what a balancer has learned about one endpoint. There is no lock on the path of a request.
 type stats struct {
 	pending  atomic.Int64
+	streams  atomic.Int64 // long requests under way; they are not in pending
 	ewma     ewma
 	failures atomic.Uint32 // requests in a row without an answer
 	good     atomic.Uint32 // since the last sweep
@@ -38,15 +39,18 @@ func newStats(now int64) *stats {
 	return s
 }
 
-// unknown is the cost of an endpoint that is still at work on its first request: above that of any known one.
+// unknown is the latency of an endpoint that is still at work on its first request: above that of any known one.
 const unknown = float64(time.Hour)
 
-// cost is what one more request would cost, in nanoseconds x requests.
-func (s *stats) cost(now int64, t *tuning) float64 {
-	pending := float64(s.pending.Load())
-	latency := s.ewma.at(now, t.decay)
+// cost is what one more request would cost, in nanoseconds x requests. Streams weigh on each other but not on
+// requests: most of them are idle most of the time.
+func (s *stats) cost(now int64, t *tuning, stream bool) float64 {
+	latency, pending := s.ewma.at(now, t.decay), float64(s.pending.Load())
+	if stream {
+		return max(latency, float64(time.Millisecond)) * (pending + float64(s.streams.Load()) + 1)
+	}
 	if latency == 0 && pending > 0 {
-		return unknown * (pending + 1)
+		latency = unknown
 	}
 	return latency * (pending + 1)
 }
