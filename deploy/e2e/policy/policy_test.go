@@ -1,0 +1,330 @@
+// Package policy tests the code base itself: the rules that keep it coherent are kept by a machine, each with the
+// reason it exists.
+package policy_test
+
+import (
+	"encoding/json"
+	"go/ast"
+	"go/parser"
+	"go/token"
+	"io/fs"
+	"os"
+	"os/exec"
+	"path"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+)
+
+// root is the top of the repository.
+const root = "../../.."
+
+// goMod is what `go mod edit -json` and `go work edit -json` print.
+type goMod struct {
+	Module  struct{ Path string }
+	Go      string
+	Use     []struct{ DiskPath string }
+	Require []struct{ Path, Version string }
+	Replace []struct {
+		Old, New struct{ Path, Version string }
+	}
+}
+
+func readMod(t *testing.T, args ...string) goMod {
+	t.Helper()
+	cmd := exec.CommandContext(t.Context(), "go", args...)
+	cmd.Dir = root
+	out, err := cmd.Output()
+	if err != nil {
+		t.Fatalf("running go %v: %v", args, err)
+	}
+	var m goMod
+	if err := json.Unmarshal(out, &m); err != nil {
+		t.Fatal(err)
+	}
+	return m
+}
+
+// files returns the paths below root that keep returns true for, slash separated and relative to root.
+func files(t *testing.T, keep func(name string) bool) []string {
+	t.Helper()
+	var all []string
+	err := fs.WalkDir(os.DirFS(root), ".", func(p string, d fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		if d.IsDir() && p != "." && (strings.HasPrefix(d.Name(), ".") || d.Name() == "testdata" || d.Name() == "node_modules" || d.Name() == "artifacts") {
+			return fs.SkipDir
+		}
+		if !d.IsDir() && keep(p) {
+			all = append(all, p)
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return all
+}
+
+// modules returns the folder of every module of the workspace. The tools have modules of their own, outside it: inside
+// they would raise the versions that everybody else builds with.
+func modules(t *testing.T) []string {
+	var dirs []string
+	for _, f := range files(t, func(p string) bool { return path.Base(p) == "go.mod" }) {
+		if dir := path.Dir(f); !strings.HasPrefix(dir, "tools") {
+			dirs = append(dirs, dir)
+		}
+	}
+	return dirs
+}
+
+func TestWorkspaceIsComplete(t *testing.T) {
+	var used []string
+	work := readMod(t, "work", "edit", "-json")
+	for _, u := range work.Use {
+		used = append(used, path.Clean(filepath.ToSlash(u.DiskPath)))
+	}
+	dirs := modules(t)
+	slices.Sort(used)
+	slices.Sort(dirs)
+	if !slices.Equal(used, dirs) {
+		t.Errorf("go.work uses %v; there are modules in %v", used, dirs)
+	}
+	for _, dir := range dirs {
+		m := readMod(t, "mod", "edit", "-json", dir+"/go.mod")
+		if m.Go != work.Go {
+			t.Errorf("%s: go %s, but go.work says %s: one go line everywhere", dir, m.Go, work.Go)
+		}
+		if want := "bijou.dev/" + dir; m.Module.Path != want {
+			t.Errorf("%s: module %s, want %s", dir, m.Module.Path, want)
+		}
+		checkReplaces(t, dir, m)
+	}
+}
+
+// checkReplaces makes sure that a module finds its siblings without the workspace, which is how images are built.
+func checkReplaces(t *testing.T, dir string, m goMod) {
+	replaced := map[string]string{}
+	for _, r := range m.Replace {
+		replaced[r.Old.Path] = r.New.Path
+		if !strings.HasPrefix(r.Old.Path, "bijou.dev/") {
+			t.Errorf("%s: replaces %s: only modules of this repository may be replaced", dir, r.Old.Path)
+		}
+	}
+	for _, r := range m.Require {
+		sibling, ok := strings.CutPrefix(r.Path, "bijou.dev/")
+		if !ok {
+			continue
+		}
+		if r.Version != "v0.0.0" {
+			t.Errorf("%s: requires %s %s, want v0.0.0", dir, r.Path, r.Version)
+		}
+		if got := path.Join(dir, replaced[r.Path]); replaced[r.Path] == "" || got != sibling {
+			t.Errorf("%s: %s must be replaced by the folder %s", dir, r.Path, sibling)
+		}
+	}
+}
+
+func TestModulesBuildAlone(t *testing.T) {
+	for _, dir := range modules(t) {
+		cmd := exec.CommandContext(t.Context(), "go", "build", "./...")
+		cmd.Dir = filepath.Join(root, dir)
+		cmd.Env = append(os.Environ(), "GOWORK=off", "CGO_ENABLED=0")
+		if out, err := cmd.CombinedOutput(); err != nil {
+			t.Errorf("building %s without the workspace: %v\n%s", dir, err, out)
+		}
+	}
+}
+
+// rule says what packages below a folder may import of this repository. The first rule that matches counts.
+type rule struct {
+	packages string   // folder, relative to root
+	allow    []string // folders; a trailing /... includes what is below
+	why      string
+}
+
+// Arrows point down: platform/api <- platform <- services <- cmd, deploy.
+var rules = []rule{
+	{"platform/api", nil, "contracts import protobuf and gRPC only"},
+	{"platform/errs", nil, "vocabulary is at the bottom"},
+	{"platform/memnet", nil, "vocabulary is at the bottom"},
+	{"platform/trace", []string{"platform/memnet"}, "tracing must be usable alone"},
+	{"platform/kv", []string{"platform/kv/...", "platform/errs"}, "a store knows nothing of what is stored"},
+	{"platform/config", []string{"platform/config/...", "platform/api/...", "platform/errs", "platform/memnet"}, "settings are found, not finding"},
+	{"platform/discovery", []string{"platform/discovery/...", "platform/api/...", "platform/errs", "platform/memnet", "platform/route"}, "discovery must work before settings do"},
+	{"platform/route", []string{"platform/route/...", "platform/config", "platform/errs", "platform/memnet"}, "a balancer knows no registry"},
+	{"platform/circuit", []string{"platform/circuit/...", "platform/api/...", "platform/config", "platform/errs", "platform/memnet"}, "a circuit knows no transport"},
+	{"platform/rpc", []string{"platform/..."}, "rpc puts the parts in order"},
+	{"platform/service", []string{"platform/..."}, "service puts everything together"},
+	{"platform", nil, "the map imports nothing"},
+	{"services/cinema", []string{"platform/...", "services/cinema/..."}, "the product is one module of several services"},
+	{"services/*", []string{"platform/...", "services/*/..."}, "no service imports another: it calls it through its contract"},
+	{"cmd/bijou", []string{"platform/...", "cmd/bijou/..."}, "the command line speaks through contracts, as anybody's would"},
+	{"deploy/e2e", []string{"..."}, "stories put everything together"},
+}
+
+func TestImportsPointDown(t *testing.T) {
+	for _, f := range files(t, func(p string) bool { return strings.HasSuffix(p, ".go") && !strings.HasPrefix(p, "tools/") }) {
+		src, err := parser.ParseFile(token.NewFileSet(), filepath.Join(root, f), nil, parser.ImportsOnly)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, im := range src.Imports {
+			checkImport(t, f, strings.Trim(im.Path.Value, `"`))
+		}
+	}
+}
+
+func checkImport(t *testing.T, file, imported string) {
+	dir := path.Dir(file)
+	if strings.HasPrefix(imported, "go.etcd.io/etcd/") && !strings.HasPrefix(dir, "platform/kv/kvetcd") && dir != "services/etcd" {
+		t.Errorf("%s imports %s: only platform/kv/kvetcd speaks to etcd", file, imported)
+	}
+	if strings.HasPrefix(imported, "go.opentelemetry.io/otel/exporters/") && dir != "platform/trace" {
+		t.Errorf("%s imports %s: only platform/trace sets up exporters", file, imported)
+	}
+	target, ok := strings.CutPrefix(imported, "bijou.dev/")
+	if !ok || target == dir {
+		return
+	}
+	for _, r := range rules {
+		if own, ok := matchFolder(r.packages, dir); ok {
+			if !allowed(r.allow, own, target) {
+				t.Errorf("%s imports %s: %s", file, imported, r.why)
+			}
+			return
+		}
+	}
+	t.Errorf("%s: no import rule covers its folder; add one", file)
+}
+
+// matchFolder reports whether dir is pattern or below it, and which folder "*" stands for.
+func matchFolder(pattern, dir string) (own string, ok bool) {
+	if prefix, star := strings.CutSuffix(pattern, "/*"); star {
+		rest, found := strings.CutPrefix(dir, prefix+"/")
+		name, _, _ := strings.Cut(rest, "/")
+		return name, found
+	}
+	return "", dir == pattern || strings.HasPrefix(dir, pattern+"/")
+}
+
+func allowed(allow []string, own, target string) bool {
+	for _, a := range allow {
+		a = strings.Replace(a, "/*/", "/"+own+"/", 1)
+		prefix, below := strings.CutSuffix(a, "...")
+		prefix = strings.TrimSuffix(prefix, "/")
+		if target == prefix || below && (prefix == "" || strings.HasPrefix(target, prefix+"/")) {
+			return true
+		}
+	}
+	return false
+}
+
+func TestTheImportRulesCanFail(t *testing.T) {
+	for _, c := range []struct {
+		allow       []string
+		own, target string
+		want        bool
+	}{
+		{[]string{"platform/...", "services/*/..."}, "config", "services/config/configtest", true},
+		{[]string{"platform/...", "services/*/..."}, "config", "services/discovery", false},
+		{[]string{"platform/..."}, "", "services/config", false},
+		{[]string{"platform/errs"}, "", "platform/errs/x", false},
+		{nil, "", "platform/errs", false},
+		{[]string{"..."}, "", "services/config", true},
+	} {
+		if got := allowed(c.allow, c.own, c.target); got != c.want {
+			t.Errorf("allowed(%v, %q, %q) = %v", c.allow, c.own, c.target, got)
+		}
+	}
+}
+
+func TestEveryPackageHasOneDoc(t *testing.T) {
+	docs := map[string][]string{}
+	for _, f := range files(t, func(p string) bool {
+		return strings.HasSuffix(p, ".go") && !strings.HasSuffix(p, ".pb.go") && !strings.HasPrefix(p, "tools/")
+	}) {
+		src, err := parser.ParseFile(token.NewFileSet(), filepath.Join(root, f), nil, parser.ParseComments|parser.PackageClauseOnly)
+		if err != nil {
+			t.Fatal(err)
+		}
+		key := path.Dir(f)
+		if strings.HasSuffix(src.Name.Name, "_test") {
+			continue // test packages document themselves by their tests
+		}
+		docs[key] = append(docs[key], documented(src, f)...)
+	}
+	for dir, found := range docs {
+		if len(found) != 1 {
+			t.Errorf("%s: %d package docs %v, want one", dir, len(found), found)
+		}
+	}
+}
+
+func documented(src *ast.File, file string) []string {
+	if src.Doc == nil || ast.IsGenerated(src) {
+		return nil
+	}
+	return []string{path.Base(file)}
+}
+
+func TestNoGrabBagPackages(t *testing.T) {
+	bad := []string{"util", "utils", "common", "helpers", "helper", "misc", "base", "shared", "lib"}
+	for _, f := range files(t, func(p string) bool { return strings.HasSuffix(p, ".go") }) {
+		if name := path.Base(path.Dir(f)); slices.Contains(bad, name) {
+			t.Errorf("%s: name the package after the thing it holds", path.Dir(f))
+		}
+	}
+}
+
+func TestMakefileIsShortAndExplainsItself(t *testing.T) {
+	src, err := os.ReadFile(filepath.Join(root, "Makefile"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	targets := regexp.MustCompile(`(?m)^([a-z][a-z-]*):([^=\n]*)$`).FindAllStringSubmatch(string(src), -1)
+	if len(targets) == 0 || len(targets) > 15 {
+		t.Errorf("Makefile has %d targets, want 1 to 15", len(targets))
+	}
+	for _, m := range targets {
+		if !strings.Contains(m[2], "##") {
+			t.Errorf("Makefile target %s has no ## help", m[1])
+		}
+	}
+}
+
+var link = regexp.MustCompile(`\]\(([^)\s#]+)(?:#[^)\s]*)?\)`)
+
+func TestDocumentLinksLead(t *testing.T) {
+	for _, f := range files(t, func(p string) bool { return strings.HasSuffix(p, ".md") }) {
+		src, err := os.ReadFile(filepath.Join(root, f))
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, m := range link.FindAllStringSubmatch(string(src), -1) {
+			if strings.Contains(m[1], "://") || strings.HasPrefix(m[1], "mailto:") {
+				continue
+			}
+			if _, err := os.Stat(filepath.Join(root, path.Dir(f), m[1])); err != nil {
+				t.Errorf("%s: the link to %s leads nowhere", f, m[1])
+			}
+		}
+	}
+}
+
+func TestEveryServiceHasItsPapers(t *testing.T) {
+	entries, err := os.ReadDir(filepath.Join(root, "services"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, e := range entries {
+		for _, p := range []string{"services/" + e.Name() + "/README.md", "docs/runbooks/" + e.Name() + ".md"} {
+			if _, err := os.Stat(filepath.Join(root, p)); err != nil {
+				t.Errorf("there is no %s: a newcomer and whoever is on call need it", p)
+			}
+		}
+	}
+}

@@ -1,0 +1,87 @@
+// Package rpc makes gRPC calls and servers that have the whole platform on them, in one order.
+//
+// A call goes through these steps, outermost first, and each stands where it does for a reason:
+//
+//  1. trace: the span must show what every later step did, also when one of them refuses the call.
+//  2. errors: whatever comes back from below leaves as one kind of error ([errs.Error]).
+//  3. deadline: a call whose deadline has passed is not worth a place in the bulkhead.
+//  4. circuit: time-out, breaker and bulkhead see one logical call, however many attempts it takes; an open circuit
+//     stops retries before they begin.
+//  5. retry: attempts share the call's deadline and a budget, and avoid instances already tried.
+//  6. pick: each attempt chooses its instance anew.
+//  7. wire.
+//
+// A server runs: trace, metrics, errors, deadline (work that nobody waits for is refused), recover, handler.
+//
+// Streams have trace, errors and pick: a stream is open for as long as it is useful, so time-outs and success rates
+// of calls mean nothing for it.
+package rpc
+
+import (
+	"strings"
+	"sync"
+
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/reflect/protoreflect"
+	"google.golang.org/protobuf/reflect/protoregistry"
+	"google.golang.org/protobuf/types/descriptorpb"
+)
+
+// method is what one needs to know about "/bijou.config.v1.Config/Get", worked out once.
+type method struct {
+	service    string // bijou.config.v1.Config
+	name       string // Get
+	full       string // bijou.config.v1.Config/Get
+	idempotent bool   // declared in the proto: option idempotency_level
+}
+
+var methods sync.Map // full method -> *method. Bounded by the code: methods are generated, not made up by callers.
+
+// methodOf splits a full method name and looks up whether its proto declares it idempotent.
+func methodOf(full string) *method {
+	if m, ok := methods.Load(full); ok {
+		return m.(*method)
+	}
+	m := parseMethod(full)
+	if m.known() {
+		methods.Store(full, m)
+	}
+	return m
+}
+
+func parseMethod(full string) *method {
+	m := &method{full: strings.TrimPrefix(full, "/")}
+	if i := strings.LastIndexByte(m.full, '/'); i >= 0 {
+		m.service, m.name = m.full[:i], m.full[i+1:]
+	}
+	if d := m.descriptor(); d != nil {
+		o, _ := d.Options().(*descriptorpb.MethodOptions)
+		level := o.GetIdempotencyLevel()
+		m.idempotent = level == descriptorpb.MethodOptions_NO_SIDE_EFFECTS || level == descriptorpb.MethodOptions_IDEMPOTENT
+	}
+	return m
+}
+
+func (m *method) descriptor() protoreflect.MethodDescriptor {
+	d, err := protoregistry.GlobalFiles.FindDescriptorByName(protoreflect.FullName(m.service))
+	if err != nil {
+		return nil
+	}
+	s, ok := d.(protoreflect.ServiceDescriptor)
+	if !ok {
+		return nil
+	}
+	return s.Methods().ByName(protoreflect.Name(m.name))
+}
+
+// known reports whether the method is one of a linked proto. A server is also asked for methods that do not exist,
+// and those must not fill the map.
+func (m *method) known() bool { return m.descriptor() != nil }
+
+// size returns the encoded size of a message, or 0.
+func size(m any) int {
+	if p, ok := m.(proto.Message); ok {
+		return proto.Size(p)
+	}
+	return 0
+}

@@ -1,0 +1,169 @@
+package rpc
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"runtime/debug"
+	"time"
+
+	"bijou.dev/platform/errs"
+	"bijou.dev/platform/trace"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/keepalive"
+	"google.golang.org/grpc/metadata"
+	"google.golang.org/grpc/status"
+)
+
+// MaxMessage is the largest message a server accepts and a client receives.
+const MaxMessage = 4 << 20
+
+// ServerOptions say what a server is part of. The zero value is a server with none of the platform but its errors.
+type ServerOptions struct {
+	// Trace records a span per call. Nil: none.
+	Trace *trace.Provider
+	// Log is told of internal errors and panics. Nil: nobody.
+	Log *slog.Logger
+	// Metrics gets bijou_rpc_server_*. Nil: none.
+	Metrics prometheus.Registerer
+}
+
+// server holds what the interceptors of one server share.
+type server struct {
+	ServerOptions
+	seconds *prometheus.HistogramVec
+}
+
+// NewServer returns a gRPC server with the platform's order of steps. Handlers return errors made by package errs.
+func NewServer(o ServerOptions) *grpc.Server {
+	s := &server{ServerOptions: o, seconds: newHistogram(o.Metrics, "server", "Time to answer calls, by method and code.")}
+	if s.Trace == nil {
+		s.Trace = trace.Discard()
+	}
+	if s.Log == nil {
+		s.Log = slog.New(slog.DiscardHandler)
+	}
+	return grpc.NewServer(
+		grpc.ChainUnaryInterceptor(s.unary),
+		grpc.ChainStreamInterceptor(s.stream),
+		grpc.MaxRecvMsgSize(MaxMessage),
+		grpc.MaxConcurrentStreams(1024),
+		grpc.ConnectionTimeout(10*time.Second),
+		grpc.KeepaliveParams(keepalive.ServerParameters{Time: 30 * time.Second, Timeout: 5 * time.Second}),
+		// Clients ping every 10 s while calls are open; anything faster than 5 s is abuse.
+		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 5 * time.Second, PermitWithoutStream: true}),
+	)
+}
+
+// unary is the order of a server's steps.
+func (s *server) unary(ctx context.Context, req any, info *grpc.UnaryServerInfo, h grpc.UnaryHandler) (resp any, err error) {
+	m := methodOf(info.FullMethod)
+	start := time.Now()
+	ctx, span := startServer(ctx, s.Trace, m)
+	defer func() {
+		err = s.finish(ctx, m, start, err)
+		endServer(span, err)
+	}()
+	if err := expired(ctx); err != nil {
+		return nil, err
+	}
+	defer s.recover(ctx, m, &err)
+	return h(ctx, req)
+}
+
+func (s *server) stream(srv any, ss grpc.ServerStream, info *grpc.StreamServerInfo, h grpc.StreamHandler) (err error) {
+	m := methodOf(info.FullMethod)
+	start := time.Now()
+	ctx, span := startServer(ss.Context(), s.Trace, m)
+	defer func() {
+		err = s.finish(ctx, m, start, err)
+		endServer(span, err)
+	}()
+	defer s.recover(ctx, m, &err)
+	return h(srv, &serverStream{ss, ctx})
+}
+
+// serverStream is a stream whose context has the span.
+type serverStream struct {
+	grpc.ServerStream
+	ctx context.Context
+}
+
+// Context returns the context with the span.
+func (s *serverStream) Context() context.Context { return s.ctx }
+
+// finish counts the call, logs what the caller will not be told, and returns the status to send.
+func (s *server) finish(ctx context.Context, m *method, start time.Time, err error) error {
+	if err == nil {
+		s.observe(m, codes.OK, start)
+		return nil
+	}
+	st := errs.ToStatus(err)
+	s.observe(m, st.Code(), start)
+	if st.Code() == codes.Internal {
+		s.Log.ErrorContext(ctx, "answering a call", "method", m.full, "problem", err.Error())
+	}
+	return st.Err()
+}
+
+func (s *server) observe(m *method, code codes.Code, start time.Time) {
+	if s.seconds != nil && m.known() {
+		s.seconds.WithLabelValues(m.full, code.String()).Observe(time.Since(start).Seconds())
+	}
+}
+
+// recover turns a panic into an internal error: one bad request must not take the others of its process down.
+func (s *server) recover(ctx context.Context, m *method, err *error) {
+	if r := recover(); r != nil {
+		s.Log.ErrorContext(ctx, "handling a call: panic", "method", m.full, "panic", fmt.Sprint(r), "stack", string(debug.Stack()))
+		*err = errs.Errorf(errs.Internal, "internal error in %s", m.name)
+	}
+}
+
+// expired refuses work that nobody waits for any more.
+func expired(ctx context.Context) error {
+	if err := ctx.Err(); err != nil {
+		if errors.Is(err, context.DeadlineExceeded) {
+			return errs.Errorf(errs.Timeout, "refusing work: the caller's deadline has passed")
+		}
+		return errs.Errorf(errs.Canceled, "refusing work: the caller has gone")
+	}
+	return nil
+}
+
+// newHistogram registers bijou_rpc_<side>_seconds, or returns nil.
+func newHistogram(r prometheus.Registerer, side, help string) *prometheus.HistogramVec {
+	if r == nil {
+		return nil
+	}
+	h := prometheus.NewHistogramVec(prometheus.HistogramOpts{
+		Name: "bijou_rpc_" + side + "_seconds", Help: help,
+		Buckets: []float64{.0005, .001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10},
+	}, []string{"method", "code"})
+	r.MustRegister(h)
+	return h
+}
+
+// incoming returns the metadata a caller sent, never nil.
+func incoming(ctx context.Context) metadata.MD {
+	md, ok := metadata.FromIncomingContext(ctx)
+	if !ok {
+		return metadata.MD{}
+	}
+	return md
+}
+
+// code returns the gRPC code of an error made by this package's steps.
+func code(err error) codes.Code {
+	if err == nil {
+		return codes.OK
+	}
+	if st, ok := status.FromError(err); ok {
+		return st.Code()
+	}
+	return errs.KindOf(err).Code()
+}

@@ -1,0 +1,70 @@
+package rpc
+
+import (
+	"context"
+
+	"bijou.dev/platform/trace"
+
+	"go.opentelemetry.io/otel/attribute"
+	otelcodes "go.opentelemetry.io/otel/codes"
+	oteltrace "go.opentelemetry.io/otel/trace"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/metadata"
+)
+
+// Spans are made here and not by otelgrpc: its stats handlers cost 6 to 10 us a side even when nothing is sampled,
+// and they see attempts, not calls.
+
+func startServer(ctx context.Context, p *trace.Provider, m *method) (context.Context, oteltrace.Span) {
+	ctx = p.Propagator().Extract(ctx, trace.MD(incoming(ctx)))
+	return p.Tracer().Start(ctx, m.full, oteltrace.WithSpanKind(oteltrace.SpanKindServer))
+}
+
+func endServer(span oteltrace.Span, err error) {
+	if span.IsRecording() {
+		c := code(err)
+		span.SetAttributes(
+			attribute.String("rpc.system.name", "grpc"),
+			attribute.String("rpc.response.status_code", c.String()),
+		)
+		if serverFault(err) {
+			span.SetStatus(otelcodes.Error, err.Error())
+		}
+	}
+	span.End()
+}
+
+// startClient begins the span of a call and puts its context into the metadata to send.
+func startClient(ctx context.Context, p *trace.Provider, m *method, callee string) (context.Context, oteltrace.Span) {
+	ctx, span := p.Tracer().Start(ctx, m.full, oteltrace.WithSpanKind(oteltrace.SpanKindClient))
+	md, ok := metadata.FromOutgoingContext(ctx)
+	if !ok {
+		md = metadata.MD{}
+	}
+	p.Propagator().Inject(ctx, trace.MD(md))
+	if span.IsRecording() {
+		span.SetAttributes(attribute.String("rpc.system.name", "grpc"), attribute.String("peer.service", callee))
+	}
+	return metadata.NewOutgoingContext(ctx, md), span
+}
+
+func endClient(span oteltrace.Span, err error) {
+	if span.IsRecording() {
+		span.SetAttributes(attribute.String("rpc.response.status_code", code(err).String()))
+		if err != nil {
+			span.SetStatus(otelcodes.Error, err.Error())
+		}
+	}
+	span.End()
+}
+
+// serverFault reports whether an answer counts against the server, as the conventions for RPC spans have it: "not
+// found" is an answer, "unavailable" is not.
+func serverFault(err error) bool {
+	switch code(err) {
+	case codes.Unknown, codes.DeadlineExceeded, codes.Unimplemented, codes.Internal, codes.Unavailable, codes.DataLoss:
+		return true
+	default:
+		return false
+	}
+}

@@ -1,0 +1,86 @@
+package service
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"strings"
+	"time"
+)
+
+// check is one line of /readyz.
+type check struct {
+	name   string
+	needed bool // a failure makes the process not ready; otherwise it is only shown
+	fn     func() error
+}
+
+// parts returns the checks that every process has. None is needed: with the whole control plane dead a process goes
+// on serving with what it knows, and taking it out of rotation would turn that outage into the product's.
+func (p *Process) parts() []check {
+	return []check{
+		{name: "registered", fn: func() error {
+			if ok, reason := p.registrar.Registered(); !ok {
+				return errors.New(reason)
+			}
+			return nil
+		}},
+		{name: "discovery", fn: p.discovery.Synced},
+		{name: "settings", fn: func() error {
+			if ok, since := p.config.Connected(); !ok {
+				return fmt.Errorf("not connected to config since %s, using revision %d", since.Format(time.RFC3339), p.config.Revision())
+			}
+			return nil
+		}},
+	}
+}
+
+// notReady joins the needed checks that fail.
+func (p *Process) notReady() error {
+	var all []string
+	for _, c := range p.checks {
+		if err := c.fn(); err != nil {
+			all = append(all, c.name+": "+err.Error())
+		}
+	}
+	if len(all) == 0 {
+		return nil
+	}
+	return errors.New(strings.Join(all, "; "))
+}
+
+// checkHealth asks the process that runs with the same options on this machine for /readyz.
+func checkHealth(ctx context.Context, o Options) error {
+	o, err := o.complete()
+	if err != nil {
+		return err
+	}
+	host, port, err := net.SplitHostPort(o.Listen["admin"])
+	if err != nil {
+		return errors.New("checking health: there is no listener \"admin\" in -listen")
+	}
+	if ip := net.ParseIP(host); host == "" || (ip != nil && ip.IsUnspecified()) {
+		host = "127.0.0.1"
+	}
+	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
+	defer cancel()
+	url := "http://" + net.JoinHostPort(host, port) + "/readyz"
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
+	if err != nil {
+		return fmt.Errorf("checking health: %w", err)
+	}
+	client := http.Client{Transport: &http.Transport{DialContext: o.Net.DialContext, DisableKeepAlives: true}}
+	resp, err := client.Do(req)
+	if err != nil {
+		return fmt.Errorf("checking health: %w", err)
+	}
+	defer resp.Body.Close()
+	if resp.StatusCode != http.StatusOK {
+		body, _ := io.ReadAll(io.LimitReader(resp.Body, 4<<10))
+		return fmt.Errorf("checking health: %s: %s", resp.Status, strings.TrimSpace(string(body)))
+	}
+	return nil
+}

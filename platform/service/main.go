@@ -1,0 +1,69 @@
+package service
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"syscall"
+)
+
+// Exit codes of every service.
+const (
+	ExitOK      = 0 // stopped as asked, or healthy
+	ExitFailed  = 1 // could not start, stopped by an error, or not healthy
+	ExitUsage   = 2 // flags or environment make no sense
+	healthUsage = "healthcheck"
+)
+
+// Setup builds a service on its process: it registers servers, handlers, checks and teardown, and returns before
+// anything is served. Work that goes on is started with [Process.Go].
+type Setup func(ctx context.Context, p *Process) error
+
+// Main is the whole life of a service's main package: it reads flags and environment, runs until SIGTERM or SIGINT,
+// drains, and exits. The argument "healthcheck" asks the process that runs with the same flags whether it is ready
+// and exits with 0 or 1; "version" prints the version.
+func Main(name string, own func(*Flags), setup Setup) {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	os.Exit(RunMain(ctx, name, os.Args[1:], os.Getenv, os.Stdout, os.Stderr, own, setup))
+}
+
+// RunMain is [Main] with the outside world as arguments, for tests. It returns the exit code.
+func RunMain(ctx context.Context, name string, args []string, env func(string) string, stdout, stderr io.Writer, own func(*Flags), setup Setup) int {
+	command := ""
+	if len(args) > 0 && (args[0] == healthUsage || args[0] == "version") {
+		command, args = args[0], args[1:]
+	}
+	o, err := parse(name, args, env, stdout, stderr, own)
+	switch {
+	case errors.Is(err, flag.ErrHelp):
+		return ExitOK
+	case err != nil:
+		fmt.Fprintf(stderr, "%s: %v\n", name, err)
+		return ExitUsage
+	case command == "version":
+		fmt.Fprintln(stdout, Version())
+		return ExitOK
+	case command == healthUsage:
+		err = checkHealth(ctx, o)
+	default:
+		err = run(ctx, o, setup)
+	}
+	if err != nil {
+		fmt.Fprintf(stderr, "%s: %v\n", name, err)
+		return ExitFailed
+	}
+	return ExitOK
+}
+
+func run(ctx context.Context, o Options, setup Setup) error {
+	p, err := New(ctx, o, setup)
+	if err != nil {
+		return err
+	}
+	return p.Run(ctx)
+}

@@ -1,0 +1,126 @@
+package service
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"maps"
+	"net"
+	"os"
+	"regexp"
+	"slices"
+	"time"
+
+	"bijou.dev/platform/errs"
+)
+
+// Options is what a process is told by the outside world. Main fills it from flags and environment.
+type Options struct {
+	// Name is the service: "catalog". Required; lower-case letters, digits and dashes.
+	Name string
+	// Instance is the id of this process, stable over its restarts and unique within the service. Empty: the name and
+	// the host name, which in a container is the container's id.
+	Instance string
+	// Version is the version of the code. Empty: what the build stamped, else "dev".
+	Version string
+	// Environment, Region and Zone say where the process runs. Empty: "local", "local" and "a".
+	Environment, Region, Zone string
+	// Discovery lists the registry's addresses, host:port. Empty: the process runs alone and finds nobody.
+	Discovery []string
+	// Listen maps a listener's name to the address it binds. Empty: grpc=:7000 and admin=:9090.
+	Listen map[string]string
+	// Advertise is the host under which others reach the listeners. Empty: the host that a listener is bound to, or
+	// for wildcard addresses this machine's first address that is not a loopback.
+	Advertise string
+	// StateDir is where last-known-good settings and instances are kept for the next start. Empty: nowhere.
+	StateDir string
+	// Drain bounds how long a stop waits for callers to learn about it and for work in hand. Zero: 10 s.
+	Drain time.Duration
+	// Log receives what the process has to say. Nil: nothing.
+	Log *slog.Logger
+	// Net is the network. The zero value is the real one.
+	Net Net
+}
+
+// Net is how a process reaches the network. Nil functions are those of package net.
+type Net struct {
+	// Listen binds an address.
+	Listen func(network, address string) (net.Listener, error)
+	// DialContext connects to an address.
+	DialContext func(ctx context.Context, network, address string) (net.Conn, error)
+}
+
+// serviceName is what a service may be called: it becomes part of keys, metric labels and host names.
+var serviceName = regexp.MustCompile(`^[a-z][a-z0-9-]{0,62}$`)
+
+// instanceName allows what container and host names contain.
+var instanceName = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$`)
+
+// complete returns a copy with every default in place, or says which field is wrong.
+func (o Options) complete() (Options, error) {
+	def := func(s *string, v string) {
+		if *s == "" {
+			*s = v
+		}
+	}
+	if o.Instance == "" {
+		host, err := os.Hostname()
+		if err != nil {
+			return o, fmt.Errorf("naming the instance after its host: %w; set Instance", err)
+		}
+		o.Instance = o.Name + "-" + host
+	}
+	def(&o.Version, Version())
+	def(&o.Environment, "local")
+	def(&o.Region, "local")
+	def(&o.Zone, "a")
+	if len(o.Listen) == 0 {
+		o.Listen = map[string]string{"grpc": ":7000", "admin": ":9090"}
+	}
+	o.Listen = maps.Clone(o.Listen)
+	if o.Drain == 0 {
+		o.Drain = 10 * time.Second
+	}
+	if o.Log == nil {
+		o.Log = slog.New(slog.DiscardHandler)
+	}
+	if o.Net.Listen == nil {
+		o.Net.Listen = net.Listen
+	}
+	if o.Net.DialContext == nil {
+		o.Net.DialContext = (&net.Dialer{Timeout: 5 * time.Second}).DialContext
+	}
+	return o, o.validate()
+}
+
+func (o Options) validate() error {
+	err := errs.Errorf(errs.Invalid, "options of service %q", o.Name)
+	if !serviceName.MatchString(o.Name) {
+		err.Field("Name", "must be lower-case letters, digits and dashes, starting with a letter, at most 63")
+	}
+	if !instanceName.MatchString(o.Instance) {
+		err.Field("Instance", fmt.Sprintf("%q must be letters, digits, dots, dashes and underscores, at most 128", o.Instance))
+	}
+	for _, f := range []struct{ name, value string }{{"Environment", o.Environment}, {"Region", o.Region}, {"Zone", o.Zone}, {"Version", o.Version}} {
+		if !instanceName.MatchString(f.value) {
+			err.Field(f.name, fmt.Sprintf("%q must be letters, digits, dots, dashes and underscores, at most 128", f.value))
+		}
+	}
+	for i, seed := range o.Discovery {
+		if _, _, e := net.SplitHostPort(seed); e != nil {
+			err.Field(fmt.Sprintf("Discovery[%d]", i), fmt.Sprintf("%q must be host:port", seed))
+		}
+	}
+	for _, name := range slices.Sorted(maps.Keys(o.Listen)) {
+		if _, _, e := net.SplitHostPort(o.Listen[name]); e != nil {
+			err.Field("Listen."+name, fmt.Sprintf("%q must be host:port", o.Listen[name]))
+		}
+	}
+	if o.Drain < 0 {
+		err.Field("Drain", "must not be negative")
+	}
+	if len(err.Fields) > 0 {
+		return err
+	}
+	return nil
+}
