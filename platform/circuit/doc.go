@@ -1,0 +1,72 @@
+// Package circuit keeps a failing callee from dragging its callers down.
+//
+// A circuit stands before each method of each callee. It bounds how long a call may take, how many may run at once, and
+// it stops calling for a while when too many calls fail. A Set holds the circuits of one process and makes them on first
+// use:
+//
+//	err := set.Do(ctx, circuit.Key{Group: "catalog", Method: "GetMovie"}, func(ctx context.Context) error {
+//		return get(ctx) // must give up when ctx ends
+//	})
+//
+// # States
+//
+// A closed circuit lets calls through. It opens when, within the rolling window of 10 seconds, at least
+// circuitBreaker.requestVolumeThreshold calls ended and circuitBreaker.errorThresholdPercentage of them failed. An open
+// circuit refuses calls at once. After circuitBreaker.sleepWindowInMilliseconds it is half-open: exactly one call is let
+// through as a trial. If the trial succeeds the circuit closes with an empty window, if it fails the wait starts again.
+// The state machine is that of github.com/sony/gobreaker.
+//
+// # What counts
+//
+// Outcomes are counted under the names of Hystrix events. One table says what an error means:
+//
+//	outcome                                           event               the circuit sees
+//	no error                                          SUCCESS             success
+//	no error, but slower than slowCallDuration        SUCCESS and SLOW    failure
+//	Invalid NotFound Exists Conflict Precondition     BAD_REQUEST         nothing; a half-open circuit sees success
+//	  Unauthenticated Denied
+//	Canceled, or the caller canceled its context      CANCELLED           nothing
+//	Timeout, or a deadline passed (own or caller's)   TIMEOUT             failure
+//	Internal Unavailable Exhausted Unimplemented,     FAILURE             failure
+//	  errors without a kind, panics
+//	refused: too many calls run                       SEMAPHORE_REJECTED  failure; a half-open circuit sees nothing
+//	refused: the circuit is open                      SHORT_CIRCUITED     nothing
+//
+// A bad request closes a half-open circuit because it proves that the callee answers. EXCEPTION_THROWN is the sum of
+// BAD_REQUEST and the FALLBACK events that left the caller with an error, as in Hystrix. A failed call that no Fallback
+// waits for counts as FALLBACK_MISSING. Latencies are those of calls that ran and were not canceled, over 60 seconds,
+// in a histogram whose slots are 12 % wide.
+//
+// # Settings
+//
+// All are live, named hystrix.command.<KEY>.<name>, where <KEY> is the command ("catalog.GetMovie"), else the group
+// ("catalog"), else "default":
+//
+//	circuitBreaker.enabled                                  true
+//	circuitBreaker.requestVolumeThreshold                   20
+//	circuitBreaker.errorThresholdPercentage                 50
+//	circuitBreaker.sleepWindowInMilliseconds                5000
+//	circuitBreaker.slowCallDurationInMilliseconds           0     off
+//	circuitBreaker.forceOpen                                false wins over forceClosed
+//	circuitBreaker.forceClosed                              false
+//	execution.timeout.enabled                               true
+//	execution.isolation.thread.timeoutInMilliseconds        1000
+//	execution.isolation.semaphore.maxConcurrentRequests     100
+//	fallback.enabled                                        true
+//	fallback.isolation.semaphore.maxConcurrentRequests      100
+//
+// The limits of 100 differ from Hystrix's 10. There each call held a thread, here it holds a goroutine of a few
+// kilobytes; at 10 a service that answers in 50 ms would be refused from 200 calls a second on.
+//
+// A circuit that was forced or disabled starts closed with an empty window when it is released. Changing the sleep window
+// of an open circuit starts the wait again.
+//
+// # Limits
+//
+// A Set makes at most Options.MaxCircuits circuits. Beyond that, calls share one circuit a group ("catalog.*"), and
+// beyond twice that, one for everything ("*.*"): a caller that builds keys from user input cannot exhaust memory. One
+// circuit takes about 8 KiB.
+//
+// Do runs the call in the caller's goroutine and its time-out cancels the context. It starts no goroutine, so none can
+// leak, and a call that ignores its context is waited for.
+package circuit

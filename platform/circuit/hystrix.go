@@ -1,0 +1,171 @@
+package circuit
+
+import (
+	"cmp"
+	"encoding/json"
+	"fmt"
+	"io"
+	"maps"
+	"slices"
+	"strconv"
+	"time"
+
+	circuitsv1 "bijou.dev/platform/api/circuits/v1"
+)
+
+// PropertyOpenInstances is the entry in the properties of a summed Snapshot that says how many of its instances are
+// open, half-open or forced open. A Snapshot of one process has none.
+const PropertyOpenInstances = "openInstances"
+
+// WriteEvents writes snaps as hystrix.stream does: one server-sent event for each circuit as a HystrixCommand, then one
+// for each group as a HystrixThreadPool, which older dashboards expect although no threads are pooled here. Executing
+// and total latency are the same, because a call never queues.
+//
+// A Snapshot with ReportingHosts above one is written as Turbine does: with sums over its hosts, also of latencies,
+// percentages and settings. Dashboards divide them by reportingHosts. IsCircuitBreakerOpen is then the number of hosts
+// when all are open, and {"true":1,"false":2} when some are.
+func WriteEvents(w io.Writer, snaps []*circuitsv1.Snapshot, now time.Time) error {
+	pools := map[string]*pool{}
+	for _, s := range snaps {
+		if err := writeEvent(w, command(s, now)); err != nil {
+			return err
+		}
+		if pools[s.Group] == nil {
+			pools[s.Group] = &pool{}
+		}
+		pools[s.Group].add(s)
+	}
+	for _, name := range slices.Sorted(maps.Keys(pools)) {
+		if err := writeEvent(w, pools[name].event(name, now)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func writeEvent(w io.Writer, event map[string]any) error {
+	text, err := json.Marshal(event)
+	if err != nil {
+		return fmt.Errorf("encoding event %v: %w", event["name"], err)
+	}
+	_, err = fmt.Fprintf(w, "data: %s\n\n", text)
+	return err
+}
+
+// rollingKeys maps the counts of hystrix.stream to events. Those without an event are always 0 here: there is no request
+// cache, no collapser, no observable command and no thread pool.
+var rollingKeys = map[string]string{
+	"rollingCountBadRequests":        "BAD_REQUEST",
+	"rollingCountCollapsedRequests":  "",
+	"rollingCountEmit":               "",
+	"rollingCountExceptionsThrown":   "EXCEPTION_THROWN",
+	"rollingCountFailure":            "FAILURE",
+	"rollingCountFallbackEmit":       "",
+	"rollingCountFallbackFailure":    "FALLBACK_FAILURE",
+	"rollingCountFallbackMissing":    "FALLBACK_MISSING",
+	"rollingCountFallbackRejection":  "FALLBACK_REJECTION",
+	"rollingCountFallbackSuccess":    "FALLBACK_SUCCESS",
+	"rollingCountResponsesFromCache": "",
+	"rollingCountSemaphoreRejected":  "SEMAPHORE_REJECTED",
+	"rollingCountShortCircuited":     "SHORT_CIRCUITED",
+	"rollingCountSuccess":            "SUCCESS",
+	"rollingCountThreadPoolRejected": "",
+	"rollingCountTimeout":            "TIMEOUT",
+}
+
+// command is one HystrixCommand event.
+func command(s *circuitsv1.Snapshot, now time.Time) map[string]any {
+	hosts := int64(max(s.ReportingHosts, 1))
+	latency := map[string]int64{}
+	for p := range percentiles {
+		latency[p] = summed(s.LatencyMs[p], hosts)
+	}
+	mean := summed(s.LatencyMeanMs, hosts)
+	number := func(property string) int64 {
+		n, _ := strconv.ParseInt(s.Properties[property], 10, 64)
+		return n * hosts
+	}
+	is := func(property string) bool { return s.Properties[property] == "true" }
+	e := map[string]any{
+		"type": "HystrixCommand", "name": s.Name, "group": s.Group, "threadPool": s.Group,
+		"currentTime": now.UnixMilli(), "reportingHosts": hosts,
+		"isCircuitBreakerOpen": openValue(s, hosts),
+		"errorPercentage":      int64(s.ErrorPercentage) * hosts, "errorCount": s.Errors, "requestCount": s.Requests,
+		"currentConcurrentExecutionCount": s.Concurrent, "rollingMaxConcurrentExecutionCount": s.MaxConcurrent,
+		"latencyExecute_mean": mean, "latencyExecute": latency, "latencyTotal_mean": mean, "latencyTotal": latency,
+
+		"propertyValue_circuitBreakerEnabled":                            is("circuitBreakerEnabled"),
+		"propertyValue_circuitBreakerForceOpen":                          is("circuitBreakerForceOpen"),
+		"propertyValue_circuitBreakerForceClosed":                        is("circuitBreakerForceClosed"),
+		"propertyValue_circuitBreakerRequestVolumeThreshold":             number("circuitBreakerRequestVolumeThreshold"),
+		"propertyValue_circuitBreakerErrorThresholdPercentage":           number("circuitBreakerErrorThresholdPercentage"),
+		"propertyValue_circuitBreakerSleepWindowInMilliseconds":          number("circuitBreakerSleepWindowInMilliseconds"),
+		"propertyValue_executionIsolationStrategy":                       "SEMAPHORE",
+		"propertyValue_executionIsolationThreadTimeoutInMilliseconds":    number("executionTimeoutInMilliseconds"),
+		"propertyValue_executionTimeoutInMilliseconds":                   number("executionTimeoutInMilliseconds"),
+		"propertyValue_executionIsolationThreadInterruptOnTimeout":       true,
+		"propertyValue_executionIsolationThreadPoolKeyOverride":          nil,
+		"propertyValue_executionIsolationSemaphoreMaxConcurrentRequests": number("executionIsolationSemaphoreMaxConcurrentRequests"),
+		"propertyValue_fallbackIsolationSemaphoreMaxConcurrentRequests":  number("fallbackIsolationSemaphoreMaxConcurrentRequests"),
+		"propertyValue_metricsRollingStatisticalWindowInMilliseconds":    countWindow.Milliseconds() * hosts,
+		"propertyValue_requestCacheEnabled":                              false,
+		"propertyValue_requestLogEnabled":                                false,
+	}
+	for key, ev := range rollingKeys {
+		e[key] = s.Rolling[ev]
+	}
+	return e
+}
+
+// summed undoes the mean over hosts. Hystrix writes whole milliseconds.
+func summed(mean float64, hosts int64) int64 { return int64(mean*float64(hosts) + 0.5) }
+
+func openValue(s *circuitsv1.Snapshot, hosts int64) any {
+	open := int64(0)
+	switch s.State {
+	case circuitsv1.State_STATE_OPEN, circuitsv1.State_STATE_HALF_OPEN, circuitsv1.State_STATE_FORCED_OPEN:
+		open = hosts
+	}
+	if n, err := strconv.ParseInt(s.Properties[PropertyOpenInstances], 10, 64); err == nil {
+		open = n
+	}
+	switch {
+	case open == 0:
+		return false
+	case hosts == 1:
+		return true
+	case open == hosts:
+		return hosts
+	}
+	return map[string]int64{"true": open, "false": hosts - open}
+}
+
+// pool sums the circuits of one group.
+type pool struct {
+	hosts                                 int32
+	active, maxActive, size, ran, refused int64
+}
+
+func (p *pool) add(s *circuitsv1.Snapshot) {
+	p.hosts = max(p.hosts, cmp.Or(s.ReportingHosts, 1))
+	p.active += int64(s.Concurrent)
+	p.maxActive += int64(s.MaxConcurrent)
+	size, _ := strconv.ParseInt(s.Properties["executionIsolationSemaphoreMaxConcurrentRequests"], 10, 64)
+	p.size += size * int64(cmp.Or(s.ReportingHosts, 1))
+	for _, ev := range []event{evSuccess, evFailure, evTimeout, evBadRequest, evCanceled} {
+		p.ran += s.Rolling[eventNames[ev]]
+	}
+	p.refused += s.Rolling[eventNames[evSemaphoreRejected]]
+}
+
+func (p *pool) event(name string, now time.Time) map[string]any {
+	return map[string]any{
+		"type": "HystrixThreadPool", "name": name, "currentTime": now.UnixMilli(), "reportingHosts": p.hosts,
+		"currentActiveCount": p.active, "currentCompletedTaskCount": p.ran, "currentTaskCount": p.ran + p.active,
+		"currentCorePoolSize": p.size, "currentLargestPoolSize": p.maxActive, "currentMaximumPoolSize": p.size,
+		"currentPoolSize": p.active, "currentQueueSize": 0,
+		"rollingCountThreadsExecuted": p.ran, "rollingMaxActiveThreads": p.maxActive, "rollingCountCommandRejections": p.refused,
+		"propertyValue_queueSizeRejectionThreshold":                   0,
+		"propertyValue_metricsRollingStatisticalWindowInMilliseconds": countWindow.Milliseconds() * int64(p.hosts),
+	}
+}

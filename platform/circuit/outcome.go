@@ -1,0 +1,90 @@
+package circuit
+
+import (
+	"context"
+	"errors"
+
+	"bijou.dev/platform/errs"
+)
+
+// Reasons of the errors that circuits make. Their metadata has "circuit" and "state".
+const (
+	// ReasonOpen marks a call refused by an open, half-open or forced open circuit. Its kind is Unavailable.
+	ReasonOpen = "CIRCUIT_OPEN"
+	// ReasonFull marks a call refused because too many run already. Its kind is Exhausted.
+	ReasonFull = "CIRCUIT_FULL"
+	// ReasonTimeout marks a call that the circuit canceled after its time-out. Its kind is Timeout.
+	ReasonTimeout = "CIRCUIT_TIMEOUT"
+	// ReasonNotSent marks a failure that proves that the callee never saw the request, so that even a call that is not
+	// idempotent can be tried again. It is set by who sends: platform/rpc, or a test.
+	ReasonNotSent = "NOT_SENT"
+)
+
+// Rejected reports whether a circuit of this process refused the call, so that it was not made. Time-outs are not
+// rejections, nor are rejections that happened in a callee.
+func Rejected(err error) bool {
+	if err == nil || errs.Wire(err) {
+		return false
+	}
+	reason := errs.Reason(err)
+	return reason == ReasonOpen || reason == ReasonFull
+}
+
+// events says what each kind of error counts as.
+var events = map[errs.Kind]event{
+	errs.Internal:        evFailure,
+	errs.Unavailable:     evFailure,
+	errs.Exhausted:       evFailure,
+	errs.Unimplemented:   evFailure, // not the caller's input, and a fallback helps while a new method is being rolled out
+	errs.Timeout:         evTimeout,
+	errs.Canceled:        evCanceled,
+	errs.Invalid:         evBadRequest,
+	errs.NotFound:        evBadRequest,
+	errs.Exists:          evBadRequest,
+	errs.Conflict:        evBadRequest,
+	errs.Precondition:    evBadRequest,
+	errs.Unauthenticated: evBadRequest,
+	errs.Denied:          evBadRequest,
+}
+
+// eventOf classifies what a call returned under the caller's context.
+func eventOf(caller context.Context, err error) event {
+	if err == nil {
+		return evSuccess
+	}
+	switch caller.Err() {
+	case context.Canceled:
+		return evCanceled // whatever the call says, it was stopped before it could be judged
+	case context.DeadlineExceeded:
+		return evTimeout
+	}
+	return events[errs.KindOf(err)]
+}
+
+// badRequest reports whether err is the caller's own doing, for which there is no fallback and no other try.
+func badRequest(err error) bool {
+	ev := events[errs.KindOf(err)]
+	return ev == evBadRequest || ev == evCanceled
+}
+
+// Verdicts are what the breaker is told about a call.
+var (
+	errFailed     = errors.New("failed")
+	errBadRequest = errors.New("bad request")
+	errIgnored    = errors.New("says nothing about the callee")
+	errFull       = errors.New("full")
+)
+
+func verdict(ev event, slow bool) error {
+	switch {
+	case ev == evSuccess && slow, ev == evFailure, ev == evTimeout:
+		return errFailed
+	case ev == evBadRequest:
+		return errBadRequest
+	case ev == evCanceled:
+		return errIgnored
+	case ev == evSemaphoreRejected:
+		return errFull
+	}
+	return nil
+}

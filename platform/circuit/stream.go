@@ -1,0 +1,94 @@
+package circuit
+
+import (
+	"bytes"
+	"fmt"
+	"math/rand/v2"
+	"net/http"
+	"time"
+
+	circuitsv1 "bijou.dev/platform/api/circuits/v1"
+	"bijou.dev/platform/errs"
+	"google.golang.org/protobuf/encoding/protojson"
+)
+
+// StreamHandler serves hystrix.stream: server-sent events for a Hystrix dashboard, every 500 ms. The settings
+// hystrix.stream.intervalInMilliseconds and hystrix.stream.maxConcurrentConnections are live. A client that takes nothing
+// for 10 seconds is cut off. The handler returns when the client goes or the request's context ends.
+func (s *Set) StreamHandler() http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		defer s.streams.Add(-1)
+		if s.streams.Add(1) > s.settings.streamConnections.Get() {
+			errs.WriteProblem(w, r, errs.Errorf(errs.Unavailable,
+				"opening the stream: %d are open, which is the limit", s.settings.streamConnections.Get()))
+			return
+		}
+		ServeEvents(w, r, s.interval, func(buf *bytes.Buffer) error {
+			return WriteEvents(buf, s.Snapshots(), time.Now())
+		})
+	})
+}
+
+func (s *Set) interval() time.Duration {
+	return time.Duration(s.settings.streamInterval.Get()) * time.Millisecond
+}
+
+// ServeEvents answers r with server-sent events: what write puts into its buffer, at once and then each interval, and a
+// ping when that is nothing. It returns when the client goes or r's context ends.
+func ServeEvents(w http.ResponseWriter, r *http.Request, interval func() time.Duration, write func(*bytes.Buffer) error) {
+	h := w.Header()
+	h.Set("Content-Type", "text/event-stream;charset=UTF-8")
+	h.Set("Cache-Control", "no-cache, no-store, max-age=0, must-revalidate")
+	h.Set("X-Content-Type-Options", "nosniff")
+	rc := http.NewResponseController(w)
+	var buf bytes.Buffer
+	for {
+		buf.Reset()
+		if err := write(&buf); err != nil {
+			return
+		}
+		if buf.Len() == 0 {
+			buf.WriteString("ping: \n\n")
+		}
+		// A server's write time-out counts from the start of the request, which would end every stream. Not every
+		// ResponseWriter has deadlines; the others then rely on their server.
+		_ = rc.SetWriteDeadline(time.Now().Add(10 * time.Second))
+		if _, err := w.Write(buf.Bytes()); err != nil {
+			return
+		}
+		if err := rc.Flush(); err != nil {
+			return
+		}
+		if !sleep(r.Context(), jittered(interval())) {
+			return
+		}
+	}
+}
+
+// jittered returns d plus or minus 5 %, so that many processes do not work in step.
+func jittered(d time.Duration) time.Duration {
+	return d - d/20 + rand.N(d/10+1)
+}
+
+// Handler serves the circuits as JSON: {"circuits": [...]} in the form of the contract's Snapshot, with state, reason,
+// counts, latencies, example traces and the settings in force.
+func (s *Set) Handler() http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		text, err := protojson.MarshalOptions{Multiline: true, EmitUnpopulated: true}.Marshal(
+			&circuitsv1.ServiceCircuits{Service: s.opts.Service, Instances: instances(s.opts.Instance), Circuits: s.Snapshots()})
+		if err != nil {
+			errs.WriteProblem(w, r, fmt.Errorf("encoding circuits: %w", err))
+			return
+		}
+		w.Header().Set("Content-Type", "application/json")
+		w.Header().Set("X-Content-Type-Options", "nosniff")
+		_, _ = w.Write(text) // the client went
+	})
+}
+
+func instances(id string) []string {
+	if id == "" {
+		return nil
+	}
+	return []string{id}
+}
