@@ -195,12 +195,21 @@ func (p *Provider) Exported() uint64 {
 }
 
 // Flush exports what has ended so far. It returns when that was exported or dropped, or when ctx ends.
-func (p *Provider) Flush(ctx context.Context) error { return p.sdk.ForceFlush(ctx) }
+func (p *Provider) Flush(ctx context.Context) error {
+	if p.queue == nil {
+		return nil
+	}
+	return p.queue.ForceFlush(ctx)
+}
 
 // Shutdown exports what is queued, for at most Options.Timeout and no longer than ctx, counts the rest as dropped, and
 // stops. Spans that end later are dropped and counted. It may be called more than once.
 func (p *Provider) Shutdown(ctx context.Context) error {
-	if err := p.sdk.Shutdown(ctx); err != nil {
+	if p.queue == nil {
+		return nil
+	}
+	// The SDK's own Shutdown would detach the queue, and spans that end later would go uncounted.
+	if err := p.queue.Shutdown(ctx); err != nil {
 		return fmt.Errorf("exporting the last spans: %w", err)
 	}
 	return nil

@@ -1,0 +1,467 @@
+package trace_test
+
+import (
+	"context"
+	"errors"
+	"net"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"go.opentelemetry.io/otel/attribute"
+	"go.opentelemetry.io/otel/propagation"
+	sdktrace "go.opentelemetry.io/otel/sdk/trace"
+	"go.opentelemetry.io/otel/sdk/trace/tracetest"
+	oteltrace "go.opentelemetry.io/otel/trace"
+	collector "go.opentelemetry.io/proto/otlp/collector/trace/v1"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/grpc/metadata"
+	"google.golang.org/grpc/status"
+
+	"bijou.dev/platform/errs"
+	"bijou.dev/platform/memnet"
+	"bijou.dev/platform/trace"
+)
+
+func newProvider(t *testing.T, o trace.Options) *trace.Provider {
+	t.Helper()
+	if o.Service == "" {
+		o.Service = "test"
+	}
+	p, err := trace.New(o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = p.Shutdown(context.Background()) })
+	return p
+}
+
+func spans(p *trace.Provider, n int) {
+	for range n {
+		_, s := p.Tracer().Start(context.Background(), "work")
+		s.End()
+	}
+}
+
+type share float64
+
+func (s share) Get() float64 { return float64(s) }
+
+func TestOptions(t *testing.T) {
+	conn := func() grpc.ClientConnInterface { return nil }
+	exporter := tracetest.NewNoopExporter()
+	for name, o := range map[string]trace.Options{
+		"no service":     {Conn: conn},
+		"no destination": {Service: "a"},
+		"two":            {Service: "a", Conn: conn, Exporter: exporter},
+		"negative queue": {Service: "a", Conn: conn, Queue: -1},
+		"negative time":  {Service: "a", Conn: conn, Timeout: -1},
+	} {
+		if _, err := trace.New(o); err == nil {
+			t.Errorf("%s: accepted", name)
+		}
+	}
+}
+
+func TestResource(t *testing.T) {
+	exporter := tracetest.NewInMemoryExporter()
+	p := newProvider(t, trace.Options{
+		Service: "catalog", Instance: "catalog-1", Version: "v3", Environment: "prod", Zone: "b", Exporter: keep{exporter},
+	})
+	spans(p, 1)
+	if err := p.Flush(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	got := map[attribute.Key]string{}
+	for _, a := range exporter.GetSpans()[0].Resource.Attributes() {
+		got[a.Key] = a.Value.AsString()
+	}
+	delete(got, "telemetry.sdk.version")
+	want := map[attribute.Key]string{
+		"service.name": "catalog", "service.instance.id": "catalog-1", "service.version": "v3",
+		"deployment.environment.name": "prod", "cloud.availability_zone": "b",
+		"telemetry.sdk.name": "opentelemetry", "telemetry.sdk.language": "go",
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("resource (-want +got):\n%s", diff)
+	}
+}
+
+// keep is an in-memory exporter that keeps its spans at shutdown.
+type keep struct{ *tracetest.InMemoryExporter }
+
+func (keep) Shutdown(context.Context) error { return nil }
+
+// gate is an exporter that waits until let, and then answers with err.
+type gate struct {
+	let  chan struct{}
+	err  error
+	seen atomic.Int64
+}
+
+func (g *gate) ExportSpans(ctx context.Context, s []sdktrace.ReadOnlySpan) error {
+	g.seen.Add(int64(len(s)))
+	select {
+	case <-g.let:
+		return g.err
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+func (*gate) Shutdown(context.Context) error { return nil }
+
+func TestFullQueueDropsAndCounts(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		g := &gate{let: make(chan struct{})}
+		p := newProvider(t, trace.Options{Exporter: g, Queue: 8, Batch: 4})
+		spans(p, 4)
+		synctest.Wait() // a batch is with the exporter, which is stuck
+		start := time.Now()
+		spans(p, 20)
+		if d := time.Since(start); d != 0 {
+			t.Errorf("ending spans took %v", d)
+		}
+		if got := p.Dropped(); got != 12 {
+			t.Errorf("dropped %d, want 12: 4 exporting, 8 queued", got)
+		}
+		close(g.let)
+		if err := p.Shutdown(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if e, d := p.Exported(), p.Dropped(); e != 12 || d != 12 {
+			t.Errorf("exported %d, dropped %d, want 12 and 12", e, d)
+		}
+		spans(p, 3) // after the end
+		if d := p.Dropped(); d != 15 {
+			t.Errorf("dropped %d after three more, want 15", d)
+		}
+	})
+}
+
+func TestExportTimesOut(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		g := &gate{let: make(chan struct{})}
+		p := newProvider(t, trace.Options{Exporter: g, Timeout: 5 * time.Second})
+		spans(p, 3)
+		time.Sleep(10 * time.Second) // fake time
+		synctest.Wait()
+		if e, d := p.Exported(), p.Dropped(); e != 0 || d != 3 {
+			t.Errorf("exported %d, dropped %d, want 0 and 3", e, d)
+		}
+	})
+}
+
+func TestShutdownIsBounded(t *testing.T) {
+	for name, tt := range map[string]struct {
+		patience time.Duration // of the caller; 0: for ever
+		want     time.Duration
+	}{
+		"by the options":          {0, 10 * time.Second},
+		"by an impatient context": {time.Second, time.Second},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				p := newProvider(t, trace.Options{Exporter: &gate{let: make(chan struct{})}, Queue: 100, Batch: 1})
+				spans(p, 30)
+				ctx := context.Background()
+				if tt.patience > 0 {
+					var cancel context.CancelFunc
+					ctx, cancel = context.WithTimeout(ctx, tt.patience)
+					defer cancel()
+				}
+				start := time.Now()
+				if err := p.Shutdown(ctx); err == nil {
+					t.Error("no error though spans were lost")
+				}
+				if d := time.Since(start); d != tt.want {
+					t.Errorf("took %v, want %v", d, tt.want)
+				}
+				if d := p.Dropped(); d != 30 {
+					t.Errorf("dropped %d, want 30", d)
+				}
+			})
+		})
+	}
+}
+
+// Every recorded span is counted once, whatever happens to it.
+func TestCountsAreExact(t *testing.T) {
+	var n atomic.Int64
+	flaky := exporterFunc(func(s []sdktrace.ReadOnlySpan) error {
+		if n.Add(1)%3 == 0 {
+			return errors.New("no")
+		}
+		return nil
+	})
+	p := newProvider(t, trace.Options{Exporter: flaky, Queue: 64, Batch: 16})
+	var wg sync.WaitGroup
+	for range 8 {
+		wg.Go(func() { spans(p, 5000) })
+	}
+	wg.Wait()
+	if err := p.Shutdown(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if sum := p.Exported() + p.Dropped(); sum != 40000 {
+		t.Errorf("exported %d + dropped %d = %d, want 40000", p.Exported(), p.Dropped(), sum)
+	}
+}
+
+type exporterFunc func([]sdktrace.ReadOnlySpan) error
+
+func (f exporterFunc) ExportSpans(_ context.Context, s []sdktrace.ReadOnlySpan) error { return f(s) }
+func (exporterFunc) Shutdown(context.Context) error                                   { return nil }
+
+// store is a trace store that answers as told.
+type store struct {
+	collector.UnimplementedTraceServiceServer
+	answer func(call int) (*collector.ExportTraceServiceResponse, error)
+
+	mu      sync.Mutex
+	calls   int
+	parents []string
+}
+
+func (s *store) Export(ctx context.Context, _ *collector.ExportTraceServiceRequest) (*collector.ExportTraceServiceResponse, error) {
+	md, _ := metadata.FromIncomingContext(ctx)
+	s.mu.Lock()
+	s.calls++
+	call := s.calls
+	s.parents = append(s.parents, md.Get("traceparent")...)
+	s.mu.Unlock()
+	return s.answer(call)
+}
+
+func (s *store) seen() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.calls
+}
+
+// serve starts a store on n and returns its stop.
+func serve(t *testing.T, n *memnet.Network, s *store) (stop func()) {
+	t.Helper()
+	l, err := n.Listen("tcp", "store:4317")
+	if err != nil {
+		t.Fatal(err)
+	}
+	g := grpc.NewServer()
+	collector.RegisterTraceServiceServer(g, s)
+	go func() { _ = g.Serve(l) }()
+	return g.Stop
+}
+
+func dial(t *testing.T, n *memnet.Network, opts ...grpc.DialOption) func() grpc.ClientConnInterface {
+	t.Helper()
+	opts = append(opts, grpc.WithTransportCredentials(insecure.NewCredentials()),
+		grpc.WithContextDialer(func(ctx context.Context, addr string) (net.Conn, error) { return n.DialContext(ctx, "tcp", addr) }))
+	conn, err := grpc.NewClient("passthrough:///store:4317", opts...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = conn.Close() })
+	return func() grpc.ClientConnInterface { return conn }
+}
+
+func TestOTLP(t *testing.T) {
+	accepted := &collector.ExportTraceServiceResponse{}
+	partly := &collector.ExportTraceServiceResponse{PartialSuccess: &collector.ExportTracePartialSuccess{RejectedSpans: 2, ErrorMessage: "too old"}}
+	busy := errs.ToStatus(errs.Errorf(errs.Exhausted, "storing spans").RetryIn(3 * time.Second)).Err()
+	full := status.Error(codes.ResourceExhausted, "over quota")
+	tests := []struct {
+		name                     string
+		answer                   func(call int) (*collector.ExportTraceServiceResponse, error)
+		exported, dropped, calls int
+		took                     time.Duration // at least
+	}{
+		{"accepted", func(int) (*collector.ExportTraceServiceResponse, error) { return accepted, nil }, 5, 0, 1, 0},
+		{"partly refused", func(int) (*collector.ExportTraceServiceResponse, error) { return partly, nil }, 3, 2, 1, 0},
+		{"refused", func(int) (*collector.ExportTraceServiceResponse, error) {
+			return nil, status.Error(codes.InvalidArgument, "bad")
+		}, 0, 5, 1, 0},
+		{"full without a hint is not retried", func(int) (*collector.ExportTraceServiceResponse, error) { return nil, full }, 0, 5, 1, 0},
+		{"busy is retried when it says", func(call int) (*collector.ExportTraceServiceResponse, error) {
+			if call == 1 {
+				return nil, busy
+			}
+			return accepted, nil
+		}, 5, 0, 2, 3 * time.Second},
+		{"unavailable for a moment", func(call int) (*collector.ExportTraceServiceResponse, error) {
+			if call < 4 {
+				return nil, status.Error(codes.Unavailable, "restarting")
+			}
+			return accepted, nil
+		}, 5, 0, 4, 500 * time.Millisecond},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				n := memnet.New()
+				s := &store{answer: tt.answer}
+				stop := serve(t, n, s)
+				defer stop()
+				p := newProvider(t, trace.Options{Conn: dial(t, n)})
+				spans(p, 5)
+				start := time.Now()
+				if err := p.Flush(t.Context()); err != nil {
+					t.Fatal(err)
+				}
+				if e, d := p.Exported(), p.Dropped(); int(e) != tt.exported || int(d) != tt.dropped || s.seen() != tt.calls {
+					t.Errorf("exported %d, dropped %d in %d calls, want %d, %d, %d", e, d, s.seen(), tt.exported, tt.dropped, tt.calls)
+				}
+				if took := time.Since(start); took < tt.took {
+					t.Errorf("took %v, want at least %v", took, tt.took)
+				}
+			})
+		})
+	}
+}
+
+// The store may come late; until then requests are not held up and losses are known exactly.
+func TestStoreAwayAtStart(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n := memnet.New()
+		p := newProvider(t, trace.Options{Conn: dial(t, n), Queue: 10})
+		for range 60 {
+			start := time.Now()
+			spans(p, 5)
+			if d := time.Since(start); d != 0 {
+				t.Fatalf("ending spans took %v while the store is away", d)
+			}
+			time.Sleep(time.Second) // fake time
+		}
+		if p.Exported() != 0 || p.Dropped() < 250 {
+			t.Errorf("exported %d, dropped %d of 300", p.Exported(), p.Dropped())
+		}
+		s := &store{answer: func(int) (*collector.ExportTraceServiceResponse, error) {
+			return &collector.ExportTraceServiceResponse{}, nil
+		}}
+		stop := serve(t, n, s)
+		defer stop()
+		time.Sleep(2 * time.Minute) // gRPC's back-off
+		spans(p, 5)
+		if err := p.Flush(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if p.Exported() < 5 || p.Exported()+p.Dropped() != 305 {
+			t.Errorf("exported %d, dropped %d of 305", p.Exported(), p.Dropped())
+		}
+	})
+}
+
+// The connection to the store may be traced like any other. Exporting must not make spans to export.
+func TestExportIsNotTraced(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n := memnet.New()
+		s := &store{answer: func(int) (*collector.ExportTraceServiceResponse, error) {
+			return &collector.ExportTraceServiceResponse{}, nil
+		}}
+		stop := serve(t, n, s)
+		defer stop()
+		var p *trace.Provider
+		traced := func(ctx context.Context, method string, req, reply any, cc *grpc.ClientConn, call grpc.UnaryInvoker, opts ...grpc.CallOption) error {
+			ctx, span := p.Tracer().Start(ctx, method)
+			defer span.End()
+			md := metadata.MD{}
+			p.Propagator().Inject(ctx, trace.MD(md))
+			return call(metadata.NewOutgoingContext(ctx, md), method, req, reply, cc, opts...)
+		}
+		p = newProvider(t, trace.Options{Conn: dial(t, n, grpc.WithUnaryInterceptor(traced))})
+		spans(p, 1)
+		time.Sleep(time.Minute) // fake time
+		if s.seen() != 1 || p.Exported() != 1 {
+			t.Errorf("%d exports of %d spans, want one of one", s.seen(), p.Exported())
+		}
+		if len(s.parents) != 1 || s.parents[0][53:] != "00" {
+			t.Errorf("exported with traceparent %q, want one that is not sampled", s.parents)
+		}
+	})
+}
+
+func TestSampling(t *testing.T) {
+	const b3ids = "463ac35c9f6413ad48485a3953bb6124-a2fb4a1d1a96d312"
+	tests := []struct {
+		name    string
+		in      pairs
+		ratio   float64
+		sampled bool
+	}{
+		{"new trace, all", nil, 1, true},
+		{"new trace, none", nil, 0, false},
+		{"sampled parent", pairs{"traceparent", good}, 0, true},
+		{"unsampled parent", pairs{"traceparent", good[:53] + "00"}, 1, false},
+		{"b3 accept", pairs{"b3", b3ids + "-1"}, 0, true},
+		{"b3 deny", pairs{"b3", b3ids + "-0"}, 1, false},
+		{"b3 debug", pairs{"b3", b3ids + "-d"}, 0, true},
+		{"b3 defers, we record", pairs{"b3", b3ids}, 1, true},
+		{"b3 defers, we do not", pairs{"b3", b3ids}, 0, false},
+		{"b3 deny without ids", pairs{"b3", "0"}, 1, false},
+		{"b3 debug without ids", pairs{"b3", "d"}, 0, true},
+		{"b3 header deny without ids", pairs{"X-B3-Sampled", "0"}, 1, false},
+		{"b3 header debug without ids", pairs{"X-B3-Flags", "1"}, 0, true},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			p := newProvider(t, trace.Options{Exporter: tracetest.NewNoopExporter(), Sampling: share(tt.ratio)})
+			ctx := p.Propagator().Extract(t.Context(), tt.in.http())
+			ctx, span := p.Tracer().Start(ctx, "server")
+			_, child := p.Tracer().Start(ctx, "child")
+			for _, s := range []oteltrace.Span{span, child} {
+				if got := s.SpanContext().IsSampled(); got != tt.sampled || s.IsRecording() != tt.sampled {
+					t.Errorf("sampled %v, want %v", got, tt.sampled)
+				}
+			}
+			if parent := oteltrace.SpanContextFromContext(p.Propagator().Extract(t.Context(), tt.in.http())); parent.IsValid() && parent.TraceID() != child.SpanContext().TraceID() {
+				t.Error("the trace id changed on the way")
+			}
+		})
+	}
+}
+
+type live struct{ v atomic.Value }
+
+func (l *live) Get() float64 { return l.v.Load().(float64) }
+
+func TestSamplingIsLive(t *testing.T) {
+	var ratio live
+	ratio.v.Store(0.0)
+	p := newProvider(t, trace.Options{Exporter: tracetest.NewNoopExporter(), Sampling: &ratio})
+	count := func() (n int) {
+		for range 2000 {
+			_, s := p.Tracer().Start(t.Context(), "x")
+			if s.SpanContext().IsSampled() {
+				n++
+			}
+			s.End()
+		}
+		return n
+	}
+	for _, tt := range []struct {
+		ratio  float64
+		lo, hi int
+	}{{0, 0, 0}, {0.25, 350, 650}, {1, 2000, 2000}, {0, 0, 0}} {
+		ratio.v.Store(tt.ratio)
+		if n := count(); n < tt.lo || n > tt.hi {
+			t.Errorf("ratio %v recorded %d of 2000", tt.ratio, n)
+		}
+	}
+}
+
+func TestDiscardPassesContextOn(t *testing.T) {
+	p := trace.Discard()
+	ctx, span := p.Tracer().Start(t.Context(), "root")
+	h := propagation.HeaderCarrier{}
+	p.Propagator().Inject(ctx, h)
+	if !span.SpanContext().IsValid() || span.IsRecording() || h.Get("traceparent") == "" {
+		t.Errorf("span %v, recording %v, headers %v", span.SpanContext(), span.IsRecording(), h)
+	}
+	if err := p.Shutdown(t.Context()); err != nil || p.Dropped() != 0 || p.Exported() != 0 {
+		t.Errorf("shutdown: %v, dropped %d, exported %d", err, p.Dropped(), p.Exported())
+	}
+}
