@@ -18,7 +18,7 @@ func (p *Picked) judge(o Outcome, timed bool) {
 		p.m.failures.Store(0)
 		p.m.good.Add(1)
 		if p.probe {
-			p.b.admit(p.m, now)
+			p.b.admit(p.m, elapsed, now)
 		}
 	case Failure, Unreachable:
 		p.m.ewma.observe(max(elapsed, int64(t.penalty)), now, t.decay)
@@ -50,8 +50,9 @@ func (p *Picked) fail(o Outcome, now int64, t *tuning) {
 	}
 }
 
-// admit ends an ejection: the probe succeeded.
-func (b *Balancer) admit(m *member, now int64) {
+// admit ends an ejection: the probe succeeded. What was measured while the endpoint was ill no longer counts; slow
+// start is caution enough.
+func (b *Balancer) admit(m *member, latency, now int64) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if m.phase.Load() != probation {
@@ -59,6 +60,7 @@ func (b *Balancer) admit(m *member, now int64) {
 	}
 	m.phase.Store(admitted)
 	m.failures.Store(0)
+	m.ewma.set(float64(latency), now)
 	m.born.Store(now)
 	b.rebuildLocked(now)
 }

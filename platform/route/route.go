@@ -139,6 +139,7 @@ func (b *Balancer) update(members []*member) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	now := b.now()
+	b.forgetLocked(now)
 	known := make(map[string]*member, len(b.members))
 	for _, m := range b.members {
 		known[m.ID] = m
@@ -162,7 +163,6 @@ func (b *Balancer) update(members []*member) {
 		}
 	}
 	b.members = next
-	b.forgetLocked(now)
 	b.rebuildLocked(now)
 }
 

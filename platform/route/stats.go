@@ -91,11 +91,17 @@ func (e *ewma) observe(latency, now int64, decay time.Duration) {
 		default:
 			value += sample * (1 - keep)
 		}
-		next := uint64(math.Float32bits(float32(value)))<<32 | uint64(uint32(now/int64(time.Millisecond)))
-		if e.word.CompareAndSwap(word, next) {
+		if e.word.CompareAndSwap(word, packed(value, now)) {
 			return
 		}
 	}
+}
+
+// set forgets the past.
+func (e *ewma) set(value float64, now int64) { e.word.Store(packed(value, now)) }
+
+func packed(value float64, now int64) uint64 {
+	return uint64(math.Float32bits(float32(value)))<<32 | uint64(uint32(now/int64(time.Millisecond)))
 }
 
 // decayed returns the value of word as of now, and the part of it that is left.
