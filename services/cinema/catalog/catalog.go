@@ -1,0 +1,55 @@
+// Package catalog answers what films there are. It holds the bundled list in memory and never changes it.
+package catalog
+
+import (
+	"context"
+	"log/slog"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"bijou.dev/platform/service"
+	catalogv1 "bijou.dev/services/cinema/api/catalog/v1"
+	"bijou.dev/services/cinema/films"
+)
+
+// Options is empty: the films are part of the program.
+type Options struct{}
+
+// New makes p a catalog service.
+func New(_ context.Context, p *service.Process, _ Options) error {
+	titles, report := films.Load()
+	tell(p.Log(), report)
+	if err := measure(p.Metrics(), report); err != nil {
+		return err
+	}
+	catalogv1.RegisterCatalogServer(p.GRPC(), NewServer(titles, report))
+	return nil
+}
+
+// tell logs what became of the records, on one line.
+func tell(log *slog.Logger, r *catalogv1.ReportResponse) {
+	found := make([]any, 0, len(r.Findings))
+	for _, f := range r.Findings {
+		found = append(found, slog.Int(f.Kind, int(f.Count)))
+	}
+	log.Info("films loaded", "records", r.Records, "loaded", r.Loaded, "skipped", r.Skipped, slog.Group("findings", found...))
+}
+
+// measure exports the report.
+func measure(reg prometheus.Registerer, r *catalogv1.ReportResponse) error {
+	records := prometheus.NewGaugeVec(prometheus.GaugeOpts{
+		Name: "cinema_films_records", Help: "Records of the film list by what became of them.",
+	}, []string{"result"})
+	findings := prometheus.NewGaugeVec(prometheus.GaugeOpts{
+		Name: "cinema_films_findings", Help: "Faults met in the film list by kind.",
+	}, []string{"kind"})
+	records.WithLabelValues("loaded").Set(float64(r.Loaded))
+	records.WithLabelValues("skipped").Set(float64(r.Skipped))
+	for _, f := range r.Findings {
+		findings.WithLabelValues(f.Kind).Set(float64(f.Count))
+	}
+	if err := reg.Register(records); err != nil {
+		return err
+	}
+	return reg.Register(findings)
+}

@@ -1,0 +1,15 @@
+// Command recommendations runs the recommendations service of the cinema.
+package main
+
+import (
+	"context"
+
+	"bijou.dev/platform/service"
+	"bijou.dev/services/cinema/recommendations"
+)
+
+func main() {
+	service.Main("recommendations", nil, func(ctx context.Context, p *service.Process) error {
+		return recommendations.New(ctx, p, recommendations.Options{})
+	})
+}

@@ -1,0 +1,15 @@
+// Command search runs the search service of the cinema.
+package main
+
+import (
+	"context"
+
+	"bijou.dev/platform/service"
+	"bijou.dev/services/cinema/search"
+)
+
+func main() {
+	service.Main("search", nil, func(ctx context.Context, p *service.Process) error {
+		return search.New(ctx, p, search.Options{})
+	})
+}

@@ -1,0 +1,221 @@
+package playback
+
+import (
+	"context"
+	"time"
+
+	bolt "go.etcd.io/bbolt"
+	"golang.org/x/sync/errgroup"
+	"google.golang.org/protobuf/types/known/durationpb"
+	"google.golang.org/protobuf/types/known/timestamppb"
+
+	"bijou.dev/platform/errs"
+	catalogv1 "bijou.dev/services/cinema/api/catalog/v1"
+	playbackv1 "bijou.dev/services/cinema/api/playback/v1"
+	profilesv1 "bijou.dev/services/cinema/api/profiles/v1"
+	viewingv1 "bijou.dev/services/cinema/api/viewing/v1"
+	"bijou.dev/services/cinema/disk"
+)
+
+// usual is how long a film is taken to run when the catalog does not know.
+const usual = 110 * time.Minute
+
+// The buckets: all sessions, and the ids of those whose progress viewing does not have yet.
+var (
+	sessions = []byte("sessions")
+	pending  = []byte("pending")
+)
+
+// Server implements the Playback contract over one file. Make one with Open.
+type Server struct {
+	playbackv1.UnimplementedPlaybackServer
+	db    *disk.DB
+	peers Peers
+}
+
+// Open opens the file.
+func Open(o Options, peers Peers) (*Server, error) {
+	db, err := disk.Open(o.Dir, "playback", string(sessions), string(pending))
+	if err != nil {
+		return nil, err
+	}
+	return &Server{db: db, peers: peers}, nil
+}
+
+// Close gives the file up.
+func (s *Server) Close() error { return s.db.Close() }
+
+// Start implements playbackv1.PlaybackServer. The film must exist. Whether the profile exists and how far it got are
+// asked too, but nobody waits in front of a black screen because those services do not answer.
+func (s *Server) Start(ctx context.Context, r *playbackv1.StartRequest) (*playbackv1.Session, error) {
+	if err := check(r); err != nil {
+		return nil, err
+	}
+	if old, err := s.load(r.SessionId); err == nil {
+		return same(old, r)
+	} else if errs.KindOf(err) != errs.NotFound {
+		return nil, err
+	}
+	fresh, err := s.prepare(ctx, r)
+	if err != nil {
+		return nil, err
+	}
+	var got *playbackv1.Session
+	err = s.db.Write(ctx, func(tx *bolt.Tx) error {
+		got = &playbackv1.Session{}
+		if found, err := disk.Get(tx.Bucket(sessions), fresh.Id, got); err != nil || found {
+			return err
+		}
+		got = fresh
+		return disk.Put(tx.Bucket(sessions), fresh.Id, fresh)
+	})
+	if err != nil {
+		return nil, err
+	}
+	return same(got, r)
+}
+
+func check(r *playbackv1.StartRequest) error {
+	if err := disk.CheckID("session_id", r.SessionId, 64); err != nil {
+		return err
+	}
+	if err := disk.CheckID("profile_id", r.ProfileId, 64); err != nil {
+		return err
+	}
+	return disk.CheckID("title_id", r.TitleId, 128)
+}
+
+// same returns old if r would have made it.
+func same(old *playbackv1.Session, r *playbackv1.StartRequest) (*playbackv1.Session, error) {
+	if old.ProfileId != r.ProfileId || old.TitleId != r.TitleId {
+		return nil, errs.Errorf(errs.Exists, "starting session %q: it is of another profile or film", r.SessionId)
+	}
+	return old, nil
+}
+
+// prepare asks profile, film and bookmark at the same time and makes a session of the answers.
+func (s *Server) prepare(ctx context.Context, r *playbackv1.StartRequest) (*playbackv1.Session, error) {
+	now := timestamppb.Now()
+	session := &playbackv1.Session{
+		Id: r.SessionId, ProfileId: r.ProfileId, TitleId: r.TitleId, Started: now, Reported: now,
+		Position: durationpb.New(0), Bookmarked: true,
+	}
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error {
+		_, err := s.peers.Profiles.Get(ctx, &profilesv1.GetRequest{Id: r.ProfileId})
+		if err != nil && errs.KindOf(err) == errs.NotFound {
+			return errs.Errorf(errs.NotFound, "starting session %q: there is no profile %q", r.SessionId, r.ProfileId)
+		}
+		return nil
+	})
+	g.Go(func() error {
+		found, err := s.peers.Catalog.GetTitles(ctx, &catalogv1.GetTitlesRequest{Ids: []string{r.TitleId}})
+		if err != nil {
+			return err
+		}
+		if len(found.Titles) == 0 {
+			return errs.Errorf(errs.NotFound, "starting session %q: there is no film %q", r.SessionId, r.TitleId)
+		}
+		session.Duration = durationpb.New(runs(found.Titles[0]))
+		return nil
+	})
+	var mark *viewingv1.Bookmark
+	g.Go(func() (err error) {
+		mark, err = s.peers.Viewing.GetBookmark(ctx, &viewingv1.GetBookmarkRequest{ProfileId: r.ProfileId, TitleId: r.TitleId})
+		session.PositionUnknown = err != nil && errs.KindOf(err) != errs.NotFound
+		return nil
+	})
+	if err := g.Wait(); err != nil {
+		return nil, err
+	}
+	if !mark.GetFinished() && mark.GetPosition() != nil {
+		session.Position = durationpb.New(min(mark.Position.AsDuration(), session.Duration.AsDuration()))
+	}
+	return session, nil
+}
+
+func runs(t *catalogv1.Title) time.Duration {
+	if t.Minutes == nil {
+		return usual
+	}
+	return time.Duration(t.GetMinutes()) * time.Minute
+}
+
+func (s *Server) load(id string) (*playbackv1.Session, error) {
+	session := &playbackv1.Session{}
+	found := false
+	err := s.db.Read(func(tx *bolt.Tx) (err error) {
+		found, err = disk.Get(tx.Bucket(sessions), id, session)
+		return err
+	})
+	if err == nil && !found {
+		return nil, errs.Errorf(errs.NotFound, "looking for session %.64q", id)
+	}
+	return session, err
+}
+
+// Get implements playbackv1.PlaybackServer.
+func (s *Server) Get(_ context.Context, r *playbackv1.GetRequest) (*playbackv1.Session, error) {
+	return s.load(r.SessionId)
+}
+
+// Heartbeat implements playbackv1.PlaybackServer.
+func (s *Server) Heartbeat(ctx context.Context, r *playbackv1.HeartbeatRequest) (*playbackv1.Session, error) {
+	return s.report(ctx, r, false)
+}
+
+// Stop implements playbackv1.PlaybackServer.
+func (s *Server) Stop(ctx context.Context, r *playbackv1.HeartbeatRequest) (*playbackv1.Session, error) {
+	return s.report(ctx, r, true)
+}
+
+// report moves the bookmark, then writes the session with the note whether that worked: one sync to disk, and what is
+// left over is delivered by Run.
+func (s *Server) report(ctx context.Context, r *playbackv1.HeartbeatRequest, stop bool) (*playbackv1.Session, error) {
+	if r.Sequence < 1 {
+		return nil, errs.Errorf(errs.Invalid, "reporting on session %.64q", r.SessionId).Field("sequence", "must be at least 1")
+	}
+	session, err := s.load(r.SessionId)
+	if err != nil || !moves(session, r) {
+		return session, err
+	}
+	session.Sequence, session.Stopped, session.Reported = r.Sequence, stop, timestamppb.Now()
+	session.Position = durationpb.New(min(max(r.Position.AsDuration(), 0), session.Duration.AsDuration()))
+	session.Bookmarked = s.advance(ctx, session) == nil
+	var got *playbackv1.Session
+	err = s.db.Write(ctx, func(tx *bolt.Tx) error {
+		got = &playbackv1.Session{}
+		if found, err := disk.Get(tx.Bucket(sessions), r.SessionId, got); err != nil || !found || !moves(got, r) {
+			return err
+		}
+		got = session
+		return save(tx, session)
+	})
+	return got, err
+}
+
+// moves reports whether r is news to a session.
+func moves(s *playbackv1.Session, r *playbackv1.HeartbeatRequest) bool {
+	return !s.Stopped && r.Sequence > s.Sequence
+}
+
+// save writes a session and keeps the list of those to deliver.
+func save(tx *bolt.Tx, s *playbackv1.Session) error {
+	if s.Bookmarked {
+		if err := tx.Bucket(pending).Delete([]byte(s.Id)); err != nil {
+			return err
+		}
+	} else if err := tx.Bucket(pending).Put([]byte(s.Id), nil); err != nil {
+		return err
+	}
+	return disk.Put(tx.Bucket(sessions), s.Id, s)
+}
+
+// advance tells viewing how far a session is.
+func (s *Server) advance(ctx context.Context, session *playbackv1.Session) error {
+	_, err := s.peers.Viewing.Advance(ctx, &viewingv1.AdvanceRequest{
+		ProfileId: session.ProfileId, TitleId: session.TitleId, Position: session.Position, Duration: session.Duration,
+		Report: &viewingv1.Report{SessionId: session.Id, SessionStarted: session.Started, Sequence: session.Sequence},
+	})
+	return err
+}

@@ -1,0 +1,30 @@
+// Package ratings keeps how many stars each profile gave each film.
+package ratings
+
+import (
+	"context"
+
+	"bijou.dev/platform/service"
+	ratingsv1 "bijou.dev/services/cinema/api/ratings/v1"
+)
+
+// Options says where ratings are kept. The zero value is ready to use.
+type Options struct {
+	// Dir is the folder of the data file. Empty: the state folder of the process, and without one the data lives until
+	// the process ends.
+	Dir string
+}
+
+// New makes p a ratings service.
+func New(_ context.Context, p *service.Process, o Options) error {
+	if o.Dir == "" {
+		o.Dir = p.StateDir()
+	}
+	s, err := Open(o)
+	if err != nil {
+		return err
+	}
+	p.OnStop("ratings store", func(context.Context) error { return s.Close() })
+	ratingsv1.RegisterRatingsServer(p.GRPC(), s)
+	return nil
+}

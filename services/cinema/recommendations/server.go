@@ -1,0 +1,156 @@
+package recommendations
+
+import (
+	"cmp"
+	"context"
+	"maps"
+	"slices"
+
+	"golang.org/x/sync/errgroup"
+
+	"bijou.dev/platform/errs"
+	catalogv1 "bijou.dev/services/cinema/api/catalog/v1"
+	ratingsv1 "bijou.dev/services/cinema/api/ratings/v1"
+	recommendationsv1 "bijou.dev/services/cinema/api/recommendations/v1"
+	viewingv1 "bijou.dev/services/cinema/api/viewing/v1"
+)
+
+// perDirector bounds how many films of one director an answer has, so that one favourite does not fill it.
+const perDirector = 3
+
+// Server implements the Recommendations contract. Make one with NewServer; it is safe for concurrent use.
+type Server struct {
+	recommendationsv1.UnimplementedRecommendationsServer
+	peers Peers
+}
+
+// NewServer returns a server that asks peers.
+func NewServer(peers Peers) *Server { return &Server{peers: peers} }
+
+// Recommend implements recommendationsv1.RecommendationsServer. It fails when one of its peers does: the caller has a
+// better idea what to show instead.
+func (s *Server) Recommend(ctx context.Context, r *recommendationsv1.RecommendRequest) (*recommendationsv1.RecommendResponse, error) {
+	if r.Limit < 0 || r.Limit > 100 {
+		return nil, errs.Errorf(errs.Invalid, "recommending").Field("limit", "must be 0 to 100")
+	}
+	said, err := s.evidence(ctx, r.ProfileId)
+	if err != nil {
+		return nil, err
+	}
+	seen, err := s.titles(ctx, slices.Sorted(maps.Keys(said)))
+	if err != nil {
+		return nil, err
+	}
+	taste := learn(seen, said)
+	candidates, err := s.candidates(ctx, taste)
+	if err != nil {
+		return nil, err
+	}
+	for id := range said {
+		delete(candidates, id)
+	}
+	return &recommendationsv1.RecommendResponse{
+		Picks: pick(candidates, taste, cmp.Or(int(r.Limit), 20)), Evidence: int32(len(said)),
+	}, nil
+}
+
+// evidence returns what the profile said about each film: -1 is the worst, 1 the best. Watching to the end says a
+// little, a rating says it all.
+func (s *Server) evidence(ctx context.Context, profile string) (map[string]float64, error) {
+	var history *viewingv1.BookmarksResponse
+	var rated *ratingsv1.GetRatingsResponse
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() (err error) {
+		history, err = s.peers.Viewing.History(ctx, &viewingv1.HistoryRequest{ProfileId: profile})
+		return err
+	})
+	g.Go(func() (err error) {
+		rated, err = s.peers.Ratings.GetRatings(ctx, &ratingsv1.GetRatingsRequest{ProfileId: profile, Limit: 250})
+		return err
+	})
+	if err := g.Wait(); err != nil {
+		return nil, err
+	}
+	said := map[string]float64{}
+	for _, m := range history.Bookmarks {
+		said[m.TitleId] = 0.15
+		if m.Finished {
+			said[m.TitleId] = 0.4
+		}
+	}
+	for _, r := range rated.Ratings {
+		said[r.TitleId] = (float64(r.Stars) - 2.75) / 2.25 // 5 stars: 1; 3 stars: a little; 1 star: -0.8
+	}
+	return said, nil
+}
+
+// titles asks for films in as few calls as the catalog allows.
+func (s *Server) titles(ctx context.Context, ids []string) ([]*catalogv1.Title, error) {
+	var out []*catalogv1.Title
+	for some := range slices.Chunk(ids, 500) {
+		found, err := s.peers.Catalog.GetTitles(ctx, &catalogv1.GetTitlesRequest{Ids: some})
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, found.Titles...)
+	}
+	return out, nil
+}
+
+// candidates collects the films worth ranking, by id.
+func (s *Server) candidates(ctx context.Context, t taste) (map[string]*catalogv1.Title, error) {
+	asks := []*catalogv1.PopularRequest{{Limit: 150}}
+	for _, genre := range t.liked("genre", 3) {
+		asks = append(asks, &catalogv1.PopularRequest{Limit: 80, Genre: genre})
+	}
+	for _, director := range t.liked("director", 3) {
+		asks = append(asks, &catalogv1.PopularRequest{Limit: 20, Director: director})
+	}
+	answers := make([]*catalogv1.PopularResponse, len(asks))
+	g, ctx := errgroup.WithContext(ctx)
+	for i, ask := range asks {
+		g.Go(func() (err error) {
+			answers[i], err = s.peers.Catalog.Popular(ctx, ask)
+			return err
+		})
+	}
+	if err := g.Wait(); err != nil {
+		return nil, err
+	}
+	all := map[string]*catalogv1.Title{}
+	for _, a := range answers {
+		for _, film := range a.Titles {
+			all[film.Id] = film
+		}
+	}
+	return all, nil
+}
+
+// pick ranks candidates and returns the best.
+func pick(candidates map[string]*catalogv1.Title, t taste, limit int) []*recommendationsv1.Pick {
+	type ranked struct {
+		pick     *recommendationsv1.Pick
+		director string
+	}
+	all := make([]ranked, 0, len(candidates))
+	for _, film := range candidates {
+		score, reason := t.score(film)
+		all = append(all, ranked{&recommendationsv1.Pick{TitleId: film.Id, Score: score, Reason: reason}, film.Director})
+	}
+	slices.SortFunc(all, func(a, b ranked) int {
+		return cmp.Or(cmp.Compare(b.pick.Score, a.pick.Score), cmp.Compare(a.pick.TitleId, b.pick.TitleId))
+	})
+	var out []*recommendationsv1.Pick
+	by := map[string]int{}
+	for _, r := range all {
+		if r.director != "" {
+			if by[r.director]++; by[r.director] > perDirector {
+				continue
+			}
+		}
+		if out = append(out, r.pick); len(out) == limit {
+			break
+		}
+	}
+	return out
+}

@@ -1,0 +1,169 @@
+package search
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"maps"
+	"math"
+	"slices"
+	"strings"
+	"unicode"
+	"unicode/utf8"
+
+	"github.com/blevesearch/vellum"
+	"github.com/blevesearch/vellum/levenshtein"
+	"golang.org/x/text/unicode/norm"
+
+	catalogv1 "bijou.dev/services/cinema/api/catalog/v1"
+)
+
+// posting says that a film has a word, and how telling the place is where it has it.
+type posting struct {
+	film   int32
+	weight float64
+}
+
+// words is the inverted index.
+type words struct {
+	dictionary *vellum.FST // word -> index into postings
+	postings   [][]posting
+	films      int
+	slips      [3]*levenshtein.LevenshteinAutomatonBuilder // by number of slips allowed; [0] is unused
+}
+
+// index lists the words of title, director and genre of each film.
+func index(titles []*catalogv1.Title) (*words, error) {
+	found := map[string][]posting{}
+	for i, t := range titles {
+		weights := map[string]float64{}
+		for _, field := range []struct {
+			text   string
+			weight float64
+		}{{t.Name, 1}, {t.Director, 0.7}, {t.Genre, 0.3}} {
+			for _, w := range split(field.text) {
+				weights[w] = max(weights[w], field.weight)
+			}
+		}
+		for w, weight := range weights {
+			found[w] = append(found[w], posting{int32(i), weight})
+		}
+	}
+	x := &words{films: len(titles)}
+	var buf bytes.Buffer
+	b, err := vellum.New(&buf, nil)
+	if err != nil {
+		return nil, fmt.Errorf("building the dictionary: %w", err)
+	}
+	for _, w := range slices.Sorted(maps.Keys(found)) {
+		if err := b.Insert([]byte(w), uint64(len(x.postings))); err != nil {
+			return nil, fmt.Errorf("adding %q to the dictionary: %w", w, err)
+		}
+		x.postings = append(x.postings, found[w])
+	}
+	if err := b.Close(); err != nil {
+		return nil, fmt.Errorf("finishing the dictionary: %w", err)
+	}
+	if x.dictionary, err = vellum.Load(buf.Bytes()); err != nil {
+		return nil, fmt.Errorf("loading the dictionary: %w", err)
+	}
+	for n := 1; n < len(x.slips); n++ {
+		if x.slips[n], err = levenshtein.NewLevenshteinAutomatonBuilder(uint8(n), true); err != nil {
+			return nil, fmt.Errorf("preparing for %d slips: %w", n, err)
+		}
+	}
+	return x, nil
+}
+
+// split returns the words of s: lower case, without accents, apostrophes and signs, at most ten of at most 32 bytes.
+func split(s string) []string {
+	s = strings.Map(func(r rune) rune {
+		switch {
+		case unicode.Is(unicode.Mn, r), r == '\'', r == '’':
+			return -1
+		case unicode.IsLetter(r), unicode.IsDigit(r):
+			return unicode.ToLower(r)
+		}
+		return ' '
+	}, norm.NFKD.String(s))
+	all := strings.Fields(s)
+	all = slices.DeleteFunc(all, func(w string) bool { return len(w) > 32 })
+	return all[:min(len(all), 10)]
+}
+
+// find returns the films that have token, or a word that begins with it, or one within a few slips of it.
+func (x *words) find(token string, prefix, slips bool) (map[int32]float64, error) {
+	scores := map[int32]float64{}
+	if n, ok, err := x.dictionary.Get([]byte(token)); err != nil {
+		return nil, fmt.Errorf("looking up %q: %w", token, err)
+	} else if ok {
+		x.add(scores, n, 1)
+	}
+	if prefix {
+		it, err := x.dictionary.Iterator([]byte(token), after(token))
+		if err := x.walk(scores, it, err, func() float64 { return 0.7 }); err != nil {
+			return nil, err
+		}
+	}
+	if n := allowed(token); slips && n > 0 {
+		dfa, err := x.slips[n].BuildDfa(token, uint8(n))
+		if err != nil {
+			return nil, fmt.Errorf("allowing %d slips in %q: %w", n, token, err)
+		}
+		it, err := x.dictionary.Search(dfa, nil, nil)
+		quality := func() float64 {
+			word, _ := it.Current()
+			_, distance := dfa.MatchAndDistance(string(word))
+			return 0.6 / float64(1+distance)
+		}
+		if err := x.walk(scores, it, err, quality); err != nil {
+			return nil, err
+		}
+	}
+	return scores, nil
+}
+
+// walk adds the words of an iterator that was opened with err.
+func (x *words) walk(scores map[int32]float64, it *vellum.FSTIterator, err error, quality func() float64) error {
+	for err == nil {
+		_, n := it.Current()
+		x.add(scores, n, quality())
+		err = it.Next()
+	}
+	if errors.Is(err, vellum.ErrIteratorDone) {
+		return nil
+	}
+	return fmt.Errorf("walking the dictionary: %w", err)
+}
+
+// add credits the films of a word. Rare words tell more; of several words that match, the best counts.
+func (x *words) add(scores map[int32]float64, word uint64, quality float64) {
+	list := x.postings[word]
+	rarity := math.Log(1 + float64(x.films)/float64(len(list)))
+	for _, p := range list {
+		scores[p.film] = max(scores[p.film], rarity*p.weight*quality)
+	}
+}
+
+// allowed is how many slips a token may have: short words would match everything.
+func allowed(token string) int {
+	switch n := utf8.RuneCountInString(token); {
+	case n < 4:
+		return 0
+	case n < 7:
+		return 1
+	}
+	return 2
+}
+
+// after returns the first key behind all keys that begin with prefix.
+func after(prefix string) []byte {
+	b := []byte(prefix)
+	for i := len(b) - 1; i >= 0; i-- {
+		if b[i] < 0xff {
+			b[i]++
+			return b[:i+1]
+		}
+	}
+	return nil
+}

@@ -1,0 +1,30 @@
+// Package viewing keeps how far each profile got in each film.
+package viewing
+
+import (
+	"context"
+
+	"bijou.dev/platform/service"
+	viewingv1 "bijou.dev/services/cinema/api/viewing/v1"
+)
+
+// Options says where bookmarks are kept. The zero value is ready to use.
+type Options struct {
+	// Dir is the folder of the data file. Empty: the state folder of the process, and without one the data lives until
+	// the process ends.
+	Dir string
+}
+
+// New makes p a viewing service.
+func New(_ context.Context, p *service.Process, o Options) error {
+	if o.Dir == "" {
+		o.Dir = p.StateDir()
+	}
+	s, err := Open(o)
+	if err != nil {
+		return err
+	}
+	p.OnStop("viewing store", func(context.Context) error { return s.Close() })
+	viewingv1.RegisterViewingServer(p.GRPC(), s)
+	return nil
+}
