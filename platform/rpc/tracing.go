@@ -3,6 +3,7 @@ package rpc
 import (
 	"context"
 
+	"bijou.dev/platform/route"
 	"bijou.dev/platform/trace"
 
 	"go.opentelemetry.io/otel/attribute"
@@ -66,5 +67,21 @@ func serverFault(err error) bool {
 		return true
 	default:
 		return false
+	}
+}
+
+// explain puts one attempt and why its instance was picked into the span.
+func explain(span oteltrace.Span, n int, call *route.Call, err error) {
+	if !span.IsRecording() {
+		return
+	}
+	span.SetAttributes(call.Why().Attributes()...)
+	if n > 1 || err != nil {
+		picked, _ := call.Endpoint()
+		span.AddEvent("attempt", oteltrace.WithAttributes(
+			attribute.Int("rpc.attempt", n),
+			attribute.String("bijou.instance", picked.ID),
+			attribute.String("rpc.response.status_code", code(err).String()),
+		))
 	}
 }

@@ -8,8 +8,6 @@ import (
 	"net"
 	"net/http"
 	"time"
-
-	"bijou.dev/platform/trace"
 )
 
 // httpServer is an HTTP server on one listener.
@@ -27,7 +25,7 @@ func (p *Process) Handle(listener string, h http.Handler) error {
 		return err
 	}
 	if listener != "admin" {
-		h = trace.Middleware(p.tracer, h)
+		h = p.tracer.Middleware(h)
 	}
 	srv := &http.Server{
 		Handler:           h,

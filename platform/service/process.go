@@ -42,6 +42,7 @@ type Process struct {
 	config    *config.Set
 	circuits  *circuit.Set
 	client    *rpc.Client
+	plain     *rpc.Client // without circuits and spans, for the platform's own streams
 
 	grpc    *grpc.Server
 	serves  bool // something registered on grpc

@@ -78,10 +78,11 @@ func (p *Process) start(group *errgroup.Group, work context.Context) {
 }
 
 func (p *Process) reportCircuits(ctx context.Context) error {
-	conn, err := p.plainCircuitsConn()
+	conn, err := p.plain.Dial("circuits")
 	if err != nil {
 		return err
 	}
+	defer conn.Close()
 	return p.circuits.Report(ctx, conn)
 }
 

@@ -38,8 +38,8 @@ func (p *Process) wire() (err error) {
 	if err != nil {
 		return fmt.Errorf("opening discovery: %w", err)
 	}
-	plain := rpc.NewClient(rpc.ClientOptions{Service: o.Name, Zone: o.Zone, Discovery: p.discovery, DialContext: o.Net.DialContext})
-	settings, err := plain.Dial("config")
+	p.plain = rpc.NewClient(rpc.ClientOptions{Service: o.Name, Zone: o.Zone, Discovery: p.discovery, DialContext: o.Net.DialContext})
+	settings, err := p.plain.Dial("config")
 	if err != nil {
 		return err
 	}
@@ -48,13 +48,14 @@ func (p *Process) wire() (err error) {
 	if err != nil {
 		return fmt.Errorf("opening settings: %w", err)
 	}
-	spans, err := plain.Dial("tracing?endpoint=otlp")
+	spans, err := p.plain.Dial("tracing?endpoint=otlp")
 	if err != nil {
 		return err
 	}
 	p.OnStop("connection for spans", func(context.Context) error { return spans.Close() })
 	p.tracer, err = trace.New(trace.Options{
-		Service: o.Name, Instance: o.Instance, Version: o.Version, Environment: o.Environment, Zone: o.Zone, Conn: spans, Log: p.log,
+		Service: o.Name, Instance: o.Instance, Version: o.Version, Environment: o.Environment, Region: o.Region, Zone: o.Zone,
+		Conn: func() grpc.ClientConnInterface { return spans }, Log: p.log,
 		Sampling: config.Float(p.config, "trace.sampling", 1, config.Spec{
 			Doc: "Share of new traces that are recorded. A trace that a caller has begun keeps its caller's decision.",
 			Min: "0", Max: "1",
@@ -144,5 +145,3 @@ func (p *Process) observe() {
 		Name: "bijou_trace_spans_dropped_total", Help: "Spans lost because the queue was full or the export failed.",
 	}, func() float64 { return float64(p.tracer.Dropped()) }))
 }
-
-var _ grpc.ServiceRegistrar = (*grpc.Server)(nil)

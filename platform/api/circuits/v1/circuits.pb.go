@@ -710,11 +710,11 @@ const file_api_circuits_v1_circuits_proto_rawDesc = "" +
 	"\n" +
 	"STATE_OPEN\x10\x03\x12\x15\n" +
 	"\x11STATE_FORCED_OPEN\x10\x04\x12\x17\n" +
-	"\x13STATE_FORCED_CLOSED\x10\x052\xf5\x01\n" +
+	"\x13STATE_FORCED_CLOSED\x10\x052\xfa\x01\n" +
 	"\bCircuits\x12O\n" +
 	"\x06Report\x12 .bijou.circuits.v1.ReportRequest\x1a!.bijou.circuits.v1.ReportResponse(\x01\x12L\n" +
-	"\x05Watch\x12\x1f.bijou.circuits.v1.WatchRequest\x1a .bijou.circuits.v1.WatchResponse0\x01\x12J\n" +
-	"\x05Force\x12\x1f.bijou.circuits.v1.ForceRequest\x1a .bijou.circuits.v1.ForceResponseB/Z-bijou.dev/platform/api/circuits/v1;circuitsv1b\x06proto3"
+	"\x05Watch\x12\x1f.bijou.circuits.v1.WatchRequest\x1a .bijou.circuits.v1.WatchResponse0\x01\x12O\n" +
+	"\x05Force\x12\x1f.bijou.circuits.v1.ForceRequest\x1a .bijou.circuits.v1.ForceResponse\"\x03\x90\x02\x02B/Z-bijou.dev/platform/api/circuits/v1;circuitsv1b\x06proto3"
 
 var (
 	file_api_circuits_v1_circuits_proto_rawDescOnce sync.Once

@@ -2326,18 +2326,18 @@ const file_api_config_v1_config_proto_rawDesc = "" +
 	"TYPE_FLOAT\x10\x04\x12\x11\n" +
 	"\rTYPE_DURATION\x10\x05\x12\r\n" +
 	"\tTYPE_ENUM\x10\x06\x12\r\n" +
-	"\tTYPE_JSON\x10\a2\xf3\x05\n" +
+	"\tTYPE_JSON\x10\a2\x96\x06\n" +
 	"\x06Config\x12L\n" +
-	"\aPublish\x12\x1f.bijou.config.v1.PublishRequest\x1a .bijou.config.v1.PublishResponse\x12@\n" +
-	"\x03Get\x12\x1b.bijou.config.v1.GetRequest\x1a\x1c.bijou.config.v1.GetResponse\x12L\n" +
-	"\aExplain\x12\x1f.bijou.config.v1.ExplainRequest\x1a .bijou.config.v1.ExplainResponse\x12C\n" +
-	"\x04List\x12\x1c.bijou.config.v1.ListRequest\x1a\x1d.bijou.config.v1.ListResponse\x12L\n" +
-	"\aHistory\x12\x1f.bijou.config.v1.HistoryRequest\x1a .bijou.config.v1.HistoryResponse\x12C\n" +
-	"\x04Diff\x12\x1c.bijou.config.v1.DiffRequest\x1a\x1d.bijou.config.v1.DiffResponse\x12N\n" +
+	"\aPublish\x12\x1f.bijou.config.v1.PublishRequest\x1a .bijou.config.v1.PublishResponse\x12E\n" +
+	"\x03Get\x12\x1b.bijou.config.v1.GetRequest\x1a\x1c.bijou.config.v1.GetResponse\"\x03\x90\x02\x01\x12Q\n" +
+	"\aExplain\x12\x1f.bijou.config.v1.ExplainRequest\x1a .bijou.config.v1.ExplainResponse\"\x03\x90\x02\x01\x12H\n" +
+	"\x04List\x12\x1c.bijou.config.v1.ListRequest\x1a\x1d.bijou.config.v1.ListResponse\"\x03\x90\x02\x01\x12Q\n" +
+	"\aHistory\x12\x1f.bijou.config.v1.HistoryRequest\x1a .bijou.config.v1.HistoryResponse\"\x03\x90\x02\x01\x12H\n" +
+	"\x04Diff\x12\x1c.bijou.config.v1.DiffRequest\x1a\x1d.bijou.config.v1.DiffResponse\"\x03\x90\x02\x01\x12N\n" +
 	"\bRollback\x12 .bijou.config.v1.RollbackRequest\x1a .bijou.config.v1.PublishResponse\x12J\n" +
-	"\x05Watch\x12\x1d.bijou.config.v1.WatchRequest\x1a\x1e.bijou.config.v1.WatchResponse(\x010\x01\x12I\n" +
-	"\x06Status\x12\x1e.bijou.config.v1.StatusRequest\x1a\x1f.bijou.config.v1.StatusResponse\x12L\n" +
-	"\aDeclare\x12\x1f.bijou.config.v1.DeclareRequest\x1a .bijou.config.v1.DeclareResponseB+Z)bijou.dev/platform/api/config/v1;configv1b\x06proto3"
+	"\x05Watch\x12\x1d.bijou.config.v1.WatchRequest\x1a\x1e.bijou.config.v1.WatchResponse(\x010\x01\x12N\n" +
+	"\x06Status\x12\x1e.bijou.config.v1.StatusRequest\x1a\x1f.bijou.config.v1.StatusResponse\"\x03\x90\x02\x01\x12Q\n" +
+	"\aDeclare\x12\x1f.bijou.config.v1.DeclareRequest\x1a .bijou.config.v1.DeclareResponse\"\x03\x90\x02\x02B+Z)bijou.dev/platform/api/config/v1;configv1b\x06proto3"
 
 var (
 	file_api_config_v1_config_proto_rawDescOnce sync.Once

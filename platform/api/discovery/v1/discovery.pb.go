@@ -976,12 +976,12 @@ const file_api_discovery_v1_discovery_proto_rawDesc = "" +
 	"\tSTATUS_UP\x10\x02\x12\x13\n" +
 	"\x0fSTATUS_DRAINING\x10\x03\x12\x19\n" +
 	"\x15STATUS_OUT_OF_SERVICE\x10\x04\x12\x0f\n" +
-	"\vSTATUS_DOWN\x10\x052\xe3\x02\n" +
+	"\vSTATUS_DOWN\x10\x052\xed\x02\n" +
 	"\tDiscovery\x12Y\n" +
 	"\bRegister\x12#.bijou.discovery.v1.RegisterRequest\x1a$.bijou.discovery.v1.RegisterResponse(\x010\x01\x12P\n" +
-	"\x05Watch\x12 .bijou.discovery.v1.WatchRequest\x1a!.bijou.discovery.v1.WatchResponse(\x010\x01\x12I\n" +
-	"\x04List\x12\x1f.bijou.discovery.v1.ListRequest\x1a .bijou.discovery.v1.ListResponse\x12^\n" +
-	"\vSetOverride\x12&.bijou.discovery.v1.SetOverrideRequest\x1a'.bijou.discovery.v1.SetOverrideResponseB1Z/bijou.dev/platform/api/discovery/v1;discoveryv1b\x06proto3"
+	"\x05Watch\x12 .bijou.discovery.v1.WatchRequest\x1a!.bijou.discovery.v1.WatchResponse(\x010\x01\x12N\n" +
+	"\x04List\x12\x1f.bijou.discovery.v1.ListRequest\x1a .bijou.discovery.v1.ListResponse\"\x03\x90\x02\x01\x12c\n" +
+	"\vSetOverride\x12&.bijou.discovery.v1.SetOverrideRequest\x1a'.bijou.discovery.v1.SetOverrideResponse\"\x03\x90\x02\x02B1Z/bijou.dev/platform/api/discovery/v1;discoveryv1b\x06proto3"
 
 var (
 	file_api_discovery_v1_discovery_proto_rawDescOnce sync.Once

@@ -1,0 +1,230 @@
+package rpc
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"slices"
+	"strings"
+	"time"
+
+	"bijou.dev/platform/circuit"
+	"bijou.dev/platform/config"
+	"bijou.dev/platform/discovery"
+	"bijou.dev/platform/errs"
+	"bijou.dev/platform/route"
+	"bijou.dev/platform/trace"
+
+	"github.com/prometheus/client_golang/prometheus"
+	oteltrace "go.opentelemetry.io/otel/trace"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/backoff"
+	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/grpc/keepalive"
+	"google.golang.org/grpc/resolver"
+)
+
+// ClientOptions say what the calls of a process are part of. Every part may be missing: its step is then left out.
+type ClientOptions struct {
+	// Service is the caller, for the user agent and metrics.
+	Service string
+	// Zone is where the caller runs; instances in it are preferred. Empty: no preference.
+	Zone string
+	// Discovery finds instances. Nil: only targets with a scheme of gRPC's own, such as dns:///, can be dialled.
+	Discovery *discovery.Client
+	// Config steers balancing. Nil: defaults.
+	Config *config.Set
+	// Circuits guards calls. Nil: no time-out, breaker, bulkhead or retry but the deadline of MaxWait.
+	Circuits *circuit.Set
+	// Trace records calls. Nil: no spans.
+	Trace *trace.Provider
+	// Metrics gets bijou_rpc_client_*. Nil: none.
+	Metrics prometheus.Registerer
+	// DialContext connects. Nil: the real network.
+	DialContext func(ctx context.Context, network, addr string) (net.Conn, error)
+}
+
+// MaxWait is the deadline of a call that has none of its own and no circuit to give it one.
+const MaxWait = 30 * time.Second
+
+// Client makes connections whose calls go through the platform's steps. It holds what they share.
+type Client struct {
+	opts    ClientOptions
+	routes  *route.Settings
+	seconds *prometheus.HistogramVec
+}
+
+// NewClient returns a Client. It needs no closing; the connections it makes do.
+func NewClient(o ClientOptions) *Client {
+	c := &Client{opts: o, seconds: newHistogram(o.Metrics, "client", "Time of calls to other services, by method and code.")}
+	if o.Trace == nil {
+		c.opts.Trace = trace.Discard()
+	}
+	if o.Config != nil {
+		c.routes = route.NewSettings(o.Config)
+	}
+	return c
+}
+
+// Dial returns a connection to a service, "catalog", to one of its other listeners, "tracing?endpoint=otlp", or to any
+// target that gRPC knows, "dns:///host:port". It does not wait for anybody to be there.
+func (c *Client) Dial(target string) (*grpc.ClientConn, error) {
+	opts := []grpc.DialOption{
+		grpc.WithTransportCredentials(insecure.NewCredentials()),
+		grpc.WithDefaultServiceConfig(route.ServiceConfig),
+		grpc.WithDisableServiceConfig(),
+		grpc.WithDisableRetry(), // there is one retry layer, and it is ours
+		grpc.WithUserAgent("bijou/" + c.opts.Service),
+		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(MaxMessage)),
+		grpc.WithKeepaliveParams(keepalive.ClientParameters{Time: 10 * time.Second, Timeout: 3 * time.Second}),
+		grpc.WithConnectParams(grpc.ConnectParams{
+			// A local registry tells us who is back, so waiting up to gRPC's two minutes helps nobody.
+			Backoff:           backoff.Config{BaseDelay: 100 * time.Millisecond, Multiplier: 1.6, Jitter: 0.2, MaxDelay: 3 * time.Second},
+			MinConnectTimeout: 3 * time.Second,
+		}),
+	}
+	if dial := c.opts.DialContext; dial != nil {
+		opts = append(opts, grpc.WithContextDialer(func(ctx context.Context, addr string) (net.Conn, error) {
+			return dial(ctx, "tcp", addr)
+		}))
+	}
+	callee := target
+	if !strings.Contains(target, "://") {
+		if c.opts.Discovery == nil {
+			return nil, errs.Errorf(errs.Invalid, "dialling %q: there is no discovery to find it; use a target with a scheme, such as dns:///host:port", target)
+		}
+		callee, _, _ = strings.Cut(target, "?")
+		balancer := route.New(route.Options{Service: callee, Zone: c.opts.Zone, Settings: c.routes})
+		opts = append(opts, grpc.WithResolvers(route.Resolver(naming{c.opts.Discovery.Builder()}, balancer)))
+		target = discovery.Scheme + ":///" + target
+	}
+	call := &calls{Client: c, callee: callee, budget: circuit.NewBudget(c.opts.Config)}
+	opts = append(opts, grpc.WithChainUnaryInterceptor(call.unary), grpc.WithChainStreamInterceptor(call.stream))
+	conn, err := grpc.NewClient(target, opts...)
+	if err != nil {
+		return nil, fmt.Errorf("dialling %s: %w", target, err)
+	}
+	return conn, nil
+}
+
+// naming tells the balancer who an address belongs to: discovery knows instances, the balancer knows endpoints, and
+// neither needs the other.
+type naming struct{ resolver.Builder }
+
+// Build resolves with the endpoints named.
+func (n naming) Build(target resolver.Target, cc resolver.ClientConn, o resolver.BuildOptions) (resolver.Resolver, error) {
+	return n.Builder.Build(target, namingConn{cc}, o)
+}
+
+type namingConn struct{ resolver.ClientConn }
+
+// UpdateState names the endpoints.
+func (n namingConn) UpdateState(s resolver.State) error {
+	for i, ep := range s.Endpoints {
+		if in, ok := discovery.FromEndpoint(ep); ok && len(ep.Addresses) > 0 {
+			s.Endpoints[i] = route.SetEndpoint(ep, route.Endpoint{ID: in.ID, Addr: ep.Addresses[0].Addr, Zone: in.Zone, Version: in.Version})
+		}
+	}
+	return n.ClientConn.UpdateState(s)
+}
+
+// calls are the interceptors of one connection.
+type calls struct {
+	*Client
+	callee string
+	budget *circuit.Budget
+}
+
+// unary is the order of a call's steps.
+func (c *calls) unary(ctx context.Context, full string, req, reply any, cc *grpc.ClientConn, invoke grpc.UnaryInvoker, opts ...grpc.CallOption) (err error) {
+	m := methodOf(full)
+	start := time.Now()
+	ctx, span := startClient(ctx, c.opts.Trace, m, c.callee)
+	defer func() {
+		err = errs.FromRPC(err)
+		c.observe(m, err, start)
+		endClient(span, err)
+	}()
+	if err := expired(ctx); err != nil {
+		return err
+	}
+	attempt := func(ctx context.Context) error { return invoke(ctx, full, req, reply, cc, opts...) }
+	if c.opts.Circuits == nil {
+		return c.withoutCircuit(ctx, attempt)
+	}
+	return c.opts.Circuits.Do(ctx, circuit.Key{Group: c.callee, Method: m.name}, func(ctx context.Context) error {
+		return c.retry(ctx, m, span, attempt)
+	})
+}
+
+// withoutCircuit gives a call that has no deadline one.
+func (c *calls) withoutCircuit(ctx context.Context, attempt func(context.Context) error) error {
+	if _, ok := ctx.Deadline(); !ok {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, MaxWait)
+		defer cancel()
+	}
+	return attempt(ctx)
+}
+
+// retry makes attempts within the budget, never twice at the same instance.
+func (c *calls) retry(ctx context.Context, m *method, span oteltrace.Span, attempt func(context.Context) error) error {
+	var tried []string
+	return circuit.Retry(ctx, circuit.Policy{Budget: c.budget, Idempotent: m.idempotent}, func(ctx context.Context, n int) error {
+		call := &route.Call{}
+		if pinned, ok := route.CallOf(ctx); ok {
+			call.PickInfo = pinned.PickInfo
+		}
+		if n > 1 {
+			call.Exclude = slices.Concat(call.Exclude, tried)
+		}
+		err := errs.FromRPC(attempt(route.WithCall(ctx, call)))
+		picked, ok := call.Endpoint()
+		if !ok {
+			return notSent(err)
+		}
+		explain(span, n, call, err)
+		if err != nil {
+			tried = append(tried, picked.ID)
+		}
+		return err
+	})
+}
+
+// notSent marks an error of a call that never left: no instance was picked, so it is safe to repeat.
+func notSent(err error) error {
+	var e *errs.Error
+	if errors.As(err, &e) && e.Kind == errs.Unavailable && e.Reason == "" {
+		return e.Because(circuit.ReasonNotSent)
+	}
+	return err
+}
+
+func (c *calls) observe(m *method, err error, start time.Time) {
+	if c.seconds != nil {
+		c.seconds.WithLabelValues(m.full, code(err).String()).Observe(time.Since(start).Seconds())
+	}
+}
+
+// stream traces the opening of a stream. Its context carries the span's context to the other side; the span ends when
+// the stream is open, because a stream may stay open for as long as the process lives.
+func (c *calls) stream(ctx context.Context, desc *grpc.StreamDesc, cc *grpc.ClientConn, full string, open grpc.Streamer, opts ...grpc.CallOption) (grpc.ClientStream, error) {
+	ctx, span := startClient(ctx, c.opts.Trace, methodOf(full), c.callee)
+	s, err := open(ctx, desc, cc, full, opts...)
+	err = errs.FromRPC(err)
+	endClient(span, err)
+	if err != nil {
+		return nil, err
+	}
+	return clientStream{s}, nil
+}
+
+// clientStream gives errors their kind. io.EOF stays io.EOF.
+type clientStream struct{ grpc.ClientStream }
+
+// RecvMsg receives.
+func (s clientStream) RecvMsg(m any) error { return streamError(s.ClientStream.RecvMsg(m)) }
+
+// SendMsg sends.
+func (s clientStream) SendMsg(m any) error { return streamError(s.ClientStream.SendMsg(m)) }

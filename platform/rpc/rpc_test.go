@@ -1,0 +1,268 @@
+package rpc_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	configv1 "bijou.dev/platform/api/config/v1"
+	"bijou.dev/platform/circuit"
+	"bijou.dev/platform/config"
+	"bijou.dev/platform/discovery"
+	"bijou.dev/platform/errs"
+	"bijou.dev/platform/memnet"
+	"bijou.dev/platform/rpc"
+	"bijou.dev/platform/trace"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/testutil"
+	sdktrace "go.opentelemetry.io/otel/sdk/trace"
+	"go.opentelemetry.io/otel/sdk/trace/tracetest"
+	oteltrace "go.opentelemetry.io/otel/trace"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/metadata"
+)
+
+// settings is a Config server whose Get (idempotent) and Publish (not) do what a test says.
+type settings struct {
+	configv1.UnimplementedConfigServer
+	calls atomic.Int64
+	get   func(context.Context) error
+}
+
+func (s *settings) Get(ctx context.Context, _ *configv1.GetRequest) (*configv1.GetResponse, error) {
+	s.calls.Add(1)
+	return &configv1.GetResponse{}, s.get(ctx)
+}
+
+func (s *settings) Publish(ctx context.Context, _ *configv1.PublishRequest) (*configv1.PublishResponse, error) {
+	s.calls.Add(1)
+	return &configv1.PublishResponse{}, s.get(ctx)
+}
+
+// world is a network with a client and any number of instances of "config".
+type world struct {
+	net       *memnet.Network
+	discovery *discovery.Client
+	instances []discovery.Instance
+	metrics   *prometheus.Registry
+}
+
+func newWorld() *world {
+	return &world{net: memnet.New(), discovery: discovery.Static(nil), metrics: prometheus.NewRegistry()}
+}
+
+// start adds an instance and returns its server.
+func (w *world) start(t *testing.T, o rpc.ServerOptions, get func(context.Context) error) (*settings, *grpc.Server) {
+	t.Helper()
+	id := fmt.Sprintf("config-%d", len(w.instances)+1)
+	l, err := w.net.Listen("tcp", id+":7000")
+	if err != nil {
+		t.Fatal(err)
+	}
+	impl := &settings{get: get}
+	srv := rpc.NewServer(o)
+	configv1.RegisterConfigServer(srv, impl)
+	go srv.Serve(l)
+	t.Cleanup(srv.Stop)
+	w.instances = append(w.instances, discovery.Instance{
+		Service: "config", ID: id, Endpoints: map[string]string{"grpc": l.Addr().String()}, Status: discovery.Up, Zone: "a",
+	})
+	w.discovery.Put("config", w.instances)
+	return impl, srv
+}
+
+func (w *world) client(t *testing.T, o rpc.ClientOptions) configv1.ConfigClient {
+	t.Helper()
+	o.Service, o.Discovery, o.DialContext = "test", w.discovery, w.net.DialContext
+	conn, err := rpc.NewClient(o).Dial("config")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { conn.Close() })
+	return configv1.NewConfigClient(conn)
+}
+
+func ok(context.Context) error { return nil }
+
+func TestAnErrorKeepsItsKindAndDetails(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld()
+		w.start(t, rpc.ServerOptions{}, func(context.Context) error {
+			return errs.Errorf(errs.Invalid, "publishing").Field("value", "must be at most 10")
+		})
+		_, err := w.client(t, rpc.ClientOptions{}).Get(t.Context(), &configv1.GetRequest{})
+		if !errors.Is(err, errs.Invalid) || !errs.Wire(err) || err.Error() != "publishing: value must be at most 10" {
+			t.Errorf("got %v (wire %v)", err, errs.Wire(err))
+		}
+	})
+}
+
+func TestAPanicIsAnInternalErrorAndTheServerLives(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld()
+		w.start(t, rpc.ServerOptions{}, func(context.Context) error { panic("secret") })
+		c := w.client(t, rpc.ClientOptions{})
+		for range 2 {
+			if _, err := c.Get(t.Context(), &configv1.GetRequest{}); !errors.Is(err, errs.Internal) || err.Error() != "internal error in Get" {
+				t.Errorf("got %v", err)
+			}
+		}
+	})
+}
+
+func TestRetriesGoElsewhereAndOnlyWhereTheProtoAllows(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld()
+		bad, _ := w.start(t, rpc.ServerOptions{}, func(context.Context) error { return errs.Errorf(errs.Unavailable, "not now") })
+		good, _ := w.start(t, rpc.ServerOptions{}, ok)
+		c := w.client(t, rpc.ClientOptions{Circuits: circuit.New(circuit.Options{}), Config: config.Static(nil)})
+		for range 20 {
+			if _, err := c.Get(t.Context(), &configv1.GetRequest{}); err != nil {
+				t.Fatalf("an idempotent call: %v", err)
+			}
+		}
+		if bad.calls.Load() == 0 || good.calls.Load() != 20 {
+			t.Errorf("the bad instance had %d calls, the good one %d", bad.calls.Load(), good.calls.Load())
+		}
+		before := bad.calls.Load() + good.calls.Load()
+		for range 20 {
+			c.Publish(t.Context(), &configv1.PublishRequest{})
+		}
+		if n := bad.calls.Load() + good.calls.Load() - before; n > 20 {
+			t.Errorf("20 calls that are not idempotent made %d attempts", n)
+		}
+	})
+}
+
+func TestNobodyThereIsUnavailableAndNamesTheService(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld()
+		c := w.client(t, rpc.ClientOptions{Circuits: circuit.New(circuit.Options{}), Config: config.Static(nil)})
+		_, err := c.Get(t.Context(), &configv1.GetRequest{})
+		if !errors.Is(err, errs.Unavailable) {
+			t.Errorf("got %v, want unavailable", err)
+		}
+		t.Log(err)
+	})
+}
+
+func TestDeadlines(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld()
+		var left time.Duration
+		impl, _ := w.start(t, rpc.ServerOptions{}, func(ctx context.Context) error {
+			d, _ := ctx.Deadline()
+			left = time.Until(d)
+			<-ctx.Done()
+			return ctx.Err()
+		})
+		c := w.client(t, rpc.ClientOptions{})
+		ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second)
+		defer cancel()
+		start := time.Now()
+		if _, err := c.Get(ctx, &configv1.GetRequest{}); !errors.Is(err, errs.Timeout) {
+			t.Errorf("got %v, want timeout", err)
+		}
+		if d := time.Since(start); d != 2*time.Second || left > 2*time.Second || left < time.Second {
+			t.Errorf("the call took %v, the server was given %v", d, left)
+		}
+		// The deadline has passed: the server must not even hear of it.
+		n := impl.calls.Load()
+		if _, err := c.Get(ctx, &configv1.GetRequest{}); !errors.Is(err, errs.Timeout) || impl.calls.Load() != n {
+			t.Errorf("an expired call: %v, %d more calls", err, impl.calls.Load()-n)
+		}
+		// Without any deadline a call still ends.
+		if _, err := c.Get(t.Context(), &configv1.GetRequest{}); !errors.Is(err, errs.Timeout) {
+			t.Errorf("a call without a deadline: %v, want timeout", err)
+		}
+	})
+}
+
+func TestSpansJoinAndExplainThePick(t *testing.T) {
+	rec := tracetest.NewInMemoryExporter()
+	synctest.Test(t, func(t *testing.T) {
+		p, err := trace.New(trace.Options{Service: "test", Exporter: keep{rec}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer p.Shutdown(context.WithoutCancel(t.Context()))
+		w := newWorld()
+		w.start(t, rpc.ServerOptions{Trace: p}, ok)
+		c := w.client(t, rpc.ClientOptions{Trace: p, Circuits: circuit.New(circuit.Options{}), Config: config.Static(nil)})
+		ctx := metadata.AppendToOutgoingContext(t.Context(), "x", "y")
+		if _, err := c.Get(ctx, &configv1.GetRequest{}); err != nil {
+			t.Fatal(err)
+		}
+		p.Flush(t.Context())
+	})
+	var client, server sdktrace.ReadOnlySpan
+	for _, s := range rec.GetSpans().Snapshots() {
+		switch s.SpanKind() {
+		case oteltrace.SpanKindClient:
+			client = s
+		case oteltrace.SpanKindServer:
+			server = s
+		}
+	}
+	if client == nil || server == nil {
+		t.Fatal("want a client and a server span")
+	}
+	if server.Parent().SpanID() != client.SpanContext().SpanID() || server.Name() != "bijou.config.v1.Config/Get" {
+		t.Errorf("server span %q has parent %v, client span is %v", server.Name(), server.Parent().SpanID(), client.SpanContext().SpanID())
+	}
+	found := false
+	for _, kv := range client.Attributes() {
+		found = found || kv.Value.AsString() == "config-1"
+	}
+	if !found {
+		t.Errorf("the client span does not say which instance was picked: %v", client.Attributes())
+	}
+}
+
+// keep is an exporter that survives the provider's shutdown.
+type keep struct{ *tracetest.InMemoryExporter }
+
+func (keep) Shutdown(context.Context) error { return nil }
+
+func TestMetricsCountByMethodAndCode(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld()
+		w.start(t, rpc.ServerOptions{Metrics: w.metrics}, ok)
+		c := w.client(t, rpc.ClientOptions{Metrics: w.metrics})
+		c.Get(t.Context(), &configv1.GetRequest{})
+		n, err := testutil.GatherAndCount(w.metrics, "bijou_rpc_server_seconds", "bijou_rpc_client_seconds")
+		if err != nil || n != 2 {
+			t.Errorf("%d series, %v; want one on each side", n, err)
+		}
+	})
+}
+
+func Example() {
+	network := memnet.New()
+	l, _ := network.Listen("tcp", "settings:7000")
+	srv := rpc.NewServer(rpc.ServerOptions{})
+	configv1.RegisterConfigServer(srv, &settings{get: func(context.Context) error {
+		return errs.Errorf(errs.NotFound, "there is no such setting")
+	}})
+	go srv.Serve(l)
+	defer srv.Stop()
+
+	client := rpc.NewClient(rpc.ClientOptions{Service: "example", DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+		return network.DialContext(ctx, "tcp", "settings:7000")
+	}})
+	conn, err := client.Dial("passthrough:///settings:7000")
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	defer conn.Close()
+	_, err = configv1.NewConfigClient(conn).Get(context.Background(), &configv1.GetRequest{})
+	fmt.Println(errors.Is(err, errs.NotFound), err)
+	// Output: true there is no such setting
+}
