@@ -1,0 +1,556 @@
+package circuit_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math"
+	"math/rand/v2"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	circuitsv1 "bijou.dev/platform/api/circuits/v1"
+	"bijou.dev/platform/circuit"
+	"bijou.dev/platform/config"
+	"bijou.dev/platform/errs"
+	"github.com/google/go-cmp/cmp"
+	"go.opentelemetry.io/otel/trace"
+)
+
+var (
+	getMovie = circuit.Key{Group: "catalog", Method: "GetMovie"}
+	errDown  = errs.Errorf(errs.Unavailable, "catalog is down")
+)
+
+func succeed(context.Context) error { return nil }
+func fail(context.Context) error    { return errDown }
+
+// hang returns when its context ends, as a client does.
+func hang(ctx context.Context) error {
+	<-ctx.Done()
+	return ctx.Err()
+}
+
+func take(d time.Duration) func(context.Context) error {
+	return func(context.Context) error { time.Sleep(d); return nil }
+}
+
+// calls makes n calls one after the other and ignores what they return.
+func calls(t *testing.T, s *circuit.Set, n int, fn func(context.Context) error) {
+	t.Helper()
+	for range n {
+		_ = s.Do(t.Context(), getMovie, fn)
+	}
+}
+
+func snapshot(t *testing.T, s *circuit.Set) *circuitsv1.Snapshot {
+	t.Helper()
+	snaps := s.Snapshots()
+	if len(snaps) != 1 {
+		t.Fatalf("got %d circuits, want 1", len(snaps))
+	}
+	return snaps[0]
+}
+
+func wantState(t *testing.T, s *circuit.Set, want circuitsv1.State) {
+	t.Helper()
+	if got := snapshot(t, s); got.State != want {
+		t.Fatalf("state is %v (%s), want %v", got.State, got.Reason, want)
+	}
+}
+
+func wantEvents(t *testing.T, s *circuit.Set, want map[string]int64) {
+	t.Helper()
+	if diff := cmp.Diff(want, snapshot(t, s).Rolling); diff != "" {
+		t.Errorf("events (-want +got):\n%s", diff)
+	}
+}
+
+func set(t *testing.T, cfg *config.Set, name, value string) {
+	t.Helper()
+	if err := cfg.Put("hystrix.command."+name, value); err != nil {
+		t.Fatal(err)
+	}
+}
+
+const (
+	closed       = circuitsv1.State_STATE_CLOSED
+	open         = circuitsv1.State_STATE_OPEN
+	halfOpen     = circuitsv1.State_STATE_HALF_OPEN
+	forcedOpen   = circuitsv1.State_STATE_FORCED_OPEN
+	forcedClosed = circuitsv1.State_STATE_FORCED_CLOSED
+)
+
+func TestLifeCycle(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := circuit.New(circuit.Options{})
+		calls(t, s, 10, succeed)
+		calls(t, s, 9, fail)
+		wantState(t, s, closed) // 19 calls are fewer than the volume threshold
+		calls(t, s, 1, fail)
+		wantState(t, s, open)
+		if got, want := snapshot(t, s).Reason, "10 of 20 calls failed within 10s (50 %, threshold 50 %); last: catalog is down"; got != want {
+			t.Errorf("reason is %q, want %q", got, want)
+		}
+
+		time.Sleep(2 * time.Second)
+		err := s.Do(t.Context(), getMovie, func(context.Context) error { t.Error("called while open"); return nil })
+		if !circuit.Rejected(err) || !errors.Is(err, errs.Unavailable) {
+			t.Errorf("open circuit returned %v, want a rejection", err)
+		}
+		if got := errs.RetryAfter(err); got != 3*time.Second {
+			t.Errorf("rejection says retry in %v, want the 3s until the trial", got)
+		}
+		for _, part := range []string{"catalog.GetMovie", "open", "10 of 20 calls failed"} {
+			if !strings.Contains(err.Error(), part) {
+				t.Errorf("rejection %q does not say %q", err, part)
+			}
+		}
+
+		// Exactly one trial: others are refused while it runs.
+		time.Sleep(3*time.Second + 1)
+		wantState(t, s, halfOpen)
+		release := make(chan error)
+		var trial sync.WaitGroup
+		trial.Go(func() {
+			_ = s.Do(t.Context(), getMovie, func(context.Context) error { return <-release })
+		})
+		synctest.Wait()
+		for range 50 {
+			if err := s.Do(t.Context(), getMovie, succeed); !circuit.Rejected(err) {
+				t.Fatalf("second call during the trial returned %v, want a rejection", err)
+			}
+		}
+		release <- errDown
+		trial.Wait()
+		wantState(t, s, open)
+		if got, want := snapshot(t, s).Reason, "the trial call failed; last: catalog is down"; got != want {
+			t.Errorf("reason is %q, want %q", got, want)
+		}
+
+		time.Sleep(5*time.Second + 1)
+		if err := s.Do(t.Context(), getMovie, succeed); err != nil {
+			t.Fatalf("second trial: %v", err)
+		}
+		wantState(t, s, closed)
+		if got := snapshot(t, s).Reason; got != "" {
+			t.Errorf("closed circuit has reason %q", got)
+		}
+		calls(t, s, 19, fail)
+		wantState(t, s, closed) // the window was reset
+		calls(t, s, 1, fail)
+		wantState(t, s, open)
+	})
+}
+
+func TestWindowRolls(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := circuit.New(circuit.Options{})
+		calls(t, s, 19, fail)
+		time.Sleep(11 * time.Second)
+		wantEvents(t, s, map[string]int64{})
+		calls(t, s, 19, fail)
+		wantState(t, s, closed)
+		wantEvents(t, s, map[string]int64{"FAILURE": 19, "FALLBACK_MISSING": 19, "EXCEPTION_THROWN": 19})
+	})
+}
+
+func TestTrialThatSaysNothing(t *testing.T) {
+	tests := []struct {
+		name  string
+		trial func(context.Context) error
+		want  circuitsv1.State
+	}{
+		{"canceled", func(context.Context) error { return context.Canceled }, halfOpen},
+		{"bad request", func(context.Context) error { return errs.Errorf(errs.NotFound, "no such movie") }, closed},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				s := circuit.New(circuit.Options{})
+				calls(t, s, 20, fail)
+				time.Sleep(5*time.Second + 1)
+				calls(t, s, 1, tt.trial)
+				wantState(t, s, tt.want)
+				if err := s.Do(t.Context(), getMovie, succeed); err != nil {
+					t.Errorf("next call: %v", err)
+				}
+				wantState(t, s, closed)
+			})
+		})
+	}
+}
+
+func TestKinds(t *testing.T) {
+	event := map[errs.Kind]string{
+		errs.Internal: "FAILURE", errs.Unavailable: "FAILURE", errs.Exhausted: "FAILURE", errs.Unimplemented: "FAILURE",
+		errs.Timeout: "TIMEOUT", errs.Canceled: "CANCELLED",
+		errs.Invalid: "BAD_REQUEST", errs.NotFound: "BAD_REQUEST", errs.Exists: "BAD_REQUEST", errs.Conflict: "BAD_REQUEST",
+		errs.Precondition: "BAD_REQUEST", errs.Unauthenticated: "BAD_REQUEST", errs.Denied: "BAD_REQUEST",
+	}
+	for _, kind := range errs.Kinds() {
+		t.Run(kind.String(), func(t *testing.T) {
+			if event[kind] == "" {
+				t.Fatal("no event for this kind")
+			}
+			s := circuit.New(circuit.Options{})
+			calls(t, s, 100, func(context.Context) error { return errs.Errorf(kind, "an error") })
+			snap := snapshot(t, s)
+			counts := event[kind] == "FAILURE" || event[kind] == "TIMEOUT"
+			if got := snap.State == open; got != counts {
+				t.Errorf("100 errors leave the circuit %v", snap.State)
+			}
+			want := int64(100)
+			if counts {
+				want = 20
+			}
+			if got := snap.Rolling[event[kind]]; got != want {
+				t.Errorf("%s is %d, want %d: %v", event[kind], got, want, snap.Rolling)
+			}
+		})
+	}
+}
+
+func TestSlowCallsCount(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		cfg := config.Static(nil)
+		s := circuit.New(circuit.Options{Config: cfg})
+		calls(t, s, 20, take(300*time.Millisecond))
+		wantState(t, s, closed) // off by default
+		time.Sleep(11 * time.Second)
+		set(t, cfg, "catalog.circuitBreaker.slowCallDurationInMilliseconds", "250")
+		calls(t, s, 20, take(300*time.Millisecond))
+		wantState(t, s, open)
+		snap := snapshot(t, s)
+		if snap.Rolling["SUCCESS"] != 20 || snap.Rolling["SLOW"] != 20 || snap.ErrorPercentage != 100 {
+			t.Errorf("events are %v, %d %% errors", snap.Rolling, snap.ErrorPercentage)
+		}
+		if !strings.Contains(snap.Reason, "20 took longer than 250ms") {
+			t.Errorf("reason is %q", snap.Reason)
+		}
+	})
+}
+
+func TestTimeoutCancels(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		cfg := config.Static(map[string]string{"hystrix.command.catalog.GetMovie.execution.isolation.thread.timeoutInMilliseconds": "250"})
+		s := circuit.New(circuit.Options{Config: cfg})
+		var work sync.WaitGroup
+		start := time.Now()
+		err := s.Do(t.Context(), getMovie, func(ctx context.Context) error {
+			stopped := make(chan struct{})
+			work.Go(func() { <-ctx.Done(); close(stopped) }) // work that the call started
+			<-stopped
+			return ctx.Err()
+		})
+		work.Wait()
+		if got := time.Since(start); got != 250*time.Millisecond {
+			t.Errorf("call ended after %v, want 250ms", got)
+		}
+		if !errors.Is(err, errs.Timeout) || !errors.Is(err, context.DeadlineExceeded) || circuit.Rejected(err) || errs.Reason(err) != circuit.ReasonTimeout {
+			t.Errorf("error is %v, reason %q", err, errs.Reason(err))
+		}
+		wantEvents(t, s, map[string]int64{"TIMEOUT": 1, "FALLBACK_MISSING": 1, "EXCEPTION_THROWN": 1})
+
+		set(t, cfg, "catalog.GetMovie.execution.timeout.enabled", "false")
+		if err := s.Do(t.Context(), getMovie, func(ctx context.Context) error {
+			if _, ok := ctx.Deadline(); ok {
+				t.Error("the context has a deadline although time-outs are off")
+			}
+			return take(time.Hour)(ctx)
+		}); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+func TestCallersOwnEnd(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := circuit.New(circuit.Options{})
+		start := time.Now()
+		ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+		defer cancel()
+		if err := s.Do(ctx, getMovie, hang); !errors.Is(err, context.DeadlineExceeded) || errs.Reason(err) != "" {
+			t.Errorf("error is %v, want the caller's own deadline", err)
+		}
+		if got := time.Since(start); got != 100*time.Millisecond {
+			t.Errorf("call ended after %v, want the caller's 100ms", got)
+		}
+
+		ctx, cancel = context.WithCancel(t.Context())
+		time.AfterFunc(time.Millisecond, cancel)
+		if err := s.Do(ctx, getMovie, func(ctx context.Context) error { <-ctx.Done(); return errDown }); !errors.Is(err, errDown) {
+			t.Errorf("error is %v", err)
+		}
+		wantEvents(t, s, map[string]int64{"TIMEOUT": 1, "CANCELLED": 1, "FALLBACK_MISSING": 1, "EXCEPTION_THROWN": 1})
+	})
+}
+
+func TestForced(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		cfg := config.Static(nil)
+		s := circuit.New(circuit.Options{Config: cfg})
+		calls(t, s, 1, succeed)
+		set(t, cfg, "catalog.circuitBreaker.forceOpen", "true")
+		wantState(t, s, forcedOpen)
+		err := s.Do(t.Context(), getMovie, succeed)
+		if !circuit.Rejected(err) || !strings.Contains(err.Error(), "forced open") {
+			t.Errorf("forced open circuit returned %v", err)
+		}
+		if _, err := s.Start(t.Context(), getMovie); !circuit.Rejected(err) {
+			t.Errorf("Start on a forced open circuit returned %v", err)
+		}
+		set(t, cfg, "catalog.GetMovie.circuitBreaker.forceOpen", "false") // the command's own value wins over its group's
+		wantState(t, s, closed)
+
+		set(t, cfg, "catalog.GetMovie.circuitBreaker.forceClosed", "true")
+		calls(t, s, 100, fail)
+		wantState(t, s, forcedClosed)
+		if err := s.Do(t.Context(), getMovie, succeed); err != nil {
+			t.Errorf("forced closed circuit returned %v", err)
+		}
+		set(t, cfg, "catalog.GetMovie.circuitBreaker.forceOpen", "true")
+		wantState(t, s, forcedOpen) // open wins
+
+		cfg.Remove("hystrix.command.catalog.circuitBreaker.forceOpen")
+		cfg.Remove("hystrix.command.catalog.GetMovie.circuitBreaker.forceOpen")
+		cfg.Remove("hystrix.command.catalog.GetMovie.circuitBreaker.forceClosed")
+		wantState(t, s, closed)
+		calls(t, s, 20, fail)
+		wantState(t, s, open)
+
+		set(t, cfg, "default.circuitBreaker.enabled", "false")
+		calls(t, s, 100, fail)
+		wantState(t, s, closed)
+		if err := s.Do(t.Context(), getMovie, succeed); err != nil {
+			t.Errorf("disabled circuit returned %v", err)
+		}
+	})
+}
+
+func TestSettingsAreLive(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		cfg := config.Static(nil)
+		s := circuit.New(circuit.Options{Config: cfg})
+		set(t, cfg, "default.circuitBreaker.requestVolumeThreshold", "3")
+		set(t, cfg, "catalog.circuitBreaker.requestVolumeThreshold", "5")
+		calls(t, s, 4, fail)
+		wantState(t, s, closed) // the group's value wins over the default's
+		set(t, cfg, "catalog.circuitBreaker.errorThresholdPercentage", "90")
+		calls(t, s, 1, succeed)
+		calls(t, s, 1, fail)
+		wantState(t, s, closed) // 5 of 6 are 83 %
+		set(t, cfg, "catalog.GetMovie.circuitBreaker.errorThresholdPercentage", "80")
+		calls(t, s, 1, fail)
+		wantState(t, s, open)
+
+		set(t, cfg, "default.circuitBreaker.sleepWindowInMilliseconds", "60000")
+		time.Sleep(59 * time.Second)
+		wantState(t, s, open)
+		if got := errs.RetryAfter(s.Do(t.Context(), getMovie, succeed)); got != time.Second {
+			t.Errorf("rejection says retry in %v, want 1s", got)
+		}
+		time.Sleep(time.Second + 1)
+		wantState(t, s, halfOpen)
+	})
+}
+
+func TestBulkhead(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		cfg := config.Static(map[string]string{"hystrix.command.catalog.execution.isolation.semaphore.maxConcurrentRequests": "2"})
+		s := circuit.New(circuit.Options{Config: cfg})
+		var running sync.WaitGroup
+		for range 2 {
+			running.Go(func() { _ = s.Do(t.Context(), getMovie, hang) })
+		}
+		synctest.Wait()
+		err := s.Do(t.Context(), getMovie, succeed)
+		if !circuit.Rejected(err) || !errors.Is(err, errs.Exhausted) || !strings.Contains(err.Error(), "2 calls are running") {
+			t.Errorf("third call returned %v, want a rejection", err)
+		}
+		if snap := snapshot(t, s); snap.Concurrent != 2 || snap.MaxConcurrent != 2 {
+			t.Errorf("concurrent is %d, at most %d, want 2 and 2", snap.Concurrent, snap.MaxConcurrent)
+		}
+		set(t, cfg, "catalog.GetMovie.execution.isolation.semaphore.maxConcurrentRequests", "3")
+		if err := s.Do(t.Context(), getMovie, succeed); err != nil {
+			t.Errorf("third call after the limit was raised: %v", err)
+		}
+		running.Wait()
+		wantEvents(t, s, map[string]int64{
+			"TIMEOUT": 2, "SEMAPHORE_REJECTED": 1, "SUCCESS": 1, "FALLBACK_MISSING": 3, "EXCEPTION_THROWN": 3,
+		})
+		if snap := snapshot(t, s); snap.Concurrent != 0 || snap.Requests != 4 || snap.Errors != 3 {
+			t.Errorf("after all: %d running, %d errors of %d", snap.Concurrent, snap.Errors, snap.Requests)
+		}
+	})
+}
+
+func TestPanicCountsAndFreesItsPlace(t *testing.T) {
+	s := circuit.New(circuit.Options{})
+	func() {
+		defer func() {
+			if recover() != "boom" {
+				t.Error("the panic did not go on")
+			}
+		}()
+		_ = s.Do(t.Context(), getMovie, func(context.Context) error { panic("boom") })
+	}()
+	if snap := snapshot(t, s); snap.Rolling["FAILURE"] != 1 || snap.Concurrent != 0 {
+		t.Errorf("events are %v, %d running", snap.Rolling, snap.Concurrent)
+	}
+}
+
+func TestStart(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := circuit.New(circuit.Options{})
+		for range 20 {
+			done, err := s.Start(t.Context(), getMovie)
+			if err != nil {
+				t.Fatal(err)
+			}
+			time.Sleep(time.Hour / 1e6)
+			done(errDown)
+		}
+		wantState(t, s, open)
+		time.Sleep(5*time.Second + 1)
+		done, err := s.Start(t.Context(), getMovie)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := s.Start(t.Context(), getMovie); !circuit.Rejected(err) {
+			t.Errorf("second stream during the trial returned %v", err)
+		}
+		if got := snapshot(t, s).Concurrent; got != 1 {
+			t.Errorf("%d running, want 1", got)
+		}
+		done(nil)
+		wantState(t, s, closed)
+		if snap := snapshot(t, s); snap.Concurrent != 0 || snap.LatencyMs["100"] != 0 {
+			t.Errorf("%d running, latency %v", snap.Concurrent, snap.LatencyMs)
+		}
+	})
+}
+
+func TestExampleTraces(t *testing.T) {
+	s := circuit.New(circuit.Options{})
+	var want []string
+	for i := range byte(5) {
+		id := trace.TraceID{15: i + 1}
+		ctx := trace.ContextWithSpanContext(t.Context(), trace.NewSpanContext(trace.SpanContextConfig{TraceID: id, SpanID: trace.SpanID{1}}))
+		_ = s.Do(ctx, getMovie, fail)
+		want = append(want, id.String())
+	}
+	want = []string{want[3], want[4], want[2]} // the newest three
+	if diff := cmp.Diff(want, snapshot(t, s).ExampleTraces); diff != "" {
+		t.Errorf("example traces (-want +got):\n%s", diff)
+	}
+}
+
+func TestNumberOfCircuitsIsBounded(t *testing.T) {
+	s := circuit.New(circuit.Options{MaxCircuits: 3})
+	for group := range 10 {
+		for method := range 10 {
+			key := circuit.Key{Group: fmt.Sprint("g", group), Method: fmt.Sprint("m", method)}
+			if err := s.Do(t.Context(), key, succeed); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	var names []string
+	total := int64(0)
+	for _, snap := range s.Snapshots() {
+		names = append(names, snap.Name)
+		total += snap.Rolling["SUCCESS"]
+	}
+	if diff := cmp.Diff([]string{"*.*", "g0.*", "g0.m0", "g0.m1", "g0.m2", "g1.*", "g2.*"}, names); diff != "" {
+		t.Errorf("circuits (-want +got):\n%s", diff)
+	}
+	if total != 100 {
+		t.Errorf("counted %d calls, want 100", total)
+	}
+}
+
+func TestPercentiles(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := circuit.New(circuit.Options{})
+		order := rand.New(rand.NewPCG(1, 2)).Perm(500)
+		for _, i := range order {
+			_ = s.Do(t.Context(), getMovie, take(time.Duration(i+1)*200*time.Microsecond)) // 0.2 .. 100 ms, 25 s in all
+		}
+		snap := snapshot(t, s)
+		for name, want := range map[string]float64{"0": 0.2, "25": 25, "50": 50, "75": 75, "90": 90, "95": 95, "99": 99, "99.5": 99.5, "100": 100} {
+			if got := snap.LatencyMs[name]; math.Abs(got-want) > want*0.125 {
+				t.Errorf("percentile %s is %.2f ms, want %.2f within 12.5 %%", name, got, want)
+			}
+		}
+		if got := snap.LatencyMeanMs; math.Abs(got-50.1) > 0.01 {
+			t.Errorf("mean is %v ms, want 50.1", got)
+		}
+		time.Sleep(time.Minute)
+		if got := snapshot(t, s).LatencyMs["100"]; got != 0 {
+			t.Errorf("a minute later the maximum is still %v ms", got)
+		}
+	})
+}
+
+// TestCountsMatchCalls runs random outcomes at the same time and compares the counts with what the callers saw.
+func TestCountsMatchCalls(t *testing.T) {
+	cfg := config.Static(map[string]string{
+		"hystrix.command.default.execution.isolation.semaphore.maxConcurrentRequests": "4",
+		"hystrix.command.default.execution.isolation.thread.timeoutInMilliseconds":    "20",
+		"hystrix.command.default.circuitBreaker.sleepWindowInMilliseconds":            "50",
+	})
+	synctest.Test(t, func(t *testing.T) {
+		s := circuit.New(circuit.Options{Config: cfg})
+		var mu sync.Mutex
+		want := map[string]int64{}
+		var workers sync.WaitGroup
+		for w := range 16 {
+			rng := rand.New(rand.NewPCG(uint64(w), 7))
+			workers.Go(func() {
+				for range 200 {
+					what := []string{"SUCCESS", "SUCCESS", "SUCCESS", "FAILURE", "BAD_REQUEST", "TIMEOUT"}[rng.IntN(6)]
+					time.Sleep(time.Duration(rng.IntN(20_000)) * time.Microsecond)
+					err := s.Do(t.Context(), getMovie, func(ctx context.Context) error {
+						time.Sleep(time.Duration(rng.IntN(1000)) * time.Microsecond)
+						switch what {
+						case "FAILURE":
+							return errDown
+						case "BAD_REQUEST":
+							return errs.NotFound
+						case "TIMEOUT":
+							return hang(ctx)
+						}
+						return nil
+					})
+					switch {
+					case errs.Reason(err) == circuit.ReasonOpen:
+						what = "SHORT_CIRCUITED"
+					case errs.Reason(err) == circuit.ReasonFull:
+						what = "SEMAPHORE_REJECTED"
+					}
+					mu.Lock()
+					want[what]++
+					if what != "SUCCESS" {
+						want["EXCEPTION_THROWN"]++
+						if what != "BAD_REQUEST" {
+							want["FALLBACK_MISSING"]++
+						}
+					}
+					mu.Unlock()
+				}
+			})
+		}
+		workers.Wait()
+		wantEvents(t, s, want)
+		if len(want) < 7 {
+			t.Errorf("the run had only %v", want)
+		}
+		if got := snapshot(t, s).Concurrent; got != 0 {
+			t.Errorf("%d calls still have a place", got)
+		}
+	})
+}
