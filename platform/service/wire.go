@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"path/filepath"
+	"time"
 
 	"bijou.dev/platform/circuit"
 	"bijou.dev/platform/config"
@@ -31,12 +32,15 @@ func (p *Process) dir(name string) string {
 // go through all of them.
 func (p *Process) wire() (err error) {
 	o := p.opts
-	p.discovery, err = discovery.New(discovery.Options{
-		Seeds: o.Discovery, DialContext: o.Net.DialContext, Dir: p.dir("discovery"),
-		Name: o.Name + "/" + o.Instance, Log: p.log,
-	})
-	if err != nil {
-		return fmt.Errorf("opening discovery: %w", err)
+	p.discovery = discovery.Static(nil)
+	if len(o.Discovery) > 0 {
+		p.discovery, err = discovery.New(discovery.Options{
+			Seeds: o.Discovery, DialContext: o.Net.DialContext, Dir: p.dir("discovery"),
+			Name: o.Name + "/" + o.Instance, Log: p.log,
+		})
+		if err != nil {
+			return fmt.Errorf("opening discovery: %w", err)
+		}
 	}
 	p.plain = rpc.NewClient(rpc.ClientOptions{Service: o.Name, Zone: o.Zone, Discovery: p.discovery, DialContext: o.Net.DialContext})
 	settings, err := p.plain.Dial("config")
@@ -64,7 +68,7 @@ func (p *Process) wire() (err error) {
 	if err != nil {
 		return fmt.Errorf("opening tracing: %w", err)
 	}
-	p.OnStop("tracing", p.tracer.Shutdown)
+	p.OnStop("tracing", p.flushSpans)
 	p.circuits = circuit.New(circuit.Options{Config: p.config, Log: p.log, Service: o.Name, Instance: o.Instance})
 	p.client = rpc.NewClient(rpc.ClientOptions{
 		Service: o.Name, Zone: o.Zone, Discovery: p.discovery, DialContext: o.Net.DialContext,
@@ -73,6 +77,17 @@ func (p *Process) wire() (err error) {
 	p.grpc = rpc.NewServer(rpc.ServerOptions{Trace: p.tracer, Log: p.log, Metrics: p.metrics})
 	healthv1.RegisterHealthServer(p.grpc, p.health)
 	p.health.SetServingStatus("", healthv1.HealthCheckResponse_NOT_SERVING)
+	return nil
+}
+
+// flushSpans gives the last spans a moment. That a trace store is away is no reason for a stop to be slow or to fail:
+// the spans are dropped and counted.
+func (p *Process) flushSpans(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, time.Second)
+	defer cancel()
+	if err := p.tracer.Shutdown(ctx); err != nil {
+		p.log.Info("stopping tracing", "dropped", p.tracer.Dropped(), "problem", err.Error())
+	}
 	return nil
 }
 
