@@ -1,0 +1,196 @@
+package kvetcd
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"strings"
+	"time"
+
+	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
+	clientv3 "go.etcd.io/etcd/client/v3"
+
+	"bijou.dev/platform/errs"
+	"bijou.dev/platform/kv"
+)
+
+// follower is the one watch on a prefix.
+type follower struct {
+	prefix string
+	feed   *kv.Feed
+	stop   context.CancelFunc
+}
+
+func (f *follower) covers(key string) bool { return strings.HasPrefix(key, f.prefix) }
+
+// Why a watch was lost.
+var (
+	errCanceled = errors.New("etcd ended the watch")
+	errSilent   = errors.New("etcd is silent")
+	errRewound  = errors.New("etcd is older than it was")
+)
+
+// Watch implements kv.Store.
+func (s *Store) Watch(ctx context.Context, prefix string) *kv.Watch {
+	if err := kv.ValidatePrefix(prefix); err != nil {
+		return kv.BadWatch(prefix, err)
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.ctx.Err() != nil {
+		return kv.BadWatch(prefix, kv.ErrClosed)
+	}
+	f := s.feeds[prefix]
+	if f == nil {
+		follow, stop := context.WithCancel(s.ctx)
+		f = &follower{prefix: prefix, stop: stop}
+		f.feed = kv.NewFeed(prefix, func() { s.forget(f) })
+		s.feeds[prefix] = f
+		s.wg.Go(func() { s.follow(follow, f) })
+	}
+	return f.feed.Watch(ctx)
+}
+
+// forget ends the watch on a prefix that nobody reads any more.
+func (s *Store) forget(f *follower) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.feeds[f.prefix] == f && f.feed.Idle() {
+		delete(s.feeds, f.prefix)
+		f.stop()
+	}
+}
+
+// How long to wait before listing again: etcd may be busy enough with everybody else doing so.
+const (
+	minRetry = 50 * time.Millisecond
+	maxRetry = 2 * time.Second
+)
+
+// follow lists and watches for ever.
+func (s *Store) follow(ctx context.Context, f *follower) {
+	retry := minRetry
+	for {
+		listed, err := s.tail(ctx, f)
+		if ctx.Err() != nil {
+			return
+		}
+		if listed {
+			retry = minRetry
+		}
+		s.lost(f, err)
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(retry/2 + rand.N(retry)):
+		}
+		retry = min(2*retry, maxRetry)
+	}
+}
+
+func (s *Store) lost(f *follower, err error) {
+	c := &s.count
+	c.lost.Add(1)
+	switch {
+	case errors.Is(err, rpctypes.ErrCompacted):
+		c.compacted.Add(1)
+	case errors.Is(err, errCanceled):
+		c.canceled.Add(1)
+	case errors.Is(err, errSilent):
+		c.silent.Add(1)
+	case errors.Is(err, errRewound):
+		c.rewound.Add(1)
+	}
+	f.feed.Break(errs.Errorf(errs.Unavailable, "watching %s: %w", f.prefix, err))
+	s.opts.Log.Debug("etcd watch lost, listing again", "prefix", f.prefix, "error", err)
+}
+
+// tail lists the prefix and then passes on what changes, until something is wrong, which it returns. listed says that it got
+// beyond the list.
+func (s *Store) tail(ctx context.Context, f *follower) (listed bool, err error) {
+	entries, rev, err := s.List(ctx, f.prefix)
+	if err != nil {
+		return false, err
+	}
+	s.count.lists.Add(1)
+	f.feed.Reset(entries, rev)
+
+	ctx, cancel := context.WithCancel(clientv3.WithRequireLeader(ctx))
+	defer cancel()
+	beat := s.opts.Heartbeat
+	giveUp := time.AfterFunc(2*beat, cancel) // Watch returns only when etcd has said yes
+	changes := s.client.Watch(ctx, f.prefix, clientv3.WithPrefix(), clientv3.WithRev(int64(rev)+1),
+		clientv3.WithProgressNotify(), clientv3.WithFragment(), clientv3.WithCreatedNotify())
+	if !giveUp.Stop() {
+		return true, fmt.Errorf("%w: no watch within %v", errSilent, 2*beat)
+	}
+	heard := time.Now()
+	tick := time.NewTimer(0)
+	defer tick.Stop()
+	for {
+		select {
+		case resp, ok := <-changes:
+			if !ok {
+				return true, errCanceled
+			}
+			heard = time.Now()
+			if err := s.apply(f.feed, resp); err != nil {
+				return true, err
+			}
+		case <-tick.C:
+			if quiet := time.Since(heard); quiet > 2*beat {
+				return true, fmt.Errorf("%w: nothing for %v", errSilent, quiet.Round(time.Millisecond))
+			}
+			s.askProgress(ctx)
+			tick.Reset(beat*3/4 + rand.N(beat/4+1))
+		}
+	}
+}
+
+// askProgress asks for a sign of life. The answer comes by the watch itself, so the error does not matter: no answer, no sign.
+func (s *Store) askProgress(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, s.opts.Heartbeat/4+time.Millisecond)
+	defer cancel()
+	_ = s.client.RequestProgress(ctx)
+}
+
+// apply passes on one response: all events of a revision as one update.
+func (s *Store) apply(feed *kv.Feed, resp clientv3.WatchResponse) error {
+	if err := resp.Err(); err != nil {
+		if errors.Is(err, rpctypes.ErrCompacted) {
+			return err
+		}
+		return fmt.Errorf("%w: %w", errCanceled, err)
+	}
+	now := kv.Revision(resp.Header.Revision)
+	if known := feed.Revision(); now < known {
+		return fmt.Errorf("%w: at revision %d after %d", errRewound, now, known)
+	}
+	if resp.IsProgressNotify() {
+		feed.Advance(now)
+		return nil
+	}
+	for events := resp.Events; len(events) > 0; {
+		n := 1
+		for n < len(events) && events[n].Kv.ModRevision == events[0].Kv.ModRevision {
+			n++
+		}
+		feed.Apply(update(events[:n]))
+		s.count.updates.Add(1)
+		events = events[n:]
+	}
+	return nil
+}
+
+func update(events []*clientv3.Event) kv.Update {
+	u := kv.Update{Revision: kv.Revision(events[0].Kv.ModRevision)}
+	for _, ev := range events {
+		if ev.Type == clientv3.EventTypeDelete {
+			u.Deletes = append(u.Deletes, string(ev.Kv.Key))
+		} else {
+			u.Puts = append(u.Puts, entry(ev.Kv))
+		}
+	}
+	return u
+}
