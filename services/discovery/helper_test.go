@@ -1,0 +1,183 @@
+package discovery_test
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	discoveryv1 "bijou.dev/platform/api/discovery/v1"
+	"bijou.dev/platform/discovery"
+	"bijou.dev/platform/kv/kvmem"
+	"bijou.dev/platform/memnet"
+	registry "bijou.dev/services/discovery"
+	"bijou.dev/services/discovery/discoverytest"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials/insecure"
+)
+
+// stack is a registry with its store, its replicas and its instances.
+type stack struct {
+	t     *testing.T
+	net   *memnet.Network
+	store *kvmem.Store
+	seeds []string
+}
+
+// inStack runs a test in fake time.
+func inStack(t *testing.T, test func(t *testing.T, s *stack)) {
+	t.Helper()
+	synctest.Test(t, func(t *testing.T) {
+		s := &stack{t: t, net: memnet.New(), store: kvmem.New()}
+		t.Cleanup(func() { _ = s.store.Close() })
+		test(t, s)
+	})
+}
+
+// replica is one running registry with its own client of the store.
+type replica struct {
+	*discoverytest.Server
+	store *kvmem.Store
+}
+
+func (s *stack) replica(name string, change ...func(*registry.Options)) *replica {
+	s.t.Helper()
+	store := s.store.Peer()
+	o := registry.Options{Name: name, Store: store}
+	for _, c := range change {
+		c(&o)
+	}
+	r := &replica{discoverytest.NewServer(s.t, &discoverytest.Options{Net: s.net, Addr: name + ":7000", Registry: o}), store}
+	for _, seed := range s.seeds {
+		if seed == r.Addr {
+			return r
+		}
+	}
+	s.seeds = append(s.seeds, r.Addr)
+	return r
+}
+
+// crash ends a replica without a word to anybody: its presence in the store has to expire.
+func (r *replica) crash() {
+	r.store.Fail(nil)
+	r.Stop()
+}
+
+// member is an instance with its registrar.
+type member struct {
+	*discovery.Registrar
+	in     discovery.Instance
+	cancel context.CancelFunc
+	done   sync.WaitGroup
+}
+
+// crash ends an instance without a word.
+func (m *member) crash() {
+	m.cancel()
+	m.done.Wait()
+}
+
+func instance(service, id string) discovery.Instance {
+	return discovery.Instance{
+		Service: service, ID: id, Status: discovery.Up, Zone: "a", Version: "1",
+		Endpoints: map[string]string{"grpc": service + "-" + id + ":7000"}, Started: time.Now(),
+	}
+}
+
+// join starts an instance that uses the given seeds, or all.
+func (s *stack) join(in discovery.Instance, o discovery.RegistrarOptions, seeds ...string) *member {
+	s.t.Helper()
+	if len(seeds) == 0 {
+		seeds = s.seeds
+	}
+	c, err := discovery.New(discovery.Options{Seeds: seeds, Name: in.ID, DialContext: s.net.DialContext})
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	m := &member{Registrar: discovery.NewRegistrar(c, in, o), in: in, cancel: cancel}
+	m.done.Go(func() { _ = m.Run(ctx) })
+	s.t.Cleanup(m.crash)
+	return m
+}
+
+// joinAll starts n instances "1" to "n" of a service, and waits until they are registered.
+func (s *stack) joinAll(service string, n int, seeds ...string) []*member {
+	var all []*member
+	for i := range n {
+		all = append(all, s.join(instance(service, fmt.Sprint(i+1)), discovery.RegistrarOptions{}, seeds...))
+	}
+	settle()
+	for _, m := range all {
+		if ok, why := m.Registered(); !ok {
+			s.t.Fatalf("%s is not registered: %s", m.in.ID, why)
+		}
+	}
+	return all
+}
+
+// follow starts a client of a replica.
+func (s *stack) follow(r *replica, more ...string) *discovery.Client {
+	s.t.Helper()
+	c := r.Client(s.t, "test", more...)
+	settle()
+	return c
+}
+
+// settle lets everything happen that needs next to no time.
+func settle() {
+	time.Sleep(300 * time.Millisecond)
+	synctest.Wait()
+}
+
+// after lets time pass.
+func after(d time.Duration) {
+	time.Sleep(d)
+	synctest.Wait()
+}
+
+// rpc is a plain client of a replica.
+func (s *stack) rpc(r *replica) discoveryv1.DiscoveryClient {
+	s.t.Helper()
+	conn, err := grpc.NewClient("passthrough:///"+r.Addr, grpc.WithTransportCredentials(insecure.NewCredentials()), grpc.WithContextDialer(
+		func(ctx context.Context, addr string) (net.Conn, error) { return s.net.DialContext(ctx, "tcp", addr) }))
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	s.t.Cleanup(func() { _ = conn.Close() })
+	return discoveryv1.NewDiscoveryClient(conn)
+}
+
+// show writes instances as "1:UP 2:UP? 3:DRAINING"; the question mark is a suspect.
+func show(list []discovery.Instance) string {
+	var out []string
+	for _, in := range list {
+		s := in.ID + ":" + in.Status.String()
+		if in.Suspect {
+			s += "?"
+		}
+		out = append(out, s)
+	}
+	return strings.Join(out, " ")
+}
+
+func want(t *testing.T, what string, got []discovery.Instance, want string) {
+	t.Helper()
+	if s := show(got); s != want {
+		t.Errorf("%s: got %q, want %q", what, s, want)
+	}
+}
+
+// state asks a replica about itself.
+func (s *stack) state(r *replica) *discoveryv1.ListResponse {
+	s.t.Helper()
+	resp, err := r.List(s.t.Context(), &discoveryv1.ListRequest{})
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	return resp
+}

@@ -1,0 +1,155 @@
+package discovery_test
+
+import (
+	"strings"
+	"testing"
+	"time"
+
+	"bijou.dev/platform/discovery"
+	registry "bijou.dev/services/discovery"
+)
+
+func TestCrashIsEvictedAfterTheLease(t *testing.T) {
+	inStack(t, func(t *testing.T, s *stack) {
+		r := s.replica("discovery-1")
+		m := s.joinAll("catalog", 3)
+		c := s.follow(r)
+		want(t, "at first", c.Instances("catalog"), "1:UP 2:UP 3:UP")
+		after(time.Minute)
+		want(t, "renewed", c.Instances("catalog"), "1:UP 2:UP 3:UP")
+
+		m[0].crash()
+		after(6 * time.Second) // the last heartbeat is up to 3.3 s ago
+		want(t, "within the lease", c.Instances("catalog"), "1:UP 2:UP 3:UP")
+		after(6 * time.Second)
+		want(t, "after the lease", c.Instances("catalog"), "2:UP 3:UP")
+		if p := s.state(r).GetSelfPreservation(); p.GetActive() {
+			t.Errorf("one crash is no reason for self-preservation: %v", p)
+		}
+	})
+}
+
+func TestLeaseOfEachInstanceIsHonoured(t *testing.T) {
+	inStack(t, func(t *testing.T, s *stack) {
+		r := s.replica("discovery-1")
+		s.joinAll("catalog", 2)
+		quick := s.join(instance("quick", "1"), discovery.RegistrarOptions{Heartbeat: 500 * time.Millisecond, Lease: 2 * time.Second})
+		slow := s.join(instance("slow", "1"), discovery.RegistrarOptions{Heartbeat: 20 * time.Second, Lease: time.Minute})
+		c := s.follow(r)
+		after(2 * time.Minute)
+		want(t, "renewed", c.Instances("quick"), "1:UP")
+		want(t, "renewed", c.Instances("slow"), "1:UP")
+		quick.crash()
+		slow.crash()
+		after(4 * time.Second)
+		if list := s.state(r).GetInstances(); len(list) != 3 {
+			t.Errorf("after 4 s: %d instances, want 3: the quick one is gone, the slow one is not", len(list))
+		}
+		after(58 * time.Second)
+		if list := s.state(r).GetInstances(); len(list) != 2 {
+			t.Errorf("after 62 s: %d instances, want 2", len(list))
+		}
+	})
+}
+
+func TestBrokenStreamIsNotADeparture(t *testing.T) {
+	inStack(t, func(t *testing.T, s *stack) {
+		r := s.replica("discovery-1")
+		m := s.joinAll("catalog", 1)
+		c := s.follow(r)
+		m[0].crash()
+		after(4 * time.Second)
+		back := s.join(m[0].in, discovery.RegistrarOptions{})
+		after(time.Minute)
+		want(t, "after it came back", c.Instances("catalog"), "1:UP")
+		if ok, why := back.Registered(); !ok {
+			t.Error("not registered:", why)
+		}
+	})
+}
+
+func TestSelfPreservation(t *testing.T) {
+	inStack(t, func(t *testing.T, s *stack) {
+		r := s.replica("discovery-1")
+		m := s.joinAll("catalog", 10)
+		c := s.follow(r)
+		for _, m := range m[:4] {
+			m.crash()
+		}
+		after(15 * time.Second)
+		want(t, "40 % lost", c.Instances("catalog"), "1:UP? 10:UP 2:UP? 3:UP? 4:UP? 5:UP 6:UP 7:UP 8:UP 9:UP")
+		p := s.state(r).GetSelfPreservation()
+		if !p.GetActive() || !strings.Contains(p.GetReason(), "4 of 10 instances") {
+			t.Errorf("self-preservation is %v, want it active because of 4 of 10 instances", p)
+		}
+		after(2 * time.Minute)
+		want(t, "two minutes later", c.Instances("catalog"), "1:UP? 10:UP 2:UP? 3:UP? 4:UP? 5:UP 6:UP 7:UP 8:UP 9:UP")
+
+		for _, m := range m[:4] {
+			s.join(m.in, discovery.RegistrarOptions{})
+		}
+		after(2 * time.Second)
+		want(t, "all are back", c.Instances("catalog"), "1:UP 10:UP 2:UP 3:UP 4:UP 5:UP 6:UP 7:UP 8:UP 9:UP")
+		if p := s.state(r).GetSelfPreservation(); p.GetActive() {
+			t.Errorf("self-preservation should have ended: %v", p)
+		}
+	})
+}
+
+func TestSelfPreservationBelievesInTheEnd(t *testing.T) {
+	inStack(t, func(t *testing.T, s *stack) {
+		r := s.replica("discovery-1", func(o *registry.Options) { o.PreserveFor = 2 * time.Minute })
+		m := s.joinAll("catalog", 8)
+		for _, m := range m[:3] {
+			m.crash()
+		}
+		after(time.Minute)
+		if n := len(s.state(r).GetInstances()); n != 8 {
+			t.Fatalf("%d instances are left, want all 8", n)
+		}
+		after(75 * time.Second)
+		if n := len(s.state(r).GetInstances()); n != 5 {
+			t.Errorf("%d instances are left, want 5: the losses are believed", n)
+		}
+		after(time.Minute)
+		if p := s.state(r).GetSelfPreservation(); p.GetActive() {
+			t.Errorf("self-preservation began again: %v", p)
+		}
+	})
+}
+
+// A scale-in in order neither starts self-preservation nor keeps it on.
+func TestGracefulScaleIn(t *testing.T) {
+	inStack(t, func(t *testing.T, s *stack) {
+		r := s.replica("discovery-1")
+		m := s.joinAll("catalog", 20)
+		for _, m := range m[:3] {
+			m.crash()
+		}
+		for _, m := range m[3:18] {
+			if err := m.Leave(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+		}
+		after(15 * time.Second)
+		if p := s.state(r).GetSelfPreservation(); !p.GetActive() {
+			t.Fatal("3 of the 5 that are left have crashed: self-preservation should be on")
+		}
+		for _, m := range m[:3] {
+			back := s.join(m.in, discovery.RegistrarOptions{})
+			settle()
+			if err := back.Leave(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+		}
+		after(2 * time.Second)
+		if p := s.state(r).GetSelfPreservation(); p.GetActive() {
+			t.Errorf("self-preservation is still on: %v", p)
+		}
+		m[18].crash()
+		after(13 * time.Second)
+		if n := len(s.state(r).GetInstances()); n != 1 {
+			t.Errorf("%d instances are left, want 1: a crash after the scale-in is a crash", n)
+		}
+	})
+}

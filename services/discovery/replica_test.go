@@ -1,0 +1,392 @@
+package discovery_test
+
+import (
+	"context"
+	"strings"
+	"testing"
+	"time"
+
+	discoveryv1 "bijou.dev/platform/api/discovery/v1"
+	"bijou.dev/platform/discovery"
+	"bijou.dev/platform/errs"
+	"bijou.dev/platform/kv"
+	"bijou.dev/platform/kv/kvmem"
+)
+
+func TestReplicasAgree(t *testing.T) {
+	inStack(t, func(t *testing.T, s *stack) {
+		a, b := s.replica("discovery-1"), s.replica("discovery-2")
+		settle()
+		m := s.joinAll("catalog", 2, a.Addr)
+		s.joinAll("viewing", 1, b.Addr)
+		ca, cb := s.follow(a), s.follow(b)
+		for _, c := range []*discovery.Client{ca, cb} {
+			want(t, "catalog", c.Instances("catalog"), "1:UP 2:UP")
+			want(t, "viewing", c.Instances("viewing"), "1:UP")
+		}
+		m[0].SetStatus(discovery.Down)
+		if err := m[1].Leave(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		settle()
+		want(t, "at the owner", ca.Instances("catalog"), "1:DOWN")
+		want(t, "at the other", cb.Instances("catalog"), "1:DOWN")
+
+		after(time.Minute)
+		m[0].SetStatus(discovery.Up)
+		settle()
+		m[0].crash()
+		after(13 * time.Second)
+		want(t, "evicted by the owner", b.list(), "1:UP")
+	})
+}
+
+// list is what a replica says of all services.
+func (r *replica) list() []discovery.Instance {
+	resp, err := r.List(context.Background(), &discoveryv1.ListRequest{})
+	if err != nil {
+		return nil
+	}
+	var out []discovery.Instance
+	for _, p := range resp.GetInstances() {
+		out = append(out, discovery.Instance{ID: p.GetId(), Status: discovery.Status(p.GetStatus()), Suspect: p.GetSuspect()})
+	}
+	return out
+}
+
+func TestInstancesOfADeadReplica(t *testing.T) {
+	inStack(t, func(t *testing.T, s *stack) {
+		a, b := s.replica("discovery-1"), s.replica("discovery-2")
+		settle()
+		s.joinAll("catalog", 4, a.Addr, b.Addr)
+		stuck := s.join(instance("viewing", "1"), discovery.RegistrarOptions{}, a.Addr)
+		settle()
+		c := s.follow(b)
+		a.crash()
+		for range 30 {
+			after(time.Second)
+			want(t, "catalog, whose instances go to the other replica", c.Instances("catalog"), "1:UP 2:UP 3:UP 4:UP")
+		}
+		if got := show(b.list()); strings.Count(got, ":UP") != 4 {
+			t.Errorf("after the replica's presence and a fresh lease: %q, want only the 4 that renew", got)
+		}
+		if ok, why := stuck.Registered(); ok || why == "" {
+			t.Errorf("registered = %v, %q; its only seed is dead", ok, why)
+		}
+	})
+}
+
+func TestReplicaThatStopsHandsOver(t *testing.T) {
+	inStack(t, func(t *testing.T, s *stack) {
+		a, b := s.replica("discovery-1"), s.replica("discovery-2")
+		settle()
+		m := s.joinAll("catalog", 3, a.Addr, b.Addr)
+		c := s.follow(a, b.Addr)
+		a.Stop()
+		for range 40 {
+			after(time.Second)
+			want(t, "catalog", c.Instances("catalog"), "1:UP 2:UP 3:UP")
+		}
+		for _, m := range m {
+			if ok, why := m.Registered(); !ok {
+				t.Errorf("%s: %s", m.in.ID, why)
+			}
+		}
+	})
+}
+
+func TestReplicaIsCutOffFromTheStore(t *testing.T) {
+	inStack(t, func(t *testing.T, s *stack) {
+		a, b := s.replica("discovery-1"), s.replica("discovery-2")
+		settle()
+		s.joinAll("catalog", 5, a.Addr)
+		s.joinAll("viewing", 5, b.Addr)
+		ca, cb := s.follow(a), s.follow(b)
+		all := "1:UP 2:UP 3:UP 4:UP 5:UP"
+		a.store.Fail(nil)
+		late := s.join(instance("late", "1"), discovery.RegistrarOptions{}, a.Addr)
+		settle()
+		if ok, why := late.Registered(); !ok {
+			t.Errorf("a replica without a store refuses a registration: %s", why)
+		}
+		for range 120 {
+			after(time.Second)
+			want(t, "own instances", ca.Instances("catalog"), all)
+			want(t, "the other's instances", ca.Instances("viewing"), all)
+			if n := len(cb.Instances("catalog")); n != 5 {
+				t.Fatalf("the other replica has dropped %d of 5 instances that live, self-preservation should keep them", 5-n)
+			}
+		}
+		a.store.Heal()
+		after(5 * time.Second)
+		for _, c := range []*discovery.Client{ca, cb} {
+			want(t, "healed", c.Instances("catalog"), all)
+			want(t, "healed", c.Instances("viewing"), all)
+			want(t, "healed", c.Instances("late"), "1:UP")
+		}
+	})
+}
+
+func TestStoreAway(t *testing.T) {
+	inStack(t, func(t *testing.T, s *stack) {
+		r := s.replica("discovery-1")
+		m := s.joinAll("catalog", 4)
+		r.store.Fail(nil)
+		after(time.Second)
+		crashed := m[0]
+		crashed.crash()
+		if err := m[1].Leave(t.Context()); err != nil {
+			t.Error("leaving while the store is away:", err)
+		}
+		c := s.follow(r) // a client that starts meanwhile
+		for range 10 * 60 {
+			after(time.Second)
+			if got := show(c.Instances("catalog")); !strings.HasPrefix(got, "1:UP") || !strings.HasSuffix(got, " 3:UP 4:UP") {
+				t.Fatalf("while the store is away: %q; nobody is to be evicted", got)
+			}
+		}
+		want(t, "the silent one is a suspect", c.Instances("catalog"), "1:UP? 3:UP 4:UP")
+		if problem := s.state(r).GetStoreProblem(); problem == "" {
+			t.Error("the status does not name the store's problem")
+		}
+		s.join(instance("catalog", "5"), discovery.RegistrarOptions{})
+		_, err := r.SetOverride(t.Context(), &discoveryv1.SetOverrideRequest{Service: "catalog", Id: "3", Status: discoveryv1.Status_STATUS_DOWN})
+		if errs.KindOf(err) != errs.Unavailable {
+			t.Errorf("an override that would not last: error %v, want unavailable", err)
+		}
+		settle()
+		want(t, "a new one", c.Instances("catalog"), "1:UP? 3:UP 4:UP 5:UP")
+
+		r.store.Heal()
+		after(20 * time.Second)
+		want(t, "after it", c.Instances("catalog"), "3:UP 4:UP 5:UP")
+		other := s.replica("discovery-2")
+		settle()
+		want(t, "what the store has", other.list(), "3:UP 4:UP 5:UP")
+		if problem := s.state(r).GetStoreProblem(); problem != "" {
+			t.Error("store problem after it is back:", problem)
+		}
+	})
+}
+
+// Everything the registry knew is gone. No client may see a blank list, and all is full again within a lease.
+func TestRegistryComesBackEmpty(t *testing.T) {
+	inStack(t, func(t *testing.T, s *stack) {
+		r := s.replica("discovery-1")
+		s.joinAll("catalog", 6)
+		c := s.follow(r)
+		var least int
+		stop := c.Watch("catalog", func(list []discovery.Instance) { least = min(least, len(list)) })
+		defer stop()
+		least = 6
+		r.crash()
+		after(20 * time.Second)
+		_ = s.store.Close()
+		s.store = kvmem.New()
+		s.replica("discovery-1")
+		after(12 * time.Second)
+		want(t, "after a lease", c.Instances("catalog"), "1:UP 2:UP 3:UP 4:UP 5:UP 6:UP")
+		after(time.Minute)
+		want(t, "later", c.Instances("catalog"), "1:UP 2:UP 3:UP 4:UP 5:UP 6:UP")
+		if least != 6 {
+			t.Errorf("the client has seen a list of %d, want never fewer than 6", least)
+		}
+	})
+}
+
+func TestStoreLosesItsData(t *testing.T) {
+	inStack(t, func(t *testing.T, s *stack) {
+		a, b := s.replica("discovery-1"), s.replica("discovery-2")
+		settle()
+		s.joinAll("catalog", 6, a.Addr)
+		c := s.follow(b)
+		b.store.Cut()
+		entries, _, err := s.store.List(t.Context(), "/bijou/discovery/instances/")
+		if err != nil || len(entries) != 6 {
+			t.Fatalf("the store has %d records, %v; want 6", len(entries), err)
+		}
+		a.store.Cut()
+		var wipe kv.Txn
+		for _, e := range entries {
+			wipe.Then = append(wipe.Then, kv.Delete(e.Key))
+		}
+		if _, err := s.store.Txn(t.Context(), wipe); err != nil {
+			t.Fatal(err)
+		}
+		s.store.Compact()
+		b.store.Heal()
+		after(2 * time.Second)
+		want(t, "a store without records", c.Instances("catalog"), "1:UP 2:UP 3:UP 4:UP 5:UP 6:UP")
+		a.store.Heal()
+		after(time.Minute)
+		want(t, "written again", c.Instances("catalog"), "1:UP 2:UP 3:UP 4:UP 5:UP 6:UP")
+		if entries, _, _ = s.store.List(t.Context(), "/bijou/discovery/instances/"); len(entries) != 6 {
+			t.Errorf("the store has %d records, want 6", len(entries))
+		}
+	})
+}
+
+func TestDrainWaitsForWatchersOfAllReplicas(t *testing.T) {
+	inStack(t, func(t *testing.T, s *stack) {
+		a, b := s.replica("discovery-1"), s.replica("discovery-2")
+		settle()
+		m := s.joinAll("catalog", 2, a.Addr)
+		seen := map[string]string{}
+		for name, r := range map[string]*replica{"at the owner": a, "at the other": b} {
+			c := s.follow(r)
+			defer c.Watch("catalog", func(list []discovery.Instance) {
+				// What takes a watcher time takes the drain time.
+				time.Sleep(200 * time.Millisecond)
+				seen[name] = show(list)
+			})()
+		}
+		settle()
+		began := time.Now()
+		if err := m[0].Drain(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		took := time.Since(began)
+		for _, name := range []string{"at the owner", "at the other"} {
+			if seen[name] != "1:DRAINING 2:UP" {
+				t.Errorf("drained, but the watcher %s knows %q", name, seen[name])
+			}
+		}
+		if took < 200*time.Millisecond || took > time.Second {
+			t.Errorf("draining took %v, want the watchers' 200 ms and a little", took)
+		}
+	})
+}
+
+func TestDrainIsHonestAboutADeafWatcher(t *testing.T) {
+	inStack(t, func(t *testing.T, s *stack) {
+		r := s.replica("discovery-1")
+		m := s.joinAll("catalog", 1)
+		stream, err := s.rpc(r).Watch(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := stream.Send(&discoveryv1.WatchRequest{Watcher: "deaf"}); err != nil {
+			t.Fatal(err)
+		}
+		settle()
+		ctx, cancel := context.WithTimeout(t.Context(), 3*time.Second)
+		defer cancel()
+		if err := m[0].Drain(ctx); errs.KindOf(err) != errs.Timeout {
+			t.Errorf("draining with a watcher that does not acknowledge: %v, want a time-out", err)
+		}
+		began := time.Now()
+		if err := m[0].Drain(t.Context()); err != nil || time.Since(began) > 15*time.Second {
+			t.Errorf("draining took %v, %v; the deaf watcher is to be cut off", time.Since(began), err)
+		}
+		for err == nil {
+			_, err = stream.Recv()
+		}
+		if errs.KindOf(err) != errs.Unavailable || !strings.Contains(err.Error(), "acknowledged") {
+			t.Errorf("the deaf watcher is told %v", err)
+		}
+	})
+}
+
+func TestOverride(t *testing.T) {
+	inStack(t, func(t *testing.T, s *stack) {
+		a, b := s.replica("discovery-1"), s.replica("discovery-2")
+		settle()
+		m := s.joinAll("catalog", 2, a.Addr, b.Addr)
+		ca, cb := s.follow(a), s.follow(b)
+		set := func(r *replica, id string, status discoveryv1.Status) error {
+			_, err := r.SetOverride(t.Context(), &discoveryv1.SetOverrideRequest{Service: "catalog", Id: id, Status: status, Author: "ann", Reason: "disk"})
+			settle()
+			return err
+		}
+		if err := set(b, "1", discoveryv1.Status_STATUS_OUT_OF_SERVICE); err != nil {
+			t.Fatal(err)
+		}
+		for _, c := range []*discovery.Client{ca, cb} {
+			want(t, "overridden", c.Instances("catalog"), "1:OUT_OF_SERVICE 2:UP")
+		}
+		m[0].SetStatus(discovery.Down)
+		settle()
+		want(t, "reported DOWN", ca.Instances("catalog"), "1:OUT_OF_SERVICE 2:UP")
+		m[0].SetStatus(discovery.Up)
+		m[0].crash()
+		after(20 * time.Second)
+		want(t, "gone", ca.Instances("catalog"), "2:UP")
+		a.Stop()
+		a = s.replica("discovery-1")
+		settle()
+		s.join(m[0].in, discovery.RegistrarOptions{}, a.Addr)
+		settle()
+		want(t, "back, after the replica too", a.list(), "1:OUT_OF_SERVICE 2:UP")
+
+		if err := set(a, "1", discoveryv1.Status_STATUS_UP); err != nil {
+			t.Fatal(err)
+		}
+		want(t, "forced up", a.list(), "1:UP 2:UP")
+		if err := set(a, "1", discoveryv1.Status_STATUS_UNSPECIFIED); err != nil {
+			t.Fatal(err)
+		}
+		want(t, "cleared", b.list(), "1:UP 2:UP")
+		if err := set(a, "9", discoveryv1.Status_STATUS_DOWN); errs.KindOf(err) != errs.NotFound {
+			t.Errorf("overriding an unknown instance: %v, want not found", err)
+		}
+		if err := set(a, "1", discoveryv1.Status_STATUS_STARTING); errs.KindOf(err) != errs.Invalid {
+			t.Errorf("overriding with STARTING: %v, want invalid", err)
+		}
+	})
+}
+
+func TestDrainingIsNeverForcedUp(t *testing.T) {
+	inStack(t, func(t *testing.T, s *stack) {
+		r := s.replica("discovery-1")
+		m := s.joinAll("catalog", 1)
+		_, err := r.SetOverride(t.Context(), &discoveryv1.SetOverrideRequest{Service: "catalog", Id: "1", Status: discoveryv1.Status_STATUS_UP})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := m[0].Drain(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		want(t, "draining", r.list(), "1:DRAINING")
+	})
+}
+
+func TestTwoProcessesWithOneID(t *testing.T) {
+	inStack(t, func(t *testing.T, s *stack) {
+		a, b := s.replica("discovery-1"), s.replica("discovery-2")
+		settle()
+		older := instance("catalog", "1")
+		time.Sleep(time.Second)
+		newer := instance("catalog", "1")
+		newer.Version = "2"
+		first := s.join(older, discovery.RegistrarOptions{}, a.Addr)
+		settle()
+		s.join(newer, discovery.RegistrarOptions{}, b.Addr)
+		after(20 * time.Second)
+		for _, r := range []*replica{a, b} {
+			resp := s.state(r)
+			if n := len(resp.GetInstances()); n != 1 || resp.GetInstances()[0].GetVersion() != "2" {
+				t.Errorf("%s: %v, want the newer process", r.Addr, resp.GetInstances())
+			}
+		}
+		if ok, why := first.Registered(); ok || !strings.Contains(why, "started later") {
+			t.Errorf("the older process: registered %v, %q; want the reason", ok, why)
+		}
+	})
+}
+
+func TestRegistryIsCutOffForLessThanALease(t *testing.T) {
+	inStack(t, func(t *testing.T, s *stack) {
+		r := s.replica("discovery-1")
+		m := s.joinAll("catalog", 2)
+		s.net.Cut("discovery-1")
+		after(6 * time.Second)
+		s.net.Heal("discovery-1")
+		after(10 * time.Second)
+		want(t, "after a short cut", r.list(), "1:UP 2:UP")
+		for _, m := range m {
+			if ok, why := m.Registered(); !ok {
+				t.Error(why)
+			}
+		}
+	})
+}

@@ -1,0 +1,151 @@
+package discovery
+
+import (
+	"fmt"
+	"net"
+	"regexp"
+	"strconv"
+	"time"
+	"unicode"
+	"unicode/utf8"
+
+	discoveryv1 "bijou.dev/platform/api/discovery/v1"
+	"bijou.dev/platform/errs"
+	"google.golang.org/protobuf/proto"
+)
+
+// Limits of an instance.
+const (
+	// MaxInstanceSize is the size of one encoded instance, in bytes.
+	MaxInstanceSize = 32 << 10
+	// MaxMetadata is the number of metadata entries, and MaxEndpoints that of endpoints.
+	MaxMetadata  = 64
+	MaxEndpoints = 16
+	// MaxLease is the longest lease that an instance may ask for.
+	MaxLease = 10 * time.Minute
+	// MinHeartbeat is the shortest heartbeat.
+	MinHeartbeat = 100 * time.Millisecond
+
+	maxText = 256 // bytes of zone, version and the like
+	maxNote = 1 << 10
+)
+
+var (
+	serviceName  = regexp.MustCompile(`^[a-z0-9][a-z0-9._-]{0,62}$`)
+	instanceID   = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._:-]{0,126}$`)
+	endpointName = regexp.MustCompile(`^[a-z0-9][a-z0-9_-]{0,31}$`)
+)
+
+// violations collects what is wrong with an input.
+type violations struct{ err *errs.Error }
+
+func (v *violations) add(ok bool, field, format string, args ...any) {
+	if ok {
+		return
+	}
+	if v.err == nil {
+		v.err = errs.Errorf(errs.Invalid, "checking input")
+	}
+	v.err.Field(field, fmt.Sprintf(format, args...))
+}
+
+func (v *violations) result() error {
+	if v.err == nil {
+		return nil
+	}
+	return v.err
+}
+
+func (v *violations) text(field, s string, limit int) {
+	v.add(len(s) <= limit, field, "must be at most %d bytes", limit)
+	v.add(printable(s), field, "must be printable text")
+}
+
+func printable(s string) bool {
+	if !utf8.ValidString(s) {
+		return false
+	}
+	for _, r := range s {
+		if !unicode.IsPrint(r) {
+			return false
+		}
+	}
+	return true
+}
+
+func (v *violations) name(prefix, service, id string) {
+	v.add(serviceName.MatchString(service), prefix+"service", "must be 1 to 63 of a-z 0-9 . _ - and start with a letter or digit")
+	v.add(instanceID.MatchString(id), prefix+"id", "must be 1 to 127 of A-Z a-z 0-9 . _ : - and start with a letter or digit")
+}
+
+// checkHeartbeat says what is wrong with a heartbeat, naming each field.
+func checkHeartbeat(req *discoveryv1.RegisterRequest) error {
+	var v violations
+	in := req.GetInstance()
+	if in == nil {
+		v.add(false, "instance", "must be there")
+		return v.result()
+	}
+	v.name("instance.", in.GetService(), in.GetId())
+	size := proto.Size(in)
+	v.add(size <= MaxInstanceSize, "instance", "must be at most %d bytes, is %d", MaxInstanceSize, size)
+	v.text("instance.environment", in.GetEnvironment(), maxText)
+	v.text("instance.region", in.GetRegion(), maxText)
+	v.text("instance.zone", in.GetZone(), maxText)
+	v.text("instance.version", in.GetVersion(), maxText)
+	_, known := discoveryv1.Status_name[int32(in.GetReported())]
+	v.add(known && in.GetReported() != discoveryv1.Status_STATUS_UNSPECIFIED, "instance.reported", "must be a status")
+	v.add(in.GetStarted() == nil || in.GetStarted().IsValid(), "instance.started", "must be a valid time")
+	v.endpoints(in.GetEndpoints())
+	v.metadata(in.GetMetadata())
+	v.times(req)
+	return v.result()
+}
+
+func (v *violations) endpoints(endpoints map[string]string) {
+	v.add(len(endpoints) <= MaxEndpoints, "instance.endpoints", "must be at most %d, are %d", MaxEndpoints, len(endpoints))
+	for name, addr := range endpoints {
+		v.add(endpointName.MatchString(name), "instance.endpoints", "must have names of 1 to 32 of a-z 0-9 _ -, not %.40q", name)
+		v.add(hostPort(addr), fmt.Sprintf("instance.endpoints[%.40q]", name), "must be host:port, not %.80q", addr)
+	}
+}
+
+func hostPort(addr string) bool {
+	host, port, err := net.SplitHostPort(addr)
+	n, numErr := strconv.ParseUint(port, 10, 16)
+	return err == nil && numErr == nil && n > 0 && host != "" && printable(host) && len(addr) <= maxText
+}
+
+func (v *violations) metadata(metadata map[string]string) {
+	v.add(len(metadata) <= MaxMetadata, "instance.metadata", "must be at most %d entries, are %d", MaxMetadata, len(metadata))
+	for k := range metadata {
+		v.add(k != "" && len(k) <= maxText && printable(k), "instance.metadata", "must have printable keys of at most %d bytes, not %.40q", maxText, k)
+	}
+}
+
+func (v *violations) times(req *discoveryv1.RegisterRequest) {
+	beat, lease := req.GetHeartbeat().AsDuration(), req.GetLease().AsDuration()
+	v.add(beat == 0 || beat >= MinHeartbeat, "heartbeat", "must be at least %v", MinHeartbeat)
+	v.add(lease >= 0 && lease <= MaxLease, "lease", "must be at most %v", MaxLease)
+	v.add(lease == 0 || lease >= 2*beat, "lease", "must be at least two heartbeats")
+}
+
+func checkOverride(req *discoveryv1.SetOverrideRequest) error {
+	var v violations
+	v.name("", req.GetService(), req.GetId())
+	_, known := discoveryv1.Status_name[int32(req.GetStatus())]
+	v.add(known && req.GetStatus() != discoveryv1.Status_STATUS_STARTING, "status", "must be UP, DRAINING, OUT_OF_SERVICE or DOWN, or nothing to clear")
+	v.text("author", req.GetAuthor(), maxText)
+	v.text("reason", req.GetReason(), maxNote)
+	return v.result()
+}
+
+func checkWatch(req *discoveryv1.WatchRequest) error {
+	var v violations
+	v.add(len(req.GetServices()) <= 1000, "services", "must be at most 1000")
+	for i, s := range req.GetServices() {
+		v.add(serviceName.MatchString(s), fmt.Sprintf("services[%d]", i), "must be a service name")
+	}
+	v.text("watcher", req.GetWatcher(), maxText)
+	return v.result()
+}
