@@ -1,0 +1,154 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"strconv"
+	"strings"
+	"time"
+
+	"bijou.dev/cmd/bijou/internal/term"
+	circuitsv1 "bijou.dev/platform/api/circuits/v1"
+	"bijou.dev/platform/errs"
+	"google.golang.org/protobuf/types/known/durationpb"
+)
+
+type circuitsCmd struct {
+	List    circuitsListCmd    `cmd:"" default:"withargs" help:"Show all circuits (the default)."`
+	Open    circuitsOpenCmd    `cmd:"" help:"Force a circuit open: calls fail at once or fall back."`
+	Close   circuitsCloseCmd   `cmd:"" help:"Force a circuit closed: calls go through whatever happens."`
+	Release circuitsReleaseCmd `cmd:"" help:"Let a forced circuit decide by itself again."`
+}
+
+func (circuitsCmd) Help() string {
+	return `    bijou circuits --watch
+    bijou circuits open recommendations --for 5m --reason "game day"
+    bijou circuits release recommendations`
+}
+
+type circuitsListCmd struct {
+	Service string `arg:"" optional:"" help:"Only the circuits of this calling service."`
+	Watch   bool   `short:"w" help:"Go on until Ctrl-C."`
+}
+
+func (c *circuitsListCmd) Run(ctx context.Context, e *env) error {
+	conn, err := e.dial(ctx, "circuits")
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	if !c.Watch {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, patience)
+		defer cancel()
+	}
+	stream, err := circuitsv1.NewCircuitsClient(conn).Watch(ctx, &circuitsv1.WatchRequest{Service: c.Service})
+	if err != nil {
+		return errs.FromRPC(err)
+	}
+	for {
+		state, err := stream.Recv()
+		switch {
+		case c.Watch && (ctx.Err() != nil || errors.Is(err, io.EOF)):
+			return nil
+		case err != nil:
+			return errs.FromRPC(err)
+		}
+		if err := e.print(state, func() error { return c.show(e, state) }); err != nil || !c.Watch {
+			return err
+		}
+	}
+}
+
+func (c *circuitsListCmd) show(e *env, state *circuitsv1.WatchResponse) error {
+	if isTerm, _ := term.Size(e.Stdout); c.Watch && isTerm {
+		fmt.Fprint(e.Stdout, "\x1b[H\x1b[2J") // from the top of an empty screen
+	}
+	t := term.Table{Header: []string{"CALLER", "CIRCUIT", "STATE", "REQUESTS", "ERRORS", "REJECTED", "FALLBACK", "BUSY", "P50", "P99", "HOSTS", "WHY"}}
+	for _, s := range state.GetServices() {
+		for _, k := range s.GetCircuits() {
+			r := k.GetRolling()
+			t.Add(e.style.Name(s.GetService(), s.GetService()), k.GetName(), e.circuitState(k.GetState()),
+				strconv.FormatInt(k.GetRequests(), 10), fmt.Sprintf("%d%%", k.GetErrorPercentage()),
+				strconv.FormatInt(r["SHORT_CIRCUITED"]+r["SEMAPHORE_REJECTED"], 10), strconv.FormatInt(r["FALLBACK_SUCCESS"], 10),
+				fmt.Sprintf("%d/%d", k.GetConcurrent(), k.GetMaxConcurrent()),
+				millis(k.GetLatencyMs()["50"]), millis(k.GetLatencyMs()["99"]), strconv.Itoa(int(k.GetReportingHosts())), k.GetReason())
+		}
+	}
+	if len(t.Rows) == 0 {
+		_, err := fmt.Fprintln(e.Stdout, "no circuits yet: they appear with the first call")
+		return err
+	}
+	return t.Write(e.Stdout, e.style)
+}
+
+func millis(ms float64) string {
+	return time.Duration(ms * float64(time.Millisecond)).Round(100 * time.Microsecond).String()
+}
+
+func (e *env) circuitState(state circuitsv1.State) string {
+	text := strings.ReplaceAll(strings.ToLower(strings.TrimPrefix(state.String(), "STATE_")), "_", " ")
+	switch state {
+	case circuitsv1.State_STATE_CLOSED:
+		return e.style.Green(text)
+	case circuitsv1.State_STATE_OPEN, circuitsv1.State_STATE_FORCED_OPEN:
+		return e.style.Red(text)
+	default:
+		return e.style.Yellow(text)
+	}
+}
+
+// forceFlags are what all three orders have.
+type forceFlags struct {
+	Name   string `arg:"" help:"A circuit, catalog.GetMovie, or a callee with all its methods, catalog."`
+	Caller string `placeholder:"SERVICE" help:"Only for this calling service (default: every caller)."`
+	Reason string `help:"Why, for those who wonder."`
+	Author string `help:"Who (default: your user name)."`
+}
+
+type circuitsOpenCmd struct {
+	forceFlags
+	For time.Duration `default:"10m" help:"Release it after this time."`
+}
+
+func (c *circuitsOpenCmd) Run(ctx context.Context, e *env) error {
+	return c.force(ctx, e, circuitsv1.State_STATE_FORCED_OPEN, c.For)
+}
+
+type circuitsCloseCmd struct {
+	forceFlags
+	For time.Duration `default:"10m" help:"Release it after this time."`
+}
+
+func (c *circuitsCloseCmd) Run(ctx context.Context, e *env) error {
+	return c.force(ctx, e, circuitsv1.State_STATE_FORCED_CLOSED, c.For)
+}
+
+type circuitsReleaseCmd struct{ forceFlags }
+
+func (c *circuitsReleaseCmd) Run(ctx context.Context, e *env) error {
+	return c.force(ctx, e, circuitsv1.State_STATE_UNSPECIFIED, 0)
+}
+
+func (f *forceFlags) force(ctx context.Context, e *env, state circuitsv1.State, ttl time.Duration) error {
+	conn, err := e.dial(ctx, "circuits")
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	author := publishFlags{Author: f.Author}
+	question := &circuitsv1.ForceRequest{Service: f.Caller, Name: f.Name, State: state, Author: author.author(e), Reason: f.Reason}
+	if ttl > 0 {
+		question.Ttl = durationpb.New(ttl)
+	}
+	answer, err := ask(ctx, circuitsv1.NewCircuitsClient(conn).Force, question)
+	if err != nil {
+		return err
+	}
+	return e.print(answer, func() error {
+		_, err := fmt.Fprintf(e.Stdout, "%s: settings revision %d\n", f.Name, answer.GetRevision())
+		return err
+	})
+}

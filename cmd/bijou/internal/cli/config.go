@@ -1,0 +1,521 @@
+package cli
+
+import (
+	"context"
+	"fmt"
+	"strconv"
+	"strings"
+	"time"
+
+	"bijou.dev/cmd/bijou/internal/term"
+	configv1 "bijou.dev/platform/api/config/v1"
+	discoveryv1 "bijou.dev/platform/api/discovery/v1"
+	"bijou.dev/platform/errs"
+	"google.golang.org/protobuf/types/known/durationpb"
+	"google.golang.org/protobuf/types/known/timestamppb"
+)
+
+type configCmd struct {
+	Get      configGetCmd      `cmd:"" help:"Print the value that an instance sees."`
+	Set      configSetCmd      `cmd:"" help:"Publish a value."`
+	Unset    configUnsetCmd    `cmd:"" help:"Remove a value from its layer."`
+	Explain  configExplainCmd  `cmd:"" help:"Say which layer gives a value, and what the others say."`
+	List     configListCmd     `cmd:"" help:"List settings: type, default, bounds, values."`
+	History  configHistoryCmd  `cmd:"" help:"List revisions, newest first: who, when, why, what."`
+	Diff     configDiffCmd     `cmd:"" help:"Show what changed between two revisions."`
+	Rollback configRollbackCmd `cmd:"" help:"Publish the values of an older revision again."`
+	Status   configStatusCmd   `cmd:"" help:"Show which instances run which revision."`
+}
+
+func (configCmd) Help() string {
+	return `    bijou config set cinema.web.rows 4 --reason "fits a phone"
+    bijou config explain cinema.web.rows --app web
+    bijou config history
+    bijou config rollback 17 --reason "18 was a mistake"`
+}
+
+// withConfig calls fn with a connection to the config service.
+func (e *env) withConfig(ctx context.Context, fn func(configv1.ConfigClient) error) error {
+	conn, err := e.dial(ctx, "config")
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	return fn(configv1.NewConfigClient(conn))
+}
+
+// who says for which instance a value is wanted.
+type who struct {
+	App         string `help:"The service that reads it."`
+	Environment string `placeholder:"NAME" help:"In this environment."`
+	Region      string `placeholder:"NAME" help:"In this region."`
+	Zone        string `placeholder:"NAME" help:"In this zone."`
+	Version     string `placeholder:"NAME" help:"In this version."`
+	Instance    string `placeholder:"ID" help:"In this instance; if it is registered, the rest is known."`
+}
+
+// identity completes who from the registry when an instance is named.
+func (w *who) identity(ctx context.Context, e *env) (*configv1.Identity, error) {
+	id := &configv1.Identity{
+		App: w.App, Instance: w.Instance, Environment: w.Environment, Region: w.Region, Zone: w.Zone, Version: w.Version,
+	}
+	if w.Instance == "" {
+		return id, nil
+	}
+	i, err := e.findInstance(ctx, w.App, w.Instance)
+	if err != nil {
+		return nil, err
+	}
+	fill := func(field *string, value string) {
+		if *field == "" {
+			*field = value
+		}
+	}
+	fill(&id.App, i.GetService())
+	fill(&id.Environment, i.GetEnvironment())
+	fill(&id.Region, i.GetRegion())
+	fill(&id.Zone, i.GetZone())
+	fill(&id.Version, i.GetVersion())
+	return id, nil
+}
+
+func (e *env) findInstance(ctx context.Context, app, id string) (*discoveryv1.Instance, error) {
+	seeds := e.program.Discovery
+	if len(seeds) == 0 {
+		var err error
+		if seeds, err = e.addresses(ctx, "discovery", "grpc", grpcPort); err != nil {
+			return nil, err
+		}
+	}
+	list, err := e.list(ctx, seeds, app)
+	if err != nil {
+		return nil, err
+	}
+	for _, i := range list.GetInstances() {
+		if i.GetId() == id {
+			return i, nil
+		}
+	}
+	return nil, errs.Errorf(errs.NotFound, "the registry has no instance %q; `bijou services` lists them", id)
+}
+
+type configGetCmd struct {
+	Name string `arg:"" optional:"" help:"The setting; all that have a value if none is named."`
+	who
+}
+
+func (configGetCmd) Help() string {
+	return `With a name it prints just the value, for use in scripts.
+
+    bijou config get cinema.web.rows --app web
+    bijou config get --instance catalog-a-1`
+}
+
+func (c *configGetCmd) Run(ctx context.Context, e *env) error {
+	id, err := c.identity(ctx, e)
+	if err != nil {
+		return err
+	}
+	question := &configv1.GetRequest{Identity: id}
+	if c.Name != "" {
+		question.Names = []string{c.Name}
+	}
+	return e.withConfig(ctx, func(client configv1.ConfigClient) error {
+		answer, err := ask(ctx, client.Get, question)
+		if err != nil {
+			return err
+		}
+		return e.print(answer, func() error { return c.show(e, answer) })
+	})
+}
+
+func (c *configGetCmd) show(e *env, answer *configv1.GetResponse) error {
+	t := term.Table{Header: []string{"SETTING", "VALUE", "LAYER", "REVISION"}}
+	for _, v := range answer.GetValues() {
+		if v.GetName() == c.Name {
+			_, err := fmt.Fprintln(e.Stdout, v.GetValue())
+			return err
+		}
+		t.Add(v.GetName(), v.GetValue(), scopeText(v.GetLayer(), v.GetScope()), strconv.FormatInt(v.GetRevision(), 10))
+	}
+	if c.Name != "" {
+		return errs.Errorf(errs.NotFound, "%s has no value here; `bijou config list %s` shows who declares it", c.Name, c.Name)
+	}
+	return t.Write(e.Stdout, e.style)
+}
+
+// publishFlags are what every change has.
+type publishFlags struct {
+	Reason   string        `help:"Why, for those who read the history."`
+	Author   string        `help:"Who (default: your user name)."`
+	Expected int64         `placeholder:"REVISION" help:"Refuse if somebody changed it after this revision."`
+	DryRun   bool          `help:"Say what would be done and do nothing."`
+	Wait     time.Duration `default:"5s" help:"How long to wait for all instances to run the new revision."`
+}
+
+func (p *publishFlags) author(e *env) string {
+	if p.Author != "" {
+		return p.Author
+	}
+	if user := e.getenv("USER"); user != "" {
+		return user
+	}
+	return "bijou"
+}
+
+// where says which layer a value is for. At most one field but App is set.
+type where struct {
+	App         string `help:"For this service only (default: every service)."`
+	Environment string `placeholder:"NAME" xor:"layer" help:"For this environment."`
+	Region      string `placeholder:"NAME" xor:"layer" help:"For this region."`
+	Zone        string `placeholder:"NAME" xor:"layer" help:"For this zone."`
+	Version     string `placeholder:"NAME" xor:"layer" help:"For this version."`
+	Instance    string `placeholder:"ID" xor:"layer" help:"For this instance."`
+	Override    bool   `xor:"layer" help:"Over every other layer: the operator's hand."`
+}
+
+func (w *where) scope() *configv1.Scope {
+	for layer, selector := range map[configv1.Layer]string{
+		configv1.Layer_LAYER_ENVIRONMENT: w.Environment, configv1.Layer_LAYER_REGION: w.Region,
+		configv1.Layer_LAYER_ZONE: w.Zone, configv1.Layer_LAYER_VERSION: w.Version, configv1.Layer_LAYER_INSTANCE: w.Instance,
+	} {
+		if selector != "" {
+			return &configv1.Scope{Layer: layer, App: w.App, Selector: selector}
+		}
+	}
+	if w.Override {
+		return &configv1.Scope{Layer: configv1.Layer_LAYER_OVERRIDE, App: w.App}
+	}
+	return &configv1.Scope{Layer: configv1.Layer_LAYER_APP, App: w.App}
+}
+
+type configSetCmd struct {
+	Name  string `arg:"" help:"The setting."`
+	Value string `arg:"" help:"Its new value."`
+	where
+	TTL time.Duration `name:"ttl" help:"With --override: the value removes itself after this time."`
+	publishFlags
+}
+
+func (configSetCmd) Help() string {
+	return `The value is checked against what the owning service declared; a bad one is refused (exit code 4) and nothing changes. Then
+it waits for the instances and says how many run the new revision; exit code 1 means it is published, but not yet everywhere.
+
+    bijou config set cinema.web.rows 4 --app web --reason "fits a phone"
+    bijou config set log.level debug --instance web-1 --override --ttl 10m
+    bijou config set cinema.web.rows many --dry-run`
+}
+
+func (c *configSetCmd) Validate() error {
+	if c.TTL != 0 && !c.Override {
+		return fmt.Errorf("--ttl needs --override")
+	}
+	return nil
+}
+
+func (c *configSetCmd) Run(ctx context.Context, e *env) error {
+	change := &configv1.Change{Name: c.Name, Scope: c.scope(), Value: c.Value}
+	if c.TTL > 0 {
+		change.Ttl = durationpb.New(c.TTL)
+	}
+	return c.publish(ctx, e, change)
+}
+
+type configUnsetCmd struct {
+	Name string `arg:"" help:"The setting."`
+	where
+	publishFlags
+}
+
+func (c *configUnsetCmd) Run(ctx context.Context, e *env) error {
+	return c.publish(ctx, e, &configv1.Change{Name: c.Name, Scope: c.scope(), Remove: true})
+}
+
+func (p *publishFlags) publish(ctx context.Context, e *env, change *configv1.Change) error {
+	question := &configv1.PublishRequest{
+		Changes: []*configv1.Change{change}, ExpectedRevision: p.Expected, Author: p.author(e), Reason: p.Reason, DryRun: p.DryRun,
+	}
+	return p.published(ctx, e, change.GetScope().GetApp(), func(c configv1.ConfigClient) (*configv1.PublishResponse, error) {
+		return ask(ctx, c.Publish, question)
+	})
+}
+
+// published makes a change, says what it was, and waits until the instances have it.
+func (p *publishFlags) published(ctx context.Context, e *env, app string, change func(configv1.ConfigClient) (*configv1.PublishResponse, error)) error {
+	return e.withConfig(ctx, func(client configv1.ConfigClient) error {
+		answer, err := change(client)
+		if err != nil {
+			return err
+		}
+		if err := e.print(answer, func() error { return e.printApplied(answer, p.DryRun) }); err != nil {
+			return err
+		}
+		if p.DryRun || p.Wait <= 0 {
+			return nil
+		}
+		return p.await(ctx, e, client, app, answer.GetRevision())
+	})
+}
+
+func (e *env) printApplied(answer *configv1.PublishResponse, dry bool) error {
+	head := e.style.Bold(fmt.Sprintf("revision %d", answer.GetRevision()))
+	if dry {
+		head = e.style.Bold("would be published")
+	}
+	if _, err := fmt.Fprintln(e.Stdout, head); err != nil {
+		return err
+	}
+	return e.printChanges(answer.GetApplied())
+}
+
+func (e *env) printChanges(changes []*configv1.AppliedChange) error {
+	for _, c := range changes {
+		text := fmt.Sprintf("  %s [%s]: %s -> %s", c.GetName(), scopeText(c.GetScope().GetLayer(), c.GetScope()), orNone(c.Before), orNone(c.After))
+		if at := c.GetExpires(); at != nil {
+			text += " until " + timeText(at)
+		}
+		if _, err := fmt.Fprintln(e.Stdout, text); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func orNone(value *string) string {
+	if value == nil {
+		return "(none)"
+	}
+	return *value
+}
+
+// await says "n of m instances on revision r", and fails when some are not.
+func (p *publishFlags) await(ctx context.Context, e *env, client configv1.ConfigClient, app string, revision int64) error {
+	status, err := ask(ctx, client.Status, &configv1.StatusRequest{App: app, Revision: revision, Wait: durationpb.New(min(p.Wait, patience-time.Second))})
+	if err != nil {
+		return fmt.Errorf("published, but asking who runs it: %w", err)
+	}
+	fmt.Fprintln(e.Stderr, statusText(status))
+	if behind := laggards(status); len(behind) > 0 {
+		return fmt.Errorf("published, but not everywhere yet: %s", strings.Join(behind, ", "))
+	}
+	return nil
+}
+
+func statusText(s *configv1.StatusResponse) string {
+	text := fmt.Sprintf("%d of %d instances on revision %d", s.GetCurrent(), s.GetTotal(), s.GetRevision())
+	if away := s.GetUnreachable(); len(away) > 0 {
+		text += fmt.Sprintf("; not counted: the instances connected to %s, which did not answer", strings.Join(away, ", "))
+	}
+	return text
+}
+
+func laggards(s *configv1.StatusResponse) []string {
+	var names []string
+	for _, i := range s.GetInstances() {
+		if i.GetRevision() < s.GetRevision() || len(i.GetRejections()) > 0 {
+			names = append(names, i.GetIdentity().GetApp()+"/"+i.GetIdentity().GetInstance())
+		}
+	}
+	return names
+}
+
+type configExplainCmd struct {
+	Name string `arg:"" help:"The setting."`
+	who
+}
+
+func (c *configExplainCmd) Run(ctx context.Context, e *env) error {
+	id, err := c.identity(ctx, e)
+	if err != nil {
+		return err
+	}
+	return e.withConfig(ctx, func(client configv1.ConfigClient) error {
+		answer, err := ask(ctx, client.Explain, &configv1.ExplainRequest{Name: c.Name, Identity: id})
+		if err != nil {
+			return err
+		}
+		return e.print(answer, func() error { return e.showExplain(answer) })
+	})
+}
+
+func (e *env) showExplain(answer *configv1.ExplainResponse) error {
+	if p := answer.GetProperty(); p != nil {
+		if _, err := fmt.Fprintf(e.Stdout, "%s  %s\n%s\n\n", e.style.Bold(p.GetName()), propertyText(p), p.GetDoc()); err != nil {
+			return err
+		}
+	}
+	t := term.Table{Header: []string{"", "VALUE", "LAYER", "REVISION", "BY", "WHEN", "WHY"}}
+	for _, c := range answer.GetCandidates() {
+		mark, v := "", c.GetValue()
+		if c.GetWins() {
+			mark = e.style.Green("=>")
+		}
+		t.Add(mark, v.GetValue(), scopeText(v.GetLayer(), v.GetScope()), strconv.FormatInt(v.GetRevision(), 10), c.GetAuthor(), timeText(c.GetTime()), c.GetReason())
+	}
+	return t.Write(e.Stdout, e.style)
+}
+
+type configListCmd struct {
+	Prefix string `arg:"" optional:"" help:"Only settings whose names begin so."`
+	App    string `help:"Only what this service declares."`
+}
+
+func (c *configListCmd) Run(ctx context.Context, e *env) error {
+	return e.withConfig(ctx, func(client configv1.ConfigClient) error {
+		answer, err := ask(ctx, client.List, &configv1.ListRequest{Prefix: c.Prefix, App: c.App})
+		if err != nil {
+			return err
+		}
+		return e.print(answer, func() error { return e.showList(answer) })
+	})
+}
+
+func (e *env) showList(answer *configv1.ListResponse) error {
+	t := term.Table{Header: []string{"SETTING", "TYPE", "DEFAULT", "VALUES", "APPS", "ABOUT"}}
+	for _, l := range answer.GetProperties() {
+		var values []string
+		for _, v := range l.GetValues() {
+			values = append(values, v.GetValue()+" ["+scopeText(v.GetLayer(), v.GetScope())+"]")
+		}
+		p := l.GetProperty()
+		t.Add(p.GetName(), propertyText(p), p.GetDefaultValue(), strings.Join(values, " "), strings.Join(l.GetApps(), " "), p.GetDoc())
+	}
+	return t.Write(e.Stdout, e.style)
+}
+
+type configHistoryCmd struct {
+	Name   string `arg:"" optional:"" help:"Only revisions that changed this setting."`
+	Limit  int32  `short:"n" default:"20" help:"At most this many."`
+	Before int64  `placeholder:"REVISION" help:"Only older ones than this."`
+}
+
+func (c *configHistoryCmd) Run(ctx context.Context, e *env) error {
+	question := &configv1.HistoryRequest{Name: c.Name, Limit: c.Limit, Before: c.Before}
+	return e.withConfig(ctx, func(client configv1.ConfigClient) error {
+		answer, err := ask(ctx, client.History, question)
+		if err != nil {
+			return err
+		}
+		return e.print(answer, func() error { return e.showHistory(answer) })
+	})
+}
+
+func (e *env) showHistory(answer *configv1.HistoryResponse) error {
+	for _, r := range answer.GetRevisions() {
+		_, err := fmt.Fprintf(e.Stdout, "%s  %s  %s  %s\n", e.style.Bold(fmt.Sprintf("revision %d", r.GetRevision())),
+			timeText(r.GetTime()), r.GetAuthor(), r.GetReason())
+		if err != nil {
+			return err
+		}
+		if err := e.printChanges(r.GetChanges()); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+type configDiffCmd struct {
+	From int64 `arg:"" help:"The older revision."`
+	To   int64 `arg:"" optional:"" help:"The newer revision (default: the newest)."`
+}
+
+func (c *configDiffCmd) Run(ctx context.Context, e *env) error {
+	return e.withConfig(ctx, func(client configv1.ConfigClient) error {
+		answer, err := ask(ctx, client.Diff, &configv1.DiffRequest{From: c.From, To: c.To})
+		if err != nil {
+			return err
+		}
+		return e.print(answer, func() error { return e.printChanges(answer.GetChanges()) })
+	})
+}
+
+type configRollbackCmd struct {
+	To int64 `arg:"" name:"revision" help:"The revision whose values are wanted."`
+	publishFlags
+}
+
+func (c *configRollbackCmd) Run(ctx context.Context, e *env) error {
+	question := &configv1.RollbackRequest{To: c.To, ExpectedRevision: c.Expected, Author: c.author(e), Reason: c.Reason, DryRun: c.DryRun}
+	return c.published(ctx, e, "", func(client configv1.ConfigClient) (*configv1.PublishResponse, error) {
+		return ask(ctx, client.Rollback, question)
+	})
+}
+
+type configStatusCmd struct {
+	App      string `help:"Only instances of this service."`
+	Revision int64  `help:"Compare with this revision (default: the newest)."`
+}
+
+func (configStatusCmd) Help() string {
+	return `Exits with 1 when an instance is behind or has refused a value.`
+}
+
+func (c *configStatusCmd) Run(ctx context.Context, e *env) error {
+	return e.withConfig(ctx, func(client configv1.ConfigClient) error {
+		answer, err := ask(ctx, client.Status, &configv1.StatusRequest{App: c.App, Revision: c.Revision})
+		if err != nil {
+			return err
+		}
+		if err := e.print(answer, func() error { return e.showStatus(answer) }); err != nil {
+			return err
+		}
+		if behind := laggards(answer); len(behind) > 0 {
+			return fmt.Errorf("behind: %s", strings.Join(behind, ", "))
+		}
+		return nil
+	})
+}
+
+func (e *env) showStatus(answer *configv1.StatusResponse) error {
+	t := term.Table{Header: []string{"SERVICE", "INSTANCE", "REVISION", "ACKNOWLEDGED", "REFUSED"}}
+	for _, i := range answer.GetInstances() {
+		revision := strconv.FormatInt(i.GetRevision(), 10)
+		if i.GetRevision() < answer.GetRevision() {
+			revision = e.style.Yellow(revision)
+		}
+		var refused []string
+		for _, r := range i.GetRejections() {
+			refused = append(refused, fmt.Sprintf("%s@%d: %s", r.GetName(), r.GetRevision(), r.GetProblem()))
+		}
+		t.Add(e.style.Name(i.GetIdentity().GetApp(), i.GetIdentity().GetApp()), i.GetIdentity().GetInstance(), revision,
+			timeText(i.GetAcknowledged()), e.style.Red(strings.Join(refused, "; ")))
+	}
+	if err := t.Write(e.Stdout, e.style); err != nil {
+		return err
+	}
+	_, err := fmt.Fprintln(e.Stdout, statusText(answer))
+	return err
+}
+
+// scopeText writes a layer as "zone=a catalog".
+func scopeText(layer configv1.Layer, scope *configv1.Scope) string {
+	text := strings.ToLower(strings.TrimPrefix(layer.String(), "LAYER_"))
+	if s := scope.GetSelector(); s != "" {
+		text += "=" + s
+	}
+	if app := scope.GetApp(); app != "" {
+		text += " " + app
+	}
+	return text
+}
+
+func propertyText(p *configv1.Property) string {
+	text := strings.ToLower(strings.TrimPrefix(p.GetType().String(), "TYPE_"))
+	if p.GetUnit() != "" {
+		text += " " + p.GetUnit()
+	}
+	if p.GetMin() != "" || p.GetMax() != "" {
+		text += " " + p.GetMin() + ".." + p.GetMax()
+	}
+	if len(p.GetOptions()) > 0 {
+		text += " " + strings.Join(p.GetOptions(), "|")
+	}
+	return text
+}
+
+func timeText(at *timestamppb.Timestamp) string {
+	if at == nil {
+		return ""
+	}
+	return at.AsTime().Local().Format(time.DateTime)
+}

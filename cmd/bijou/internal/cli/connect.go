@@ -1,0 +1,113 @@
+package cli
+
+import (
+	"context"
+	"fmt"
+	"math/rand/v2"
+	"strings"
+	"time"
+
+	discoveryv1 "bijou.dev/platform/api/discovery/v1"
+	"bijou.dev/platform/errs"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/grpc/resolver"
+	"google.golang.org/grpc/resolver/manual"
+	"google.golang.org/protobuf/encoding/protojson"
+	"google.golang.org/protobuf/proto"
+)
+
+// patience bounds one question to the platform.
+const patience = 15 * time.Second
+
+// addresses finds where a service has a listener: by the registry if one was named, else in the stack that runs here,
+// where the listener is known by its port in the compose file.
+func (e *env) addresses(ctx context.Context, service, listener string, port int) ([]string, error) {
+	var addrs []string
+	if len(e.program.Discovery) > 0 {
+		list, err := e.list(ctx, e.program.Discovery, service)
+		if err != nil {
+			return nil, err
+		}
+		for _, i := range list.GetInstances() {
+			if addr := i.GetEndpoints()[listener]; addr != "" && i.GetStatus() == discoveryv1.Status_STATUS_UP {
+				addrs = append(addrs, addr)
+			}
+		}
+	} else {
+		run, err := e.running(ctx)
+		if err != nil {
+			return nil, err
+		}
+		addrs = run.Addrs(service, port)
+	}
+	if len(addrs) == 0 {
+		return nil, errs.Errorf(errs.Unavailable, "finding %s: no instance of it is up", service)
+	}
+	// Any of them will do; do not always trouble the first.
+	rand.Shuffle(len(addrs), func(i, j int) { addrs[i], addrs[j] = addrs[j], addrs[i] })
+	return addrs, nil
+}
+
+// list asks the registry at the given addresses.
+func (e *env) list(ctx context.Context, seeds []string, service string) (*discoveryv1.ListResponse, error) {
+	conn, err := connect("discovery", seeds)
+	if err != nil {
+		return nil, err
+	}
+	defer conn.Close()
+	return ask(ctx, discoveryv1.NewDiscoveryClient(conn).List, &discoveryv1.ListRequest{Service: service})
+}
+
+// dial connects to any instance of a service.
+func (e *env) dial(ctx context.Context, service string) (*grpc.ClientConn, error) {
+	addrs, err := e.addresses(ctx, service, "grpc", grpcPort)
+	if err != nil {
+		return nil, err
+	}
+	return connect(service, addrs)
+}
+
+// connect makes a connection that uses the first address that answers.
+func connect(service string, addrs []string) (*grpc.ClientConn, error) {
+	known := manual.NewBuilderWithScheme("known")
+	var endpoints []resolver.Endpoint
+	for _, addr := range addrs {
+		endpoints = append(endpoints, resolver.Endpoint{Addresses: []resolver.Address{{Addr: strings.TrimSpace(addr)}}})
+	}
+	known.InitialState(resolver.State{Endpoints: endpoints})
+	conn, err := grpc.NewClient("known:///"+service, grpc.WithResolvers(known),
+		grpc.WithTransportCredentials(insecure.NewCredentials()))
+	if err != nil {
+		return nil, fmt.Errorf("connecting to %s at %v: %w", service, addrs, err)
+	}
+	return conn, nil
+}
+
+// ask calls a method within the patience of a person and gives its error a kind.
+func ask[Q, A any](ctx context.Context, method func(context.Context, Q, ...grpc.CallOption) (A, error), question Q) (A, error) {
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	answer, err := method(ctx, question)
+	if err != nil {
+		err = errs.FromRPC(err)
+	}
+	return answer, err
+}
+
+// print prints the answer of an API: with --json as the API tells it, else as people writes it.
+func (e *env) print(answer proto.Message, people func() error) error {
+	if e.program.JSON {
+		return e.printProto(answer)
+	}
+	return people()
+}
+
+func (e *env) printProto(m proto.Message) error {
+	text, err := protojson.MarshalOptions{Multiline: true, Indent: "  ", EmitDefaultValues: true}.Marshal(m)
+	if err != nil {
+		return fmt.Errorf("writing JSON: %w", err)
+	}
+	_, err = fmt.Fprintln(e.Stdout, string(text))
+	return err
+}

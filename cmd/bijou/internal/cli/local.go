@@ -1,0 +1,191 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"strconv"
+	"strings"
+	"time"
+
+	"bijou.dev/cmd/bijou/internal/term"
+	"bijou.dev/cmd/bijou/stack"
+)
+
+type downCmd struct{}
+
+func (downCmd) Run(ctx context.Context, e *env) error {
+	remote, err := e.attach()
+	if err != nil {
+		return err
+	}
+	return remote.Down(ctx)
+}
+
+type statusCmd struct{}
+
+func (statusCmd) Help() string {
+	return `Exits with 1 when an instance is not healthy.
+
+    bijou status --json | jq -r '.instances[] | select(.phase != "healthy") | .name'`
+}
+
+func (statusCmd) Run(ctx context.Context, e *env) error {
+	remote, err := e.attach()
+	if err != nil {
+		return err
+	}
+	run, err := remote.Run(ctx)
+	if err != nil {
+		return err
+	}
+	if e.program.JSON {
+		if err := e.printJSON(run); err != nil {
+			return err
+		}
+	} else if err := e.printStatus(run); err != nil {
+		return err
+	}
+	return notHealthy(run)
+}
+
+// adminPort is where every process has its admin page, grpcPort where it serves gRPC.
+const (
+	adminPort = 9090
+	grpcPort  = 7000
+)
+
+func (e *env) printStatus(run *stack.Run) error {
+	t := term.Table{Header: []string{"INSTANCE", "HEALTH", "PID", "UP", "RESTARTS", "MEMORY", "ADMIN", "PROBLEM"}}
+	var memory int64
+	for _, i := range run.Instances {
+		memory += i.Memory
+		up, pid, admin := "", "", i.Ports[adminPort]
+		if i.PID != 0 {
+			up, pid = time.Since(i.Started).Round(time.Second).String(), strconv.Itoa(i.PID)
+		}
+		if admin != "" {
+			admin = "http://" + admin
+		}
+		t.Add(e.style.Name(i.Service, i.Name), e.phase(i.Phase), pid, up, strconv.Itoa(i.Restarts), term.Bytes(i.Memory), admin, i.Problem)
+	}
+	if err := t.Write(e.Stdout, e.style); err != nil {
+		return err
+	}
+	_, err := fmt.Fprintf(e.Stdout, "\n%d instances, %s of memory, running since %s\n", len(run.Instances), term.Bytes(memory),
+		run.Started.Local().Format(time.DateTime))
+	return err
+}
+
+func (e *env) phase(phase string) string {
+	switch phase {
+	case "healthy":
+		return e.style.Green(phase)
+	case "unhealthy", "held", "exited":
+		return e.style.Red(phase)
+	default:
+		return e.style.Yellow(phase)
+	}
+}
+
+func notHealthy(run *stack.Run) error {
+	var names []string
+	for _, i := range run.Instances {
+		if i.Phase != "healthy" {
+			names = append(names, i.Name)
+		}
+	}
+	if len(names) == 0 {
+		return nil
+	}
+	return fmt.Errorf("not healthy: %s", strings.Join(names, ", "))
+}
+
+type logsCmd struct {
+	Instances []string `arg:"" optional:"" help:"Instances or services; all if none is named."`
+	Follow    bool     `short:"f" help:"Go on until Ctrl-C."`
+	Tail      int      `short:"n" default:"100" help:"The last lines only; 0 for all."`
+	Raw       bool     `help:"Show lines as they were written."`
+}
+
+func (logsCmd) Help() string {
+	return `    bijou logs -f gateway         what the gateway writes from now on
+    bijou logs -n 0 catalog-a-1   everything one instance has written
+
+The files themselves are in .bijou/logs and stay there until the next "bijou up".`
+}
+
+func (c *logsCmd) Run(ctx context.Context, e *env) error {
+	dir, err := e.dir()
+	if err != nil {
+		return err
+	}
+	show := e.logLine(c.Raw)
+	if c.Follow {
+		return stack.FollowLogs(ctx, dir, c.Tail, show, c.Instances...)
+	}
+	lines, err := stack.ReadLogs(dir, c.Tail, c.Instances...)
+	for _, line := range lines {
+		show(line)
+	}
+	return err
+}
+
+func (e *env) logLine(raw bool) func(stack.Line) {
+	longest := 0
+	return func(l stack.Line) {
+		if e.program.JSON {
+			_ = e.printJSON(l)
+			return
+		}
+		longest = max(longest, len(l.Instance))
+		writeLine(e.Stdout, e.style, longest, raw, l)
+	}
+}
+
+type killCmd struct {
+	Instance string `arg:"" help:"The instance: catalog-a-1."`
+	Hold     bool   `help:"Keep it down until \"bijou restart\"."`
+}
+
+func (killCmd) Help() string {
+	return `The restart policy in compose.yaml brings it back, unless --hold keeps it down.
+
+    bijou kill catalog-a-1
+    bijou kill --hold recommendations-a-1`
+}
+
+func (c *killCmd) Run(ctx context.Context, e *env) error {
+	remote, err := e.attach()
+	if err != nil {
+		return err
+	}
+	if c.Hold {
+		return remote.Hold(ctx, c.Instance)
+	}
+	return remote.Kill(ctx, c.Instance)
+}
+
+type restartCmd struct {
+	Instance string `arg:"" help:"The instance: catalog-a-1."`
+}
+
+func (c *restartCmd) Run(ctx context.Context, e *env) error {
+	remote, err := e.attach()
+	if err != nil {
+		return err
+	}
+	return remote.Restart(ctx, c.Instance)
+}
+
+// running returns the record of the stack that runs here.
+func (e *env) running(ctx context.Context) (*stack.Run, error) {
+	remote, err := e.attach()
+	if errors.Is(err, os.ErrNotExist) {
+		return nil, fmt.Errorf("%w (%w); for another platform pass --discovery", stack.ErrNotRunning, err)
+	} else if err != nil {
+		return nil, err
+	}
+	return remote.Run(ctx)
+}

@@ -1,0 +1,203 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"sync"
+	"time"
+
+	"bijou.dev/cmd/bijou/internal/term"
+	"bijou.dev/cmd/bijou/stack"
+)
+
+type upCmd struct {
+	Services []string `arg:"" optional:"" help:"Only these services and what they depend on."`
+	Quiet    bool     `short:"q" help:"Show only what bijou itself has to say; logs still go to files."`
+	Raw      bool     `help:"Show log lines as they were written, not made readable."`
+	Random   bool     `name:"random-ports" help:"Ignore published port numbers, to run beside another stack (with its own --dir)."`
+}
+
+func (upCmd) Help() string {
+	return `Builds each service with Go, gives every port of every instance a loopback port, starts everything, prints the addresses
+when all are healthy, and stops in reverse order on Ctrl-C; a second Ctrl-C kills. Needs only Go.
+
+    bijou up                      the whole platform
+    bijou up hello                one service and what it depends on
+    bijou up -q                   without the logs: see them with "bijou logs -f"
+
+Meanwhile, from another terminal: bijou status, logs, kill, restart, down.`
+}
+
+func (c *upCmd) Run(ctx context.Context, e *env) error {
+	file, err := e.composeFile()
+	if err != nil {
+		return err
+	}
+	begin := time.Now()
+	s := newScreen(e, c)
+	st, err := stack.Start(ctx, stack.Options{
+		File: file, Services: c.Services, Dir: e.program.Dir, Variables: e.Environ, RandomPorts: c.Random,
+		Progress: s.step, Output: s.line,
+	})
+	if err != nil {
+		s.clear()
+		if ctx.Err() != nil {
+			return errors.New("interrupted before the stack was started")
+		}
+		return err
+	}
+	if s.ready(ctx, st) == nil {
+		s.table(st, time.Since(begin))
+		select {
+		case <-ctx.Done():
+		case <-st.Down():
+		}
+	}
+	return s.stop(e.Now, st)
+}
+
+// screen is the one stream of everything that happens while a stack runs.
+type screen struct {
+	*upCmd
+	out     io.Writer
+	style   term.Style
+	isTerm  bool
+	columns int
+
+	mu       sync.Mutex
+	progress bool // the last line is a progress line, to be written over
+	longest  int  // the longest name of an instance so far
+}
+
+func newScreen(e *env, c *upCmd) *screen {
+	isTerm, columns := term.Size(e.Stdout)
+	return &screen{upCmd: c, out: e.Stdout, style: e.style, isTerm: isTerm, columns: columns, longest: len("recommendations-a-1")}
+}
+
+// step shows progress while building: one line that changes on a terminal, one line per finished piece elsewhere.
+func (s *screen) step(step stack.Step) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	text := fmt.Sprintf("[%d/%d] %s", step.Done, step.Total, step.What)
+	if s.isTerm {
+		fmt.Fprint(s.out, "\r\x1b[K", term.Cut(text, s.columns-1))
+		s.progress = true
+	} else {
+		fmt.Fprintln(s.out, text)
+	}
+}
+
+func (s *screen) clear() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.clearLocked()
+}
+
+func (s *screen) clearLocked() {
+	if s.progress {
+		fmt.Fprint(s.out, "\r\x1b[K")
+		s.progress = false
+	}
+}
+
+func (s *screen) printf(format string, args ...any) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.clearLocked()
+	fmt.Fprintf(s.out, format+"\n", args...)
+}
+
+// line shows a line of a log.
+func (s *screen) line(l stack.Line) {
+	if s.Quiet && !l.Note {
+		return
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.clearLocked()
+	s.longest = max(s.longest, len(l.Instance))
+	writeLine(s.out, s.style, s.longest, s.Raw, l)
+}
+
+func writeLine(w io.Writer, style term.Style, longest int, raw bool, l stack.Line) {
+	name := style.Name(serviceOf(l.Instance), term.Pad(l.Instance, longest))
+	text := l.Text
+	switch {
+	case l.Note:
+		text = style.Yellow("-- " + text)
+	case !raw:
+		text = term.LogLine(style, text, "service")
+	}
+	fmt.Fprintln(w, name, "|", text)
+}
+
+// serviceOf cuts the number off the name of an instance.
+func serviceOf(instance string) string {
+	for i := len(instance) - 1; i > 0; i-- {
+		if instance[i] == '-' {
+			return instance[:i]
+		}
+	}
+	return instance
+}
+
+// ready waits until all instances are healthy and says now and then who is missing. It fails when the stack is to end.
+func (s *screen) ready(ctx context.Context, st *stack.Stack) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	go func() { // ends with ctx
+		select {
+		case <-st.Down():
+			cancel()
+		case <-ctx.Done():
+		}
+	}()
+	for patience := 10 * time.Second; ; patience = 30 * time.Second {
+		soon, stop := context.WithTimeout(ctx, patience)
+		err := st.Wait(soon)
+		stop()
+		if err == nil || ctx.Err() != nil {
+			return err
+		}
+		s.printf("%s", s.style.Yellow("still "+err.Error()))
+	}
+}
+
+// table shows where to go, and how long it took to get there.
+func (s *screen) table(st *stack.Stack, took time.Duration) {
+	t := term.Table{Header: []string{"WHAT", "WHERE", ""}}
+	for _, p := range st.Published() {
+		note := ""
+		if p.Holder != "" {
+			note = s.style.Yellow(fmt.Sprintf("port %d is taken by %s", p.Wanted, p.Holder))
+		}
+		t.Add(p.Name, s.style.Bold(p.URL), note)
+	}
+	instances := st.Instances()
+	var memory int64
+	for _, i := range instances {
+		memory += i.Memory
+		if addr := i.Ports[adminPort]; addr != "" && i.Name == "gateway-1" {
+			t.Add("gateway admin", "http://"+addr, s.style.Dim("every instance has one: bijou status"))
+		}
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.clearLocked()
+	fmt.Fprintln(s.out)
+	_ = t.Write(s.out, s.style)
+	fmt.Fprintf(s.out, "\n%s  Ctrl-C stops it.\n\n", s.style.Green(fmt.Sprintf("%d instances healthy in %.1f s, %s of memory.",
+		len(instances), took.Seconds(), term.Bytes(memory))))
+}
+
+func (s *screen) stop(now context.Context, st *stack.Stack) error {
+	begin := time.Now()
+	s.printf("%s", s.style.Yellow("stopping; Ctrl-C again kills"))
+	err := st.Stop(now)
+	if err == nil {
+		s.printf("stopped in %.1f s", time.Since(begin).Seconds())
+	}
+	return err
+}

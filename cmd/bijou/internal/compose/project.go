@@ -1,0 +1,72 @@
+// Package compose turns a compose file into a plan for running it as processes of this machine.
+//
+// A compose file says which services there are, how many of each, what they listen on and how they find each other
+// by name. Containers get that from a network with names; processes get it from a [Plan], in which each port of each
+// instance is a loopback port and each name in the settings is already an address. [NewPlan] does nothing but that
+// translation: it touches no disk and starts nothing.
+package compose
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+
+	"github.com/compose-spec/compose-go/v2/cli"
+	"github.com/compose-spec/compose-go/v2/types"
+)
+
+// FileName is the name of the file that describes the platform, at the root of the repository.
+const FileName = "compose.yaml"
+
+// Find returns the path of the nearest compose file in dir or a folder above it.
+func Find(dir string) (string, error) {
+	start := dir
+	for {
+		file := filepath.Join(dir, FileName)
+		if _, err := os.Stat(file); err == nil {
+			return file, nil
+		} else if !errors.Is(err, fs.ErrNotExist) {
+			return "", fmt.Errorf("looking for %s: %w", FileName, err)
+		}
+		parent := filepath.Dir(dir)
+		if parent == dir {
+			return "", fmt.Errorf("no %s in %s or above: run inside the repository or pass --file: %w", FileName, start, fs.ErrNotExist)
+		}
+		dir = parent
+	}
+}
+
+// Load reads a compose file as `docker compose` does, with the variables of env (KEY=value) and of a .env file beside
+// it. With services it keeps only these and what they depend on; without, all that the active profiles enable.
+func Load(ctx context.Context, file string, env []string, services ...string) (*types.Project, error) {
+	options, err := cli.NewProjectOptions([]string{file},
+		cli.WithWorkingDirectory(filepath.Dir(file)),
+		cli.WithEnv(env),
+		cli.WithDotEnv,
+		cli.WithDefaultProfiles(),
+	)
+	if err != nil {
+		return nil, fmt.Errorf("reading %s: %w", file, err)
+	}
+	project, err := options.LoadProject(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("reading %s: %w", file, err)
+	}
+	for _, name := range services {
+		if _, ok := project.Services[name]; !ok {
+			return nil, fmt.Errorf("%s has no service %q, only %v", file, name, slices.Sorted(slices.Values(project.ServiceNames())))
+		}
+	}
+	if len(services) == 0 {
+		return project, nil
+	}
+	project, err = project.WithSelectedServices(services)
+	if err != nil {
+		return nil, fmt.Errorf("selecting services %v: %w", services, err)
+	}
+	return project, nil
+}

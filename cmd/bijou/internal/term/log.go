@@ -1,0 +1,80 @@
+package term
+
+import (
+	"encoding/json"
+	"fmt"
+	"strings"
+)
+
+// LogLine turns a line of JSON as slog writes it into words: "WARN listening again addr=:7000". Fields named in drop
+// are left out. Any other line is returned as it is.
+func LogLine(s Style, line string, drop ...string) string {
+	fields, ok := parseFields(line)
+	if !ok {
+		return line
+	}
+	hidden := map[string]bool{"time": true}
+	for _, name := range drop {
+		hidden[name] = true
+	}
+	var level, msg string
+	var rest strings.Builder
+	for _, f := range fields {
+		switch {
+		case f.name == "level":
+			level = f.value
+		case f.name == "msg":
+			msg = f.value
+		case !hidden[f.name]:
+			rest.WriteString(" " + s.Dim(f.name+"=") + f.value)
+		}
+	}
+	return paintLevel(s, level) + msg + rest.String()
+}
+
+func paintLevel(s Style, level string) string {
+	switch {
+	case level == "" || level == "INFO":
+		return ""
+	case strings.HasPrefix(level, "ERROR"):
+		return s.Red(level) + " "
+	case strings.HasPrefix(level, "WARN"):
+		return s.Yellow(level) + " "
+	default:
+		return s.Dim(level) + " "
+	}
+}
+
+type field struct{ name, value string }
+
+// parseFields reads a JSON object with a message, keeping the order of its fields.
+func parseFields(line string) ([]field, bool) {
+	if !strings.HasPrefix(line, "{") || !strings.Contains(line, `"msg"`) {
+		return nil, false
+	}
+	dec := json.NewDecoder(strings.NewReader(line))
+	if _, err := dec.Token(); err != nil {
+		return nil, false
+	}
+	var fields []field
+	for dec.More() {
+		name, err := dec.Token()
+		if err != nil {
+			return nil, false
+		}
+		var raw json.RawMessage
+		if err := dec.Decode(&raw); err != nil {
+			return nil, false
+		}
+		fields = append(fields, field{fmt.Sprint(name), fieldText(raw)})
+	}
+	return fields, true
+}
+
+func fieldText(raw json.RawMessage) string {
+	var text string
+	if json.Unmarshal(raw, &text) != nil {
+		return string(raw)
+	}
+	return text
+}

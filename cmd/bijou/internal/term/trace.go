@@ -1,0 +1,172 @@
+package term
+
+import (
+	"cmp"
+	"fmt"
+	"io"
+	"slices"
+	"strings"
+	"time"
+)
+
+// Span is a span as Zipkin's API tells it.
+type Span struct {
+	TraceID  string            `json:"traceId"`
+	ID       string            `json:"id"`
+	ParentID string            `json:"parentId,omitempty"`
+	Name     string            `json:"name"`
+	Kind     string            `json:"kind,omitempty"`
+	Start    int64             `json:"timestamp"` // µs since 1970
+	Duration int64             `json:"duration"`  // µs
+	Local    *Endpoint         `json:"localEndpoint,omitempty"`
+	Tags     map[string]string `json:"tags,omitempty"`
+	Shared   bool              `json:"shared,omitempty"`
+}
+
+// Endpoint names a service.
+type Endpoint struct {
+	Service string `json:"serviceName"`
+}
+
+// ServiceName is the service of the span, "?" if unknown.
+func (s Span) ServiceName() string {
+	if s.Local == nil || s.Local.Service == "" {
+		return "?"
+	}
+	return s.Local.Service
+}
+
+// Failed tells whether the span ended in an error, and which.
+func (s Span) Failed() (string, bool) {
+	problem, failed := s.Tags["error"]
+	return problem, failed
+}
+
+// node is a span at its depth below the root.
+type node struct {
+	Span
+	depth int
+}
+
+// Waterfall draws the spans of one trace: the tree of calls on the left, when each ran on the right.
+func Waterfall(w io.Writer, s Style, columns int, spans []Span) error {
+	if len(spans) == 0 {
+		return nil
+	}
+	nodes := tree(spans)
+	begin, end := extent(spans)
+	labelWidth, services := 0, map[string]bool{}
+	for _, n := range nodes {
+		labelWidth = max(labelWidth, width(label(Style{}, n)))
+		services[n.ServiceName()] = true
+	}
+	labelWidth = min(labelWidth, columns/2)
+	barWidth := max(10, columns-labelWidth-13)
+	_, err := fmt.Fprintf(w, "trace %s  %d spans  %d services  %s  %s\n\n", s.Bold(spans[0].TraceID), len(spans), len(services),
+		micros(end-begin), time.UnixMicro(begin).Local().Format(time.DateTime))
+	for _, n := range nodes {
+		if err != nil {
+			return err
+		}
+		text := Pad(label(s, n), labelWidth)
+		if width(text) > labelWidth {
+			text = Cut(label(Style{}, n), labelWidth)
+		}
+		_, err = fmt.Fprintf(w, "%s  %8s  %s\n", text, micros(n.Duration), bar(s, n, begin, end, barWidth))
+		if problem, failed := n.Failed(); failed && err == nil {
+			_, err = fmt.Fprintf(w, "%s%s\n", strings.Repeat("  ", n.depth+1), s.Red("error: "+Cut(cmp.Or(problem, "yes"), columns-2*n.depth-10)))
+		}
+	}
+	return err
+}
+
+func label(s Style, n node) string {
+	kind := ""
+	if n.Kind == "CLIENT" || n.Kind == "PRODUCER" {
+		kind = "→ "
+	}
+	return strings.Repeat("  ", n.depth) + s.Name(n.ServiceName(), n.ServiceName()) + " " + kind + n.Name
+}
+
+// bar is the time of a span within the whole trace.
+func bar(s Style, n node, begin, end int64, columns int) string {
+	whole := max(1, end-begin)
+	from := int(int64(columns-1) * max(0, n.Start-begin) / whole)
+	length := max(1, int(int64(columns)*n.Duration/whole))
+	length = min(length, columns-from)
+	fill := strings.Repeat("▆", length)
+	if _, failed := n.Failed(); failed {
+		return strings.Repeat(" ", from) + s.Red(fill)
+	}
+	return strings.Repeat(" ", from) + s.Name(n.ServiceName(), fill)
+}
+
+func extent(spans []Span) (begin, end int64) {
+	begin = spans[0].Start
+	for _, sp := range spans {
+		begin, end = min(begin, sp.Start), max(end, sp.Start+sp.Duration)
+	}
+	return begin, end
+}
+
+func micros(us int64) string {
+	d := time.Duration(us) * time.Microsecond
+	switch {
+	case d >= time.Second:
+		return fmt.Sprintf("%.2fs", d.Seconds())
+	case d >= time.Millisecond:
+		return fmt.Sprintf("%.1fms", float64(us)/1000)
+	default:
+		return fmt.Sprintf("%dµs", us)
+	}
+}
+
+// tree orders spans as calls: each below its parent, siblings by start. A span whose parent is missing is a root. The
+// server's half of a shared span is below the client's.
+func tree(spans []Span) []node {
+	key := func(sp Span) string {
+		if sp.Shared {
+			return sp.ID + "/shared"
+		}
+		return sp.ID
+	}
+	known := map[string]bool{}
+	for _, sp := range spans {
+		known[key(sp)] = true
+	}
+	children := map[string][]Span{}
+	for _, sp := range spans {
+		parent := sp.ParentID
+		switch {
+		case sp.Shared && known[sp.ID]:
+			parent = sp.ID
+		case known[parent+"/shared"]: // what a server does is below the server's half
+			parent += "/shared"
+		case !known[parent] || parent == sp.ID:
+			parent = ""
+		}
+		children[parent] = append(children[parent], sp)
+	}
+	var nodes []node
+	seen := map[string]bool{}
+	var walk func(parent string, depth int)
+	walk = func(parent string, depth int) {
+		slices.SortStableFunc(children[parent], func(a, b Span) int { return cmp.Compare(a.Start, b.Start) })
+		for _, sp := range children[parent] {
+			if !seen[key(sp)] { // parents that go round in a circle would never end
+				seen[key(sp)] = true
+				nodes = append(nodes, node{sp, depth})
+				walk(key(sp), depth+1)
+			}
+		}
+	}
+	walk("", 0)
+	for _, sp := range spans {
+		if !seen[key(sp)] {
+			seen[key(sp)] = true
+			nodes = append(nodes, node{sp, 0})
+			walk(key(sp), 1)
+		}
+	}
+	return nodes
+}

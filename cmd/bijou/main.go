@@ -1,0 +1,25 @@
+// Command bijou runs the platform on this machine and talks to one that runs.
+package main
+
+import (
+	"context"
+	"os"
+	"os/signal"
+	"syscall"
+
+	"bijou.dev/cmd/bijou/internal/cli"
+)
+
+func main() {
+	signals := make(chan os.Signal, 2)
+	signal.Notify(signals, os.Interrupt, syscall.SIGTERM)
+	ctx, stop := context.WithCancel(context.Background())
+	now, force := context.WithCancel(context.Background())
+	go func() {
+		<-signals // the first asks for an orderly end
+		stop()
+		<-signals // the second does not wait for it
+		force()
+	}()
+	os.Exit(cli.Main(ctx, cli.World{Args: os.Args[1:], Stdout: os.Stdout, Stderr: os.Stderr, Environ: os.Environ(), Now: now}))
+}

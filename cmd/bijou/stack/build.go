@@ -1,0 +1,104 @@
+package stack
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"strings"
+	"sync/atomic"
+
+	"bijou.dev/cmd/bijou/internal/compose"
+	"golang.org/x/sync/errgroup"
+)
+
+// Build builds the binaries of all services of a compose file into the folder bin, for [Options].Bin. Go's cache makes
+// a second build quick.
+func Build(ctx context.Context, file, bin string, progress func(Step)) error {
+	file, err := filepath.Abs(file)
+	if err != nil {
+		return fmt.Errorf("finding %s: %w", file, err)
+	}
+	if bin, err = filepath.Abs(bin); err != nil {
+		return fmt.Errorf("finding %s: %w", bin, err)
+	}
+	if progress == nil {
+		progress = func(Step) {}
+	}
+	project, err := compose.Load(ctx, file, os.Environ())
+	if err != nil {
+		return err
+	}
+	var mains []string
+	for _, service := range project.Services {
+		if service.Build != nil && service.Build.Args["SERVICE"] != nil {
+			mains = append(mains, path.Clean(*service.Build.Args["SERVICE"]))
+		}
+	}
+	slices.Sort(mains)
+	return buildAll(ctx, filepath.Dir(file), slices.Compact(mains), bin, progress)
+}
+
+// program is the file that the main package services/<main> is built into.
+func (s *Stack) program(main string) string {
+	return filepath.Join(s.opts.Bin, moduleOf(main), path.Base(main))
+}
+
+// moduleOf is the folder of the module below services/ that has the main package: its first element.
+func moduleOf(main string) string {
+	module, _, _ := strings.Cut(main, "/")
+	return module
+}
+
+// buildAll runs one `go build` per module, as images are built: outside the workspace.
+func buildAll(ctx context.Context, root string, mains []string, bin string, progress func(Step)) error {
+	modules := map[string][]string{}
+	for _, main := range mains {
+		modules[moduleOf(main)] = append(modules[moduleOf(main)], main)
+	}
+	group, ctx := errgroup.WithContext(ctx)
+	group.SetLimit(runtime.NumCPU())
+	var done atomic.Int32
+	for module, mains := range modules {
+		group.Go(func() error {
+			progress(Step{What: "building " + module, Done: int(done.Load()), Total: len(modules)})
+			if err := buildModule(ctx, filepath.Join(root, "services", module), mains, filepath.Join(bin, module)); err != nil {
+				return err
+			}
+			progress(Step{What: "built " + module, Done: int(done.Add(1)), Total: len(modules)})
+			return nil
+		})
+	}
+	return group.Wait()
+}
+
+func buildModule(ctx context.Context, dir string, mains []string, bin string) error {
+	if err := os.MkdirAll(bin, 0o755); err != nil {
+		return fmt.Errorf("building into %s: %w", bin, err)
+	}
+	args := []string{"build", "-trimpath", "-o", bin + string(filepath.Separator)}
+	for _, main := range mains {
+		_, pkg, _ := strings.Cut(main, "/")
+		args = append(args, "./"+pkg)
+	}
+	cmd := exec.CommandContext(ctx, "go", args...)
+	cmd.Dir = dir
+	cmd.Env = append(os.Environ(), "GOWORK=off", "CGO_ENABLED=0")
+	out, err := cmd.CombinedOutput()
+	switch {
+	case err == nil:
+		return nil
+	case ctx.Err() != nil:
+		return context.Cause(ctx)
+	case errors.Is(err, exec.ErrNotFound):
+		return fmt.Errorf("building services: install Go from https://go.dev/dl first: %w", err)
+	default:
+		return fmt.Errorf("building %s: %w\n%s", strings.Join(mains, ", "), err, bytes.TrimSpace(out))
+	}
+}

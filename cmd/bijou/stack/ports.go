@@ -1,0 +1,77 @@
+package stack
+
+import (
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"net"
+	"strconv"
+	"sync"
+)
+
+// Ports are taken from below the range from which Linux (32768 and up) and macOS (49152 and up) take the local ports
+// of outgoing connections: otherwise a connection could sit on the port of an instance that is about to restart.
+const lowestPort, highestPort = 20000, 32767
+
+// ports finds free loopback ports and keeps each of them taken until its owner is about to start.
+type ports struct {
+	mu   sync.Mutex
+	held map[int]net.Listener
+}
+
+// find returns wanted if it is free, otherwise, or for 0, any free port.
+func (p *ports) find(wanted int) (int, error) {
+	if wanted > 0 && p.hold(wanted) == nil {
+		return wanted, nil
+	}
+	var last error
+	for range 1000 {
+		port := lowestPort + rand.N(highestPort-lowestPort+1)
+		if last = p.hold(port); last == nil {
+			return port, nil
+		}
+	}
+	return 0, fmt.Errorf("no free port between %d and %d: %w", lowestPort, highestPort, last)
+}
+
+var errHeld = errors.New("given out already")
+
+func (p *ports) hold(port int) error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.held[port] != nil {
+		return errHeld
+	}
+	l, err := net.Listen("tcp", "127.0.0.1:"+strconv.Itoa(port)) //nolint:noctx // binding does not wait
+	if err != nil {
+		return err
+	}
+	if p.held == nil {
+		p.held = map[int]net.Listener{}
+	}
+	p.held[port] = l
+	return nil
+}
+
+// release frees the ports of an instance for it to listen on.
+func (p *ports) release(addrs map[int]string) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, addr := range addrs {
+		_, digits, _ := net.SplitHostPort(addr)
+		port, _ := strconv.Atoi(digits)
+		if l := p.held[port]; l != nil {
+			_ = l.Close()
+			delete(p.held, port)
+		}
+	}
+}
+
+func (p *ports) close() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, l := range p.held {
+		_ = l.Close()
+	}
+	p.held = nil
+}

@@ -1,0 +1,490 @@
+// Package stack runs the services of a compose file as processes of this machine.
+//
+// It is what `bijou up` does, for programs: [Start] builds the binaries, gives every port of every instance a loopback
+// address, and keeps the processes running; a [Stack] is then there to be asked, hurt and stopped. Whoever started it
+// owns it: when that program ends, so do the processes.
+package stack
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"bijou.dev/cmd/bijou/internal/compose"
+	"bijou.dev/cmd/bijou/internal/proc"
+)
+
+// Options says what to run and where. Only File is required.
+type Options struct {
+	// File is the compose file.
+	File string
+	// Services to run, with what they depend on. Empty: all that the active profiles enable.
+	Services []string
+	// Dir keeps volumes, logs and the record of the run. Empty: ".bijou" beside File. One stack at a time per folder.
+	Dir string
+	// Bin is a folder that [Build] has filled. Empty: build into "bin" below Dir first.
+	Bin string
+	// RandomPorts ignores published port numbers, so that several stacks can run side by side.
+	RandomPorts bool
+	// Env are further variables of every process; they win over those of the compose file.
+	Env map[string]string
+	// Variables (KEY=value) that the compose file may refer to. Nil: those of this process.
+	Variables []string
+	// Shuffle starts the instances in random order. Nil: what others depend on starts first.
+	Shuffle *rand.Rand
+	// Progress hears what Start is doing, possibly from several goroutines. Nil: nobody.
+	Progress func(Step)
+	// Output gets every line that an instance writes, and notes about its life, one at a time. It must not
+	// call the stack. Nil: nobody; the lines are in the log files in any case.
+	Output func(Line)
+}
+
+// Step is a piece of the work of [Start] and [Build].
+type Step struct {
+	// What is being done: "building config".
+	What string
+	// Done of Total pieces of this kind of work are finished.
+	Done, Total int
+}
+
+// Line is a line of an instance's log.
+type Line struct {
+	Time     time.Time
+	Instance string
+	Text     string
+	// Note tells that the line is about the instance, not from it.
+	Note bool
+}
+
+// Instance is a process of the stack.
+type Instance struct {
+	// Name is "<service>-<n>"; Service is the name in the compose file.
+	Name    string `json:"name"`
+	Service string `json:"service"`
+	// Phase is one of starting, healthy, unhealthy, stopping, restarting, held, exited and stopped.
+	Phase string `json:"phase"`
+	// PID of the process, 0 when there is none.
+	PID int `json:"pid,omitempty"`
+	// Started is when the present or last process started, Restarts how many came before it.
+	Started  time.Time `json:"started,omitzero"`
+	Restarts int       `json:"restarts"`
+	// Problem is why it is not well.
+	Problem string `json:"problem,omitempty"`
+	// Ports maps the port in the compose file to the host:port in use.
+	Ports map[int]string `json:"ports,omitempty"`
+	// Memory is the resident memory in bytes, 0 if unknown. Only [Stack.Instances] measures it.
+	Memory int64 `json:"memory,omitempty"`
+}
+
+// Published is a port with a number of its own.
+type Published struct {
+	// Name says what is there.
+	Name     string `json:"name"`
+	Instance string `json:"instance"`
+	// URL is http://..., or host:port when the port does not speak HTTP.
+	URL string `json:"url"`
+	// Wanted is the port number in the compose file; Port is the one in use, another when that was taken.
+	Wanted int `json:"wanted"`
+	Port   int `json:"port"`
+	// Holder is who has the wanted port, as far as it can be known; empty when we do.
+	Holder string `json:"holder,omitempty"`
+}
+
+// Stack is a running set of services. Its methods are safe for concurrent use.
+type Stack struct {
+	opts      Options
+	plan      *compose.Plan
+	logs      *logs
+	ports     *ports
+	lock      *os.File
+	published []Published
+	started   time.Time
+	down      chan struct{} // closed by the first Down
+	downOnce  sync.Once
+	control   *control
+	gate      chan struct{} // bounds how many health checks run at once
+
+	mu      sync.Mutex
+	procs   map[string]*proc.Process // instance -> process
+	states  map[string]proc.State    // instance -> state
+	changed chan struct{}            // closed and replaced when states change
+}
+
+// ErrRunning tells that a stack runs in the folder already.
+var ErrRunning = errors.New("a stack is running here already")
+
+// ErrNoInstance tells that the stack has no instance of that name.
+var ErrNoInstance = errors.New("no such instance")
+
+// Start builds what is missing and starts every instance. It returns when all have been started; [Stack.Wait] waits
+// until they are healthy. Ending ctx stops the start, not the stack.
+func Start(ctx context.Context, opts Options) (*Stack, error) {
+	if err := opts.complete(); err != nil {
+		return nil, err
+	}
+	s := &Stack{
+		opts: opts, procs: map[string]*proc.Process{}, states: map[string]proc.State{},
+		changed: make(chan struct{}), down: make(chan struct{}), ports: &ports{}, started: time.Now(),
+		gate: make(chan struct{}, runtime.NumCPU()),
+	}
+	if err := s.prepare(ctx); err != nil {
+		s.release()
+		return nil, err
+	}
+	for _, p := range s.order() {
+		s.launch(p)
+	}
+	return s, nil
+}
+
+func (o *Options) complete() error {
+	if o.File == "" {
+		return errors.New("stack.Options.File: name the compose file")
+	}
+	file, err := filepath.Abs(o.File)
+	if err != nil {
+		return fmt.Errorf("stack.Options.File: %w", err)
+	}
+	o.File = file
+	if o.Dir == "" {
+		o.Dir = DefaultDir(file)
+	}
+	if o.Dir, err = filepath.Abs(o.Dir); err != nil {
+		return fmt.Errorf("stack.Options.Dir: %w", err)
+	}
+	if o.Variables == nil {
+		o.Variables = os.Environ()
+	}
+	if o.Progress == nil {
+		o.Progress = func(Step) {}
+	}
+	if o.Output == nil {
+		o.Output = func(Line) {}
+	}
+	return nil
+}
+
+// DefaultDir is the folder that a stack of this compose file uses if [Options] name no other.
+func DefaultDir(file string) string { return filepath.Join(filepath.Dir(file), ".bijou") }
+
+// prepare does all that can fail before the first process runs.
+func (s *Stack) prepare(ctx context.Context) error {
+	if err := s.takeFolder(); err != nil {
+		return err
+	}
+	project, err := compose.Load(ctx, s.opts.File, s.opts.Variables, s.opts.Services...)
+	if err != nil {
+		return err
+	}
+	s.plan, err = compose.NewPlan(project, compose.Options{
+		Dir: filepath.Join(s.opts.Dir, "volumes"), Port: s.findPort, Env: s.opts.Env,
+	})
+	if err != nil {
+		return err
+	}
+	s.published = s.publishedPorts()
+	if s.opts.Bin == "" {
+		s.opts.Bin = filepath.Join(s.opts.Dir, "bin")
+		if err := buildAll(ctx, filepath.Dir(s.opts.File), s.mains(), s.opts.Bin, s.opts.Progress); err != nil {
+			return err
+		}
+	}
+	if s.logs, err = openLogs(filepath.Join(s.opts.Dir, "logs"), s.opts.Output); err != nil {
+		return err
+	}
+	s.control, err = s.serveControl()
+	return err
+}
+
+func (s *Stack) findPort(wanted int) (int, error) {
+	if s.opts.RandomPorts {
+		wanted = 0
+	}
+	return s.ports.find(wanted)
+}
+
+func (s *Stack) mains() []string {
+	var mains []string
+	for _, p := range s.plan.Processes {
+		mains = append(mains, p.Main)
+	}
+	slices.Sort(mains)
+	return slices.Compact(mains)
+}
+
+func (s *Stack) publishedPorts() []Published {
+	var all []Published
+	for _, p := range s.plan.Published {
+		pub := Published{Name: p.Name, Instance: p.Instance, Wanted: p.Wanted, Port: p.Got}
+		pub.URL = fmt.Sprintf("127.0.0.1:%d", p.Got)
+		if p.Protocol == "http" {
+			pub.URL = "http://" + pub.URL
+		}
+		if p.Wanted != 0 && p.Wanted != p.Got && !s.opts.RandomPorts {
+			pub.Holder = PortHolder(p.Wanted)
+		}
+		all = append(all, pub)
+	}
+	return all
+}
+
+// order is the order of the plan, or a random one.
+func (s *Stack) order() []compose.Process {
+	order := slices.Clone(s.plan.Processes)
+	if r := s.opts.Shuffle; r != nil {
+		r.Shuffle(len(order), func(i, j int) { order[i], order[j] = order[j], order[i] })
+	}
+	return order
+}
+
+func (s *Stack) launch(p compose.Process) {
+	spec := proc.Spec{
+		Name: p.Name, Path: s.program(p.Main), Args: p.Args, Env: append(inherited(), p.Env...),
+		Output:        s.logs.writer(p.Name),
+		Prepare:       func() error { return s.prepareProcess(p) },
+		RestartAlways: p.Restart.Always, RestartOnFailure: p.Restart.OnFailure, RestartMax: p.Restart.Max,
+		Grace:   p.Grace,
+		Changed: func(state proc.State) { s.noteState(p.Name, state) },
+	}
+	if p.Health != nil {
+		spec.Health = &proc.Health{
+			Args: p.Health.Args, Interval: p.Health.Interval, Timeout: p.Health.Timeout,
+			StartPeriod: p.Health.StartPeriod, Retries: p.Health.Retries, Gate: s.gate,
+		}
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.states[p.Name] = proc.State{Phase: proc.Starting}
+	s.procs[p.Name] = proc.Start(spec)
+}
+
+// inherited is what a process needs of our environment; everything else it gets from the compose file, as a container
+// does.
+func inherited() []string {
+	var env []string
+	for _, name := range []string{"PATH", "HOME", "TMPDIR", "GOCOVERDIR"} {
+		if value, ok := os.LookupEnv(name); ok {
+			env = append(env, name+"="+value)
+		}
+	}
+	return env
+}
+
+// prepareProcess runs before each start of an instance.
+func (s *Stack) prepareProcess(p compose.Process) error {
+	s.ports.release(p.Ports)
+	for _, f := range p.Folders {
+		if f.Fresh {
+			if err := os.RemoveAll(f.Path); err != nil {
+				return fmt.Errorf("emptying %s: %w", f.Path, err)
+			}
+		}
+		if err := os.MkdirAll(f.Path, 0o755); err != nil {
+			return fmt.Errorf("making %s: %w", f.Path, err)
+		}
+	}
+	return nil
+}
+
+// noteState keeps the new state of an instance and tells about what people want to know.
+func (s *Stack) noteState(instance string, state proc.State) {
+	s.mu.Lock()
+	before := s.states[instance]
+	s.states[instance] = state
+	close(s.changed)
+	s.changed = make(chan struct{})
+	s.mu.Unlock()
+	if note := noteOf(before, state); note != "" {
+		s.logs.note(instance, note)
+	}
+	if before.PID != state.PID {
+		s.control.save(s)
+	}
+}
+
+func noteOf(before, now proc.State) string {
+	if before.Phase == now.Phase {
+		return ""
+	}
+	switch now.Phase {
+	case proc.Restarting:
+		return "ended (" + now.Problem + "), restarting"
+	case proc.Exited:
+		return "ended (" + now.Problem + ")"
+	case proc.Held:
+		return "held down"
+	case proc.Unhealthy:
+		return "unhealthy: " + now.Problem
+	case proc.Healthy:
+		if before.Phase == proc.Unhealthy || now.Restarts > 0 {
+			return "healthy"
+		}
+	case proc.Starting, proc.Stopping, proc.Stopped:
+	}
+	return ""
+}
+
+// Wait returns when every instance is healthy, or has ended well and for good. It fails when ctx ends, and says who is
+// missing.
+func (s *Stack) Wait(ctx context.Context) error {
+	for {
+		s.mu.Lock()
+		changed, missing := s.changed, s.missingLocked()
+		s.mu.Unlock()
+		if len(missing) == 0 {
+			return nil
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return fmt.Errorf("waiting for %s: %w", strings.Join(missing, ", "), context.Cause(ctx))
+		}
+	}
+}
+
+func (s *Stack) missingLocked() []string {
+	var missing []string
+	for _, p := range s.plan.Processes {
+		state := s.states[p.Name]
+		if state.Phase == proc.Healthy || state.Phase == proc.Exited && state.Problem == "exit status 0" {
+			continue
+		}
+		why := string(state.Phase)
+		if state.Problem != "" {
+			why += ", " + state.Problem
+		}
+		missing = append(missing, fmt.Sprintf("%s (%s)", p.Name, why))
+	}
+	return missing
+}
+
+// Instances lists all instances, sorted by name, with their memory.
+func (s *Stack) Instances() []Instance {
+	all := s.instances()
+	measureMemory(all)
+	return all
+}
+
+func (s *Stack) instances() []Instance {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var all []Instance
+	for _, p := range s.plan.Processes {
+		state := s.states[p.Name]
+		all = append(all, Instance{
+			Name: p.Name, Service: p.Service, Phase: string(state.Phase), PID: state.PID, Started: state.Started,
+			Restarts: state.Restarts, Problem: state.Problem, Ports: p.Ports,
+		})
+	}
+	slices.SortFunc(all, func(a, b Instance) int { return strings.Compare(a.Name, b.Name) })
+	return all
+}
+
+// Published lists the ports with a number of their own, in the order of the services' names.
+func (s *Stack) Published() []Published { return slices.Clone(s.published) }
+
+// Addr is the host:port where an instance has the port that the compose file calls so; empty if it has none. A service
+// stands for its first instance.
+func (s *Stack) Addr(instance string, port int) string {
+	for _, p := range s.plan.Processes {
+		if p.Name == instance || p.Service == instance {
+			return p.Ports[port]
+		}
+	}
+	return ""
+}
+
+func (s *Stack) process(instance string) (*proc.Process, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	p, ok := s.procs[instance]
+	if !ok {
+		return nil, fmt.Errorf("%w: %q", ErrNoInstance, instance)
+	}
+	return p, nil
+}
+
+// Kill kills an instance without warning. Its restart policy decides what follows.
+func (s *Stack) Kill(instance string) error {
+	p, err := s.process(instance)
+	if err != nil {
+		return err
+	}
+	return p.Kill()
+}
+
+// Hold kills an instance without warning and keeps it down until Restart.
+func (s *Stack) Hold(ctx context.Context, instance string) error {
+	p, err := s.process(instance)
+	if err != nil {
+		return err
+	}
+	return p.Hold(ctx)
+}
+
+// Restart stops an instance within its grace period and starts it again on the same ports. It returns when the old
+// process is gone; an error may say that it had to be killed.
+func (s *Stack) Restart(ctx context.Context, instance string) error {
+	p, err := s.process(instance)
+	if err != nil {
+		return err
+	}
+	return p.Restart(ctx)
+}
+
+// Logs returns the last lines of an instance's log, at most limit of them (0: all that is kept).
+func (s *Stack) Logs(instance string, limit int) ([]Line, error) {
+	if _, err := s.process(instance); err != nil {
+		return nil, err
+	}
+	return ReadLogs(s.opts.Dir, limit, instance)
+}
+
+// Down is closed when somebody asked for the end of the stack, as `bijou down` does.
+func (s *Stack) Down() <-chan struct{} { return s.down }
+
+// Stop stops all instances, those that others depend on last, each within its grace period; when ctx ends, the rest
+// is killed. The error names who had to be killed.
+func (s *Stack) Stop(ctx context.Context) error {
+	var problems []error
+	last := s.plan.Processes[len(s.plan.Processes)-1].Level
+	for level := last; level >= 0; level-- {
+		var wg sync.WaitGroup
+		errs := make([]error, len(s.plan.Processes))
+		for i, p := range s.plan.Processes {
+			if p.Level == level {
+				wg.Go(func() { errs[i] = s.stop(ctx, p.Name) })
+			}
+		}
+		wg.Wait()
+		problems = append(problems, errs...)
+	}
+	s.release()
+	return errors.Join(problems...)
+}
+
+func (s *Stack) stop(ctx context.Context, instance string) error {
+	p, err := s.process(instance)
+	if err != nil {
+		return err
+	}
+	return p.Stop(ctx)
+}
+
+// release gives back everything but the processes.
+func (s *Stack) release() {
+	s.ports.close()
+	s.control.close()
+	s.logs.close()
+	if s.lock != nil {
+		_ = s.lock.Close() // the lock ends with it
+	}
+}
