@@ -74,11 +74,11 @@ func (f *Feed) Idle() bool {
 	return len(f.watches) == 0
 }
 
-// Revision is the last one that the feed has everything of.
-func (f *Feed) Revision() Revision {
+// Revision is the last one that the feed has everything of; false before the first Reset.
+func (f *Feed) Revision() (Revision, bool) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	return f.rev
+	return f.rev, f.synced
 }
 
 // Reset tells the feed all entries under its prefix at rev, and ends a problem. The first time readers get a snapshot,

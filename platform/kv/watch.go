@@ -43,7 +43,7 @@ type Watch struct {
 	ready chan struct{}   // holds one token after a change
 
 	// Guarded by feed.mu.
-	started bool             // the snapshot was taken; it is first, until delivered
+	started bool // the snapshot was taken; it is first, until delivered
 	first   *Update
 	want    Revision         // the snapshot waits for this revision
 	queue   []delta          // oldest first; empty when folded is not nil

@@ -164,7 +164,7 @@ func (s *Store) apply(feed *kv.Feed, resp clientv3.WatchResponse) error {
 		return fmt.Errorf("%w: %w", errCanceled, err)
 	}
 	now := kv.Revision(resp.Header.Revision)
-	if known := feed.Revision(); now < known {
+	if known, _ := feed.Revision(); now < known {
 		return fmt.Errorf("%w: at revision %d after %d", errRewound, now, known)
 	}
 	if resp.IsProgressNotify() {

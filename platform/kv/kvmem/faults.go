@@ -81,7 +81,7 @@ func (s *Store) ExpireLease(id kv.LeaseID) {
 
 func (s *Store) resumeLocked(prefix string, f *kv.Feed) {
 	d := s.data
-	if f.Revision() < d.compacted || f.Revision() == 0 {
+	if rev, synced := f.Revision(); !synced || rev < d.compacted {
 		f.Reset(d.listLocked(prefix), d.rev)
 		return
 	}
