@@ -21,7 +21,11 @@ func (p *Picked) judge(o Outcome, timed bool) {
 			p.b.admit(p.m, elapsed, now)
 		}
 	case Failure, Unreachable:
-		p.m.ewma.observe(max(elapsed, int64(t.penalty)), now, t.decay)
+		cost := int64(t.penalty)
+		if timed {
+			cost = max(cost, elapsed)
+		}
+		p.m.ewma.observe(cost, now, t.decay)
 		p.m.bad.Add(1)
 		p.fail(o, now, t)
 	default:

@@ -95,7 +95,7 @@ type policy struct{}
 func (policy) Name() string { return Name }
 
 func (policy) Build(cc balancer.ClientConn, o balancer.BuildOptions) balancer.Balancer {
-	c := &connection{ClientConn: cc, service: o.Target.Endpoint()}
+	c := &connection{ClientConn: cc, core: New(Options{Service: o.Target.Endpoint()})}
 	// One pick_first child for each instance keeps its connection and, if configured, its health check.
 	c.Balancer = endpointsharding.NewBalancer(c, o, balancer.Get(pickfirst.Name).Build, endpointsharding.Options{})
 	return c
@@ -105,7 +105,6 @@ func (policy) Build(cc balancer.ClientConn, o balancer.BuildOptions) balancer.Ba
 type connection struct {
 	balancer.ClientConn
 	balancer.Balancer
-	service string
 
 	mu       sync.Mutex
 	core     *Balancer
@@ -117,8 +116,6 @@ func (c *connection) UpdateClientConnState(s balancer.ClientConnState) error {
 	c.mu.Lock()
 	if b, ok := s.ResolverState.Attributes.Value(coreKey{}).(*Balancer); ok {
 		c.core = b
-	} else if c.core == nil {
-		c.core = New(Options{Service: c.service})
 	}
 	c.resolved = nil
 	c.mu.Unlock()
@@ -130,9 +127,6 @@ func (c *connection) UpdateClientConnState(s balancer.ClientConnState) error {
 func (c *connection) ResolverError(err error) {
 	c.mu.Lock()
 	c.resolved = err
-	if c.core == nil {
-		c.core = New(Options{Service: c.service})
-	}
 	c.mu.Unlock()
 	c.Balancer.ResolverError(err)
 }
@@ -167,9 +161,7 @@ func (c *connection) Close() {
 	c.Balancer.Close()
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.core != nil {
-		c.core.update(nil)
-	}
+	c.core.update(nil)
 }
 
 // lastError asks a failed child what its trouble is.
@@ -204,10 +196,11 @@ func (g *picker) Pick(info balancer.PickInfo) (balancer.PickResult, error) {
 	if call != nil {
 		call.picked = p
 	}
-	child := result.Done
+	// The copies keep p on the stack: the function is the one allocation for each RPC.
+	chosen, child := p, result.Done
 	result.Done = func(d balancer.DoneInfo) {
-		mine := p // a copy, so that p itself stays on the stack: one allocation for each RPC
-		mine.Done(outcomeOf(d))
+		p := chosen
+		p.Done(outcomeOf(d))
 		if child != nil {
 			child(d)
 		}

@@ -24,7 +24,6 @@ type pool struct {
 	localShare float64 // part of the traffic that stays in the zone
 	prefer     bool    // whether zones matter here
 	warmUntil  int64   // until then some of open are in slow start
-	oldest     int64   // when the longest-serving of open started
 }
 
 // current returns the snapshot, renewed if need be. While one goroutine renews it, the others use the old one.
@@ -46,9 +45,7 @@ func (b *Balancer) current(now int64) *snapshot {
 
 func (b *Balancer) rebuildLocked(now int64) {
 	t := b.settings.now()
-	if b.nextSweep == 0 {
-		b.nextSweep = now + int64(t.interval)
-	}
+	b.nextSweep = min(b.nextSweep, now+int64(t.interval)) // the interval may have become shorter
 	s := &snapshot{tuning: t, expires: b.nextSweep, versions: make(map[string]*pool)}
 	for _, m := range b.members {
 		s.add(m, now)
@@ -117,17 +114,13 @@ func (p *pool) finish(zone string, t *tuning) {
 	for _, m := range p.ready {
 		zones[m.Zone] = true
 	}
-	for i, m := range p.open {
+	for _, m := range p.open {
 		if m.Zone == zone {
 			p.local = append(p.local, m)
 		} else {
 			p.remote = append(p.remote, m)
 		}
-		born := m.born.Load()
-		if i == 0 || born < p.oldest {
-			p.oldest = born
-		}
-		p.warmUntil = max(p.warmUntil, born+int64(t.slowStart))
+		p.warmUntil = max(p.warmUntil, m.born.Load()+int64(t.slowStart))
 	}
 	p.prefer = t.preferZone && zone != "" && !p.panic && len(p.local) > 0 && len(p.remote) > 0 &&
 		len(p.local) >= t.zoneMin
@@ -205,6 +198,9 @@ func (p *Picked) twoExcept(t *tuning, set []*member, exclude []string, bits uint
 	if n == 0 {
 		return false
 	}
+	if n > 1 && bits&1 == 1 { // the first wins a tie, and the early ones of set are never drawn second
+		drawn[0], drawn[1] = drawn[1], drawn[0]
+	}
 	p.cheaper(t, drawn[0], drawn[1])
 	return true
 }
@@ -229,9 +225,10 @@ func (p *Picked) cheaper(t *tuning, a, c *member) {
 	}
 }
 
-// turn reports whether m takes its turn, which during slow start it does only with the probability of its share.
+// turn reports whether m takes its turn, which during slow start it does only with the probability of its share. If
+// both endpoints drawn take it, or neither does, cost decides: a whole service that has just started is not held back.
 func (p *Picked) turn(t *tuning, m *member) bool {
-	share := t.share(p.start-m.born.Load()) / t.share(p.start-p.pool.oldest)
+	share := t.share(p.start - m.born.Load())
 	return share >= 1 || p.b.float() < share
 }
 

@@ -13,8 +13,8 @@
 //   - The own zone is preferred while it can carry its share: of the traffic
 //     min(1, overprovision x healthy here x zones / healthy everywhere) stays, the rest goes to the other zones.
 //     With fewer than route.zone.minEndpoints healthy endpoints here there is no preference at all.
-//   - A new endpoint, or one let back in, takes a growing share of its turn for route.slowStart.window. Shares are
-//     relative to the longest-serving endpoint, so a whole service that has just started is not held back.
+//   - A new endpoint, or one let back in, takes a growing share of its turn for route.slowStart.window, unless the
+//     other one drawn is new as well.
 //   - An endpoint is ejected after route.ejection.consecutiveFailures requests in a row that never got an answer, or
 //     when its success rate is far below that of the others. It stays out for route.ejection.base x the number of
 //     ejections so far, at most route.ejection.max, less up to a fifth at random. Then one request at a time
@@ -28,6 +28,7 @@ package route
 
 import (
 	"fmt"
+	"math"
 	"math/rand/v2"
 	"slices"
 	"sync"
@@ -92,7 +93,7 @@ type member struct {
 
 // departed is the history of an endpoint that left, kept for a while in case it returns.
 type departed struct {
-	m  *member
+	m  *member // without its connection, and not ready
 	at int64
 }
 
@@ -111,12 +112,13 @@ func New(o Options) *Balancer {
 		o.Rand = rand.Uint64
 	}
 	b := &Balancer{
-		service:  o.Service,
-		zone:     o.Zone,
-		settings: o.Settings,
-		rand:     o.Rand,
-		epoch:    time.Now(),
-		gone:     make(map[string]departed),
+		service:   o.Service,
+		zone:      o.Zone,
+		settings:  o.Settings,
+		rand:      o.Rand,
+		epoch:     time.Now(),
+		gone:      make(map[string]departed),
+		nextSweep: math.MaxInt64,
 	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -124,9 +126,9 @@ func New(o Options) *Balancer {
 	return b
 }
 
-// Update replaces the set of endpoints. An endpoint whose ID and Addr were known before, now or within the last
-// minute, keeps its history; a new address under an old ID is a new process and starts afresh. Of several endpoints
-// with one ID the first counts.
+// Update replaces the set of endpoints. An endpoint with an ID and Addr that were in the set keeps its history; one
+// that returns within a minute gets it back, but starts slowly. A new address under an old ID is a new process and
+// starts afresh. Of several endpoints with one ID the first counts.
 func (b *Balancer) Update(endpoints []Endpoint) {
 	members := make([]*member, len(endpoints))
 	for i, e := range endpoints {
@@ -159,15 +161,15 @@ func (b *Balancer) update(members []*member) {
 	}
 	for id, m := range known {
 		if !seen[id] {
-			b.gone[id] = departed{m, now}
+			b.gone[id] = departed{&member{Endpoint: m.Endpoint, stats: m.stats}, now}
 		}
 	}
 	b.members = next
 	b.rebuildLocked(now)
 }
 
-// recallLocked gives m the history it had, or a new one. Coming back from a lost connection starts slowly again: the
-// usual reason is a restart.
+// recallLocked gives m the history it had, or a new one. Whoever comes back, to the set or from a lost connection,
+// starts slowly again: the usual reason is a restart.
 func (b *Balancer) recallLocked(m, before *member, now int64) {
 	if d, ok := b.gone[m.ID]; ok && before == nil {
 		before = d.m
@@ -194,7 +196,8 @@ type PickInfo struct {
 	Stream bool
 }
 
-// Picked is the endpoint chosen for one request. Done must be called once on it. The zero value is no pick.
+// Picked is the endpoint chosen for one request. Of all its copies, one must be told Done. It is not safe for
+// concurrent use. The zero value is no pick, and all methods accept it.
 type Picked struct {
 	b        *Balancer
 	m, other *member

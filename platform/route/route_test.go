@@ -165,6 +165,25 @@ func TestExcludeIsKept(t *testing.T) {
 	})
 }
 
+// What is not excluded shares the picks evenly.
+func TestExcludeSpreads(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) { // for time to stand still
+		b := route.New(route.Options{Rand: seeded(6)})
+		b.Update(endpoints("a", "", 7))
+		counts := make(map[string]int)
+		for range 1200 {
+			p := pick(t, b, route.PickInfo{Exclude: []string{"a3"}})
+			counts[p.Endpoint().ID]++
+			p.Done(route.Abandoned)
+		}
+		for i := range 7 {
+			if n := counts[fmt.Sprint("a", i)]; i == 3 && n > 0 || i != 3 && (n < 150 || n > 250) {
+				t.Errorf("a%d was picked %d times of 1200", i, n)
+			}
+		}
+	})
+}
+
 func TestLocalZoneFirst(t *testing.T) {
 	tests := []struct {
 		name                  string
@@ -259,6 +278,32 @@ func TestSlowStart(t *testing.T) {
 		}
 		if end < 0.8 || end > 1.2 {
 			t.Errorf("in the end it took %.2f of its turn, want all of it", end)
+		}
+	})
+}
+
+// Until its first answer an endpoint gets one request, however busy the others are.
+func TestUnknownEndpointIsTriedOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := route.New(route.Options{Rand: seeded(8), Settings: settings(t, map[string]string{"route.slowStart.window": "0s"})})
+		b.Update(endpoints("old", "", 3))
+		traffic(t, b, 100, allGood)
+		b.Update(append(endpoints("old", "", 3), endpoints("new", "", 1)...))
+		var first *route.Picked
+		n := 0
+		for range 100 {
+			if p := pick(t, b, route.PickInfo{}); p.Endpoint().ID == "new0" {
+				n++
+				first = p
+			}
+		}
+		if n != 1 {
+			t.Fatalf("%d requests before the first answer, want 1", n)
+		}
+		time.Sleep(time.Millisecond)
+		first.Done(route.Success)
+		if n := traffic(t, b, 100, allGood)["new0"]; n < 40 {
+			t.Errorf("%d of 100 requests after the first answer, want about half: it is the idlest", n)
 		}
 	})
 }
@@ -474,8 +519,8 @@ func TestHistory(t *testing.T) {
 		b.Update(es[1:])
 		time.Sleep(2 * time.Second)
 		b.Update(es)
-		if s := stateOf(t, b, "a0"); s.Phase != "ejected" || s.LatencyMS < 3000 {
-			t.Errorf("back after two seconds, its history is lost: %+v", s)
+		if s := stateOf(t, b, "a0"); s.Phase != "ejected" || s.LatencyMS < 3000 || s.Share > 0.1 {
+			t.Errorf("back after two seconds, it should have its history and a slow start: %+v", s)
 		}
 		b.Update(es[1:])
 		time.Sleep(2 * time.Minute)
@@ -553,6 +598,12 @@ func TestStreamsDoNotCountAsLatency(t *testing.T) {
 			if s.LatencyMS > 21 || s.Pending != 0 {
 				t.Errorf("%+v", s)
 			}
+		}
+		broken := pick(t, b, route.PickInfo{Stream: true})
+		time.Sleep(time.Hour)
+		broken.Done(route.Unreachable)
+		if s := stateOf(t, b, broken.Endpoint().ID); s.LatencyMS != 5000 {
+			t.Errorf("a stream broke after an hour: %+v", s)
 		}
 	})
 }
@@ -634,5 +685,22 @@ func TestConcurrentUse(t *testing.T) {
 		if s.Pending != 0 {
 			t.Errorf("after all is done: %+v", s)
 		}
+	}
+}
+
+func TestSettingsAreDocumented(t *testing.T) {
+	set := config.Static(nil)
+	route.NewSettings(set)
+	entries := set.Entries()
+	if len(entries) < 16 {
+		t.Errorf("%d settings", len(entries))
+	}
+	for _, e := range entries {
+		if !strings.HasPrefix(e.Name, "route.") || e.Doc == "" {
+			t.Errorf("%+v", e)
+		}
+	}
+	if err := set.Put("route.ejection.maxShare", "2"); err == nil {
+		t.Error("more than all endpoints may be ejected")
 	}
 }
