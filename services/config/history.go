@@ -1,0 +1,158 @@
+package config
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"iter"
+	"maps"
+	"slices"
+
+	configv1 "bijou.dev/platform/api/config/v1"
+	"bijou.dev/platform/errs"
+
+	"google.golang.org/protobuf/types/known/timestamppb"
+)
+
+// bucket is how many revisions one read of the history fetches.
+const bucket = 32
+
+// maxHistory bounds one answer, defaultHistory is for who does not say.
+const (
+	maxHistory     = 500
+	defaultHistory = 50
+)
+
+func bucketPrefix(n int64) string { return fmt.Sprintf("%s%012d/", historyPrefix, n) }
+
+func historyKey(revision int64) string {
+	return fmt.Sprintf("%s%015d", bucketPrefix(revision/bucket), revision)
+}
+
+// history yields revisions from newest down to the one after oldest. It reads the store, a bucket at a time.
+func (s *Server) history(ctx context.Context, newest, oldest int64) iter.Seq2[*configv1.Revision, error] {
+	return func(yield func(*configv1.Revision, error) bool) {
+		for n := newest / bucket; n >= 0 && newest > oldest && n >= oldest/bucket; n-- {
+			entries, _, err := s.store.List(ctx, bucketPrefix(n))
+			if err != nil {
+				yield(nil, errs.Errorf(errs.KindOf(err), "reading history: %w", err))
+				return
+			}
+			for _, e := range slices.Backward(entries) {
+				rev := &configv1.Revision{}
+				if err := decode(e.Value, rev); err != nil {
+					yield(nil, errs.Errorf(errs.Internal, "reading history %s: %w", e.Key, err))
+					return
+				}
+				if r := rev.GetRevision(); r > oldest && r <= newest && !yield(rev, nil) {
+					return
+				}
+			}
+		}
+	}
+}
+
+// newest returns the revision that this replica has seen.
+func (s *Server) newest() (int64, error) {
+	s.state.mu.RLock()
+	defer s.state.mu.RUnlock()
+	return s.state.head.GetRevision(), s.state.readLocked()
+}
+
+// History implements the contract.
+func (s *Server) History(ctx context.Context, req *configv1.HistoryRequest) (*configv1.HistoryResponse, error) {
+	limit := int(cmp.Or(req.GetLimit(), defaultHistory))
+	if limit < 0 || req.GetBefore() < 0 {
+		return nil, errs.Errorf(errs.Invalid, "reading history").Field("limit, before", "must not be negative")
+	}
+	start, err := s.newest()
+	if err != nil {
+		return nil, err
+	}
+	if before := req.GetBefore(); before > 0 {
+		start = min(start, before-1)
+	}
+	resp := &configv1.HistoryResponse{}
+	for rev, err := range s.history(ctx, start, 0) {
+		if err != nil {
+			return nil, err
+		}
+		if len(resp.Revisions) == min(limit, maxHistory) {
+			break
+		}
+		if concerns(rev, req.GetName()) {
+			resp.Revisions = append(resp.Revisions, rev)
+		}
+	}
+	return resp, nil
+}
+
+func concerns(rev *configv1.Revision, name string) bool {
+	return name == "" || slices.ContainsFunc(rev.GetChanges(), func(c *configv1.AppliedChange) bool { return c.GetName() == name })
+}
+
+// Diff implements the contract.
+func (s *Server) Diff(ctx context.Context, req *configv1.DiffRequest) (*configv1.DiffResponse, error) {
+	head, err := s.newest()
+	if err != nil {
+		return nil, err
+	}
+	from, to := req.GetFrom(), cmp.Or(req.GetTo(), head)
+	for field, r := range map[string]int64{"from": from, "to": to} {
+		if r < 0 || r > head {
+			return nil, errs.Errorf(errs.Invalid, "comparing revisions %d and %d", from, to).Field(field, fmt.Sprintf("must be 0 to the newest, %d", head))
+		}
+	}
+	changes, err := s.diff(ctx, min(from, to), max(from, to))
+	if err != nil {
+		return nil, err
+	}
+	if from > to {
+		for _, c := range changes {
+			c.Before, c.After, c.Expires = c.After, c.Before, nil
+		}
+	}
+	return &configv1.DiffResponse{From: from, To: to, Changes: changes}, nil
+}
+
+// diff returns the changes that lead from an older revision to a newer one, sorted by name and scope.
+func (s *Server) diff(ctx context.Context, older, newer int64) ([]*configv1.AppliedChange, error) {
+	net := map[string]*configv1.AppliedChange{}
+	for rev, err := range s.history(ctx, newer, older) {
+		if err != nil {
+			return nil, err
+		}
+		for _, c := range rev.GetChanges() {
+			key := valueKey(c.GetName(), c.GetScope())
+			if later := net[key]; later != nil {
+				later.Before = c.Before
+			} else {
+				net[key] = c
+			}
+		}
+	}
+	maps.DeleteFunc(net, func(_ string, c *configv1.AppliedChange) bool {
+		return c.Before == nil && c.After == nil || c.Before != nil && c.After != nil && *c.Before == *c.After
+	})
+	changes := make([]*configv1.AppliedChange, 0, len(net))
+	for _, key := range slices.Sorted(maps.Keys(net)) {
+		changes = append(changes, net[key])
+	}
+	return changes, nil
+}
+
+// expiryAt returns when the value that an override had at a revision expires: what the revision that set it says.
+func (s *Server) expiryAt(ctx context.Context, c change, revision int64) (*timestamppb.Timestamp, error) {
+	key := valueKey(c.name, c.scope)
+	for rev, err := range s.history(ctx, revision, 0) {
+		if err != nil {
+			return nil, err
+		}
+		for _, past := range rev.GetChanges() {
+			if valueKey(past.GetName(), past.GetScope()) == key {
+				return past.GetExpires(), nil
+			}
+		}
+	}
+	return nil, nil
+}

@@ -1,0 +1,356 @@
+package config
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"slices"
+	"sync"
+	"time"
+
+	configv1 "bijou.dev/platform/api/config/v1"
+	settings "bijou.dev/platform/config"
+	"bijou.dev/platform/errs"
+
+	"google.golang.org/grpc/metadata"
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/durationpb"
+	"google.golang.org/protobuf/types/known/timestamppb"
+)
+
+// audience is who watches this replica.
+type audience struct {
+	leaving chan struct{} // closed when the replica stops: streams end and go elsewhere
+	leave   func()
+	readers sync.WaitGroup // of the goroutines that receive acknowledgements
+
+	amu      sync.Mutex // locked after state.mu when both are
+	watchers map[*watcher]struct{}
+	acked    chan struct{} // closed and replaced when a status changes
+}
+
+func newAudience() audience {
+	leaving := make(chan struct{})
+	return audience{
+		leaving: leaving, leave: sync.OnceFunc(func() { close(leaving) }),
+		watchers: map[*watcher]struct{}{}, acked: make(chan struct{}),
+	}
+}
+
+// watcher is one stream.
+type watcher struct {
+	id     *configv1.Identity
+	notify chan struct{}              // holds a token when there is something to send
+	sent   map[string]*configv1.Value // name -> what the instance was told; owned by the stream's goroutine
+
+	// Written with state.mu held, read by the stream's goroutine with it held for reading.
+	dirty map[string]bool // names that may have changed
+
+	status *configv1.InstanceStatus // guarded by audience.amu; replaced, not modified
+}
+
+// tell marks what may have changed for every watcher. Each sends when it can, all that came together in one message, so a
+// slow instance costs no more memory than the names there are.
+func (s *Server) tell(names []string, _ int64) {
+	s.amu.Lock()
+	defer s.amu.Unlock()
+	for w := range s.watchers {
+		for _, name := range names {
+			w.dirty[name] = true
+		}
+		select {
+		case w.notify <- struct{}{}:
+		default:
+		}
+	}
+}
+
+// Watch implements the contract.
+func (s *Server) Watch(stream configv1.Config_WatchServer) error {
+	hello, err := stream.Recv()
+	if err != nil {
+		return ended(err)
+	}
+	if err := checkIdentity(hello.GetIdentity()); err != nil {
+		return err
+	}
+	w, snapshot, err := s.join(hello)
+	if err != nil {
+		return err
+	}
+	defer s.part(w)
+	if err := stream.Send(snapshot); err != nil {
+		return err
+	}
+	received := make(chan error, 1)
+	s.readers.Go(func() { received <- s.receive(stream, w) }) // ends with the stream, which ends with this function
+	sent := snapshot.GetRevision()
+	for {
+		select {
+		case <-w.notify:
+		case err := <-received:
+			return ended(err)
+		case <-stream.Context().Done():
+			return nil
+		case <-s.leaving:
+			return errs.Errorf(errs.Unavailable, "watching settings: this replica is leaving; watch another")
+		}
+		m := s.delta(w)
+		if m.GetRevision() == sent && len(m.GetValues())+len(m.GetRemoved()) == 0 {
+			continue
+		}
+		if err := stream.Send(m); err != nil {
+			return err
+		}
+		sent = m.GetRevision()
+	}
+}
+
+// ended is the answer to a client that closed its side: nothing went wrong.
+func ended(err error) error {
+	if errors.Is(err, io.EOF) {
+		return nil
+	}
+	return err
+}
+
+func checkIdentity(id *configv1.Identity) error {
+	bad := errs.Errorf(errs.Invalid, "watching settings")
+	if err := settings.CheckName(id.GetApp()); err != nil {
+		bad.Field("identity.app", err.Error())
+	}
+	if id.GetInstance() == "" {
+		bad.Field("identity.instance", "must not be empty")
+	}
+	for field, text := range map[string]string{
+		"instance": id.GetInstance(), "environment": id.GetEnvironment(), "region": id.GetRegion(), "zone": id.GetZone(), "version": id.GetVersion(),
+	} {
+		if !plain(text) {
+			bad.Field("identity."+field, fmt.Sprintf("must be at most %d bytes of plain text", maxSelector))
+		}
+	}
+	if len(bad.Fields) > 0 {
+		return bad
+	}
+	return nil
+}
+
+// join adds a watcher and returns what it sees at that moment, so that no change falls between.
+func (s *Server) join(hello *configv1.WatchRequest) (*watcher, *configv1.WatchResponse, error) {
+	s.state.mu.RLock()
+	defer s.state.mu.RUnlock()
+	if err := s.state.readLocked(); err != nil {
+		return nil, nil, err
+	}
+	w := &watcher{id: hello.GetIdentity(), notify: make(chan struct{}, 1), sent: map[string]*configv1.Value{}, dirty: map[string]bool{}}
+	m := &configv1.WatchResponse{Revision: s.state.head.GetRevision(), Snapshot: true}
+	for _, name := range slices.Sorted(maps.Keys(s.state.values)) {
+		if v := s.state.winnerLocked(name, w.id); v != nil {
+			w.sent[name] = v
+			m.Values = append(m.Values, v)
+		}
+	}
+	s.amu.Lock()
+	defer s.amu.Unlock()
+	s.watchers[w] = struct{}{}
+	s.setStatusLocked(w, hello)
+	return w, m, nil
+}
+
+func (s *Server) part(w *watcher) {
+	s.amu.Lock()
+	defer s.amu.Unlock()
+	delete(s.watchers, w)
+	s.statusChangedLocked()
+}
+
+// delta returns what changed for the watcher since the last call. It may be nothing but the revision.
+func (s *Server) delta(w *watcher) *configv1.WatchResponse {
+	s.state.mu.RLock()
+	defer s.state.mu.RUnlock()
+	m := &configv1.WatchResponse{Revision: s.state.head.GetRevision()}
+	for _, name := range slices.Sorted(maps.Keys(w.dirty)) {
+		v := s.state.winnerLocked(name, w.id)
+		switch {
+		case v == w.sent[name]:
+		case v == nil:
+			delete(w.sent, name)
+			m.Removed = append(m.Removed, name)
+		default:
+			w.sent[name] = v
+			m.Values = append(m.Values, v)
+		}
+	}
+	clear(w.dirty)
+	return m
+}
+
+// receive takes acknowledgements until the stream ends.
+func (s *Server) receive(stream configv1.Config_WatchServer, w *watcher) error {
+	for {
+		ack, err := stream.Recv()
+		if err != nil {
+			return err
+		}
+		for _, r := range ack.GetRejections() {
+			s.log.Warn("config: an instance could not use a value", "app", w.id.GetApp(), "instance", w.id.GetInstance(),
+				"name", shorten(r.GetName()), "revision", r.GetRevision(), "problem", shorten(r.GetProblem()))
+		}
+		s.amu.Lock()
+		s.setStatusLocked(w, ack)
+		s.amu.Unlock()
+	}
+}
+
+// maxRejections is how many refused values of one instance are kept for Status.
+const maxRejections = 100
+
+func (s *Server) setStatusLocked(w *watcher, ack *configv1.WatchRequest) {
+	w.status = &configv1.InstanceStatus{
+		Identity: w.id, Revision: ack.GetAppliedRevision(), Acknowledged: timestamppb.Now(),
+		Rejections: ack.GetRejections()[:min(len(ack.GetRejections()), maxRejections)],
+	}
+	s.statusChangedLocked()
+}
+
+func (s *Server) statusChangedLocked() {
+	close(s.acked)
+	s.acked = make(chan struct{})
+}
+
+// hop marks a question from another replica in gRPC metadata: it is answered for the own watchers only.
+const hop = "bijou-config-hop"
+
+// Time-outs of Status.
+const (
+	maxWait     = 5 * time.Minute
+	peerTimeout = 2 * time.Second // beyond the wait
+)
+
+// Status implements the contract.
+func (s *Server) Status(ctx context.Context, req *configv1.StatusRequest) (*configv1.StatusResponse, error) {
+	head, err := s.newest()
+	if err != nil {
+		return nil, err
+	}
+	md, _ := metadata.FromIncomingContext(ctx)
+	forPeer := len(md.Get(hop)) > 0
+	wait := req.GetWait().AsDuration()
+	bad := errs.Errorf(errs.Invalid, "asking for status")
+	switch {
+	case req.GetRevision() < 0 || req.GetRevision() > head && !forPeer:
+		return nil, bad.Field("revision", fmt.Sprintf("must be 0 to the newest, %d, is %d", head, req.GetRevision()))
+	case wait < 0 || wait > maxWait:
+		return nil, bad.Field("wait", fmt.Sprintf("must be 0s to %v, is %v", maxWait, wait))
+	}
+	resp := &configv1.StatusResponse{Revision: cmp.Or(req.GetRevision(), head)}
+	instances := map[string]*configv1.InstanceStatus{}
+	if !forPeer {
+		finish := s.askPeers(ctx, req.GetApp(), resp.GetRevision(), wait)
+		defer finish.cancel()
+		s.awaitAcks(ctx, req.GetApp(), resp.GetRevision(), wait)
+		resp.Unreachable = finish.collect(instances)
+	} else {
+		s.awaitAcks(ctx, req.GetApp(), resp.GetRevision(), wait)
+	}
+	merge(instances, s.statuses(req.GetApp()))
+	for _, key := range slices.Sorted(maps.Keys(instances)) {
+		in := instances[key]
+		if in.GetRevision() >= resp.GetRevision() {
+			resp.Current++
+		}
+		resp.Instances = append(resp.Instances, in)
+	}
+	resp.Total = int32(len(resp.Instances))
+	return resp, nil
+}
+
+// merge adds statuses. An instance that is in two places has moved: the later word counts.
+func merge(all map[string]*configv1.InstanceStatus, list []*configv1.InstanceStatus) {
+	for _, in := range list {
+		key := in.GetIdentity().GetApp() + "\x00" + in.GetIdentity().GetInstance()
+		if had := all[key]; had == nil || had.GetAcknowledged().AsTime().Before(in.GetAcknowledged().AsTime()) {
+			all[key] = in
+		}
+	}
+}
+
+func (s *Server) statuses(app string) []*configv1.InstanceStatus {
+	s.amu.Lock()
+	defer s.amu.Unlock()
+	var list []*configv1.InstanceStatus
+	for w := range s.watchers {
+		if app == "" || w.id.GetApp() == app {
+			list = append(list, w.status)
+		}
+	}
+	return list
+}
+
+// awaitAcks waits until all watchers of this replica run the revision, at most for wait.
+func (s *Server) awaitAcks(ctx context.Context, app string, revision int64, wait time.Duration) {
+	if wait == 0 {
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, wait)
+	defer cancel()
+	for {
+		s.amu.Lock()
+		acked := s.acked
+		s.amu.Unlock()
+		behind := slices.ContainsFunc(s.statuses(app), func(in *configv1.InstanceStatus) bool { return in.GetRevision() < revision })
+		if !behind {
+			return
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-acked:
+		}
+	}
+}
+
+// asked is a question to all other replicas.
+type asked struct {
+	cancel  context.CancelFunc
+	group   sync.WaitGroup
+	mu      sync.Mutex
+	answers []*configv1.StatusResponse
+	silent  []string
+}
+
+func (s *Server) askPeers(ctx context.Context, app string, revision int64, wait time.Duration) *asked {
+	a := &asked{}
+	ctx, a.cancel = context.WithTimeout(metadata.AppendToOutgoingContext(ctx, hop, "1"), wait+peerTimeout)
+	req := &configv1.StatusRequest{App: app, Revision: revision, Wait: durationpb.New(wait)}
+	if s.opts.Peers == nil {
+		return a
+	}
+	for name, peer := range s.opts.Peers() {
+		a.group.Go(func() {
+			resp, err := peer.Status(ctx, proto.CloneOf(req))
+			a.mu.Lock()
+			defer a.mu.Unlock()
+			if err != nil {
+				s.log.WarnContext(ctx, "config: a replica does not answer", "replica", name, "err", err)
+				a.silent = append(a.silent, name)
+				return
+			}
+			a.answers = append(a.answers, resp)
+		})
+	}
+	return a
+}
+
+// collect waits for the answers and returns who gave none.
+func (a *asked) collect(instances map[string]*configv1.InstanceStatus) (silent []string) {
+	a.group.Wait()
+	for _, resp := range a.answers {
+		merge(instances, resp.GetInstances())
+	}
+	slices.Sort(a.silent)
+	return a.silent
+}
