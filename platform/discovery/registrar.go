@@ -45,6 +45,8 @@ type Registrar struct {
 	lease    time.Duration // in force
 	beat     time.Duration // in force
 	reason   string        // why not registered
+	failed   int           // tries in vain since the last answer
+	alone    chan struct{} // closed when every seed was tried in vain while leaving
 	told     chan struct{} // closed and replaced when the registry says that the status has propagated
 	spread   Status        // the newest status that has propagated
 }
@@ -62,7 +64,7 @@ func NewRegistrar(c *Client, in Instance, opts RegistrarOptions) *Registrar {
 	in.Endpoints, in.Metadata = maps.Clone(in.Endpoints), maps.Clone(in.Metadata)
 	return &Registrar{
 		c: c, opts: opts, log: opts.Log.With("service", in.Service, "id", in.ID), instance: in,
-		poke: make(chan struct{}, 1), gone: make(chan struct{}), told: make(chan struct{}),
+		poke: make(chan struct{}, 1), gone: make(chan struct{}), alone: make(chan struct{}), told: make(chan struct{}),
 		lease: opts.Lease, beat: opts.Heartbeat, reason: "not tried yet",
 	}
 }
@@ -173,7 +175,7 @@ func (r *Registrar) answer(m *discoveryv1.RegisterResponse, seed string, first b
 	if first {
 		r.log.Info("registered", "registry", seed, "status", Status(m.GetInstance().GetStatus()).String()) //nolint:gosec // an enum
 	}
-	r.answered, r.reason = time.Now(), ""
+	r.answered, r.reason, r.failed = time.Now(), "", 0
 	if d := m.GetLease().AsDuration(); d > 0 {
 		r.lease = d
 	}
@@ -215,9 +217,22 @@ func (r *Registrar) isGone() bool {
 func (r *Registrar) lost(seed string, was bool, failed int, err error) {
 	r.mu.Lock()
 	r.reason = fmt.Sprintf("registry %s: %v", seed, err)
+	r.failed++
+	r.aloneLocked()
 	r.mu.Unlock()
 	if was || failed == len(r.c.seeds.order) {
 		r.log.Warn("not renewing, trying for ever", "registry", seed, "err", err)
+	}
+}
+
+// aloneLocked ends a Leave that has nobody to tell.
+func (r *Registrar) aloneLocked() {
+	if r.leaving && r.failed >= len(r.c.seeds.order) {
+		select {
+		case <-r.alone:
+		default:
+			close(r.alone)
+		}
 	}
 }
 
@@ -272,12 +287,17 @@ func (r *Registrar) Drain(ctx context.Context) error {
 	}
 }
 
-// Leave has the registry forget the instance, and ends Run. When ctx ends before, the error has kind errs.Timeout and
-// the lease will do it. When no registry has ever answered, there is nothing to forget. Run must still be running.
+// Leave has the registry forget the instance, and ends Run. Call Drain before it: to callers, an instance that is
+// removed while UP may as well have crashed. When ctx ends before, the error has kind errs.Timeout, when no seed answers
+// errs.Unavailable; the lease will do it then. When no registry has ever answered, there is nothing to forget. Run
+// must still be running.
 func (r *Registrar) Leave(ctx context.Context) error {
 	r.mu.Lock()
-	r.leaving = true
 	never := r.answered.IsZero()
+	if !never {
+		r.leaving = true
+		r.aloneLocked()
+	}
 	r.mu.Unlock()
 	if never {
 		return nil
@@ -286,6 +306,8 @@ func (r *Registrar) Leave(ctx context.Context) error {
 	select {
 	case <-r.gone:
 		return nil
+	case <-r.alone:
+		return errs.Errorf(errs.Unavailable, "leaving as %s/%s: no registry answers", r.instance.Service, r.instance.ID)
 	case <-ctx.Done():
 		return errs.Errorf(errs.Timeout, "leaving as %s/%s: no registry has confirmed it", r.instance.Service, r.instance.ID)
 	}

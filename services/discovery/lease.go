@@ -26,6 +26,7 @@ type preservation struct {
 	changed time.Time    // when something was last lost or found
 	who     map[key]bool // what is lost, as of the last look
 	evicted []time.Time  // within the last lease
+	total   uint64       // evictions since the start
 }
 
 // mineLocked reports whether this replica watches over an instance's lease: its own and the orphaned.

@@ -2,6 +2,7 @@ package discovery_test
 
 import (
 	"context"
+	"errors"
 	"strings"
 	"testing"
 	"time"
@@ -25,7 +26,7 @@ func TestReplicasAgree(t *testing.T) {
 			want(t, "viewing", c.Instances("viewing"), "1:UP")
 		}
 		m[0].SetStatus(discovery.Down)
-		if err := m[1].Leave(t.Context()); err != nil {
+		if err := errors.Join(m[1].Drain(t.Context()), m[1].Leave(t.Context())); err != nil {
 			t.Fatal(err)
 		}
 		settle()

@@ -29,9 +29,11 @@ type Server struct {
 	reg   *registry
 	watch *kv.Watch
 
-	stop    context.CancelFunc // ends the watch of the store
-	closing chan struct{}
-	once    sync.Once
+	stop context.CancelFunc // ends the watch of the store
+	once sync.Once
+
+	mu       sync.Mutex
+	released chan struct{} // closed to end the streams of now
 }
 
 var _ discoveryv1.DiscoveryServer = (*Server)(nil)
@@ -42,7 +44,7 @@ func NewServer(opts Options) (*Server, error) {
 	if err := opts.validate(); err != nil {
 		return nil, err
 	}
-	s := &Server{opts: opts, log: opts.Log, store: opts.Store, free: func() error { return nil }, closing: make(chan struct{})}
+	s := &Server{opts: opts, log: opts.Log, store: opts.Store, free: func() error { return nil }, released: make(chan struct{})}
 	if s.store == nil {
 		s.log.Warn("no store: keeping the registry in memory, for one replica only")
 		mem := kvmem.New()
@@ -69,12 +71,26 @@ func (s *Server) Run(ctx context.Context) error {
 	return nil
 }
 
-// Close ends all streams, so that their clients go to another replica at once, and releases the store. Call it after
-// Run has returned, or to make a server that still serves gRPC let go of its streams. It may be called again.
+// Release ends all streams of now with an error that sends their clients to another replica. New ones are accepted.
+func (s *Server) Release() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	close(s.released)
+	s.released = make(chan struct{})
+}
+
+// untilReleased is closed by the next Release.
+func (s *Server) untilReleased() <-chan struct{} {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.released
+}
+
+// Close ends all streams and lets go of the store. Call it after Run has returned. It may be called again.
 func (s *Server) Close() error {
 	var err error
 	s.once.Do(func() {
-		close(s.closing)
+		s.Release()
 		s.stop()
 		err = s.free()
 	})
@@ -83,14 +99,14 @@ func (s *Server) Close() error {
 
 // Register implements discovery.v1.Discovery.
 func (s *Server) Register(stream grpc.BidiStreamingServer[discoveryv1.RegisterRequest, discoveryv1.RegisterResponse]) error {
-	sess := newSession()
+	sess, released := newSession(), s.untilReleased()
 	defer s.reg.closed(sess)
 	go func() { // it ends with the stream, which ends when this handler returns
 		sess.end(s.receive(stream, sess))
 	}()
 	for {
 		select {
-		case <-s.closing:
+		case <-released:
 			return errStopping()
 		case err := <-sess.over:
 			return err
@@ -134,7 +150,7 @@ func (s *Server) Watch(stream grpc.BidiStreamingServer[discoveryv1.WatchRequest,
 	if err := checkWatch(req); err != nil {
 		return err
 	}
-	w := newWatcher(req)
+	w, released := newWatcher(req), s.untilReleased()
 	m, err := s.reg.follow(w, time.Now())
 	if err != nil {
 		return err
@@ -160,7 +176,7 @@ func (s *Server) Watch(stream grpc.BidiStreamingServer[discoveryv1.WatchRequest,
 		}
 		speak.Reset(jittered(speakEvery))
 		select {
-		case <-s.closing:
+		case <-released:
 			return errStopping()
 		case err := <-w.over:
 			return err

@@ -480,6 +480,7 @@ func (s *Server) evict(ctx context.Context, k key, now time.Time) error {
 	r.removeLocked(k)
 	delete(r.dirty, k)
 	r.lost.evicted = append(r.lost.evicted, now)
+	r.lost.total++
 	s.log.Info("evicted: its lease ended", "service", k.service, "id", k.id, "silent", silent)
 	return nil
 }

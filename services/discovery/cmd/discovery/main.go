@@ -1,0 +1,19 @@
+// Command discovery runs a replica of the registry.
+package main
+
+import (
+	"context"
+
+	"bijou.dev/platform/service"
+	"bijou.dev/services/discovery"
+)
+
+func main() {
+	var o discovery.Options
+	service.Main("discovery", func(f *service.Flags) {
+		f.List(&o.EtcdEndpoints, "etcd-endpoints", "addresses of the store; none keeps everything in memory")
+		f.DurationVar(&o.Heartbeat, "heartbeat", 0, "how often instances renew that do not say themselves; 0 is 3s")
+		f.DurationVar(&o.Lease, "lease", 0, "how long instances may be silent that do not say themselves; 0 is 10s")
+		f.DurationVar(&o.PreserveFor, "preserve-for", 0, "how long self-preservation lasts when nothing changes; 0 is 5m")
+	}, func(ctx context.Context, p *service.Process) error { return discovery.New(ctx, p, o) })
+}

@@ -1,0 +1,104 @@
+package discovery
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"time"
+
+	discoveryv1 "bijou.dev/platform/api/discovery/v1"
+	"bijou.dev/platform/discovery"
+	"bijou.dev/platform/kv/kvetcd"
+	"bijou.dev/platform/service"
+	"github.com/prometheus/client_golang/prometheus"
+)
+
+// New makes the process a replica of the registry: gRPC on listener "grpc", the REST view on "http". It does not wait for
+// the store. The process's own seeds may be its peers, or itself.
+func New(_ context.Context, p *service.Process, opts Options) error {
+	opts.Name = cmp.Or(opts.Name, p.Instance())
+	opts.Log = cmp.Or(opts.Log, p.Log())
+	if opts.Store == nil && len(opts.EtcdEndpoints) > 0 {
+		store, err := kvetcd.New(kvetcd.Options{Endpoints: opts.EtcdEndpoints, Log: opts.Log})
+		if err != nil {
+			return fmt.Errorf("opening the registry's store: %w", err)
+		}
+		p.OnStop("store", func(context.Context) error { return store.Close() })
+		opts.Store = store
+	}
+	s, err := NewServer(opts)
+	if err != nil {
+		return err
+	}
+	p.OnStop("registry", func(context.Context) error { return s.Close() })
+	discoveryv1.RegisterDiscoveryServer(p.GRPC(), s)
+	p.Go("registry", s.Run)
+	p.Go("hand-over", func(ctx context.Context) error { return s.handOver(ctx, p) })
+	if err := p.Metrics().Register(&metrics{s.reg}); err != nil {
+		return fmt.Errorf("exporting the registry's metrics: %w", err)
+	}
+	return p.Handle("http", s.Handler())
+}
+
+// handOver sends clients to other replicas while this one is DRAINING. Their streams never end by themselves, and a
+// server that stops in order waits for its streams.
+func (s *Server) handOver(ctx context.Context, p *service.Process) error {
+	for sleep(ctx, jittered(500*time.Millisecond)) {
+		for _, in := range p.Discovery().Instances(p.Name()) {
+			if in.ID == p.Instance() && in.Status == discovery.Draining {
+				s.Release()
+			}
+		}
+	}
+	return nil
+}
+
+// metrics exports the registry's state.
+type metrics struct{ reg *registry }
+
+var (
+	descInstances = prometheus.NewDesc("bijou_discovery_instances", "Instances, by service and status.", []string{"service", "status"}, nil)
+	descSuspects  = prometheus.NewDesc("bijou_discovery_suspects", "Instances kept by self-preservation only.", nil, nil)
+	descWatchers  = prometheus.NewDesc("bijou_discovery_watchers", "Watch streams of this replica.", nil, nil)
+	descReplicas  = prometheus.NewDesc("bijou_discovery_replicas", "Replicas that are present in the store.", nil, nil)
+	descUnwritten = prometheus.NewDesc("bijou_discovery_unwritten", "Instances that the store has yet to learn about.", nil, nil)
+	descPreserve  = prometheus.NewDesc("bijou_discovery_self_preservation", "1 while evictions are stopped.", nil, nil)
+	descStore     = prometheus.NewDesc("bijou_discovery_store_up", "1 while the store is in use.", nil, nil)
+	descEvicted   = prometheus.NewDesc("bijou_discovery_evicted_total", "Instances whose lease this replica has ended.", nil, nil)
+)
+
+// Describe implements prometheus.Collector.
+func (m *metrics) Describe(c chan<- *prometheus.Desc) {
+	for _, d := range []*prometheus.Desc{
+		descInstances, descSuspects, descWatchers, descReplicas, descUnwritten, descPreserve, descStore, descEvicted,
+	} {
+		c <- d
+	}
+}
+
+// Collect implements prometheus.Collector.
+func (m *metrics) Collect(c chan<- prometheus.Metric) {
+	r := m.reg
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	gauge := func(d *prometheus.Desc, v float64, labels ...string) {
+		c <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, v, labels...)
+	}
+	flag := map[bool]float64{true: 1}
+	for service, recs := range r.services {
+		n := map[discoveryv1.Status]float64{}
+		for _, rec := range recs {
+			n[rec.inst.GetStatus()]++
+		}
+		for status, v := range n {
+			gauge(descInstances, v, service, nameOf(status))
+		}
+	}
+	gauge(descSuspects, float64(r.suspectsLocked()))
+	gauge(descWatchers, float64(len(r.watchers)))
+	gauge(descReplicas, float64(len(r.replicas)))
+	gauge(descUnwritten, float64(len(r.dirty)))
+	gauge(descPreserve, flag[r.lost.active])
+	gauge(descStore, flag[r.problem == nil])
+	c <- prometheus.MustNewConstMetric(descEvicted, prometheus.CounterValue, float64(r.lost.total))
+}
