@@ -1,0 +1,117 @@
+// Package circuits is the circuit board of the platform: every process reports the circuits of its calls, and whoever
+// asks sees them summed per calling service, now.
+//
+// A process reports to one replica. Replicas watch each other, so that each of them shows everything. Nothing is stored:
+// a replica that starts knows all again a second later. The board only watches. When it is down, circuits open and close
+// as before, because that is decided in the calling process.
+//
+// Force lets an operator open or close circuits by hand. It publishes an override with an expiry in the config service,
+// which brings it to the processes, so a forced circuit stays as it is when the board goes down.
+//
+// # Sums
+//
+// Counts, concurrency and instances are added up. The error percentage is that of the sums. Latencies are means of the
+// instances' percentiles weighted by their calls, which is not the percentile of all calls, but shows the same trouble.
+// The state is the worst of all, with its reason, and the property circuit.PropertyOpenInstances says how many instances
+// are not closed. Settings that differ between instances are averaged if they are numbers, and true if one is true.
+//
+// A process that goes to another replica is dropped by the first when its stream ends, or when nothing came for 5
+// seconds. If the network cut it off without a sign, it can be counted twice for that long.
+package circuits
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"log/slog"
+	"net"
+	"sync"
+
+	circuitsv1 "bijou.dev/platform/api/circuits/v1"
+	configv1 "bijou.dev/platform/api/config/v1"
+	"bijou.dev/platform/discovery"
+	"bijou.dev/platform/service"
+)
+
+// Options configures the service. The zero value is good for a large installation.
+type Options struct {
+	// MaxProcesses bounds how many processes may report to one replica. Zero: 10000.
+	MaxProcesses int
+	// MaxStreams bounds how many watches and turbine streams one replica serves, those of its peers not counted.
+	// Zero: 200.
+	MaxStreams int
+}
+
+func (o Options) validate() error {
+	if o.MaxProcesses < 0 || o.MaxStreams < 0 {
+		return fmt.Errorf("options of circuits: MaxProcesses %d and MaxStreams %d must not be negative", o.MaxProcesses, o.MaxStreams)
+	}
+	return nil
+}
+
+// New puts the service on p: gRPC, the HTTP API on listener "http", and the exchange with other replicas. When ctx ends
+// it ends its streams, so that they do not hold up the drain.
+func New(ctx context.Context, p *service.Process, opts Options) error {
+	if err := opts.validate(); err != nil {
+		return err
+	}
+	conn, err := p.Dial("config")
+	if err != nil {
+		return err
+	}
+	b := NewBoard(BoardOptions{
+		Options: opts, Instance: p.Instance(), Config: configv1.NewConfigClient(conn),
+		Discovery: p.Discovery(), DialContext: p.DialContext, Log: p.Log(),
+	})
+	context.AfterFunc(ctx, b.Close)
+	p.OnStop("board", func(context.Context) error { b.Close(); return nil })
+	circuitsv1.RegisterCircuitsServer(p.GRPC(), b)
+	p.Go("board", b.Run)
+	return p.Handle("http", b.Handler())
+}
+
+// BoardOptions is what a Board works with.
+type BoardOptions struct {
+	Options
+	// Instance is this replica's id in Discovery, so that it does not watch itself.
+	Instance string
+	// Config publishes overrides. Required.
+	Config configv1.ConfigClient
+	// Discovery knows the other replicas as the service "circuits". Nil: there are none.
+	Discovery *discovery.Client
+	// DialContext connects to them. Required with Discovery.
+	DialContext func(ctx context.Context, network, addr string) (net.Conn, error)
+	// Log gets what a person may want to know. Nil: nobody.
+	Log *slog.Logger
+}
+
+// Board implements the contract circuitsv1.Circuits for one replica. Make one with NewBoard, run it with Run.
+type Board struct {
+	circuitsv1.UnimplementedCircuitsServer
+
+	opts BoardOptions
+	log  *slog.Logger
+	// closing ends streams.
+	closing context.Context
+	close   context.CancelFunc
+
+	mu        sync.Mutex
+	processes map[process]*report // what this replica was told
+	peers     map[string]*view    // peer's instance id -> what it was told
+	streams   int                 // watches and turbine streams
+}
+
+// NewBoard returns an empty board.
+func NewBoard(opts BoardOptions) *Board {
+	opts.MaxProcesses = cmp.Or(opts.MaxProcesses, 10000)
+	opts.MaxStreams = cmp.Or(opts.MaxStreams, 200)
+	b := &Board{
+		opts: opts, log: cmp.Or(opts.Log, slog.New(slog.DiscardHandler)),
+		processes: map[process]*report{}, peers: map[string]*view{},
+	}
+	b.closing, b.close = context.WithCancel(context.Background())
+	return b
+}
+
+// Close ends all streams, and refuses new ones with kind Unavailable, so that clients go to another replica.
+func (b *Board) Close() { b.close() }

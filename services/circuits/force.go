@@ -1,0 +1,129 @@
+package circuits
+
+import (
+	"context"
+	"regexp"
+	"strconv"
+	"strings"
+	"time"
+
+	circuitsv1 "bijou.dev/platform/api/circuits/v1"
+	configv1 "bijou.dev/platform/api/config/v1"
+	"bijou.dev/platform/errs"
+	"google.golang.org/protobuf/types/known/durationpb"
+)
+
+// Bounds of a force. It must end by itself, and not before a process can have learnt of it.
+const (
+	defaultTTL = 10 * time.Minute
+	minTTL     = 10 * time.Second
+	maxTTL     = 24 * time.Hour
+)
+
+// forcedName is a group or a command key: "catalog" or "catalog.GetMovie".
+var forcedName = regexp.MustCompile(`^[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*$`)
+
+// Force implements the contract through operator overrides in the config service. Forcing again replaces what was
+// forced before. Releasing what is not forced is an error of kind NotFound.
+func (b *Board) Force(ctx context.Context, req *circuitsv1.ForceRequest) (*circuitsv1.ForceResponse, error) {
+	ttl, err := validateForce(req)
+	if err != nil {
+		return nil, err
+	}
+	changes := forceChanges(req, ttl)
+	if req.State == circuitsv1.State_STATE_UNSPECIFIED {
+		if changes, err = b.forced(ctx, req); err != nil {
+			return nil, err
+		}
+	}
+	resp, err := b.opts.Config.Publish(ctx, &configv1.PublishRequest{Changes: changes, Author: req.Author, Reason: req.Reason})
+	if err != nil {
+		return nil, errs.Errorf(errs.KindOf(err), "forcing %s: %w", req.Name, errs.FromRPC(err))
+	}
+	b.log.Warn("forced a circuit", "circuit", req.Name, "caller", req.Service, "state", req.State.String(), "ttl", ttl,
+		"author", req.Author, "reason", req.Reason, "revision", resp.Revision)
+	return &circuitsv1.ForceResponse{Revision: resp.Revision}, nil
+}
+
+func validateForce(req *circuitsv1.ForceRequest) (time.Duration, error) {
+	err := errs.Errorf(errs.Invalid, "forcing circuit %q", req.Name)
+	switch req.State {
+	case circuitsv1.State_STATE_UNSPECIFIED, circuitsv1.State_STATE_FORCED_OPEN, circuitsv1.State_STATE_FORCED_CLOSED:
+	default:
+		err.Field("state", "must be STATE_FORCED_OPEN, STATE_FORCED_CLOSED, or STATE_UNSPECIFIED to release")
+	}
+	if !forcedName.MatchString(req.Name) || len(req.Name) > maxName {
+		err.Field("name", `must be a circuit as "catalog.GetMovie" or a group as "catalog"`)
+	}
+	if req.Name == "default" {
+		err.Field("name", "must not be the default of all circuits; force each group")
+	}
+	if req.Service != "" && !forcedName.MatchString(req.Service) {
+		err.Field("service", "must be a service's name, or empty for every caller")
+	}
+	if strings.TrimSpace(req.Author) == "" {
+		err.Field("author", "must say who does this")
+	}
+	if strings.TrimSpace(req.Reason) == "" {
+		err.Field("reason", "must say why")
+	}
+	ttl := defaultTTL
+	if req.Ttl != nil && req.Ttl.AsDuration() != 0 {
+		ttl = req.Ttl.AsDuration()
+	}
+	if ttl < minTTL || ttl > maxTTL || req.Ttl != nil && !req.Ttl.IsValid() {
+		err.Field("ttl", "must be 10s to 24h")
+	}
+	if len(err.Fields) > 0 {
+		return 0, err
+	}
+	return ttl, nil
+}
+
+func settingsPrefix(name string) string { return "hystrix.command." + name + ".circuitBreaker.force" }
+
+func overrideScope(service string) *configv1.Scope {
+	return &configv1.Scope{Layer: configv1.Layer_LAYER_OVERRIDE, App: service}
+}
+
+// forceChanges sets both settings, so that a force replaces the opposite one and both end together.
+func forceChanges(req *circuitsv1.ForceRequest, ttl time.Duration) []*configv1.Change {
+	set := func(suffix string, on bool) *configv1.Change {
+		return &configv1.Change{
+			Name: settingsPrefix(req.Name) + suffix, Scope: overrideScope(req.Service),
+			Value: strconv.FormatBool(on), Ttl: durationpb.New(ttl),
+		}
+	}
+	return []*configv1.Change{
+		set("Open", req.State == circuitsv1.State_STATE_FORCED_OPEN),
+		set("Closed", req.State == circuitsv1.State_STATE_FORCED_CLOSED),
+	}
+}
+
+// forced returns the removal of the overrides that are there: what a person set in another layer stays.
+func (b *Board) forced(ctx context.Context, req *circuitsv1.ForceRequest) ([]*configv1.Change, error) {
+	resp, err := b.opts.Config.List(ctx, &configv1.ListRequest{Prefix: settingsPrefix(req.Name), App: req.Service})
+	if err != nil {
+		return nil, errs.Errorf(errs.KindOf(err), "releasing %s: %w", req.Name, errs.FromRPC(err))
+	}
+	var changes []*configv1.Change
+	for _, p := range resp.Properties {
+		for _, v := range p.Values {
+			if v.Scope.GetLayer() == configv1.Layer_LAYER_OVERRIDE && v.Scope.GetApp() == req.Service &&
+				(v.Name == settingsPrefix(req.Name)+"Open" || v.Name == settingsPrefix(req.Name)+"Closed") {
+				changes = append(changes, &configv1.Change{Name: v.Name, Scope: overrideScope(req.Service), Remove: true})
+			}
+		}
+	}
+	if len(changes) == 0 {
+		return nil, errs.Errorf(errs.NotFound, "releasing %s: it is not forced for %s", req.Name, callers(req.Service))
+	}
+	return changes, nil
+}
+
+func callers(service string) string {
+	if service == "" {
+		return "every caller; name the caller if it was forced for one"
+	}
+	return service
+}

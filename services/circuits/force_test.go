@@ -1,0 +1,161 @@
+package circuits_test
+
+import (
+	"fmt"
+	"net/http/httptest"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	circuitsv1 "bijou.dev/platform/api/circuits/v1"
+	configv1 "bijou.dev/platform/api/config/v1"
+	"bijou.dev/platform/errs"
+	"bijou.dev/services/circuits"
+	"github.com/google/go-cmp/cmp"
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/durationpb"
+)
+
+// changes are what was published last, in words.
+func (s *settings) changes() []string {
+	var all []string
+	for _, c := range s.published[len(s.published)-1].Changes {
+		if c.Scope.Layer != configv1.Layer_LAYER_OVERRIDE {
+			all = append(all, "not an override")
+		}
+		value := c.Value + " for " + c.Ttl.AsDuration().String()
+		if c.Remove {
+			value = "removed"
+		}
+		all = append(all, fmt.Sprintf("%s of %q: %s", strings.TrimPrefix(c.Name, "hystrix.command."), c.Scope.App, value))
+	}
+	return all
+}
+
+func TestForce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		_, client, _ := w.replica(t, "circuits-1", circuits.Options{})
+		steps := []struct {
+			req  *circuitsv1.ForceRequest
+			want []string
+		}{
+			{
+				&circuitsv1.ForceRequest{Service: "web", Name: "catalog.GetMovie", State: circuitsv1.State_STATE_FORCED_OPEN},
+				[]string{
+					`catalog.GetMovie.circuitBreaker.forceOpen of "web": true for 10m0s`,
+					`catalog.GetMovie.circuitBreaker.forceClosed of "web": false for 10m0s`,
+				},
+			},
+			{
+				&circuitsv1.ForceRequest{Name: "catalog", State: circuitsv1.State_STATE_FORCED_CLOSED, Ttl: durationpb.New(time.Hour)},
+				[]string{
+					`catalog.circuitBreaker.forceOpen of "": false for 1h0m0s`,
+					`catalog.circuitBreaker.forceClosed of "": true for 1h0m0s`,
+				},
+			},
+			{
+				&circuitsv1.ForceRequest{Service: "web", Name: "catalog.GetMovie"},
+				[]string{
+					`catalog.GetMovie.circuitBreaker.forceClosed of "web": removed`,
+					`catalog.GetMovie.circuitBreaker.forceOpen of "web": removed`,
+				},
+			},
+		}
+		for i, step := range steps {
+			step.req.Author, step.req.Reason = "ann", "drill"
+			resp, err := client.Force(t.Context(), step.req)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if resp.Revision != int64(i+1) {
+				t.Errorf("revision is %d, want %d", resp.Revision, i+1)
+			}
+			if diff := cmp.Diff(step.want, w.config.changes()); diff != "" {
+				t.Errorf("changes (-want +got):\n%s", diff)
+			}
+			if p := w.config.published[i]; p.Author != "ann" || p.Reason != "drill" {
+				t.Errorf("published by %q because of %q", p.Author, p.Reason)
+			}
+		}
+		_, err := client.Force(t.Context(), steps[2].req)
+		if errs.KindOf(err) != errs.NotFound {
+			t.Errorf("releasing twice: %v", err)
+		}
+		_, err = client.Force(t.Context(), &circuitsv1.ForceRequest{
+			Name: "catalog", State: circuitsv1.State_STATE_FORCED_OPEN, Author: "ann", Reason: "refuse this",
+		})
+		if errs.KindOf(err) != errs.Precondition || !strings.Contains(err.Error(), "nobody declares this") {
+			t.Errorf("a refusal of the config service comes back as %v", err)
+		}
+	})
+}
+
+func TestForceRefuses(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		_, client, _ := w.replica(t, "circuits-1", circuits.Options{})
+		good := &circuitsv1.ForceRequest{Name: "catalog", State: circuitsv1.State_STATE_FORCED_OPEN, Author: "ann", Reason: "drill"}
+		for field, spoil := range map[string]func(*circuitsv1.ForceRequest){
+			"state":      func(r *circuitsv1.ForceRequest) { r.State = circuitsv1.State_STATE_HALF_OPEN },
+			"state ":     func(r *circuitsv1.ForceRequest) { r.State = 77 },
+			"name":       func(r *circuitsv1.ForceRequest) { r.Name = "" },
+			"name ":      func(r *circuitsv1.ForceRequest) { r.Name = "catalog.*" },
+			"name  ":     func(r *circuitsv1.ForceRequest) { r.Name = "default" },
+			"name   ":    func(r *circuitsv1.ForceRequest) { r.Name = strings.Repeat("x", 300) },
+			"service":    func(r *circuitsv1.ForceRequest) { r.Service = "a/b" },
+			"author":     func(r *circuitsv1.ForceRequest) { r.Author = " " },
+			"reason":     func(r *circuitsv1.ForceRequest) { r.Reason = "" },
+			"ttl":        func(r *circuitsv1.ForceRequest) { r.Ttl = durationpb.New(time.Second) },
+			"ttl ":       func(r *circuitsv1.ForceRequest) { r.Ttl = durationpb.New(25 * time.Hour) },
+			"ttl  ":      func(r *circuitsv1.ForceRequest) { r.Ttl = durationpb.New(-time.Hour) },
+			"ttl (nano)": func(r *circuitsv1.ForceRequest) { r.Ttl = &durationpb.Duration{Seconds: 60, Nanos: -1} },
+		} {
+			req := proto.Clone(good).(*circuitsv1.ForceRequest)
+			spoil(req)
+			_, err := client.Force(t.Context(), req)
+			name, _, _ := strings.Cut(field, " ")
+			if errs.KindOf(err) != errs.Invalid || !strings.Contains(errs.FromRPC(err).Error(), name) {
+				t.Errorf("bad %s: got %v", field, errs.FromRPC(err))
+			}
+		}
+		if len(w.config.published) != 0 {
+			t.Errorf("published %v", w.config.published)
+		}
+	})
+}
+
+func TestForceOverHTTP(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		board, _, _ := w.replica(t, "circuits-1", circuits.Options{})
+		const good = `{"service":"web","name":"catalog","state":"STATE_FORCED_OPEN","ttl":"60s","author":"ann","reason":"drill"}`
+		tests := []struct {
+			name, method, contentType, body string
+			want                            int
+		}{
+			{"good", "POST", "application/json; charset=utf-8", good, 200},
+			{"form", "POST", "application/x-www-form-urlencoded", good, 415},
+			{"plain text", "POST", "text/plain", good, 415},
+			{"no type", "POST", "", good, 415},
+			{"get", "GET", "application/json", good, 405},
+			{"not JSON", "POST", "application/json", "{", 400},
+			{"unknown field", "POST", "application/json", `{"nam":"catalog"}`, 400},
+			{"no reason", "POST", "application/json", strings.Replace(good, "drill", "", 1), 400},
+			{"too large", "POST", "application/json", `{"reason":"` + strings.Repeat("x", 1<<20) + `"}`, 400},
+		}
+		for _, tt := range tests {
+			req := httptest.NewRequestWithContext(t.Context(), tt.method, "/v1/force", strings.NewReader(tt.body))
+			req.Header.Set("Content-Type", tt.contentType)
+			rec := httptest.NewRecorder()
+			board.Handler().ServeHTTP(rec, req)
+			if rec.Code != tt.want {
+				t.Errorf("%s: got %d %s, want %d", tt.name, rec.Code, rec.Body, tt.want)
+			}
+		}
+		if got := len(w.config.published); got != 1 {
+			t.Errorf("%d publishes, want 1", got)
+		}
+	})
+}

@@ -1,0 +1,130 @@
+package circuits
+
+import (
+	"context"
+	"math/rand/v2"
+	"net"
+	"sync"
+	"time"
+
+	circuitsv1 "bijou.dev/platform/api/circuits/v1"
+	"bijou.dev/platform/discovery"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/grpc/keepalive"
+	"google.golang.org/grpc/metadata"
+)
+
+// followPeers watches every other replica that discovery knows. Stop ends it and waits.
+func (b *Board) followPeers(ctx context.Context) (stop func()) {
+	if b.opts.Discovery == nil {
+		return func() {}
+	}
+	var (
+		watches sync.WaitGroup
+		mu      sync.Mutex
+		stopped bool
+		running = map[string]context.CancelFunc{} // address -> end of its watch
+	)
+	unwatch := b.opts.Discovery.Watch("circuits", func(instances []discovery.Instance) {
+		mu.Lock()
+		defer mu.Unlock()
+		if stopped {
+			return
+		}
+		current := map[string]string{} // address -> instance id
+		for _, i := range instances {
+			if addr := i.Endpoints["grpc"]; addr != "" && i.ID != b.opts.Instance {
+				current[addr] = i.ID
+			}
+		}
+		for addr, end := range running {
+			if current[addr] == "" {
+				end()
+				delete(running, addr)
+			}
+		}
+		for addr, id := range current {
+			if running[addr] == nil {
+				watchCtx, end := context.WithCancel(ctx)
+				running[addr] = end
+				watches.Go(func() { b.followPeer(watchCtx, id, addr) })
+			}
+		}
+	})
+	return func() {
+		unwatch()
+		mu.Lock()
+		stopped = true
+		for _, end := range running {
+			end()
+		}
+		mu.Unlock()
+		watches.Wait()
+	}
+}
+
+// followPeer keeps the view of one replica until ctx ends.
+func (b *Board) followPeer(ctx context.Context, id, addr string) {
+	defer b.setPeer(id, nil)
+	conn, err := grpc.NewClient("passthrough:///"+addr,
+		grpc.WithTransportCredentials(insecure.NewCredentials()),
+		// A thousand callers' circuits do not fit the default of 4 MiB.
+		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(64<<20)),
+		// A replica behind a cut network sends nothing: notice it, or its view would just be missing for minutes.
+		grpc.WithKeepaliveParams(keepalive.ClientParameters{Time: 10 * time.Second, Timeout: expiry}),
+		grpc.WithContextDialer(func(ctx context.Context, addr string) (net.Conn, error) {
+			return b.opts.DialContext(ctx, "tcp", addr)
+		}))
+	if err != nil {
+		b.log.Error("a replica cannot be watched", "peer", id, "address", addr, "err", err)
+		return
+	}
+	defer conn.Close()
+	client, wait, broken := circuitsv1.NewCircuitsClient(conn), time.Duration(0), false
+	for ctx.Err() == nil {
+		got, err := b.watchPeer(ctx, id, client)
+		if got {
+			wait, broken = 0, false
+		}
+		if !broken && ctx.Err() == nil {
+			broken = true
+			b.log.Warn("a replica is not watched; trying again", "peer", id, "address", addr, "err", err)
+		}
+		wait = min(max(2*wait, period/4), expiry)
+		sleep(ctx, wait/2+rand.N(wait/2))
+	}
+}
+
+// watchPeer takes in what one replica says until the stream breaks, and reports whether anything came.
+func (b *Board) watchPeer(ctx context.Context, id string, client circuitsv1.CircuitsClient) (got bool, err error) {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	// Silence means that the peer hangs, even if its connection lives.
+	silence := time.AfterFunc(2*expiry, cancel)
+	defer silence.Stop()
+	stream, err := client.Watch(metadata.AppendToOutgoingContext(ctx, peerKey, b.opts.Instance), &circuitsv1.WatchRequest{})
+	if err != nil {
+		return false, err
+	}
+	for {
+		resp, err := stream.Recv()
+		if err != nil {
+			return got, err
+		}
+		got = true
+		silence.Reset(2 * expiry)
+		b.setPeer(id, &view{at: time.Now(), services: resp.Services})
+	}
+}
+
+// setPeer replaces the view of a peer; nil removes it.
+func (b *Board) setPeer(id string, v *view) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if v == nil {
+		delete(b.peers, id)
+	} else {
+		b.peers[id] = v
+	}
+}

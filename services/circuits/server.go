@@ -1,0 +1,175 @@
+package circuits
+
+import (
+	"context"
+	"errors"
+	"io"
+	"math"
+	"math/rand/v2"
+	"time"
+
+	circuitsv1 "bijou.dev/platform/api/circuits/v1"
+	"bijou.dev/platform/errs"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/metadata"
+)
+
+const (
+	// maxCircuits is more than a circuit.Set makes.
+	maxCircuits = 3000
+	maxName     = 256
+	// maxMap bounds the entries of each map of a snapshot.
+	maxMap = 100
+)
+
+// Report implements the contract. The stream ends with kind Unavailable when this replica stops.
+func (b *Board) Report(stream grpc.ClientStreamingServer[circuitsv1.ReportRequest, circuitsv1.ReportResponse]) error {
+	var (
+		from process
+		id   = new(byte)
+	)
+	defer func() { b.drop(from, id) }()
+	for req, err := range requests(b.closing, stream) {
+		if err != nil {
+			return err
+		}
+		if err := validate(req); err != nil {
+			return err
+		}
+		p := process{req.Service, req.Instance}
+		if from == (process{}) {
+			from = p
+		}
+		if p != from {
+			return errs.Errorf(errs.Invalid, "reporting circuits: the stream began as %s and goes on as %s; open another one", from.instance, p.instance)
+		}
+		if err := b.put(p, &report{at: time.Now(), circuits: req.Circuits, stream: id}); err != nil {
+			return err
+		}
+	}
+	return stream.SendAndClose(&circuitsv1.ReportResponse{})
+}
+
+// requests yields what a stream receives until the client ends it. It ends with an error when the stream breaks or the
+// replica stops. The goroutine that receives ends with the stream, right after its handler returned.
+func requests(closing context.Context, stream grpc.ClientStreamingServer[circuitsv1.ReportRequest, circuitsv1.ReportResponse]) func(func(*circuitsv1.ReportRequest, error) bool) {
+	type received struct {
+		req *circuitsv1.ReportRequest
+		err error
+	}
+	return func(yield func(*circuitsv1.ReportRequest, error) bool) {
+		in := make(chan received)
+		ctx := stream.Context()
+		go func() {
+			for {
+				req, err := stream.Recv()
+				select {
+				case in <- received{req, err}:
+				case <-ctx.Done():
+					return
+				}
+				if err != nil {
+					return
+				}
+			}
+		}()
+		for {
+			select {
+			case r := <-in:
+				if errors.Is(r.err, io.EOF) {
+					return
+				}
+				if !yield(r.req, r.err) || r.err != nil {
+					return
+				}
+			case <-closing.Done():
+				yield(nil, errs.Errorf(errs.Unavailable, "reporting circuits: this replica is stopping; report to another one"))
+				return
+			}
+		}
+	}
+}
+
+// validate refuses what could break a reader of the board.
+func validate(req *circuitsv1.ReportRequest) error {
+	err := errs.Errorf(errs.Invalid, "reporting circuits of %q", req.Instance)
+	if req.Service == "" || len(req.Service) > maxName {
+		err.Field("service", "must have 1 to 256 bytes")
+	}
+	if req.Instance == "" || len(req.Instance) > maxName {
+		err.Field("instance", "must have 1 to 256 bytes")
+	}
+	if len(req.Circuits) > maxCircuits {
+		err.Field("circuits", "must be at most 3000")
+	}
+	for _, c := range req.Circuits {
+		if problem := validateSnapshot(c); problem != "" {
+			err.Field("circuits["+c.Name+"]", problem)
+			break // one is enough to find the sender
+		}
+	}
+	if len(err.Fields) > 0 {
+		return err
+	}
+	return nil
+}
+
+func validateSnapshot(c *circuitsv1.Snapshot) string {
+	if c.Name == "" || len(c.Name) > maxName || len(c.Group) > maxName {
+		return "must have a name, and names of at most 256 bytes"
+	}
+	if len(c.Rolling) > maxMap || len(c.LatencyMs) > maxMap || len(c.Properties) > maxMap || len(c.ExampleTraces) > maxExamples || len(c.Reason) > 4096 {
+		return "must have at most 100 events, latencies and properties, 3 traces and a reason of 4096 bytes"
+	}
+	for _, ms := range c.LatencyMs {
+		if math.IsNaN(ms) || math.IsInf(ms, 0) || ms < 0 {
+			return "must have finite latencies"
+		}
+	}
+	if math.IsNaN(c.LatencyMeanMs) || math.IsInf(c.LatencyMeanMs, 0) || c.LatencyMeanMs < 0 {
+		return "must have a finite mean latency"
+	}
+	return ""
+}
+
+// peerKey in a watch's metadata says that a replica asks: it gets what this one was told, not what it heard from others,
+// so that nothing is counted twice.
+const peerKey = "bijou-circuits-peer"
+
+// Watch implements the contract. A service that nobody knows is no error: it may come.
+func (b *Board) Watch(req *circuitsv1.WatchRequest, stream grpc.ServerStreamingServer[circuitsv1.WatchResponse]) error {
+	md, _ := metadata.FromIncomingContext(stream.Context())
+	peer := len(md.Get(peerKey)) > 0
+	ctx, done, err := b.openStream(stream.Context(), !peer)
+	if err != nil {
+		return err
+	}
+	defer done()
+	for {
+		if err := stream.Send(b.state(req.Service, peer)); err != nil {
+			return err
+		}
+		if !sleep(ctx, jittered(period)) {
+			break
+		}
+	}
+	if b.closing.Err() != nil {
+		return errs.Errorf(errs.Unavailable, "watching circuits: this replica is stopping; watch another one")
+	}
+	return ctx.Err()
+}
+
+// jittered returns d plus or minus 5 %.
+func jittered(d time.Duration) time.Duration { return d - d/20 + rand.N(d/10+1) }
+
+// sleep reports whether it slept for all of d.
+func sleep(ctx context.Context, d time.Duration) bool {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return true
+	case <-ctx.Done():
+		return false
+	}
+}
