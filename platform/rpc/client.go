@@ -37,7 +37,7 @@ type ClientOptions struct {
 	Config *config.Set
 	// Circuits guards calls. Nil: no time-out, breaker, bulkhead or retry but the deadline of MaxWait.
 	Circuits *circuit.Set
-	// Trace records calls. Nil: no spans.
+	// Trace records calls and passes the trace on. Nil: neither.
 	Trace *trace.Provider
 	// Metrics gets bijou_rpc_client_*. Nil: none.
 	Metrics prometheus.Registerer
@@ -58,9 +58,6 @@ type Client struct {
 // NewClient returns a Client. It needs no closing; the connections it makes do.
 func NewClient(o ClientOptions) *Client {
 	c := &Client{opts: o, seconds: newHistogram(o.Metrics, "client", "Time of calls to other services, by method and code.")}
-	if o.Trace == nil {
-		c.opts.Trace = trace.Discard()
-	}
 	if o.Config != nil {
 		c.routes = route.NewSettings(o.Config)
 	}
@@ -211,7 +208,12 @@ func (c *calls) observe(m *method, err error, start time.Time) {
 // the stream is open, because a stream may stay open for as long as the process lives.
 func (c *calls) stream(ctx context.Context, desc *grpc.StreamDesc, cc *grpc.ClientConn, full string, open grpc.Streamer, opts ...grpc.CallOption) (grpc.ClientStream, error) {
 	ctx, span := startClient(ctx, c.opts.Trace, methodOf(full), c.callee)
-	s, err := open(ctx, desc, cc, full, opts...)
+	call := &route.Call{}
+	if pinned, ok := route.CallOf(ctx); ok {
+		call.PickInfo = pinned.PickInfo
+	}
+	call.Stream = true // its duration is no latency
+	s, err := open(route.WithCall(ctx, call), desc, cc, full, opts...)
 	err = errs.FromRPC(err)
 	endClient(span, err)
 	if err != nil {

@@ -41,9 +41,6 @@ type server struct {
 // NewServer returns a gRPC server with the platform's order of steps. Handlers return errors made by package errs.
 func NewServer(o ServerOptions) *grpc.Server {
 	s := &server{ServerOptions: o, seconds: newHistogram(o.Metrics, "server", "Time to answer calls, by method and code.")}
-	if s.Trace == nil {
-		s.Trace = trace.Discard()
-	}
 	if s.Log == nil {
 		s.Log = slog.New(slog.DiscardHandler)
 	}

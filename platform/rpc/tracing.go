@@ -16,7 +16,13 @@ import (
 // Spans are made here and not by otelgrpc: its stats handlers cost 6 to 10 us a side even when nothing is sampled,
 // and they see attempts, not calls.
 
+// noSpan is the span of a process without tracing.
+var noSpan = oteltrace.SpanFromContext(context.Background())
+
 func startServer(ctx context.Context, p *trace.Provider, m *method) (context.Context, oteltrace.Span) {
+	if p == nil {
+		return ctx, noSpan
+	}
 	ctx = p.Propagator().Extract(ctx, trace.MD(incoming(ctx)))
 	return p.Tracer().Start(ctx, m.full, oteltrace.WithSpanKind(oteltrace.SpanKindServer))
 }
@@ -37,6 +43,9 @@ func endServer(span oteltrace.Span, err error) {
 
 // startClient begins the span of a call and puts its context into the metadata to send.
 func startClient(ctx context.Context, p *trace.Provider, m *method, callee string) (context.Context, oteltrace.Span) {
+	if p == nil {
+		return ctx, noSpan
+	}
 	ctx, span := p.Tracer().Start(ctx, m.full, oteltrace.WithSpanKind(oteltrace.SpanKindClient))
 	md, ok := metadata.FromOutgoingContext(ctx)
 	if !ok {

@@ -1,0 +1,66 @@
+package rpc_test
+
+import (
+	"context"
+	"net"
+	"testing"
+	"time"
+
+	configv1 "bijou.dev/platform/api/config/v1"
+	"bijou.dev/platform/circuit"
+	"bijou.dev/platform/config"
+	"bijou.dev/platform/discovery"
+	"bijou.dev/platform/memnet"
+	"bijou.dev/platform/rpc"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials/insecure"
+)
+
+// BenchmarkCall compares one call through the client stack with bare grpc-go, both with a deadline.
+func BenchmarkCall(b *testing.B) {
+	n := memnet.New()
+	l, err := n.Listen("tcp", "config-1:7000")
+	if err != nil {
+		b.Fatal(err)
+	}
+	srv := grpc.NewServer()
+	configv1.RegisterConfigServer(srv, &settings{get: ok})
+	go srv.Serve(l)
+	b.Cleanup(srv.Stop)
+	found := discovery.Static(map[string][]discovery.Instance{"config": {{
+		Service: "config", ID: "config-1", Zone: "a", Status: discovery.Up, Endpoints: map[string]string{"grpc": "config-1:7000"},
+	}}})
+	set := config.Static(nil)
+	for _, c := range []struct {
+		name string
+		dial func() (*grpc.ClientConn, error)
+	}{
+		{"grpc", func() (*grpc.ClientConn, error) {
+			return grpc.NewClient("passthrough:///config-1:7000", grpc.WithTransportCredentials(insecure.NewCredentials()),
+				grpc.WithContextDialer(func(ctx context.Context, addr string) (net.Conn, error) { return n.DialContext(ctx, "tcp", addr) }))
+		}},
+		{"stack", func() (*grpc.ClientConn, error) {
+			return rpc.NewClient(rpc.ClientOptions{
+				Service: "bench", Discovery: found, DialContext: n.DialContext, Config: set, Circuits: circuit.New(circuit.Options{Config: set}),
+			}).Dial("config")
+		}},
+	} {
+		b.Run(c.name, func(b *testing.B) {
+			conn, err := c.dial()
+			if err != nil {
+				b.Fatal(err)
+			}
+			defer conn.Close()
+			client := configv1.NewConfigClient(conn)
+			b.ReportAllocs()
+			for b.Loop() {
+				ctx, cancel := context.WithTimeout(b.Context(), time.Second)
+				if _, err := client.Get(ctx, &configv1.GetRequest{}); err != nil {
+					b.Fatal(err)
+				}
+				cancel()
+			}
+		})
+	}
+}
