@@ -13,8 +13,8 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"slices"
 
+	"bijou.dev/platform/errs"
 	"github.com/compose-spec/compose-go/v2/cli"
 	"github.com/compose-spec/compose-go/v2/types"
 )
@@ -58,7 +58,7 @@ func Load(ctx context.Context, file string, env []string, services ...string) (*
 	}
 	for _, name := range services {
 		if _, ok := project.Services[name]; !ok {
-			return nil, fmt.Errorf("%s has no service %q, only %v", file, name, slices.Sorted(slices.Values(project.ServiceNames())))
+			return nil, errs.Errorf(errs.NotFound, "%s has no service %q, only %v", file, name, project.ServiceNames())
 		}
 	}
 	if len(services) == 0 {
