@@ -1,0 +1,387 @@
+package config_test
+
+import (
+	"fmt"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	configv1 "bijou.dev/platform/api/config/v1"
+	"bijou.dev/platform/errs"
+
+	"github.com/google/go-cmp/cmp"
+	"google.golang.org/protobuf/testing/protocmp"
+	"google.golang.org/protobuf/types/known/durationpb"
+)
+
+func TestLaterLayersWin(t *testing.T) {
+	c, _ := declared(t)
+	me, other := id("catalog-1"), &configv1.Identity{App: "search", Instance: "s-1", Zone: "eu-2"}
+	if got := valueOf(t, c, me, "greeting"); got != "hello" {
+		t.Fatalf("default: got %q", got)
+	}
+	scopes := []*configv1.Scope{ // each wins over the ones before it
+		forApp(""), forApp("catalog"),
+		at(configv1.Layer_LAYER_ENVIRONMENT, "", "prod"), at(configv1.Layer_LAYER_ENVIRONMENT, "catalog", "prod"),
+		at(configv1.Layer_LAYER_REGION, "", "eu"), at(configv1.Layer_LAYER_REGION, "catalog", "eu"),
+		at(configv1.Layer_LAYER_ZONE, "", "eu-1"), at(configv1.Layer_LAYER_ZONE, "catalog", "eu-1"),
+		at(configv1.Layer_LAYER_VERSION, "catalog", "v2"), at(configv1.Layer_LAYER_INSTANCE, "catalog", "catalog-1"),
+		at(configv1.Layer_LAYER_OVERRIDE, "", ""), at(configv1.Layer_LAYER_OVERRIDE, "catalog", ""),
+	}
+	for i, scope := range scopes {
+		value := fmt.Sprintf("greeting %d", i)
+		publish(t, c, &configv1.Change{Name: "greeting", Scope: scope, Value: value})
+		if got := valueOf(t, c, me, "greeting"); got != value {
+			t.Fatalf("after %v: got %q, want %q", scope, got, value)
+		}
+		ex, err := c.Explain(t.Context(), &configv1.ExplainRequest{Name: "greeting", Identity: me})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if n := len(ex.GetCandidates()); n != i+2 {
+			t.Fatalf("after %d values explain has %d candidates", i+1, n)
+		}
+		for j, cand := range ex.GetCandidates() {
+			if cand.GetWins() != (j == 0) {
+				t.Errorf("candidate %d: wins is %t", j, cand.GetWins())
+			}
+		}
+		first, last := ex.GetCandidates()[0], ex.GetCandidates()[i+1]
+		if first.GetValue().GetValue() != value || first.GetAuthor() != "ann" || first.GetReason() != "test" || first.GetTime() == nil {
+			t.Errorf("winner is %v", first)
+		}
+		if last.GetValue().GetLayer() != configv1.Layer_LAYER_DEFAULT || last.GetValue().GetValue() != "hello" {
+			t.Errorf("the last candidate is not the default: %v", last)
+		}
+	}
+	if got := valueOf(t, c, other, "greeting"); got != "greeting 10" {
+		t.Errorf("an instance elsewhere sees %q, want the override for every app", got)
+	}
+}
+
+func TestRefusalsChangeNothing(t *testing.T) {
+	c, _ := declared(t)
+	publish(t, c, set("search.limit", "30"))
+	ttl := func(c *configv1.Change, d time.Duration) *configv1.Change { c.Ttl = durationpb.New(d); return c }
+	scoped := func(layer configv1.Layer, app, selector string) *configv1.Change {
+		return &configv1.Change{Name: "search.limit", Scope: at(layer, app, selector), Value: "40"}
+	}
+	many := make([]*configv1.Change, 101)
+	for i := range many {
+		many[i] = &configv1.Change{Name: "search.limit", Scope: at(configv1.Layer_LAYER_INSTANCE, "catalog", fmt.Sprint(i)), Value: "40"}
+	}
+	large := make([]*configv1.Change, 6)
+	for i := range large {
+		large[i] = &configv1.Change{Name: "greeting", Scope: at(configv1.Layer_LAYER_INSTANCE, "catalog", fmt.Sprint(i)), Value: strings.Repeat("x", 250<<10)}
+	}
+	for name, test := range map[string]struct {
+		req   *configv1.PublishRequest
+		field string
+		text  string
+	}{
+		"unknown name":             {change(set("search.limits", "1")), "changes[0].name", "did you mean search.limit?"},
+		"unknown member of family": {change(set("hystrix.command.a.b.circuitBreaker.forceopen", "true")), "changes[0].name", "did you mean hystrix.command.a.b.circuitBreaker.forceOpen?"},
+		"unknown app":              {change(&configv1.Change{Name: "greeting", Scope: forApp("catalogue"), Value: "x"}), "changes[0].name", "did you mean catalog?"},
+		"unknown everywhere":       {change(&configv1.Change{Name: "nothing.like.it", Scope: forApp(""), Value: "x"}), "changes[0].name", "not declared by any app"},
+		"empty name":               {change(set("", "1")), "changes[0].name", "must have 1 to 256 bytes"},
+		"name with a slash":        {change(set("a/b", "1")), "changes[0].name", "'/'"},
+		"pattern":                  {change(set("hystrix.command.*.circuitBreaker.forceOpen", "true")), "changes[0].name", "pattern"},
+		"wrong int":                {change(set("search.limit", "many")), "changes[0].value", "whole number"},
+		"wrong bool":               {change(set("enabled", "1")), "changes[0].value", "true or false"},
+		"wrong float":              {change(set("ratio", "NaN")), "changes[0].value", "finite number"},
+		"wrong duration":           {change(set("search.timeout", "5")), "changes[0].value", "duration"},
+		"wrong option":             {change(set("search.mode", "slow")), "changes[0].value", "one of fast, exact"},
+		"wrong JSON":               {change(set("routes", "[")), "changes[0].value", "must be JSON"},
+		"JSON against the schema":  {change(set("routes", `[1]`)), "changes[0].value", "schema"},
+		"below the bound":          {change(set("search.limit", "0")), "changes[0].value", "must be at least 1, is 0"},
+		"above the bound":          {change(set("search.limit", "101")), "changes[0].value", "must be at most 100, is 101"},
+		"above, for every app":     {change(&configv1.Change{Name: "search.limit", Scope: forApp(""), Value: "101"}), "changes[0].value", "declared by catalog"},
+		"value too large":          {change(set("greeting", strings.Repeat("x", 256<<10+1))), "changes[0].value", "at most 262144 bytes"},
+		"batch too large":          {change(large...), "changes", "split"},
+		"too many changes":         {change(many...), "changes", "must be 1 to 100, are 101"},
+		"empty batch":              {change(), "changes", "must be 1 to 100, are 0"},
+		"no author":                {&configv1.PublishRequest{Changes: []*configv1.Change{set("search.limit", "40")}, Reason: "r"}, "author", "must not be empty"},
+		"blank reason":             {&configv1.PublishRequest{Changes: []*configv1.Change{set("search.limit", "40")}, Author: "a", Reason: "  "}, "reason", "must not be empty"},
+		"same name and scope":      {change(set("search.limit", "40"), set("search.limit", "41")), "changes[1].name", "changes[0]"},
+		"second of two":            {change(set("search.limit", "40"), set("ratio", "2")), "changes[1].value", "at most 1"},
+		"default layer":            {change(scoped(configv1.Layer_LAYER_DEFAULT, "catalog", "")), "changes[0].scope.layer", "default"},
+		"no scope":                 {change(&configv1.Change{Name: "search.limit", Value: "40"}), "changes[0].scope.layer", "LAYER_APP"},
+		"unknown layer":            {change(scoped(99, "catalog", "")), "changes[0].scope.layer", "LAYER_APP"},
+		"selector missing":         {change(scoped(configv1.Layer_LAYER_ZONE, "catalog", "")), "changes[0].scope.selector", "which zone"},
+		"selector superfluous":     {change(scoped(configv1.Layer_LAYER_OVERRIDE, "catalog", "x")), "changes[0].scope.selector", "must be empty"},
+		"selector too long":        {change(scoped(configv1.Layer_LAYER_ZONE, "catalog", strings.Repeat("z", 129))), "changes[0].scope.selector", "128"},
+		"bad app":                  {change(scoped(configv1.Layer_LAYER_APP, "cat/alog", "")), "changes[0].scope.app", "'/'"},
+		"ttl of a layer":           {change(ttl(set("search.limit", "40"), time.Minute)), "changes[0].ttl", "only an override"},
+		"ttl too short":            {change(override("search.limit", "40", time.Millisecond)), "changes[0].ttl", "1s"},
+		"ttl negative":             {change(override("search.limit", "40", -time.Minute)), "changes[0].ttl", "1s"},
+		"removed and set":          {change(&configv1.Change{Name: "search.limit", Scope: forApp("catalog"), Value: "1", Remove: true}), "changes[0].value", "must be empty"},
+		"removing nothing":         {change(remove("greeting")), "changes[0].name", "no value at this scope"},
+		"expected in the future":   {&configv1.PublishRequest{Changes: []*configv1.Change{set("search.limit", "40")}, Author: "a", Reason: "r", ExpectedRevision: 7}, "expected_revision", "at most the newest, 1"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			_, err := c.Publish(t.Context(), test.req)
+			e := wantKind(t, err, errs.Invalid)
+			if len(e.Fields) == 0 || e.Fields[0].Name != test.field || !strings.Contains(e.Fields[0].Problem, test.text) {
+				t.Errorf("got %q, want field %s: ...%s...", e, test.field, test.text)
+			}
+		})
+	}
+	if got := revisionOf(t, c); got != 1 {
+		t.Errorf("refusals led to revision %d", got)
+	}
+	if got := valueOf(t, c, id("1"), "search.limit"); got != "30" {
+		t.Errorf("refusals led to value %q", got)
+	}
+}
+
+func change(changes ...*configv1.Change) *configv1.PublishRequest {
+	return &configv1.PublishRequest{Changes: changes, Author: "bob", Reason: "why not"}
+}
+
+func TestStaleRevisionNamesWhoChangedWhat(t *testing.T) {
+	c, _ := declared(t)
+	first := publish(t, c, set("search.limit", "30"), set("greeting", "hi"))
+	publish(t, c, set("greeting", "ho"))
+	publish(t, c, remove("greeting"))
+	publish(t, c, set("ratio", "1"))
+
+	_, err := c.Publish(t.Context(), &configv1.PublishRequest{Changes: []*configv1.Change{set("greeting", "hu")}, ExpectedRevision: first, Author: "bob", Reason: "r"})
+	e := wantKind(t, err, errs.Conflict)
+	if e.Reason != "STALE_REVISION" || e.Meta["author"] != "ann" || e.Meta["revision"] != "3" || !strings.Contains(e.Message, `"greeting" was changed by ann in revision 3`) {
+		t.Errorf("got %v with reason %q and %v", e, e.Reason, e.Meta)
+	}
+	resp, err := c.Publish(t.Context(), &configv1.PublishRequest{Changes: []*configv1.Change{set("search.limit", "31")}, ExpectedRevision: first, Author: "bob", Reason: "r"})
+	if err != nil || resp.GetRevision() != 5 {
+		t.Errorf("a name that nobody touched since: revision %d, error %v", resp.GetRevision(), err)
+	}
+}
+
+func TestDryRunTellsAndChangesNothing(t *testing.T) {
+	c, _ := declared(t)
+	publish(t, c, set("greeting", "hi"))
+	resp, err := c.Publish(t.Context(), &configv1.PublishRequest{
+		Changes: []*configv1.Change{set("greeting", "ho"), set("ratio", "1")}, Author: "a", Reason: "r", DryRun: true,
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := &configv1.PublishResponse{Revision: 2, Applied: []*configv1.AppliedChange{
+		{Name: "greeting", Scope: forApp("catalog"), Before: new("hi"), After: new("ho")},
+		{Name: "ratio", Scope: forApp("catalog"), After: new("1")},
+	}}
+	if diff := cmp.Diff(want, resp, protocmp.Transform()); diff != "" {
+		t.Error(diff)
+	}
+	if got := revisionOf(t, c); got != 1 {
+		t.Errorf("a dry run made revision %d", got)
+	}
+}
+
+func TestHistoryDiffAndRollback(t *testing.T) {
+	c, _ := declared(t)
+	one := publish(t, c, set("greeting", "one"), set("ratio", "0.1"))
+	publish(t, c, set("greeting", "two"))
+	publish(t, c, remove("ratio"), set("search.limit", "9"))
+	for range 70 { // several buckets of history
+		publish(t, c, set("enabled", "false"))
+	}
+	last := publish(t, c, remove("enabled"))
+
+	hist, err := c.History(t.Context(), &configv1.HistoryRequest{Name: "greeting"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := revisions(hist); !cmp.Equal(got, []int64{2, 1}) {
+		t.Errorf("history of greeting is %v", got)
+	}
+	hist, err = c.History(t.Context(), &configv1.HistoryRequest{Before: 66, Limit: 3})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := revisions(hist); !cmp.Equal(got, []int64{65, 64, 63}) {
+		t.Errorf("a page of history is %v", got)
+	}
+	hist, err = c.History(t.Context(), &configv1.HistoryRequest{Limit: 500})
+	if err != nil || len(hist.GetRevisions()) != int(last) {
+		t.Errorf("all of history has %d revisions, want %d; error %v", len(hist.GetRevisions()), last, err)
+	}
+
+	diff, err := c.Diff(t.Context(), &configv1.DiffRequest{From: one})
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := &configv1.DiffResponse{From: one, To: last, Changes: []*configv1.AppliedChange{
+		{Name: "greeting", Scope: forApp("catalog"), Before: new("one"), After: new("two")},
+		{Name: "ratio", Scope: forApp("catalog"), Before: new("0.1")},
+		{Name: "search.limit", Scope: forApp("catalog"), After: new("9")},
+	}}
+	if d := cmp.Diff(want, diff, protocmp.Transform()); d != "" {
+		t.Error(d)
+	}
+	back, err := c.Diff(t.Context(), &configv1.DiffRequest{From: last, To: one})
+	if err != nil || len(back.GetChanges()) != 3 || back.GetChanges()[0].GetAfter() != "one" {
+		t.Errorf("diff backwards is %v, error %v", back, err)
+	}
+
+	if _, err := c.Rollback(t.Context(), &configv1.RollbackRequest{To: one, ExpectedRevision: 5, Author: "a", Reason: "r"}); errs.KindOf(err) != errs.Conflict {
+		t.Errorf("a rollback that expects another newest revision: %v", err)
+	}
+	resp, err := c.Rollback(t.Context(), &configv1.RollbackRequest{To: one, ExpectedRevision: last, Author: "bob", Reason: "it was better"})
+	if err != nil || resp.GetRevision() != last+1 {
+		t.Fatalf("rollback made revision %d, error %v", resp.GetRevision(), err)
+	}
+	for name, want := range map[string]string{"greeting": "one", "ratio": "0.1", "search.limit": "20"} {
+		if got := valueOf(t, c, id("1"), name); got != want {
+			t.Errorf("after rollback %s is %q, want %q", name, got, want)
+		}
+	}
+	_, err = c.Rollback(t.Context(), &configv1.RollbackRequest{To: one, Author: "bob", Reason: "again"})
+	wantKind(t, err, errs.Invalid)
+}
+
+func revisions(h *configv1.HistoryResponse) (list []int64) {
+	for _, r := range h.GetRevisions() {
+		list = append(list, r.GetRevision())
+	}
+	return list
+}
+
+func TestRollbackRefusesWhatDoesNotFitAnyMore(t *testing.T) {
+	c, _ := declared(t)
+	publish(t, c, set("search.limit", "90"))
+	publish(t, c, set("search.limit", "10"))
+	narrower := catalog()
+	narrower.Properties[0].Max = "50"
+	if _, err := c.Declare(t.Context(), narrower); err != nil {
+		t.Fatal(err)
+	}
+	_, err := c.Rollback(t.Context(), &configv1.RollbackRequest{To: 1, Author: "a", Reason: "r"})
+	if e := wantKind(t, err, errs.Invalid); !strings.Contains(e.Error(), "search.limit must be at most 50, is 90") {
+		t.Errorf("got %v", e)
+	}
+	if got := revisionOf(t, c); got != 2 {
+		t.Errorf("the refusal led to revision %d", got)
+	}
+}
+
+func TestOverrideExpiresOnceOverReplicas(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		servers, _ := replicas(t, 3)
+		c := servers[0].Client(t)
+		declare(t, c)
+		instance := servers[1].Follow(t, id("catalog-1"))
+		publish(t, c, set("search.limit", "30"))
+		publish(t, c, override("search.limit", "50", 10*time.Minute), override("greeting", "hi", 20*time.Minute))
+		synctest.Wait()
+		if got := valueOf(t, servers[2].Client(t), id("1"), "search.limit"); got != "50" {
+			t.Fatalf("the override is not in force: %q", got)
+		}
+
+		time.Sleep(10*time.Minute + time.Second)
+		synctest.Wait()
+		if got := valueOf(t, servers[2].Client(t), id("1"), "search.limit"); got != "30" {
+			t.Errorf("after its time the override still gives %q", got)
+		}
+		if got := valueOf(t, servers[2].Client(t), id("1"), "greeting"); got != "hi" {
+			t.Errorf("the other override went too early: %q", got)
+		}
+		if instance.Revision() != 3 {
+			t.Errorf("the instance was pushed revision %d, want 3", instance.Revision())
+		}
+		hist, err := c.History(t.Context(), &configv1.HistoryRequest{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := revisions(hist); !cmp.Equal(got, []int64{3, 2, 1}) {
+			t.Fatalf("history is %v, want one revision for the expiry", got)
+		}
+		if r := hist.GetRevisions()[0]; r.GetAuthor() != "expiry" || len(r.GetChanges()) != 1 || r.GetChanges()[0].GetBefore() != "50" {
+			t.Errorf("the expiry is recorded as %v", r)
+		}
+
+		// A rollback to the time of the overrides brings back the one whose time is not over, with its end.
+		publish(t, c, &configv1.Change{Name: "greeting", Scope: at(configv1.Layer_LAYER_OVERRIDE, "catalog", ""), Remove: true})
+		if _, err := c.Rollback(t.Context(), &configv1.RollbackRequest{To: 2, Author: "a", Reason: "r"}); err != nil {
+			t.Fatal(err)
+		}
+		if got := valueOf(t, c, id("1"), "search.limit"); got != "30" {
+			t.Errorf("a rollback revived an override that is over: %q", got)
+		}
+		if got := valueOf(t, c, id("1"), "greeting"); got != "hi" {
+			t.Errorf("a rollback lost an override that is not over: %q", got)
+		}
+		time.Sleep(10 * time.Minute)
+		synctest.Wait()
+		if got := valueOf(t, c, id("1"), "greeting"); got != "hello" {
+			t.Errorf("the override that was brought back has lost its end: %q", got)
+		}
+	})
+}
+
+func TestReplicasPublishAtOnceWithoutGaps(t *testing.T) {
+	servers, _ := replicas(t, 2)
+	clients := []configv1.ConfigClient{servers[0].Client(t), servers[1].Client(t)}
+	declare(t, clients[0])
+	eventually(t, func() error {
+		_, err := clients[1].Explain(t.Context(), &configv1.ExplainRequest{Name: "greeting"})
+		return err
+	})
+	const writers, each = 8, 10
+	var group sync.WaitGroup
+	for w := range writers {
+		group.Go(func() {
+			for i := range each {
+				_, err := clients[w%2].Publish(t.Context(), &configv1.PublishRequest{
+					Changes: []*configv1.Change{set("greeting", fmt.Sprintf("%d/%d", w, i))}, Author: fmt.Sprint(w), Reason: "race",
+				})
+				if err != nil {
+					t.Errorf("writer %d: %v", w, err)
+				}
+			}
+		})
+	}
+	group.Wait()
+	hist, err := clients[0].History(t.Context(), &configv1.HistoryRequest{Limit: 500})
+	if err != nil || len(hist.GetRevisions()) != writers*each {
+		t.Fatalf("%d revisions, want %d; error %v", len(hist.GetRevisions()), writers*each, err)
+	}
+	for i, r := range hist.GetRevisions() {
+		if r.GetRevision() != int64(writers*each-i) {
+			t.Fatalf("revision %d stands where %d belongs", r.GetRevision(), writers*each-i)
+		}
+		if older := i + 1; older < writers*each && r.GetChanges()[0].GetBefore() != hist.GetRevisions()[older].GetChanges()[0].GetAfter() {
+			t.Errorf("revision %d replaced %q, but the one before set %q", r.GetRevision(), r.GetChanges()[0].GetBefore(), hist.GetRevisions()[older].GetChanges()[0].GetAfter())
+		}
+	}
+}
+
+func TestDeclareIsIdempotent(t *testing.T) {
+	c, store := declared(t)
+	before := storeRevision(t, store)
+	if _, err := c.Declare(t.Context(), catalog()); err != nil {
+		t.Fatal(err)
+	}
+	if after := storeRevision(t, store); after != before {
+		t.Errorf("declaring the same again wrote to the store")
+	}
+	fewer := catalog()
+	fewer.Properties = fewer.Properties[:1]
+	if _, err := c.Declare(t.Context(), fewer); err != nil {
+		t.Fatal(err)
+	}
+	_, err := c.Publish(t.Context(), change(set("greeting", "x")))
+	wantKind(t, err, errs.Invalid)
+	for name, bad := range map[string]*configv1.DeclareRequest{
+		"no app":           {},
+		"twice":            {App: "a", Properties: []*configv1.Property{catalog().Properties[0], catalog().Properties[0]}},
+		"bad type":         {App: "a", Properties: []*configv1.Property{{Name: "x"}}},
+		"bad default":      {App: "a", Properties: []*configv1.Property{{Name: "x", Type: configv1.Type_TYPE_INT, DefaultValue: "x"}}},
+		"recursive schema": {App: "a", Properties: []*configv1.Property{{Name: "x", Type: configv1.Type_TYPE_JSON, DefaultValue: "1", JsonSchema: `{"$ref":"#"}`}}},
+	} {
+		if _, err := c.Declare(t.Context(), bad); errs.KindOf(err) != errs.Invalid {
+			t.Errorf("%s: got %v", name, err)
+		}
+	}
+}
