@@ -87,7 +87,7 @@ func New(opts Options) (*Store, error) {
 		// gRPC's own limit of two minutes would keep us away long after etcd is back.
 		Backoff:           backoff.Config{BaseDelay: 50 * time.Millisecond, Multiplier: 1.6, Jitter: 0.3, MaxDelay: time.Second},
 		MinConnectTimeout: opts.Timeout,
-	})}
+	}), grpc.WithChainUnaryInterceptor(failFast)}
 	if opts.DialContext != nil {
 		dial = append(dial, grpc.WithContextDialer(opts.DialContext))
 	}
@@ -109,6 +109,12 @@ func New(opts Options) (*Store, error) {
 		return nil, errs.Errorf(errs.Invalid, "opening etcd store at %q: %w", opts.Endpoints, err)
 	}
 	return &Store{opts: opts, client: client, ctx: ctx, cancel: cancel, feeds: map[string]*follower{}}, nil
+}
+
+// failFast makes a call fail as soon as it is known that nobody can be reached; etcd's client would wait for the whole
+// deadline. Reads are still repeated for a moment by that client, and so ride out a reconnect.
+func failFast(ctx context.Context, method string, req, reply any, cc *grpc.ClientConn, invoke grpc.UnaryInvoker, opts ...grpc.CallOption) error {
+	return invoke(ctx, method, req, reply, cc, append(opts, grpc.WaitForReady(false))...)
 }
 
 // Close ends all watches and calls with kv.ErrClosed and waits for them. Leases that are open expire within their TTL.
