@@ -47,9 +47,9 @@ func (c *circuit) newBreaker(sleep time.Duration, open bool) *gobreaker.TwoStepC
 			}
 		},
 		IsExcluded: func(verdict error) bool {
-			return verdict == errIgnored || verdict == errBadRequest && !trial || verdict == errFull && trial
+			return verdict != nil && excluded(verdict, trial)
 		},
-		IsSuccessful: func(verdict error) bool { return verdict == nil || verdict == errBadRequest },
+		IsSuccessful: func(verdict error) bool { return verdict == nil || errors.Is(verdict, errBadRequest) },
 	})
 	if open {
 		report, _ := b.Allow()
@@ -57,6 +57,17 @@ func (c *circuit) newBreaker(sleep time.Duration, open bool) *gobreaker.TwoStepC
 		open = false
 	}
 	return b
+}
+
+// excluded says which verdicts the breaker does not see.
+func excluded(verdict error, trial bool) bool {
+	switch {
+	case errors.Is(verdict, errIgnored):
+		return true
+	case errors.Is(verdict, errBadRequest):
+		return !trial
+	}
+	return errors.Is(verdict, errFull) && trial
 }
 
 // tooMany says whether a closed circuit opens. Calls still running are not counted.
@@ -186,9 +197,10 @@ func (c *circuit) logChange() {
 	c.log.Log(context.Background(), level, "circuit changed", "circuit", c.name, "from", ch.from, "to", ch.to, "why", ch.why)
 }
 
-// failed keeps a failure as evidence and tells the Fallback above, or counts that there is none.
+// failed keeps a failure as evidence and tells the Fallback above, or counts that there is none. Other events are none of
+// its business.
 func (c *circuit) failed(ctx context.Context, ev event, err error) {
-	if ev == evBadRequest || ev == evCanceled {
+	if ev == evSuccess || ev == evBadRequest || ev == evCanceled {
 		return
 	}
 	if ev != evShortCircuited { // a refusal would hide what made the circuit open
@@ -215,10 +227,10 @@ func (c *circuit) refuse(ctx context.Context, l *limits, cause error) error {
 	c.window.mu.Unlock()
 
 	state := "open"
-	switch cause {
-	case errForced:
+	switch {
+	case errors.Is(cause, errForced):
 		state, wait = "forced open", 0
-	case gobreaker.ErrTooManyRequests:
+	case errors.Is(cause, gobreaker.ErrTooManyRequests):
 		// The trial decides, and it ends at its time-out at the latest.
 		state, wait = "half-open", l.timeout
 	}

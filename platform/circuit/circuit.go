@@ -3,6 +3,7 @@ package circuit
 import (
 	"cmp"
 	"context"
+	"errors"
 	"log/slog"
 	"maps"
 	"slices"
@@ -72,10 +73,10 @@ func (s *Set) Do(ctx context.Context, key Key, fn func(context.Context) error) e
 	return s.circuit(key).do(ctx, fn)
 }
 
-// Start asks whether a call may be made now, for calls whose end is not the end of a function, such as streams. If it
-// returns no error, the caller must call done exactly once, as soon as it is known whether the callee answers: until then
-// the call takes one of the circuit's places, and a half-open circuit waits for it. There is no time-out, and no latency
-// is recorded.
+// Start asks whether a call may be made now, for calls that outlive the function that makes them: streams, and answers
+// whose body is still being read. If it returns no error, the caller must call done exactly once, as soon as it is known
+// whether the callee answers, with its error or nil. Until then the call takes one of the circuit's places, and a half-open
+// circuit waits for it. The latency is the time until done. There is no time-out: the caller sets its own.
 func (s *Set) Start(ctx context.Context, key Key) (done func(error), err error) {
 	return s.circuit(key).start(ctx)
 }
@@ -174,15 +175,16 @@ func (c *circuit) do(ctx context.Context, fn func(context.Context) error) (err e
 	}()
 	err = fn(callCtx)
 	now := time.Since(c.base)
-	if err == nil {
-		ev, slow = evSuccess, l.slow > 0 && now-start > l.slow
-	} else {
-		if callCtx != ctx && callCtx.Err() == context.DeadlineExceeded && ctx.Err() == nil {
+	if err != nil {
+		if callCtx != ctx && errors.Is(callCtx.Err(), context.DeadlineExceeded) && ctx.Err() == nil {
 			err = c.timedOut(l, err)
 		}
 		ev = eventOf(ctx, err)
 		c.failed(ctx, ev, err)
+	} else {
+		ev = evSuccess
 	}
+	slow = l.tooSlow(ev, now-start)
 	c.window.ran(now, ev, slow, n, now-start)
 	ended = true
 	return err
@@ -201,18 +203,20 @@ func (c *circuit) withTimeout(ctx context.Context, l *limits, start time.Duratio
 
 // start is Set.Start.
 func (c *circuit) start(ctx context.Context) (func(error), error) {
-	_, report, err := c.admit(ctx, c.limits.Load())
+	l := c.limits.Load()
+	n, report, err := c.admit(ctx, l)
 	if err != nil {
 		return nil, err
 	}
+	start := time.Since(c.base)
 	return func(err error) {
-		c.concurrent.Add(-1)
+		now := time.Since(c.base)
 		ev := eventOf(ctx, err)
-		c.window.count(time.Since(c.base), ev)
-		if err != nil {
-			c.failed(ctx, ev, err)
-		}
-		report(verdict(ev, false))
+		slow := l.tooSlow(ev, now-start)
+		c.concurrent.Add(-1)
+		c.window.ran(now, ev, slow, n, now-start)
+		c.failed(ctx, ev, err)
+		report(verdict(ev, slow))
 		c.logChange()
 	}, nil
 }

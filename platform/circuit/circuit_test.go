@@ -411,7 +411,7 @@ func TestStart(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			time.Sleep(time.Hour / 1e6)
+			time.Sleep(4 * time.Millisecond)
 			done(errDown)
 		}
 		wantState(t, s, open)
@@ -428,7 +428,7 @@ func TestStart(t *testing.T) {
 		}
 		done(nil)
 		wantState(t, s, closed)
-		if snap := snapshot(t, s); snap.Concurrent != 0 || snap.LatencyMs["100"] != 0 {
+		if snap := snapshot(t, s); snap.Concurrent != 0 || snap.LatencyMs["100"] != 4 {
 			t.Errorf("%d running, latency %v", snap.Concurrent, snap.LatencyMs)
 		}
 	})
@@ -553,4 +553,14 @@ func TestCountsMatchCalls(t *testing.T) {
 			t.Errorf("%d calls still have a place", got)
 		}
 	})
+}
+
+// TestSuccessAllocatesLittle guards the path that every call takes; a context for the time-out comes on top.
+func TestSuccessAllocatesLittle(t *testing.T) {
+	s := circuit.New(circuit.Options{})
+	ctx, cancel := context.WithTimeout(t.Context(), 500*time.Millisecond)
+	defer cancel()
+	if got := testing.AllocsPerRun(100, func() { _ = s.Do(ctx, getMovie, succeed) }); got > 1 {
+		t.Errorf("a call allocates %v times, want at most once", got)
+	}
 }

@@ -52,10 +52,10 @@ func eventOf(caller context.Context, err error) event {
 	if err == nil {
 		return evSuccess
 	}
-	switch caller.Err() {
-	case context.Canceled:
+	switch end := caller.Err(); {
+	case errors.Is(end, context.Canceled):
 		return evCanceled // whatever the call says, it was stopped before it could be judged
-	case context.DeadlineExceeded:
+	case errors.Is(end, context.DeadlineExceeded):
 		return evTimeout
 	}
 	return events[errs.KindOf(err)]

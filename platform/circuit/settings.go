@@ -118,6 +118,10 @@ type limits struct {
 	fallbackEnabled       bool
 }
 
+func (l *limits) tooSlow(ev event, took time.Duration) bool {
+	return ev == evSuccess && l.slow > 0 && took > l.slow
+}
+
 func (h *handles) limits() *limits {
 	l := &limits{
 		volume:          uint32(h.volume.Get()),

@@ -75,7 +75,8 @@ func jittered(d time.Duration) time.Duration {
 func (s *Set) Handler() http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		text, err := protojson.MarshalOptions{Multiline: true, EmitUnpopulated: true}.Marshal(
-			&circuitsv1.ServiceCircuits{Service: s.opts.Service, Instances: instances(s.opts.Instance), Circuits: s.Snapshots()})
+			&circuitsv1.ServiceCircuits{Service: s.opts.Service, Instances: instances(s.opts.Instance), Circuits: s.Snapshots()},
+		)
 		if err != nil {
 			errs.WriteProblem(w, r, fmt.Errorf("encoding circuits: %w", err))
 			return

@@ -89,10 +89,9 @@ type BoardOptions struct {
 type Board struct {
 	circuitsv1.UnimplementedCircuitsServer
 
-	opts BoardOptions
-	log  *slog.Logger
-	// closing ends streams.
-	closing context.Context
+	opts    BoardOptions
+	log     *slog.Logger
+	closing context.Context //nolint:containedctx // it is the life of the board: its end ends all streams
 	close   context.CancelFunc
 
 	mu        sync.Mutex

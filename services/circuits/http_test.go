@@ -70,7 +70,7 @@ func turbine(t *testing.T, client *http.Client, query string) (next func() map[s
 	}, func() { cancel(); resp.Body.Close(); synctest.Wait() }
 }
 
-func wantFields(t *testing.T, event map[string]any, want map[string]any) {
+func wantFields(t *testing.T, event, want map[string]any) {
 	t.Helper()
 	for key, v := range want {
 		if event[key] != v {
