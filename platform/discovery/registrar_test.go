@@ -1,0 +1,212 @@
+package discovery_test
+
+import (
+	"context"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	discoveryv1 "bijou.dev/platform/api/discovery/v1"
+	"bijou.dev/platform/discovery"
+	"bijou.dev/platform/errs"
+	"bijou.dev/platform/memnet"
+)
+
+// register starts a registrar; the returned channel is closed when Run has returned.
+func register(t *testing.T, net *memnet.Network, o discovery.RegistrarOptions, seeds ...string) (*discovery.Registrar, <-chan struct{}) {
+	t.Helper()
+	c, err := discovery.New(discovery.Options{Seeds: seeds, DialContext: net.DialContext})
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := discovery.NewRegistrar(c, discovery.Instance{
+		Service: "catalog", ID: "catalog-1", Zone: "a", Version: "7", Endpoints: map[string]string{"grpc": "catalog-1:7000"},
+		Metadata: map[string]string{"team": "films"},
+	}, o)
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		if err := r.Run(ctx); err != nil {
+			t.Error("running:", err)
+		}
+	}()
+	t.Cleanup(func() { cancel(); <-done })
+	return r, done
+}
+
+func TestHeartbeats(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newScript(t, memnet.New(), "one")
+		r, _ := register(t, s.net, discovery.RegistrarOptions{}, s.addr)
+		after(time.Minute)
+		_, n := s.last()
+		if n < 18 || n > 24 {
+			t.Errorf("%d heartbeats in a minute, want about 20", n)
+		}
+		r.SetStatus(discovery.Up)
+		synctest.Wait()
+		req, now := s.last()
+		in := req.GetInstance()
+		if now != n+1 || in.GetReported() != discoveryv1.Status_STATUS_UP {
+			t.Errorf("a new status is to be sent at once; the last of %d heartbeats (before: %d) says %v", now, n, in.GetReported())
+		}
+		if in.GetService() != "catalog" || in.GetId() != "catalog-1" || in.GetVersion() != "7" || in.GetMetadata()["team"] != "films" ||
+			in.GetEndpoints()["grpc"] != "catalog-1:7000" || in.GetStarted() == nil ||
+			req.GetHeartbeat().AsDuration() != discovery.HeartbeatDefault || req.GetLease().AsDuration() != discovery.LeaseDefault {
+			t.Errorf("a heartbeat is not complete: %v", req)
+		}
+		s.set(func(s *script) {
+			gaps := map[time.Duration]bool{}
+			for i := 2; i < n; i++ {
+				gaps[s.at[i].Sub(s.at[i-1])] = true
+			}
+			if len(gaps) < 5 {
+				t.Errorf("heartbeats come at the beat of %v: there is no jitter", gaps)
+			}
+		})
+	})
+}
+
+func TestRegistrarNeverGivesUp(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		net := memnet.New()
+		r, _ := register(t, net, discovery.RegistrarOptions{}, "one:7000")
+		after(time.Hour)
+		if ok, why := r.Registered(); ok || !strings.Contains(why, "one:7000") {
+			t.Errorf("registered %v, %q; want the seed in the reason", ok, why)
+		}
+		s := newScript(t, net, "one")
+		after(11 * time.Second)
+		if ok, why := r.Registered(); !ok || why != "" {
+			t.Errorf("after an hour: registered %v, %q", ok, why)
+		}
+		// The registry restarts, and knows nobody.
+		s.stop()
+		after(8 * time.Second)
+		if ok, why := r.Registered(); !ok || why == "" {
+			t.Errorf("within the lease: registered %v, %q; want true, and what is wrong", ok, why)
+		}
+		after(5 * time.Minute)
+		if ok, _ := r.Registered(); ok {
+			t.Error("still counts as registered after five minutes")
+		}
+		s = newScript(t, net, "one")
+		after(11 * time.Second)
+		if _, n := s.last(); n == 0 {
+			t.Error("the new registry was told nothing")
+		}
+	})
+}
+
+func TestRegistrarGoesToAnotherSeed(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		net := memnet.New()
+		seeds := map[string]*script{"one": newScript(t, net, "one"), "two": newScript(t, net, "two")}
+		r, _ := register(t, net, discovery.RegistrarOptions{}, "one:7000", "two:7000")
+		after(10 * time.Second)
+		used, other := "one", "two"
+		if _, n := seeds["two"].last(); n > 0 {
+			used, other = "two", "one"
+		}
+		net.Cut(used) // nobody is told
+		for range 20 {
+			after(time.Second)
+			if ok, why := r.Registered(); !ok {
+				t.Errorf("not registered in time: %s", why)
+			}
+		}
+		if _, n := seeds[other].last(); n == 0 {
+			t.Error("the other seed was not used")
+		}
+		net.Heal(used)
+	})
+}
+
+func TestRefusalIsShownAndRetried(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newScript(t, memnet.New(), "one")
+		s.refuse = errs.Errorf(errs.Invalid, "checking input").Field("instance.zone", "must be printable text")
+		r, _ := register(t, s.net, discovery.RegistrarOptions{}, s.addr)
+		after(time.Minute)
+		if ok, why := r.Registered(); ok || !strings.Contains(why, "instance.zone must be printable") {
+			t.Errorf("registered %v, %q; want the registry's reason", ok, why)
+		}
+		if _, n := s.last(); n > 25 {
+			t.Errorf("%d tries in a minute: refused heartbeats are to back off", n)
+		}
+		s.set(func(s *script) { s.refuse = nil })
+		after(11 * time.Second)
+		if ok, why := r.Registered(); !ok {
+			t.Errorf("not registered: %s", why)
+		}
+	})
+}
+
+func TestDrainAndLeave(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newScript(t, memnet.New(), "one")
+		s.spread = true
+		r, done := register(t, s.net, discovery.RegistrarOptions{}, s.addr)
+		r.SetStatus(discovery.Up)
+		settle()
+		s.set(func(s *script) { s.spread = false })
+		ctx, cancel := context.WithTimeout(t.Context(), 4*time.Second)
+		defer cancel()
+		if err := r.Drain(ctx); errs.KindOf(err) != errs.Timeout {
+			t.Errorf("draining while watchers lag: %v, want a time-out", err)
+		}
+		time.AfterFunc(5*time.Second, func() { s.set(func(s *script) { s.spread = true }) })
+		began := time.Now()
+		if err := r.Drain(t.Context()); err != nil || time.Since(began) < 5*time.Second {
+			t.Errorf("draining took %v, %v; want to wait for the watchers", time.Since(began), err)
+		}
+		if req, _ := s.last(); req.GetInstance().GetReported() != discoveryv1.Status_STATUS_DRAINING {
+			t.Errorf("drained as %v", req.GetInstance().GetReported())
+		}
+		if err := r.Leave(t.Context()); err != nil {
+			t.Error("leaving:", err)
+		}
+		if req, _ := s.last(); !req.GetDeregister() {
+			t.Errorf("the last message is %v, want a deregistration", req)
+		}
+		<-done
+		if ok, why := r.Registered(); ok || why != "has left" {
+			t.Errorf("registered %v, %q", ok, why)
+		}
+	})
+}
+
+func TestLeavingADeadRegistry(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newScript(t, memnet.New(), "one")
+		r, _ := register(t, s.net, discovery.RegistrarOptions{}, s.addr)
+		settle()
+		s.stop()
+		settle()
+		began := time.Now()
+		if err := r.Leave(t.Context()); errs.KindOf(err) != errs.Unavailable || time.Since(began) > 5*time.Second {
+			t.Errorf("leaving took %v, %v; want a quick unavailable", time.Since(began), err)
+		}
+	})
+}
+
+func TestNothingToLeave(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		never, _ := register(t, memnet.New(), discovery.RegistrarOptions{}, "one:7000")
+		after(time.Minute)
+		static := discovery.NewRegistrar(discovery.Static(nil), discovery.Instance{Service: "a", ID: "1"}, discovery.RegistrarOptions{})
+		for name, r := range map[string]*discovery.Registrar{"never registered": never, "static": static} {
+			if err := r.Drain(t.Context()); err != nil {
+				t.Errorf("%s: draining: %v", name, err)
+			}
+			if err := r.Leave(t.Context()); err != nil {
+				t.Errorf("%s: leaving: %v", name, err)
+			}
+		}
+		if ok, _ := static.Registered(); !ok {
+			t.Error("without a registry an instance counts as registered")
+		}
+	})
+}
