@@ -1,0 +1,167 @@
+package main
+
+import (
+	"context"
+	"net"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	configv1 "bijou.dev/platform/api/config/v1"
+	"bijou.dev/platform/circuit"
+	"bijou.dev/platform/config"
+	"bijou.dev/platform/discovery"
+	"bijou.dev/platform/memnet"
+	"bijou.dev/platform/rpc"
+	"bijou.dev/platform/trace"
+
+	sdktrace "go.opentelemetry.io/otel/sdk/trace"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials/insecure"
+)
+
+func benchSettings(_ context.Context, r *report) error {
+	var floor atomic.Int64
+	setting := config.Int(config.Static(nil), "bench.value", 1, config.Spec{Doc: "A value to read."})
+	var sink int64
+	r.compare(
+		contender{"atomic load", func(b *testing.B) {
+			for b.Loop() {
+				sink += floor.Load()
+			}
+		}},
+		contender{"setting", func(b *testing.B) {
+			for b.Loop() {
+				sink += setting.Get()
+			}
+		}},
+	)
+	return nil
+}
+
+// echo answers Get.
+type echo struct {
+	configv1.UnimplementedConfigServer
+}
+
+func (echo) Get(context.Context, *configv1.GetRequest) (*configv1.GetResponse, error) {
+	return &configv1.GetResponse{Revision: 1}, nil
+}
+
+// loop is a network with three instances of "config" served by register.
+func loop(register func() *grpc.Server) (*memnet.Network, *discovery.Client, func(), error) {
+	n := memnet.New()
+	var instances []discovery.Instance
+	var servers []*grpc.Server
+	for _, id := range []string{"config-1", "config-2", "config-3"} {
+		l, err := n.Listen("tcp", id+":7000")
+		if err != nil {
+			return nil, nil, nil, err
+		}
+		s := register()
+		servers = append(servers, s)
+		configv1.RegisterConfigServer(s, echo{})
+		go func() { _ = s.Serve(l) }()
+		instances = append(instances, discovery.Instance{
+			Service: "config", ID: id, Zone: "a", Status: discovery.Up, Endpoints: map[string]string{"grpc": id + ":7000"},
+		})
+	}
+	stop := func() {
+		for _, s := range servers {
+			s.Stop()
+		}
+	}
+	return n, discovery.Static(map[string][]discovery.Instance{"config": instances}), stop, nil
+}
+
+// call is a benchmark of one call at a time on a connection.
+func call(conn *grpc.ClientConn) func(b *testing.B) {
+	client := configv1.NewConfigClient(conn)
+	return func(b *testing.B) {
+		req := &configv1.GetRequest{}
+		for b.Loop() {
+			ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+			if _, err := client.Get(ctx, req); err != nil {
+				b.Fatal(err)
+			}
+			cancel()
+		}
+	}
+}
+
+func bare(n *memnet.Network) (*grpc.ClientConn, error) {
+	return grpc.NewClient("passthrough:///config-1:7000", grpc.WithTransportCredentials(insecure.NewCredentials()),
+		grpc.WithContextDialer(func(ctx context.Context, addr string) (net.Conn, error) { return n.DialContext(ctx, "tcp", addr) }))
+}
+
+func benchCalls(_ context.Context, r *report) error {
+	n, found, stop, err := loop(func() *grpc.Server { return grpc.NewServer() })
+	if err != nil {
+		return err
+	}
+	defer stop()
+	floor, err := bare(n)
+	if err != nil {
+		return err
+	}
+	defer floor.Close()
+	set := config.Static(nil)
+	steps := []struct {
+		name string
+		opts rpc.ClientOptions
+	}{
+		{"errors, deadline, balancer", rpc.ClientOptions{}},
+		{"and circuit, retry", rpc.ClientOptions{Circuits: circuit.New(circuit.Options{Config: set}), Config: set}},
+	}
+	contenders := []contender{{"grpc-go", call(floor)}}
+	for _, s := range steps {
+		s.opts.Service, s.opts.Discovery, s.opts.DialContext = "bench", found, n.DialContext
+		conn, err := rpc.NewClient(s.opts).Dial("config")
+		if err != nil {
+			return err
+		}
+		defer conn.Close()
+		contenders = append(contenders, contender{s.name, call(conn)})
+	}
+	r.compare(contenders...)
+	return nil
+}
+
+// drop is an exporter that throws spans away: the section is about making them.
+type drop struct{}
+
+func (drop) ExportSpans(context.Context, []sdktrace.ReadOnlySpan) error { return nil }
+func (drop) Shutdown(context.Context) error                             { return nil }
+
+func benchTracing(_ context.Context, r *report) error {
+	var contenders []contender
+	for _, share := range []float64{-1, 0, 1} {
+		var p *trace.Provider
+		name := "no tracing"
+		if share >= 0 {
+			name = map[float64]string{0: "nothing sampled", 1: "all sampled"}[share]
+			var err error
+			p, err = trace.New(trace.Options{
+				Service: "bench", Exporter: drop{}, Queue: 1 << 16,
+				Sampling: config.Float(config.Static(nil), "bench.sampling", share, config.Spec{Doc: "Share."}),
+			})
+			if err != nil {
+				return err
+			}
+			defer func() { _ = p.Shutdown(context.Background()) }()
+		}
+		n, found, stop, err := loop(func() *grpc.Server { return rpc.NewServer(rpc.ServerOptions{Trace: p}) })
+		if err != nil {
+			return err
+		}
+		defer stop()
+		conn, err := rpc.NewClient(rpc.ClientOptions{Service: "bench", Discovery: found, DialContext: n.DialContext, Trace: p}).Dial("config")
+		if err != nil {
+			return err
+		}
+		defer conn.Close()
+		contenders = append(contenders, contender{name, call(conn)})
+	}
+	r.compare(contenders...)
+	return nil
+}

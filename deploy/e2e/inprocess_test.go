@@ -1,0 +1,464 @@
+package e2e
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"log/slog"
+	"maps"
+	"math/rand/v2"
+	"net"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"bijou.dev/platform/kv/kvetcd/etcdtest"
+	"bijou.dev/platform/service"
+	"bijou.dev/services/cinema/catalog"
+	"bijou.dev/services/cinema/playback"
+	"bijou.dev/services/cinema/profiles"
+	"bijou.dev/services/cinema/ratings"
+	"bijou.dev/services/cinema/recommendations"
+	"bijou.dev/services/cinema/search"
+	"bijou.dev/services/cinema/viewing"
+	"bijou.dev/services/cinema/web"
+	"bijou.dev/services/circuits"
+	"bijou.dev/services/config"
+	"bijou.dev/services/discovery"
+	"bijou.dev/services/gateway"
+	"bijou.dev/services/hello"
+	"bijou.dev/services/tracing"
+)
+
+// member is one instance of the cast.
+type member struct {
+	name    string // the compose service; the instance is name-n
+	n       int
+	service string // what it registers as; empty: name
+	zone    string
+	version string
+	ports   map[string]int // listeners beside grpc and admin, by the port of compose.yaml
+	noGRPC  bool
+	setup   func(p *inProcess, dir string) service.Setup
+}
+
+func (m member) instance() string { return fmt.Sprintf("%s-%d", m.name, m.n) }
+
+// cast is compose.yaml's default cast without the audience: stories bring their own load.
+var cast = []member{
+	{name: "config", n: 1, ports: map[string]int{"http": 8080}, setup: setupConfig},
+	{name: "config", n: 2, ports: map[string]int{"http": 8080}, setup: setupConfig},
+	{name: "discovery", n: 1, ports: map[string]int{"http": 8761}, setup: setupDiscovery},
+	{name: "discovery", n: 2, ports: map[string]int{"http": 8761}, setup: setupDiscovery},
+	{name: "gateway", n: 1, noGRPC: true, ports: map[string]int{"http": 8080}, setup: func(*inProcess, string) service.Setup {
+		return func(ctx context.Context, p *service.Process) error {
+			return gateway.New(ctx, p, gateway.Options{Routes: composeRoutes()})
+		}
+	}},
+	{name: "circuits", n: 1, ports: map[string]int{"http": 8080}, setup: func(*inProcess, string) service.Setup {
+		return func(ctx context.Context, p *service.Process) error { return circuits.New(ctx, p, circuits.Options{}) }
+	}},
+	{name: "tracing", n: 1, noGRPC: true, ports: map[string]int{"otlp": 4317, "otlphttp": 4318, "zipkin": 9411}, setup: func(_ *inProcess, dir string) service.Setup {
+		return func(ctx context.Context, p *service.Process) error {
+			return tracing.New(ctx, p, tracing.Options{Dir: dir})
+		}
+	}},
+	{name: "web", n: 1, ports: map[string]int{"http": 8080}, setup: func(*inProcess, string) service.Setup {
+		return func(ctx context.Context, p *service.Process) error { return web.New(ctx, p, web.Options{}) }
+	}},
+	{name: "catalog-a", n: 1, service: "catalog", setup: setupCatalog},
+	{name: "catalog-a", n: 2, service: "catalog", setup: setupCatalog},
+	{name: "catalog-b", n: 1, service: "catalog", zone: "b", setup: setupCatalog},
+	{name: "recommendations-a", n: 1, service: "recommendations", setup: setupRecommendations},
+	{name: "recommendations-b", n: 1, service: "recommendations", zone: "b", setup: setupRecommendations},
+	{name: "search", n: 1, setup: func(*inProcess, string) service.Setup {
+		return func(ctx context.Context, p *service.Process) error { return search.New(ctx, p, search.Options{}) }
+	}},
+	{name: "profiles", n: 1, setup: func(_ *inProcess, dir string) service.Setup {
+		return func(ctx context.Context, p *service.Process) error {
+			return profiles.New(ctx, p, profiles.Options{Dir: dir})
+		}
+	}},
+	{name: "viewing", n: 1, setup: func(_ *inProcess, dir string) service.Setup {
+		return func(ctx context.Context, p *service.Process) error {
+			return viewing.New(ctx, p, viewing.Options{Dir: dir})
+		}
+	}},
+	{name: "ratings", n: 1, setup: func(_ *inProcess, dir string) service.Setup {
+		return func(ctx context.Context, p *service.Process) error {
+			return ratings.New(ctx, p, ratings.Options{Dir: dir})
+		}
+	}},
+	{name: "playback", n: 1, setup: func(_ *inProcess, dir string) service.Setup {
+		return func(ctx context.Context, p *service.Process) error {
+			return playback.New(ctx, p, playback.Options{Dir: dir})
+		}
+	}},
+	{name: "hello", n: 1, version: "v1", ports: map[string]int{"http": 8080}, setup: setupHello},
+	{name: "hello-next", n: 1, service: "hello", version: "v2", ports: map[string]int{"http": 8080}, setup: setupHello},
+}
+
+func setupConfig(s *inProcess, _ string) service.Setup {
+	return func(ctx context.Context, p *service.Process) error {
+		return config.New(ctx, p, config.Options{EtcdEndpoints: s.etcd.Endpoints()})
+	}
+}
+
+func setupDiscovery(s *inProcess, _ string) service.Setup {
+	return func(ctx context.Context, p *service.Process) error {
+		return discovery.New(ctx, p, discovery.Options{EtcdEndpoints: s.etcd.Endpoints()})
+	}
+}
+
+func setupCatalog(*inProcess, string) service.Setup {
+	return func(ctx context.Context, p *service.Process) error { return catalog.New(ctx, p, catalog.Options{}) }
+}
+
+func setupRecommendations(*inProcess, string) service.Setup {
+	return func(ctx context.Context, p *service.Process) error {
+		return recommendations.New(ctx, p, recommendations.Options{})
+	}
+}
+
+func setupHello(*inProcess, string) service.Setup {
+	return func(ctx context.Context, p *service.Process) error { return hello.New(ctx, p, hello.Options{}) }
+}
+
+// inProcess is the whole cast in this process.
+type inProcess struct {
+	etcd *etcdtest.Server
+	dir  string
+
+	mu    sync.Mutex
+	ports map[string]int    // "instance/listener" -> port, stable over restarts
+	live  map[string]*actor // by instance
+}
+
+// actor is a running member.
+type actor struct {
+	member
+	p      *service.Process
+	net    *wire
+	log    *tail
+	cancel context.CancelFunc
+	done   chan error
+}
+
+// startInProcess runs the cast, in random order if shuffle is set, and waits for the home page.
+func startInProcess(t testing.TB, shuffle *rand.Rand) *inProcess {
+	t.Helper()
+	s := &inProcess{etcd: etcdtest.Start(t), dir: t.TempDir(), ports: map[string]int{}, live: map[string]*actor{}}
+	t.Cleanup(func() { s.stopAll(t) })
+	order := slices.Clone(cast)
+	if shuffle != nil {
+		shuffle.Shuffle(len(order), func(i, j int) { order[i], order[j] = order[j], order[i] })
+	}
+	// Seeds must be known before anybody runs.
+	for _, m := range cast {
+		if m.name == "discovery" {
+			s.port(t, m, "grpc")
+		}
+	}
+	for _, m := range order {
+		s.run(t, m)
+	}
+	return s
+}
+
+// port returns the port of a listener: any free one at first, then always the same.
+func (s *inProcess) port(t testing.TB, m member, listener string) int {
+	t.Helper()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	key := m.instance() + "/" + listener
+	if s.ports[key] == 0 {
+		l, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		s.ports[key] = l.Addr().(*net.TCPAddr).Port
+		l.Close()
+	}
+	return s.ports[key]
+}
+
+func (s *inProcess) seeds() (seeds []string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, id := range []string{"discovery-1", "discovery-2"} {
+		seeds = append(seeds, fmt.Sprintf("127.0.0.1:%d", s.ports[id+"/grpc"]))
+	}
+	return seeds
+}
+
+func (s *inProcess) run(t testing.TB, m member) {
+	t.Helper()
+	a := &actor{member: m, net: newWire(), log: &tail{}, done: make(chan error, 1)}
+	listen := map[string]string{}
+	names := append(slices.Collect(maps.Keys(m.ports)), "admin")
+	if !m.noGRPC {
+		names = append(names, "grpc")
+	}
+	for _, l := range names {
+		listen[l] = fmt.Sprintf("127.0.0.1:%d", s.port(t, m, l))
+	}
+	name := m.service
+	if name == "" {
+		name = m.name
+	}
+	dir := filepath.Join(s.dir, m.instance())
+	var ctx context.Context
+	ctx, a.cancel = context.WithCancel(context.Background())
+	var err error
+	a.p, err = service.New(ctx, service.Options{
+		Name: name, Instance: m.instance(), Zone: m.zone, Version: m.version, Listen: listen, Discovery: s.seeds(),
+		StateDir: filepath.Join(dir, "state"), Drain: 4 * time.Second,
+		Log: slog.New(slog.NewTextHandler(a.log, nil)),
+		Net: service.Net{Listen: a.net.listen, DialContext: a.net.dial},
+	}, m.setup(s, filepath.Join(dir, "data")))
+	if err != nil {
+		a.cancel()
+		t.Fatalf("starting %s: %v", m.instance(), err)
+	}
+	go func() { a.done <- a.p.Run(ctx) }()
+	s.mu.Lock()
+	s.live[m.instance()] = a
+	s.mu.Unlock()
+}
+
+// take removes an instance from the living.
+func (s *inProcess) take(t testing.TB, instance string) *actor {
+	t.Helper()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	a := s.live[instance]
+	if a == nil {
+		t.Fatalf("there is no live %s", instance)
+	}
+	delete(s.live, instance)
+	return a
+}
+
+func (a *actor) stop(t testing.TB) {
+	a.cancel()
+	select {
+	case err := <-a.done:
+		if err != nil && !a.net.dead() {
+			t.Errorf("stopping %s: %v", a.instance(), err)
+		}
+	case <-time.After(30 * time.Second):
+		t.Errorf("stopping %s: no end after 30s\n%s", a.instance(), a.log)
+	}
+}
+
+func (s *inProcess) stopAll(t testing.TB) {
+	s.mu.Lock()
+	all := slices.Collect(maps.Values(s.live))
+	clear(s.live)
+	s.mu.Unlock()
+	if t.Failed() {
+		for _, a := range all {
+			t.Logf("%s:\n%s", a.instance(), a.log)
+		}
+	}
+	for _, a := range all {
+		a.net.cut() // nobody is left to be polite to, and the drain of all at once is not the story
+	}
+	var wg sync.WaitGroup
+	for _, a := range all {
+		wg.Go(func() { a.stop(t) })
+	}
+	wg.Wait()
+}
+
+func (s *inProcess) addr(instance string, port int) string {
+	if !strings.Contains(instance, "-") || s.find(instance) == nil {
+		instance += "-1"
+	}
+	m := s.find(instance)
+	if m == nil {
+		return ""
+	}
+	listener := map[int]string{7000: "grpc", 9090: "admin"}[port]
+	for l, p := range m.ports {
+		if p == port {
+			listener = l
+		}
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return fmt.Sprintf("127.0.0.1:%d", s.ports[instance+"/"+listener])
+}
+
+func (s *inProcess) find(instance string) *member {
+	for _, m := range cast {
+		if m.instance() == instance {
+			return &m
+		}
+	}
+	return nil
+}
+
+// hold is a crash: every socket is reset, and nothing more goes in or out.
+func (s *inProcess) hold(t testing.TB, instance string) {
+	t.Helper()
+	if instance == "etcd-1" {
+		s.etcd.Stop()
+		return
+	}
+	a := s.take(t, instance)
+	a.net.cut()
+	a.stop(t)
+}
+
+func (s *inProcess) kill(t testing.TB, instance string) {
+	t.Helper()
+	s.hold(t, instance)
+	s.start(t, instance)
+}
+
+func (s *inProcess) start(t testing.TB, instance string) {
+	t.Helper()
+	if instance == "etcd-1" {
+		s.etcd.Restart()
+		return
+	}
+	s.run(t, *s.find(instance))
+}
+
+func (s *inProcess) restart(t testing.TB, instance string) {
+	t.Helper()
+	s.take(t, instance).stop(t)
+	s.start(t, instance)
+}
+
+func (s *inProcess) logs(instance string) string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if a := s.live[instance]; a != nil {
+		return a.log.String()
+	}
+	return ""
+}
+
+// wire is one member's network, which can be cut as a crash cuts it: with resets.
+type wire struct {
+	mu    sync.Mutex
+	isCut bool
+	open  map[net.Conn]bool
+	ls    []net.Listener
+}
+
+func newWire() *wire { return &wire{open: map[net.Conn]bool{}} }
+
+func (w *wire) listen(network, address string) (net.Listener, error) {
+	l, err := net.Listen(network, address)
+	if err != nil {
+		return nil, err
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.ls = append(w.ls, l)
+	return wireListener{l, w}, nil
+}
+
+func (w *wire) dial(ctx context.Context, network, address string) (net.Conn, error) {
+	if w.dead() {
+		return nil, net.ErrClosed
+	}
+	c, err := (&net.Dialer{}).DialContext(ctx, network, address)
+	if err != nil {
+		return nil, err
+	}
+	return w.own(c), nil
+}
+
+func (w *wire) own(c net.Conn) net.Conn {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.isCut {
+		reset(c)
+		return c
+	}
+	w.open[c] = true
+	return wireConn{c, w}
+}
+
+func (w *wire) dead() bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.isCut
+}
+
+func (w *wire) cut() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.isCut = true
+	for _, l := range w.ls {
+		l.Close()
+	}
+	for c := range w.open {
+		reset(c)
+	}
+	clear(w.open)
+}
+
+func reset(c net.Conn) {
+	if tcp, ok := c.(*net.TCPConn); ok {
+		_ = tcp.SetLinger(0)
+	}
+	c.Close()
+}
+
+type wireListener struct {
+	net.Listener
+	w *wire
+}
+
+func (l wireListener) Accept() (net.Conn, error) {
+	c, err := l.Listener.Accept()
+	if err != nil {
+		return nil, err
+	}
+	return l.w.own(c), nil
+}
+
+type wireConn struct {
+	net.Conn
+	w *wire
+}
+
+func (c wireConn) Close() error {
+	c.w.mu.Lock()
+	delete(c.w.open, c.Conn)
+	c.w.mu.Unlock()
+	return c.Conn.Close()
+}
+
+// tail keeps the last of what is written to it.
+type tail struct {
+	mu sync.Mutex
+	b  bytes.Buffer
+}
+
+func (t *tail) Write(p []byte) (int, error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.b.Len() > 64<<10 {
+		t.b.Next(32 << 10)
+	}
+	return t.b.Write(p)
+}
+
+func (t *tail) String() string {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.b.String()
+}
+
+func TestInProcess(t *testing.T) {
+	tellAll(t, startInProcess(t, nil))
+}

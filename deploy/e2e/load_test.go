@@ -1,0 +1,94 @@
+package e2e
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+)
+
+// load is open-loop traffic through the edge: requests leave at a fixed rate whether or not answers come, so that a
+// stall counts against everything it delays.
+type load struct {
+	cancel context.CancelFunc
+	wg     sync.WaitGroup
+
+	mu       sync.Mutex
+	offered  int
+	failures []string
+	times    []time.Duration // from the intended start
+}
+
+// within is the deadline a good answer keeps.
+const within = 2 * time.Second
+
+// startLoad sends rate requests a second for url, in turn of its arguments, until finish.
+func startLoad(t testing.TB, rate int, urls ...string) *load {
+	t.Helper()
+	ctx, cancel := context.WithCancel(t.Context())
+	l := &load{cancel: cancel}
+	l.wg.Go(func() {
+		tick := time.NewTicker(time.Second / time.Duration(rate))
+		defer tick.Stop()
+		for n := 0; ; n++ {
+			select {
+			case intended := <-tick.C:
+				l.wg.Go(func() { l.one(urls[n%len(urls)], intended) })
+			case <-ctx.Done():
+				return
+			}
+		}
+	})
+	t.Cleanup(func() { l.cancel(); l.wg.Wait() })
+	return l
+}
+
+func (l *load) one(url string, intended time.Time) {
+	ctx, cancel := context.WithDeadline(context.Background(), intended.Add(within))
+	defer cancel()
+	a, err := get(ctx, url)
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.offered++
+	l.times = append(l.times, time.Since(intended))
+	switch {
+	case err != nil:
+		l.failures = append(l.failures, fmt.Sprintf("after %v: %v", time.Since(intended).Round(time.Millisecond), err))
+	case a.status != 200:
+		l.failures = append(l.failures, fmt.Sprintf("after %v: %d %.200s", time.Since(intended).Round(time.Millisecond), a.status, a.body))
+	}
+}
+
+// finish ends the load and fails the story unless every request had a good answer.
+func (l *load) finish(t testing.TB) {
+	t.Helper()
+	l.cancel()
+	l.wg.Wait()
+	slices.Sort(l.times)
+	if l.offered == 0 {
+		t.Fatal("the load offered nothing")
+	}
+	t.Logf("offered %d, failed %d, p50 %v, p99 %v", l.offered, len(l.failures), l.times[len(l.times)/2].Round(time.Millisecond), l.times[len(l.times)*99/100].Round(time.Millisecond))
+	if n := len(l.failures); n > 0 {
+		t.Errorf("%d of %d requests failed:\n  %s", n, l.offered, strings.Join(l.failures[:min(5, n)], "\n  "))
+	}
+}
+
+// sofar waits until n more requests were answered.
+func (l *load) sofar(t testing.TB, n int) {
+	t.Helper()
+	l.mu.Lock()
+	target := l.offered + n
+	l.mu.Unlock()
+	eventually(t, 30*time.Second, fmt.Sprintf("%d more requests", n), func(context.Context) error {
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		if l.offered < target {
+			return fmt.Errorf("%d answered", l.offered)
+		}
+		return nil
+	})
+}

@@ -1,0 +1,154 @@
+package e2e
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+)
+
+// platform is a running stack, however it runs. An instance is named "<service>-<n>"; a service stands for its first
+// instance. Ports are those of compose.yaml.
+type platform interface {
+	// addr returns where an instance has a port, as host:port.
+	addr(instance string, port int) string
+	// hold kills an instance without warning and keeps it down.
+	hold(t testing.TB, instance string)
+	// kill kills an instance without warning; it comes back as its restart policy says.
+	kill(t testing.TB, instance string)
+	// start brings back an instance that was held.
+	start(t testing.TB, instance string)
+	// restart stops an instance gracefully and starts it again.
+	restart(t testing.TB, instance string)
+	// logs returns what an instance said lately.
+	logs(instance string) string
+}
+
+// story is one test over one platform. Stories share a platform and leave it as they found it.
+type story struct {
+	name string
+	tell func(t *testing.T, p platform)
+}
+
+func tellAll(t *testing.T, p platform) {
+	for _, s := range stories {
+		t.Run("Story/"+s.name, func(t *testing.T) { s.tell(t, p) })
+	}
+}
+
+// edge returns the address of the one port for everybody.
+func edge(p platform) string { return "http://" + p.addr("gateway", 8080) }
+
+// eventually calls check until it returns nil, and fails t with its last error when that takes too long. It polls: the
+// things waited for live in other processes.
+func eventually(t testing.TB, within time.Duration, what string, check func(ctx context.Context) error) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), within)
+	defer cancel()
+	tick := time.NewTicker(50 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		err := check(ctx)
+		if err == nil {
+			return
+		}
+		select {
+		case <-ctx.Done():
+			t.Fatalf("waiting for %s: not within %v: %v", what, within, err)
+		case <-tick.C:
+		}
+	}
+}
+
+var client = &http.Client{Timeout: 10 * time.Second, Transport: &http.Transport{MaxIdleConnsPerHost: 64, IdleConnTimeout: time.Minute}}
+
+// answer is a response that was read.
+type answer struct {
+	status int
+	header http.Header
+	body   string
+}
+
+func get(ctx context.Context, url string, header ...string) (answer, error) {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
+	if err != nil {
+		return answer{}, err
+	}
+	for i := 0; i+1 < len(header); i += 2 {
+		req.Header.Set(header[i], header[i+1])
+	}
+	return do(req)
+}
+
+func do(req *http.Request) (answer, error) {
+	resp, err := client.Do(req)
+	if err != nil {
+		return answer{}, err
+	}
+	defer resp.Body.Close()
+	body, err := io.ReadAll(io.LimitReader(resp.Body, 8<<20))
+	return answer{resp.StatusCode, resp.Header, string(body)}, err
+}
+
+// getJSON decodes a 200 answer into v.
+func getJSON(ctx context.Context, url string, v any) error {
+	a, err := get(ctx, url)
+	if err != nil {
+		return err
+	}
+	if a.status != http.StatusOK {
+		return fmt.Errorf("%s: %d %.300s", url, a.status, a.body)
+	}
+	return json.Unmarshal([]byte(a.body), v)
+}
+
+// bijou runs the command line against a platform and returns its exit code and output.
+func bijou(t testing.TB, p platform, args ...string) (code int, out string) {
+	t.Helper()
+	cmd := exec.CommandContext(t.Context(), cli(t), args...)
+	cmd.Env = append(os.Environ(), "BIJOU_DISCOVERY="+p.addr("discovery", 7000), "BIJOU_ZIPKIN=http://"+p.addr("tracing", 9411))
+	cmd.Dir = t.TempDir() // not in a checkout, so that no other running stack is found
+	b, err := cmd.CombinedOutput()
+	var exit *exec.ExitError
+	if err != nil && !errors.As(err, &exit) {
+		t.Fatalf("running bijou %v: %v", args, err)
+	}
+	return cmd.ProcessState.ExitCode(), string(b)
+}
+
+// must runs the command line and fails the story when it does.
+func must(t testing.TB, p platform, args ...string) string {
+	t.Helper()
+	code, out := bijou(t, p, args...)
+	if code != 0 {
+		t.Fatalf("bijou %s: exit %d\n%s", strings.Join(args, " "), code, out)
+	}
+	return out
+}
+
+// root is the top of the repository.
+var root = must2(filepath.Abs("../.."))
+
+func must2(s string, err error) string {
+	if err != nil {
+		panic(err)
+	}
+	return s
+}
+
+// bin is a folder for binaries that outlives one test, filled once.
+var bin = must2(os.MkdirTemp("", "bijou-e2e-"))
+
+func TestMain(m *testing.M) {
+	code := m.Run()
+	_ = os.RemoveAll(bin)
+	os.Exit(code)
+}

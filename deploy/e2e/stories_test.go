@@ -1,0 +1,432 @@
+package e2e
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"encoding/json"
+	"fmt"
+	"maps"
+	"math"
+	mathrand "math/rand/v2"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"bijou.dev/cmd/bijou/stack"
+)
+
+// stories are told in this order over one platform each.
+var stories = []story{
+	{"home page and its trace", tellHome},
+	{"a setting published takes effect everywhere", tellSetting},
+	{"a bad setting is refused", tellBadSetting},
+	{"versions share the traffic by weight", tellSplit},
+	{"an instance is killed under load", tellKilled},
+	{"an instance is restarted under load", tellRestarted},
+	{"recommendations are dead", tellFallback},
+	{"etcd is killed and comes back", tellEtcd},
+}
+
+// home is what /api/home answers.
+type home struct {
+	Profile  struct{ ID, Name string }
+	Rows     []row
+	Degraded []string
+}
+
+type row struct {
+	Kind, Name, Note string
+	Cards            []struct{ ID, Name string }
+}
+
+func (h home) row(kind string) *row {
+	i := slices.IndexFunc(h.Rows, func(r row) bool { return r.Kind == kind })
+	if i < 0 {
+		return nil
+	}
+	return &h.Rows[i]
+}
+
+// viewer returns the id of a profile.
+func viewer(ctx context.Context, p platform) (string, error) {
+	var all struct{ Profiles []struct{ ID string } }
+	if err := getJSON(ctx, edge(p)+"/api/profiles", &all); err != nil {
+		return "", err
+	}
+	if len(all.Profiles) == 0 {
+		return "", fmt.Errorf("there are no profiles")
+	}
+	return all.Profiles[0].ID, nil
+}
+
+// wholeHome waits for a home page with nothing replaced, and returns its URL.
+func wholeHome(t testing.TB, p platform) (url string) {
+	t.Helper()
+	eventually(t, 60*time.Second, "a whole home page", func(ctx context.Context) error {
+		id, err := viewer(ctx, p)
+		if err != nil {
+			return err
+		}
+		url = edge(p) + "/api/home?profile=" + id
+		var h home
+		if err := getJSON(ctx, url, &h); err != nil {
+			return err
+		}
+		if len(h.Degraded) > 0 || h.row("popular") == nil || h.row("recommended") == nil || h.row("recommended").Note != "" {
+			return fmt.Errorf("home is %+.500v", h)
+		}
+		return nil
+	})
+	return url
+}
+
+func tellHome(t *testing.T, p platform) {
+	wholeHome(t, p)
+	page, err := get(t.Context(), edge(p)+"/")
+	if err != nil || page.status != 200 || !strings.Contains(page.body, "<h1") || !strings.Contains(page.header.Get("Content-Type"), "text/html") {
+		t.Fatalf("the home page: %d %v\n%.500s", page.status, err, page.body)
+	}
+	id, err := viewer(t.Context(), p)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var raw [24]byte
+	if _, err := rand.Read(raw[:]); err != nil {
+		t.Fatal(err)
+	}
+	trace, span := hex.EncodeToString(raw[:16]), hex.EncodeToString(raw[16:])
+	a, err := get(t.Context(), edge(p)+"/api/home?profile="+id, "traceparent", "00-"+trace+"-"+span+"-01")
+	if err != nil || a.status != 200 {
+		t.Fatalf("home: %d %v", a.status, err)
+	}
+	want := []string{"catalog", "gateway", "profiles", "ratings", "recommendations", "viewing", "web"}
+	eventually(t, 20*time.Second, "the trace of the home page", func(ctx context.Context) error {
+		var spans []struct {
+			ID, ParentID  string
+			LocalEndpoint struct{ ServiceName string }
+		}
+		if err := getJSON(ctx, "http://"+p.addr("tracing", 9411)+"/api/v2/trace/"+trace, &spans); err != nil {
+			return err
+		}
+		seen, ids := map[string]bool{}, map[string]bool{span: true}
+		for _, s := range spans {
+			seen[s.LocalEndpoint.ServiceName], ids[s.ID] = true, true
+		}
+		for _, s := range spans {
+			if !ids[s.ParentID] {
+				return fmt.Errorf("span %s of %s has a parent %q that is not in the trace", s.ID, s.LocalEndpoint.ServiceName, s.ParentID)
+			}
+		}
+		if got := slices.Sorted(maps.Keys(seen)); !slices.Equal(got, want) {
+			return fmt.Errorf("the trace joins %v, want %v", got, want)
+		}
+		return nil
+	})
+}
+
+// effective returns what a process has for a setting, from its admin page.
+func effective(ctx context.Context, p platform, instance, name string) (value, layer string, err error) {
+	var page struct {
+		Settings []struct{ Name, Value, Layer string }
+	}
+	if err := getJSON(ctx, "http://"+p.addr(instance, 9090)+"/config", &page); err != nil {
+		return "", "", err
+	}
+	for _, s := range page.Settings {
+		if s.Name == name {
+			return s.Value, s.Layer, nil
+		}
+	}
+	return "", "", fmt.Errorf("%s does not know the setting %q", instance, name)
+}
+
+// status is `bijou config status --json`.
+type status struct {
+	Revision       json.Number
+	Current, Total int
+}
+
+// revision returns the newest settings revision.
+func revision(t testing.TB, p platform) string {
+	t.Helper()
+	var s status
+	if err := json.Unmarshal([]byte(must(t, p, "config", "status", "--json")), &s); err != nil {
+		t.Fatal(err)
+	}
+	if s.Revision == "" {
+		return "0"
+	}
+	return s.Revision.String()
+}
+
+// undo brings back the settings of a revision.
+func undo(t testing.TB, p platform, revision string) {
+	t.Helper()
+	must(t, p, "config", "rollback", revision, "--reason", "end of the story", "--wait", "20s")
+}
+
+func tellSetting(t *testing.T, p platform) {
+	wholeHome(t, p)
+	before := revision(t, p)
+	out := must(t, p, "config", "set", "web.home.row", "5", "--app", "web", "--reason", "a story", "--wait", "20s")
+	if !strings.Contains(out, "revision") {
+		t.Errorf("publishing said nothing of a revision: %s", out)
+	}
+	if v, layer, err := effective(t.Context(), p, "web-1", "web.home.row"); err != nil || v != "5" || !strings.Contains(strings.ToLower(layer), "app") {
+		t.Errorf("web has %q from layer %q, %v; want 5 from app", v, layer, err)
+	}
+	var h home
+	if err := getJSON(t.Context(), edge(p)+"/api/home", &h); err != nil {
+		t.Fatal(err)
+	}
+	if r := h.row("popular"); r == nil || len(r.Cards) != 5 {
+		t.Errorf("the row of popular films is %+v, want 5 films", r)
+	}
+	eventually(t, 20*time.Second, "an acknowledgement by everybody", func(context.Context) error {
+		var s status
+		if err := json.Unmarshal([]byte(must(t, p, "config", "status", "--json")), &s); err != nil {
+			return err
+		}
+		if s.Current != s.Total || s.Total < 15 {
+			return fmt.Errorf("%d of %d instances", s.Current, s.Total)
+		}
+		return nil
+	})
+	undo(t, p, before)
+	eventually(t, 10*time.Second, "the value from before", func(ctx context.Context) error {
+		v, _, err := effective(ctx, p, "web-1", "web.home.row")
+		if err != nil || v != "12" {
+			return fmt.Errorf("web has %q, %v", v, err)
+		}
+		return nil
+	})
+}
+
+func tellBadSetting(t *testing.T, p platform) {
+	wholeHome(t, p)
+	before := must(t, p, "config", "history", "--json")
+	for _, c := range []struct{ name, value, want string }{
+		{"web.home.row", "many", "web.home.row"},
+		{"web.home.row", "500", "24"},
+		{"web.home.rwo", "5", "web.home.row"},
+		{"gateway.routes", `[{"name":"x"}]`, "gateway.routes"},
+	} {
+		app := "web"
+		if strings.HasPrefix(c.name, "gateway") {
+			app = "gateway"
+		}
+		if code, out := bijou(t, p, "config", "set", c.name, c.value, "--app", app, "--reason", "a bad idea"); code == 0 || !strings.Contains(out, c.want) {
+			t.Errorf("setting %s to %q: exit %d, want a refusal that names %q:\n%s", c.name, c.value, code, c.want, out)
+		}
+	}
+	if after := must(t, p, "config", "history", "--json"); after != before {
+		t.Errorf("a refused publish left something in the history:\n%s", after)
+	}
+	wholeHome(t, p)
+}
+
+func tellSplit(t *testing.T, p platform) {
+	wholeHome(t, p)
+	var before string
+	eventually(t, 20*time.Second, "the routes in force", func(ctx context.Context) (err error) {
+		before, _, err = effective(ctx, p, "gateway-1", "gateway.routes")
+		return err
+	})
+	var routes []map[string]any
+	if err := json.Unmarshal([]byte(before), &routes); err != nil {
+		t.Fatalf("reading %s: %v", before, err)
+	}
+	routes = append(routes, map[string]any{
+		"name": "split", "match": map[string]any{"prefix": "/split"}, "rewrite": map[string]any{"stripPrefix": "/split"},
+		"to": []map[string]any{{"service": "hello", "version": "v1", "weight": 80}, {"service": "hello", "version": "v2", "weight": 20}},
+	})
+	b, err := json.Marshal(routes)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer undo(t, p, revision(t, p))
+	must(t, p, "config", "set", "gateway.routes", string(b), "--app", "gateway", "--reason", "a fifth to v2", "--wait", "20s")
+	// Both versions answer before the count begins.
+	eventually(t, 20*time.Second, "both versions", func(ctx context.Context) error {
+		seen := map[string]bool{}
+		for range 40 {
+			v, err := version(ctx, p)
+			if err != nil {
+				return err
+			}
+			seen[v] = true
+		}
+		if !seen["v1"] || !seen["v2"] {
+			return fmt.Errorf("only %v answered", slices.Collect(maps.Keys(seen)))
+		}
+		return nil
+	})
+	const n = 1000
+	counts := map[string]int{}
+	for range n {
+		v, err := version(t.Context(), p)
+		if err != nil {
+			t.Fatal(err)
+		}
+		counts[v]++
+	}
+	share := float64(counts["v2"]) / n
+	// Five standard deviations of a fair draw: one run in two million is wrong.
+	if limit := 5 * math.Sqrt(0.2*0.8/n); math.Abs(share-0.2) > limit || counts["v1"]+counts["v2"] != n {
+		t.Errorf("v2 had %.1f %% of %v, want 20 %% +- %.1f", 100*share, counts, 100*limit)
+	}
+}
+
+// version asks hello through the split route which version answers.
+func version(ctx context.Context, p platform) (string, error) {
+	a, err := get(ctx, edge(p)+"/split/version")
+	if err != nil {
+		return "", err
+	}
+	if a.status != 200 {
+		return "", fmt.Errorf("%d %.300s", a.status, a.body)
+	}
+	return strings.TrimSpace(a.body), nil
+}
+
+func tellKilled(t *testing.T, p platform) {
+	url := wholeHome(t, p)
+	l := startLoad(t, 40, url, edge(p)+"/", edge(p)+"/browse")
+	l.sofar(t, 60)
+	p.hold(t, "catalog-a-1")
+	l.sofar(t, 160)
+	p.start(t, "catalog-a-1")
+	l.sofar(t, 80)
+	l.finish(t)
+	wholeHome(t, p)
+}
+
+func tellRestarted(t *testing.T, p platform) {
+	url := wholeHome(t, p)
+	l := startLoad(t, 40, url, edge(p)+"/browse")
+	l.sofar(t, 40)
+	for _, instance := range []string{"catalog-a-2", "recommendations-a-1", "config-1", "discovery-1"} {
+		p.restart(t, instance)
+		l.sofar(t, 60)
+	}
+	l.finish(t)
+	wholeHome(t, p)
+}
+
+func tellFallback(t *testing.T, p platform) {
+	url := wholeHome(t, p)
+	p.hold(t, "recommendations-a-1")
+	p.hold(t, "recommendations-b-1")
+	restored := sync.OnceFunc(func() {
+		p.start(t, "recommendations-a-1")
+		p.start(t, "recommendations-b-1")
+	})
+	defer restored()
+	// The circuit opens because of traffic, so there must be some; every answer on the way must be good.
+	eventually(t, 60*time.Second, "the circuit of recommendations to open", func(ctx context.Context) error {
+		for range 5 {
+			var h home
+			if err := getJSON(ctx, url, &h); err != nil {
+				t.Errorf("with recommendations dead: %v", err)
+				return nil
+			}
+		}
+		state, err := circuit(ctx, p, "recommendations.Recommend")
+		if err != nil || state != "open" {
+			return fmt.Errorf("it is %q, %v", state, err)
+		}
+		return nil
+	})
+	var h home
+	if err := getJSON(t.Context(), url, &h); err != nil {
+		t.Fatal(err)
+	}
+	if r := h.row("recommended"); r == nil || r.Note == "" || len(r.Cards) == 0 || !slices.Contains(h.Degraded, "recommendations") {
+		t.Errorf("with recommendations dead the home page has the row %+v, degraded %v; want popular films with a note", r, h.Degraded)
+	}
+	restored()
+	eventually(t, 60*time.Second, "the circuit to close", func(ctx context.Context) error {
+		var h home
+		if err := getJSON(ctx, url, &h); err != nil {
+			return err
+		}
+		state, err := circuit(ctx, p, "recommendations.Recommend")
+		if err != nil || state != "closed" || len(h.Degraded) > 0 {
+			return fmt.Errorf("it is %q, %v, degraded %v", state, err, h.Degraded)
+		}
+		return nil
+	})
+}
+
+// circuit returns the state of one of web's circuits, from its admin page.
+func circuit(ctx context.Context, p platform, name string) (string, error) {
+	a, err := get(ctx, "http://"+p.addr("web-1", 9090)+"/circuits")
+	if err != nil {
+		return "", err
+	}
+	var page struct {
+		Circuits []struct{ Name, State string }
+	}
+	if err := json.Unmarshal([]byte(a.body), &page); err != nil {
+		return "", fmt.Errorf("reading %.200s: %w", a.body, err)
+	}
+	for _, c := range page.Circuits {
+		if c.Name == name {
+			return strings.ToLower(strings.TrimPrefix(c.State, "STATE_")), nil
+		}
+	}
+	return "", fmt.Errorf("web has no circuit %s", name)
+}
+
+func tellEtcd(t *testing.T, p platform) {
+	url := wholeHome(t, p)
+	before := revision(t, p)
+	must(t, p, "config", "set", "web.home.row", "6", "--app", "web", "--reason", "before etcd dies", "--wait", "20s")
+	l := startLoad(t, 40, url, edge(p)+"/browse")
+	l.sofar(t, 40)
+	p.hold(t, "etcd-1")
+	l.sofar(t, 120)
+	if code, out := bijou(t, p, "config", "set", "web.home.row", "7", "--app", "web", "--reason", "while etcd is dead"); code == 0 {
+		t.Errorf("a publish without a store was accepted:\n%s", out)
+	}
+	l.sofar(t, 80)
+	p.start(t, "etcd-1")
+	l.sofar(t, 80)
+	l.finish(t)
+	eventually(t, 30*time.Second, "publishing to work again", func(context.Context) error {
+		if code, out := bijou(t, p, "config", "set", "web.home.row", "8", "--app", "web", "--reason", "after etcd is back", "--wait", "10s"); code != 0 {
+			return fmt.Errorf("exit %d: %s", code, out)
+		}
+		return nil
+	})
+	history := must(t, p, "config", "history", "--json")
+	for _, want := range []string{"before etcd dies", "after etcd is back"} {
+		if !strings.Contains(history, want) {
+			t.Errorf("the acknowledged publish %q is not in the history:\n%s", want, history)
+		}
+	}
+	undo(t, p, before)
+	wholeHome(t, p)
+}
+
+// seeds is how many random orders of starting are tried.
+const seeds = 20
+
+func TestAnyOrderInProcess(t *testing.T) {
+	for seed := range seeds {
+		t.Run(fmt.Sprint("seed ", seed), func(t *testing.T) {
+			wholeHome(t, startInProcess(t, mathrand.New(mathrand.NewPCG(uint64(seed), 0))))
+		})
+	}
+}
+
+func TestAnyOrderProcesses(t *testing.T) {
+	for seed := range seeds {
+		t.Run(fmt.Sprint("seed ", seed), func(t *testing.T) {
+			wholeHome(t, startProcesses(t, stack.Options{Shuffle: mathrand.New(mathrand.NewPCG(uint64(seed), 0))}))
+		})
+	}
+}
