@@ -157,3 +157,8 @@ func wantKind(t *testing.T, err error, want errs.Kind) *errs.Error {
 	}
 	return e
 }
+
+func wantInvalid(t *testing.T, err error) *errs.Error {
+	t.Helper()
+	return wantKind(t, err, errs.Invalid)
+}
