@@ -139,6 +139,9 @@ func TestLifeCycle(t *testing.T) {
 		if got := snapshot(t, s).Reason; got != "" {
 			t.Errorf("closed circuit has reason %q", got)
 		}
+		if snap := snapshot(t, s); snap.Requests != 0 || snap.Rolling["SHORT_CIRCUITED"] == 0 {
+			t.Errorf("error rate of a circuit that just closed is over %d calls, want a fresh start; events %v", snap.Requests, snap.Rolling)
+		}
 		calls(t, s, 19, fail)
 		wantState(t, s, closed) // the window was reset
 		calls(t, s, 1, fail)
@@ -267,6 +270,20 @@ func TestTimeoutCancels(t *testing.T) {
 	})
 }
 
+// The sooner of the two ends holds, and the later one does no harm.
+func TestTimeoutBeforeTheCallersDeadline(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := circuit.New(circuit.Options{})
+		ctx, cancel := context.WithTimeout(t.Context(), 1100*time.Millisecond)
+		defer cancel()
+		start := time.Now()
+		err := s.Do(ctx, getMovie, hang)
+		if got := time.Since(start); got != time.Second || errs.Reason(err) != circuit.ReasonTimeout {
+			t.Errorf("call ended after %v with %v, want the circuit's 1s", got, err)
+		}
+	})
+}
+
 func TestCallersOwnEnd(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := circuit.New(circuit.Options{})
@@ -385,6 +402,30 @@ func TestBulkhead(t *testing.T) {
 		if snap := snapshot(t, s); snap.Concurrent != 0 || snap.Requests != 4 || snap.Errors != 3 {
 			t.Errorf("after all: %d running, %d errors of %d", snap.Concurrent, snap.Errors, snap.Requests)
 		}
+	})
+}
+
+// Calls that still run from before the circuit opened say nothing about the callee now.
+func TestTrialFindsBulkheadFull(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		cfg := config.Static(nil)
+		s := circuit.New(circuit.Options{Config: cfg})
+		done, err := s.Start(t.Context(), getMovie)
+		if err != nil {
+			t.Fatal(err)
+		}
+		calls(t, s, 20, fail)
+		set(t, cfg, "default.execution.isolation.semaphore.maxConcurrentRequests", "1")
+		time.Sleep(5*time.Second + 1)
+		if err := s.Do(t.Context(), getMovie, succeed); errs.Reason(err) != circuit.ReasonFull {
+			t.Errorf("trial returned %v, want that the bulkhead is full", err)
+		}
+		wantState(t, s, halfOpen)
+		done(nil)
+		if err := s.Do(t.Context(), getMovie, succeed); err != nil {
+			t.Errorf("next trial: %v", err)
+		}
+		wantState(t, s, closed)
 	})
 }
 
