@@ -1,0 +1,114 @@
+package recommendations_test
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"google.golang.org/protobuf/testing/protocmp"
+	"google.golang.org/protobuf/types/known/durationpb"
+	"google.golang.org/protobuf/types/known/timestamppb"
+
+	"bijou.dev/platform/errs"
+	ratingsv1 "bijou.dev/services/cinema/api/ratings/v1"
+	recommendationsv1 "bijou.dev/services/cinema/api/recommendations/v1"
+	viewingv1 "bijou.dev/services/cinema/api/viewing/v1"
+	"bijou.dev/services/cinema/cinematest"
+)
+
+func rate(t *testing.T, h *cinematest.House, profile, title string, stars int32) {
+	t.Helper()
+	_, err := ratingsv1.NewRatingsClient(h.Conn("ratings")).Rate(t.Context(), &ratingsv1.RateRequest{
+		Key: fmt.Sprint(profile, title, stars), ProfileId: profile, TitleId: title, Stars: stars,
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+func recommend(t *testing.T, h *cinematest.House, profile string, limit int32) *recommendationsv1.RecommendResponse {
+	t.Helper()
+	got, err := recommendationsv1.NewRecommendationsClient(h.Conn("recommendations")).Recommend(t.Context(),
+		&recommendationsv1.RecommendRequest{ProfileId: profile, Limit: limit})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return got
+}
+
+// share returns how many of the picks have a reason with these words.
+func share(r *recommendationsv1.RecommendResponse, words string) (n int) {
+	for _, p := range r.Picks {
+		if strings.Contains(p.Reason, words) {
+			n++
+		}
+	}
+	return n
+}
+
+func TestTaste(t *testing.T) {
+	h := cinematest.Full(t, nil)
+	nobody := recommend(t, h, "noor", 10)
+	if nobody.Evidence != 0 || len(nobody.Picks) != 10 || share(nobody, "Loved by many") != 10 {
+		t.Errorf("for somebody unknown: %v", nobody)
+	}
+	for _, title := range []string{"butch-cassidy-and-the-sundance-kid-1969", "dances-with-wolves-1990", "the-alamo-1960"} {
+		rate(t, h, "ingrid", title, 5)
+	}
+	rate(t, h, "ingrid", "the-shawshank-redemption-1994", 1)
+	got := recommend(t, h, "ingrid", 12)
+	if got.Evidence != 4 || share(got, "Westerns") < 8 {
+		t.Errorf("for a friend of Westerns: %v", got)
+	}
+	for _, p := range got.Picks {
+		if p.TitleId == "the-alamo-1960" || p.TitleId == "the-shawshank-redemption-1994" {
+			t.Errorf("%s was rated already", p.TitleId)
+		}
+		if p.Score < 0 || p.Score > 1 {
+			t.Errorf("score %v", p.Score)
+		}
+	}
+	if diff := cmp.Diff(got, recommend(t, h, "ingrid", 12), protocmp.Transform()); diff != "" {
+		t.Errorf("the same evidence gave another answer:\n%s", diff)
+	}
+}
+
+func TestWatchedFilmsCountAndAreLeftOut(t *testing.T) {
+	h := cinematest.Full(t, nil)
+	_, err := viewingv1.NewViewingClient(h.Conn("viewing")).Advance(t.Context(), &viewingv1.AdvanceRequest{
+		ProfileId: "theo", TitleId: "the-godfather-1972", Position: durationpb.New(time.Hour), Duration: durationpb.New(time.Hour),
+		Report: &viewingv1.Report{SessionId: "s", SessionStarted: timestamppb.Now(), Sequence: 1},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	got := recommend(t, h, "theo", 30)
+	if got.Evidence != 1 || share(got, "More by Francis Ford Coppola") == 0 {
+		t.Errorf("after The Godfather: %v", got)
+	}
+	directors := share(got, "Coppola")
+	if directors > 3 {
+		t.Errorf("%d films of one director", directors)
+	}
+	for _, p := range got.Picks {
+		if p.TitleId == "the-godfather-1972" {
+			t.Error("what was watched is recommended")
+		}
+	}
+}
+
+func TestFailsWithItsPeers(t *testing.T) {
+	for _, dead := range []string{"catalog", "viewing", "ratings"} {
+		h := cinematest.Full(t, nil)
+		rate(t, h, "ingrid", "fargo-1996", 5)
+		h.Kill(dead)
+		_, err := recommendationsv1.NewRecommendationsClient(h.Conn("recommendations")).Recommend(t.Context(),
+			&recommendationsv1.RecommendRequest{ProfileId: "ingrid"})
+		if !errors.Is(err, errs.Unavailable) {
+			t.Errorf("without %s: %v", dead, err)
+		}
+	}
+}

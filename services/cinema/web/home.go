@@ -1,0 +1,162 @@
+package web
+
+import (
+	"context"
+	"sync"
+
+	catalogv1 "bijou.dev/services/cinema/api/catalog/v1"
+	recommendationsv1 "bijou.dev/services/cinema/api/recommendations/v1"
+	viewingv1 "bijou.dev/services/cinema/api/viewing/v1"
+)
+
+// Home is the home page.
+type Home struct {
+	// Viewer is who watches; nil: nobody has been chosen.
+	Viewer *Viewer `json:"profile,omitempty"`
+	Rows   []Row   `json:"rows"`
+	// Degraded lists the services that stayed away and whose parts were replaced.
+	Degraded []string `json:"degraded,omitempty"`
+}
+
+// Row is films under a heading.
+type Row struct {
+	// Kind is continue, recommended, popular or genre.
+	Kind string `json:"kind"`
+	Name string `json:"name"`
+	// Note says that the row is not what it should be.
+	Note  string `json:"note,omitempty"`
+	Cards []Card `json:"cards"`
+}
+
+// answers is what the services said, before it becomes rows.
+type answers struct {
+	shelves   []*catalogv1.Shelf
+	continues []Card
+	picks     []Card
+	stars     map[string]int
+	viewer    *Viewer
+}
+
+// home asks the five services at the same time and makes rows of what came in time.
+func (s *Server) home(ctx context.Context, who *Viewer) *Home {
+	ctx, cancel := context.WithTimeout(ctx, s.budget.Get())
+	defer cancel()
+	var g gaps
+	var a answers
+	var wg sync.WaitGroup
+	genres := append([]string{""}, split(s.genres.Get(), 12)...)
+	wg.Go(func() { a.shelves = s.shelves(ctx, &g, genres) })
+	if who != nil {
+		wg.Go(func() { a.viewer = s.viewer(ctx, &g, who) })
+		wg.Go(func() { a.continues = s.continues(ctx, &g, who.ID) })
+		wg.Go(func() { a.picks = s.picks(ctx, &g, who.ID) })
+		wg.Go(func() { a.stars = s.stars(ctx, &g, who.ID) })
+	}
+	wg.Wait()
+	h := &Home{Viewer: a.viewer, Rows: a.rows(int(s.row.Get()), g.has("recommendations")), Degraded: g.sorted()}
+	return h
+}
+
+// shelves returns the popular films of all and of each genre, or those of last time.
+func (s *Server) shelves(ctx context.Context, g *gaps, genres []string) []*catalogv1.Shelf {
+	return part(ctx, g, "catalog", func(ctx context.Context) ([]*catalogv1.Shelf, error) {
+		found, err := s.peers.Catalog.Shelves(ctx, &catalogv1.ShelvesRequest{Genres: genres, Limit: 50})
+		if err != nil {
+			return nil, err
+		}
+		s.memory.learnShelves(found.Shelves)
+		return found.Shelves, nil
+	}, s.memory.lastShelves)
+}
+
+// continues returns the films that were begun.
+func (s *Server) continues(ctx context.Context, g *gaps, profile string) []Card {
+	marks := part(ctx, g, "viewing", func(ctx context.Context) ([]*viewingv1.Bookmark, error) {
+		found, err := s.peers.Viewing.ContinueWatching(ctx, &viewingv1.ContinueWatchingRequest{ProfileId: profile})
+		return found.GetBookmarks(), err
+	}, nothing)
+	ids := make([]string, len(marks))
+	for i, m := range marks {
+		ids[i] = m.TitleId
+	}
+	films := byID(s.titles(ctx, g, ids))
+	var cards []Card
+	for _, m := range marks {
+		if t := films[m.TitleId]; t != nil {
+			cards = append(cards, marked(card(t), m))
+		}
+	}
+	return cards
+}
+
+// picks returns the recommended films.
+func (s *Server) picks(ctx context.Context, g *gaps, profile string) []Card {
+	picks := part(ctx, g, "recommendations", func(ctx context.Context) ([]*recommendationsv1.Pick, error) {
+		found, err := s.peers.Recommendations.Recommend(ctx, &recommendationsv1.RecommendRequest{ProfileId: profile})
+		return found.GetPicks(), err
+	}, nothing)
+	ids := make([]string, len(picks))
+	for i, p := range picks {
+		ids[i] = p.TitleId
+	}
+	films := byID(s.titles(ctx, g, ids))
+	var cards []Card
+	for _, p := range picks {
+		if t := films[p.TitleId]; t != nil {
+			c := card(t)
+			c.Reason = p.Reason
+			cards = append(cards, c)
+		}
+	}
+	return cards
+}
+
+// rows orders what there is: begun films first, each other film in one row only. Popular films stand in for
+// recommendations that stayed away.
+func (a *answers) rows(size int, noPicks bool) []Row {
+	shown := map[string]bool{}
+	var rows []Row
+	add := func(kind, name, note string, cards []Card) {
+		var fresh []Card
+		for _, c := range cards {
+			if len(fresh) < size && !shown[c.ID] {
+				shown[c.ID] = true
+				c.Stars = a.stars[c.ID]
+				fresh = append(fresh, c)
+			}
+		}
+		if len(fresh) > 0 {
+			rows = append(rows, Row{kind, name, note, fresh})
+		}
+	}
+	add("continue", "Continue watching", "", a.continues)
+	if noPicks {
+		add("recommended", "You might like", "Everybody's favourites, while we look for yours.", a.popular())
+	} else {
+		add("recommended", "Recommended for you", "", a.picks)
+	}
+	for _, shelf := range a.shelves {
+		if shelf.Genre == "" {
+			add("popular", "Popular", "", a.popular())
+			continue
+		}
+		cards := make([]Card, len(shelf.Titles))
+		for i, t := range shelf.Titles {
+			cards[i] = card(t)
+		}
+		add("genre", shelf.Genre, "", cards)
+	}
+	return rows
+}
+
+func (a *answers) popular() []Card {
+	var cards []Card
+	for _, shelf := range a.shelves {
+		if shelf.Genre == "" {
+			for _, t := range shelf.Titles {
+				cards = append(cards, card(t))
+			}
+		}
+	}
+	return cards
+}

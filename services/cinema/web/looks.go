@@ -1,0 +1,187 @@
+package web
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"embed"
+	"encoding/hex"
+	"fmt"
+	"html/template"
+	"io/fs"
+	"net/http"
+	"strings"
+
+	"bijou.dev/platform/errs"
+	catalogv1 "bijou.dev/services/cinema/api/catalog/v1"
+	"bijou.dev/services/cinema/web/poster"
+
+	oteltrace "go.opentelemetry.io/otel/trace"
+)
+
+//go:embed templates/*.html
+var templates embed.FS
+
+//go:embed assets
+var assets embed.FS
+
+// policy lets a page use what this service serves and nothing else.
+const policy = "default-src 'none'; style-src 'self'; script-src 'self'; img-src 'self'; connect-src 'self'; " +
+	"form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
+
+// looks are the templates and the files they refer to.
+type looks struct {
+	pages map[string]*template.Template
+	stamp string // changes with the files, so that browsers may keep them for ever
+}
+
+func newLooks() (*looks, error) {
+	l := &looks{pages: map[string]*template.Template{}}
+	sum := sha256.New()
+	for _, name := range []string{"style.css", "player.js", "icon.svg"} {
+		b, err := assets.ReadFile("assets/" + name)
+		if err != nil {
+			return nil, fmt.Errorf("reading asset %s: %w", name, err)
+		}
+		_, _ = sum.Write(b)
+	}
+	l.stamp = hex.EncodeToString(sum.Sum(nil))[:12]
+	base, err := template.New("").Funcs(template.FuncMap{
+		"poster": func(c Card) template.HTML {
+			return poster.Poster(poster.Film{ID: c.ID, Name: c.Name, Genre: c.Genre, Year: c.Year})
+		},
+		"banner": func(c Card) template.HTML {
+			return poster.Banner(poster.Film{ID: c.ID, Name: c.Name, Genre: c.Genre, Year: c.Year})
+		},
+		"card":  func(t *catalogv1.Title) Card { return card(t) },
+		"stamp": func() string { return l.stamp },
+		"seq":   func() []int { return []int{1, 2, 3, 4, 5} },
+		"stars": func(n int) string { return strings.Repeat("★", n) + strings.Repeat("☆", max(0, 5-n)) },
+		"money": money,
+	}).ParseFS(templates, "templates/base.html", "templates/card.html")
+	if err != nil {
+		return nil, fmt.Errorf("parsing the base template: %w", err)
+	}
+	for _, name := range []string{"home", "title", "search", "browse", "report", "profiles", "watch", "error"} {
+		clone, err := base.Clone()
+		if err != nil {
+			return nil, fmt.Errorf("cloning the base template: %w", err)
+		}
+		if l.pages[name], err = clone.ParseFS(templates, "templates/"+name+".html"); err != nil {
+			return nil, fmt.Errorf("parsing template %s: %w", name, err)
+		}
+	}
+	return l, nil
+}
+
+// money writes dollars the way people say them.
+func money(v *int64) string {
+	switch {
+	case v == nil:
+		return ""
+	case *v >= 1_000_000:
+		return fmt.Sprintf("$%.1f million", float64(*v)/1e6)
+	}
+	return fmt.Sprintf("$%d,%03d", *v/1000, *v%1000)
+}
+
+// static serves an asset. Its address has the stamp, so it never changes.
+func (l *looks) static(w http.ResponseWriter, r *http.Request) {
+	name := "assets/" + r.PathValue("file")
+	if _, err := fs.Stat(assets, name); err != nil {
+		http.NotFound(w, r)
+		return
+	}
+	w.Header().Set("Cache-Control", "public, max-age=31536000, immutable")
+	w.Header().Set("X-Content-Type-Options", "nosniff")
+	http.ServeFileFS(w, r, assets, name)
+}
+
+// view is a page about to be shown.
+type view struct {
+	Name   string // template
+	Title  string
+	Viewer *Viewer
+	Query  string
+	Status int // zero: 200
+	Main   any
+
+	Path      string
+	TraceID   string
+	TraceLink string
+}
+
+// page is a handler that leaves telling the user about errors to others.
+type page func(http.ResponseWriter, *http.Request) error
+
+// asPage shows the error of h, if any, as a page.
+func (s *Server) asPage(h page) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if err := h(w, r); err != nil {
+			s.showError(w, r, err)
+		}
+	})
+}
+
+// show renders a page as a whole before anything is sent: half a page is worse than an error.
+func (s *Server) show(w http.ResponseWriter, r *http.Request, v view) error {
+	v.Path = r.URL.Path
+	if sc := oteltrace.SpanContextFromContext(r.Context()); sc.HasTraceID() {
+		v.TraceID = sc.TraceID().String()
+		v.TraceLink = strings.ReplaceAll(s.traceLink.Get(), "{id}", v.TraceID)
+	}
+	var b bytes.Buffer
+	if err := s.looks.pages[v.Name].ExecuteTemplate(&b, "base", v); err != nil {
+		return fmt.Errorf("rendering page %s: %w", v.Name, err)
+	}
+	h := w.Header()
+	h.Set("Content-Type", "text/html; charset=utf-8")
+	h.Set("Content-Security-Policy", policy)
+	h.Set("X-Content-Type-Options", "nosniff")
+	h.Set("Referrer-Policy", "same-origin")
+	h.Set("Cache-Control", "private, no-cache")
+	if v.Status != 0 {
+		w.WriteHeader(v.Status)
+	}
+	_, _ = w.Write(b.Bytes()) // the client may be gone
+	return nil
+}
+
+// trouble is an error in words for the audience.
+type trouble struct{ Heading, Sentence string }
+
+// troubles says what each kind of error means to somebody who wants to see a film.
+var troubles = map[errs.Kind]trouble{
+	errs.NotFound:      {"Not in our programme", "We looked everywhere, but there is nothing at this address."},
+	errs.Invalid:       {"That does not look right", "Something in this request does not fit. Go back and try again."},
+	errs.Exists:        {"That exists already", "Go back and choose another name."},
+	errs.Denied:        {"Not from over there", "This request came from another site, so we did not do it."},
+	errs.Unavailable:   {"A short intermission", "This part of the house is closed for a moment. Try again soon."},
+	errs.Timeout:       {"A short intermission", "This took longer than anybody should wait. Try again soon."},
+	errs.Exhausted:     {"The house is full", "Many people want this at the moment. Try again soon."},
+	errs.Unimplemented: {"A short intermission", "This part of the house is being rebuilt. Try again soon."},
+}
+
+func (s *Server) showError(w http.ResponseWriter, r *http.Request, err error) {
+	kind := errs.KindOf(err)
+	said, ok := troubles[kind]
+	if !ok {
+		said = trouble{"The film broke", "That was our fault, and we wrote it down. Try again."}
+	}
+	if kind.HTTP() >= 500 {
+		s.log.WarnContext(r.Context(), "page failed", "path", r.URL.Path, "problem", err.Error())
+	}
+	if err := s.show(w, r, view{Name: "error", Title: said.Heading, Viewer: viewerOf(r), Status: kind.HTTP(), Main: said}); err != nil {
+		s.log.ErrorContext(r.Context(), "error page failed", "problem", err.Error())
+		http.Error(w, said.Sentence, kind.HTTP())
+	}
+}
+
+// refuseForeign answers a request that another site made.
+func (s *Server) refuseForeign(w http.ResponseWriter, r *http.Request) {
+	err := errs.Errorf(errs.Denied, "this request came from another site")
+	if strings.HasPrefix(r.URL.Path, "/api/") {
+		errs.WriteProblem(w, r, err)
+		return
+	}
+	s.showError(w, r, err)
+}
