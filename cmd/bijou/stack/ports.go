@@ -13,7 +13,7 @@ import (
 // of outgoing connections: otherwise a connection could sit on the port of an instance that is about to restart.
 const lowestPort, highestPort = 20000, 32767
 
-// ports finds free loopback ports and keeps each of them taken until its owner is about to start.
+// ports finds free loopback ports and keeps them taken while the stack is built.
 type ports struct {
 	mu   sync.Mutex
 	held map[int]net.Listener
@@ -53,20 +53,10 @@ func (p *ports) hold(port int) error {
 	return nil
 }
 
-// release frees the ports of an instance for it to listen on.
-func (p *ports) release(addrs map[int]string) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	for _, addr := range addrs {
-		_, digits, _ := net.SplitHostPort(addr)
-		port, _ := strconv.Atoi(digits)
-		if l := p.held[port]; l != nil {
-			_ = l.Close()
-			delete(p.held, port)
-		}
-	}
-}
-
+// close frees all ports for their owners to listen on.
+//
+// It must be done before the first process is started. A child that is being started has, for a moment, a copy of
+// every file of its parent: a port that is freed meanwhile stays taken, and its owner cannot listen.
 func (p *ports) close() {
 	p.mu.Lock()
 	defer p.mu.Unlock()

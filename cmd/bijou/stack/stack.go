@@ -57,11 +57,11 @@ type Step struct {
 
 // Line is a line of an instance's log.
 type Line struct {
-	Time     time.Time
-	Instance string
-	Text     string
+	Time     time.Time `json:"time"`
+	Instance string    `json:"instance"`
+	Text     string    `json:"text"`
 	// Note tells that the line is about the instance, not from it.
-	Note bool
+	Note bool `json:"note,omitempty"`
 }
 
 // Instance is a process of the stack.
@@ -139,6 +139,7 @@ func Start(ctx context.Context, opts Options) (*Stack, error) {
 		s.release()
 		return nil, err
 	}
+	s.ports.close()
 	for _, p := range s.order() {
 		s.launch(p)
 	}
@@ -249,7 +250,7 @@ func (s *Stack) launch(p compose.Process) {
 	spec := proc.Spec{
 		Name: p.Name, Path: s.program(p.Main), Args: p.Args, Env: append(inherited(), p.Env...),
 		Output:        s.logs.writer(p.Name),
-		Prepare:       func() error { return s.prepareProcess(p) },
+		Prepare:       func() error { return prepareFolders(p.Folders) },
 		RestartAlways: p.Restart.Always, RestartOnFailure: p.Restart.OnFailure, RestartMax: p.Restart.Max,
 		Grace:   p.Grace,
 		Changed: func(state proc.State) { s.noteState(p.Name, state) },
@@ -278,16 +279,15 @@ func inherited() []string {
 	return env
 }
 
-// prepareProcess runs before each start of an instance.
-func (s *Stack) prepareProcess(p compose.Process) error {
-	s.ports.release(p.Ports)
-	for _, f := range p.Folders {
+// prepareFolders runs before each start of an instance.
+func prepareFolders(folders []compose.Folder) error {
+	for _, f := range folders {
 		if f.Fresh {
 			if err := os.RemoveAll(f.Path); err != nil {
 				return fmt.Errorf("emptying %s: %w", f.Path, err)
 			}
 		}
-		if err := os.MkdirAll(f.Path, 0o755); err != nil {
+		if err := os.MkdirAll(f.Path, 0o700); err != nil {
 			return fmt.Errorf("making %s: %w", f.Path, err)
 		}
 	}

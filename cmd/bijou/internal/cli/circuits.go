@@ -104,7 +104,7 @@ func (e *env) circuitState(state circuitsv1.State) string {
 type forceFlags struct {
 	Name   string `arg:"" help:"A circuit, catalog.GetMovie, or a callee with all its methods, catalog."`
 	Caller string `placeholder:"SERVICE" help:"Only for this calling service (default: every caller)."`
-	Reason string `help:"Why, for those who wonder."`
+	Reason string `default:"(none given)" help:"Why, for those who wonder."`
 	Author string `help:"Who (default: your user name)."`
 }
 

@@ -146,7 +146,7 @@ func (c *configGetCmd) show(e *env, answer *configv1.GetResponse) error {
 
 // publishFlags are what every change has.
 type publishFlags struct {
-	Reason   string        `help:"Why, for those who read the history."`
+	Reason   string        `default:"(none given)" help:"Why, for those who read the history."`
 	Author   string        `help:"Who (default: your user name)."`
 	Expected int64         `placeholder:"REVISION" help:"Refuse if somebody changed it after this revision."`
 	DryRun   bool          `help:"Say what would be done and do nothing."`

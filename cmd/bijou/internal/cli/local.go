@@ -2,6 +2,7 @@ package cli
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
@@ -136,7 +137,7 @@ func (e *env) logLine(raw bool) func(stack.Line) {
 	longest := 0
 	return func(l stack.Line) {
 		if e.program.JSON {
-			_ = e.printJSON(l)
+			_ = json.NewEncoder(e.Stdout).Encode(l) // one line each
 			return
 		}
 		longest = max(longest, len(l.Instance))

@@ -48,8 +48,9 @@ func (c *upCmd) Run(ctx context.Context, e *env) error {
 		}
 		return err
 	}
+	built := time.Since(begin)
 	if s.ready(ctx, st) == nil {
-		s.table(st, time.Since(begin))
+		s.table(st, built, time.Since(begin)-built)
 		select {
 		case <-ctx.Done():
 		case <-st.Down():
@@ -128,7 +129,7 @@ func writeLine(w io.Writer, style term.Style, longest int, raw bool, l stack.Lin
 	case l.Note:
 		text = style.Yellow("-- " + text)
 	case !raw:
-		text = term.LogLine(style, text, "service")
+		text = term.LogLine(style, text, "service", "instance")
 	}
 	fmt.Fprintln(w, name, "|", text)
 }
@@ -166,7 +167,7 @@ func (s *screen) ready(ctx context.Context, st *stack.Stack) error {
 }
 
 // table shows where to go, and how long it took to get there.
-func (s *screen) table(st *stack.Stack, took time.Duration) {
+func (s *screen) table(st *stack.Stack, built, healthy time.Duration) {
 	t := term.Table{Header: []string{"WHAT", "WHERE", ""}}
 	for _, p := range st.Published() {
 		note := ""
@@ -188,8 +189,8 @@ func (s *screen) table(st *stack.Stack, took time.Duration) {
 	s.clearLocked()
 	fmt.Fprintln(s.out)
 	_ = t.Write(s.out, s.style)
-	fmt.Fprintf(s.out, "\n%s  Ctrl-C stops it.\n\n", s.style.Green(fmt.Sprintf("%d instances healthy in %.1f s, %s of memory.",
-		len(instances), took.Seconds(), term.Bytes(memory))))
+	fmt.Fprintf(s.out, "\n%s  Ctrl-C stops it.\n\n", s.style.Green(fmt.Sprintf("Built in %.1f s, %d instances healthy in %.1f s, %s of memory.",
+		built.Seconds(), len(instances), healthy.Seconds(), term.Bytes(memory))))
 }
 
 func (s *screen) stop(now context.Context, st *stack.Stack) error {

@@ -6,14 +6,14 @@ import (
 	"strings"
 )
 
-// LogLine turns a line of JSON as slog writes it into words: "WARN listening again addr=:7000". Fields named in drop
-// are left out. Any other line is returned as it is.
+// LogLine turns a line of JSON as slog or zap writes it into words: "WARN listening again addr=:7000". Times and fields
+// named in drop are left out. Any other line is returned as it is.
 func LogLine(s Style, line string, drop ...string) string {
 	fields, ok := parseFields(line)
 	if !ok {
 		return line
 	}
-	hidden := map[string]bool{"time": true}
+	hidden := map[string]bool{"time": true, "ts": true, "caller": true}
 	for _, name := range drop {
 		hidden[name] = true
 	}
@@ -22,7 +22,7 @@ func LogLine(s Style, line string, drop ...string) string {
 	for _, f := range fields {
 		switch {
 		case f.name == "level":
-			level = f.value
+			level = strings.ToUpper(f.value)
 		case f.name == "msg":
 			msg = f.value
 		case !hidden[f.name]:

@@ -1,0 +1,145 @@
+package term_test
+
+import (
+	"bytes"
+	"strings"
+	"testing"
+
+	"bijou.dev/cmd/bijou/internal/term"
+	"github.com/google/go-cmp/cmp"
+)
+
+func TestTable(t *testing.T) {
+	table := term.Table{Header: []string{"NAME", "STATE", "WHY"}}
+	colour := term.Style{On: true}
+	table.Add("a", colour.Green("healthy"), "")
+	table.Add("längér", colour.Red("held"), "by hand")
+	var plain, coloured bytes.Buffer
+	if err := table.Write(&coloured, colour); err != nil {
+		t.Fatal(err)
+	}
+	want := "\x1b[2mNAME    STATE    WHY\x1b[0m\na       \x1b[32mhealthy\x1b[0m\nlängér  \x1b[31mheld\x1b[0m     by hand\n"
+	if diff := cmp.Diff(want, coloured.String()); diff != "" {
+		t.Errorf("with colours (-want +got):\n%s", diff)
+	}
+	empty := term.Table{Header: []string{"NAME"}}
+	if err := empty.Write(&plain, term.Style{}); err != nil || plain.Len() > 0 {
+		t.Errorf("an empty table writes %q, %v", plain.String(), err)
+	}
+}
+
+func TestLogLine(t *testing.T) {
+	for in, want := range map[string]string{
+		`{"time":"2026-01-01T00:00:00Z","level":"INFO","msg":"ready","service":"web"}`: "ready",
+		`{"level":"WARN","msg":"slow","took":1.5,"why":"a b","deep":{"x":[1]}}`:        `WARN slow took=1.5 why=a b deep={"x":[1]}`,
+		`{"level":"error","ts":"x","caller":"y.go:1","msg":"zap"}`:                     "ERROR zap",
+		`{"level":"DEBUG","msg":"x"}`:                                                  "DEBUG x",
+		"panic: everything":                                                            "panic: everything",
+		`{"no":"message"}`:                                                             `{"no":"message"}`,
+		`{"msg":"cut of`:                                                               `{"msg":"cut of`,
+		`{"msg":1,"level":2}`:                                                          "2 1",
+		"":                                                                             "",
+	} {
+		if got := term.LogLine(term.Style{}, in, "service"); got != want {
+			t.Errorf("%s\n got %q\nwant %q", in, got, want)
+		}
+	}
+}
+
+func FuzzLogLine(f *testing.F) {
+	f.Add(`{"level":"INFO","msg":"x","a":{"b":[1,2,"c"]}}`)
+	f.Add(`{"msg"`)
+	f.Fuzz(func(t *testing.T, line string) {
+		if got := term.LogLine(term.Style{}, line); !strings.HasPrefix(line, "{") && got != line {
+			t.Errorf("%q became %q", line, got)
+		}
+	})
+}
+
+func span(id, parent, service, name string, start, took int64) term.Span {
+	return term.Span{
+		TraceID: "abc", ID: id, ParentID: parent, Name: name, Start: 1_000_000 + start, Duration: took,
+		Local: &term.Endpoint{Service: service},
+	}
+}
+
+func TestWaterfall(t *testing.T) {
+	client := span("2", "1", "gateway", "catalog.get", 10_000, 80_000)
+	client.Kind = "CLIENT"
+	server := span("2", "1", "catalog", "get", 20_000, 60_000)
+	server.Shared, server.Tags = true, map[string]string{"error": "no such film"}
+	spans := []term.Span{
+		span("3", "2", "catalog", "read", 30_000, 500), // below the server's half of the shared span
+		server, client,
+		span("1", "", "gateway", "get /", 0, 100_000),
+		span("9", "8", "lost", "orphan", 99_999, 2_000_000),
+		span("x", "y", "loop", "a", 0, 1), span("y", "x", "loop", "b", 0, 1),
+		{TraceID: "abc", ID: "z", Name: "nobody's"},
+	}
+	spans[7].Start = 1_000_000
+	var out bytes.Buffer
+	if err := term.Waterfall(&out, term.Style{}, 80, spans); err != nil {
+		t.Fatal(err)
+	}
+	lines := strings.Split(out.String(), "\n")
+	if !strings.HasPrefix(lines[0], "trace abc  8 spans  5 services  2.10s  ") {
+		t.Errorf("heading %q", lines[0])
+	}
+	var tree []string
+	for _, line := range lines[2:] {
+		tree = append(tree, strings.TrimRight(strings.Split(line, "▆")[0], " "))
+	}
+	want := []string{
+		"gateway get /             100.0ms",
+		"  gateway → catalog.get    80.0ms",
+		"    catalog get            60.0ms",
+		"      error: no such film",
+		"      catalog read          500µs",
+		"? nobody's                    0µs",
+		"lost orphan                 2.00s",
+		"loop a                        1µs",
+		"  loop b                      1µs",
+		"",
+	}
+	if diff := cmp.Diff(want, tree); diff != "" {
+		t.Errorf("tree (-want +got):\n%s", diff)
+	}
+	for _, line := range lines {
+		if n := len([]rune(line)); n > 80 {
+			t.Errorf("%d columns: %q", n, line)
+		}
+	}
+	out.Reset()
+	if err := term.Waterfall(&out, term.Style{}, 80, nil); err != nil || out.Len() > 0 {
+		t.Errorf("no spans: %q, %v", out.String(), err)
+	}
+}
+
+func TestWaterfallInANarrowTerminal(t *testing.T) {
+	var out bytes.Buffer
+	long := span("1", "", "recommendations", strings.Repeat("a long name ", 10), 0, 1)
+	if err := term.Waterfall(&out, term.Style{}, 60, []term.Span{long}); err != nil {
+		t.Fatal(err)
+	}
+	if line := strings.Split(out.String(), "\n")[2]; len([]rune(line)) > 60 || !strings.Contains(line, "…") {
+		t.Errorf("line %q", line)
+	}
+}
+
+func TestBytes(t *testing.T) {
+	for n, want := range map[int64]string{0: "0 KiB", 5 << 20: "5 MiB", 3 << 29: "1.5 GiB", 24 << 30: "24 GiB"} {
+		if got := term.Bytes(n); got != want {
+			t.Errorf("Bytes(%d) = %q, want %q", n, got, want)
+		}
+	}
+}
+
+func TestNamesKeepTheirColour(t *testing.T) {
+	s := term.Style{On: true}
+	if a, b := s.Name("web", "x"), s.Name("web", "x"); a != b || a == "x" {
+		t.Errorf("%q and %q", a, b)
+	}
+	if got := (term.Style{}).Name("web", "x"); got != "x" {
+		t.Errorf("without colours %q", got)
+	}
+}
