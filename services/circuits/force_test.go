@@ -79,6 +79,10 @@ func TestForce(t *testing.T) {
 				t.Errorf("published by %q because of %q", p.Author, p.Reason)
 			}
 		}
+		other := &circuitsv1.ForceRequest{Service: "search", Name: "catalog", Author: "ann", Reason: "drill"}
+		if _, err := client.Force(t.Context(), other); errs.KindOf(err) != errs.NotFound {
+			t.Errorf("releasing for search what is forced for every caller: %v", err)
+		}
 		_, err := client.Force(t.Context(), steps[2].req)
 		if errs.KindOf(err) != errs.NotFound {
 			t.Errorf("releasing twice: %v", err)
