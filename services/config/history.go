@@ -3,6 +3,7 @@ package config
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"iter"
 	"maps"
@@ -59,13 +60,29 @@ func (s *Server) newest() (int64, error) {
 	return s.state.head.GetRevision(), s.state.readLocked()
 }
 
+// newestStored returns the newest revision there is, which this replica may not have seen yet.
+func (s *Server) newestStored(ctx context.Context) (int64, error) {
+	e, err := s.store.Get(ctx, headKey)
+	if errors.Is(err, errs.NotFound) {
+		return 0, nil
+	}
+	if err != nil {
+		return 0, errs.Errorf(errs.KindOf(err), "reading history: %w", err)
+	}
+	head := &configv1.Revision{}
+	if err := decode(e.Value, head); err != nil {
+		return 0, errs.Errorf(errs.Internal, "reading history: %w", err)
+	}
+	return head.GetRevision(), nil
+}
+
 // History implements the contract.
 func (s *Server) History(ctx context.Context, req *configv1.HistoryRequest) (*configv1.HistoryResponse, error) {
 	limit := int(cmp.Or(req.GetLimit(), defaultHistory))
 	if limit < 0 || req.GetBefore() < 0 {
 		return nil, errs.Errorf(errs.Invalid, "reading history").Field("limit, before", "must not be negative")
 	}
-	start, err := s.newest()
+	start, err := s.newestStored(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -93,7 +110,7 @@ func concerns(rev *configv1.Revision, name string) bool {
 
 // Diff implements the contract.
 func (s *Server) Diff(ctx context.Context, req *configv1.DiffRequest) (*configv1.DiffResponse, error) {
-	head, err := s.newest()
+	head, err := s.newestStored(ctx)
 	if err != nil {
 		return nil, err
 	}
