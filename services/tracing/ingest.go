@@ -1,0 +1,337 @@
+package tracing
+
+import (
+	"bytes"
+	"compress/gzip"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"mime"
+	"net/http"
+	"strconv"
+	"sync/atomic"
+	"time"
+
+	collector "go.opentelemetry.io/proto/otlp/collector/trace/v1"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/encoding"
+	_ "google.golang.org/grpc/encoding/gzip" // senders may compress
+	encproto "google.golang.org/grpc/encoding/proto"
+	"google.golang.org/grpc/keepalive"
+	"google.golang.org/grpc/mem"
+	"google.golang.org/protobuf/encoding/protojson"
+	"google.golang.org/protobuf/proto"
+
+	"bijou.dev/platform/errs"
+	"bijou.dev/services/tracing/internal/span"
+	"bijou.dev/services/tracing/internal/store"
+)
+
+// maxBody is the largest request, compressed or not, and maxPlain the largest after decompression.
+const (
+	maxBody  = 4 << 20
+	maxPlain = 16 << 20
+)
+
+// retryBusy is when a sender should come back after a refusal for want of memory.
+const retryBusy = time.Second
+
+// ingest takes spans in, in whatever format.
+type ingest struct {
+	store   *store.Store
+	metrics *metrics
+	limit   int64 // bytes in flight
+
+	inFlight atomic.Int64
+}
+
+// take reserves memory. What is refused is for the sender to keep and to send again.
+func (in *ingest) take(n int64) error {
+	if in.inFlight.Add(n) <= in.limit {
+		return nil
+	}
+	in.inFlight.Add(-n)
+	return errs.Errorf(errs.Exhausted, "storing spans: %d MiB are in flight; send again later", in.limit>>20).
+		Because("BUSY").RetryIn(retryBusy)
+}
+
+func (in *ingest) give(n int64) { in.inFlight.Add(-n) }
+
+// rejection is a partial success: the other spans of the request are stored.
+type rejection struct {
+	spans  int64
+	reason string
+}
+
+// add stores spans of which invalid ones were left out already, and counts what became of each.
+func (in *ingest) add(ctx context.Context, format string, spans []span.Span, invalid int) (rejection, error) {
+	m := in.metrics
+	m.received.WithLabelValues(format).Add(float64(len(spans) + invalid))
+	m.dropped.WithLabelValues(dropInvalid).Add(float64(invalid))
+	var size, trimmed int
+	for i := range spans {
+		trimmed += spans[i].Trim()
+		size += spans[i].Size()
+	}
+	m.trimmed.Add(float64(trimmed))
+	n := len(spans)
+	if err := in.take(int64(size)); err != nil {
+		m.dropped.WithLabelValues(dropBusy).Add(float64(n))
+		return rejection{}, err
+	}
+	defer in.give(int64(size))
+	expired, err := in.store.Add(ctx, spans)
+	m.dropped.WithLabelValues(dropExpired).Add(float64(expired))
+	if err != nil {
+		reason := dropFailed
+		if errs.Reason(err) == "DISK_FULL" {
+			reason = dropFull
+		}
+		m.dropped.WithLabelValues(reason).Add(float64(n - expired))
+		return rejection{}, err
+	}
+	m.stored.Add(float64(n - expired))
+	return rejected(invalid, expired), nil
+}
+
+func rejected(invalid, expired int) rejection {
+	r := rejection{spans: int64(invalid + expired)}
+	switch {
+	case invalid > 0 && expired > 0:
+		r.reason = fmt.Sprintf("%d spans have no valid ids, %d are older than retention", invalid, expired)
+	case invalid > 0:
+		r.reason = fmt.Sprintf("%d spans have no valid ids", invalid)
+	case expired > 0:
+		r.reason = fmt.Sprintf("%d spans are older than retention", expired)
+	}
+	return r
+}
+
+// unparsed turns what a parser says into an error for the sender.
+func (in *ingest) unparsed(err error) error {
+	in.metrics.dropped.WithLabelValues(dropRefused).Inc()
+	return errs.Errorf(errs.Invalid, "%w", err)
+}
+
+// OTLP over gRPC.
+
+// payload is an encoded ExportTraceServiceRequest.
+type payload []byte
+
+// codec leaves requests encoded: they are read straight into the model.
+type codec struct{ encoding.CodecV2 }
+
+// Unmarshal implements encoding.CodecV2.
+func (c codec) Unmarshal(data mem.BufferSlice, v any) error {
+	if p, ok := v.(*payload); ok {
+		*p = data.Materialize()
+		return nil
+	}
+	return c.CodecV2.Unmarshal(data, v)
+}
+
+func (in *ingest) grpcServer() *grpc.Server {
+	s := grpc.NewServer(
+		grpc.ForceServerCodecV2(codec{encoding.GetCodecV2(encproto.Name)}),
+		grpc.MaxRecvMsgSize(maxPlain),
+		grpc.MaxConcurrentStreams(64),
+		grpc.ConnectionTimeout(10*time.Second),
+		grpc.KeepaliveParams(keepalive.ServerParameters{Time: 30 * time.Second, Timeout: 5 * time.Second}),
+		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 5 * time.Second, PermitWithoutStream: true}),
+	)
+	s.RegisterService(&grpc.ServiceDesc{
+		ServiceName: collector.TraceService_ServiceDesc.ServiceName,
+		HandlerType: (*any)(nil),
+		Methods: []grpc.MethodDesc{{MethodName: "Export", Handler: func(_ any, ctx context.Context, decode func(any) error, _ grpc.UnaryServerInterceptor) (any, error) {
+			var p payload
+			if err := decode(&p); err != nil {
+				return nil, err
+			}
+			resp, err := in.export(ctx, p)
+			if err != nil {
+				return nil, errs.ToStatus(err).Err()
+			}
+			return resp, nil
+		}}},
+		Metadata: collector.TraceService_ServiceDesc.Metadata,
+	}, nil)
+	return s
+}
+
+func (in *ingest) export(ctx context.Context, p payload) (*collector.ExportTraceServiceResponse, error) {
+	if err := in.take(int64(len(p))); err != nil {
+		return nil, err
+	}
+	defer in.give(int64(len(p)))
+	in.metrics.bytes.WithLabelValues("otlp_grpc").Add(float64(len(p)))
+	spans, invalid, err := span.ParseOTLP(p)
+	if err != nil {
+		return nil, in.unparsed(err)
+	}
+	r, err := in.add(ctx, "otlp_grpc", spans, invalid)
+	if err != nil {
+		return nil, err
+	}
+	return otlpResponse(r), nil
+}
+
+func otlpResponse(r rejection) *collector.ExportTraceServiceResponse {
+	resp := &collector.ExportTraceServiceResponse{}
+	if r.spans > 0 {
+		resp.PartialSuccess = &collector.ExportTracePartialSuccess{RejectedSpans: r.spans, ErrorMessage: r.reason}
+	}
+	return resp
+}
+
+// OTLP over HTTP.
+
+func (in *ingest) otlpHandler() http.Handler {
+	mux := http.NewServeMux()
+	mux.HandleFunc("POST /v1/traces", in.otlpHTTP)
+	return mux
+}
+
+func (in *ingest) otlpHTTP(w http.ResponseWriter, r *http.Request) {
+	asJSON, format := false, "otlp_http"
+	parse := span.ParseOTLP
+	switch t, _, _ := mime.ParseMediaType(r.Header.Get("Content-Type")); t {
+	case "application/json":
+		asJSON, format, parse = true, "otlp_json", span.ParseOTLPJSON
+	case "application/x-protobuf":
+	default:
+		http.Error(w, "Content-Type must be application/x-protobuf or application/json", http.StatusUnsupportedMediaType)
+		return
+	}
+	var rej rejection
+	err := in.withBody(r, format, func(b []byte) error {
+		spans, invalid, err := parse(b)
+		if err != nil {
+			return in.unparsed(err)
+		}
+		rej, err = in.add(r.Context(), format, spans, invalid)
+		return err
+	})
+	if err != nil {
+		writeOTLP(w, asJSON, httpStatus(w, err), errs.ToStatus(err).Proto())
+		return
+	}
+	writeOTLP(w, asJSON, http.StatusOK, otlpResponse(rej))
+}
+
+// writeOTLP answers in the sender's encoding, errors too, as OTLP demands.
+func writeOTLP(w http.ResponseWriter, asJSON bool, status int, m proto.Message) {
+	var b []byte
+	var err error
+	if asJSON {
+		w.Header().Set("Content-Type", "application/json")
+		b, err = protojson.Marshal(m)
+	} else {
+		w.Header().Set("Content-Type", "application/x-protobuf")
+		b, err = proto.Marshal(m)
+	}
+	if err != nil {
+		status = http.StatusInternalServerError
+	}
+	w.WriteHeader(status)
+	_, _ = w.Write(b) // the sender may have gone
+}
+
+// tooLarge is answered with 413, for which there is no kind of error: sending again does not help, and smaller does.
+var errTooLarge = errs.Errorf(errs.Invalid, "reading spans: a request may have %d MiB, decompressed %d MiB; send smaller batches", maxBody>>20, maxPlain>>20)
+
+// httpStatus sets Retry-After where it helps and returns the status.
+func httpStatus(w http.ResponseWriter, err error) int {
+	if d := errs.RetryAfter(err); d > 0 {
+		w.Header().Set("Retry-After", strconv.Itoa(int((d+time.Second-1)/time.Second)))
+	}
+	if errors.Is(err, errTooLarge) {
+		return http.StatusRequestEntityTooLarge
+	}
+	return errs.KindOf(err).HTTP()
+}
+
+// Zipkin v2 JSON.
+
+func (in *ingest) zipkin(w http.ResponseWriter, r *http.Request) {
+	if t, _, _ := mime.ParseMediaType(r.Header.Get("Content-Type")); t != "application/json" && t != "" {
+		http.Error(w, "Content-Type must be application/json: Zipkin v2 JSON", http.StatusUnsupportedMediaType)
+		return
+	}
+	err := in.withBody(r, "zipkin", func(b []byte) error {
+		spans, err := span.ParseZipkin(b)
+		if err != nil {
+			return in.unparsed(err)
+		}
+		_, err = in.add(r.Context(), "zipkin", spans, 0)
+		return err
+	})
+	if err != nil {
+		http.Error(w, err.Error(), httpStatus(w, err))
+		return
+	}
+	w.WriteHeader(http.StatusAccepted)
+}
+
+// withBody reads a body, holding its memory against the limit until fn returns.
+func (in *ingest) withBody(r *http.Request, format string, fn func([]byte) error) error {
+	if r.ContentLength > maxBody {
+		in.metrics.dropped.WithLabelValues(dropRefused).Inc()
+		return errTooLarge
+	}
+	// Of a compressed body, or one of unknown length, nobody knows how large it gets. It is counted as it is read.
+	held := int64(0)
+	defer func() { in.give(held) }()
+	hold := func(n int64) error {
+		if err := in.take(n); err != nil {
+			in.metrics.dropped.WithLabelValues(dropBusy).Inc()
+			return err
+		}
+		held += n
+		return nil
+	}
+	body, err := plainBody(r)
+	if err != nil {
+		return in.unparsed(err)
+	}
+	var buf bytes.Buffer
+	for {
+		if err := hold(64 << 10); err != nil {
+			return err
+		}
+		n, err := io.CopyN(&buf, body, 64<<10)
+		if buf.Len() > maxPlain {
+			in.metrics.dropped.WithLabelValues(dropRefused).Inc()
+			return errTooLarge
+		}
+		if errors.Is(err, io.EOF) {
+			break
+		}
+		var tooLong *http.MaxBytesError
+		if errors.As(err, &tooLong) {
+			in.metrics.dropped.WithLabelValues(dropRefused).Inc()
+			return errTooLarge
+		}
+		if err != nil || n == 0 {
+			return in.unparsed(fmt.Errorf("reading the body: %w", err))
+		}
+	}
+	in.metrics.bytes.WithLabelValues(format).Add(float64(buf.Len()))
+	return fn(buf.Bytes())
+}
+
+func plainBody(r *http.Request) (io.Reader, error) {
+	body := http.MaxBytesReader(nil, r.Body, maxBody)
+	switch e := r.Header.Get("Content-Encoding"); e {
+	case "", "identity":
+		return body, nil
+	case "gzip":
+		z, err := gzip.NewReader(body)
+		if err != nil {
+			return nil, fmt.Errorf("reading the body: %w", err)
+		}
+		return z, nil
+	default:
+		return nil, fmt.Errorf("reading the body: Content-Encoding %q is unknown; use gzip or none", e)
+	}
+}

@@ -1,0 +1,478 @@
+package store
+
+import (
+	"bytes"
+	"cmp"
+	"container/heap"
+	"context"
+	"errors"
+	"fmt"
+	"math/bits"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/cockroachdb/pebble/v2"
+
+	"bijou.dev/services/tracing/internal/span"
+)
+
+const (
+	// maxTrace bounds the memory of one trace.
+	maxTrace = 50_000
+	// maxExamined bounds the work of a search: traces read and tested.
+	maxExamined = 20_000
+	// slack is how much later than its trace a service may take part and still be found at the end of the range.
+	slack = 5 * time.Minute
+)
+
+// Query selects traces. Zero values do not select. Names are compared without regard to case.
+type Query struct {
+	// From and To bound the beginning of a trace, in microseconds. Both count.
+	From, To int64
+	// Service took part. When set, the other conditions must hold for spans of this service.
+	Service string
+	// Remote is the other side of some span, Name is the name of some span.
+	Remote, Name string
+	// Tags must all be there, on any of the spans: key and value, or, when the value is empty, a tag or an annotation
+	// named like the key.
+	Tags map[string]string
+	// MinDuration and MaxDuration bound the duration of some span, in microseconds.
+	MinDuration, MaxDuration int64
+	// Limit is the most traces to return, the newest. 0: none.
+	Limit int
+}
+
+// Match reports whether a trace is selected. Conditions may hold on different spans.
+func (q *Query) Match(spans []span.Span) bool {
+	if at := span.Begin(spans); at < q.From || at > q.To || at == 0 {
+		return false
+	}
+	service, remote, name := q.Service == "", q.Remote == "", q.Name == ""
+	duration := q.MinDuration == 0 && q.MaxDuration == 0
+	missing := len(q.Tags)
+	var found map[string]bool
+	if missing > 0 {
+		found = make(map[string]bool, missing)
+	}
+	for i := range spans {
+		s := &spans[i]
+		if q.Service != "" && !strings.EqualFold(q.Service, s.Local.Service) {
+			continue
+		}
+		service = true
+		remote = remote || strings.EqualFold(q.Remote, s.Remote.Service)
+		name = name || strings.EqualFold(q.Name, s.Name)
+		duration = duration || s.Duration >= max(1, q.MinDuration) && (q.MaxDuration == 0 || s.Duration <= q.MaxDuration)
+		for k, v := range q.Tags {
+			if !found[k] && hasTag(s, k, v) {
+				found[k] = true
+				missing--
+			}
+		}
+	}
+	return service && remote && name && duration && missing == 0
+}
+
+func hasTag(s *span.Span, key, value string) bool {
+	if v, ok := s.Tag(key); ok && (value == "" || v == value) {
+		return true
+	}
+	return value == "" && slices.ContainsFunc(s.Annotations, func(a span.Annotation) bool { return a.Value == key })
+}
+
+// possible reports whether a trace with such an entry may be selected. It looks at one condition only: another may hold
+// in another entry of the same trace.
+func (q *Query) possible(m summary) bool {
+	_, failed := q.Tags["error"]
+	switch {
+	case failed:
+		return m.failed
+	case q.MinDuration > 0:
+		return int(m.duration) >= bits.Len64(uint64(q.MinDuration))
+	case q.Name != "":
+		return m.names&nameBit(q.Name) != 0
+	}
+	return true
+}
+
+// Trace returns the spans of a trace, sorted by start. Unknown traces have none.
+func (s *Store) Trace(ctx context.Context, id span.TraceID) ([]span.Span, error) {
+	r, err := s.reader()
+	if err != nil {
+		return nil, err
+	}
+	defer r.close()
+	spans, err := r.trace(ctx, id.Lo, s.allBuckets())
+	if err != nil {
+		return nil, err
+	}
+	spans = slices.DeleteFunc(spans, func(sp span.Span) bool { return !id.Joins(sp.Trace) })
+	return span.Merge(spans), nil
+}
+
+// Search returns the newest traces that q selects. incomplete is set when it stopped early, after too many traces that
+// did not match or because ctx ended.
+func (s *Store) Search(ctx context.Context, q Query) (traces [][]span.Span, incomplete bool, err error) {
+	r, err := s.reader()
+	if err != nil {
+		return nil, false, err
+	}
+	defer r.close()
+	f := &finder{q: q, r: r, buckets: s.buckets(q.From/1e6, (q.To+slack.Microseconds())/1e6), seen: make(map[uint64]bool)}
+	for i := len(f.buckets) - 1; i >= 0 && len(f.found) < q.Limit && err == nil; i-- {
+		err = f.bucket(ctx, i)
+	}
+	if errors.Is(err, errEnough) {
+		incomplete, err = true, nil
+	}
+	if err != nil {
+		return nil, false, err
+	}
+	for _, lo := range f.found {
+		spans, err := r.trace(context.WithoutCancel(ctx), lo, s.allBuckets())
+		if err != nil {
+			return nil, false, err
+		}
+		for _, t := range span.Split(spans) {
+			if t = span.Merge(t); q.Match(t) {
+				traces = append(traces, t)
+			}
+		}
+	}
+	slices.SortStableFunc(traces, func(a, b []span.Span) int { return cmp.Compare(span.Begin(b), span.Begin(a)) })
+	return traces[:min(len(traces), q.Limit)], incomplete, nil
+}
+
+var errEnough = errors.New("searching: enough")
+
+// finder is a search under way.
+type finder struct {
+	q       Query
+	r       *reader
+	buckets []uint32
+	seen    map[uint64]bool // trace -> tested
+	found   []uint64
+}
+
+// bucket walks the index of one bucket from new to old.
+func (f *finder) bucket(ctx context.Context, i int) error {
+	entries, err := f.r.entries(f.buckets[i], &f.q)
+	if err != nil {
+		return err
+	}
+	defer entries.close()
+	for len(entries) > 0 && len(f.found) < f.q.Limit {
+		it := entries[0].it
+		_, lo := indexTail(it.Key())
+		if !f.seen[lo] && f.q.possible(parseSummary(it.Value())) {
+			f.seen[lo] = true
+			if err := f.test(ctx, lo, i); err != nil {
+				return err
+			}
+		}
+		if err := entries.next(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// test reads a trace where it is likely to be: here and in the neighbours.
+func (f *finder) test(ctx context.Context, lo uint64, i int) error {
+	if ctx.Err() != nil || len(f.seen) > maxExamined {
+		return errEnough
+	}
+	spans, err := f.r.trace(ctx, lo, f.buckets[max(0, i-1):min(len(f.buckets), i+2)])
+	if err != nil {
+		return err
+	}
+	if slices.ContainsFunc(span.Split(spans), f.q.Match) {
+		f.found = append(f.found, lo)
+	}
+	return nil
+}
+
+// entries is a heap of index iterators, one per service, the newest entry on top.
+type entries []entry
+
+type entry struct {
+	it     *pebble.Iterator
+	offset uint32
+}
+
+// Len implements heap.Interface.
+func (e entries) Len() int { return len(e) }
+
+// Less implements heap.Interface.
+func (e entries) Less(i, j int) bool { return e[i].offset > e[j].offset }
+
+// Swap implements heap.Interface.
+func (e entries) Swap(i, j int) { e[i], e[j] = e[j], e[i] }
+
+// Push implements heap.Interface.
+func (e *entries) Push(x any) { *e = append(*e, x.(entry)) }
+
+// Pop implements heap.Interface.
+func (e *entries) Pop() any {
+	last := (*e)[len(*e)-1]
+	*e = (*e)[:len(*e)-1]
+	return last
+}
+
+// next moves the top on.
+func (e *entries) next() error {
+	top := &(*e)[0]
+	if top.it.Prev() {
+		top.offset, _ = indexTail(top.it.Key())
+		heap.Fix(e, 0)
+		return nil
+	}
+	err := top.it.Error()
+	_ = top.it.Close()
+	heap.Pop(e)
+	return err
+}
+
+func (e *entries) close() {
+	for _, x := range *e {
+		_ = x.it.Close()
+	}
+}
+
+// reader reads through one view of the store.
+type reader struct {
+	store *Store
+	snap  *pebble.Snapshot
+	it    *pebble.Iterator // over everything
+}
+
+func (s *Store) reader() (*reader, error) {
+	snap := s.db.NewSnapshot()
+	it, err := snap.NewIter(nil)
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("reading the trace store: %w", err), snap.Close())
+	}
+	return &reader{s, snap, it}, nil
+}
+
+func (r *reader) close() {
+	_ = r.it.Close()
+	_ = r.snap.Close()
+}
+
+// trace returns the spans of one trace in some buckets, at most maxTrace.
+func (r *reader) trace(ctx context.Context, lo uint64, buckets []uint32) (spans []span.Span, err error) {
+	var key [16]byte
+	for _, b := range buckets {
+		prefix := appendTrace(key[:0], b, lo)
+		for ok := r.it.SeekPrefixGE(prefix); ok; ok = r.it.Next() {
+			if spans, err = r.chunk(spans, b, r.it, false); err != nil {
+				return nil, err
+			}
+			if len(spans) > maxTrace {
+				return spans[:maxTrace], nil
+			}
+		}
+		if err := cmp.Or(r.it.Error(), ctx.Err()); err != nil {
+			return nil, fmt.Errorf("reading a trace: %w", err)
+		}
+	}
+	return spans, nil
+}
+
+// chunk appends the spans of the chunk under it.
+func (r *reader) chunk(spans []span.Span, bucket uint32, it *pebble.Iterator, bare bool) ([]span.Span, error) {
+	st, err := r.store.states.get(bucket)
+	if err != nil {
+		return spans, err
+	}
+	id, base := chunkTrace(it.Key()), int64(bucket)*1e6
+	d := decoder{b: it.Value(), strings: st.dictionary(), bare: bare}
+	out, err := d.chunk(spans, id, base)
+	if errors.Is(err, errUnknown) {
+		// The dictionary was loaded before the commit that we see.
+		if st, err = r.store.states.load(bucket); err != nil {
+			return spans, err
+		}
+		d = decoder{b: it.Value(), strings: st.strings, bare: bare}
+		out, err = d.chunk(spans, id, base)
+	}
+	return out, err
+}
+
+// entries opens the index of the services that q is about, positioned at the newest entry that can count.
+func (r *reader) entries(bucket uint32, q *Query) (e entries, err error) {
+	services := []string{strings.ToLower(q.Service)}
+	if q.Service == "" {
+		if services, err = r.services(bucket); err != nil {
+			return nil, err
+		}
+	}
+	base := int64(bucket) * 1e6
+	from := uint32(max(0, (q.From-base)/1000))
+	to := uint32(max(0, min((q.To+slack.Microseconds()-base)/1000+1, 1<<32-1)))
+	for _, s := range services {
+		it, err := r.snap.NewIter(&pebble.IterOptions{
+			LowerBound: appendIndex(nil, bucket, s, from, 0),
+			UpperBound: appendIndex(nil, bucket, s, to, 0),
+		})
+		if err != nil {
+			e.close()
+			return nil, fmt.Errorf("searching: %w", err)
+		}
+		if !it.Last() {
+			_ = it.Close()
+			continue
+		}
+		offset, _ := indexTail(it.Key())
+		e = append(e, entry{it, offset})
+	}
+	heap.Init(&e)
+	return e, nil
+}
+
+// services returns the services in a bucket's index, by seeking from one to the next.
+func (r *reader) services(bucket uint32) (list []string, err error) {
+	prefix := appendKind(nil, bucket, kindIndex)
+	for ok := r.it.SeekGE(prefix); ok && bytes.HasPrefix(r.it.Key(), prefix); {
+		key := r.it.Key()
+		name := string(key[len(prefix) : len(key)-13])
+		list = append(list, name)
+		ok = r.it.SeekGE(after(appendService(nil, bucket, name)))
+	}
+	return list, r.it.Error()
+}
+
+// NameType is what Names lists.
+type NameType byte
+
+// The lists. They are stored: never change a letter.
+const (
+	Services       NameType = 's' // the owner is ""
+	SpanNames      NameType = 'v' // of a service
+	RemoteServices NameType = 'r' // of a service
+	TagValues      NameType = 't' // of a tag
+)
+
+// maxNames bounds a list.
+const maxNames = 10_000
+
+// Names returns a list of names, sorted.
+func (s *Store) Names(ctx context.Context, t NameType, owner string) ([]string, error) {
+	r, err := s.reader()
+	if err != nil {
+		return nil, err
+	}
+	defer r.close()
+	if t != TagValues {
+		owner = strings.ToLower(owner)
+	}
+	set := make(map[string]struct{})
+	for _, b := range s.allBuckets() {
+		prefix := appendName(nil, b, t, owner, "")
+		for ok := r.it.SeekGE(prefix); ok && bytes.HasPrefix(r.it.Key(), prefix) && len(set) < maxNames; ok = r.it.Next() {
+			set[string(r.it.Key()[len(prefix):])] = struct{}{}
+		}
+		if err := cmp.Or(r.it.Error(), ctx.Err()); err != nil {
+			return nil, fmt.Errorf("listing names: %w", err)
+		}
+	}
+	names := make([]string, 0, len(set))
+	for n := range set {
+		names = append(names, n)
+	}
+	slices.Sort(names)
+	return names, nil
+}
+
+// Walk calls fn with each trace of the buckets in a time range in microseconds, in the order of the lower half of their
+// ids, until it returns false. Spans have no annotations and no tags but error. It needs memory for one trace at a time.
+func (s *Store) Walk(ctx context.Context, from, to int64, fn func(spans []span.Span) bool) error {
+	r, err := s.reader()
+	if err != nil {
+		return err
+	}
+	defer r.close()
+	var w walk
+	defer w.close()
+	for _, b := range s.buckets(from/1e6, to/1e6) {
+		prefix := appendKind(nil, b, kindChunk)
+		it, err := r.snap.NewIter(&pebble.IterOptions{LowerBound: prefix, UpperBound: after(prefix)})
+		if err != nil {
+			return fmt.Errorf("reading traces: %w", err)
+		}
+		if it.First() {
+			w = append(w, walker{it, b, chunkTrace(it.Key()).Lo})
+		} else {
+			_ = it.Close()
+		}
+	}
+	heap.Init(&w)
+	var spans []span.Span
+	for len(w) > 0 && ctx.Err() == nil {
+		lo := w[0].lo
+		spans = spans[:0]
+		for len(w) > 0 && w[0].lo == lo {
+			if len(spans) < maxTrace {
+				if spans, err = r.chunk(spans, w[0].bucket, w[0].it, true); err != nil {
+					return err
+				}
+			}
+			if err := w.next(); err != nil {
+				return err
+			}
+		}
+		if !fn(spans) {
+			return nil
+		}
+	}
+	return ctx.Err()
+}
+
+// walk is a heap of chunk iterators, one per bucket, the smallest trace on top.
+type walk []walker
+
+type walker struct {
+	it     *pebble.Iterator
+	bucket uint32
+	lo     uint64
+}
+
+// Len implements heap.Interface.
+func (w walk) Len() int { return len(w) }
+
+// Less implements heap.Interface.
+func (w walk) Less(i, j int) bool { return w[i].lo < w[j].lo }
+
+// Swap implements heap.Interface.
+func (w walk) Swap(i, j int) { w[i], w[j] = w[j], w[i] }
+
+// Push implements heap.Interface.
+func (w *walk) Push(x any) { *w = append(*w, x.(walker)) }
+
+// Pop implements heap.Interface.
+func (w *walk) Pop() any {
+	last := (*w)[len(*w)-1]
+	*w = (*w)[:len(*w)-1]
+	return last
+}
+
+func (w *walk) next() error {
+	top := &(*w)[0]
+	if top.it.Next() {
+		top.lo = chunkTrace(top.it.Key()).Lo
+		heap.Fix(w, 0)
+		return nil
+	}
+	err := top.it.Error()
+	_ = top.it.Close()
+	heap.Pop(w)
+	return err
+}
+
+func (w *walk) close() {
+	for _, x := range *w {
+		_ = x.it.Close()
+	}
+}

@@ -1,0 +1,155 @@
+package tracing
+
+import (
+	"cmp"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"slices"
+	"sync"
+	"time"
+
+	"bijou.dev/platform/discovery"
+	"bijou.dev/platform/service"
+	"bijou.dev/services/tracing/internal/span"
+)
+
+const (
+	// hopHeader marks a question that another replica passes on: it is answered from the own store only.
+	hopHeader = "Bijou-Internal-Hop"
+	// missingHeader names the replicas that did not answer, separated by commas. What they have is missing.
+	missingHeader = "Bijou-Peers-Missing"
+	// incompleteHeader is "true" when an answer was cut short by a limit of work.
+	incompleteHeader = "Bijou-Incomplete"
+)
+
+const (
+	peerTimeout = 5 * time.Second
+	maxAnswer   = 64 << 20 // bytes of a peer's answer that is held in memory
+)
+
+// peers are the other replicas.
+type peers struct {
+	self      string
+	instances func() []discovery.Instance
+	client    *http.Client
+}
+
+func newPeers(p *service.Process) *peers {
+	t := &http.Transport{DialContext: p.DialContext, MaxIdleConnsPerHost: 4, IdleConnTimeout: time.Minute}
+	p.OnStop("connections to peers", func(context.Context) error {
+		t.CloseIdleConnections()
+		return nil
+	})
+	return &peers{
+		self:      p.Instance(),
+		instances: func() []discovery.Instance { return p.Discovery().Instances(p.Name()) },
+		client:    &http.Client{Transport: t},
+	}
+}
+
+// peer is another replica that serves.
+type peer struct{ id, addr string }
+
+// others returns the replicas to ask. A question that came from one of them goes no further.
+func (p *peers) others(r *http.Request) []peer {
+	if r.Header.Get(hopHeader) != "" {
+		return nil
+	}
+	var out []peer
+	for _, i := range p.instances() {
+		if addr := i.Endpoints["zipkin"]; i.ID != p.self && addr != "" && (i.Status == discovery.Up || i.Status == discovery.Draining) {
+			out = append(out, peer{i.ID, addr})
+		}
+	}
+	return out
+}
+
+// open asks one replica. 404 is io.EOF: it has nothing.
+func (p *peers) open(ctx context.Context, to peer, path string) (io.ReadCloser, error) {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+to.addr+path, nil)
+	if err != nil {
+		return nil, err
+	}
+	req.Header.Set(hopHeader, p.self)
+	resp, err := p.client.Do(req)
+	if err != nil {
+		return nil, err
+	}
+	if resp.StatusCode != http.StatusOK {
+		_ = resp.Body.Close()
+		if resp.StatusCode == http.StatusNotFound {
+			return nil, io.EOF
+		}
+		return nil, fmt.Errorf("asking %s: %s", to.id, resp.Status)
+	}
+	return resp.Body, nil
+}
+
+// gather asks replicas the same question at once. Those that do not answer are added to missing.
+func gather[T any](ctx context.Context, p *peers, to []peer, path string, missing *missing) []T {
+	ctx, cancel := context.WithTimeout(ctx, peerTimeout)
+	defer cancel()
+	var mu sync.Mutex
+	var wg sync.WaitGroup
+	var parts []T
+	for _, t := range to {
+		wg.Go(func() {
+			body, err := p.open(ctx, t, path)
+			if errors.Is(err, io.EOF) {
+				return
+			}
+			var part T
+			if err == nil {
+				err = json.NewDecoder(io.LimitReader(body, maxAnswer)).Decode(&part)
+				_ = body.Close()
+			}
+			if err != nil {
+				missing.add(t.id)
+				return
+			}
+			mu.Lock()
+			defer mu.Unlock()
+			parts = append(parts, part)
+		})
+	}
+	wg.Wait()
+	return parts
+}
+
+// missing collects the ids of replicas that did not answer.
+type missing struct {
+	mu  sync.Mutex
+	ids []string
+}
+
+func (m *missing) add(id string) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if !slices.Contains(m.ids, id) {
+		m.ids = append(m.ids, id)
+	}
+}
+
+// joinTraces joins parts of traces by id, allowing for ids that were cut to 64 bits, and sorts the newest first.
+func joinTraces(parts [][]span.Span) [][]span.Span {
+	byLo := make(map[uint64][]span.Span)
+	for _, t := range parts {
+		if len(t) > 0 {
+			byLo[t[0].Trace.Lo] = append(byLo[t[0].Trace.Lo], t...)
+		}
+	}
+	traces := make([][]span.Span, 0, len(byLo))
+	for _, spans := range byLo {
+		for _, t := range span.Split(spans) {
+			traces = append(traces, span.Merge(t))
+		}
+	}
+	slices.SortFunc(traces, func(a, b []span.Span) int {
+		return cmp.Or(cmp.Compare(span.Begin(b), span.Begin(a)), cmp.Compare(a[0].Trace.Lo, b[0].Trace.Lo))
+	})
+	return traces
+}

@@ -1,0 +1,159 @@
+// Package tracing is the trace store: it takes spans in, keeps them on disk for some days, and answers questions about
+// them.
+//
+// Spans come as OTLP over gRPC (listener "otlp"), as OTLP over HTTP in protobuf or JSON ("otlphttp"), and as Zipkin v2
+// JSON ("zipkin"). They are acknowledged when they are synced to disk. Questions are asked in Zipkin's v2 API, on
+// "zipkin" too.
+//
+// Several replicas share nothing: each keeps the spans that were sent to it, and a question is passed on to the others.
+package tracing
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"net/http"
+	"time"
+
+	"google.golang.org/grpc"
+
+	"bijou.dev/platform/config"
+	"bijou.dev/platform/service"
+	"bijou.dev/services/tracing/internal/store"
+)
+
+// Options of the service. Dir is required.
+type Options struct {
+	// Dir is the folder of the store, on a volume that outlives the process. Required: there is no store in memory.
+	Dir string
+	// Retention is how long spans are kept, unless the setting tracing.retention says otherwise. 0 means 72 h.
+	Retention time.Duration
+	// MaxBytes is the size of the store, unless the setting tracing.maxBytes says otherwise. 0 means 2 GiB.
+	MaxBytes int64
+	// Cache is the memory for blocks of the store's files, in bytes. 0 means 32 MiB.
+	Cache int64
+	// InFlight bounds the memory of spans that are not on disk yet, in bytes. 0 means 64 MiB.
+	InFlight int64
+	// Autocomplete lists tags whose values the query API lists. Nil means environment, zone and version.
+	Autocomplete []string
+}
+
+func (o Options) validate() error {
+	switch {
+	case o.Dir == "":
+		return errors.New("Dir: is required (-dir): traces are kept on disk")
+	case o.Retention != 0 && (o.Retention < minRetention || o.Retention > maxRetention):
+		return fmt.Errorf("Retention: must be from %v to %v", minRetention, maxRetention)
+	case o.MaxBytes != 0 && o.MaxBytes < minBytes:
+		return fmt.Errorf("MaxBytes: must be at least %d", minBytes)
+	case o.Cache < 0, o.InFlight < 0:
+		return errors.New("Cache, InFlight: must not be negative")
+	}
+	return nil
+}
+
+const (
+	minRetention = 15 * time.Minute
+	maxRetention = 30 * 24 * time.Hour // a trace is looked for in every part of it
+	minBytes     = 16 << 20
+)
+
+func (o *Options) setDefaults() {
+	if o.Retention == 0 {
+		o.Retention = 72 * time.Hour
+	}
+	if o.MaxBytes == 0 {
+		o.MaxBytes = 2 << 30
+	}
+	if o.InFlight == 0 {
+		o.InFlight = 64 << 20
+	}
+	if o.Autocomplete == nil {
+		o.Autocomplete = []string{"deployment.environment.name", "cloud.availability_zone", "service.version"}
+	}
+}
+
+// New opens the store and serves it on the process's listeners. A store that cannot be opened is an error; one whose
+// disk fails later ends the process.
+func New(_ context.Context, p *service.Process, opts Options) error {
+	if err := opts.validate(); err != nil {
+		return fmt.Errorf("tracing: %w", err)
+	}
+	opts.setDefaults()
+	retention := config.Duration(p.Config(), "tracing.retention", opts.Retention, config.Spec{
+		Doc: "How long spans are kept.", Min: minRetention.String(), Max: maxRetention.String(),
+	})
+	maxBytes := config.Int(p.Config(), "tracing.maxBytes", opts.MaxBytes, config.Spec{
+		Doc: "Size of the trace store on disk. Beyond it the oldest spans go.", Unit: "bytes", Min: fmt.Sprint(minBytes),
+	})
+	st, err := store.Open(store.Options{
+		Dir: opts.Dir, Retention: retention.Get, MaxBytes: maxBytes.Get, Cache: opts.Cache,
+		Autocomplete: opts.Autocomplete, Log: p.Log(),
+	})
+	if err != nil {
+		return err
+	}
+	p.OnStop("store", func(context.Context) error { return st.Close() })
+	p.Ready("store", st.Err)
+
+	m := newMetrics(p.Metrics(), st)
+	in := &ingest{store: st, metrics: m, limit: opts.InFlight}
+	q := &queries{store: st, metrics: m, peers: newPeers(p), autocomplete: opts.Autocomplete, log: p.Log()}
+	p.Go("retention", func(ctx context.Context) error { return expire(ctx, p, st, m) })
+	return listen(p, in, q)
+}
+
+func listen(p *service.Process, in *ingest, q *queries) error {
+	if err := p.Handle("otlphttp", in.otlpHandler()); err != nil {
+		return err
+	}
+	mux := http.NewServeMux()
+	mux.HandleFunc("POST /api/v2/spans", in.zipkin)
+	q.register(mux)
+	// Zipkin's own pages ask below /zipkin.
+	mux.Handle("/zipkin/", http.StripPrefix("/zipkin", mux))
+	if err := p.Handle("zipkin", mux); err != nil {
+		return err
+	}
+	l, err := p.Listen("otlp")
+	if err != nil {
+		return err
+	}
+	srv := in.grpcServer()
+	p.OnStop("listener otlp", func(context.Context) error {
+		srv.Stop()
+		return nil
+	})
+	p.Go("otlp", func(ctx context.Context) error {
+		stop := context.AfterFunc(ctx, srv.Stop)
+		defer stop()
+		if err := srv.Serve(l); err != nil && !errors.Is(err, grpc.ErrServerStopped) && ctx.Err() == nil {
+			return fmt.Errorf("serving OTLP: %w", err)
+		}
+		return nil
+	})
+	return nil
+}
+
+// expire forgets old spans until ctx ends. It returns an error when the store failed: nothing can be stored then, and a
+// new start may find a disk that works.
+func expire(ctx context.Context, p *service.Process, st *store.Store, m *metrics) error {
+	for {
+		timer := time.NewTimer(4*time.Second + rand.N(2*time.Second))
+		select {
+		case <-ctx.Done():
+			timer.Stop()
+			return nil
+		case <-st.Failed():
+			timer.Stop()
+			return st.Err()
+		case <-timer.C:
+		}
+		n, err := st.Expire(ctx, time.Now())
+		m.expired.Add(float64(n))
+		if err != nil && ctx.Err() == nil {
+			p.Log().Warn("forgetting old spans", "error", err)
+		}
+	}
+}
