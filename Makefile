@@ -24,8 +24,9 @@ lint: $(TOOLS)/golangci-lint $(TOOLS)/buf ## lint every module and every contrac
 	@for m in $(MODULES); do echo "lint $$m"; (cd $$m && golangci-lint run ./...) || exit 1; done
 	@for p in $(PROTOS); do (cd $$p && buf lint && buf format --diff --exit-code) || exit 1; done
 
+AGAINST ?= main
 breaking: $(TOOLS)/buf ## check that no contract changed in a way that breaks those in use on main
-	@for p in $(PROTOS); do (cd $$p && buf breaking --against "$(CURDIR)/.git#branch=main,subdir=$$p") || exit 1; done
+	@for p in $(PROTOS); do (cd $$p && buf breaking --against "$(CURDIR)/.git#ref=$(AGAINST),subdir=$$p") || exit 1; done
 
 policy: ## test the rules of the house: imports, modules, documents
 	go test ./deploy/e2e/policy/...
