@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -213,7 +214,8 @@ func TestSeeds(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		network := memnet.New()
 		one, two := newScript(t, network, "one"), newScript(t, network, "two")
-		one.opening, two.opening = snapshot("a1"), snapshot("a1 a2")
+		one.open(snapshot("a1"))
+		two.open(snapshot("a1 a2"))
 		c, _ := run(t, discovery.Options{Seeds: []string{"dead:7000", "one:7000", "two:7000"}, DialContext: network.DialContext})
 		after(5 * time.Second)
 		seed := c.Stats().Seed
@@ -233,20 +235,20 @@ func TestSeeds(t *testing.T) {
 func TestNeverGivesUp(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		network := memnet.New()
-		dials := 0
+		var dials atomic.Int64
 		c, _ := run(t, discovery.Options{Seeds: []string{"one:7000"}, DialContext: func(ctx context.Context, n, addr string) (net.Conn, error) {
-			dials++
+			dials.Add(1)
 			return network.DialContext(ctx, n, addr)
 		}})
 		after(time.Hour)
-		if dials < 300 || dials > 1000 {
-			t.Errorf("%d tries in an hour, want about one in 7.5 s", dials)
+		if n := dials.Load(); n < 300 || n > 1000 {
+			t.Errorf("%d tries in an hour, want about one in 7.5 s", n)
 		}
 		if err := c.Synced(); errs.KindOf(err) != errs.Unavailable || !strings.Contains(err.Error(), "one:7000") {
 			t.Errorf("synced is %v, want the seed and why", err)
 		}
 		s := newScript(t, network, "one")
-		s.opening = snapshot("a1")
+		s.open(snapshot("a1"))
 		after(11 * time.Second)
 		if err := c.Synced(); err != nil || view(c) != "a1" {
 			t.Errorf("after an hour: %v, knows %q", err, view(c))
@@ -258,7 +260,7 @@ func TestLastKnownOnDisk(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		dir := t.TempDir()
 		s := newScript(t, memnet.New(), "one")
-		s.opening = snapshot("a1 a2 a3 b1 c1")
+		s.open(snapshot("a1 a2 a3 b1 c1"))
 		o := discovery.Options{Seeds: []string{s.addr}, DialContext: s.net.DialContext, Dir: dir}
 		_, stop := run(t, o)
 		after(3 * time.Second)
@@ -281,7 +283,7 @@ func TestLastKnownOnDisk(t *testing.T) {
 		}
 		// Rule 4: the file may be old. a has a successor, c has none.
 		s = newScript(t, s.net, "one")
-		s.opening = snapshot("a4")
+		s.open(snapshot("a4"))
 		after(11 * time.Second)
 		if got := view(c); got != "a4 c1?" {
 			t.Errorf("after the first snapshot it knows %q, want a4 c1?", got)
@@ -298,7 +300,7 @@ func TestDamagedFile(t *testing.T) {
 	path := filepath.Join(dir, "instances.json")
 	synctest.Test(t, func(t *testing.T) {
 		s := newScript(t, memnet.New(), "one")
-		s.opening = snapshot("a1 a2")
+		s.open(snapshot("a1 a2"))
 		_, stop := run(t, discovery.Options{Seeds: []string{s.addr}, DialContext: s.net.DialContext, Dir: dir})
 		after(3 * time.Second)
 		stop()

@@ -99,16 +99,15 @@ func (r *Registrar) session(ctx context.Context, seed string) (good bool, err er
 		return false, err
 	}
 	defer release()
-	ctx, cancel := context.WithCancelCause(ctx)
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
 	stream, err := discoveryv1.NewDiscoveryClient(conn).Register(ctx)
 	if err != nil {
-		cancel(nil)
 		return false, ended(ctx, err)
 	}
 	answers, over := make(chan *discoveryv1.RegisterResponse), make(chan error, 1)
-	var wg sync.WaitGroup
-	defer wg.Wait()
-	defer cancel(nil)
 	wg.Go(func() { over <- receive(ctx, stream, answers) })
 
 	beat, quiet := time.NewTimer(0), time.NewTimer(r.patience())

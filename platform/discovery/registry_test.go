@@ -126,6 +126,9 @@ func (s *script) set(change func(s *script)) {
 	change(s)
 }
 
+// open has each new watch stream begin with m.
+func (s *script) open(m *discoveryv1.WatchResponse) { s.set(func(s *script) { s.opening = m }) }
+
 // last is the newest heartbeat, and how many there were.
 func (s *script) last() (*discoveryv1.RegisterRequest, int) {
 	s.mu.Lock()

@@ -177,7 +177,7 @@ func TestResolverWaitsForTheFirstAnswer(t *testing.T) {
 		if got := cc.told(); got != "1 1 []" || !strings.Contains(cc.errs[0].Error(), `"a": no instance is known: no registry has answered yet: one:7000`) {
 			t.Errorf("when nobody answers: %s, %v", got, cc.errs)
 		}
-		s.opening = snapshot("a1")
+		s.open(snapshot("a1"))
 		s.net.Heal("one")
 		after(15 * time.Second)
 		if got := cc.told(); got != "2 1 [a1@a1:7000]" {

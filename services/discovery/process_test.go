@@ -68,4 +68,3 @@ func TestProcess(t *testing.T) {
 		}
 	})
 }
-

@@ -204,9 +204,11 @@ func (r *registry) reviseLocked(k key, rec *record, reported *discoveryv1.Instan
 	next := proto.CloneOf(reported)
 	next.Suspect = suspect
 	r.judgeLocked(k, next)
-	if rec.inst != nil && rec.inst.GetStatus() == next.GetStatus() {
-		next.StatusSince = rec.inst.GetStatusSince()
-	} else {
+	before := rec.inst.GetStatusSince()
+	switch {
+	case rec.inst != nil && rec.inst.GetStatus() == next.GetStatus():
+		next.StatusSince = before
+	case next.GetStatusSince() == nil || proto.Equal(next.GetStatusSince(), before):
 		next.StatusSince = timestamppb.Now()
 	}
 	if rec.inst != nil && proto.Equal(rec.inst, next) {

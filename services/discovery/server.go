@@ -130,6 +130,7 @@ func (s *Server) receive(stream grpc.BidiStreamingServer[discoveryv1.RegisterReq
 		if err := checkHeartbeat(req); err != nil {
 			return err
 		}
+		req.Instance.StatusSince = nil // ours to say
 		if err := s.reg.heartbeat(sess, req, time.Now()); err != nil {
 			return err
 		}
