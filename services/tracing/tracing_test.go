@@ -1,0 +1,553 @@
+package tracing_test
+
+import (
+	"bytes"
+	"compress/gzip"
+	"context"
+	"encoding/hex"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/url"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	collector "go.opentelemetry.io/proto/otlp/collector/trace/v1"
+	common "go.opentelemetry.io/proto/otlp/common/v1"
+	resource "go.opentelemetry.io/proto/otlp/resource/v1"
+	otlp "go.opentelemetry.io/proto/otlp/trace/v1"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials/insecure"
+	encgzip "google.golang.org/grpc/encoding/gzip"
+	"google.golang.org/protobuf/proto"
+
+	"bijou.dev/platform/discovery"
+	"bijou.dev/platform/errs"
+	"bijou.dev/platform/memnet"
+	"bijou.dev/platform/service"
+	"bijou.dev/platform/trace"
+	"bijou.dev/services/tracing"
+)
+
+// server is a replica of the service on an in-memory network.
+type server struct {
+	*service.Process
+	t      *testing.T
+	net    *memnet.Network
+	host   string
+	client *http.Client
+}
+
+func start(t *testing.T, n *memnet.Network, host string, opts tracing.Options) *server {
+	t.Helper()
+	if opts.Dir == "" {
+		opts.Dir = t.TempDir()
+	}
+	p, err := service.New(t.Context(), service.Options{
+		Name: "tracing", Instance: host, Drain: time.Second,
+		Listen: map[string]string{"otlp": host + ":4317", "otlphttp": host + ":4318", "zipkin": host + ":9411", "admin": host + ":9090"},
+		Net:    service.Net{Listen: n.Listen, DialContext: n.DialContext},
+	}, func(ctx context.Context, p *service.Process) error { return tracing.New(ctx, p, opts) })
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- p.Run(ctx) }()
+	t.Cleanup(func() {
+		cancel()
+		if err := <-done; err != nil {
+			t.Errorf("running %s: %v", host, err)
+		}
+	})
+	return &server{p, t, n, host, &http.Client{Transport: &http.Transport{DialContext: n.DialContext}}}
+}
+
+// do sends a request and returns the answer with its body read.
+func (s *server) do(method, port, path, contentType, encoding string, body []byte) (*http.Response, string) {
+	s.t.Helper()
+	req, err := http.NewRequestWithContext(s.t.Context(), method, "http://"+s.host+":"+port+path, bytes.NewReader(body))
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	if contentType != "" {
+		req.Header.Set("Content-Type", contentType)
+	}
+	if encoding != "" {
+		req.Header.Set("Content-Encoding", encoding)
+	}
+	resp, err := s.client.Do(req)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	b, err := io.ReadAll(resp.Body)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	return resp, string(b)
+}
+
+// get asks the query API and decodes the answer.
+func (s *server) get(path string, into any) *http.Response {
+	s.t.Helper()
+	resp, body := s.do("GET", "9411", path, "", "", nil)
+	if resp.StatusCode != 200 {
+		s.t.Fatalf("GET %s: %s: %s", path, resp.Status, body)
+	}
+	if err := json.Unmarshal([]byte(body), into); err != nil {
+		s.t.Fatalf("GET %s: %v: %s", path, err, body)
+	}
+	return resp
+}
+
+func (s *server) post(spans string) {
+	s.t.Helper()
+	if resp, body := s.do("POST", "9411", "/api/v2/spans", "application/json", "", []byte(spans)); resp.StatusCode != 202 {
+		s.t.Fatalf("posting spans: %s: %s", resp.Status, body)
+	}
+}
+
+func (s *server) otlp(opts ...grpc.DialOption) collector.TraceServiceClient {
+	s.t.Helper()
+	opts = append(opts, grpc.WithTransportCredentials(insecure.NewCredentials()),
+		grpc.WithContextDialer(func(ctx context.Context, addr string) (net.Conn, error) { return s.net.DialContext(ctx, "tcp", addr) }))
+	conn, err := grpc.NewClient("passthrough:///"+s.host+":4317", opts...)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	s.t.Cleanup(func() { _ = conn.Close() })
+	return collector.NewTraceServiceClient(conn)
+}
+
+// metric returns a value of the admin page.
+func (s *server) metric(name string) float64 {
+	s.t.Helper()
+	_, body := s.do("GET", "9090", "/metrics", "", "", nil)
+	for line := range strings.SplitSeq(body, "\n") {
+		if rest, ok := strings.CutPrefix(line, name+" "); ok {
+			v, err := strconv.ParseFloat(rest, 64)
+			if err != nil {
+				s.t.Fatal(err)
+			}
+			return v
+		}
+	}
+	return 0
+}
+
+func zip(b []byte) []byte {
+	var buf bytes.Buffer
+	z := gzip.NewWriter(&buf)
+	_, _ = z.Write(b)
+	_ = z.Close()
+	return buf.Bytes()
+}
+
+func id(hexa string) []byte {
+	b, err := hex.DecodeString(hexa)
+	if err != nil {
+		panic(err)
+	}
+	return b
+}
+
+func request(traceID string, start time.Time) *collector.ExportTraceServiceRequest {
+	attr := func(k, v string) *common.KeyValue {
+		return &common.KeyValue{Key: k, Value: &common.AnyValue{Value: &common.AnyValue_StringValue{StringValue: v}}}
+	}
+	return &collector.ExportTraceServiceRequest{ResourceSpans: []*otlp.ResourceSpans{{
+		Resource: &resource.Resource{Attributes: []*common.KeyValue{attr("service.name", "catalog")}},
+		ScopeSpans: []*otlp.ScopeSpans{{Spans: []*otlp.Span{{
+			TraceId: id(traceID), SpanId: id("00f067aa0ba902b7"), ParentSpanId: id("00f067aa0ba90200"), Name: "GetMovie", Kind: otlp.Span_SPAN_KIND_CLIENT,
+			StartTimeUnixNano: uint64(start.UnixNano()), EndTimeUnixNano: uint64(start.Add(time.Millisecond).UnixNano()),
+			Attributes: []*common.KeyValue{attr("peer.service", "db")},
+		}}}},
+	}}}
+}
+
+// One span, sent in every way there is, is always the same.
+func TestIngest(t *testing.T) {
+	s := start(t, memnet.New(), "a", tracing.Options{})
+	at := time.Now().Add(-time.Minute).Truncate(time.Millisecond)
+	otlpJSON := func(tid string) []byte {
+		return fmt.Appendf(nil, `{"resourceSpans":[{"resource":{"attributes":[{"key":"service.name","value":{"stringValue":"catalog"}}]},"scopeSpans":[{"spans":[
+			{"traceId":%q,"spanId":"00f067aa0ba902b7","parentSpanId":"00f067aa0ba90200","name":"GetMovie","kind":3,"startTimeUnixNano":"%d","endTimeUnixNano":"%d",
+			"attributes":[{"key":"peer.service","value":{"stringValue":"db"}}]}]}]}]}`, tid, at.UnixNano(), at.Add(time.Millisecond).UnixNano())
+	}
+	zipkin := func(tid string) []byte {
+		return fmt.Appendf(nil, `[{"traceId":%q,"id":"00f067aa0ba902b7","parentId":"00f067aa0ba90200","name":"GetMovie","kind":"CLIENT","timestamp":%d,"duration":1000,
+			"localEndpoint":{"serviceName":"catalog"},"remoteEndpoint":{"serviceName":"db"},"tags":{"peer.service":"db"}}]`, tid, at.UnixMicro())
+	}
+	protobuf := func(tid string) []byte {
+		b, err := proto.Marshal(request(tid, at))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return b
+	}
+	post := func(port, path, contentType, encoding string, status int, body []byte) {
+		t.Helper()
+		if encoding == "gzip" {
+			body = zip(body)
+		}
+		if resp, b := s.do("POST", port, path, contentType, encoding, body); resp.StatusCode != status {
+			t.Fatalf("%s %s %s: %s: %s", path, contentType, encoding, resp.Status, b)
+		}
+	}
+	export := func(tid string, opts ...grpc.CallOption) {
+		t.Helper()
+		resp, err := s.otlp().Export(t.Context(), request(tid, at), opts...)
+		if err != nil || resp.GetPartialSuccess() != nil {
+			t.Fatal(resp, err)
+		}
+	}
+	tid := func(n int) string { return fmt.Sprintf("4bf92f3577b34da6a3ce929d0e0e47%02x", n) }
+	export(tid(1))
+	export(tid(2), grpc.UseCompressor(encgzip.Name))
+	post("4318", "/v1/traces", "application/x-protobuf", "", 200, protobuf(tid(3)))
+	post("4318", "/v1/traces", "application/x-protobuf", "gzip", 200, protobuf(tid(4)))
+	post("4318", "/v1/traces", "application/json", "", 200, otlpJSON(tid(5)))
+	post("4318", "/v1/traces", "application/json; charset=utf-8", "gzip", 200, otlpJSON(tid(6)))
+	post("9411", "/api/v2/spans", "application/json", "", 202, zipkin(tid(7)))
+	post("9411", "/api/v2/spans", "application/json", "gzip", 202, zipkin(tid(8)))
+	post("9411", "/zipkin/api/v2/spans", "", "", 202, zipkin(tid(9)))
+
+	var want []any
+	if err := json.Unmarshal(zipkin(tid(7)), &want); err != nil {
+		t.Fatal(err)
+	}
+	for n := range 9 {
+		want[0].(map[string]any)["traceId"] = tid(n + 1)
+		var got []any
+		s.get("/api/v2/trace/"+tid(n+1), &got)
+		if diff := cmp.Diff(want, got); diff != "" {
+			t.Errorf("trace %d (-want +got):\n%s", n+1, diff)
+		}
+	}
+	if got := s.metric("bijou_tracing_spans_stored_total"); got != 9 {
+		t.Errorf("%v spans stored, want 9", got)
+	}
+}
+
+func TestIngestRefuses(t *testing.T) {
+	s := start(t, memnet.New(), "a", tracing.Options{})
+	bomb := zip(make([]byte, 64<<20))
+	many := "[" + strings.Repeat(`{"traceId":"1","id":"1"},`, 20_000) + `{"traceId":"1","id":"1"}]`
+	tests := []struct {
+		name, port, path, contentType, encoding string
+		body                                    []byte
+		status                                  int
+	}{
+		{"broken protobuf", "4318", "/v1/traces", "application/x-protobuf", "", []byte("\x0a\xff"), 400},
+		{"broken OTLP JSON", "4318", "/v1/traces", "application/json", "", []byte(`{"resourceSpans":[`), 400},
+		{"broken Zipkin JSON", "9411", "/api/v2/spans", "application/json", "", []byte(`[{]`), 400},
+		{"too many spans", "9411", "/api/v2/spans", "application/json", "", []byte(many), 400},
+		{"wrong type", "4318", "/v1/traces", "text/plain", "", []byte(`x`), 415},
+		{"wrong Zipkin type", "9411", "/api/v2/spans", "application/x-protobuf", "", []byte(`x`), 415},
+		{"unknown encoding", "4318", "/v1/traces", "application/json", "br", []byte(`{}`), 400},
+		{"broken gzip", "4318", "/v1/traces", "application/json", "gzip", []byte(`{}`), 400},
+		{"gzip bomb", "4318", "/v1/traces", "application/json", "gzip", bomb, 413},
+		{"gzip bomb for Zipkin", "9411", "/api/v2/spans", "application/json", "gzip", bomb, 413},
+		{"large body", "4318", "/v1/traces", "application/json", "", make([]byte, 5<<20), 413},
+		{"wrong method", "4318", "/v1/traces", "application/json", "", nil, 405},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			method := "POST"
+			if tt.status == 405 {
+				method = "GET"
+			}
+			if resp, body := s.do(method, tt.port, tt.path, tt.contentType, tt.encoding, tt.body); resp.StatusCode != tt.status || len(body) == 0 {
+				t.Errorf("%s with %q, want %d and a reason", resp.Status, body, tt.status)
+			}
+		})
+	}
+	if _, err := s.otlp(grpc.WithDefaultCallOptions(grpc.MaxCallSendMsgSize(64<<20))).Export(t.Context(), huge()); errs.KindOf(err) != errs.Exhausted {
+		t.Errorf("a message of 20 MiB: %v", err)
+	}
+	s.post(`[]`) // it lives
+}
+
+func huge() *collector.ExportTraceServiceRequest {
+	req := request("4bf92f3577b34da6a3ce929d0e0e4736", time.Now())
+	req.ResourceSpans[0].ScopeSpans[0].Spans[0].Name = strings.Repeat("x", 20<<20)
+	return req
+}
+
+func TestPartialSuccess(t *testing.T) {
+	s := start(t, memnet.New(), "a", tracing.Options{})
+	req := request("4bf92f3577b34da6a3ce929d0e0e4736", time.Now())
+	sc := req.ResourceSpans[0].ScopeSpans[0]
+	old := proto.Clone(sc.Spans[0]).(*otlp.Span)
+	old.StartTimeUnixNano = uint64(time.Now().Add(-100 * time.Hour).UnixNano())
+	sc.Spans = append(sc.Spans, &otlp.Span{Name: "no ids"}, old)
+	resp, err := s.otlp().Export(t.Context(), req)
+	if err != nil || resp.GetPartialSuccess().GetRejectedSpans() != 2 || resp.GetPartialSuccess().GetErrorMessage() == "" {
+		t.Errorf("over gRPC: %v, %v; want 2 refused with a reason", resp, err)
+	}
+	b, _ := proto.Marshal(req)
+	_, body := s.do("POST", "4318", "/v1/traces", "application/x-protobuf", "", b)
+	var over collector.ExportTraceServiceResponse
+	if err := proto.Unmarshal([]byte(body), &over); err != nil || over.GetPartialSuccess().GetRejectedSpans() != 2 {
+		t.Errorf("over HTTP: %v, %v", &over, err)
+	}
+	if got := s.metric(`bijou_tracing_spans_dropped_total{reason="expired"}`); got != 2 {
+		t.Errorf("%v spans counted as expired, want 2", got)
+	}
+}
+
+// A sender that sends more than the memory for it is told to come back, in its own protocol.
+func TestBackPressure(t *testing.T) {
+	s := start(t, memnet.New(), "a", tracing.Options{InFlight: 1 << 10})
+	_, err := s.otlp().Export(t.Context(), big())
+	if err = errs.FromRPC(err); errs.KindOf(err) != errs.Exhausted || errs.RetryAfter(err) == 0 {
+		t.Errorf("over gRPC: %v, retry after %v", err, errs.RetryAfter(err))
+	}
+	b, _ := proto.Marshal(big())
+	if resp, _ := s.do("POST", "4318", "/v1/traces", "application/x-protobuf", "", b); resp.StatusCode != 429 || resp.Header.Get("Retry-After") == "" {
+		t.Errorf("over HTTP: %s, retry after %q", resp.Status, resp.Header.Get("Retry-After"))
+	}
+	if resp, _ := s.do("POST", "9411", "/api/v2/spans", "application/json", "", []byte(`[{"traceId":"1","id":"1"}]`)); resp.StatusCode != 429 || resp.Header.Get("Retry-After") == "" {
+		t.Errorf("Zipkin: %s, retry after %q", resp.Status, resp.Header.Get("Retry-After"))
+	}
+	if s.metric(`bijou_tracing_spans_dropped_total{reason="busy"}`) == 0 {
+		t.Error("refusals are not counted")
+	}
+}
+
+func big() *collector.ExportTraceServiceRequest {
+	req := request("4bf92f3577b34da6a3ce929d0e0e4736", time.Now())
+	req.ResourceSpans[0].ScopeSpans[0].Spans[0].Name = strings.Repeat("x", 4<<10)
+	return req
+}
+
+// film posts a trace of a call from web to catalog, which fails or not.
+func film(trace string, at time.Time, failed bool) string {
+	tag := ""
+	if failed {
+		tag = `,"error":""`
+	}
+	us := at.UnixMicro()
+	return fmt.Sprintf(`[
+		{"traceId":%[1]q,"id":"1","kind":"SERVER","name":"GET /","timestamp":%[2]d,"duration":5000,"localEndpoint":{"serviceName":"web"},"tags":{"http.method":"GET","cloud.availability_zone":"a"}},
+		{"traceId":%[1]q,"id":"2","parentId":"1","kind":"CLIENT","name":"get","timestamp":%[3]d,"duration":3000,"localEndpoint":{"serviceName":"web"},"remoteEndpoint":{"serviceName":"catalog"}},
+		{"traceId":%[1]q,"id":"3","parentId":"2","kind":"SERVER","name":"get","timestamp":%[4]d,"duration":2000,"localEndpoint":{"serviceName":"catalog"},"tags":{"k":"v"%[5]s}}]`,
+		trace, us, us+100, us+200, tag)
+}
+
+func TestQueries(t *testing.T) {
+	s := start(t, memnet.New(), "a", tracing.Options{})
+	at := time.Now().Add(-time.Hour)
+	s.post(film("a1", at, false))
+	s.post(film("a2", at.Add(time.Minute), true))
+	s.post(film("a3", at.Add(2*time.Minute), false))
+	end := at.Add(10 * time.Minute).UnixMilli()
+	window := fmt.Sprintf("endTs=%d&lookback=%d", end, time.Hour.Milliseconds())
+
+	names := func(path string, want ...string) {
+		t.Helper()
+		var got []string
+		s.get(path, &got)
+		if !slices.Equal(got, want) {
+			t.Errorf("%s: %v, want %v", path, got, want)
+		}
+	}
+	names("/api/v2/services", "catalog", "web")
+	names("/api/v2/spans?serviceName=web", "GET /", "get")
+	names("/api/v2/remoteServices?serviceName=web", "catalog")
+	names("/api/v2/remoteServices?serviceName=nobody")
+	names("/api/v2/autocompleteKeys", "deployment.environment.name", "cloud.availability_zone", "service.version")
+	names("/api/v2/autocompleteValues?key=cloud.availability_zone", "a")
+
+	for _, tt := range []struct {
+		query string
+		want  string
+	}{
+		{"", "a3 a2 a1"},
+		{"&limit=1", "a3"},
+		{"&serviceName=catalog&annotationQuery=" + url.QueryEscape("error and k=v"), "a2"},
+		{"&serviceName=web&annotationQuery=error", ""},
+		{"&serviceName=web&spanName=get&remoteServiceName=catalog", "a3 a2 a1"},
+		{"&serviceName=all&spanName=all", "a3 a2 a1"},
+		{"&annotationQuery=" + url.QueryEscape("http.method=POST"), ""},
+		{"&minDuration=5000&maxDuration=5000", "a3 a2 a1"},
+		{"&minDuration=5001", ""},
+		{fmt.Sprintf("&endTs=%d", at.Add(90*time.Second).UnixMilli()), "a2 a1"},
+		{fmt.Sprintf("&lookback=%d", (9 * time.Minute).Milliseconds()), "a3 a2"},
+	} {
+		q := window + tt.query
+		if strings.Contains(tt.query, "endTs") || strings.Contains(tt.query, "lookback") {
+			q = tt.query[1:] + "&" + window // the first counts
+		}
+		var got [][]struct{ TraceID string }
+		s.get("/api/v2/traces?"+q, &got)
+		var ids []string
+		for _, tr := range got {
+			ids = append(ids, strings.TrimLeft(tr[0].TraceID, "0"))
+			if len(tr) != 3 {
+				t.Errorf("%s: trace of %d spans", tt.query, len(tr))
+			}
+		}
+		if got := strings.Join(ids, " "); got != tt.want {
+			t.Errorf("%s: traces %q, want %q", tt.query, got, tt.want)
+		}
+	}
+
+	var tr []any
+	s.get("/zipkin/api/v2/trace/00000000000000a1", &tr)
+	s.get("/api/v2/trace/463ac35c9f6413ad00000000000000a1", &tr) // asked with 128 bits, stored with 64
+	var many [][]any
+	s.get("/api/v2/traceMany?traceIds=a1,a3,ffff", &many)
+	if len(tr) != 3 || len(many) != 2 {
+		t.Errorf("a trace of %d spans and %d of many", len(tr), len(many))
+	}
+	var deps []map[string]any
+	s.get("/api/v2/dependencies?"+window, &deps)
+	want := []map[string]any{{"parent": "web", "child": "catalog", "callCount": 3.0, "errorCount": 1.0}}
+	if diff := cmp.Diff(want, deps); diff != "" {
+		t.Errorf("dependencies (-want +got):\n%s", diff)
+	}
+	s.get(fmt.Sprintf("/api/v2/dependencies?endTs=%d", at.Add(-time.Minute).UnixMilli()), &deps)
+	if len(deps) != 0 {
+		t.Errorf("dependencies of another time: %v", deps)
+	}
+	var any map[string]any
+	for _, path := range []string{"/health", "/info", "/config.json", "/zipkin/config.json"} {
+		s.get(path, &any)
+	}
+	for path, status := range map[string]int{
+		"/api/v2/trace/ffff": 404, "/api/v2/trace/xyz": 400, "/api/v2/trace/0": 400, "/api/v2/spans": 400, "/api/v2/remoteServices": 400,
+		"/api/v2/autocompleteValues": 400, "/api/v2/traceMany": 400, "/api/v2/traceMany?traceIds=a,b,zz": 400, "/api/v2/dependencies": 400,
+		"/api/v2/traces?limit=0": 400, "/api/v2/traces?limit=x": 400, "/api/v2/traces?endTs=-1": 400, "/api/v2/traces?minDuration=9&maxDuration=8": 400,
+	} {
+		if resp, body := s.do("GET", "9411", path, "", "", nil); resp.StatusCode != status || !strings.Contains(resp.Header.Get("Content-Type"), "problem+json") {
+			t.Errorf("%s: %s %s, want %d and a problem", path, resp.Status, body, status)
+		}
+	}
+}
+
+// meet lets replicas know each other.
+func meet(replicas ...*server) {
+	var list []discovery.Instance
+	for _, s := range replicas {
+		list = append(list, discovery.Instance{Service: "tracing", ID: s.host, Status: discovery.Up, Endpoints: map[string]string{"zipkin": s.host + ":9411"}})
+	}
+	for _, s := range replicas {
+		s.Discovery().Put("tracing", list)
+	}
+}
+
+// Two replicas: whoever is asked answers for both, and says so when it cannot.
+func TestReplicas(t *testing.T) {
+	n := memnet.New()
+	a := start(t, n, "a", tracing.Options{})
+	b := start(t, n, "b", tracing.Options{})
+	meet(a, b)
+	at := time.Now().Add(-time.Minute)
+	var spans []json.RawMessage
+	if err := json.Unmarshal([]byte(film("a1", at, true)), &spans); err != nil {
+		t.Fatal(err)
+	}
+	// The senders of one trace chose different replicas.
+	a.post(fmt.Sprintf("[%s,%s]", spans[0], spans[1]))
+	b.post(fmt.Sprintf("[%s]", spans[2]))
+	b.post(film("a2", at, false))
+	for _, s := range []*server{a, b} {
+		var names []string
+		s.get("/api/v2/services", &names)
+		var traces [][]any
+		s.get("/api/v2/traces?serviceName=catalog", &traces)
+		var one []any
+		resp := s.get("/api/v2/trace/a1", &one)
+		var deps []map[string]any
+		s.get(fmt.Sprintf("/api/v2/dependencies?endTs=%d", time.Now().UnixMilli()), &deps)
+		if len(names) != 2 || len(traces) != 2 || len(traces[0]) != 3 || len(traces[1]) != 3 || len(one) != 3 || resp.Header.Get("Bijou-Peers-Missing") != "" {
+			t.Errorf("%s: services %v, %d traces, trace of %d spans", s.host, names, len(traces), len(one))
+		}
+		want := []map[string]any{{"parent": "web", "child": "catalog", "callCount": 2.0, "errorCount": 1.0}}
+		if diff := cmp.Diff(want, deps); diff != "" {
+			t.Errorf("%s: dependencies (-want +got):\n%s", s.host, diff)
+		}
+	}
+	n.Cut("b")
+	for _, path := range []string{"/api/v2/services", "/api/v2/traces", "/api/v2/trace/a1", fmt.Sprintf("/api/v2/dependencies?endTs=%d", time.Now().UnixMilli())} {
+		var body []any
+		if resp := a.get(path, &body); resp.Header.Get("Bijou-Peers-Missing") != "b" || len(body) == 0 {
+			t.Errorf("%s without b: missing %q, %d parts", path, resp.Header.Get("Bijou-Peers-Missing"), len(body))
+		}
+	}
+	n.Heal("b")
+}
+
+// The platform's own provider and this service understand each other.
+func TestProvider(t *testing.T) {
+	s := start(t, memnet.New(), "a", tracing.Options{})
+	conn, err := grpc.NewClient("passthrough:///a:4317", grpc.WithTransportCredentials(insecure.NewCredentials()),
+		grpc.WithContextDialer(func(ctx context.Context, addr string) (net.Conn, error) { return s.net.DialContext(ctx, "tcp", addr) }))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	p, err := trace.New(trace.Options{Service: "films", Instance: "films-1", Zone: "b", Conn: func() grpc.ClientConnInterface { return conn }})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, parent := p.Tracer().Start(t.Context(), "outer")
+	_, child := p.Tracer().Start(ctx, "inner")
+	child.End()
+	parent.End()
+	if err := p.Shutdown(t.Context()); err != nil || p.Exported() != 2 {
+		t.Fatalf("exported %d: %v", p.Exported(), err)
+	}
+	var got []struct {
+		Name          string
+		LocalEndpoint struct{ ServiceName string }
+		Tags          map[string]string
+	}
+	s.get("/api/v2/trace/"+parent.SpanContext().TraceID().String(), &got)
+	if len(got) != 2 || got[0].Name != "outer" || got[0].LocalEndpoint.ServiceName != "films" || got[0].Tags["cloud.availability_zone"] != "b" {
+		t.Errorf("stored %+v", got)
+	}
+}
+
+func TestOptions(t *testing.T) {
+	for name, o := range map[string]tracing.Options{
+		"no folder": {}, "short": {Dir: "x", Retention: time.Minute}, "long": {Dir: "x", Retention: 1e6 * time.Hour},
+		"small": {Dir: "x", MaxBytes: 1}, "negative": {Dir: "x", Cache: -1},
+	} {
+		_, err := service.New(t.Context(), service.Options{Name: "tracing", Instance: "a", Net: service.Net{Listen: memnet.New().Listen}},
+			func(ctx context.Context, p *service.Process) error { return tracing.New(ctx, p, o) })
+		if err == nil {
+			t.Errorf("%s: accepted", name)
+		}
+	}
+}
+
+func FuzzQuery(f *testing.F) {
+	f.Add("serviceName=web&annotationQuery=error+and+http.method%3DGET&minDuration=1&maxDuration=2&endTs=1700000000000&lookback=1000&limit=10")
+	f.Add("endTs=99999999999999999999&lookback=-1")
+	f.Fuzz(func(t *testing.T, raw string) {
+		v, err := url.ParseQuery(raw)
+		if err != nil {
+			return
+		}
+		q, err := tracing.ParseQuery(v)
+		if err != nil {
+			if errs.KindOf(err) != errs.Invalid {
+				t.Fatalf("%q: %v", raw, err)
+			}
+			return
+		}
+		if q.Limit < 1 || q.Limit > 1000 || q.From < 0 || q.To < q.From || q.MinDuration < 0 || q.MaxDuration < 0 {
+			t.Fatalf("%q is read as %+v", raw, q)
+		}
+		q.Match(nil)
+	})
+}
