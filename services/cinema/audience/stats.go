@@ -1,0 +1,214 @@
+package audience
+
+import (
+	"fmt"
+	"math"
+	"slices"
+	"strings"
+	"sync"
+	"text/tabwriter"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+)
+
+// Summary is what happened in a span of time.
+type Summary struct {
+	// Started and Dropped count sessions.
+	Started, Dropped int
+	// Degraded counts home pages with replaced parts. They are successes.
+	Degraded int
+	// All covers every request.
+	All Op
+	// Ops covers the requests of each kind, by name.
+	Ops []Op
+}
+
+// Op is what happened to requests of one kind. Latencies are counted from when a request was due; they are right
+// within two percent.
+type Op struct {
+	Name               string
+	Requests, Failed   int
+	P50, P95, P99, Max time.Duration
+}
+
+// Success returns the share of requests that succeeded, where a dropped session counts as one that did not. Without
+// any it is 1.
+func (s Summary) Success() float64 {
+	n := s.All.Requests + s.Dropped
+	if n == 0 {
+		return 1
+	}
+	return float64(s.All.Requests-s.All.Failed) / float64(n)
+}
+
+// String returns the table that people read.
+func (s Summary) String() string {
+	var b strings.Builder
+	w := tabwriter.NewWriter(&b, 0, 0, 2, ' ', tabwriter.AlignRight)
+	fmt.Fprintln(w, "request\tcount\tfailed\tp50\tp95\tp99\tmax\t")
+	for _, o := range append(slices.Clone(s.Ops), s.All) {
+		fmt.Fprintf(w, "%s\t%d\t%d\t%v\t%v\t%v\t%v\t\n", o.Name, o.Requests, o.Failed, short(o.P50), short(o.P95), short(o.P99), short(o.Max))
+	}
+	_ = w.Flush() // a Builder takes everything
+	fmt.Fprintf(&b, "%d sessions, %d dropped, %d home pages with a replaced part, %.3f %% succeeded\n",
+		s.Started, s.Dropped, s.Degraded, 100*s.Success())
+	return b.String()
+}
+
+func short(d time.Duration) time.Duration { return d.Round(10 * time.Microsecond) }
+
+// latencies counts durations in slots that are two percent wide, from a microsecond to a quarter of an hour.
+type latencies struct {
+	slots [1042]uint32
+	max   time.Duration
+}
+
+var width = math.Log(1.02)
+
+func (l *latencies) add(d time.Duration) {
+	slot := 0
+	if us := float64(d) / float64(time.Microsecond); us > 1 {
+		slot = min(int(math.Log(us)/width), len(l.slots)-1)
+	}
+	l.slots[slot]++
+	l.max = max(l.max, d)
+}
+
+// quantile returns the duration that a share q of the n counted ones does not exceed.
+func (l *latencies) quantile(q float64, n int) time.Duration {
+	need := uint32(math.Ceil(q * float64(n)))
+	var seen uint32
+	for slot, count := range l.slots {
+		if seen += count; count > 0 && seen >= need {
+			return min(time.Duration(math.Exp(float64(slot+1)*width)*float64(time.Microsecond)), l.max)
+		}
+	}
+	return 0
+}
+
+// tally counts the requests of one kind.
+type tally struct {
+	requests, failed int
+	latencies        latencies
+}
+
+func (t *tally) add(d time.Duration, ok bool) {
+	t.requests++
+	if !ok {
+		t.failed++
+	}
+	t.latencies.add(d)
+}
+
+func (t *tally) op(name string) Op {
+	q := func(share float64) time.Duration { return t.latencies.quantile(share, t.requests) }
+	return Op{name, t.requests, t.failed, q(0.5), q(0.95), q(0.99), t.latencies.max}
+}
+
+// span is what is counted over some time.
+type span struct {
+	started, dropped, degraded int
+	all                        tally
+	ops                        map[string]*tally
+}
+
+func (s *span) summary() Summary {
+	out := Summary{Started: s.started, Dropped: s.dropped, Degraded: s.degraded, All: s.all.op("all")}
+	for name, t := range s.ops {
+		out.Ops = append(out.Ops, t.op(name))
+	}
+	slices.SortFunc(out.Ops, func(a, b Op) int { return strings.Compare(a.Name, b.Name) })
+	return out
+}
+
+// stats counts since the beginning and since the last line, and exports both.
+type stats struct {
+	mu     sync.Mutex
+	whole  *span
+	recent *span
+
+	sessions *prometheus.CounterVec
+	requests *prometheus.CounterVec
+	latency  *prometheus.GaugeVec
+	success  prometheus.Gauge
+}
+
+func newStats(reg prometheus.Registerer) (*stats, error) {
+	s := &stats{
+		whole: &span{ops: map[string]*tally{}}, recent: &span{ops: map[string]*tally{}},
+		sessions: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "cinema_audience_sessions_total", Help: "Sessions by what became of them: started or dropped.",
+		}, []string{"result"}),
+		requests: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "cinema_audience_requests_total", Help: "Requests by kind and result.",
+		}, []string{"op", "result"}),
+		latency: prometheus.NewGaugeVec(prometheus.GaugeOpts{
+			Name: "cinema_audience_latency_seconds", Help: "Latency from the intended start, over the last ten seconds.",
+		}, []string{"quantile"}),
+		success: prometheus.NewGauge(prometheus.GaugeOpts{
+			Name: "cinema_audience_success_ratio", Help: "Share of requests that succeeded in the last ten seconds, dropped sessions counted as failures.",
+		}),
+	}
+	if reg == nil {
+		return s, nil
+	}
+	for _, c := range []prometheus.Collector{s.sessions, s.requests, s.latency, s.success} {
+		if err := reg.Register(c); err != nil {
+			return nil, fmt.Errorf("registering metrics: %w", err)
+		}
+	}
+	return s, nil
+}
+
+func (s *stats) session(result string) {
+	s.sessions.WithLabelValues(result).Inc()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, c := range []*span{s.whole, s.recent} {
+		if result == "dropped" {
+			c.dropped++
+		} else {
+			c.started++
+		}
+	}
+}
+
+func (s *stats) degraded() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.whole.degraded++
+	s.recent.degraded++
+}
+
+func (s *stats) request(op string, d time.Duration, ok bool) {
+	s.requests.WithLabelValues(op, map[bool]string{true: "ok", false: "failed"}[ok]).Inc()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, c := range []*span{s.whole, s.recent} {
+		if c.ops[op] == nil {
+			c.ops[op] = &tally{}
+		}
+		c.ops[op].add(d, ok)
+		c.all.add(d, ok)
+	}
+}
+
+func (s *stats) total() Summary {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.whole.summary()
+}
+
+// turn returns what happened since the last turn, and exports it.
+func (s *stats) turn() Summary {
+	s.mu.Lock()
+	out := s.recent.summary()
+	s.recent = &span{ops: map[string]*tally{}}
+	s.mu.Unlock()
+	s.success.Set(out.Success())
+	for q, d := range map[string]time.Duration{"0.5": out.All.P50, "0.95": out.All.P95, "0.99": out.All.P99, "1": out.All.Max} {
+		s.latency.WithLabelValues(q).Set(d.Seconds())
+	}
+	return out
+}

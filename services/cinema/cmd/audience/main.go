@@ -1,0 +1,27 @@
+// Command audience sends subscribers to the cinema.
+package main
+
+import (
+	"context"
+	"os"
+	"os/signal"
+	"syscall"
+
+	"bijou.dev/platform/service"
+	"bijou.dev/services/cinema/audience"
+)
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	o := audience.Options{Out: os.Stdout, Done: stop}
+	os.Exit(service.RunMain(ctx, "audience", os.Args[1:], os.Getenv, os.Stdout, os.Stderr, func(f *service.Flags) {
+		f.StringVar(&o.Target, "audience-target", "http://gateway:8080", "address of the cinema")
+		f.StringVar(&o.Target, "target", "http://gateway:8080", "the same, for typing")
+		f.BoolVar(&o.Once, "once", false, "come for -duration, print a table and leave")
+		f.DurationVar(&o.Duration, "duration", 0, "how long sessions begin, with -once (default 30s)")
+		f.Float64Var(&o.Rate, "rate", 0, "sessions a second (default: the setting audience.rate)")
+		f.Float64Var(&o.Threshold, "threshold", 0, "share of requests that must succeed, with -once (default 0.99)")
+	}, func(ctx context.Context, p *service.Process) error {
+		return audience.New(ctx, p, o)
+	}))
+}
