@@ -1,2 +1,17 @@
-// Package platform is the map of what a service imports.
+// Package platform is the map: to do X, import Y. It holds no code.
+//
+//	make a process a member of the platform       platform/service
+//	read settings that change while running       platform/config
+//	find instances, register one                  platform/discovery
+//	choose the instance for a request             platform/route
+//	guard a call: time-out, breaker, retry        platform/circuit
+//	record what happened to a request             platform/trace
+//	call and serve gRPC with all of the above     platform/rpc
+//	return errors that survive the wire           platform/errs
+//	keep small state that replicas share          platform/kv
+//	test without ports, in fake time              platform/memnet
+//	speak to the control plane yourself           platform/api
+//
+// Every package works alone, and its Example shows that. Imports point one way: api and errs are at the bottom, service
+// is at the top. What is exported here is a promise: it changes by addition.
 package platform

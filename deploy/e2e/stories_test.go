@@ -162,15 +162,14 @@ func revision(t testing.TB, p platform) string {
 	return s.Revision.String()
 }
 
-// undo brings back the settings of a revision.
-func undo(t testing.TB, p platform, revision string) {
+// unset removes what a story published.
+func unset(t testing.TB, p platform, name, app string) {
 	t.Helper()
-	must(t, p, "config", "rollback", revision, "--reason", "end of the story", "--wait", "20s")
+	must(t, p, "config", "unset", name, "--app", app, "--reason", "end of the story", "--wait", "20s")
 }
 
 func tellSetting(t *testing.T, p platform) {
 	wholeHome(t, p)
-	before := revision(t, p)
 	out := must(t, p, "config", "set", "web.home.row", "5", "--app", "web", "--reason", "a story", "--wait", "20s")
 	if !strings.Contains(out, "revision") {
 		t.Errorf("publishing said nothing of a revision: %s", out)
@@ -195,7 +194,13 @@ func tellSetting(t *testing.T, p platform) {
 		}
 		return nil
 	})
-	undo(t, p, before)
+	at5 := revision(t, p)
+	must(t, p, "config", "set", "web.home.row", "6", "--app", "web", "--reason", "a second thought", "--wait", "20s")
+	must(t, p, "config", "rollback", at5, "--reason", "a third", "--wait", "20s")
+	if v, _, err := effective(t.Context(), p, "web-1", "web.home.row"); err != nil || v != "5" {
+		t.Errorf("after the rollback web has %q, %v; want 5", v, err)
+	}
+	unset(t, p, "web.home.row", "web")
 	eventually(t, 10*time.Second, "the value from before", func(ctx context.Context) error {
 		v, _, err := effective(ctx, p, "web-1", "web.home.row")
 		if err != nil || v != "12" {
@@ -247,8 +252,8 @@ func tellSplit(t *testing.T, p platform) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer undo(t, p, revision(t, p))
 	must(t, p, "config", "set", "gateway.routes", string(b), "--app", "gateway", "--reason", "a fifth to v2", "--wait", "20s")
+	defer unset(t, p, "gateway.routes", "gateway")
 	// Both versions answer before the count begins.
 	eventually(t, 20*time.Second, "both versions", func(ctx context.Context) error {
 		seen := map[string]bool{}
@@ -383,7 +388,6 @@ func circuit(ctx context.Context, p platform, name string) (string, error) {
 
 func tellEtcd(t *testing.T, p platform) {
 	url := wholeHome(t, p)
-	before := revision(t, p)
 	must(t, p, "config", "set", "web.home.row", "6", "--app", "web", "--reason", "before etcd dies", "--wait", "20s")
 	l := startLoad(t, 40, url, edge(p)+"/browse")
 	l.sofar(t, 40)
@@ -408,7 +412,7 @@ func tellEtcd(t *testing.T, p platform) {
 			t.Errorf("the acknowledged publish %q is not in the history:\n%s", want, history)
 		}
 	}
-	undo(t, p, before)
+	unset(t, p, "web.home.row", "web")
 	wholeHome(t, p)
 }
 

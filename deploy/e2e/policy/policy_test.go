@@ -151,7 +151,7 @@ var rules = []rule{
 	{"platform/api", nil, "contracts import protobuf and gRPC only"},
 	{"platform/errs", nil, "vocabulary is at the bottom"},
 	{"platform/memnet", nil, "vocabulary is at the bottom"},
-	{"platform/trace", []string{"platform/memnet"}, "tracing must be usable alone"},
+	{"platform/trace", []string{"platform/errs", "platform/memnet"}, "tracing must be usable alone"},
 	{"platform/kv", []string{"platform/kv/...", "platform/errs"}, "a store knows nothing of what is stored"},
 	{"platform/config", []string{"platform/config/...", "platform/api/...", "platform/errs", "platform/memnet"}, "settings are found, not finding"},
 	{"platform/discovery", []string{"platform/discovery/...", "platform/api/...", "platform/errs", "platform/memnet", "platform/route"}, "discovery must work before settings do"},
@@ -276,6 +276,18 @@ func TestNoGrabBagPackages(t *testing.T) {
 	for _, f := range files(t, func(p string) bool { return strings.HasSuffix(p, ".go") }) {
 		if name := path.Base(path.Dir(f)); slices.Contains(bad, name) {
 			t.Errorf("%s: name the package after the thing it holds", path.Dir(f))
+		}
+	}
+}
+
+func TestOnlyFakeTimeIsSlept(t *testing.T) {
+	for _, f := range files(t, func(p string) bool { return strings.HasSuffix(p, "_test.go") && !strings.HasPrefix(p, "deploy/e2e/policy/") }) {
+		src, err := os.ReadFile(filepath.Join(root, f))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if strings.Contains(string(src), "time.Sleep(") && !strings.Contains(string(src), `"testing/synctest"`) {
+			t.Errorf("%s sleeps in real time: wait for what you wait for", f)
 		}
 	}
 }
