@@ -40,8 +40,8 @@ generate: $(TOOLS)/buf $(TOOLS)/protoc-gen-go $(TOOLS)/protoc-gen-go-grpc ## gen
 check-generate: generate ## fail if generated code is not up to date
 	git diff --exit-code -- '*.pb.go'
 
-bench: ## measure: one line per benchmark
-	go test -run '^$$' -bench . -benchmem work | grep -E '^(Benchmark|pkg|cpu)'
+bench: ## measure, and print one table
+	go run ./deploy/e2e/bench
 
 fix: $(TOOLS)/gofumpt ## bring code up to date and format it
 	go fix work

@@ -31,7 +31,8 @@ func Build(ctx context.Context, file, bin string, progress func(Step)) error {
 	if progress == nil {
 		progress = func(Step) {}
 	}
-	project, err := compose.Load(ctx, file, os.Environ())
+	env := environ()
+	project, err := compose.Load(ctx, file, env)
 	if err != nil {
 		return err
 	}
@@ -42,8 +43,12 @@ func Build(ctx context.Context, file, bin string, progress func(Step)) error {
 		}
 	}
 	slices.Sort(mains)
-	return buildAll(ctx, filepath.Dir(file), slices.Compact(mains), bin, progress)
+	b := builder{root: filepath.Dir(file), bin: bin, env: env, progress: progress}
+	return b.all(ctx, slices.Compact(mains))
 }
+
+// environ is what [Options] and [Build] use when they are told nothing else.
+func environ() []string { return os.Environ() } //nolint:forbidigo // a child gets its parent's environment
 
 // program is the file that the main package services/<main> is built into.
 func (s *Stack) program(main string) string {
@@ -56,8 +61,14 @@ func moduleOf(main string) string {
 	return module
 }
 
-// buildAll runs one `go build` per module, as images are built: outside the workspace.
-func buildAll(ctx context.Context, root string, mains []string, bin string, progress func(Step)) error {
+// builder runs one `go build` per module, as images are built: outside the workspace.
+type builder struct {
+	root, bin string
+	env       []string
+	progress  func(Step)
+}
+
+func (b builder) all(ctx context.Context, mains []string) error {
 	modules := map[string][]string{}
 	for _, main := range mains {
 		modules[moduleOf(main)] = append(modules[moduleOf(main)], main)
@@ -67,29 +78,31 @@ func buildAll(ctx context.Context, root string, mains []string, bin string, prog
 	var done atomic.Int32
 	for module, mains := range modules {
 		group.Go(func() error {
-			progress(Step{What: "building " + module, Done: int(done.Load()), Total: len(modules)})
-			if err := buildModule(ctx, filepath.Join(root, "services", module), mains, filepath.Join(bin, module)); err != nil {
+			b.progress(Step{What: "building " + module, Done: int(done.Load()), Total: len(modules)})
+			if err := b.module(ctx, module, mains); err != nil {
 				return err
 			}
-			progress(Step{What: "built " + module, Done: int(done.Add(1)), Total: len(modules)})
+			b.progress(Step{What: "built " + module, Done: int(done.Add(1)), Total: len(modules)})
 			return nil
 		})
 	}
 	return group.Wait()
 }
 
-func buildModule(ctx context.Context, dir string, mains []string, bin string) error {
+func (b builder) module(ctx context.Context, module string, mains []string) error {
+	bin := filepath.Join(b.bin, module)
 	if err := os.MkdirAll(bin, 0o755); err != nil {
 		return fmt.Errorf("building into %s: %w", bin, err)
 	}
-	args := []string{"build", "-trimpath", "-o", bin + string(filepath.Separator)}
+	// Without the revision in it, a binary is linked again only when its code changes, not with every commit.
+	args := []string{"build", "-trimpath", "-buildvcs=false", "-o", bin + string(filepath.Separator)}
 	for _, main := range mains {
 		_, pkg, _ := strings.Cut(main, "/")
 		args = append(args, "./"+pkg)
 	}
 	cmd := exec.CommandContext(ctx, "go", args...) //nolint:gosec // the paths are those of the compose file
-	cmd.Dir = dir
-	cmd.Env = append(os.Environ(), "GOWORK=off", "CGO_ENABLED=0")
+	cmd.Dir = filepath.Join(b.root, "services", module)
+	cmd.Env = append(slices.Clone(b.env), "GOWORK=off", "CGO_ENABLED=0")
 	out, err := cmd.CombinedOutput()
 	switch {
 	case err == nil:

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"hash/crc32"
 	"io"
 	"io/fs"
 	"net"
@@ -96,7 +97,7 @@ func (s *Stack) serveControl() (*control, error) {
 	}
 	// The name of a socket may have about 100 bytes.
 	if len(c.socket) > 100 {
-		c.socket = filepath.Join(os.TempDir(), fmt.Sprintf("bijou-%d.sock", os.Getpid()))
+		c.socket = filepath.Join(os.TempDir(), fmt.Sprintf("bijou-%08x.sock", crc32.ChecksumIEEE([]byte(s.opts.Dir))))
 	}
 	if err := os.Remove(c.socket); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, fmt.Errorf("removing an old socket: %w", err)

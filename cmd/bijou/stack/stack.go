@@ -36,7 +36,8 @@ type Options struct {
 	RandomPorts bool
 	// Env are further variables of every process; they win over those of the compose file.
 	Env map[string]string
-	// Variables (KEY=value) that the compose file may refer to. Nil: those of this process.
+	// Variables (KEY=value) are what the compose file may refer to and builds get; PATH, HOME, TMPDIR and GOCOVERDIR are
+	// also passed on to every process. Nil: those of this process.
 	Variables []string
 	// Shuffle starts the instances in random order. Nil: what others depend on starts first.
 	Shuffle *rand.Rand
@@ -141,7 +142,7 @@ func Start(ctx context.Context, opts Options) (*Stack, error) {
 	}
 	s.ports.close()
 	for _, p := range s.order() {
-		s.launch(p)
+		s.launch(p) //nolint:contextcheck // the stack outlives its start
 	}
 	return s, nil
 }
@@ -162,7 +163,7 @@ func (o *Options) complete() error {
 		return fmt.Errorf("stack.Options.Dir: %w", err)
 	}
 	if o.Variables == nil {
-		o.Variables = os.Environ()
+		o.Variables = environ()
 	}
 	if o.Progress == nil {
 		o.Progress = func(Step) {}
@@ -194,7 +195,7 @@ func (s *Stack) prepare(ctx context.Context) error {
 	s.published = s.publishedPorts()
 	if s.opts.Bin == "" {
 		s.opts.Bin = filepath.Join(s.opts.Dir, "bin")
-		if err := buildAll(ctx, filepath.Dir(s.opts.File), s.mains(), s.opts.Bin, s.opts.Progress); err != nil {
+		if err := s.build(ctx); err != nil {
 			return err
 		}
 	}
@@ -212,8 +213,13 @@ func (s *Stack) findPort(wanted int) (int, error) {
 	return s.ports.find(wanted)
 }
 
+func (s *Stack) build(ctx context.Context) error {
+	b := builder{root: filepath.Dir(s.opts.File), bin: s.opts.Bin, env: s.opts.Variables, progress: s.opts.Progress}
+	return b.all(ctx, s.mains())
+}
+
 func (s *Stack) mains() []string {
-	var mains []string
+	mains := make([]string, 0, len(s.plan.Processes))
 	for _, p := range s.plan.Processes {
 		mains = append(mains, p.Main)
 	}
@@ -222,7 +228,7 @@ func (s *Stack) mains() []string {
 }
 
 func (s *Stack) publishedPorts() []Published {
-	var all []Published
+	all := make([]Published, 0, len(s.plan.Published))
 	for _, p := range s.plan.Published {
 		pub := Published{Name: p.Name, Instance: p.Instance, Wanted: p.Wanted, Port: p.Got}
 		pub.URL = fmt.Sprintf("127.0.0.1:%d", p.Got)
@@ -248,7 +254,7 @@ func (s *Stack) order() []compose.Process {
 
 func (s *Stack) launch(p compose.Process) {
 	spec := proc.Spec{
-		Name: p.Name, Path: s.program(p.Main), Args: p.Args, Env: append(inherited(), p.Env...),
+		Name: p.Name, Path: s.program(p.Main), Args: p.Args, Env: append(s.inherited(), p.Env...),
 		Output:        s.logs.writer(p.Name),
 		Prepare:       func() error { return prepareFolders(p.Folders) },
 		RestartAlways: p.Restart.Always, RestartOnFailure: p.Restart.OnFailure, RestartMax: p.Restart.Max,
@@ -269,11 +275,11 @@ func (s *Stack) launch(p compose.Process) {
 
 // inherited is what a process needs of our environment; everything else it gets from the compose file, as a container
 // does.
-func inherited() []string {
+func (s *Stack) inherited() []string {
 	var env []string
-	for _, name := range []string{"PATH", "HOME", "TMPDIR", "GOCOVERDIR"} {
-		if value, ok := os.LookupEnv(name); ok {
-			env = append(env, name+"="+value)
+	for _, pair := range s.opts.Variables {
+		if name, _, _ := strings.Cut(pair, "="); slices.Contains([]string{"PATH", "HOME", "TMPDIR", "GOCOVERDIR"}, name) {
+			env = append(env, pair)
 		}
 	}
 	return env
@@ -376,7 +382,7 @@ func (s *Stack) Instances() []Instance {
 func (s *Stack) instances() []Instance {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	var all []Instance
+	all := make([]Instance, 0, len(s.plan.Processes))
 	for _, p := range s.plan.Processes {
 		state := s.states[p.Name]
 		all = append(all, Instance{

@@ -41,7 +41,7 @@ func service(args []string) int {
 		}
 		return 0
 	}
-	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM) //nolint:forbidigo // this is the child's main
 	defer stop()
 	answer := fmt.Sprint(os.Getenv("BIJOU_INSTANCE"), " ", os.Getpid(), " ", os.Getenv("PEERS"))
 	server := &http.Server{Addr: listen, Handler: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, answer) })}

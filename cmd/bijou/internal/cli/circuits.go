@@ -22,6 +22,7 @@ type circuitsCmd struct {
 	Release circuitsReleaseCmd `cmd:"" help:"Let a forced circuit decide by itself again."`
 }
 
+// Help is what `bijou circuits --help` says beyond the flags.
 func (circuitsCmd) Help() string {
 	return `    bijou circuits --watch
     bijou circuits open recommendations --for 5m --reason "game day"
@@ -33,6 +34,7 @@ type circuitsListCmd struct {
 	Watch   bool   `short:"w" help:"Go on until Ctrl-C."`
 }
 
+// Run is `bijou circuits`.
 func (c *circuitsListCmd) Run(ctx context.Context, e *env) error {
 	conn, err := e.dial(ctx, "circuits")
 	if err != nil {
@@ -113,6 +115,7 @@ type circuitsOpenCmd struct {
 	For time.Duration `default:"10m" help:"Release it after this time."`
 }
 
+// Run is `bijou circuits open`.
 func (c *circuitsOpenCmd) Run(ctx context.Context, e *env) error {
 	return c.force(ctx, e, circuitsv1.State_STATE_FORCED_OPEN, c.For)
 }
@@ -122,12 +125,14 @@ type circuitsCloseCmd struct {
 	For time.Duration `default:"10m" help:"Release it after this time."`
 }
 
+// Run is `bijou circuits close`.
 func (c *circuitsCloseCmd) Run(ctx context.Context, e *env) error {
 	return c.force(ctx, e, circuitsv1.State_STATE_FORCED_CLOSED, c.For)
 }
 
 type circuitsReleaseCmd struct{ forceFlags }
 
+// Run is `bijou circuits release`.
 func (c *circuitsReleaseCmd) Run(ctx context.Context, e *env) error {
 	return c.force(ctx, e, circuitsv1.State_STATE_UNSPECIFIED, 0)
 }

@@ -34,12 +34,14 @@ type completionCmd struct {
 	Shell string `arg:"" enum:"bash,zsh,fish" help:"bash, zsh or fish."`
 }
 
+// Help is what `bijou completion --help` says beyond the flags.
 func (completionCmd) Help() string {
 	return `    source <(bijou completion bash)
     bijou completion zsh > "${fpath[1]}/_bijou"
     bijou completion fish > ~/.config/fish/completions/bijou.fish`
 }
 
+// Run is `bijou completion`.
 func (c *completionCmd) Run(e *env) error {
 	_, err := fmt.Fprint(e.Stdout, scripts[c.Shell])
 	return err
@@ -50,6 +52,7 @@ type completeCmd struct {
 	Words []string `arg:"" optional:""`
 }
 
+// Run is `bijou __complete`.
 func (c *completeCmd) Run(ctx context.Context, e *env) error {
 	last, words := "", c.Words
 	if n := len(words); n > 0 {

@@ -27,9 +27,10 @@ type configCmd struct {
 	Status   configStatusCmd   `cmd:"" help:"Show which instances run which revision."`
 }
 
+// Help is what `bijou config --help` says beyond the flags.
 func (configCmd) Help() string {
-	return `    bijou config set cinema.web.rows 4 --reason "fits a phone"
-    bijou config explain cinema.web.rows --app web
+	return `    bijou config set web.home.row 4 --reason "fits a phone"
+    bijou config explain web.home.row --app web
     bijou config history
     bijou config rollback 17 --reason "18 was a mistake"`
 }
@@ -104,13 +105,15 @@ type configGetCmd struct {
 	who
 }
 
+// Help is what `bijou config get --help` says beyond the flags.
 func (configGetCmd) Help() string {
 	return `With a name it prints just the value, for use in scripts.
 
-    bijou config get cinema.web.rows --app web
+    bijou config get web.home.row --app web
     bijou config get --instance catalog-a-1`
 }
 
+// Run is `bijou config get`.
 func (c *configGetCmd) Run(ctx context.Context, e *env) error {
 	id, err := c.identity(ctx, e)
 	if err != nil {
@@ -197,15 +200,17 @@ type configSetCmd struct {
 	publishFlags
 }
 
+// Help is what `bijou config set --help` says beyond the flags.
 func (configSetCmd) Help() string {
 	return `The value is checked against what the owning service declared; a bad one is refused (exit code 4) and nothing changes. Then
 it waits for the instances and says how many run the new revision; exit code 1 means it is published, but not yet everywhere.
 
-    bijou config set cinema.web.rows 4 --app web --reason "fits a phone"
-    bijou config set log.level debug --instance web-1 --override --ttl 10m
-    bijou config set cinema.web.rows many --dry-run`
+    bijou config set web.home.row 4 --app web --reason "fits a phone"
+    bijou config set web.home.budget 2s --override --ttl 10m --reason "a slow day"
+    bijou config set web.home.row many --dry-run`
 }
 
+// Validate refuses flags of `bijou config set` that do not go together.
 func (c *configSetCmd) Validate() error {
 	if c.TTL != 0 && !c.Override {
 		return fmt.Errorf("--ttl needs --override")
@@ -213,6 +218,7 @@ func (c *configSetCmd) Validate() error {
 	return nil
 }
 
+// Run is `bijou config set`.
 func (c *configSetCmd) Run(ctx context.Context, e *env) error {
 	change := &configv1.Change{Name: c.Name, Scope: c.scope(), Value: c.Value}
 	if c.TTL > 0 {
@@ -227,6 +233,7 @@ type configUnsetCmd struct {
 	publishFlags
 }
 
+// Run is `bijou config unset`.
 func (c *configUnsetCmd) Run(ctx context.Context, e *env) error {
 	return c.publish(ctx, e, &configv1.Change{Name: c.Name, Scope: c.scope(), Remove: true})
 }
@@ -324,6 +331,7 @@ type configExplainCmd struct {
 	who
 }
 
+// Run is `bijou config explain`.
 func (c *configExplainCmd) Run(ctx context.Context, e *env) error {
 	id, err := c.identity(ctx, e)
 	if err != nil {
@@ -360,6 +368,7 @@ type configListCmd struct {
 	App    string `help:"Only what this service declares."`
 }
 
+// Run is `bijou config list`.
 func (c *configListCmd) Run(ctx context.Context, e *env) error {
 	return e.withConfig(ctx, func(client configv1.ConfigClient) error {
 		answer, err := ask(ctx, client.List, &configv1.ListRequest{Prefix: c.Prefix, App: c.App})
@@ -373,7 +382,7 @@ func (c *configListCmd) Run(ctx context.Context, e *env) error {
 func (e *env) showList(answer *configv1.ListResponse) error {
 	t := term.Table{Header: []string{"SETTING", "TYPE", "DEFAULT", "VALUES", "APPS", "ABOUT"}}
 	for _, l := range answer.GetProperties() {
-		var values []string
+		values := make([]string, 0, len(l.GetValues()))
 		for _, v := range l.GetValues() {
 			values = append(values, v.GetValue()+" ["+scopeText(v.GetLayer(), v.GetScope())+"]")
 		}
@@ -389,6 +398,7 @@ type configHistoryCmd struct {
 	Before int64  `placeholder:"REVISION" help:"Only older ones than this."`
 }
 
+// Run is `bijou config history`.
 func (c *configHistoryCmd) Run(ctx context.Context, e *env) error {
 	question := &configv1.HistoryRequest{Name: c.Name, Limit: c.Limit, Before: c.Before}
 	return e.withConfig(ctx, func(client configv1.ConfigClient) error {
@@ -419,6 +429,7 @@ type configDiffCmd struct {
 	To   int64 `arg:"" optional:"" help:"The newer revision (default: the newest)."`
 }
 
+// Run is `bijou config diff`.
 func (c *configDiffCmd) Run(ctx context.Context, e *env) error {
 	return e.withConfig(ctx, func(client configv1.ConfigClient) error {
 		answer, err := ask(ctx, client.Diff, &configv1.DiffRequest{From: c.From, To: c.To})
@@ -434,6 +445,7 @@ type configRollbackCmd struct {
 	publishFlags
 }
 
+// Run is `bijou config rollback`.
 func (c *configRollbackCmd) Run(ctx context.Context, e *env) error {
 	question := &configv1.RollbackRequest{To: c.To, ExpectedRevision: c.Expected, Author: c.author(e), Reason: c.Reason, DryRun: c.DryRun}
 	return c.published(ctx, e, "", func(client configv1.ConfigClient) (*configv1.PublishResponse, error) {
@@ -446,10 +458,12 @@ type configStatusCmd struct {
 	Revision int64  `help:"Compare with this revision (default: the newest)."`
 }
 
+// Help is what `bijou config status --help` says beyond the flags.
 func (configStatusCmd) Help() string {
 	return `Exits with 1 when an instance is behind or has refused a value.`
 }
 
+// Run is `bijou config status`.
 func (c *configStatusCmd) Run(ctx context.Context, e *env) error {
 	return e.withConfig(ctx, func(client configv1.ConfigClient) error {
 		answer, err := ask(ctx, client.Status, &configv1.StatusRequest{App: c.App, Revision: c.Revision})
@@ -473,7 +487,7 @@ func (e *env) showStatus(answer *configv1.StatusResponse) error {
 		if i.GetRevision() < answer.GetRevision() {
 			revision = e.style.Yellow(revision)
 		}
-		var refused []string
+		refused := make([]string, 0, len(i.GetRejections()))
 		for _, r := range i.GetRejections() {
 			refused = append(refused, fmt.Sprintf("%s@%d: %s", r.GetName(), r.GetRevision(), r.GetProblem()))
 		}

@@ -71,7 +71,7 @@ func (e *env) dial(ctx context.Context, service string) (*grpc.ClientConn, error
 // connect makes a connection that uses the first address that answers.
 func connect(service string, addrs []string) (*grpc.ClientConn, error) {
 	known := manual.NewBuilderWithScheme("known")
-	var endpoints []resolver.Endpoint
+	endpoints := make([]resolver.Endpoint, 0, len(addrs))
 	for _, addr := range addrs {
 		endpoints = append(endpoints, resolver.Endpoint{Addresses: []resolver.Address{{Addr: strings.TrimSpace(addr)}}})
 	}

@@ -28,6 +28,7 @@ const (
 
 type doctorCmd struct{}
 
+// Help is what `bijou doctor --help` says beyond the flags.
 func (doctorCmd) Help() string {
 	return `Exits with 1 when something is missing without which "bijou up" cannot work. Containers are optional.`
 }
@@ -48,6 +49,7 @@ const (
 	levelMissing = "missing"
 )
 
+// Run is `bijou doctor`.
 func (doctorCmd) Run(ctx context.Context, e *env) error {
 	findings := append([]finding{checkGo(ctx), checkMemory(ctx), e.checkDisk()}, e.checkPorts(ctx)...)
 	findings = append(findings, checkDocker(ctx), checkCompose(ctx))

@@ -16,6 +16,7 @@ import (
 
 type downCmd struct{}
 
+// Run is `bijou down`.
 func (downCmd) Run(ctx context.Context, e *env) error {
 	remote, err := e.attach()
 	if err != nil {
@@ -26,12 +27,14 @@ func (downCmd) Run(ctx context.Context, e *env) error {
 
 type statusCmd struct{}
 
+// Help is what `bijou status --help` says beyond the flags.
 func (statusCmd) Help() string {
 	return `Exits with 1 when an instance is not healthy.
 
     bijou status --json | jq -r '.instances[] | select(.phase != "healthy") | .name'`
 }
 
+// Run is `bijou status`.
 func (statusCmd) Run(ctx context.Context, e *env) error {
 	remote, err := e.attach()
 	if err != nil {
@@ -110,6 +113,7 @@ type logsCmd struct {
 	Raw       bool     `help:"Show lines as they were written."`
 }
 
+// Help is what `bijou logs --help` says beyond the flags.
 func (logsCmd) Help() string {
 	return `    bijou logs -f gateway         what the gateway writes from now on
     bijou logs -n 0 catalog-a-1   everything one instance has written
@@ -117,6 +121,7 @@ func (logsCmd) Help() string {
 The files themselves are in .bijou/logs and stay there until the next "bijou up".`
 }
 
+// Run is `bijou logs`.
 func (c *logsCmd) Run(ctx context.Context, e *env) error {
 	dir, err := e.dir()
 	if err != nil {
@@ -150,6 +155,7 @@ type killCmd struct {
 	Hold     bool   `help:"Keep it down until \"bijou restart\"."`
 }
 
+// Help is what `bijou kill --help` says beyond the flags.
 func (killCmd) Help() string {
 	return `The restart policy in compose.yaml brings it back, unless --hold keeps it down.
 
@@ -157,6 +163,7 @@ func (killCmd) Help() string {
     bijou kill --hold recommendations-a-1`
 }
 
+// Run is `bijou kill`.
 func (c *killCmd) Run(ctx context.Context, e *env) error {
 	remote, err := e.attach()
 	if err != nil {
@@ -172,6 +179,7 @@ type restartCmd struct {
 	Instance string `arg:"" help:"The instance: catalog-a-1."`
 }
 
+// Run is `bijou restart`.
 func (c *restartCmd) Run(ctx context.Context, e *env) error {
 	remote, err := e.attach()
 	if err != nil {

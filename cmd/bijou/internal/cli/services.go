@@ -17,11 +17,13 @@ type servicesCmd struct {
 	Service string `arg:"" optional:"" help:"Only the instances of this service."`
 }
 
+// Help is what `bijou services --help` says beyond the flags.
 func (servicesCmd) Help() string {
 	return `    bijou services
     bijou services catalog --json`
 }
 
+// Run is `bijou services`.
 func (c *servicesCmd) Run(ctx context.Context, e *env) error {
 	seeds, err := e.addresses(ctx, "discovery", "grpc", grpcPort)
 	if len(e.program.Discovery) > 0 {
@@ -44,7 +46,7 @@ func (e *env) printServices(list *discoveryv1.ListResponse) error {
 	})
 	t := term.Table{Header: []string{"SERVICE", "INSTANCE", "STATUS", "ZONE", "VERSION", "SINCE", "LISTENERS"}}
 	for _, i := range instances {
-		var listeners []string
+		listeners := make([]string, 0, len(i.GetEndpoints()))
 		for _, name := range slices.Sorted(maps.Keys(i.GetEndpoints())) {
 			listeners = append(listeners, name+"="+i.GetEndpoints()[name])
 		}

@@ -32,6 +32,7 @@ type traceCmd struct {
 	Limit   int           `short:"n" default:"20" help:"At most this many."`
 }
 
+// Help is what `bijou trace --help` says beyond the flags.
 func (traceCmd) Help() string {
 	return `    bijou trace                           the newest traces
     bijou trace -s web --min 100ms        slow ones through web
@@ -39,6 +40,7 @@ func (traceCmd) Help() string {
     bijou trace 0af7651916cd43dd8448eb211c80319c`
 }
 
+// Run is `bijou trace`.
 func (c *traceCmd) Run(ctx context.Context, e *env) error {
 	if c.ID != "" {
 		return c.draw(ctx, e)

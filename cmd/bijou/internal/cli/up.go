@@ -19,6 +19,7 @@ type upCmd struct {
 	Random   bool     `name:"random-ports" help:"Ignore published port numbers, to run beside another stack (with its own --dir)."`
 }
 
+// Help is what `bijou up --help` says beyond the flags.
 func (upCmd) Help() string {
 	return `Builds each service with Go, gives every port of every instance a loopback port, starts everything, prints the addresses
 when all are healthy, and stops in reverse order on Ctrl-C; a second Ctrl-C kills. Needs only Go.
@@ -30,6 +31,7 @@ when all are healthy, and stops in reverse order on Ctrl-C; a second Ctrl-C kill
 Meanwhile, from another terminal: bijou status, logs, kill, restart, down.`
 }
 
+// Run is `bijou up`.
 func (c *upCmd) Run(ctx context.Context, e *env) error {
 	file, err := e.composeFile()
 	if err != nil {
@@ -56,7 +58,7 @@ func (c *upCmd) Run(ctx context.Context, e *env) error {
 		case <-st.Down():
 		}
 	}
-	return s.stop(e.Now, st)
+	return s.stop(e.Now, st) //nolint:contextcheck // ctx has ended; Now ends with the second Ctrl-C
 }
 
 // screen is the one stream of everything that happens while a stack runs.

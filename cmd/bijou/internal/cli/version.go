@@ -11,6 +11,7 @@ var version string
 
 type versionCmd struct{}
 
+// Run is `bijou version`.
 func (versionCmd) Run(e *env) error {
 	v := programVersion()
 	if e.program.JSON {

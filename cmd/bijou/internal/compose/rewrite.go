@@ -93,8 +93,8 @@ func (w rewriter) value(setting, value string) (string, error) {
 // for a host that is not ours.
 func (w rewriter) addrs(setting, host, digits string) ([]string, error) {
 	pl := w.planner
-	port, err := strconv.Atoi(digits)
-	if err != nil || port == 0 || port > 65535 {
+	port, _ := strconv.Atoi(digits)
+	if port == 0 || port > 65535 {
 		return nil, nil
 	}
 	if slices.Contains(ownHosts, host) {

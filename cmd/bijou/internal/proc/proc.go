@@ -138,11 +138,10 @@ func (p *Process) Signal(s syscall.Signal) error {
 // Hold kills the child without warning and keeps it down until Restart.
 func (p *Process) Hold(ctx context.Context) error {
 	p.set(Held, false)
-	ended, err := p.signal(syscall.SIGKILL)
-	if err != nil {
-		return nil // it was down already
+	if ended, err := p.signal(syscall.SIGKILL); err == nil {
+		return wait(ctx, ended)
 	}
-	return wait(ctx, ended)
+	return nil // it was down already
 }
 
 // Restart stops the child within its grace period and starts the next one at once, also when it was held.

@@ -40,7 +40,7 @@ func (s Style) paint(code, text string) string {
 	return "\x1b[" + code + "m" + text + "\x1b[0m"
 }
 
-// Bold, Dim, Red, Green and Yellow paint text.
+// Bold paints what people look for.
 func (s Style) Bold(text string) string { return s.paint("1", text) }
 
 // Dim paints what matters less.
