@@ -276,6 +276,10 @@ func (s *Set) keepDeclared(ctx context.Context) {
 		if !sleep(ctx, delay(attempt)) {
 			return
 		}
+		select {
+		case <-s.remote.declare: // what came meanwhile is declared with the rest
+		default:
+		}
 		err := s.declareAll(ctx)
 		switch {
 		case err == nil:

@@ -1,0 +1,123 @@
+package config_test
+
+import (
+	"strings"
+	"testing"
+
+	configv1 "bijou.dev/platform/api/config/v1"
+	"bijou.dev/platform/config"
+	"bijou.dev/platform/errs"
+
+	"google.golang.org/protobuf/encoding/protojson"
+)
+
+func TestMatch(t *testing.T) {
+	for _, test := range []struct {
+		pattern, name string
+		want          bool
+	}{
+		{"a.b", "a.b", true},
+		{"a.b", "a.b.c", false},
+		{"a.*.c", "a.b.c", true},
+		{"a.*.c", "a.b.b.c", true},
+		{"a.*.c", "a.c", false},
+		{"a.*.c", "a..c", false},
+		{"a.*.c", "xa.b.c", false},
+		{"a.*.c", "a.b.c.d", false},
+		{"a.*.c", "a.*.c", false},
+		{"a.*", "a.b", true},
+		{"a.*", "a", false},
+		{"*.c", "b.c", true},
+		{"*.c", "c", false},
+		{"*.c", "bc", false},
+	} {
+		p, err := config.ParseProperty(&configv1.Property{Name: test.pattern, Type: configv1.Type_TYPE_BOOL, DefaultValue: "true"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := p.Match(test.name); got != test.want {
+			t.Errorf("%s matches %s: %t, want %t", test.pattern, test.name, got, test.want)
+		}
+	}
+}
+
+func TestSchemasThatCouldHarmAreRefused(t *testing.T) {
+	for name, schema := range map[string]string{
+		"reference to itself": `{"$ref":"#"}`,
+		"dynamic reference":   `{"$dynamicRef":"#x","$dynamicAnchor":"x"}`,
+		"remote reference":    `{"properties":{"a":{"$ref":"https://example.com/schema"}}}`,
+		"too deep":            strings.Repeat(`{"items":`, 65) + "{}" + strings.Repeat("}", 65),
+		"not JSON":            `{`,
+		"bad expression":      `{"pattern":"("}`,
+		"too large":           `{"title":"` + strings.Repeat("x", config.MaxText) + `"}`,
+	} {
+		_, err := config.ParseProperty(&configv1.Property{Name: "a", Type: configv1.Type_TYPE_JSON, DefaultValue: "1", JsonSchema: schema})
+		if errs.KindOf(err) != errs.Invalid || !strings.Contains(err.Error(), "json_schema") {
+			t.Errorf("%s: got %v", name, err)
+		}
+	}
+}
+
+func TestApplies(t *testing.T) {
+	me := &configv1.Identity{App: "catalog", Instance: "c-1", Environment: "prod", Region: "eu", Zone: "eu-1", Version: "v1"}
+	for _, test := range []struct {
+		layer         configv1.Layer
+		app, selector string
+		want          bool
+	}{
+		{configv1.Layer_LAYER_APP, "", "", true},
+		{configv1.Layer_LAYER_APP, "catalog", "", true},
+		{configv1.Layer_LAYER_APP, "search", "", false},
+		{configv1.Layer_LAYER_ENVIRONMENT, "", "prod", true},
+		{configv1.Layer_LAYER_ENVIRONMENT, "", "test", false},
+		{configv1.Layer_LAYER_REGION, "", "eu", true},
+		{configv1.Layer_LAYER_ZONE, "catalog", "eu-1", true},
+		{configv1.Layer_LAYER_ZONE, "catalog", "", false},
+		{configv1.Layer_LAYER_VERSION, "", "v1", true},
+		{configv1.Layer_LAYER_INSTANCE, "", "c-1", true},
+		{configv1.Layer_LAYER_OVERRIDE, "", "", true},
+		{configv1.Layer_LAYER_OVERRIDE, "search", "", false},
+		{configv1.Layer_LAYER_DEFAULT, "", "", false},
+		{99, "", "", false},
+	} {
+		scope := &configv1.Scope{Layer: test.layer, App: test.app, Selector: test.selector}
+		if got := config.Applies(scope, me); got != test.want {
+			t.Errorf("%v: %t, want %t", scope, got, test.want)
+		}
+	}
+}
+
+// FuzzProperty holds that no declaration and no value makes the checks panic or hang, and that what is accepted fits.
+func FuzzProperty(f *testing.F) {
+	for _, seed := range [][2]string{
+		{`{"name":"a","type":"TYPE_INT","defaultValue":"1","min":"0","max":"9"}`, "10"},
+		{`{"name":"a.*.b","type":"TYPE_FLOAT","defaultValue":"1e3"}`, "0x1p-2"},
+		{`{"name":"a","type":"TYPE_DURATION","defaultValue":"1s","max":"1h"}`, "-1ns"},
+		{`{"name":"a","type":"TYPE_ENUM","defaultValue":"x","options":["x","y"]}`, "y"},
+		{`{"name":"a","type":"TYPE_JSON","defaultValue":"{}","jsonSchema":"{\"type\":\"object\",\"required\":[\"a\"]}"}`, `{"a":[1,{"b":null}]}`},
+		{`{"name":"a","type":"TYPE_JSON","defaultValue":"[]","jsonSchema":"{\"items\":{\"pattern\":\"^a+$\"},\"uniqueItems\":true}"}`, `["a","a"]`},
+		{`{"name":"a","type":"TYPE_BOOL","defaultValue":"true"}`, "false"},
+	} {
+		f.Add(seed[0], seed[1])
+	}
+	f.Fuzz(func(t *testing.T, declaration, value string) {
+		var p configv1.Property
+		if protojson.Unmarshal([]byte(declaration), &p) != nil {
+			return
+		}
+		prop, err := config.ParseProperty(&p)
+		if err != nil {
+			if errs.KindOf(err) != errs.Invalid {
+				t.Errorf("%s: %v is not of kind invalid", declaration, err)
+			}
+			return
+		}
+		if err := prop.Check(p.GetDefaultValue()); err != nil {
+			t.Errorf("%s: accepted with a default that %v", declaration, err)
+		}
+		_ = prop.Check(value)
+		if prop.Match(value) && config.CheckName(value) != nil && value != p.GetName() {
+			t.Errorf("%s matches %q, which is not a name", declaration, value)
+		}
+	})
+}

@@ -1,0 +1,495 @@
+package config_test
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	configv1 "bijou.dev/platform/api/config/v1"
+	"bijou.dev/platform/config"
+	"bijou.dev/platform/errs"
+	"bijou.dev/platform/memnet"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/types/known/timestamppb"
+)
+
+// peer is the other end of the wire: it sends what a test tells it to, and keeps what it is sent.
+type peer struct {
+	configv1.UnimplementedConfigServer
+	net    *memnet.Network
+	server *grpc.Server
+
+	mu       sync.Mutex
+	snapshot *configv1.WatchResponse
+	refuse   error // what Declare returns
+	declared []*configv1.DeclareRequest
+	received [][]*configv1.WatchRequest // by stream
+	push     chan *configv1.WatchResponse
+}
+
+func newPeer(t *testing.T) *peer {
+	p := &peer{net: memnet.New(), snapshot: &configv1.WatchResponse{Snapshot: true}}
+	p.start(t)
+	t.Cleanup(func() { p.server.Stop() })
+	return p
+}
+
+func (p *peer) start(t *testing.T) {
+	t.Helper()
+	l, err := p.net.Listen("tcp", "config:7000")
+	if err != nil {
+		t.Fatal(err)
+	}
+	p.mu.Lock()
+	p.push = make(chan *configv1.WatchResponse)
+	p.mu.Unlock()
+	p.server = grpc.NewServer()
+	configv1.RegisterConfigServer(p.server, p)
+	go p.server.Serve(l)
+}
+
+func (p *peer) Declare(_ context.Context, req *configv1.DeclareRequest) (*configv1.DeclareResponse, error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.declared = append(p.declared, req)
+	return &configv1.DeclareResponse{}, p.refuse
+}
+
+func (p *peer) Watch(stream configv1.Config_WatchServer) error {
+	p.mu.Lock()
+	n := len(p.received)
+	p.received = append(p.received, nil)
+	snapshot, push := p.snapshot, p.push
+	p.mu.Unlock()
+	go func() {
+		for {
+			m, err := stream.Recv()
+			if err != nil {
+				return
+			}
+			p.mu.Lock()
+			p.received[n] = append(p.received[n], m)
+			p.mu.Unlock()
+		}
+	}()
+	if err := stream.Send(snapshot); err != nil {
+		return err
+	}
+	for {
+		select {
+		case m := <-push:
+			if err := stream.Send(m); err != nil {
+				return err
+			}
+		case <-stream.Context().Done():
+			return nil
+		}
+	}
+}
+
+// acks returns what the newest stream carried, after everything has settled.
+func (p *peer) acks(t *testing.T) []*configv1.WatchRequest {
+	t.Helper()
+	synctest.Wait()
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if len(p.received) == 0 {
+		t.Fatal("nobody has called Watch")
+	}
+	return p.received[len(p.received)-1]
+}
+
+func (p *peer) lastAck(t *testing.T) *configv1.WatchRequest {
+	t.Helper()
+	all := p.acks(t)
+	return all[len(all)-1]
+}
+
+func (p *peer) declarations() int {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return len(p.declared)
+}
+
+func value(name, text string, revision int64) *configv1.Value {
+	return &configv1.Value{
+		Name: name, Value: text, Revision: revision, Layer: configv1.Layer_LAYER_APP,
+		Scope: &configv1.Scope{Layer: configv1.Layer_LAYER_APP, App: "catalog"},
+	}
+}
+
+func snapshot(revision int64, values ...*configv1.Value) *configv1.WatchResponse {
+	return &configv1.WatchResponse{Revision: revision, Snapshot: true, Values: values}
+}
+
+func me() *configv1.Identity {
+	return &configv1.Identity{App: "catalog", Instance: "catalog-1", Zone: "a", Version: "v1"}
+}
+
+func open(t *testing.T, p *peer, dir string, log *slog.Logger) *config.Set {
+	t.Helper()
+	conn, err := grpc.NewClient("passthrough:///config:7000", grpc.WithTransportCredentials(insecure.NewCredentials()),
+		grpc.WithContextDialer(func(ctx context.Context, addr string) (net.Conn, error) { return p.net.DialContext(ctx, "tcp", addr) }))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = conn.Close() })
+	set, err := config.Open(config.Options{Identity: me(), Conn: conn, Dir: dir, Log: log})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return set
+}
+
+func run(t *testing.T, set *config.Set) (stop func()) {
+	ctx, cancel := context.WithCancel(t.Context())
+	var done sync.WaitGroup
+	done.Go(func() {
+		if err := set.Run(ctx); err != nil {
+			t.Errorf("Run: %v", err)
+		}
+	})
+	stop = func() { cancel(); done.Wait() }
+	t.Cleanup(stop)
+	return stop
+}
+
+func TestFollowsAndAcknowledges(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newPeer(t)
+		p.snapshot = snapshot(7, value("limit", "30", 5), value("undeclared", "x", 7))
+		set := open(t, p, "", nil)
+		limit := config.Int(set, "limit", 20, config.Spec{Min: "1", Max: "50"})
+		run(t, set)
+		hello, ack := p.acks(t)[0], p.lastAck(t)
+		if hello.GetIdentity().GetInstance() != "catalog-1" || hello.GetAppliedRevision() != 0 {
+			t.Errorf("the first message is %v", hello)
+		}
+		if ack.GetAppliedRevision() != 7 || ack.GetIdentity() != nil || limit.Get() != 30 || set.Revision() != 7 {
+			t.Errorf("after the snapshot: acknowledged %v, value %d, revision %d", ack, limit.Get(), set.Revision())
+		}
+		if ok, _ := set.Connected(); !ok || set.Problem() != nil {
+			t.Errorf("not connected: %v", set.Problem())
+		}
+
+		told := make(chan int64, 1)
+		defer limit.Watch(func(_, now int64) { told <- now })()
+		p.push <- &configv1.WatchResponse{Revision: 8, Values: []*configv1.Value{value("limit", "40", 8)}}
+		if got := p.lastAck(t).GetAppliedRevision(); got != 8 || limit.Get() != 40 || <-told != 40 {
+			t.Errorf("after a change: acknowledged %d, value %d", got, limit.Get())
+		}
+		if e := set.Entries()[0]; e.Layer != "app" || e.Scope != "catalog" || e.Revision != 8 {
+			t.Errorf("the entry is %+v", e)
+		}
+		p.push <- &configv1.WatchResponse{Revision: 9}
+		if got := p.lastAck(t).GetAppliedRevision(); got != 9 {
+			t.Errorf("a revision that changes nothing here is acknowledged as %d", got)
+		}
+		p.push <- &configv1.WatchResponse{Revision: 10, Removed: []string{"limit"}}
+		if got := p.lastAck(t).GetAppliedRevision(); got != 10 || limit.Get() != 20 {
+			t.Errorf("after a removal: acknowledged %d, value %d", got, limit.Get())
+		}
+		if err := set.Put("limit", "1"); errs.KindOf(err) != errs.Precondition {
+			t.Errorf("putting into a set that follows the service: %v", err)
+		}
+	})
+}
+
+func TestBadValueIsReportedAndThePreviousKept(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newPeer(t)
+		p.snapshot = snapshot(1, value("limit", "30", 1), value("late", "never", 1))
+		set := open(t, p, "", nil)
+		limit := config.Int(set, "limit", 20, config.Spec{Max: "50"})
+		rules := config.JSON(set, "rules", limits{High: 1}, config.Spec{})
+		run(t, set)
+		synctest.Wait()
+		p.push <- &configv1.WatchResponse{Revision: 2, Values: []*configv1.Value{
+			value("limit", "51", 2), value("rules", `{"low":2,"high":1}`, 2), value("big", strings.Repeat("x", config.MaxText+1), 2),
+		}}
+		r := p.lastAck(t).GetRejections()
+		if len(r) != 3 || r[0].GetName() != "big" || r[1].GetName() != "limit" || r[1].GetRevision() != 2 ||
+			!strings.Contains(r[1].GetProblem(), "must be at most 50") || !strings.Contains(r[2].GetProblem(), "low is above high") {
+			t.Errorf("rejections are %v", r)
+		}
+		if limit.Get() != 30 || rules.Get().High != 1 {
+			t.Errorf("in use: %d and %v", limit.Get(), rules.Get())
+		}
+		if e := set.Entries()[0]; e.Value != "30" || e.Problem == "" {
+			t.Errorf("the entry does not show the problem: %+v", e)
+		}
+		// A document of a newer version of the app may have fields that this one does not know.
+		p.push <- &configv1.WatchResponse{Revision: 3, Values: []*configv1.Value{value("limit", "31", 3), value("rules", `{"low":2,"high":3,"middle":1}`, 3)}}
+		if r := p.lastAck(t).GetRejections(); len(r) != 1 || limit.Get() != 31 || rules.Get().High != 3 {
+			t.Errorf("after usable values: rejections %v, in use %d and %v", r, limit.Get(), rules.Get())
+		}
+		late := config.Duration(set, "late", time.Second, config.Spec{})
+		if r := p.lastAck(t).GetRejections(); len(r) != 2 || late.Get() != time.Second {
+			t.Errorf("a value that was there before its declaration: rejections %v, in use %v", r, late.Get())
+		}
+	})
+}
+
+func TestReconnectsForEver(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newPeer(t)
+		p.snapshot = snapshot(5, value("limit", "30", 5), value("gone", "1", 5))
+		set := open(t, p, "", nil)
+		limit := config.Int(set, "limit", 20, config.Spec{})
+		gone := config.Int(set, "gone", 0, config.Spec{})
+		run(t, set)
+		synctest.Wait()
+
+		p.server.Stop()
+		time.Sleep(3 * time.Hour)
+		if ok, since := set.Connected(); ok || time.Since(since) < 2*time.Hour || set.Problem() == nil {
+			t.Errorf("cut off: connected %t since %v, problem %v", ok, since, set.Problem())
+		}
+		if limit.Get() != 30 || gone.Get() != 1 || set.Revision() != 5 {
+			t.Errorf("cut off, the values are %d and %d of revision %d", limit.Get(), gone.Get(), set.Revision())
+		}
+		p.mu.Lock()
+		p.snapshot = snapshot(6, value("limit", "40", 6))
+		p.mu.Unlock()
+		p.start(t)
+		time.Sleep(3 * time.Minute) // gRPC's own back-off grows to two minutes; the platform's connections have a shorter one
+		if hello := p.acks(t)[0]; hello.GetAppliedRevision() != 5 {
+			t.Errorf("resumed with %v, want revision 5", hello)
+		}
+		if limit.Get() != 40 || gone.Get() != 0 || set.Revision() != 6 {
+			t.Errorf("back, the values are %d and %d of revision %d", limit.Get(), gone.Get(), set.Revision())
+		}
+	})
+}
+
+func TestBackOffIsBoundedAndSpread(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newPeer(t)
+		p.snapshot = &configv1.WatchResponse{} // not a snapshot: the stream is given up at once
+		set := open(t, p, "", nil)
+		run(t, set)
+		time.Sleep(10 * time.Minute)
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		if n := len(p.received); n < 120 || n > 260 { // 2.5 s to 5 s apart
+			t.Errorf("%d attempts in 10 minutes", n)
+		}
+	})
+}
+
+func TestDeclaresUntilHeard(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newPeer(t)
+		p.refuse = status.Error(codes.Unavailable, "the store is away")
+		set := open(t, p, "", nil)
+		config.Int(set, "b", 1, config.Spec{Doc: "Second."})
+		config.BoolFamily(set, "a.*.on", true, config.Spec{})
+		run(t, set)
+		time.Sleep(time.Minute)
+		p.mu.Lock()
+		if n := len(p.declared); n < 10 {
+			t.Errorf("%d attempts in a minute", n)
+		}
+		last := p.declared[len(p.declared)-1]
+		p.refuse = nil
+		p.mu.Unlock()
+		if got := last.GetProperties(); last.GetApp() != "catalog" || len(got) != 2 || got[0].GetName() != "a.*.on" || got[1].GetDoc() != "Second." {
+			t.Errorf("declared %v", last)
+		}
+
+		time.Sleep(time.Minute)
+		heard := p.declarations()
+		time.Sleep(time.Hour)
+		if n := p.declarations(); n != heard {
+			t.Errorf("declared %d times more after it was heard", n-heard)
+		}
+		for i := range 50 { // one burst, one call
+			config.Int(set, fmt.Sprintf("c%d", i), 1, config.Spec{})
+		}
+		time.Sleep(time.Minute)
+		if n := p.declarations(); n != heard+1 {
+			t.Errorf("a burst of declarations led to %d calls", n-heard)
+		}
+		// A service whose revisions went back has lost data, so it is told again.
+		p.push <- &configv1.WatchResponse{Revision: 5}
+		p.mu.Lock()
+		p.snapshot = snapshot(2)
+		p.mu.Unlock()
+		p.server.Stop()
+		p.start(t)
+		time.Sleep(10 * time.Minute)
+		if n := p.declarations(); n != heard+2 {
+			t.Errorf("after the service lost data there were %d more calls, want 1", n-heard-1)
+		}
+	})
+}
+
+func TestLastKnownGoodValues(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		dir := filepath.Join(t.TempDir(), "config")
+		p := newPeer(t)
+		elsewhere := value("zoned", "5", 3)
+		elsewhere.Scope = &configv1.Scope{Layer: configv1.Layer_LAYER_VERSION, Selector: "v0"}
+		over := value("forced", "true", 3)
+		over.Scope = &configv1.Scope{Layer: configv1.Layer_LAYER_OVERRIDE}
+		over.Expires = timestamppb.New(time.Now().Add(time.Hour))
+		p.snapshot = snapshot(3, value("limit", "30", 3), value("bad", "1", 3), elsewhere, over)
+		first := open(t, p, dir, nil)
+		config.Int(first, "bad", 0, config.Spec{Max: "10"})
+		stop := run(t, first)
+		synctest.Wait()
+		p.push <- &configv1.WatchResponse{Revision: 4, Values: []*configv1.Value{value("bad", "11", 4)}}
+		synctest.Wait()
+		stop()
+		p.server.Stop()
+
+		second := open(t, p, dir, nil)
+		limit := config.Int(second, "limit", 20, config.Spec{})
+		bad := config.Int(second, "bad", 0, config.Spec{Max: "10"})
+		zoned := config.Int(second, "zoned", 0, config.Spec{})
+		forced := config.Bool(second, "forced", false, config.Spec{})
+		if limit.Get() != 30 || bad.Get() != 1 || !forced.Get() || second.Revision() != 4 {
+			t.Errorf("at boot: %d, %d, %t of revision %d; want the values that were in use", limit.Get(), bad.Get(), forced.Get(), second.Revision())
+		}
+		if zoned.Get() != 0 {
+			t.Error("a value for another version was taken over")
+		}
+		time.Sleep(2 * time.Hour)
+		third := open(t, p, dir, nil)
+		if config.Bool(third, "forced", false, config.Spec{}).Get() {
+			t.Error("an override whose time is over was taken over")
+		}
+	})
+}
+
+func TestDamagedFileIsReportedAndIgnored(t *testing.T) {
+	dir := t.TempDir()
+	file := filepath.Join(dir, "catalog.settings")
+	body := []byte(`{"revision":"3","snapshot":true,"values":[{"name":"limit","value":"30","scope":{"layer":"LAYER_APP"}}]}`)
+	good := append(fmt.Appendf(nil, "bijou settings 1 sha256 %x\n", sha256.Sum256(body)), body...)
+	flipped := bytes.Clone(good)
+	flipped[len(flipped)-20] ^= 1
+	for name, test := range map[string]struct {
+		data []byte
+		want int64
+	}{
+		"whole": {good, 30}, "one bit": {flipped, 20}, "half": {good[:len(good)/2], 20}, "empty": {nil, 20}, "without head": {body, 20},
+	} {
+		if err := os.WriteFile(file, test.data, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		var logged bytes.Buffer
+		set := open(t, &peer{net: memnet.New()}, dir, slog.New(slog.NewTextHandler(&logged, nil)))
+		if got := config.Int(set, "limit", 20, config.Spec{}).Get(); got != test.want {
+			t.Errorf("%s: value %d, want %d", name, got, test.want)
+		}
+		if reported := strings.Contains(logged.String(), "ignoring last known good"); reported != (test.want == 20) {
+			t.Errorf("%s: log is %s", name, logged.String())
+		}
+	}
+}
+
+func TestUnwritableFolderIsReportedOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		blocked := filepath.Join(t.TempDir(), "file")
+		if err := os.WriteFile(blocked, nil, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		p := newPeer(t)
+		p.snapshot = snapshot(3, value("limit", "30", 3))
+		var logged lockedBuffer
+		set := open(t, p, filepath.Join(blocked, "dir"), slog.New(slog.NewTextHandler(&logged, nil)))
+		limit := config.Int(set, "limit", 20, config.Spec{})
+		run(t, set)
+		for i := range int64(5) {
+			time.Sleep(time.Minute)
+			p.push <- &configv1.WatchResponse{Revision: 4 + i, Values: []*configv1.Value{value("limit", fmt.Sprint(31+i), 4+i)}}
+		}
+		time.Sleep(time.Minute)
+		if limit.Get() != 35 || strings.Count(logged.String(), "cannot keep last known good") != 1 {
+			t.Errorf("value %d, log:\n%s", limit.Get(), logged.String())
+		}
+	})
+}
+
+// lockedBuffer is written by the set and read by the test.
+type lockedBuffer struct {
+	mu sync.Mutex
+	bytes.Buffer
+}
+
+func (b *lockedBuffer) Write(p []byte) (int, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.Buffer.Write(p)
+}
+
+func (b *lockedBuffer) String() string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.Buffer.String()
+}
+
+func TestOpenNamesTheField(t *testing.T) {
+	conn, err := grpc.NewClient("passthrough:///nobody:1", grpc.WithTransportCredentials(insecure.NewCredentials()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	for field, o := range map[string]config.Options{
+		"Identity.App":      {Conn: conn, Identity: &configv1.Identity{Instance: "1"}},
+		"Identity.Instance": {Conn: conn, Identity: &configv1.Identity{App: "a"}},
+		"Conn":              {Identity: me()},
+	} {
+		_, err := config.Open(o)
+		var e *errs.Error
+		if !errors.As(err, &e) || e.Kind != errs.Invalid || e.Fields[0].Name != field {
+			t.Errorf("want an error that names %s, got %v", field, err)
+		}
+	}
+}
+
+// FuzzFile holds that no content of the file, checksum right or not, makes a process fail to start.
+func FuzzFile(f *testing.F) {
+	f.Add([]byte(`{"revision":"3","snapshot":true,"values":[{"name":"limit","value":"30","scope":{"layer":"LAYER_APP"},"expires":"2020-01-01T00:00:00Z"}]}`), true)
+	f.Add([]byte(`{"values":[{},{"name":"limit"},{"name":"rules","value":"{"}]}`), true)
+	f.Add([]byte("bijou settings 1 sha256 \n"), false)
+	dir := f.TempDir()
+	conn, err := grpc.NewClient("passthrough:///nobody:1", grpc.WithTransportCredentials(insecure.NewCredentials()))
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Fuzz(func(t *testing.T, body []byte, sign bool) {
+		if sign {
+			body = append(fmt.Appendf(nil, "bijou settings 1 sha256 %x\n", sha256.Sum256(body)), body...)
+		}
+		if err := os.WriteFile(filepath.Join(dir, "catalog.settings"), body, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		set, err := config.Open(config.Options{Identity: me(), Conn: conn, Dir: dir})
+		if err != nil {
+			t.Fatal(err)
+		}
+		limit := config.Int(set, "limit", 20, config.Spec{Min: "1", Max: "50"})
+		config.JSON(set, "rules", limits{High: 1}, config.Spec{})
+		if v := limit.Get(); v < 1 || v > 50 {
+			t.Errorf("a value out of bounds was taken from the file: %d", v)
+		}
+		set.Entries()
+	})
+}
