@@ -134,15 +134,15 @@ func (q *queue) run() {
 		timer := time.NewTimer(jitter(q.every))
 		select {
 		case <-timer.C:
-			q.drain()
+			q.drain(q.ctx)
 		case <-q.full:
-			q.export(q.take())
+			q.export(q.ctx, q.take())
 		case answer := <-q.flushes:
-			q.drain()
+			q.drain(q.ctx)
 			close(answer)
 		case <-q.stop:
 			timer.Stop()
-			q.drain()
+			q.drain(context.WithValue(q.ctx, lastKey{}, true))
 			if err := q.exporter.Shutdown(q.ctx); err != nil {
 				q.log.Warn("closing the span exporter", "error", err)
 			}
@@ -153,16 +153,19 @@ func (q *queue) run() {
 }
 
 // drain exports what is queued now. Spans that end meanwhile wait for the next round, so that it ends.
-func (q *queue) drain() {
+func (q *queue) drain(ctx context.Context) {
 	q.mu.Lock()
 	n := len(q.spans)
 	q.mu.Unlock()
 	for n > 0 {
 		spans := q.take()
 		n -= len(spans)
-		q.export(spans)
+		q.export(ctx, spans)
 	}
 }
+
+// lastKey marks exports of a process that stops: a store that is not there now will not be there in time.
+type lastKey struct{}
 
 func (q *queue) take() []sdktrace.ReadOnlySpan {
 	q.mu.Lock()
@@ -178,11 +181,11 @@ func (q *queue) take() []sdktrace.ReadOnlySpan {
 	return spans
 }
 
-func (q *queue) export(spans []sdktrace.ReadOnlySpan) {
+func (q *queue) export(ctx context.Context, spans []sdktrace.ReadOnlySpan) {
 	if len(spans) == 0 {
 		return
 	}
-	ctx, cancel := context.WithTimeout(q.ctx, q.timeout)
+	ctx, cancel := context.WithTimeout(ctx, q.timeout)
 	defer cancel()
 	err := q.exporter.ExportSpans(ctx, spans)
 	lost := uint64(0)
@@ -237,14 +240,16 @@ func (*otlpClient) Start(context.Context) error { return nil }
 // Stop implements otlptrace.Client.
 func (*otlpClient) Stop(context.Context) error { return nil }
 
-// UploadTraces implements otlptrace.Client. It retries what OTLP calls retryable until ctx ends.
+// UploadTraces implements otlptrace.Client. It waits for the store, and retries what OTLP calls retryable, until ctx
+// ends.
 func (c *otlpClient) UploadTraces(ctx context.Context, spans []*otlp.ResourceSpans) error {
 	if c.service == nil {
 		c.service = collector.NewTraceServiceClient(c.conn())
 	}
 	req := &collector.ExportTraceServiceRequest{ResourceSpans: spans}
+	last := ctx.Value(lastKey{}) != nil
 	for wait := 100 * time.Millisecond; ; wait = min(2*wait, 5*time.Second) {
-		resp, err := c.service.Export(ctx, req, grpc.WaitForReady(true))
+		resp, err := c.service.Export(ctx, req, grpc.WaitForReady(!last))
 		if err == nil {
 			if p := resp.GetPartialSuccess(); p.GetRejectedSpans() > 0 {
 				return &refused{p.GetRejectedSpans(), p.GetErrorMessage()}
@@ -252,7 +257,7 @@ func (c *otlpClient) UploadTraces(ctx context.Context, spans []*otlp.ResourceSpa
 			return nil
 		}
 		err = errs.FromRPC(err)
-		if !retryable(err) || !sleep(ctx, max(jitter(wait), errs.RetryAfter(err))) {
+		if !retryable(err) || last && errs.KindOf(err) == errs.Unavailable || !sleep(ctx, max(jitter(wait), errs.RetryAfter(err))) {
 			return err
 		}
 	}

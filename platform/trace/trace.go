@@ -75,13 +75,13 @@ type Options struct {
 func (o Options) validate() error {
 	switch {
 	case o.Service == "":
-		return errors.New("Service: is required")
+		return errors.New("trace options: Service is required")
 	case (o.Conn == nil) == (o.Exporter == nil):
-		return errors.New("Conn, Exporter: set exactly one, or use trace.Discard to export nothing")
+		return errors.New("trace options: Conn, Exporter: set exactly one, or use trace.Discard to export nothing")
 	case o.Queue < 0, o.Batch < 0:
-		return errors.New("Queue, Batch: must not be negative")
+		return errors.New("trace options: Queue, Batch must not be negative")
 	case o.Every < 0, o.Timeout < 0:
-		return errors.New("Every, Timeout: must not be negative")
+		return errors.New("trace options: Every, Timeout must not be negative")
 	}
 	return nil
 }
@@ -203,7 +203,7 @@ func (p *Provider) Flush(ctx context.Context) error {
 }
 
 // Shutdown exports what is queued, for at most Options.Timeout and no longer than ctx, counts the rest as dropped, and
-// stops. Spans that end later are dropped and counted. It may be called more than once.
+// stops. It does not wait for a store that is not there. Spans that end later are dropped and counted. It may be called more than once.
 func (p *Provider) Shutdown(ctx context.Context) error {
 	if p.queue == nil {
 		return nil

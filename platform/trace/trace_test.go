@@ -355,6 +355,21 @@ func TestStoreAwayAtStart(t *testing.T) {
 	})
 }
 
+// A process that stops does not wait for a store that is not there.
+func TestShutdownWithoutStore(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newProvider(t, trace.Options{Conn: dial(t, memnet.New()), Queue: 100, Batch: 10})
+		spans(p, 100)
+		start := time.Now()
+		if err := p.Shutdown(t.Context()); err != nil {
+			t.Error(err)
+		}
+		if d := time.Since(start); d > 0 || p.Dropped() != 100 {
+			t.Errorf("took %v, dropped %d of 100", d, p.Dropped())
+		}
+	})
+}
+
 // The connection to the store may be traced like any other. Exporting must not make spans to export.
 func TestExportIsNotTraced(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

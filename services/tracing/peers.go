@@ -27,7 +27,9 @@ const (
 )
 
 const (
-	peerTimeout = 5 * time.Second
+	peerTimeout = 2 * time.Second
+	// restTimeout is how long a replica that did not answer is left alone, so that not every question waits for it.
+	restTimeout = 5 * time.Second
 	maxAnswer   = 64 << 20 // bytes of a peer's answer that is held in memory
 )
 
@@ -36,10 +38,15 @@ type peers struct {
 	self      string
 	instances func() []discovery.Instance
 	client    *http.Client
+
+	mu   sync.Mutex
+	rest map[string]time.Time // replica -> when to ask it again
 }
 
 func newPeers(p *service.Process) *peers {
-	t := &http.Transport{DialContext: p.DialContext, MaxIdleConnsPerHost: 4, IdleConnTimeout: time.Minute}
+	t := &http.Transport{
+		DialContext: p.DialContext, ResponseHeaderTimeout: peerTimeout, MaxIdleConnsPerHost: 4, IdleConnTimeout: time.Minute,
+	}
 	p.OnStop("connections to peers", func(context.Context) error {
 		t.CloseIdleConnections()
 		return nil
@@ -48,6 +55,7 @@ func newPeers(p *service.Process) *peers {
 		self:      p.Instance(),
 		instances: func() []discovery.Instance { return p.Discovery().Instances(p.Name()) },
 		client:    &http.Client{Transport: t},
+		rest:      make(map[string]time.Time),
 	}
 }
 
@@ -68,8 +76,17 @@ func (p *peers) others(r *http.Request) []peer {
 	return out
 }
 
+// errResting stands for the answer of a replica that did not answer lately.
+var errResting = errors.New("it did not answer lately")
+
 // open asks one replica. 404 is io.EOF: it has nothing.
-func (p *peers) open(ctx context.Context, to peer, path string) (io.ReadCloser, error) {
+func (p *peers) open(ctx context.Context, to peer, path string) (body io.ReadCloser, err error) {
+	p.mu.Lock()
+	resting := time.Now().Before(p.rest[to.id])
+	p.mu.Unlock()
+	if resting {
+		return nil, errResting
+	}
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+to.addr+path, nil)
 	if err != nil {
 		return nil, err
@@ -77,6 +94,11 @@ func (p *peers) open(ctx context.Context, to peer, path string) (io.ReadCloser, 
 	req.Header.Set(hopHeader, p.self)
 	resp, err := p.client.Do(req)
 	if err != nil {
+		if !errors.Is(err, context.Canceled) {
+			p.mu.Lock()
+			p.rest[to.id] = time.Now().Add(restTimeout)
+			p.mu.Unlock()
+		}
 		return nil, err
 	}
 	if resp.StatusCode != http.StatusOK {

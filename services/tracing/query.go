@@ -444,6 +444,7 @@ func (q *queries) walk(w http.ResponseWriter, r *http.Request) {
 	ctx, cancel := context.WithTimeout(r.Context(), queryTimeout)
 	defer cancel()
 	w.Header().Set("Content-Type", "application/x-ndjson")
+	_ = http.NewResponseController(w).Flush() // the other side waits for the header only briefly
 	e := json.NewEncoder(w)
 	for spans, err := range q.local(ctx, from, to) {
 		if err != nil || e.Encode(spans) != nil {

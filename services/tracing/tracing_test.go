@@ -50,7 +50,7 @@ func start(t *testing.T, n *memnet.Network, host string, opts tracing.Options) *
 		opts.Dir = t.TempDir()
 	}
 	p, err := service.New(t.Context(), service.Options{
-		Name: "tracing", Instance: host, Drain: time.Second,
+		Name: "tracing", Instance: host, Drain: 20 * time.Millisecond,
 		Listen: map[string]string{"otlp": host + ":4317", "otlphttp": host + ":4318", "zipkin": host + ":9411", "admin": host + ":9090"},
 		Net:    service.Net{Listen: n.Listen, DialContext: n.DialContext},
 	}, func(ctx context.Context, p *service.Process) error { return tracing.New(ctx, p, opts) })
