@@ -327,6 +327,7 @@ func TestDeclaresUntilHeard(t *testing.T) {
 		}
 		// A service whose revisions went back has lost data, so it is told again.
 		p.push <- &configv1.WatchResponse{Revision: 5}
+		synctest.Wait()
 		p.mu.Lock()
 		p.snapshot = snapshot(2)
 		p.mu.Unlock()
