@@ -78,7 +78,7 @@ func TestFallback(t *testing.T) {
 			if got != tt.want || !errors.Is(err, tt.wantErr) {
 				t.Errorf("got %q, %v, want %q, %v", got, err, tt.want, tt.wantErr)
 			}
-			if err != nil && errs.KindOf(err) != tt.wantErr {
+			if err != nil && !errors.Is(errs.KindOf(err), tt.wantErr) {
 				t.Errorf("kind is %v, want that of the call, %v", errs.KindOf(err), tt.wantErr)
 			}
 			wantEvents(t, s, tt.events)

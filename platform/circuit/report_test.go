@@ -37,7 +37,7 @@ func (b *board) Report(stream grpc.ClientStreamingServer[circuitsv1.ReportReques
 		}
 		req, err := stream.Recv()
 		if err != nil {
-			return nil
+			return nil //nolint:nilerr // a stream that its client ended has ended well
 		}
 		select {
 		case b.got <- req:

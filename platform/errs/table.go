@@ -80,12 +80,12 @@ func kindOfCode(c codes.Code) Kind {
 
 // kindOfHTTP is the way back from HTTP. 409 is ambiguous: Conflict is the kind whose cure (read again) is safe.
 func kindOfHTTP(code int) Kind {
-	switch {
-	case code == http.StatusConflict:
+	switch code {
+	case http.StatusConflict:
 		return Conflict
-	case code == http.StatusRequestEntityTooLarge, code == http.StatusRequestHeaderFieldsTooLarge, code == http.StatusUnprocessableEntity:
+	case http.StatusRequestEntityTooLarge, http.StatusRequestHeaderFieldsTooLarge, http.StatusUnprocessableEntity:
 		return Invalid
-	case code == http.StatusBadGateway:
+	case http.StatusBadGateway:
 		return Unavailable
 	}
 	for k, row := range table {

@@ -617,7 +617,7 @@ func TestWhy(t *testing.T) {
 	}
 	keys := make(map[string]string)
 	for _, kv := range w.Attributes() {
-		keys[string(kv.Key)] = kv.Value.Emit()
+		keys[string(kv.Key)] = kv.Value.String()
 	}
 	if keys["bijou.route.scope"] != "widened" || keys["bijou.route.excluded"] != "2" || keys["bijou.route.instance"] != w.Chosen.ID {
 		t.Errorf("%v", keys)

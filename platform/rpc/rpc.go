@@ -21,7 +21,6 @@ import (
 	"strings"
 	"sync"
 
-	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/reflect/protoreflect"
 	"google.golang.org/protobuf/reflect/protoregistry"
 	"google.golang.org/protobuf/types/descriptorpb"
@@ -77,11 +76,3 @@ func (m *method) descriptor() protoreflect.MethodDescriptor {
 // known reports whether the method is one of a linked proto. A server is also asked for methods that do not exist,
 // and those must not fill the map.
 func (m *method) known() bool { return m.descriptor() != nil }
-
-// size returns the encoded size of a message, or 0.
-func size(m any) int {
-	if p, ok := m.(proto.Message); ok {
-		return proto.Size(p)
-	}
-	return 0
-}

@@ -21,7 +21,7 @@ func (p *Process) Run(ctx context.Context) error {
 	work, end := context.WithCancelCause(context.WithoutCancel(ctx))
 	defer end(nil)
 	group, work := errgroup.WithContext(work)
-	p.start(group, work)
+	p.start(work, group)
 	p.log.Info("started", "version", p.opts.Version, "zone", p.opts.Zone, "endpoints", p.endpoints())
 
 	select {
@@ -49,7 +49,7 @@ func (p *Process) Run(ctx context.Context) error {
 var errStopped = errors.New("the process stopped")
 
 // start starts everything that runs: listeners last, so that the first request finds the parts at work.
-func (p *Process) start(group *errgroup.Group, work context.Context) {
+func (p *Process) start(work context.Context, group *errgroup.Group) {
 	for _, t := range append([]task{
 		{"discovery", p.discovery.Run},
 		{"settings", p.config.Run},

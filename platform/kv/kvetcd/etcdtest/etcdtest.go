@@ -32,7 +32,7 @@ func Start(t testing.TB) *Server {
 	s := &Server{t: t, dir: dir}
 	t.Cleanup(func() {
 		s.Stop()
-		os.RemoveAll(dir)
+		_ = os.RemoveAll(dir)
 	})
 	s.Restart()
 	return s
