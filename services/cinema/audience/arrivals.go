@@ -1,6 +1,7 @@
 package audience
 
 import (
+	"cmp"
 	"context"
 	"time"
 )
@@ -60,8 +61,8 @@ func (l *Load) arrive(ctx context.Context, begin func(due time.Time)) {
 }
 
 func (l *Load) target() float64 {
-	if l.opts.Rate > 0 {
-		return l.opts.Rate
+	if l.opts.Fixed {
+		return cmp.Or(l.opts.Rate, 1)
 	}
 	return l.rate.Get()
 }

@@ -25,7 +25,8 @@ type Options struct {
 	Once bool
 	// Duration is how long sessions begin, with Once. Zero: 30 s.
 	Duration time.Duration
-	// Rate is sessions a second. Zero: the live setting audience.rate.
+	// Rate is the default of the live setting audience.rate, in sessions a second; with Once it is the rate whatever the
+	// setting says. Zero: 1.
 	Rate float64
 	// Threshold is the share of requests that must succeed, with Once. Zero: 0.99.
 	Threshold float64
@@ -73,7 +74,7 @@ func New(_ context.Context, p *service.Process, o Options) error {
 		return err
 	}
 	load, err := NewLoad(LoadOptions{
-		Target: o.Target, Rate: o.Rate, DialContext: p.DialContext, Settings: p.Config(), Metrics: p.Metrics(), Log: p.Log(),
+		Target: o.Target, Rate: o.Rate, Fixed: o.Once, DialContext: p.DialContext, Settings: p.Config(), Metrics: p.Metrics(), Log: p.Log(),
 	})
 	if err != nil {
 		return err

@@ -25,8 +25,10 @@ const (
 type LoadOptions struct {
 	// Target is the address of the cinema, without a path.
 	Target string
-	// Rate is sessions a second. Zero: the live setting audience.rate.
+	// Rate is the default of the live setting audience.rate, in sessions a second. Zero: 1.
 	Rate float64
+	// Fixed keeps Rate whatever the setting says.
+	Fixed bool
 	// Seed makes two loads alike. Zero: a seed of its own.
 	Seed uint64
 	// DialContext connects. Nil: the real network.
@@ -62,7 +64,7 @@ func NewLoad(o LoadOptions) (*Load, error) {
 	set := cmp.Or(o.Settings, config.Static(nil))
 	l := &Load{
 		opts: o, log: cmp.Or(o.Log, slog.New(slog.DiscardHandler)),
-		rate: config.Float(set, "audience.rate", 1, config.Spec{
+		rate: config.Float(set, "audience.rate", cmp.Or(o.Rate, 1), config.Spec{
 			Doc: "Sessions that begin in a second, on average.", Unit: "1/s", Min: "0", Max: "10000",
 		}),
 		ramp: config.Duration(set, "audience.ramp", 0, config.Spec{

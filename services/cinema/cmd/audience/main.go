@@ -19,7 +19,7 @@ func main() {
 		f.StringVar(&o.Target, "target", "http://gateway:8080", "the same, for typing")
 		f.BoolVar(&o.Once, "once", false, "come for -duration, print a table and leave")
 		f.DurationVar(&o.Duration, "duration", 0, "how long sessions begin, with -once (default 30s)")
-		f.Float64Var(&o.Rate, "rate", 0, "sessions a second (default: the setting audience.rate)")
+		f.Float64Var(&o.Rate, "rate", 0, "sessions a second (default of the setting audience.rate; default 1)")
 		f.Float64Var(&o.Threshold, "threshold", 0, "share of requests that must succeed, with -once (default 0.99)")
 	}, func(ctx context.Context, p *service.Process) error {
 		return audience.New(ctx, p, o)

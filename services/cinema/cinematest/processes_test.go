@@ -1,0 +1,97 @@
+package cinematest_test
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"net/http"
+	"strings"
+	"testing"
+
+	"bijou.dev/platform/memnet"
+	"bijou.dev/platform/service"
+	"bijou.dev/services/cinema/audience"
+	"bijou.dev/services/cinema/catalog"
+	"bijou.dev/services/cinema/playback"
+	"bijou.dev/services/cinema/profiles"
+	"bijou.dev/services/cinema/ratings"
+	"bijou.dev/services/cinema/recommendations"
+	"bijou.dev/services/cinema/search"
+	"bijou.dev/services/cinema/viewing"
+	"bijou.dev/services/cinema/web"
+)
+
+// setups make a process each service, by name.
+var setups = map[string]service.Setup{
+	"audience": func(ctx context.Context, p *service.Process) error {
+		return audience.New(ctx, p, audience.Options{Target: "http://web-1:8080"})
+	},
+	"catalog":  func(ctx context.Context, p *service.Process) error { return catalog.New(ctx, p, catalog.Options{}) },
+	"playback": func(ctx context.Context, p *service.Process) error { return playback.New(ctx, p, playback.Options{}) },
+	"profiles": func(ctx context.Context, p *service.Process) error { return profiles.New(ctx, p, profiles.Options{}) },
+	"ratings":  func(ctx context.Context, p *service.Process) error { return ratings.New(ctx, p, ratings.Options{}) },
+	"recommendations": func(ctx context.Context, p *service.Process) error {
+		return recommendations.New(ctx, p, recommendations.Options{})
+	},
+	"search":  func(ctx context.Context, p *service.Process) error { return search.New(ctx, p, search.Options{}) },
+	"viewing": func(ctx context.Context, p *service.Process) error { return viewing.New(ctx, p, viewing.Options{}) },
+	"web":     func(ctx context.Context, p *service.Process) error { return web.New(ctx, p, web.Options{}) },
+}
+
+func start(t *testing.T, net *memnet.Network, name string, n int) string {
+	t.Helper()
+	host := fmt.Sprintf("%s-%d", name, n)
+	p, err := service.New(t.Context(), service.Options{
+		Name: name, Instance: host, Net: service.Net{Listen: net.Listen, DialContext: net.DialContext}, StateDir: t.TempDir(),
+		Listen: map[string]string{"grpc": host + ":7000", "admin": host + ":9090", "http": host + ":8080"},
+	}, setups[name])
+	if err != nil {
+		t.Fatalf("%s: %v", host, err)
+	}
+	ctx, stop := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- p.Run(ctx) }()
+	t.Cleanup(func() {
+		stop()
+		if err := <-done; err != nil {
+			t.Errorf("%s: %v", host, err)
+		}
+	})
+	return host
+}
+
+// Two of each service run in one process, with nobody to talk to, and say that they are ready.
+func TestEveryServiceRunsTwice(t *testing.T) {
+	net := memnet.New()
+	client := &http.Client{Transport: &http.Transport{DialContext: net.DialContext, DisableKeepAlives: true}}
+	get := func(url string) (int, string) {
+		t.Helper()
+		resp, err := client.Get(url)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer resp.Body.Close()
+		b, err := io.ReadAll(resp.Body)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return resp.StatusCode, string(b)
+	}
+	for name := range setups {
+		for n := range 2 {
+			host := start(t, net, name, n+1)
+			if status, body := get("http://" + host + ":9090/readyz"); status != 200 {
+				t.Errorf("%s is not ready: %s", host, body)
+			}
+		}
+	}
+	if status, body := get("http://web-2:8080/"); status != 200 || !strings.Contains(body, "A short intermission") {
+		t.Errorf("home with nobody to ask: %d", status)
+	}
+	if _, body := get("http://catalog-1:9090/metrics"); !strings.Contains(body, `cinema_films_findings{`) || !strings.Contains(body, `kind="impossible_date"`) {
+		t.Error("the report of the film data is not in the metrics")
+	}
+	if _, body := get("http://playback-1:9090/metrics"); !strings.Contains(body, "cinema_playback_undelivered") {
+		t.Error("playback does not say what it has to deliver")
+	}
+}

@@ -1,0 +1,59 @@
+// Package hello is the smallest whole service: a contract, a setting, and nothing else. Copy it to begin your own.
+package hello
+
+import (
+	"context"
+	"fmt"
+	"net/http"
+
+	"bijou.dev/platform/config"
+	"bijou.dev/platform/errs"
+	"bijou.dev/platform/service"
+	hellov1 "bijou.dev/services/hello/api/hello/v1"
+)
+
+// Options is what the command line decides. The zero value is ready to use.
+type Options struct {
+	// Greeting is the default of the live setting hello.greeting. Empty: "Hello".
+	Greeting string
+}
+
+// New makes p a hello service: gRPC always, HTTP if p has a listener "http".
+func New(_ context.Context, p *service.Process, o Options) error {
+	if o.Greeting == "" {
+		o.Greeting = "Hello"
+	}
+	s := &server{greeting: config.String(p.Config(), "hello.greeting", o.Greeting, config.Spec{Doc: "The word before the name."})}
+	hellov1.RegisterHelloServer(p.GRPC(), s)
+	if p.Addr("http") == "" {
+		return nil
+	}
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /hello/{name}", s.serveHTTP)
+	mux.HandleFunc("GET /version", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, p.Identity().GetVersion()) })
+	return p.Handle("http", mux)
+}
+
+// server implements the contract.
+type server struct {
+	hellov1.UnimplementedHelloServer
+	greeting *config.Value[string]
+}
+
+// Greet implements hellov1.HelloServer.
+func (s *server) Greet(_ context.Context, r *hellov1.GreetRequest) (*hellov1.GreetResponse, error) {
+	if n := len(r.GetName()); n < 1 || n > 100 {
+		return nil, errs.Errorf(errs.Invalid, "greeting").Field("name", "must have 1 to 100 bytes")
+	}
+	return &hellov1.GreetResponse{Text: s.greeting.Get() + ", " + r.GetName() + "!"}, nil
+}
+
+func (s *server) serveHTTP(w http.ResponseWriter, r *http.Request) {
+	out, err := s.Greet(r.Context(), &hellov1.GreetRequest{Name: r.PathValue("name")})
+	if err != nil {
+		errs.WriteProblem(w, r, err)
+		return
+	}
+	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
+	fmt.Fprintln(w, out.GetText())
+}
