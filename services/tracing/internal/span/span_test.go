@@ -139,15 +139,23 @@ func TestOTLPMapping(t *testing.T) {
 			{Key: "none"},
 		}}, `{"tags":{"bool":"true","double":"1.5","bytes":"AQI=","list":"[\"a\",[\"b\"]]","map":"{\"x\":-1}","none":""}}`},
 		{"a span's attribute wins over its resource's", &otlp.Span{Attributes: []*common.KeyValue{str("service.version", "v4")}}, `{"tags":{"service.version":"v4"}}`},
-		{"dropped parts", &otlp.Span{DroppedAttributesCount: 1, DroppedEventsCount: 2, DroppedLinksCount: 3},
-			`{"tags":{"otel.dropped_attributes_count":"1","otel.dropped_events_count":"2","otel.dropped_links_count":"3"}}`},
+		{
+			"dropped parts", &otlp.Span{DroppedAttributesCount: 1, DroppedEventsCount: 2, DroppedLinksCount: 3},
+			`{"tags":{"otel.dropped_attributes_count":"1","otel.dropped_events_count":"2","otel.dropped_links_count":"3"}}`,
+		},
 		{"trace state", &otlp.Span{TraceState: "a=1"}, `{"tags":{"w3c.tracestate":"a=1"}}`},
-		{"peer by semantic convention", &otlp.Span{Kind: client, Attributes: []*common.KeyValue{str("server.address", "db.local"), num("server.port", 5432), str("service.peer.name", "films-db")}},
-			`{"kind":"CLIENT","remoteEndpoint":{"serviceName":"films-db","port":5432},"tags":{"server.address":"db.local","server.port":"5432","service.peer.name":"films-db"}}`},
-		{"server address and socket", &otlp.Span{Kind: client, Attributes: []*common.KeyValue{str("server.address", "db.local"), str("network.peer.address", "10.0.0.7"), num("network.peer.port", 7000)}},
-			`{"kind":"CLIENT","remoteEndpoint":{"serviceName":"db.local","ipv4":"10.0.0.7","port":7000},"tags":{"server.address":"db.local","network.peer.address":"10.0.0.7","network.peer.port":"7000"}}`},
-		{"server address that is an address", &otlp.Span{Kind: client, Attributes: []*common.KeyValue{str("server.address", "2001:db8::1")}},
-			`{"kind":"CLIENT","remoteEndpoint":{"ipv6":"2001:db8::1"},"tags":{"server.address":"2001:db8::1"}}`},
+		{
+			"peer by semantic convention", &otlp.Span{Kind: client, Attributes: []*common.KeyValue{str("server.address", "db.local"), num("server.port", 5432), str("service.peer.name", "films-db")}},
+			`{"kind":"CLIENT","remoteEndpoint":{"serviceName":"films-db","port":5432},"tags":{"server.address":"db.local","server.port":"5432","service.peer.name":"films-db"}}`,
+		},
+		{
+			"server address and socket", &otlp.Span{Kind: client, Attributes: []*common.KeyValue{str("server.address", "db.local"), str("network.peer.address", "10.0.0.7"), num("network.peer.port", 7000)}},
+			`{"kind":"CLIENT","remoteEndpoint":{"serviceName":"db.local","ipv4":"10.0.0.7","port":7000},"tags":{"server.address":"db.local","network.peer.address":"10.0.0.7","network.peer.port":"7000"}}`,
+		},
+		{
+			"server address that is an address", &otlp.Span{Kind: client, Attributes: []*common.KeyValue{str("server.address", "2001:db8::1")}},
+			`{"kind":"CLIENT","remoteEndpoint":{"ipv6":"2001:db8::1"},"tags":{"server.address":"2001:db8::1"}}`,
+		},
 		{"on a server the address is its own", &otlp.Span{Kind: server, Attributes: []*common.KeyValue{str("server.address", "me")}}, `{"kind":"SERVER","tags":{"server.address":"me"}}`},
 	}
 	for _, tt := range tests {
@@ -178,8 +186,11 @@ func TestOTLPCountsInvalidSpans(t *testing.T) {
 	req := request(&otlp.Span{Name: "good"})
 	sc := req.ResourceSpans[0].ScopeSpans[0]
 	for _, bad := range []*otlp.Span{
-		{}, {TraceId: make([]byte, 16), SpanId: unhex(sid)}, {TraceId: unhex(tid), SpanId: make([]byte, 8)},
-		{TraceId: unhex(tid)[:8], SpanId: unhex(sid)}, {TraceId: unhex(tid), SpanId: unhex(sid), ParentSpanId: []byte{1}},
+		{},
+		{TraceId: make([]byte, 16), SpanId: unhex(sid)},
+		{TraceId: unhex(tid), SpanId: make([]byte, 8)},
+		{TraceId: unhex(tid)[:8], SpanId: unhex(sid)},
+		{TraceId: unhex(tid), SpanId: unhex(sid), ParentSpanId: []byte{1}},
 	} {
 		sc.Spans = append(sc.Spans, bad)
 	}

@@ -60,8 +60,12 @@ func (s *Source) add(id span.TraceID, parent span.ID, kind span.Kind, service, n
 		sp.Remote = span.Endpoint{Service: remote, IPv4: hosts[remote], Port: 7000}
 	}
 	for _, t := range [][2]string{
-		{"service.instance.id", service + "-1"}, {"service.version", "v1.4.2"}, {"deployment.environment.name", "local"},
-		{"cloud.availability_zone", "a"}, {"telemetry.sdk.language", "go"}, {"otel.scope.name", "bijou.dev/platform"},
+		{"service.instance.id", service + "-1"},
+		{"service.version", "v1.4.2"},
+		{"deployment.environment.name", "local"},
+		{"cloud.availability_zone", "a"},
+		{"telemetry.sdk.language", "go"},
+		{"otel.scope.name", "bijou.dev/platform"},
 	} {
 		sp.Tags = append(sp.Tags, span.Tag{Key: t[0], Value: t[1]})
 	}

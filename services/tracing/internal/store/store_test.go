@@ -259,9 +259,14 @@ func TestSearchAgreesWithMatch(t *testing.T) {
 	}
 	first, last := span.Begin(all[0]), span.Begin(all[len(all)-1])
 	for _, q := range []store.Query{
-		{}, {Service: "ratings", Tags: map[string]string{"error": ""}}, {Tags: map[string]string{"error": "deadline exceeded"}, MinDuration: 40_000},
-		{MinDuration: 60_000}, {Service: "catalog", MinDuration: 20_000, MaxDuration: 30_000}, {Name: "catalog.v1.service/get"},
-		{Service: "web", Remote: "ratings", Tags: map[string]string{"bijou.pick": "ratings-2"}}, {Service: "gateway", Tags: map[string]string{"film.id": "3"}},
+		{},
+		{Service: "ratings", Tags: map[string]string{"error": ""}},
+		{Tags: map[string]string{"error": "deadline exceeded"}, MinDuration: 40_000},
+		{MinDuration: 60_000},
+		{Service: "catalog", MinDuration: 20_000, MaxDuration: 30_000},
+		{Name: "catalog.v1.service/get"},
+		{Service: "web", Remote: "ratings", Tags: map[string]string{"bijou.pick": "ratings-2"}},
+		{Service: "gateway", Tags: map[string]string{"film.id": "3"}},
 	} {
 		q.From, q.To, q.Limit = first+(last-first)/4, last-(last-first)/4, 1000
 		got, incomplete, err := s.Search(t.Context(), q)
