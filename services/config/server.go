@@ -59,19 +59,25 @@ func NewServer(o Options) (*Server, error) {
 // Run follows the store and removes expired overrides until ctx ends. Then watchers are told to go elsewhere, and it
 // returns nil.
 func (s *Server) Run(ctx context.Context) error {
-	defer s.Leave()
+	defer s.Release()
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return s.state.follow(ctx, s.store) })
 	group.Go(func() error { return s.expire(ctx) })
 	return group.Wait()
 }
 
-// Leave ends the watches of this replica, so that the instances go to another one. It may be called at any time and twice.
-func (s *Server) Leave() { s.leave() }
+// Release ends all watches of this replica, so that the instances go to another one. It does nothing to later watches.
+func (s *Server) Release() {
+	s.amu.Lock()
+	defer s.amu.Unlock()
+	close(s.released)
+	s.released = make(chan struct{})
+}
 
-// Close closes the store, if NewServer opened it. Run has to have returned.
+// Close closes the store, if NewServer opened it. Run has to have returned and gRPC has to have stopped.
 func (s *Server) Close() error {
-	s.Leave()
+	s.Release()
+	s.readers.Wait()
 	return s.close()
 }
 

@@ -23,21 +23,16 @@ import (
 
 // audience is who watches this replica.
 type audience struct {
-	leaving chan struct{} // closed when the replica stops: streams end and go elsewhere
-	leave   func()
 	readers sync.WaitGroup // of the goroutines that receive acknowledgements
 
 	amu      sync.Mutex // locked after state.mu when both are
 	watchers map[*watcher]struct{}
 	acked    chan struct{} // closed and replaced when a status changes
+	released chan struct{} // closed and replaced when all streams have to go elsewhere
 }
 
 func newAudience() audience {
-	leaving := make(chan struct{})
-	return audience{
-		leaving: leaving, leave: sync.OnceFunc(func() { close(leaving) }),
-		watchers: map[*watcher]struct{}{}, acked: make(chan struct{}),
-	}
+	return audience{watchers: map[*watcher]struct{}{}, acked: make(chan struct{}), released: make(chan struct{})}
 }
 
 // watcher is one stream.
@@ -49,7 +44,8 @@ type watcher struct {
 	// Written with state.mu held, read by the stream's goroutine with it held for reading.
 	dirty map[string]bool // names that may have changed
 
-	status *configv1.InstanceStatus // guarded by audience.amu; replaced, not modified
+	released <-chan struct{}          // closed when the stream has to go elsewhere
+	status   *configv1.InstanceStatus // guarded by audience.amu; replaced, not modified
 }
 
 // tell marks what may have changed for every watcher. Each sends when it can, all that came together in one message, so a
@@ -95,7 +91,7 @@ func (s *Server) Watch(stream configv1.Config_WatchServer) error {
 			return ended(err)
 		case <-stream.Context().Done():
 			return nil
-		case <-s.leaving:
+		case <-w.released:
 			return errs.Errorf(errs.Unavailable, "watching settings: this replica is leaving; watch another")
 		}
 		m := s.delta(w)
@@ -155,6 +151,7 @@ func (s *Server) join(hello *configv1.WatchRequest) (*watcher, *configv1.WatchRe
 	}
 	s.amu.Lock()
 	defer s.amu.Unlock()
+	w.released = s.released
 	s.watchers[w] = struct{}{}
 	s.setStatusLocked(w, hello)
 	return w, m, nil

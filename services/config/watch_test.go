@@ -258,7 +258,7 @@ func TestStoreThatLostItsDataBlanksNobody(t *testing.T) {
 	})
 }
 
-func TestLeavingReplicaSendsWatchersAway(t *testing.T) {
+func TestReleasedWatchersGoElsewhere(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		servers, _ := replicas(t, 1)
 		declare(t, servers[0].Client(t))
@@ -267,10 +267,14 @@ func TestLeavingReplicaSendsWatchersAway(t *testing.T) {
 		if ok, _ := instance.Connected(); !ok {
 			t.Fatal("not connected")
 		}
-		servers[0].Leave()
+		servers[0].Release()
 		synctest.Wait()
 		if ok, _ := instance.Connected(); ok || !strings.Contains(instance.Problem().Error(), "leaving") {
 			t.Errorf("connected %t, problem %v", ok, instance.Problem())
+		}
+		time.Sleep(time.Second)
+		if ok, _ := instance.Connected(); !ok {
+			t.Errorf("not back: %v", instance.Problem())
 		}
 	})
 }
