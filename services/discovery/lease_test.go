@@ -1,6 +1,7 @@
 package discovery_test
 
 import (
+	"fmt"
 	"strings"
 	"testing"
 	"time"
@@ -71,7 +72,11 @@ func TestBrokenStreamIsNotADeparture(t *testing.T) {
 func TestSelfPreservation(t *testing.T) {
 	inStack(t, func(t *testing.T, s *stack) {
 		r := s.replica("discovery-1")
-		m := s.joinAll("catalog", 10)
+		var m []*member
+		for i := range 10 { // with heartbeats that are spread as in life
+			m = append(m, s.join(instance("catalog", fmt.Sprint(i+1)), discovery.RegistrarOptions{}))
+			after(700 * time.Millisecond)
+		}
 		c := s.follow(r)
 		for _, m := range m[:4] {
 			m.crash()

@@ -27,7 +27,7 @@ func TestBadHeartbeatsAreRefused(t *testing.T) {
 		"no service":     {"instance.service", func(r *discoveryv1.RegisterRequest) { r.Instance.Service = "" }},
 		"service":        {"instance.service", func(r *discoveryv1.RegisterRequest) { r.Instance.Service = "cat/alog" }},
 		"id":             {"instance.id", func(r *discoveryv1.RegisterRequest) { r.Instance.Id = "../1" }},
-		"long id":        {"instance.id", func(r *discoveryv1.RegisterRequest) { r.Instance.Id = strings.Repeat("i", 128) }},
+		"long id":        {"instance.id", func(r *discoveryv1.RegisterRequest) { r.Instance.Id = strings.Repeat("i", 129) }},
 		"status":         {"instance.reported", func(r *discoveryv1.RegisterRequest) { r.Instance.Reported = 0 }},
 		"unknown status": {"instance.reported", func(r *discoveryv1.RegisterRequest) { r.Instance.Reported = 99 }},
 		"zone":           {"instance.zone", func(r *discoveryv1.RegisterRequest) { r.Instance.Zone = "a\nb" }},

@@ -32,7 +32,7 @@ const (
 
 var (
 	serviceName  = regexp.MustCompile(`^[a-z0-9][a-z0-9._-]{0,62}$`)
-	instanceID   = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._:-]{0,126}$`)
+	instanceID   = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._:-]{0,127}$`)
 	endpointName = regexp.MustCompile(`^[a-z0-9][a-z0-9_-]{0,31}$`)
 )
 
@@ -75,7 +75,7 @@ func printable(s string) bool {
 
 func (v *violations) name(prefix, service, id string) {
 	v.add(serviceName.MatchString(service), prefix+"service", "must be 1 to 63 of a-z 0-9 . _ - and start with a letter or digit")
-	v.add(instanceID.MatchString(id), prefix+"id", "must be 1 to 127 of A-Z a-z 0-9 . _ : - and start with a letter or digit")
+	v.add(instanceID.MatchString(id), prefix+"id", "must be 1 to 128 of A-Z a-z 0-9 . _ : - and start with a letter or digit")
 }
 
 // checkHeartbeat says what is wrong with a heartbeat, naming each field.
