@@ -56,7 +56,8 @@ func newQueue(o Options) *queue {
 	}
 	// An unsampled parent keeps calls made to export from being traced and exported in turn.
 	parent := trace.NewSpanContext(trace.SpanContextConfig{TraceID: trace.TraceID{15: 1}, SpanID: trace.SpanID{7: 1}})
-	q.ctx, q.cancel = context.WithCancel(trace.ContextWithSpanContext(context.Background(), parent))
+	ctx := context.WithValue(trace.ContextWithSpanContext(context.Background(), parent), stopKey{}, q.stop)
+	q.ctx, q.cancel = context.WithCancel(ctx)
 	go q.run()
 	return q
 }
@@ -142,7 +143,7 @@ func (q *queue) run() {
 			close(answer)
 		case <-q.stop:
 			timer.Stop()
-			q.drain(context.WithValue(q.ctx, lastKey{}, true))
+			q.drain(q.ctx)
 			if err := q.exporter.Shutdown(q.ctx); err != nil {
 				q.log.Warn("closing the span exporter", "error", err)
 			}
@@ -164,8 +165,9 @@ func (q *queue) drain(ctx context.Context) {
 	}
 }
 
-// lastKey marks exports of a process that stops: a store that is not there now will not be there in time.
-type lastKey struct{}
+// stopKey finds, in the context of an export, the channel that is closed when the process stops: a store that is not
+// there then will not be there in time.
+type stopKey struct{}
 
 func (q *queue) take() []sdktrace.ReadOnlySpan {
 	q.mu.Lock()
@@ -240,16 +242,16 @@ func (*otlpClient) Start(context.Context) error { return nil }
 // Stop implements otlptrace.Client.
 func (*otlpClient) Stop(context.Context) error { return nil }
 
-// UploadTraces implements otlptrace.Client. It waits for the store, and retries what OTLP calls retryable, until ctx
-// ends.
+// UploadTraces implements otlptrace.Client. It retries what OTLP calls retryable until ctx ends, but does not wait for an
+// absent store once the process stops.
 func (c *otlpClient) UploadTraces(ctx context.Context, spans []*otlp.ResourceSpans) error {
 	if c.service == nil {
 		c.service = collector.NewTraceServiceClient(c.conn())
 	}
 	req := &collector.ExportTraceServiceRequest{ResourceSpans: spans}
-	last := ctx.Value(lastKey{}) != nil
+	stop, _ := ctx.Value(stopKey{}).(chan struct{})
 	for wait := 100 * time.Millisecond; ; wait = min(2*wait, 5*time.Second) {
-		resp, err := c.service.Export(ctx, req, grpc.WaitForReady(!last))
+		resp, err := c.service.Export(ctx, req)
 		if err == nil {
 			if p := resp.GetPartialSuccess(); p.GetRejectedSpans() > 0 {
 				return &refused{p.GetRejectedSpans(), p.GetErrorMessage()}
@@ -257,9 +259,22 @@ func (c *otlpClient) UploadTraces(ctx context.Context, spans []*otlp.ResourceSpa
 			return nil
 		}
 		err = errs.FromRPC(err)
-		if !retryable(err) || last && errs.KindOf(err) == errs.Unavailable || !sleep(ctx, max(jitter(wait), errs.RetryAfter(err))) {
+		absent := errors.Is(err, errs.Unavailable)
+		if !retryable(err) || absent && closed(stop) {
 			return err
 		}
+		if pause := max(jitter(wait), errs.RetryAfter(err)); !sleep(ctx, pause, stop) {
+			return err
+		}
+	}
+}
+
+func closed(c <-chan struct{}) bool {
+	select {
+	case <-c:
+		return true
+	default:
+		return false
 	}
 }
 
@@ -274,13 +289,19 @@ func retryable(err error) bool {
 	return false
 }
 
-// sleep reports whether d passed before ctx ended. A wait that cannot end in time is not begun.
-func sleep(ctx context.Context, d time.Duration) bool {
+// sleep waits for d, or less when the process stops, and reports whether there is time for another try. A wait that cannot
+// end in time is not begun.
+func sleep(ctx context.Context, d time.Duration, stop <-chan struct{}) bool {
+	if closed(stop) {
+		stop = nil // asked for, and not a reason to hurry a store that answers
+	}
 	if end, ok := ctx.Deadline(); ok && time.Until(end) <= d {
 		return false
 	}
 	select {
 	case <-time.After(d):
+		return true
+	case <-stop:
 		return true
 	case <-ctx.Done():
 		return false
