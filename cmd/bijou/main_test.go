@@ -34,6 +34,8 @@ func TestScripts(t *testing.T) {
 			e.Setenv("GOCACHE", cache)
 			e.Setenv("GOROOT", root)
 			e.Setenv("USER", "ann")
+			// With the race detector each command would wait for a second before it ends.
+			e.Setenv("GORACE", "atexit_sleep_ms=0")
 			return nil
 		},
 		Cmds: map[string]func(ts *testscript.TestScript, neg bool, args []string){"exits": exits, "await": await},
@@ -59,13 +61,12 @@ func exits(ts *testscript.TestScript, _ bool, args []string) {
 
 // await runs a command until it succeeds.
 func await(ts *testscript.TestScript, _ bool, args []string) {
-	for deadline := time.Now().Add(time.Minute); ; time.Sleep(20 * time.Millisecond) {
-		err := ts.Exec(args[0], args[1:]...)
-		if err == nil {
-			return
-		}
-		if time.Now().After(deadline) {
-			ts.Fatalf("never: %v: %v", args, err)
+	deadline := time.After(time.Minute)
+	for ts.Exec(args[0], args[1:]...) != nil {
+		select {
+		case <-deadline:
+			ts.Fatalf("not within a minute: %v", args)
+		case <-time.After(20 * time.Millisecond):
 		}
 	}
 }

@@ -68,7 +68,7 @@ func (c *circuitsListCmd) show(e *env, state *circuitsv1.WatchResponse) error {
 	if isTerm, _ := term.Size(e.Stdout); c.Watch && isTerm {
 		fmt.Fprint(e.Stdout, "\x1b[H\x1b[2J") // from the top of an empty screen
 	}
-	t := term.Table{Header: []string{"CALLER", "CIRCUIT", "STATE", "REQUESTS", "ERRORS", "REJECTED", "FALLBACK", "BUSY", "P50", "P99", "HOSTS", "WHY"}}
+	t := term.Table{Header: []string{"CALLER", "CIRCUIT", "STATE", "REQUESTS", "ERRORS", "REJECTED", "FALLBACK", "BUSY/MAX", "P50", "P99", "HOSTS", "WHY"}}
 	for _, s := range state.GetServices() {
 		for _, k := range s.GetCircuits() {
 			r := k.GetRolling()

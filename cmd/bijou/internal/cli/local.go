@@ -65,14 +65,14 @@ func (e *env) printStatus(run *stack.Run) error {
 	var memory int64
 	for _, i := range run.Instances {
 		memory += i.Memory
-		up, pid, admin := "", "", i.Ports[adminPort]
+		up, pid, size, admin := "", "", "", i.Ports[adminPort]
 		if i.PID != 0 {
-			up, pid = time.Since(i.Started).Round(time.Second).String(), strconv.Itoa(i.PID)
+			up, pid, size = time.Since(i.Started).Round(time.Second).String(), strconv.Itoa(i.PID), term.Bytes(i.Memory)
 		}
 		if admin != "" {
 			admin = "http://" + admin
 		}
-		t.Add(e.style.Name(i.Service, i.Name), e.phase(i.Phase), pid, up, strconv.Itoa(i.Restarts), term.Bytes(i.Memory), admin, i.Problem)
+		t.Add(e.style.Name(i.Service, i.Name), e.phase(i.Phase), pid, up, strconv.Itoa(i.Restarts), size, admin, i.Problem)
 	}
 	if err := t.Write(e.Stdout, e.style); err != nil {
 		return err

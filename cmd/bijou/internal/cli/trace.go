@@ -116,9 +116,9 @@ func (e *env) traceRow(spans []term.Span) []string {
 	}
 	return []string{
 		top.TraceID, time.UnixMicro(top.Start).Local().Format(time.TimeOnly),
-		(time.Duration(top.Duration) * time.Microsecond).Round(10 * time.Microsecond).String(),
+		top.Took(),
 		strconv.Itoa(len(spans)), strconv.Itoa(len(services)),
-		e.style.Name(top.ServiceName(), top.ServiceName()) + " " + top.Name, e.style.Red(term.Cut(problem, 60)),
+		e.style.Name(top.ServiceName(), top.ServiceName()) + " " + top.Title(), e.style.Red(term.Cut(problem, 60)),
 	}
 }
 

@@ -129,12 +129,6 @@ func (p *Process) Kill() error {
 	return err
 }
 
-// Signal sends a signal to the child, such as SIGSTOP.
-func (p *Process) Signal(s syscall.Signal) error {
-	_, err := p.signal(s)
-	return err
-}
-
 // Hold kills the child without warning and keeps it down until Restart.
 func (p *Process) Hold(ctx context.Context) error {
 	p.set(Held, false)

@@ -38,7 +38,7 @@ func child(args []string) int {
 	case "stubborn":
 		signal.Ignore(syscall.SIGTERM)
 		fmt.Println("serving")
-		time.Sleep(time.Hour)
+		<-time.After(time.Hour)
 	case "exit":
 		code, _ := strconv.Atoi(args[1])
 		return code

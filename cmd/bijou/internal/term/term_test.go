@@ -72,7 +72,7 @@ func TestWaterfall(t *testing.T) {
 		span("3", "2", "catalog", "read", 30_000, 500), // below the server's half of the shared span
 		server, client,
 		span("1", "", "gateway", "get /", 0, 100_000),
-		span("9", "8", "lost", "orphan", 99_999, 2_000_000),
+		span("9", "8", "lost", "a.b.v1.Orphans/Find", 99_999, 2_000_000),
 		span("x", "y", "loop", "a", 0, 1), span("y", "x", "loop", "b", 0, 1),
 		{TraceID: "abc", ID: "z", Name: "nobody's"},
 	}
@@ -96,7 +96,7 @@ func TestWaterfall(t *testing.T) {
 		"      error: no such film",
 		"      catalog read          500µs",
 		"? nobody's                    0µs",
-		"lost orphan                 2.00s",
+		"lost Orphans/Find           2.00s",
 		"loop a                        1µs",
 		"  loop b                      1µs",
 		"",

@@ -28,6 +28,18 @@ type Endpoint struct {
 	Service string `json:"serviceName"`
 }
 
+// Title is the name of the span, for a gRPC method without its package: "Catalog/GetMovie".
+func (s Span) Title() string {
+	service, method, ok := strings.Cut(s.Name, "/")
+	if !ok {
+		return s.Name
+	}
+	return service[strings.LastIndexByte(service, '.')+1:] + "/" + method
+}
+
+// Took is how long the span lasted, for people.
+func (s Span) Took() string { return micros(s.Duration) }
+
 // ServiceName is the service of the span, "?" if unknown.
 func (s Span) ServiceName() string {
 	if s.Local == nil || s.Local.Service == "" {
@@ -85,7 +97,7 @@ func label(s Style, n node) string {
 	if n.Kind == "CLIENT" || n.Kind == "PRODUCER" {
 		kind = "→ "
 	}
-	return strings.Repeat("  ", n.depth) + s.Name(n.ServiceName(), n.ServiceName()) + " " + kind + n.Name
+	return strings.Repeat("  ", n.depth) + s.Name(n.ServiceName(), n.ServiceName()) + " " + kind + n.Title()
 }
 
 // bar is the time of a span within the whole trace.
