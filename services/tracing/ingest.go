@@ -28,11 +28,15 @@ import (
 	"bijou.dev/services/tracing/internal/store"
 )
 
-// maxBody is the largest request, compressed or not, and maxPlain the largest after decompression.
+// maxBody is the largest request on the wire, over gRPC also after decompression; maxPlain is the largest body after
+// decompression.
 const (
 	maxBody  = 4 << 20
-	maxPlain = 16 << 20
+	maxPlain = 8 << 20
 )
+
+// jsonCost is what reading JSON takes besides the body, as a multiple of it.
+const jsonCost = 3
 
 // retryBusy is when a sender should come back after a refusal for want of memory.
 const retryBusy = time.Second
@@ -134,7 +138,7 @@ func (c codec) Unmarshal(data mem.BufferSlice, v any) error {
 func (in *ingest) grpcServer() *grpc.Server {
 	s := grpc.NewServer(
 		grpc.ForceServerCodecV2(codec{encoding.GetCodecV2(encproto.Name)}),
-		grpc.MaxRecvMsgSize(maxPlain),
+		grpc.MaxRecvMsgSize(maxBody),
 		grpc.MaxConcurrentStreams(64),
 		grpc.ConnectionTimeout(10*time.Second),
 		grpc.KeepaliveParams(keepalive.ServerParameters{Time: 30 * time.Second, Timeout: 5 * time.Second}),
@@ -317,6 +321,11 @@ func (in *ingest) withBody(r *http.Request, format string, fn func([]byte) error
 		}
 	}
 	in.metrics.bytes.WithLabelValues(format).Add(float64(buf.Len()))
+	if format != "otlp_http" {
+		if err := hold(jsonCost * int64(buf.Len())); err != nil {
+			return err
+		}
+	}
 	return fn(buf.Bytes())
 }
 

@@ -40,7 +40,8 @@ func (s *Store) size(buckets []uint32) int64 {
 }
 
 // Expire forgets what is past retention at now, and the oldest beyond the size limit. When the disk is nearly full the
-// limit is what is there. It returns how many buckets it dropped.
+// limit is what is there, but at least a quarter of the volume: what others fill is not made better by forgetting more.
+// It returns how many buckets it dropped.
 func (s *Store) Expire(ctx context.Context, now time.Time) (dropped int, err error) {
 	oldest := now.Add(-s.opts.Retention()).Unix()
 	for _, b := range s.allBuckets() {
@@ -58,7 +59,7 @@ func (s *Store) Expire(ctx context.Context, now time.Time) (dropped int, err err
 		size := s.size(all)
 		avail := int64(s.disk.look())
 		if short := int64(2*s.disk.reserve) - avail; short > 0 {
-			limit = min(limit, size-short)
+			limit = min(limit, max(size-short, int64(s.disk.total/4)))
 		}
 		if len(all) < 2 || size <= limit {
 			break

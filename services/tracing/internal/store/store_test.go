@@ -555,6 +555,87 @@ func ingestUntilKilled(dir string) {
 	select {}
 }
 
+// brokenDisk stops syncing when told.
+type brokenDisk struct {
+	vfs.FS
+	broken atomic.Bool
+}
+
+func (d *brokenDisk) Create(name string, c vfs.DiskWriteCategory) (vfs.File, error) {
+	f, err := d.FS.Create(name, c)
+	return &brokenFile{f, d}, err
+}
+
+func (d *brokenDisk) ReuseForWrite(from, to string, c vfs.DiskWriteCategory) (vfs.File, error) {
+	f, err := d.FS.ReuseForWrite(from, to, c)
+	return &brokenFile{f, d}, err
+}
+
+type brokenFile struct {
+	vfs.File
+	disk *brokenDisk
+}
+
+func (f *brokenFile) SyncData() error { return f.sync(f.File.SyncData) }
+
+func (f *brokenFile) Sync() error { return f.sync(f.File.Sync) }
+
+func (f *brokenFile) SyncTo(n int64) (bool, error) {
+	full := false
+	err := f.sync(func() (err error) {
+		full, err = f.File.SyncTo(n)
+		return err
+	})
+	return full, err
+}
+
+func (f *brokenFile) sync(do func() error) error {
+	if f.disk.broken.Load() {
+		return &os.PathError{Op: "sync", Path: "disk", Err: syscall.EIO}
+	}
+	return do()
+}
+
+// A disk that does not sync any more stops the store: nothing is acknowledged, and the reason is told.
+func TestDiskFails(t *testing.T) {
+	disk := &brokenDisk{FS: vfs.Default}
+	s, err := store.Open(store.WithFS(store.Options{Dir: t.TempDir()}, disk))
+	if err != nil {
+		t.Fatal(err)
+	}
+	src := spantest.New(9)
+	add(t, s, src.Trace(time.Now())...)
+	disk.broken.Store(true)
+	for range 3 {
+		if _, err := s.Add(t.Context(), src.Trace(time.Now())); !errors.Is(err, errs.Unavailable) {
+			t.Errorf("adding: %v", err)
+		}
+	}
+	<-s.Failed()
+	if err := s.Err(); err == nil || !strings.Contains(err.Error(), "input/output error") {
+		t.Errorf("the reason is %v", err)
+	}
+	if err := s.Close(); err != nil {
+		t.Error(err)
+	}
+}
+
+func FuzzChunk(f *testing.F) {
+	f.Add(store.EncodeChunk(spantest.New(1).Trace(time.Unix(1_800_000_000, 0))), false)
+	f.Add([]byte{1, 0x80, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0}, true)
+	f.Fuzz(func(t *testing.T, b []byte, bare bool) {
+		spans, err := store.DecodeChunk(b, []string{"web", "error"}, bare)
+		if err != nil || bare {
+			return
+		}
+		again, err := store.DecodeChunk(store.EncodeChunk(spans), nil, false)
+		if err != nil {
+			t.Fatal(err)
+		}
+		same(t, spans, again)
+	})
+}
+
 // smallDisk is a file system with little room.
 type smallDisk struct {
 	vfs.FS
