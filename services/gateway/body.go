@@ -1,0 +1,156 @@
+package gateway
+
+import (
+	"errors"
+	"io"
+	"net/http"
+	"sync"
+	"time"
+)
+
+// body is a request's body on its way to an origin. Whoever sends it may go on reading after its attempt has failed, so
+// it can be taken away: see detach. It enforces the size limit and the least rate.
+type body struct {
+	x     *exchange
+	limit int64       // bytes; -1: none
+	timer *time.Timer // fires when the client is too slow; nil: there is no least rate
+
+	// Of the reader.
+	n      int64
+	waited time.Duration
+
+	mu       sync.Mutex
+	idle     sync.Cond // signalled when reading becomes false
+	reading  bool
+	started  bool // somebody has read from it
+	ended    bool // it was read to its end, or to an error
+	detached bool
+	slow     bool
+	err      error // what the client did wrong; io.EOF is none
+}
+
+var (
+	errDetached = errors.New("the body was taken away")
+	errLimit    = errors.New("the body is too large")
+)
+
+var longAgo = time.Unix(1, 0)
+
+func newBody(x *exchange) *body {
+	b := &body{x: x, limit: x.bodyLimit()}
+	b.idle.L = &b.mu
+	return b
+}
+
+// Read reads from the client.
+func (b *body) Read(p []byte) (int, error) {
+	b.mu.Lock()
+	if b.detached {
+		b.mu.Unlock()
+		return 0, errDetached
+	}
+	b.started, b.reading = true, true
+	b.mu.Unlock()
+
+	n, err := b.read(p)
+
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.reading = false
+	b.ended = b.ended || err != nil || b.n == b.x.r.ContentLength
+	if err != nil && err != io.EOF && b.err == nil && !b.detached {
+		b.err = err
+	}
+	b.idle.Broadcast()
+	return n, err
+}
+
+func (b *body) read(p []byte) (int, error) {
+	begin := time.Now()
+	b.arm()
+	n, err := b.x.r.Body.Read(p)
+	if b.timer != nil {
+		b.timer.Stop()
+	}
+	b.waited += time.Since(begin)
+	b.n += int64(n)
+	if b.limit >= 0 && b.n > b.limit {
+		return 0, errLimit
+	}
+	return n, err
+}
+
+// arm bounds the next read: the client may keep us waiting for bodyTime and a second for each bodyRate bytes it sent.
+// What an origin takes to read does not count. A gRPC stream may be silent for as long as it likes.
+func (b *body) arm() {
+	if b.x.grpc {
+		return
+	}
+	left := bodyTime + time.Duration(b.n/bodyRate)*time.Second - b.waited
+	if b.timer != nil {
+		b.timer.Reset(left)
+		return
+	}
+	b.timer = time.AfterFunc(left, func() {
+		b.mu.Lock()
+		defer b.mu.Unlock()
+		b.slow = true
+		b.unblockLocked()
+	})
+}
+
+// unblockLocked makes a read under way return.
+func (b *body) unblockLocked() {
+	_ = http.NewResponseController(b.x.w).SetReadDeadline(longAgo) // fails only for a connection that is gone
+}
+
+// Close does nothing: a transport closes bodies of attempts that another one may follow.
+func (b *body) Close() error { return nil }
+
+// spare takes the body away if nobody has read from it yet, and reports whether that was so.
+func (b *body) spare() bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.started {
+		return false
+	}
+	b.detached = true
+	return true
+}
+
+// detach takes the body away and waits until nobody reads from it.
+func (b *body) detach() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.detached = true
+	for b.reading {
+		b.unblockLocked()
+		b.idle.Wait()
+	}
+}
+
+// whole reports whether the client has sent all of it.
+func (b *body) whole() bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.ended && b.err == nil
+}
+
+// failure says what the client did wrong with the body; nil: nothing so far.
+func (b *body) failure() *failure {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	switch {
+	case b.err == nil:
+		return nil
+	case b.slow:
+		return hangUp(http.StatusRequestTimeout, "the body came too slowly")
+	case errors.Is(b.err, errLimit):
+		return tooLarge(b.limit)
+	case errors.Is(b.err, errFraming):
+		return hangUp(http.StatusBadRequest, "the body is not well formed")
+	case b.x.r.Context().Err() != nil || errors.Is(b.err, io.ErrUnexpectedEOF):
+		return fail(FaultClientGone, statusClientGone, "the client left while it sent the body")
+	}
+	return hangUp(http.StatusBadRequest, "reading the body: %v", b.err)
+}

@@ -1,0 +1,16 @@
+// Command gateway runs the edge.
+package main
+
+import (
+	"context"
+
+	"bijou.dev/platform/service"
+	"bijou.dev/services/gateway"
+)
+
+func main() {
+	var o gateway.Options
+	service.Main("gateway", func(f *service.Flags) {
+		f.Var(&o.Routes, "routes", "routes as JSON, until the setting gateway.routes says otherwise")
+	}, func(ctx context.Context, p *service.Process) error { return gateway.New(ctx, p, o) })
+}

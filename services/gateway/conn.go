@@ -1,0 +1,93 @@
+package gateway
+
+import (
+	"io"
+	"net"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// conn is a client's connection. Its Read gives out only bytes that framing has found to be well formed; its Write gives
+// up on a client that takes nothing. Like the server that uses it, it has one reader at a time.
+type conn struct {
+	net.Conn
+	conns    *connections
+	peer     string
+	used     atomic.Bool // something has come
+	framing  framing
+	deadline atomic.Int64 // of writes, in Unix nanoseconds
+	once     sync.Once
+}
+
+// Read reads checked bytes.
+func (c *conn) Read(p []byte) (int, error) {
+	for len(p) > 0 {
+		n, want, err := c.framing.take(p)
+		if n > 0 || err != nil {
+			return n, err
+		}
+		if want > 0 { // a body or a tunnel: no need to look at it
+			n, err := c.Conn.Read(p[:min(len(p), want)])
+			c.framing.passed(n)
+			return n, err
+		}
+		in := p
+		if len(in) < minRead {
+			in = c.framing.room()
+		}
+		n, err = c.Conn.Read(in)
+		if n > 0 {
+			c.used.Store(true)
+			c.framing.feed(in[:n])
+		} else if err != nil {
+			return 0, err
+		}
+	}
+	return 0, nil
+}
+
+// minRead keeps the server's reads of one byte, by which it looks for the client's leaving, from becoming system calls
+// for one byte each.
+const minRead = 512
+
+// writeEvery is how old a deadline may be before a write sets a new one.
+const writeEvery = 2 * time.Second
+
+// Write writes within writeTime.
+func (c *conn) Write(p []byte) (int, error) {
+	now := time.Now()
+	if c.deadline.Load()-now.UnixNano() < int64(writeTime-writeEvery) {
+		until := now.Add(writeTime)
+		if err := c.Conn.SetWriteDeadline(until); err != nil {
+			return 0, err
+		}
+		c.deadline.Store(until.UnixNano())
+	}
+	return c.Conn.Write(p)
+}
+
+// CloseWrite tells the client that nothing more comes.
+func (c *conn) CloseWrite() error {
+	if half, ok := c.Conn.(interface{ CloseWrite() error }); ok {
+		return half.CloseWrite()
+	}
+	return c.Conn.Close()
+}
+
+// lingerTime is how long a refused client may take to stop sending.
+const lingerTime = 500 * time.Millisecond
+
+// Close closes the connection. After a refusal it first lets the client send a little more: closing with unread bytes
+// makes TCP throw the answer away before the client has read it.
+func (c *conn) Close() (err error) {
+	c.once.Do(func() {
+		c.conns.remove(c)
+		if c.framing.dead.Load() && !c.conns.edge.stopping.Load() && c.CloseWrite() == nil {
+			_ = c.Conn.SetReadDeadline(time.Now().Add(lingerTime))
+			_, _ = io.CopyN(io.Discard, c.Conn, 8*maxHeader)
+		}
+		err = c.Conn.Close()
+	})
+	return err
+}

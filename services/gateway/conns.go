@@ -1,0 +1,116 @@
+package gateway
+
+import (
+	"crypto/rand"
+	"encoding/hex"
+	"net"
+	"net/http"
+	"runtime/debug"
+	"strconv"
+	"sync"
+)
+
+// connections counts the clients' connections and checks what comes in on them.
+type connections struct {
+	edge *Edge
+	// refusal is the method of the request that stands in for one that was refused: nobody outside can guess it.
+	refusal string
+
+	mu     sync.Mutex
+	open   map[*conn]struct{}
+	byPeer map[string]int // address -> connections
+}
+
+func newConnections(e *Edge) *connections {
+	var secret [16]byte
+	_, _ = rand.Read(secret[:]) // never fails
+	return &connections{edge: e, refusal: "X" + hex.EncodeToString(secret[:]), open: map[*conn]struct{}{}, byPeer: map[string]int{}}
+}
+
+// listener returns l with the limits on it.
+func (c *connections) listener(l net.Listener) net.Listener { return &listener{l, c} }
+
+type listener struct {
+	net.Listener
+	conns *connections
+}
+
+// Accept returns the next connection that is within the limits. Others are closed at once: to answer each of them would
+// give whoever opens them what they want.
+func (l *listener) Accept() (net.Conn, error) {
+	for {
+		nc, err := l.Listener.Accept()
+		if err != nil {
+			return nil, err
+		}
+		if c, limit := l.conns.add(nc); limit != "" {
+			l.conns.edge.metrics.refused.WithLabelValues(limit).Inc()
+			_ = nc.Close()
+		} else {
+			return c, nil
+		}
+	}
+}
+
+func (c *connections) add(nc net.Conn) (_ *conn, limit string) {
+	peer := nc.RemoteAddr().String()
+	if host, _, err := net.SplitHostPort(peer); err == nil {
+		peer = host
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if int64(len(c.open)) >= c.edge.settings.maxConns.Get() {
+		return nil, "all"
+	}
+	if int64(c.byPeer[peer]) >= c.edge.settings.maxConnsClient.Get() {
+		return nil, "client"
+	}
+	k := &conn{Conn: nc, conns: c, peer: peer}
+	k.framing.refusal = c.refusal
+	c.open[k] = struct{}{}
+	c.byPeer[peer]++
+	c.edge.metrics.open.Set(float64(len(c.open)))
+	return k, ""
+}
+
+func (c *connections) remove(k *conn) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if _, ok := c.open[k]; !ok {
+		return
+	}
+	delete(c.open, k)
+	if c.byPeer[k.peer]--; c.byPeer[k.peer] == 0 {
+		delete(c.byPeer, k.peer)
+	}
+	c.edge.metrics.open.Set(float64(len(c.open)))
+}
+
+// closeUnused closes connections on which nothing has come yet. Browsers open such ones in advance, and a stop would
+// wait for them.
+func (c *connections) closeUnused() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for k := range c.open {
+		if !k.used.Load() {
+			_ = k.Conn.Close()
+		}
+	}
+}
+
+// refusalOf returns what was wrong with the request that r stands in for; nil if r is a request of its own.
+func (c *connections) refusalOf(r *http.Request) *failure {
+	if r.Method != c.refusal {
+		return nil
+	}
+	code, err := strconv.Atoi(r.Header.Get("Status"))
+	if err != nil {
+		code = http.StatusBadRequest
+	}
+	detail := r.Header.Get("Detail")
+	r.Method, r.Host = "", "" // for the log
+	r.Header = http.Header{}
+	return hangUp(code, "%s", detail)
+}
+
+func stack() string { return string(debug.Stack()) }

@@ -1,0 +1,425 @@
+package gateway
+
+import (
+	"context"
+	"io"
+	"net/http"
+	"strconv"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"bijou.dev/platform/circuit"
+	"bijou.dev/platform/errs"
+	"bijou.dev/platform/route"
+
+	"go.opentelemetry.io/otel/attribute"
+	oteltrace "go.opentelemetry.io/otel/trace"
+)
+
+// Limits of requests. They are not settings: whoever needs other ones needs another server behind or before the edge.
+const (
+	maxHeader = 32 << 10 // bytes of a request's header
+	maxFields = 100
+	maxURL    = 8 << 10
+
+	headerTime = 10 * time.Second // for a client to send a header
+	idleTime   = time.Minute      // between requests
+	bodyTime   = 10 * time.Second // that a client may keep us waiting for its body, plus a second for each bodyRate bytes
+	bodyRate   = 1 << 10
+	writeTime  = 10 * time.Second // for a client to take what was written
+	dialTime   = time.Second      // to connect to an instance
+
+	maxReplay = 64 << 10 // bytes of body that are kept to send a request again
+)
+
+// exchange is one request on its way.
+type exchange struct {
+	edge  *Edge
+	w     http.ResponseWriter
+	r     *http.Request
+	start time.Time
+	span  oteltrace.Span
+
+	peer, id string
+	path     string // as it came, escaped
+	upgrade  string // the protocol the client wants to switch to; empty: none
+	grpc     bool
+
+	rule    *rule
+	target  *target
+	version string // of the pin; empty: none
+	settled atomic.Pointer[func(error)]
+
+	header     http.Header // for the origin
+	replay     []byte      // the body, when it was read as a whole
+	repeatable bool        // doing it twice does no harm
+	body       *body       // being sent; nil: there is none, or replay is sent
+	tried      []string    // instance ids
+	attempts   []attempt
+
+	// Of the attempt whose answer goes to the client.
+	picked  route.Picked
+	res     *http.Response
+	cancel  context.CancelCauseFunc
+	timer   *time.Timer
+	outcome route.Outcome
+
+	status int // sent to the client; 0: nothing yet
+	bytes  int64
+	fault  Fault
+	abort  bool // the client must see that the answer is not whole
+
+	lines [10]string // see set
+	used  int
+}
+
+// attempt is one try at one instance, for people.
+type attempt struct {
+	instance string
+	status   int // 0: no answer
+	problem  string
+	took     time.Duration
+}
+
+// serve is the order of steps for a request.
+func (e *Edge) serve(w http.ResponseWriter, r *http.Request) {
+	if !e.begin() {
+		panic(http.ErrAbortHandler) // the edge was closed
+	}
+	defer e.work.Done()
+	x := &exchange{
+		edge: e, w: w, r: r, start: time.Now(), span: oteltrace.SpanFromContext(r.Context()),
+		peer: peerOf(r), id: requestID(r.Header), grpc: isGRPC(r),
+	}
+	e.metrics.inFlight.Inc()
+	defer x.end()
+	f := x.admit()
+	if f == nil {
+		f = x.choose()
+	}
+	if f == nil {
+		f = x.forward()
+	}
+	if f != nil {
+		x.refuse(f)
+	}
+}
+
+// admit checks what does not depend on the route.
+func (x *exchange) admit() *failure {
+	r := x.r
+	if f := x.edge.conns.refusalOf(r); f != nil {
+		return f
+	}
+	fields := 0
+	for name, lines := range r.Header {
+		fields += len(lines)
+		if disguised(name) {
+			return hangUp(http.StatusBadRequest, "the header %q must be written with dashes", name)
+		}
+	}
+	switch {
+	case fields > maxFields:
+		return hangUp(http.StatusRequestHeaderFieldsTooLarge, "there must be at most %d header fields, there are %d", maxFields, fields)
+	case len(r.RequestURI) > maxURL:
+		return hangUp(http.StatusRequestURITooLong, "the URL must be at most %d bytes long", maxURL)
+	case r.Method == http.MethodConnect || r.Method == http.MethodTrace:
+		return hangUp(http.StatusMethodNotAllowed, "the method %s is not available here", r.Method)
+	case !isToken(r.Method):
+		return hangUp(http.StatusBadRequest, "the method is not a token")
+	case !isHost(r.Host):
+		return hangUp(http.StatusBadRequest, "the host %q is not valid", r.Host)
+	}
+	x.path = rawPath(r)
+	if err := checkPath(x.path); err != nil {
+		return hangUp(http.StatusBadRequest, "%v", err)
+	}
+	return x.admitUpgrade()
+}
+
+// admitUpgrade finds out whether the client wants to switch protocols. A wish for h2c is ignored, as RFC 9113 advises;
+// prior knowledge works.
+func (x *exchange) admitUpgrade() *failure {
+	r := x.r
+	if r.ProtoMajor != 1 || !hasWord(r.Header["Connection"], "upgrade") || len(r.Header["Upgrade"]) == 0 {
+		return nil
+	}
+	lines := r.Header["Upgrade"]
+	if len(lines) == 1 && strings.EqualFold(lines[0], "h2c") {
+		return nil
+	}
+	if len(lines) > 1 || !strings.EqualFold(lines[0], "websocket") {
+		return hangUp(http.StatusBadRequest, "the only protocol to upgrade to is websocket")
+	}
+	if r.Method != http.MethodGet || r.ContentLength != 0 {
+		return hangUp(http.StatusBadRequest, "an upgrade must be a GET without a body")
+	}
+	x.upgrade = "websocket"
+	return nil
+}
+
+// rawPath is the path as it came.
+func rawPath(r *http.Request) string {
+	if uri := r.RequestURI; strings.HasPrefix(uri, "/") {
+		path, _, _ := strings.Cut(uri, "?")
+		return path
+	}
+	if r.ProtoMajor != 1 || r.URL.Host == "" {
+		return r.RequestURI // which checkPath refuses
+	}
+	if path := r.URL.EscapedPath(); path != "" {
+		return path
+	}
+	return "/"
+}
+
+// choose finds the route and the target.
+func (x *exchange) choose() *failure {
+	r := x.r
+	path := r.URL.Path
+	if path == "" {
+		path = "/"
+	}
+	x.rule = x.edge.table.Load().find(hostName(r.Host), path, r.Method, r.Header)
+	if x.rule == nil {
+		return fail(FaultNoRoute, http.StatusNotFound, "no route takes %s %s for host %s", r.Method, path, hostName(r.Host))
+	}
+	r.Pattern = x.rule.Match.Path + x.rule.Match.Prefix // names the span
+	if limit := x.bodyLimit(); limit >= 0 && r.ContentLength > limit {
+		return tooLarge(limit)
+	}
+	if x.edge.settings.pin.Get() {
+		x.pin()
+	}
+	if x.target == nil {
+		sticky := ""
+		if x.rule.Sticky != "" {
+			if c, err := r.Cookie(x.rule.Sticky); err == nil {
+				sticky = c.Value
+			}
+		}
+		x.target = x.rule.pick(sticky)
+	}
+	return nil
+}
+
+// pin obeys X-Bijou-Pin: "web=v2, catalog=v1".
+func (x *exchange) pin() {
+	for _, line := range x.r.Header["X-Bijou-Pin"] {
+		for item := range strings.SplitSeq(line, ",") {
+			service, version, _ := strings.Cut(strings.TrimSpace(item), "=")
+			for _, t := range x.rule.targets {
+				if t.Service == service && version != "" && (t.Version == "" || t.Version == version || x.target == nil) {
+					x.target, x.version = t, version
+				}
+			}
+		}
+	}
+}
+
+// bodyLimit is the most bytes of body; -1: no limit. A gRPC call is a stream of messages, each limited by its server.
+func (x *exchange) bodyLimit() int64 {
+	switch limit := x.rule.MaxBody; {
+	case x.grpc, limit < 0:
+		return -1
+	case limit > 0:
+		return limit
+	}
+	return x.edge.settings.maxBody.Get()
+}
+
+func tooLarge(limit int64) *failure {
+	return hangUp(http.StatusRequestEntityTooLarge, "the body must be at most %d bytes long", limit)
+}
+
+// forward asks the circuit and sends the request, again if need be, and passes the answer on. A failure is one that the
+// client has not been told yet.
+func (x *exchange) forward() *failure {
+	r := x.r
+	key := circuit.Key{Group: x.target.Service, Method: x.rule.Name}
+	done, err := x.edge.opts.Circuits.Start(r.Context(), key)
+	if err != nil {
+		f := fail(FaultCircuit, http.StatusServiceUnavailable, "the circuit of %s lets no request through", key)
+		if errs.Reason(err) == circuit.ReasonFull {
+			f = fail(FaultCircuit, http.StatusServiceUnavailable, "too many requests to %s are under way", key)
+		}
+		f.retry = max(time.Second, errs.RetryAfter(err))
+		return f
+	}
+	x.settled.Store(&done)
+	x.header = x.outgoing()
+	if f := x.prepareBody(); f != nil {
+		x.settle(errAborted)
+		return f
+	}
+	f := x.send()
+	if f != nil {
+		x.settle(f.verdict())
+		return f
+	}
+	x.settle(x.verdict())
+	if x.res.StatusCode == http.StatusSwitchingProtocols {
+		return x.tunnel()
+	}
+	x.answer()
+	return nil
+}
+
+// settle tells the circuit how it went; the first call counts.
+func (x *exchange) settle(err error) {
+	if done := x.settled.Swap(nil); done != nil {
+		(*done)(err)
+	}
+}
+
+// What the circuit and the retries are told. They are shared: nobody changes them.
+var (
+	errAborted     = errs.Errorf(errs.Canceled, "the request was given up for a reason of the client's")
+	errTimedOut    = errs.Errorf(errs.Timeout, "the origin took too long")
+	errUnreachable = errs.Errorf(errs.Unavailable, "the origin was not reached")
+	errBroken      = errs.Errorf(errs.Internal, "the origin answered with an error")
+)
+
+func (f *failure) verdict() error {
+	switch f.fault {
+	case FaultTimeout:
+		return errTimedOut
+	case FaultUnreachable:
+		return errUnreachable
+	case FaultOrigin:
+		return errBroken
+	}
+	return errAborted
+}
+
+func (x *exchange) verdict() error {
+	if status := x.res.StatusCode; status >= 500 && status != http.StatusNotImplemented {
+		return errBroken
+	}
+	if x.grpc && x.outcome != route.Success {
+		return errBroken
+	}
+	return nil
+}
+
+// refuse answers with a failure, unless the answer has begun.
+func (x *exchange) refuse(f *failure) {
+	x.fault = f.fault
+	if x.status != 0 {
+		x.abort = true
+		return
+	}
+	x.status = f.status
+	if f.fault == FaultClientGone {
+		x.abort = true // nobody is there
+		return
+	}
+	x.tell()
+	traceID := ""
+	if sc := x.span.SpanContext(); sc.IsValid() {
+		traceID = sc.TraceID().String()
+	}
+	f.write(x.w, x.r, x.id, traceID)
+}
+
+// tell sets the header fields that every answer has.
+func (x *exchange) tell() {
+	h := x.w.Header()
+	x.set(h, "X-Request-Id", x.id)
+	if x.edge.settings.debug.Get() && len(x.attempts) > 0 {
+		h.Set(attemptsHeader, describe(x.attempts))
+	}
+}
+
+// describe lists attempts on one line: "web-1 error 2ms; web-2 200 5ms".
+func describe(attempts []attempt) string {
+	var b strings.Builder
+	for i, a := range attempts {
+		if i > 0 {
+			b.WriteString("; ")
+		}
+		b.WriteString(a.instance)
+		b.WriteByte(' ')
+		if a.status > 0 {
+			b.WriteString(strconv.Itoa(a.status))
+		} else {
+			b.WriteString(a.problem)
+		}
+		b.WriteByte(' ')
+		b.WriteString(a.took.Round(10 * time.Microsecond).String())
+	}
+	return b.String()
+}
+
+// end is the last thing that happens to a request, whatever became of it.
+func (x *exchange) end() {
+	if v := recover(); v != nil && v != http.ErrAbortHandler {
+		x.panicked(v)
+	}
+	x.settle(errAborted)
+	x.release()
+	x.edge.metrics.inFlight.Dec()
+	x.edge.metrics.count(x)
+	x.report()
+	if x.abort {
+		panic(http.ErrAbortHandler)
+	}
+}
+
+// release frees what the attempt holds. The request's body is let go of first: an origin may have answered without
+// reading all of it, and closing an answer of HTTP/2 waits for whoever sends the body (golang/go#80085).
+func (x *exchange) release() {
+	if x.body != nil {
+		x.body.detach()
+	}
+	if x.timer != nil {
+		x.timer.Stop()
+	}
+	if x.cancel != nil {
+		x.cancel(nil)
+	}
+	if x.res != nil && x.res.Body != nil {
+		_ = x.res.Body.Close() // read to its end, or of no interest any more
+	}
+	x.picked.Done(x.outcome)
+}
+
+// report puts the outcome on the span.
+func (x *exchange) report() {
+	if x.span.IsRecording() {
+		attrs := make([]attribute.KeyValue, 0, 6)
+		attrs = append(attrs, attribute.String("bijou.request_id", x.id), attribute.Int("bijou.gateway.attempts", len(x.attempts)))
+		if x.fault != "" {
+			attrs = append(attrs, attribute.String("bijou.gateway.fault", string(x.fault)))
+		}
+		if x.rule != nil {
+			attrs = append(attrs, attribute.String("bijou.gateway.route", x.rule.Name))
+		}
+		if x.target != nil {
+			attrs = append(attrs, attribute.String("bijou.gateway.service", x.target.Service))
+		}
+		x.span.SetAttributes(attrs...)
+	}
+	x.access()
+}
+
+// prepareBody reads a small body as a whole, so that it can be sent again.
+func (x *exchange) prepareBody() *failure {
+	r := x.r
+	x.repeatable = r.Header["Idempotency-Key"] != nil || x.rule.repeats(r.Method)
+	if r.ContentLength == 0 {
+		return nil
+	}
+	small := r.ContentLength > 0 && r.ContentLength <= maxReplay
+	if !x.repeatable || !small || x.rule.attempts < 2 || x.grpc {
+		return nil
+	}
+	b := newBody(x)
+	defer b.detach()
+	x.replay = make([]byte, r.ContentLength)
+	if _, err := io.ReadFull(b, x.replay); err != nil {
+		return b.failure()
+	}
+	return nil
+}

@@ -1,0 +1,471 @@
+package gateway
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"math"
+	"net/http"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+)
+
+// framing follows the messages of an HTTP/1 connection, byte by byte, before the server parses them. It gives out the
+// head of a request only when it is whole and can be read in one way (RFC 9112): net/http alone takes a request that has
+// both a length and a transfer coding for two, and accepts folded lines (as of Go 1.26).
+//
+// It is stricter than the server in everything, so the two never disagree about where a message ends:
+//
+//   - lines end with CR LF, and there is no other CR, LF, NUL or control character in them;
+//   - a name is followed by its colon, and no line is folded;
+//   - at most one Content-Length, of digits only; or else "Transfer-Encoding: chunked", and only in HTTP/1.1;
+//   - one valid Host, which the URL, if it has one, repeats;
+//   - chunks of hexadecimal digits, with little beside them.
+//
+// In place of a head that it refuses it gives out a request that the edge knows by its method, and answers as a problem.
+// After that, or after a body that is not well formed, the connection gives nothing more. HTTP/2 is let through: its
+// frames leave no room for doubt.
+type framing struct {
+	refusal string // method of the request in place of a refused one
+
+	buf   []byte // what has come and was not given out
+	off   int    // where it begins
+	ready int    // how much of it may be given out
+	state state
+	left  int64 // bytes of body or chunk to come
+	extra int   // bytes spent on chunk extensions and trailers
+	any   bool  // a head was seen
+	dead  atomic.Bool
+	err   error // for the reader when all that is ready was given out
+	head  head
+}
+
+type state uint8
+
+const (
+	inHead state = iota
+	inBody
+	inChunkSize
+	inChunk
+	inChunkEnd
+	inTrailer
+	inTunnel
+	isDead
+)
+
+// head is what is known of a head of which some lines have come.
+type head struct {
+	line      int // where the line that is not whole begins, from the head's beginning
+	fields    int
+	http10    bool
+	authority string // of a target in absolute form
+	host      string
+	hosts     int
+	length    int64 // -1: none
+	chunked   bool
+}
+
+var errFraming = errors.New("the message is not well formed")
+
+const preface = "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
+
+// maxExtra bounds what chunks may carry beside data, and a line of it.
+const (
+	maxExtra     = 8 << 10
+	maxChunkLine = 256
+)
+
+var headBuffers = sync.Pool{New: func() any { b := make([]byte, 0, 4<<10); return &b }}
+
+// take gives out what is ready. When nothing is, want says how many bytes may be read past framing; zero: none, feed
+// them.
+func (f *framing) take(p []byte) (n, want int, err error) {
+	if f.ready == 0 {
+		f.parse()
+	}
+	if f.ready > 0 {
+		n = copy(p, f.buf[f.off:f.off+f.ready])
+		f.off += n
+		f.ready -= n
+		f.tidy()
+		return n, 0, nil
+	}
+	if f.state == isDead {
+		return 0, 0, f.err
+	}
+	if f.off == len(f.buf) {
+		switch f.state {
+		case inBody, inChunk:
+			return 0, int(min(f.left, math.MaxInt32)), nil
+		case inTunnel:
+			return 0, math.MaxInt32, nil
+		}
+	}
+	return 0, 0, nil
+}
+
+// tidy gives the buffer back when it is empty: connections that wait hold none.
+func (f *framing) tidy() {
+	if f.off < len(f.buf) || f.buf == nil {
+		return
+	}
+	if b := f.buf[:0]; cap(b) <= 8<<10 {
+		headBuffers.Put(&b)
+	}
+	f.buf, f.off = nil, 0
+}
+
+// passed says that n bytes were read past framing.
+func (f *framing) passed(n int) {
+	if f.state == inTunnel {
+		return
+	}
+	if f.left -= int64(n); f.left == 0 {
+		f.bodyDone()
+	}
+}
+
+// room returns space to read into, for feed.
+func (f *framing) room() []byte {
+	f.reserve(minRead)
+	return f.buf[len(f.buf):cap(f.buf)]
+}
+
+func (f *framing) reserve(n int) {
+	if f.buf == nil {
+		f.buf = (*headBuffers.Get().(*[]byte))[:0]
+	}
+	if cap(f.buf)-len(f.buf) < n {
+		next := make([]byte, len(f.buf)-f.off, 2*(len(f.buf)-f.off)+n)
+		copy(next, f.buf[f.off:])
+		f.buf, f.off = next, 0
+	}
+}
+
+// feed takes bytes that have come. They may lie in room.
+func (f *framing) feed(in []byte) {
+	f.reserve(len(in))
+	f.buf = append(f.buf, in...)
+}
+
+// tunnel lets everything through from now on.
+func (f *framing) tunnel() {
+	if f.state != isDead {
+		f.state = inTunnel
+	}
+}
+
+// parse finds out how much may be given out. It stops after one part of a message, so that what follows stays unread
+// for as long as nobody asks.
+func (f *framing) parse() {
+	for f.ready == 0 {
+		data := f.buf[f.off:]
+		before := f.state
+		switch f.state {
+		case inHead:
+			f.parseHead(data)
+		case inBody, inChunk:
+			f.ready = int(min(f.left, int64(len(data))))
+			f.passed(f.ready)
+		case inChunkSize, inTrailer:
+			f.parseLine(data)
+		case inChunkEnd:
+			f.parseChunkEnd(data)
+		case inTunnel:
+			f.ready = len(data)
+		}
+		if f.state == before {
+			return
+		}
+	}
+}
+
+// parseHead reads whole lines up to the empty one.
+func (f *framing) parseHead(data []byte) {
+	if !f.any && len(data) > 0 {
+		if n := min(len(data), len(preface)); string(data[:n]) == preface[:n] {
+			if n == len(preface) {
+				f.state = inTunnel
+			}
+			if n == len(preface) || n > 4 { // "PRI " is no method of ours
+				return
+			}
+		}
+	}
+	h := &f.head
+	if h.line == 0 {
+		*h = head{length: -1}
+	}
+	for {
+		n := bytes.IndexByte(data[h.line:], '\n')
+		if n < 0 {
+			f.checkUnfinished(data)
+			return
+		}
+		line := data[h.line : h.line+n]
+		if n == 0 || line[n-1] != '\r' {
+			f.refuse(http.StatusBadRequest, "lines must end with CR LF")
+			return
+		}
+		line = line[:n-1]
+		first := h.line == 0
+		h.line += n + 1
+		switch {
+		case h.line > maxHeader:
+			f.refuse(http.StatusRequestHeaderFieldsTooLarge, fmt.Sprintf("the header must be at most %d bytes long", maxHeader))
+			return
+		case first:
+			if status, problem := h.requestLine(line); problem != "" {
+				f.refuse(status, problem)
+				return
+			}
+		case len(line) > 0:
+			if status, problem := h.field(line); problem != "" {
+				f.refuse(status, problem)
+				return
+			}
+		default:
+			f.headDone()
+			return
+		}
+	}
+}
+
+func (f *framing) checkUnfinished(data []byte) {
+	switch {
+	case f.head.line == 0 && len(data) > maxURL+256:
+		f.refuse(http.StatusRequestURITooLong, fmt.Sprintf("the URL must be at most %d bytes long", maxURL))
+	case len(data) > maxHeader:
+		f.refuse(http.StatusRequestHeaderFieldsTooLarge, fmt.Sprintf("the header must be at most %d bytes long", maxHeader))
+	}
+}
+
+// headDone judges the head as a whole and gives it out.
+func (f *framing) headDone() {
+	h := &f.head
+	problem := ""
+	switch {
+	case h.hosts > 1, h.hosts == 0 && !h.http10:
+		problem = "there must be one Host"
+	case h.hosts == 1 && !isHost(h.host):
+		problem = "the Host is not valid"
+	case h.authority != "" && !strings.EqualFold(h.authority, h.host):
+		problem = "the URL and the Host must name the same host"
+	case h.chunked && h.length >= 0:
+		problem = "there must not be both Content-Length and Transfer-Encoding"
+	case h.chunked && h.http10:
+		problem = "HTTP/1.0 has no Transfer-Encoding"
+	}
+	if problem != "" {
+		f.refuse(http.StatusBadRequest, problem)
+		return
+	}
+	f.ready, f.any = h.line, true
+	switch {
+	case h.chunked:
+		f.state, f.extra = inChunkSize, 0
+	case h.length > 0:
+		f.state, f.left = inBody, h.length
+	}
+	h.line = 0
+}
+
+func (f *framing) bodyDone() {
+	switch f.state {
+	case inBody:
+		f.state = inHead
+	case inChunk:
+		f.state = inChunkEnd
+	}
+}
+
+// refuse replaces what has come by a request that says what was wrong.
+func (f *framing) refuse(status int, problem string) {
+	f.buf = fmt.Appendf(nil, "%s / HTTP/1.1\r\nHost: refused\r\nStatus: %d\r\nDetail: %s\r\nConnection: close\r\n\r\n", f.refusal, status, problem)
+	f.off, f.ready, f.state, f.err = 0, len(f.buf), isDead, io.EOF
+	f.dead.Store(true)
+}
+
+// cut ends the connection in the middle of a body.
+func (f *framing) cut() {
+	f.state, f.err = isDead, errFraming
+	f.dead.Store(true)
+}
+
+// requestLine checks "METHOD target HTTP/1.x". The problem is empty if there is none.
+func (h *head) requestLine(line []byte) (status int, problem string) {
+	method, rest, _ := bytes.Cut(line, []byte(" "))
+	target, version, ok := bytes.Cut(rest, []byte(" "))
+	switch {
+	case !ok || !only(method, &tokenChars) || len(method) > 64:
+		return http.StatusBadRequest, "the request line is not well formed"
+	case len(target) > maxURL:
+		return http.StatusRequestURITooLong, fmt.Sprintf("the URL must be at most %d bytes long", maxURL)
+	case len(target) == 0 || !clean(target) || bytes.ContainsAny(target, "#\t"):
+		return http.StatusBadRequest, "the URL is not valid"
+	case string(version) == "HTTP/1.0":
+		h.http10 = true
+	case string(version) == "HTTP/1.1":
+	case len(version) == 8 && string(version[:5]) == "HTTP/":
+		return http.StatusHTTPVersionNotSupported, "the version of HTTP must be 1.0, 1.1 or 2"
+	default:
+		return http.StatusBadRequest, "the request line is not well formed"
+	}
+	if target[0] == '/' || string(target) == "*" || string(method) == http.MethodConnect {
+		return 0, ""
+	}
+	scheme, after, ok := strings.Cut(string(target), "://")
+	if !ok || !strings.EqualFold(scheme, "http") && !strings.EqualFold(scheme, "https") {
+		return http.StatusBadRequest, "the URL is not valid"
+	}
+	h.authority = after
+	if i := strings.IndexAny(after, "/?"); i >= 0 {
+		h.authority = after[:i]
+	}
+	if !isHost(h.authority) {
+		return http.StatusBadRequest, "the URL is not valid"
+	}
+	return 0, ""
+}
+
+// field checks "Name: value" and keeps what the end of the message hangs on.
+func (h *head) field(line []byte) (status int, problem string) {
+	if h.fields++; h.fields > maxFields {
+		return http.StatusRequestHeaderFieldsTooLarge, fmt.Sprintf("there must be at most %d header fields", maxFields)
+	}
+	if line[0] == ' ' || line[0] == '\t' {
+		return http.StatusBadRequest, "header lines must not be folded"
+	}
+	name, value, ok := bytes.Cut(line, []byte(":"))
+	if !ok || !only(name, &tokenChars) {
+		return http.StatusBadRequest, "a header line must be a name, a colon and a value"
+	}
+	if !clean(value) {
+		return http.StatusBadRequest, "a header value has a control character"
+	}
+	switch len(name) {
+	case len("Host"):
+		if bytes.EqualFold(name, []byte("Host")) {
+			h.host = string(trim(value))
+			h.hosts++
+		}
+	case len("Content-Length"):
+		if bytes.EqualFold(name, []byte("Content-Length")) {
+			return h.contentLength(string(trim(value)))
+		}
+	case len("Transfer-Encoding"):
+		if bytes.EqualFold(name, []byte("Transfer-Encoding")) {
+			if h.chunked || !bytes.EqualFold(trim(value), []byte("chunked")) {
+				return http.StatusBadRequest, "the only Transfer-Encoding is chunked, once"
+			}
+			h.chunked = true
+		}
+	}
+	return 0, ""
+}
+
+func (h *head) contentLength(value string) (status int, problem string) {
+	if h.length >= 0 {
+		return http.StatusBadRequest, "there must be one Content-Length"
+	}
+	for i := range len(value) {
+		if value[i] < '0' || value[i] > '9' {
+			return http.StatusBadRequest, "the Content-Length must be digits"
+		}
+	}
+	n, err := strconv.ParseInt(value, 10, 64)
+	if err != nil {
+		return http.StatusBadRequest, "the Content-Length must be digits"
+	}
+	h.length = n
+	return 0, ""
+}
+
+// parseLine reads a line between chunks: the size of the next, or one of the trailer.
+func (f *framing) parseLine(data []byte) {
+	n := bytes.IndexByte(data, '\n')
+	limit := maxChunkLine
+	if f.state == inTrailer {
+		limit = maxExtra
+	}
+	if n < 0 {
+		if len(data) > limit {
+			f.cut()
+		}
+		return
+	}
+	if n == 0 || n > limit || data[n-1] != '\r' {
+		f.cut()
+		return
+	}
+	line := data[:n-1]
+	if f.state == inTrailer {
+		f.trailerLine(line)
+	} else {
+		f.chunkSize(line)
+	}
+	if f.extra > maxExtra {
+		f.cut()
+	}
+	if f.state != isDead {
+		f.ready = n + 1
+	}
+}
+
+func (f *framing) trailerLine(line []byte) {
+	f.extra += len(line)
+	if len(line) == 0 {
+		f.state = inHead
+		return
+	}
+	h := head{length: -1}
+	if _, problem := h.field(line); problem != "" || h.chunked || h.hosts > 0 || h.length >= 0 {
+		f.cut()
+	}
+}
+
+func (f *framing) chunkSize(line []byte) {
+	size, extension, extended := bytes.Cut(line, []byte(";"))
+	f.extra += len(extension)
+	if len(size) == 0 || len(size) > 15 || extended && !clean(extension) {
+		f.cut()
+		return
+	}
+	f.left = 0
+	for _, c := range size {
+		digit, ok := unhex(c)
+		if !ok {
+			f.cut()
+			return
+		}
+		f.left = f.left<<4 | int64(digit)
+	}
+	f.state = inChunk
+	if f.left == 0 {
+		f.state = inTrailer
+	}
+}
+
+func (f *framing) parseChunkEnd(data []byte) {
+	switch {
+	case len(data) >= 2 && data[0] == '\r' && data[1] == '\n':
+		f.ready, f.state = 2, inChunkSize
+	case len(data) >= 2 || len(data) == 1 && data[0] != '\r':
+		f.cut()
+	}
+}
+
+// clean reports whether s has no control character but the tab.
+func clean(s []byte) bool {
+	for _, c := range s {
+		if c < ' ' && c != '\t' || c == 0x7f {
+			return false
+		}
+	}
+	return true
+}
+
+func trim(s []byte) []byte { return bytes.Trim(s, " \t") }

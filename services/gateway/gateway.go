@@ -1,0 +1,303 @@
+// Package gateway is the edge of the platform: the one process that strangers reach.
+//
+// It takes HTTP/1.1, HTTP/2 without TLS, gRPC, WebSocket and event streams, finds the route in a table that is one live
+// setting, and passes the request to an instance that discovery knows and the balancer picks.
+//
+// # Order of steps
+//
+//  1. The connection is counted and its bytes are checked: a request that two servers could read in two ways is refused
+//     before anything parses it (see framing).
+//  2. Trace: the span must show what every later step did.
+//  3. Checks of host, path, header and size. What fails here is the client's fault.
+//  4. The route, its target by weight, a pinned version.
+//  5. Circuit of (service, route): one logical request, however many attempts it takes. It is asked and told when the
+//     answer's header is there, so a stream does not hold a place.
+//  6. Attempts within the budget, each at another instance, only while the client has got nothing and only where doing
+//     it twice is safe.
+//  7. The answer, as it comes.
+//
+// # Whose fault
+//
+// Each answer of 500 or above and each of the edge's own says whose fault it was, see [Fault]. An origin's answer is
+// passed on as it is, whatever its status.
+package gateway
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"bijou.dev/platform/circuit"
+	"bijou.dev/platform/config"
+	"bijou.dev/platform/discovery"
+	"bijou.dev/platform/service"
+	"bijou.dev/platform/trace"
+
+	"github.com/prometheus/client_golang/prometheus"
+)
+
+// Options configures the gateway. The zero value has no routes until the setting gateway.routes has.
+type Options struct {
+	// Routes are used until the setting gateway.routes says otherwise. Nil: none, every request gets 404.
+	Routes Routes
+	// Grace bounds how long a stop waits for requests under way and for WebSockets to close. Zero: 4 s, which is
+	// within the 5 s that a process gives its background work to end.
+	Grace time.Duration
+}
+
+func (o Options) validate() error {
+	if err := o.Routes.Validate(); err != nil {
+		return fmt.Errorf("option Routes: %w", err)
+	}
+	if o.Grace < 0 {
+		return fmt.Errorf("option Grace: %v must not be negative", o.Grace)
+	}
+	return nil
+}
+
+// New puts the edge on the listener "http" of p, and its table on the admin page /routes.
+func New(_ context.Context, p *service.Process, opts Options) error {
+	l, err := p.Listen("http")
+	if err != nil {
+		return err
+	}
+	e, err := NewEdge(EdgeOptions{
+		Options: opts, Zone: p.Zone(), Config: p.Config(), Discovery: p.Discovery(), Circuits: p.Circuits(),
+		Trace: p.Tracer(), Metrics: p.Metrics(), DialContext: p.DialContext, Log: p.Log(),
+	})
+	if err != nil {
+		return err
+	}
+	p.Admin().Handle("GET /routes", e.RoutesHandler())
+	// Background work ends after the registry has been told, so until then new requests are served as before.
+	p.Go("edge", func(ctx context.Context) error { return e.run(ctx, l) })
+	p.OnStop("edge", func(context.Context) error { return e.Close() })
+	return nil
+}
+
+// EdgeOptions is what an Edge works with.
+type EdgeOptions struct {
+	Options
+	// Zone is where the edge runs; instances in it are preferred. Empty: no preference.
+	Zone string
+	// Config holds the settings. Nil: the defaults.
+	Config *config.Set
+	// Discovery knows the instances. Required.
+	Discovery *discovery.Client
+	// Circuits guards the origins. Nil: circuits with default settings.
+	Circuits *circuit.Set
+	// Trace records requests. Nil: nothing is recorded.
+	Trace *trace.Provider
+	// Metrics gets bijou_gateway_*. Nil: none.
+	Metrics prometheus.Registerer
+	// DialContext connects to instances. Nil: the real network.
+	DialContext func(ctx context.Context, network, addr string) (net.Conn, error)
+	// Log gets the access log, and what an operator may want to know. Nil: nobody.
+	Log *slog.Logger
+}
+
+// Edge is a gateway without a process. Make one with NewEdge, run it with Serve, end it with Shutdown.
+type Edge struct {
+	opts     EdgeOptions
+	log      *slog.Logger
+	settings *settings
+	metrics  *metrics
+	origins  origins
+	table    atomic.Pointer[table]
+	server   *http.Server
+	h1, h2   *http.Transport
+	conns    *connections
+	tunnels  tunnels
+	unwatch  func()
+	stopping atomic.Bool
+
+	mu     sync.Mutex
+	closed bool
+	work   sync.WaitGroup // requests and tunnels under way
+}
+
+// NewEdge returns an edge that follows its settings. It serves nothing before Serve, and must be closed.
+func NewEdge(opts EdgeOptions) (*Edge, error) {
+	if err := opts.validate(); err != nil {
+		return nil, err
+	}
+	if opts.Discovery == nil {
+		return nil, errors.New("option Discovery: is missing; use discovery.Static to run alone")
+	}
+	if opts.Config == nil {
+		opts.Config = config.Static(nil)
+	}
+	if opts.Circuits == nil {
+		opts.Circuits = circuit.New(circuit.Options{Config: opts.Config})
+	}
+	if opts.Trace == nil {
+		opts.Trace = trace.Discard()
+	}
+	if opts.DialContext == nil {
+		opts.DialContext = (&net.Dialer{}).DialContext
+	}
+	if opts.Log == nil {
+		opts.Log = slog.New(slog.DiscardHandler)
+	}
+	if opts.Grace == 0 {
+		opts.Grace = 4 * time.Second
+	}
+	e := &Edge{opts: opts, log: opts.Log, settings: declare(opts.Config, opts.Routes)}
+	e.origins.edge = e
+	e.metrics = newMetrics(opts.Metrics)
+	e.conns = newConnections(e)
+	e.h1, e.h2 = newTransports(opts.DialContext)
+	e.server = e.newServer()
+	e.apply(e.settings.routes.Get())
+	e.unwatch = e.settings.routes.Watch(func(_, routes Routes) { e.apply(routes) })
+	return e, nil
+}
+
+// apply puts routes in use. Requests under way finish by the table they began with.
+func (e *Edge) apply(routes Routes) {
+	t, err := compile(routes)
+	if err != nil { // cannot be: the setting was validated
+		e.log.Error("keeping the previous routes", "problem", err.Error())
+		return
+	}
+	for _, u := range t.rules {
+		u.seconds = e.metrics.seconds.WithLabelValues(u.Name)
+	}
+	e.origins.bind(t)
+	e.table.Store(t)
+	e.log.Info("routes in use", "routes", len(t.rules), "revision", e.opts.Config.Revision())
+}
+
+func (e *Edge) newServer() *http.Server {
+	s := &http.Server{
+		Handler:                      e.opts.Trace.Middleware(http.HandlerFunc(e.serve)),
+		ReadHeaderTimeout:            headerTime,
+		IdleTimeout:                  idleTime,
+		MaxHeaderBytes:               maxHeader,
+		DisableGeneralOptionsHandler: true, // "OPTIONS *" is refused like every path without a slash
+		ErrorLog:                     slog.NewLogLogger(e.log.Handler(), slog.LevelDebug),
+		Protocols:                    new(http.Protocols),
+		HTTP2: &http.HTTP2Config{
+			MaxConcurrentStreams:          100,
+			MaxDecoderHeaderTableSize:     4 << 10,
+			MaxReadFrameSize:              16 << 10,
+			MaxReceiveBufferPerConnection: 1 << 20,
+			MaxReceiveBufferPerStream:     256 << 10,
+			SendPingTimeout:               30 * time.Second, // finds clients that are gone without a word
+			PingTimeout:                   10 * time.Second,
+			WriteByteTimeout:              writeTime,
+			CountError:                    e.metrics.countHTTP2,
+		},
+	}
+	s.Protocols.SetHTTP1(true)
+	s.Protocols.SetUnencryptedHTTP2(true)
+	return s
+}
+
+func newTransports(dial func(context.Context, string, string) (net.Conn, error)) (h1, h2 *http.Transport) {
+	bounded := func(ctx context.Context, network, addr string) (net.Conn, error) {
+		ctx, cancel := context.WithTimeout(ctx, dialTime)
+		defer cancel()
+		return dial(ctx, network, addr)
+	}
+	h1 = &http.Transport{
+		DialContext:            bounded,
+		DisableCompression:     true, // bodies pass as they are
+		MaxIdleConnsPerHost:    512,
+		IdleConnTimeout:        55 * time.Second, // before the origin, whose idle time-out is two minutes
+		MaxResponseHeaderBytes: 64 << 10,
+		WriteBufferSize:        8 << 10,
+		ReadBufferSize:         8 << 10,
+		Protocols:              new(http.Protocols),
+	}
+	h1.Protocols.SetHTTP1(true)
+	h2 = &http.Transport{
+		DialContext:            bounded,
+		DisableCompression:     true,
+		IdleConnTimeout:        55 * time.Second,
+		MaxResponseHeaderBytes: 64 << 10,
+		Protocols:              new(http.Protocols),
+		HTTP2: &http.HTTP2Config{
+			MaxReceiveBufferPerConnection: 4<<20 - 1,
+			MaxReceiveBufferPerStream:     1 << 20,
+			SendPingTimeout:               5 * time.Second, // finds instances that are gone without a word
+			PingTimeout:                   3 * time.Second,
+			WriteByteTimeout:              writeTime,
+		},
+	}
+	h2.Protocols.SetUnencryptedHTTP2(true)
+	return h1, h2
+}
+
+// run serves until ctx ends, then finishes what is under way.
+func (e *Edge) run(ctx context.Context, l net.Listener) error {
+	served := make(chan error, 1)
+	go func() { served <- e.Serve(l) }()
+	select {
+	case err := <-served:
+		return err
+	case <-ctx.Done():
+	}
+	stop, cancel := context.WithTimeout(context.WithoutCancel(ctx), e.opts.Grace)
+	defer cancel()
+	err := e.Shutdown(stop)
+	return errors.Join(err, <-served)
+}
+
+// Serve takes connections from l until Shutdown or Close, and then returns nil.
+func (e *Edge) Serve(l net.Listener) error {
+	if err := e.server.Serve(e.conns.listener(l)); err != nil && !errors.Is(err, http.ErrServerClosed) {
+		return fmt.Errorf("serving the edge: %w", err)
+	}
+	return nil
+}
+
+// Shutdown stops taking connections and waits for requests under way: HTTP/1.1 answers say Connection: close, HTTP/2
+// gets GOAWAY, WebSockets a close frame with code 1001 at a random moment within half of the time that ctx leaves, so
+// that clients do not all come back at once. When ctx ends, what is left is cut off; that is not an error.
+func (e *Edge) Shutdown(ctx context.Context) error {
+	e.stopping.Store(true)
+	e.conns.closeUnused()
+	e.tunnels.drain(ctx)
+	err := e.server.Shutdown(ctx)
+	if err == nil || errors.Is(err, ctx.Err()) {
+		err = e.tunnels.wait(ctx)
+	}
+	if ctx.Err() != nil && errors.Is(err, ctx.Err()) {
+		e.log.Warn("stopping the edge: cutting off what did not end in time")
+		err = nil
+	}
+	return errors.Join(err, e.Close())
+}
+
+// Close cuts everything off at once. It may be called more than once.
+func (e *Edge) Close() error {
+	e.unwatch()
+	e.stopping.Store(true)
+	e.mu.Lock()
+	e.closed = true
+	e.mu.Unlock()
+	err := e.server.Close()
+	e.tunnels.close()
+	e.work.Wait()
+	e.h1.CloseIdleConnections()
+	e.h2.CloseIdleConnections()
+	e.origins.close()
+	return err
+}
+
+// begin counts a request; false: the edge is closed.
+func (e *Edge) begin() bool {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if !e.closed {
+		e.work.Add(1)
+	}
+	return !e.closed
+}

@@ -1,0 +1,196 @@
+package gateway
+
+import (
+	"encoding/hex"
+	"math/rand/v2"
+	"net"
+	"net/http"
+	"slices"
+	"strings"
+)
+
+// hopByHop reports whether a field is about one connection only, and so is never passed on (RFC 9110, 7.6.1). Expect and
+// Content-Length are among them because the edge answers the one and writes the other anew.
+func hopByHop(name string) bool {
+	switch name {
+	case "Connection", "Proxy-Connection", "Keep-Alive", "Proxy-Authenticate", "Proxy-Authorization", "Te", "Trailer",
+		"Transfer-Encoding", "Upgrade", "Http2-Settings", "Expect", "Content-Length":
+		return true
+	}
+	return false
+}
+
+// stripped reports whether a field is the platform's own to say, so that what comes from outside is dropped.
+func stripped(name string) bool {
+	switch name {
+	case "Forwarded", "X-Real-Ip", "Baggage":
+		return true
+	}
+	return strings.HasPrefix(name, "X-Forwarded-") || strings.HasPrefix(name, "X-Bijou-")
+}
+
+// traced reports whether a field carries a trace context, which is written anew for each attempt.
+func traced(name string) bool {
+	switch name {
+	case "Traceparent", "Tracestate", "B3":
+		return true
+	}
+	return strings.HasPrefix(name, "X-B3-")
+}
+
+// disguised reports whether a field would be one of those that matter to a server that reads underscores as dashes, as
+// CGI does.
+func disguised(name string) bool {
+	if strings.IndexByte(name, '_') < 0 {
+		return false
+	}
+	name = canonical(strings.ReplaceAll(name, "_", "-"))
+	switch name {
+	case "Host", "Authorization", "Cookie", "Content-Type", "X-Request-Id":
+		return true
+	}
+	return hopByHop(name) || stripped(name) || traced(name)
+}
+
+// named returns the fields that Connection lists: they are about this connection, too. Nil in nearly all cases.
+func named(connection []string) (names []string) {
+	for _, line := range connection {
+		for name := range strings.SplitSeq(line, ",") {
+			switch name = canonical(strings.TrimSpace(name)); name {
+			case "", "Close", "Keep-Alive", "Upgrade", "Te":
+			default:
+				names = append(names, name)
+			}
+		}
+	}
+	return names
+}
+
+// hasWord reports whether one of the comma separated lists holds a word, in any case.
+func hasWord(lines []string, word string) bool {
+	for _, line := range lines {
+		if strings.EqualFold(line, word) {
+			return true
+		}
+		if strings.IndexByte(line, ',') < 0 {
+			continue
+		}
+		for w := range strings.SplitSeq(line, ",") {
+			if strings.EqualFold(strings.TrimSpace(w), word) {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// outgoing returns the header to send to the origin. It shares lines with the request's.
+func (x *exchange) outgoing() http.Header {
+	in := x.r.Header
+	out := make(http.Header, len(in)+8)
+	drop := named(in["Connection"])
+	for name, lines := range in {
+		if hopByHop(name) || stripped(name) || traced(name) || drop != nil && slices.Contains(drop, name) {
+			continue
+		}
+		out[name] = lines
+	}
+	if hasWord(in["Te"], "trailers") {
+		out["Te"] = trailers
+	}
+	if x.upgrade != "" {
+		out["Connection"] = upgrade
+		x.set(out, "Upgrade", x.upgrade)
+	}
+	if _, ok := out["User-Agent"]; !ok {
+		out["User-Agent"] = none // or the transport would put its own
+	}
+	x.forwarded(out)
+	x.set(out, "X-Request-Id", x.id)
+	return out
+}
+
+// Lines that never change, shared by all requests.
+var (
+	trailers = []string{"trailers"}
+	upgrade  = []string{"Upgrade"}
+	none     = []string{""}
+)
+
+// set sets a field without allocating for its line.
+func (x *exchange) set(h http.Header, name, value string) {
+	i := x.used
+	if i == len(x.lines) {
+		h[name] = []string{value}
+		return
+	}
+	x.used++
+	x.lines[i] = value
+	h[name] = x.lines[i : i+1 : i+1]
+}
+
+// forwarded says who the client is. What the request says about it counts only as far as the hops before this one are
+// trusted: each trusted hop vouches for one address.
+func (x *exchange) forwarded(out http.Header) {
+	chain := x.peer
+	host, proto := x.r.Host, "http"
+	if hops := int(x.edge.settings.trustedHops.Get()); hops > 0 {
+		list := strings.Split(strings.Join(x.r.Header["X-Forwarded-For"], ","), ",")
+		list = list[max(0, len(list)-hops):]
+		known := make([]string, 0, len(list)+1)
+		for _, addr := range list {
+			if addr = strings.TrimSpace(addr); net.ParseIP(addr) != nil {
+				known = append(known, addr)
+			} else {
+				known = known[:0] // what stands before nonsense is not vouched for
+			}
+		}
+		chain = strings.Join(append(known, x.peer), ", ")
+		if h := x.r.Header.Get("X-Forwarded-Host"); isHost(h) {
+			host = h
+		}
+		if p := x.r.Header.Get("X-Forwarded-Proto"); p == "https" {
+			proto = p
+		}
+	}
+	x.set(out, "X-Forwarded-For", chain)
+	x.set(out, "X-Forwarded-Host", host)
+	x.set(out, "X-Forwarded-Proto", proto)
+}
+
+// requestID returns the request's id if it can be passed on, else a new one.
+func requestID(h http.Header) string {
+	if lines := h["X-Request-Id"]; len(lines) == 1 && len(lines[0]) <= 128 && only(lines[0], &idChars) {
+		return lines[0]
+	}
+	var raw [16]byte
+	a, b := rand.Uint64(), rand.Uint64() // tells requests apart; it is no secret
+	for i := range 8 {
+		raw[i], raw[8+i] = byte(a>>(8*i)), byte(b>>(8*i))
+	}
+	return hex.EncodeToString(raw[:])
+}
+
+// copyAnswer copies an origin's header, without what is about its connection.
+func copyAnswer(to, from http.Header) {
+	drop := named(from["Connection"])
+	for name, lines := range from {
+		switch name {
+		case "Connection", "Proxy-Connection", "Keep-Alive", "Proxy-Authenticate", "Te", "Trailer", "Transfer-Encoding",
+			"Upgrade", "X-Request-Id", faultHeader, attemptsHeader:
+			continue
+		}
+		if drop != nil && slices.Contains(drop, name) {
+			continue
+		}
+		to[name] = lines
+	}
+}
+
+// peerOf is the address of whoever connected, without the port.
+func peerOf(r *http.Request) string {
+	if host, _, err := net.SplitHostPort(r.RemoteAddr); err == nil {
+		return host
+	}
+	return r.RemoteAddr
+}

@@ -1,0 +1,106 @@
+package gateway
+
+import (
+	"log/slog"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+)
+
+// metrics are the edge's own. All names begin with bijou_gateway_.
+type metrics struct {
+	requests *prometheus.CounterVec
+	seconds  *prometheus.HistogramVec
+	retries  *prometheus.CounterVec
+	refused  *prometheus.CounterVec
+	http2    *prometheus.CounterVec
+	inFlight prometheus.Gauge
+	open     prometheus.Gauge
+	tunnels  prometheus.Gauge
+}
+
+func newMetrics(r prometheus.Registerer) *metrics {
+	counter := func(name, help string, labels ...string) *prometheus.CounterVec {
+		return prometheus.NewCounterVec(prometheus.CounterOpts{Name: "bijou_gateway_" + name, Help: help}, labels)
+	}
+	gauge := func(name, help string) prometheus.Gauge {
+		return prometheus.NewGauge(prometheus.GaugeOpts{Name: "bijou_gateway_" + name, Help: help})
+	}
+	m := &metrics{
+		requests: counter("requests_total", "Requests by route, service, class of status and whose fault it was.", "route", "service", "class", "fault"),
+		seconds: prometheus.NewHistogramVec(prometheus.HistogramOpts{
+			Name: "bijou_gateway_request_seconds", Help: "Time from a request's header to the end of its answer, by route.",
+			Buckets: []float64{.001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10},
+		}, []string{"route"}),
+		retries:  counter("retries_total", "Attempts after the first, by route.", "route"),
+		refused:  counter("connections_refused_total", "Connections closed at once because there are too many, in all or of one client.", "limit"),
+		http2:    counter("http2_errors_total", "Offences of HTTP/2 clients by kind.", "kind"),
+		inFlight: gauge("requests_in_flight", "Requests that are being answered."),
+		open:     gauge("connections_open", "Connections of clients."),
+		tunnels:  gauge("websockets_open", "Connections that were upgraded."),
+	}
+	if r != nil {
+		r.MustRegister(m.requests, m.seconds, m.retries, m.refused, m.http2, m.inFlight, m.open, m.tunnels)
+	}
+	return m
+}
+
+func (m *metrics) countHTTP2(kind string) { m.http2.WithLabelValues(kind).Inc() }
+
+var classes = [...]string{"1xx", "2xx", "3xx", "4xx", "5xx"}
+
+func (m *metrics) count(x *exchange) {
+	name, service := "", ""
+	if x.rule != nil {
+		name = x.rule.Name
+	}
+	if x.target != nil {
+		service = x.target.Service
+	}
+	class := "none" // the client left before there was a status
+	if i := x.status/100 - 1; i >= 0 && i < len(classes) {
+		class = classes[i]
+	}
+	m.requests.WithLabelValues(name, service, class, string(x.fault)).Inc()
+	if x.rule != nil {
+		x.rule.seconds.Observe(time.Since(x.start).Seconds())
+	}
+}
+
+// access writes the request's line in the log.
+func (x *exchange) access() {
+	switch x.edge.settings.accessLog.Get() {
+	case logOff:
+		return
+	case logErrors:
+		if x.fault == "" {
+			return
+		}
+	}
+	ctx := x.r.Context()
+	if !x.edge.log.Enabled(ctx, slog.LevelInfo) {
+		return
+	}
+	route, service, instance := "", "", ""
+	if x.rule != nil {
+		route = x.rule.Name
+	}
+	if x.target != nil {
+		service = x.target.Service
+	}
+	if len(x.tried) > 0 {
+		instance = x.tried[len(x.tried)-1]
+	}
+	x.edge.log.LogAttrs(ctx, slog.LevelInfo, "request",
+		slog.String("method", x.r.Method), slog.String("host", x.r.Host), slog.String("path", x.path),
+		slog.String("route", route), slog.String("called", service), slog.String("by", instance),
+		slog.Int("status", x.status), slog.Int64("bytes", x.bytes), slog.Duration("took", time.Since(x.start)),
+		slog.Int("attempts", len(x.attempts)), slog.String("fault", string(x.fault)),
+		slog.String("client", x.peer), slog.String("request_id", x.id))
+}
+
+// panicked deals with a defect of our own.
+func (x *exchange) panicked(v any) {
+	x.edge.log.ErrorContext(x.r.Context(), "a defect of the edge ended a request", "panic", v, "stack", stack())
+	x.refuse(fail(FaultGateway, 500, "the edge has a defect; the log has more under the request's id"))
+}

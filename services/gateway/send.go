@@ -1,0 +1,492 @@
+package gateway
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"io"
+	"maps"
+	"net"
+	"net/http"
+	"net/url"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"bijou.dev/platform/circuit"
+	"bijou.dev/platform/errs"
+	"bijou.dev/platform/route"
+
+	"go.opentelemetry.io/otel/attribute"
+	otelcodes "go.opentelemetry.io/otel/codes"
+	oteltrace "go.opentelemetry.io/otel/trace"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+)
+
+// What an attempt tells circuit.Retry.
+var (
+	errFinal   = errs.Errorf(errs.Internal, "another attempt would not help")
+	errAgain   = errs.Errorf(errs.Unavailable, "another instance may do better")
+	errNotSent = errs.Errorf(errs.Unavailable, "no instance has seen the request").Because(circuit.ReasonNotSent)
+)
+
+// errLate ends an attempt whose time is over.
+var errLate = errors.New("the time for the answer is over")
+
+// send makes attempts until x.res is an answer for the client, or returns why there is none.
+func (x *exchange) send() (f *failure) {
+	policy := circuit.Policy{Budget: x.target.origin.budget, Idempotent: x.repeatable}
+	_ = circuit.Retry(x.r.Context(), policy, func(ctx context.Context, n int) error { // f and x.res say it better
+		var again error
+		f, again = x.attempt(ctx, n, f)
+		if again != nil && n >= x.rule.attempts {
+			return errFinal
+		}
+		return again
+	})
+	if x.res != nil {
+		return nil
+	}
+	if f == nil { // the client left between two attempts
+		return x.gone()
+	}
+	return f
+}
+
+func (x *exchange) gone() *failure {
+	return fail(FaultClientGone, statusClientGone, "the client left")
+}
+
+// attempt sends the request to one more instance. The error says whether yet another one may help. Last is what the
+// attempt before came to.
+func (x *exchange) attempt(ctx context.Context, n int, last *failure) (*failure, error) {
+	picked, err := x.pick()
+	if err != nil {
+		if n > 1 {
+			return last, errFinal // nobody is left; what we have is the answer
+		}
+		return x.nobody(err), errFinal
+	}
+	if n > 1 {
+		x.edge.metrics.retries.WithLabelValues(x.rule.Name).Inc()
+		x.release()
+		x.res, x.outcome = nil, route.Success
+		x.header = maps.Clone(x.header) // whoever sent the last attempt may still read it
+	}
+	x.picked = picked
+	to := picked.Endpoint()
+	x.tried = append(x.tried, to.ID)
+	begin := time.Now()
+	res, f, again := x.roundTrip(ctx, n, to)
+	a := attempt{instance: to.ID, took: time.Since(begin)}
+	if f != nil {
+		a.problem = string(f.fault)
+		x.attempts = append(x.attempts, a)
+		x.release()
+		x.picked = route.Picked{}
+		return f, again
+	}
+	a.status = res.StatusCode
+	x.attempts = append(x.attempts, a)
+	x.res = res
+	x.judge()
+	x.picked.Answered(x.outcome)
+	if x.repeatable && x.body == nil && x.outcome == route.Unreachable && !x.grpc {
+		return nil, errAgain // 502, 503, 504: the client gets this answer unless there is a better one
+	}
+	return nil, nil
+}
+
+// pick chooses an instance of the target; when it has none left, of the route's other targets: a canary without an
+// instance fails nobody. A pinned version is not replaced.
+func (x *exchange) pick() (route.Picked, error) {
+	info := route.PickInfo{Exclude: x.tried, Version: x.target.Version, Stream: x.grpc || x.upgrade != ""}
+	if x.version != "" {
+		info.Version = x.version
+	}
+	picked, err := x.target.origin.balancer.Pick(info)
+	if err == nil || x.version != "" {
+		return picked, err
+	}
+	for _, heavy := range []bool{true, false} { // those with a weight first
+		for _, t := range x.rule.targets {
+			if t == x.target || (t.Weight > 0) != heavy || !t.origin.has(t.Version) {
+				continue
+			}
+			info.Version = t.Version
+			if picked, e := t.origin.balancer.Pick(info); e == nil {
+				x.target = t
+				return picked, nil
+			}
+		}
+	}
+	return picked, err
+}
+
+func (x *exchange) nobody(err error) *failure {
+	f := fail(FaultUnreachable, http.StatusServiceUnavailable, "no instance of %s can take the request: %v", x.target.Service, err)
+	f.retry = time.Second
+	return f
+}
+
+// roundTrip sends the request to one instance and returns its answer, or what went wrong and whether another instance
+// may help.
+func (x *exchange) roundTrip(parent context.Context, n int, to route.Endpoint) (*http.Response, *failure, error) {
+	ctx, cancel := context.WithCancelCause(parent)
+	x.cancel = cancel
+	x.startTimer(cancel)
+	ctx, span := x.startSpan(ctx, n, to)
+	req := (&http.Request{
+		Method: x.r.Method, URL: x.url(to.Addr), Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1,
+		Header: x.header, Host: x.host(),
+	}).WithContext(ctx)
+	x.attachBody(req)
+	transport := x.edge.h1
+	if x.grpc || x.target.Endpoint == "grpc" {
+		transport = x.edge.h2
+	}
+	res, err := transport.RoundTrip(req)
+	if !x.timer.Stop() && err == nil && !x.grpc {
+		err = errLate
+		_ = res.Body.Close()
+	}
+	if err == nil && res.StatusCode == http.StatusSwitchingProtocols && x.upgrade == "" {
+		err = errors.New("the origin switched protocols without being asked")
+		_ = res.Body.Close()
+	}
+	endSpan(span, res, err)
+	if err != nil {
+		f, again := x.explain(ctx, err)
+		return nil, f, again
+	}
+	return res, nil, nil
+}
+
+// startTimer bounds the wait for the header of the answer. A gRPC server may be silent until its first message, so there
+// the time only ends the circuit's interest.
+func (x *exchange) startTimer(cancel context.CancelCauseFunc) {
+	limit := x.rule.header
+	if limit < 0 {
+		limit = x.edge.settings.header.Get()
+	}
+	if x.grpc {
+		x.timer = time.AfterFunc(limit, func() { x.settle(errAborted) })
+		return
+	}
+	if total := x.total(); total > 0 {
+		limit = min(limit, max(0, total-time.Since(x.start)))
+	}
+	x.timer = time.AfterFunc(limit, func() { cancel(errLate) })
+}
+
+// total is the time for everything; 0: no limit.
+func (x *exchange) total() time.Duration {
+	if x.rule.total >= 0 {
+		return x.rule.total
+	}
+	return x.edge.settings.total.Get()
+}
+
+func (x *exchange) attachBody(req *http.Request) {
+	switch {
+	case x.replay != nil:
+		req.Body = io.NopCloser(bytes.NewReader(x.replay))
+		req.GetBody = func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(x.replay)), nil }
+		req.ContentLength = int64(len(x.replay))
+	case x.r.ContentLength != 0:
+		x.body = newBody(x)
+		req.Body = x.body
+		req.ContentLength = x.r.ContentLength
+		if x.r.ProtoMajor == 1 {
+			// Or the server would read the rest of the body before the answer's header goes out.
+			_ = http.NewResponseController(x.w).EnableFullDuplex() // HTTP/1 can
+		}
+	}
+}
+
+func (x *exchange) url(addr string) *url.URL {
+	u := &url.URL{Scheme: "http", Host: addr, RawQuery: x.r.URL.RawQuery, ForceQuery: x.r.URL.ForceQuery}
+	path := x.path
+	if to := x.rule.Rewrite.Prefix; to != "" {
+		path = replacePrefix(path, len(x.rule.Match.Prefix), to)
+	}
+	u.Path = path
+	if strings.IndexByte(path, '%') >= 0 {
+		if plain, err := url.PathUnescape(path); err == nil { // checkPath saw that it can be done
+			u.Path, u.RawPath = plain, path
+		}
+	}
+	return u
+}
+
+func (x *exchange) host() string {
+	if h := x.rule.Rewrite.Host; h != "" {
+		return h
+	}
+	return x.r.Host
+}
+
+// explain says whose fault a failed attempt was, and whether another instance may help.
+func (x *exchange) explain(ctx context.Context, err error) (*failure, error) {
+	service := x.target.Service
+	x.outcome = route.Abandoned
+	if x.body != nil {
+		if f := x.body.failure(); f != nil {
+			return f, errFinal
+		}
+	}
+	if x.r.Context().Err() != nil {
+		return x.gone(), errFinal
+	}
+	x.outcome = route.Unreachable
+	untouched := x.body == nil || x.body.spare()
+	if errors.Is(err, errLate) || errors.Is(context.Cause(ctx), errLate) {
+		f := fail(FaultTimeout, http.StatusGatewayTimeout, "%s did not answer in time", service)
+		if total := x.total(); total > 0 && time.Since(x.start) >= total {
+			return f, errFinal
+		}
+		return f, x.unless(!untouched, errAgain)
+	}
+	if op, ok := errors.AsType[*net.OpError](err); ok && op.Op == "dial" || errors.Is(err, context.DeadlineExceeded) {
+		f := fail(FaultUnreachable, http.StatusBadGateway, "an instance of %s could not be reached", service)
+		return f, x.unless(!untouched, errNotSent)
+	}
+	f := fail(FaultOrigin, http.StatusBadGateway, "an instance of %s broke off before it answered", service)
+	return f, x.unless(!untouched, errAgain)
+}
+
+func (x *exchange) unless(final bool, again error) error {
+	if final {
+		return errFinal
+	}
+	return again
+}
+
+// judge says how the instance did, as far as its answer's header tells.
+func (x *exchange) judge() {
+	x.outcome = route.OutcomeOfHTTP(x.res.StatusCode)
+	if x.res.StatusCode >= 500 {
+		x.fault = FaultOrigin
+	} else {
+		x.fault = ""
+	}
+	if x.grpc {
+		x.judgeGRPC(x.res.Header)
+	}
+}
+
+// judgeGRPC looks at the status of a call, once it is known.
+func (x *exchange) judgeGRPC(h http.Header) {
+	n, err := strconv.Atoi(h.Get("Grpc-Status"))
+	if err != nil {
+		return
+	}
+	x.outcome = route.OutcomeOfRPC(status.Error(codes.Code(n), ""))
+	if x.outcome == route.Failure || x.outcome == route.Unreachable {
+		x.fault = FaultOrigin
+	}
+}
+
+// startSpan makes a span for the attempt if the request is recorded, and passes the trace on.
+func (x *exchange) startSpan(ctx context.Context, n int, to route.Endpoint) (context.Context, oteltrace.Span) {
+	p := x.edge.opts.Trace
+	var span oteltrace.Span
+	if x.span.IsRecording() {
+		ctx, span = p.Tracer().Start(ctx, x.r.Method+" "+x.target.Service, oteltrace.WithSpanKind(oteltrace.SpanKindClient))
+		span.SetAttributes(
+			attribute.String("http.request.method", x.r.Method),
+			attribute.String("server.address", to.Addr),
+			attribute.String("peer.service", x.target.Service),
+			attribute.Int("http.request.resend_count", n-1),
+		)
+		why := x.picked.Why()
+		span.SetAttributes(why.Attributes()...)
+	}
+	p.Propagator().Inject(ctx, carrier{x})
+	return ctx, span
+}
+
+func endSpan(span oteltrace.Span, res *http.Response, err error) {
+	if span == nil {
+		return
+	}
+	if err != nil {
+		span.SetStatus(otelcodes.Error, err.Error())
+	} else {
+		span.SetAttributes(attribute.Int("http.response.status_code", res.StatusCode))
+		if res.StatusCode >= 400 {
+			span.SetStatus(otelcodes.Error, "")
+		}
+	}
+	span.End()
+}
+
+// carrier puts a trace context into the header for the origin.
+type carrier struct{ x *exchange }
+
+// Get is not needed to inject.
+func (c carrier) Get(string) string { return "" }
+
+// Keys is not needed to inject.
+func (c carrier) Keys() []string { return nil }
+
+// Set sets a field.
+func (c carrier) Set(key, value string) {
+	switch key {
+	case "traceparent":
+		key = "Traceparent"
+	case "tracestate":
+		key = "Tracestate"
+	default:
+		key = canonical(key)
+	}
+	c.x.header[key] = []string{value} // not by x.set: an earlier attempt may still read its line
+}
+
+var buffers = sync.Pool{New: func() any { return new([32 << 10]byte) }}
+
+// answer passes the origin's answer on.
+func (x *exchange) answer() {
+	res := x.res
+	h := x.w.Header()
+	copyAnswer(h, res.Header)
+	x.tell()
+	if x.fault != "" {
+		x.set(h, faultHeader, string(x.fault))
+	}
+	announced := len(res.Trailer)
+	for name := range res.Trailer {
+		h.Add("Trailer", name)
+	}
+	if x.body != nil && x.r.ProtoMajor == 1 && !x.body.whole() {
+		h.Set("Connection", "close") // what is left of the body stands where the next request should
+	}
+	stream := x.grpc || res.ContentLength < 0
+	x.limitAnswer(stream)
+	x.status = res.StatusCode
+	x.w.WriteHeader(res.StatusCode)
+	if err := x.copy(stream); err != nil {
+		x.broke(err)
+		return
+	}
+	for name, lines := range res.Trailer {
+		if announced != len(res.Trailer) {
+			name = http.TrailerPrefix + name
+		}
+		h[name] = lines
+	}
+	if x.grpc {
+		x.judgeGRPC(res.Trailer)
+	}
+}
+
+// limitAnswer bounds the time for the body of the answer, unless it is of a kind that has no end.
+func (x *exchange) limitAnswer(stream bool) {
+	total := x.total()
+	if total <= 0 || x.grpc || stream && strings.HasPrefix(contentType(x.res.Header), "text/event-stream") {
+		return
+	}
+	x.timer.Reset(max(0, total-time.Since(x.start)))
+}
+
+// copy passes the body on, each piece at once if it is a stream.
+func (x *exchange) copy(stream bool) error {
+	if x.res.Body == nil || x.res.Body == http.NoBody {
+		return nil
+	}
+	var flush func() error
+	if stream {
+		flush = http.NewResponseController(x.w).Flush
+		if err := flush(); err != nil { // the client waits for the header, and the first piece may be long in coming
+			return &clientError{err}
+		}
+	}
+	stall := x.watchWrites()
+	buf := buffers.Get().(*[32 << 10]byte)
+	defer buffers.Put(buf)
+	for {
+		n, err := x.res.Body.Read(buf[:])
+		if n > 0 {
+			stall.begin()
+			m, werr := x.w.Write(buf[:n])
+			x.bytes += int64(m)
+			if werr == nil && stream {
+				werr = flush()
+			}
+			stall.end()
+			if werr != nil {
+				return &clientError{werr}
+			}
+		}
+		if err == io.EOF {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+	}
+}
+
+// clientError is an error of writing to the client.
+type clientError struct{ error }
+
+// stall ends an HTTP/2 stream whose client takes nothing. For HTTP/1 the connection does it.
+type stall struct{ timer *time.Timer }
+
+func (x *exchange) watchWrites() stall {
+	if x.r.ProtoMajor == 1 {
+		return stall{}
+	}
+	s := stall{time.AfterFunc(time.Hour, func() {
+		_ = http.NewResponseController(x.w).SetWriteDeadline(longAgo) // fails only for a connection that is gone
+	})}
+	s.timer.Stop()
+	return s
+}
+
+func (s stall) begin() {
+	if s.timer != nil {
+		s.timer.Reset(writeTime)
+	}
+}
+
+func (s stall) end() {
+	if s.timer != nil {
+		s.timer.Stop()
+	}
+}
+
+// broke deals with an answer that ended before its end.
+func (x *exchange) broke(err error) {
+	var f *failure
+	if x.body != nil {
+		f = x.body.failure()
+	}
+	ce := (*clientError)(nil)
+	switch {
+	case f != nil:
+		x.fault, x.outcome = f.fault, route.Abandoned
+	case errors.As(err, &ce) || x.r.Context().Err() != nil:
+		x.fault, x.outcome = FaultClientGone, route.Abandoned
+	case x.late():
+		x.fault, x.outcome = FaultTimeout, route.Unreachable
+	default:
+		x.fault, x.outcome = FaultOrigin, route.Unreachable
+	}
+	if x.grpc && x.outcome == route.Unreachable {
+		// The client can be told what happened, not only that something did.
+		h := x.w.Header()
+		h[http.TrailerPrefix+"Grpc-Status"] = []string{strconv.Itoa(int(codes.Unavailable))}
+		h[http.TrailerPrefix+"Grpc-Message"] = []string{grpcMessage("the instance of " + x.target.Service + " broke off")}
+		return
+	}
+	x.abort = true
+}
+
+// late reports whether the time for everything is over.
+func (x *exchange) late() bool {
+	total := x.total()
+	return !x.grpc && total > 0 && time.Since(x.start) >= total
+}

@@ -1,0 +1,67 @@
+package gateway
+
+import (
+	"time"
+
+	"bijou.dev/platform/config"
+	"bijou.dev/platform/route"
+)
+
+// settings are the live settings of the edge.
+type settings struct {
+	routes         *config.Value[Routes]
+	pin, debug     *config.Value[bool]
+	accessLog      *config.Value[string]
+	trustedHops    *config.Value[int64]
+	maxBody        *config.Value[int64]
+	maxConns       *config.Value[int64]
+	maxConnsClient *config.Value[int64]
+	header, total  *config.Value[time.Duration]
+	route          *route.Settings
+}
+
+// What gateway.accessLog can be.
+const (
+	logAll    = "all"
+	logErrors = "errors"
+	logOff    = "off"
+)
+
+func declare(set *config.Set, routes Routes) *settings {
+	if routes == nil {
+		routes = Routes{}
+	}
+	return &settings{
+		routes: config.JSON(set, "gateway.routes", routes, config.Spec{
+			Doc: "The routing table. It is checked and replaced as a whole.",
+		}),
+		pin: config.Bool(set, "gateway.pin.allowed", false, config.Spec{
+			Doc: `Whether a request may choose a version by the header X-Bijou-Pin: "web=v2". For test systems.`,
+		}),
+		debug: config.Bool(set, "gateway.debug", false, config.Spec{
+			Doc: "Whether answers tell in X-Bijou-Attempts which instances were tried.",
+		}),
+		accessLog: config.Enum(set, "gateway.accessLog", logAll, []string{logAll, logErrors, logOff}, config.Spec{
+			Doc: "Which requests get a line in the log: all, those that failed, or none.",
+		}),
+		trustedHops: config.Int(set, "gateway.trustedHops", 0, config.Spec{
+			Doc: "How many proxies before the edge may be believed in what they say of the client.", Min: "0", Max: "10",
+		}),
+		maxBody: config.Int(set, "gateway.maxBody", 10<<20, config.Spec{
+			Doc: "The largest body of a request, unless its route says otherwise.", Unit: "bytes", Min: "0",
+		}),
+		maxConns: config.Int(set, "gateway.maxConnections", 20000, config.Spec{
+			Doc: "How many connections of clients may be open. Further ones are closed at once.", Min: "1",
+		}),
+		maxConnsClient: config.Int(set, "gateway.maxConnectionsPerClient", 2000, config.Spec{
+			Doc: "How many of them may come from one address. Behind another proxy all do.", Min: "1",
+		}),
+		header: config.Duration(set, "gateway.timeout.header", 15*time.Second, config.Spec{
+			Doc: "How long an instance may take until its answer begins, unless the route says otherwise.", Min: "1ms", Max: "24h",
+		}),
+		total: config.Duration(set, "gateway.timeout.total", time.Minute, config.Spec{
+			Doc: "How long a request may take in all, unless the route says otherwise. 0s: no limit.", Min: "0s", Max: "24h",
+		}),
+		route: route.NewSettings(set),
+	}
+}

@@ -1,0 +1,310 @@
+package gateway
+
+import (
+	"bytes"
+	"context"
+	"io"
+	"math/rand/v2"
+	"net/http"
+	"strings"
+	"sync"
+	"time"
+
+	"bijou.dev/platform/route"
+)
+
+// tunnels are the upgraded connections.
+type tunnels struct {
+	mu       sync.Mutex
+	all      map[*tunnel]struct{}
+	goodbyes time.Time // until when all have been told; zero: nobody stops
+	empty    chan struct{}
+	closed   bool
+}
+
+// tunnel passes WebSocket frames both ways. It looks at the frames to the client only as far as it must to say goodbye
+// between two of them.
+type tunnel struct {
+	client, origin io.ReadWriteCloser
+	timer          *time.Timer // says goodbye; nil: not yet. Guarded by tunnels.mu
+
+	mu     sync.Mutex // guards writing to the client
+	frames frames
+	leave  bool // say goodbye after the frame that is being written
+	said   bool
+}
+
+// goodbye is a close frame with code 1001, going away.
+var goodbye = []byte{0x88, 2, 0x03, 0xe9}
+
+// halfOpen is how long one direction may go on after the other has ended.
+const halfOpen = 5 * time.Second
+
+// tunnel joins the client's connection with the origin's until either ends.
+func (x *exchange) tunnel() *failure {
+	origin, ok := x.res.Body.(io.ReadWriteCloser)
+	if !ok || !strings.EqualFold(x.res.Header.Get("Upgrade"), x.upgrade) {
+		x.outcome = route.Failure
+		return fail(FaultOrigin, http.StatusBadGateway, "%s switched to another protocol than asked for", x.target.Service)
+	}
+	nc, rw, err := http.NewResponseController(x.w).Hijack()
+	if err != nil {
+		return fail(FaultGateway, http.StatusInternalServerError, "taking over the connection: %v", err)
+	}
+	if c, ok := nc.(*conn); ok {
+		c.framing.tunnel()
+	}
+	x.status = http.StatusSwitchingProtocols
+	defer nc.Close()
+	if _, err := nc.Write(x.switching()); err != nil {
+		x.fault = FaultClientGone
+		return nil
+	}
+	t := &tunnel{client: nc, origin: origin}
+	if !x.edge.tunnels.add(t) {
+		return nil
+	}
+	x.edge.metrics.tunnels.Inc()
+	defer x.edge.metrics.tunnels.Dec()
+	defer x.edge.tunnels.remove(t)
+	x.bytes = t.run(rw)
+	return nil
+}
+
+// switching is the head of the answer.
+func (x *exchange) switching() []byte {
+	h := http.Header{}
+	copyAnswer(h, x.res.Header)
+	h.Set("Connection", "Upgrade")
+	h.Set("Upgrade", x.upgrade)
+	h.Set("X-Request-Id", x.id)
+	var b bytes.Buffer
+	b.WriteString("HTTP/1.1 101 Switching Protocols\r\n")
+	_ = h.Write(&b) // a buffer takes everything
+	b.WriteString("\r\n")
+	return b.Bytes()
+}
+
+// run copies both ways and returns how many bytes the client got. From reads what the client sends.
+func (t *tunnel) run(from io.Reader) (sent int64) {
+	ended := make(chan struct{}, 2)
+	go func() {
+		_, _ = io.Copy(t.origin, from) // either side may go whenever it likes
+		closeWrite(t.origin)
+		ended <- struct{}{}
+	}()
+	go func() {
+		sent = t.copyToClient()
+		closeWrite(t.client)
+		ended <- struct{}{}
+	}()
+	<-ended
+	rest := time.AfterFunc(halfOpen, t.close)
+	<-ended
+	rest.Stop()
+	t.close()
+	return sent
+}
+
+func closeWrite(c io.Closer) {
+	if half, ok := c.(interface{ CloseWrite() error }); ok {
+		_ = half.CloseWrite() // the connection is closed soon in any case
+	}
+}
+
+func (t *tunnel) close() {
+	_ = t.client.Close()
+	_ = t.origin.Close()
+}
+
+func (t *tunnel) copyToClient() (sent int64) {
+	buf := buffers.Get().(*[32 << 10]byte)
+	defer buffers.Put(buf)
+	for {
+		n, err := t.origin.Read(buf[:])
+		m, werr := t.write(buf[:n])
+		sent += int64(m)
+		if err != nil || werr != nil {
+			return sent
+		}
+	}
+}
+
+// write passes frames on, as long as goodbye was not said.
+func (t *tunnel) write(p []byte) (n int, err error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for len(p) > 0 && !t.said {
+		k := len(p)
+		if t.leave {
+			k = t.frames.pass(p)
+		} else {
+			for rest := p; len(rest) > 0; {
+				rest = rest[t.frames.pass(rest):]
+			}
+		}
+		m, err := t.client.Write(p[:k])
+		n += m
+		if err != nil {
+			return n, err
+		}
+		p = p[k:]
+		if t.leave && t.frames.between() {
+			t.sayLocked()
+		}
+	}
+	return n, nil
+}
+
+// goAway tells the client to leave and come back, as soon as the frame that it is getting is whole.
+func (t *tunnel) goAway() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.leave = true
+	if t.frames.between() && !t.said {
+		t.sayLocked()
+	}
+}
+
+func (t *tunnel) sayLocked() {
+	t.said = true
+	_, _ = t.client.Write(goodbye) // who is gone needs none
+}
+
+// frames follows the frames of a WebSocket (RFC 6455, 5.2) only as far as to know where they end.
+type frames struct {
+	head [14]byte
+	n    int    // bytes of head
+	left uint64 // bytes of payload to come
+}
+
+// between reports whether no frame has begun.
+func (f *frames) between() bool { return f.n == 0 && f.left == 0 }
+
+// pass takes bytes up to the end of a frame, or all, and returns how many.
+func (f *frames) pass(p []byte) (n int) {
+	for n < len(p) {
+		if f.left > 0 {
+			k := int(min(f.left, uint64(len(p)-n)))
+			f.left -= uint64(k)
+			n += k
+		} else {
+			f.head[f.n] = p[n]
+			f.n++
+			n++
+			if !f.headDone() {
+				continue
+			}
+		}
+		if f.between() {
+			return n
+		}
+	}
+	return n
+}
+
+// headDone reports whether the head is whole, and then begins the payload.
+func (f *frames) headDone() bool {
+	if f.n < 2 {
+		return false
+	}
+	size, length := 2, uint64(f.head[1]&0x7f)
+	switch length {
+	case 126:
+		size = 4
+	case 127:
+		size = 10
+	}
+	if f.head[1]&0x80 != 0 {
+		size += 4 // the mask
+	}
+	if f.n < size {
+		return false
+	}
+	if length >= 126 {
+		bytesOf := 2
+		if length == 127 {
+			bytesOf = 8
+		}
+		length = 0
+		for _, b := range f.head[2 : 2+bytesOf] {
+			length = length<<8 | uint64(b)
+		}
+	}
+	f.n, f.left = 0, length
+	return true
+}
+
+// add takes a tunnel in; false: everything is closed.
+func (ts *tunnels) add(t *tunnel) bool {
+	ts.mu.Lock()
+	defer ts.mu.Unlock()
+	if ts.closed {
+		return false
+	}
+	if ts.all == nil {
+		ts.all = map[*tunnel]struct{}{}
+	}
+	ts.all[t] = struct{}{}
+	if !ts.goodbyes.IsZero() {
+		t.timer = time.AfterFunc(0, t.goAway)
+	}
+	return true
+}
+
+func (ts *tunnels) remove(t *tunnel) {
+	ts.mu.Lock()
+	defer ts.mu.Unlock()
+	delete(ts.all, t)
+	if t.timer != nil {
+		t.timer.Stop()
+	}
+	if len(ts.all) == 0 && ts.empty != nil {
+		close(ts.empty)
+		ts.empty = nil
+	}
+}
+
+// drain says goodbye to all, spread over half of the time that ctx leaves.
+func (ts *tunnels) drain(ctx context.Context) {
+	ts.mu.Lock()
+	defer ts.mu.Unlock()
+	window := time.Second
+	if until, ok := ctx.Deadline(); ok {
+		window = max(time.Millisecond, time.Until(until)/2)
+	}
+	ts.goodbyes = time.Now().Add(window)
+	for t := range ts.all {
+		t.timer = time.AfterFunc(rand.N(window), t.goAway)
+	}
+}
+
+// wait returns when there are none, or with ctx's error.
+func (ts *tunnels) wait(ctx context.Context) error {
+	ts.mu.Lock()
+	if len(ts.all) == 0 {
+		ts.mu.Unlock()
+		return nil
+	}
+	if ts.empty == nil {
+		ts.empty = make(chan struct{})
+	}
+	empty := ts.empty
+	ts.mu.Unlock()
+	select {
+	case <-empty:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// close cuts all.
+func (ts *tunnels) close() {
+	ts.mu.Lock()
+	defer ts.mu.Unlock()
+	ts.closed = true
+	for t := range ts.all {
+		t.close()
+	}
+}

@@ -1,0 +1,218 @@
+package gateway_test
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"strings"
+	"sync"
+	"testing"
+
+	"bijou.dev/platform/config"
+	"bijou.dev/platform/discovery"
+	"bijou.dev/platform/memnet"
+	"bijou.dev/services/gateway"
+
+	"github.com/prometheus/client_golang/prometheus"
+)
+
+// world is an edge on a network in memory, with origins behind it.
+type world struct {
+	t       testing.TB
+	net     *memnet.Network
+	set     *config.Set
+	disc    *discovery.Client
+	metrics *prometheus.Registry
+	log     *lockedBuffer
+	edge    *gateway.Edge
+	served  chan error
+
+	mu        sync.Mutex
+	instances map[string][]discovery.Instance
+}
+
+// newWorld starts an edge with routes as JSON and other settings.
+func newWorld(t testing.TB, routes string, settings ...string) *world {
+	t.Helper()
+	w := &world{
+		t: t, net: memnet.New(), disc: discovery.Static(nil), metrics: prometheus.NewRegistry(), log: &lockedBuffer{},
+		instances: map[string][]discovery.Instance{}, served: make(chan error, 1),
+	}
+	values := map[string]string{"gateway.routes": routes}
+	for i := 0; i < len(settings); i += 2 {
+		values[settings[i]] = settings[i+1]
+	}
+	w.set = config.Static(values)
+	w.start(gateway.EdgeOptions{})
+	return w
+}
+
+func (w *world) start(opts gateway.EdgeOptions) {
+	w.t.Helper()
+	opts.Config, opts.Discovery, opts.Metrics, opts.DialContext = w.set, w.disc, w.metrics, w.net.DialContext
+	opts.Log = slog.New(slog.NewJSONHandler(w.log, &slog.HandlerOptions{Level: slog.LevelDebug}))
+	edge, err := gateway.NewEdge(opts)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	for _, e := range w.set.Entries() {
+		if e.Problem != "" {
+			w.t.Fatalf("setting %s: %s", e.Name, e.Problem)
+		}
+	}
+	l, err := w.net.Listen("tcp", "edge:80")
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	w.edge = edge
+	go func() { w.served <- edge.Serve(l) }()
+	w.t.Cleanup(func() {
+		if err := edge.Close(); err != nil {
+			w.t.Error(err)
+		}
+		if err := <-w.served; err != nil {
+			w.t.Error(err)
+		}
+	})
+}
+
+// origin adds an instance of a service that answers with h.
+func (w *world) origin(service, id, version string, h http.Handler) *http.Server {
+	w.t.Helper()
+	l, err := w.net.Listen("tcp", id+":80")
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	srv := &http.Server{Handler: h, Protocols: new(http.Protocols), ErrorLog: slog.NewLogLogger(slog.DiscardHandler, 0)}
+	srv.Protocols.SetHTTP1(true)
+	srv.Protocols.SetUnencryptedHTTP2(true)
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		_ = srv.Serve(l) // ends with Close
+	}()
+	w.t.Cleanup(func() {
+		_ = srv.Close() // the test is over
+		<-done
+	})
+	w.register(service, id, version, id+":80")
+	return srv
+}
+
+func (w *world) register(service, id, version, addr string) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.instances[service] = append(w.instances[service], discovery.Instance{
+		ID: id, Version: version, Endpoints: map[string]string{"http": addr, "grpc": addr},
+	})
+	w.disc.Put(service, w.instances[service])
+}
+
+func (w *world) put(name, value string) {
+	w.t.Helper()
+	if err := w.set.Put(name, value); err != nil {
+		w.t.Fatal(err)
+	}
+}
+
+// client speaks to the edge, by HTTP/2 if h2.
+func (w *world) client(h2 bool) *http.Client {
+	tr := &http.Transport{
+		DialContext: func(ctx context.Context, network, _ string) (net.Conn, error) {
+			return w.net.DialContext(ctx, network, "edge:80")
+		},
+		DisableCompression: true, Protocols: new(http.Protocols),
+	}
+	tr.Protocols.SetHTTP1(!h2)
+	tr.Protocols.SetUnencryptedHTTP2(h2)
+	w.t.Cleanup(tr.CloseIdleConnections)
+	return &http.Client{Transport: tr, CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
+}
+
+// answer is an answer with its body.
+type answer struct {
+	*http.Response
+	body string
+}
+
+func (w *world) do(c *http.Client, method, url string, body io.Reader, header ...string) answer {
+	w.t.Helper()
+	req, err := http.NewRequestWithContext(w.t.Context(), method, url, body)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	for i := 0; i < len(header); i += 2 {
+		req.Header.Add(header[i], header[i+1])
+	}
+	res, err := c.Do(req)
+	if err != nil {
+		w.t.Fatalf("%s %s: %v", method, url, err)
+	}
+	defer res.Body.Close()
+	text, err := io.ReadAll(res.Body)
+	if err != nil {
+		w.t.Fatalf("%s %s: %v", method, url, err)
+	}
+	return answer{res, string(text)}
+}
+
+func (w *world) get(url string, header ...string) answer {
+	w.t.Helper()
+	return w.do(w.client(false), http.MethodGet, url, nil, header...)
+}
+
+// dial opens a connection to the edge.
+func (w *world) dial() net.Conn {
+	w.t.Helper()
+	c, err := w.net.DialContext(w.t.Context(), "tcp", "edge:80")
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	w.t.Cleanup(func() { c.Close() })
+	return c
+}
+
+// raw sends bytes on a connection of their own and returns the statuses of all answers until the edge closes it.
+func (w *world) raw(text string) (statuses []int, headers []http.Header) {
+	w.t.Helper()
+	c := w.dial()
+	go func() { _, _ = io.Copy(c, strings.NewReader(text)) }() // the edge may close first
+	r := bufio.NewReader(c)
+	for {
+		res, err := http.ReadResponse(r, nil)
+		if err != nil {
+			return statuses, headers
+		}
+		_, _ = io.Copy(io.Discard, res.Body) // cut short is an end, too
+		statuses, headers = append(statuses, res.StatusCode), append(headers, res.Header)
+	}
+}
+
+func says(text string) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, text) })
+}
+
+func status(code int) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(code) })
+}
+
+type lockedBuffer struct {
+	mu sync.Mutex
+	b  bytes.Buffer
+}
+
+func (b *lockedBuffer) Write(p []byte) (int, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.b.Write(p)
+}
+
+func (b *lockedBuffer) String() string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.b.String()
+}
