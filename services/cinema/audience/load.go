@@ -3,6 +3,7 @@ package audience
 import (
 	"cmp"
 	"context"
+	"fmt"
 	"log/slog"
 	"math/rand/v2"
 	"net"
@@ -135,7 +136,8 @@ func (l *Load) report(ctx context.Context) {
 		case <-tick.C:
 			s := l.stats.turn()
 			l.log.Info("audience", "sessions", s.Started, "dropped", s.Dropped, "active", l.slots.taken(), "requests", s.All.Requests,
-				"ok_percent", 100*s.Success(), "p50", s.All.P50, "p95", s.All.P95, "p99", s.All.P99, "max", s.All.Max)
+				"ok_percent", fmt.Sprintf("%.3f", 100*s.Success()), "p50", short(s.All.P50).String(), "p95", short(s.All.P95).String(),
+				"p99", short(s.All.P99).String(), "max", short(s.All.Max).String())
 		}
 	}
 }

@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"strings"
 	"testing"
+	"time"
 
 	"bijou.dev/platform/memnet"
 	"bijou.dev/platform/service"
@@ -41,9 +42,13 @@ var setups = map[string]service.Setup{
 func start(t *testing.T, net *memnet.Network, name string, n int) string {
 	t.Helper()
 	host := fmt.Sprintf("%s-%d", name, n)
+	listen := map[string]string{"grpc": host + ":7000", "admin": host + ":9090"}
+	if name == "web" {
+		listen["http"] = host + ":8080"
+	}
 	p, err := service.New(t.Context(), service.Options{
-		Name: name, Instance: host, Net: service.Net{Listen: net.Listen, DialContext: net.DialContext}, StateDir: t.TempDir(),
-		Listen: map[string]string{"grpc": host + ":7000", "admin": host + ":9090", "http": host + ":8080"},
+		Name: name, Instance: host, Net: service.Net{Listen: net.Listen, DialContext: net.DialContext},
+		StateDir: t.TempDir(), Listen: listen, Drain: 100 * time.Millisecond,
 	}, setups[name])
 	if err != nil {
 		t.Fatalf("%s: %v", host, err)

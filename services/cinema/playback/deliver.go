@@ -61,7 +61,7 @@ func (s *Server) deliver(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		if err := s.advance(ctx, session); err != nil && errs.KindOf(err) != errs.Invalid {
+		if !s.taken(ctx, session) {
 			return nil // later; that viewing does not answer is visible in its circuit
 		}
 		if err := s.delivered(ctx, session); err != nil {
@@ -69,6 +69,12 @@ func (s *Server) deliver(ctx context.Context) error {
 		}
 	}
 	return nil
+}
+
+// taken reports whether viewing has a session's progress, or never will because it does not accept it.
+func (s *Server) taken(ctx context.Context, session *playbackv1.Session) bool {
+	err := s.advance(ctx, session)
+	return err == nil || errs.KindOf(err) == errs.Invalid
 }
 
 // delivered takes a session off the list unless it moved meanwhile.

@@ -53,8 +53,7 @@ func (s *Server) home(ctx context.Context, who *Viewer) *Home {
 		wg.Go(func() { a.stars = s.stars(ctx, &g, who.ID) })
 	}
 	wg.Wait()
-	h := &Home{Viewer: a.viewer, Rows: a.rows(int(s.row.Get()), g.has("recommendations")), Degraded: g.sorted()}
-	return h
+	return &Home{Viewer: a.viewer, Rows: a.rows(int(s.row.Get()), g.has("recommendations")), Degraded: g.sorted()}
 }
 
 // shelves returns the popular films of all and of each genre, or those of last time.
@@ -115,7 +114,7 @@ func (s *Server) picks(ctx context.Context, g *gaps, profile string) []Card {
 // recommendations that stayed away.
 func (a *answers) rows(size int, noPicks bool) []Row {
 	shown := map[string]bool{}
-	var rows []Row
+	rows := []Row{} // an empty list for players, not null
 	add := func(kind, name, note string, cards []Card) {
 		var fresh []Card
 		for _, c := range cards {

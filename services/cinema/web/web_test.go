@@ -175,10 +175,14 @@ func TestFallbackRowOfPopularFilms(t *testing.T) {
 			seen[c.ID] = true
 		}
 	}
+	counted := int64(0)
 	for _, snap := range s.Circuits.Snapshots() {
-		if snap.GetName() == "recommendations.Recommend" && snap.GetRolling()["FALLBACK_SUCCESS"] == 0 {
-			t.Errorf("the circuit did not count the fallback: %v", snap.GetRolling())
+		if snap.GetName() == "recommendations.Recommend" {
+			counted = snap.GetRolling()["FALLBACK_SUCCESS"]
 		}
+	}
+	if counted == 0 {
+		t.Error("the circuit did not count the fallback")
 	}
 }
 
