@@ -211,13 +211,15 @@ func (d *deadline) set(t time.Time) {
 	}
 	done := *d.done
 	if wait := time.Until(t); wait > 0 {
-		d.timer = time.AfterFunc(wait, func() {
+		var timer *time.Timer
+		timer = time.AfterFunc(wait, func() {
 			d.mu.Lock()
 			defer d.mu.Unlock()
-			if *d.done == done {
+			if d.timer == timer { // else the deadline has moved meanwhile
 				close(done)
 			}
 		})
+		d.timer = timer
 		return
 	}
 	close(done)

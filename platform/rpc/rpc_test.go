@@ -122,13 +122,16 @@ func TestRetriesGoElsewhereAndOnlyWhereTheProtoAllows(t *testing.T) {
 		bad, _ := w.start(t, rpc.ServerOptions{}, func(context.Context) error { return errs.Errorf(errs.Unavailable, "not now") })
 		good, _ := w.start(t, rpc.ServerOptions{}, ok)
 		c := w.client(t, rpc.ClientOptions{Circuits: circuit.New(circuit.Options{}), Config: config.Static(nil)})
-		for range 20 {
+		calls := int64(0)
+		for bad.calls.Load() == 0 && calls < 1000 { // until both are connected and chance has picked the bad one
 			if _, err := c.Get(t.Context(), &configv1.GetRequest{}); err != nil {
 				t.Fatalf("an idempotent call: %v", err)
 			}
+			calls++
+			time.Sleep(time.Millisecond)
 		}
-		if bad.calls.Load() == 0 || good.calls.Load() != 20 {
-			t.Errorf("the bad instance had %d calls, the good one %d", bad.calls.Load(), good.calls.Load())
+		if bad.calls.Load() == 0 || good.calls.Load() != calls {
+			t.Errorf("of %d calls the bad instance had %d, the good one %d", calls, bad.calls.Load(), good.calls.Load())
 		}
 		before := bad.calls.Load() + good.calls.Load()
 		for range 20 {

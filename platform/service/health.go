@@ -42,6 +42,9 @@ func (p *Process) parts() []check {
 func (p *Process) notReady() error {
 	var all []string
 	for _, c := range p.checks {
+		if !c.needed {
+			continue
+		}
 		if err := c.fn(); err != nil {
 			all = append(all, c.name+": "+err.Error())
 		}

@@ -52,6 +52,7 @@ type Process struct {
 
 	background []task
 	checks     []check
+	releases   []func()
 	draining   atomic.Bool
 
 	mu       sync.Mutex // guards what follows
@@ -229,6 +230,17 @@ func (p *Process) OnStop(name string, fn func(context.Context) error) {
 func (p *Process) Ready(name string, fn func() error) {
 	p.checks = append(p.checks, check{name: name, needed: true, fn: fn})
 }
+
+// Note adds a check that /readyz shows but that does not make the process unready: it works worse, or only in part, and
+// taking it out of rotation would not help.
+func (p *Process) Note(name string, fn func() error) {
+	p.checks = append(p.checks, check{name: name, fn: fn})
+}
+
+// OnDrain registers what sends long-lived streams away. It is called when all callers know that the process is leaving,
+// and again a few times a second until the listeners are closed, because a client may come back before that. Without
+// it a stream holds the stop up until the drain time is over.
+func (p *Process) OnDrain(fn func()) { p.releases = append(p.releases, fn) }
 
 // Stop undoes New for a process that was never run. After Run it does nothing.
 func (p *Process) Stop(ctx context.Context) error { return p.undo(ctx) }

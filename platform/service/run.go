@@ -99,6 +99,7 @@ func (p *Process) drain(ctx context.Context) (err error) {
 	cancel()
 	left, cancel := context.WithDeadline(ctx, deadline)
 	defer cancel()
+	closed := p.release()
 	for _, s := range p.servers {
 		if s.name == "admin" {
 			continue // the admin page shows the drain to the end
@@ -108,6 +109,7 @@ func (p *Process) drain(ctx context.Context) (err error) {
 		}
 	}
 	p.stopGRPC(left)
+	closed()
 	leave, cancel := context.WithTimeout(ctx, 2*time.Second)
 	defer cancel()
 	if e := p.registrar.Leave(leave); e != nil {
@@ -117,6 +119,30 @@ func (p *Process) drain(ctx context.Context) (err error) {
 		_ = s.stop(left)
 	}
 	return err
+}
+
+// release calls what OnDrain registered, now and then, until the returned function is called.
+func (p *Process) release() (stop func()) {
+	done, ended := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(ended)
+		tick := time.NewTicker(200 * time.Millisecond)
+		defer tick.Stop()
+		for {
+			for _, fn := range p.releases {
+				fn()
+			}
+			select {
+			case <-tick.C:
+			case <-done:
+				return
+			}
+		}
+	}()
+	return func() {
+		close(done)
+		<-ended
+	}
 }
 
 // stopGRPC sends GOAWAY and waits for calls in hand. GracefulStop alone never ends while a stream is open

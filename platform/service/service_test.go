@@ -405,3 +405,34 @@ func Example() {
 func memDial(n *memnet.Network) func(context.Context, string) (net.Conn, error) {
 	return func(ctx context.Context, addr string) (net.Conn, error) { return n.DialContext(ctx, "tcp", addr) }
 }
+
+func TestLongStreamsAreSentAwayAndNotesAreShown(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n := memnet.New()
+		released := make(chan struct{})
+		_, stop := run(t, alone(n, "hello-1"), func(_ context.Context, p *service.Process) error {
+			p.OnDrain(sync.OnceFunc(func() { close(released) }))
+			p.Note("store", func() error { return errors.New("away since noon") })
+			return p.Handle("http", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				w.(http.Flusher).Flush()
+				<-released
+			}))
+		})
+		time.Sleep(time.Second)
+		if code, body := get(t, n, "http://hello-1:9090/readyz"); code != 200 || !strings.Contains(body, "away since noon") {
+			t.Errorf("readyz: %d %s", code, body)
+		}
+		resp, err := client(n).Get("http://hello-1:8080/")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer resp.Body.Close()
+		start := time.Now()
+		if err := stop(); err != nil {
+			t.Error(err)
+		}
+		if d := time.Since(start); d > 3*time.Second {
+			t.Errorf("a stream that could be sent away held the stop up for %v", d)
+		}
+	})
+}

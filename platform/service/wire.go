@@ -148,8 +148,11 @@ func (p *Process) observe() {
 		ok, _ := p.registrar.Registered()
 		return flag(ok)
 	})
-	gauge("bijou_discovery_synced", "1 while the registry's view is live; 0 while the last known one is used.", func() float64 {
-		return flag(p.discovery.Synced() == nil)
+	gauge("bijou_discovery_connected", "1 while a registry is followed; 0 while the last known instances are used.", func() float64 {
+		return flag(p.discovery.Stats().Connected)
+	})
+	gauge("bijou_discovery_known_instances", "Instances this process knows, of all services.", func() float64 {
+		return float64(p.discovery.Stats().Instances)
 	})
 	gauge("bijou_config_revision", "The settings revision in use.", func() float64 { return float64(p.config.Revision()) })
 	gauge("bijou_config_connected", "1 while settings are pushed; 0 while the last known ones are used.", func() float64 {

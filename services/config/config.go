@@ -23,7 +23,6 @@ import (
 
 	configv1 "bijou.dev/platform/api/config/v1"
 	settings "bijou.dev/platform/config"
-	"bijou.dev/platform/discovery"
 	"bijou.dev/platform/errs"
 	"bijou.dev/platform/kv"
 	"bijou.dev/platform/rpc"
@@ -87,24 +86,12 @@ func New(_ context.Context, p *service.Process, opts Options) error {
 			return err
 		}
 	}
-	stop := p.Discovery().Watch(p.Name(), s.handOver(p.Instance()))
-	p.OnStop("hand-over", func(context.Context) error { stop(); return nil })
+	p.OnDrain(s.Release)
 	p.Go("config", s.Run)
 	p.Ready("store read", s.Loaded)
+	p.Note("store", s.Problem)
 	s.observe(p.Metrics())
 	return nil
-}
-
-// handOver sends instances to other replicas when this one is draining: their streams never end by themselves, and a
-// process that stops in order waits for its streams.
-func (s *Server) handOver(self string) func([]discovery.Instance) {
-	return func(replicas []discovery.Instance) {
-		for _, in := range replicas {
-			if in.ID == self && in.Status == discovery.Draining {
-				s.Release()
-			}
-		}
-	}
 }
 
 // observe registers the replica's metrics.

@@ -4,10 +4,8 @@ import (
 	"cmp"
 	"context"
 	"fmt"
-	"time"
 
 	discoveryv1 "bijou.dev/platform/api/discovery/v1"
-	"bijou.dev/platform/discovery"
 	"bijou.dev/platform/kv/kvetcd"
 	"bijou.dev/platform/service"
 	"github.com/prometheus/client_golang/prometheus"
@@ -33,24 +31,11 @@ func New(_ context.Context, p *service.Process, opts Options) error {
 	p.OnStop("registry", func(context.Context) error { return s.Close() })
 	discoveryv1.RegisterDiscoveryServer(p.GRPC(), s)
 	p.Go("registry", s.Run)
-	p.Go("hand-over", func(ctx context.Context) error { return s.handOver(ctx, p) })
+	p.OnDrain(s.Release)
 	if err := p.Metrics().Register(&metrics{s.reg}); err != nil {
 		return fmt.Errorf("exporting the registry's metrics: %w", err)
 	}
 	return p.Handle("http", s.Handler())
-}
-
-// handOver sends clients to other replicas while this one is DRAINING. Their streams never end by themselves, and a
-// server that stops in order waits for its streams.
-func (s *Server) handOver(ctx context.Context, p *service.Process) error {
-	for sleep(ctx, jittered(500*time.Millisecond)) {
-		for _, in := range p.Discovery().Instances(p.Name()) {
-			if in.ID == p.Instance() && in.Status == discovery.Draining {
-				s.Release()
-			}
-		}
-	}
-	return nil
 }
 
 // metrics exports the registry's state.
