@@ -74,7 +74,7 @@ func TestRewrite(t *testing.T) {
 		"[::]:2379":                       "127.0.0.1:20003",
 		"http://localhost:2379/x?y=1":     "http://127.0.0.1:20003/x?y=1",
 		"--listen=http://0.0.0.0:2379":    "--listen=http://127.0.0.1:20003",
-		`{"listen": ":8080"}`:             `{"listen": "127.0.0.1:20003"}`,
+		`{"listen":":8080"}`:              `{"listen":"127.0.0.1:20003"}`,
 		"own=http://web:8080 other=:8080": "own=http://127.0.0.1:20003 other=127.0.0.1:20003",
 		// other services, each replica
 		"store:7000":                    stores,
@@ -103,6 +103,7 @@ func TestRewrite(t *testing.T) {
 		"my-store:7000":        "my-store:7000",
 		"store.example.com:80": "store.example.com:80",
 		"user@store:7000":      "user@store:7000",
+		`{"weight":80,"x":1}`:  `{"weight":80,"x":1}`,
 		":0":                   ":0",
 		":99999":               ":99999",
 	} {

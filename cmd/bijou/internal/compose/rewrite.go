@@ -72,6 +72,9 @@ func (w rewriter) value(setting, value string) (string, error) {
 			}
 			return value[m[2*i]:m[2*i+1]]
 		}
+		if unquoted(part(1), part(3), value[m[1]:]) {
+			continue
+		}
 		addrs, err := w.addrs(setting, part(3), part(4))
 		if err != nil {
 			return "", err
@@ -87,6 +90,11 @@ func (w rewriter) value(setting, value string) (string, error) {
 	}
 	out.WriteString(value[rest:])
 	return w.paths(out.String()), nil
+}
+
+// unquoted tells the number of a JSON field, {"weight":80}, from an address in quotes, {"listen":":80"}.
+func unquoted(before, host, after string) bool {
+	return host == "" && (before == `"` || before == "'") && !strings.HasPrefix(after, before)
 }
 
 // addrs are the addresses that stand for host:port: one for the instance itself, one per replica for a service, none
