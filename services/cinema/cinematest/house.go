@@ -5,6 +5,7 @@ package cinematest
 import (
 	"context"
 	"net"
+	"sync"
 	"testing"
 
 	"google.golang.org/grpc"
@@ -107,6 +108,16 @@ func (h *House) Conn(name string) *grpc.ClientConn {
 	return c
 }
 
+// programme is the part of a house that never changes: made once, shared by all houses of a test program.
+var programme = sync.OnceValues(func() (catalogv1.CatalogServer, *search.Server) {
+	titles, report := films.Load()
+	find, err := search.NewServer(titles)
+	if err != nil {
+		panic(err) // the bundled films make an index, see the tests of search
+	}
+	return catalog.NewServer(titles, report), find
+})
+
 // Services are the names of what Full runs.
 var Services = []string{"catalog", "profiles", "ratings", "viewing", "search", "recommendations", "playback"}
 
@@ -119,9 +130,7 @@ func Full(t testing.TB, settings map[string]string) *House {
 			t.Fatal(err)
 		}
 	}
-	titles, report := films.Load()
-	find, err := search.NewServer(titles)
-	must(err)
+	shown, find := programme()
 	who, err := profiles.Open(profiles.Options{Dir: t.TempDir()})
 	must(err)
 	stars, err := ratings.Open(ratings.Options{Dir: t.TempDir()})
@@ -145,7 +154,7 @@ func Full(t testing.TB, settings map[string]string) *House {
 			must(c.Close())
 		}
 	})
-	h.Serve("catalog", func(r grpc.ServiceRegistrar) { catalogv1.RegisterCatalogServer(r, catalog.NewServer(titles, report)) })
+	h.Serve("catalog", func(r grpc.ServiceRegistrar) { catalogv1.RegisterCatalogServer(r, shown) })
 	h.Serve("search", func(r grpc.ServiceRegistrar) { searchv1.RegisterSearchServer(r, find) })
 	h.Serve("profiles", func(r grpc.ServiceRegistrar) { profilesv1.RegisterProfilesServer(r, who) })
 	h.Serve("ratings", func(r grpc.ServiceRegistrar) { ratingsv1.RegisterRatingsServer(r, stars) })
