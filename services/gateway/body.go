@@ -147,7 +147,7 @@ func (b *body) failure() *failure {
 		return hangUp(http.StatusRequestTimeout, "the body came too slowly")
 	case errors.Is(b.err, errLimit):
 		return tooLarge(b.limit)
-	case errors.Is(b.err, errFraming):
+	case malformed(b.x.r.Context()):
 		return hangUp(http.StatusBadRequest, "the body is not well formed")
 	case b.x.r.Context().Err() != nil || errors.Is(b.err, io.ErrUnexpectedEOF):
 		return fail(FaultClientGone, statusClientGone, "the client left while it sent the body")

@@ -1,6 +1,7 @@
 package gateway
 
 import (
+	"context"
 	"io"
 	"net"
 	"sync"
@@ -90,4 +91,18 @@ func (c *conn) Close() (err error) {
 		err = c.Conn.Close()
 	})
 	return err
+}
+
+type connKey struct{}
+
+// withConn lets requests know their connection.
+func withConn(ctx context.Context, c net.Conn) context.Context {
+	return context.WithValue(ctx, connKey{}, c)
+}
+
+// malformed reports whether the connection of a request has brought a body that is not well formed. The error of reading
+// it does not always say so.
+func malformed(ctx context.Context) bool {
+	c, ok := ctx.Value(connKey{}).(*conn)
+	return ok && c.framing.dead.Load()
 }

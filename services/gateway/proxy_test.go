@@ -1,10 +1,25 @@
 package gateway_test
 
 import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
 	"io"
+	"net"
 	"net/http"
+	"strconv"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
+	"testing/synctest"
+	"time"
+
+	"bijou.dev/services/gateway"
+
+	"github.com/google/go-cmp/cmp"
 )
 
 const toWeb = `[{"name":"web","match":{"prefix":"/"},"to":[{"service":"web"}]}]`
@@ -26,11 +41,11 @@ func TestPassesRequestsAndAnswers(t *testing.T) {
 	for _, h2 := range []bool{false, true} {
 		c := w.client(h2)
 		for _, body := range []string{"", "small", strings.Repeat("large", 1<<18)} {
-			res := w.do(c, http.MethodPut, "http://shop.example/a/%C3%A9/b?x=1&y=%20", strings.NewReader(body))
+			res := w.do(c, http.MethodPut, "http://shop.example/a/%C3%A9/b?x=1&y=%20;z", strings.NewReader(body))
 			if res.StatusCode != http.StatusTeapot || res.body != "PUT shop.example "+body {
 				t.Fatalf("h2 %v: got %d %.60q", h2, res.StatusCode, res.body)
 			}
-			if got := res.Header.Get("X-Path") + "?" + res.Header.Get("X-Query"); got != "/a/%C3%A9/b?x=1&y=%20" {
+			if got := res.Header.Get("X-Path") + "?" + res.Header.Get("X-Query"); got != "/a/%C3%A9/b?x=1&y=%20;z" {
 				t.Errorf("h2 %v: the origin saw %s", h2, got)
 			}
 			if got := res.Header["Set-Cookie"]; len(got) != 2 {
@@ -40,5 +55,618 @@ func TestPassesRequestsAndAnswers(t *testing.T) {
 				t.Errorf("h2 %v: a fault on an answer below 500", h2)
 			}
 		}
+	}
+}
+
+// TestHeaders compares what a client sends with what the origin gets.
+func TestHeaders(t *testing.T) {
+	w := newWorld(t, `[{"name":"web","match":{"prefix":"/api"},"to":[{"service":"web"}],"rewrite":{"prefix":"/v2","host":"inner"}}]`)
+	var got http.Header
+	var path, host string
+	w.origin("web", "web-1", "v1", http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
+		got, path, host = r.Header.Clone(), r.URL.Path, r.Host
+		rw.Header().Set("Connection", "X-Private")
+		rw.Header().Set("X-Private", "1")
+		rw.Header().Set("X-Bijou-Fault", "gateway")
+	}))
+	res := w.get("http://shop/api/x",
+		"Connection", "X-Secret, keep-alive", "X-Secret", "1", "Keep-Alive", "5", "Te", "gzip", "Proxy-Authorization", "x",
+		"X-Forwarded-For", "1.2.3.4", "X-Forwarded-Proto", "https", "X-Forwarded-Host", "evil", "X-Forwarded-Port", "1",
+		"Forwarded", "for=1.2.3.4", "X-Real-Ip", "1.2.3.4", "X-Bijou-Pin", "web=v2", "X-Bijou-Priority", "100", "Baggage", "a=b",
+		"X-B3-Traceid", "463ac35c9f6413ad48485a3953bb6124", "X-B3-Spanid", "a2fb4a1d1a96d312", "X-B3-Sampled", "0",
+		"Accept-Encoding", "br", "X-Own", "1", "X-Own", "2", "User-Agent", "")
+	for _, h := range []string{"Traceparent", "X-Request-Id"} {
+		if len(got[h]) != 1 {
+			t.Errorf("%s is %q", h, got[h])
+		}
+		got.Del(h)
+	}
+	want := http.Header{
+		"X-Forwarded-For": {"client"}, "X-Forwarded-Host": {"shop"}, "X-Forwarded-Proto": {"http"}, "X-Own": {"1", "2"}, "Accept-Encoding": {"br"},
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("what the origin saw (-want +got):\n%s", diff)
+	}
+	if path != "/v2/x" || host != "inner" {
+		t.Errorf("the origin saw %s of %s", path, host)
+	}
+	if res.Header.Get("X-Private") != "" || res.Header.Get("X-Bijou-Fault") != "" {
+		t.Errorf("the client saw %v", res.Header)
+	}
+}
+
+func TestForwardedByTrustedHops(t *testing.T) {
+	for _, c := range []struct{ hops, sent, want string }{
+		{"0", "1.1.1.1", "client"},
+		{"1", "1.1.1.1, 2.2.2.2", "2.2.2.2, client"},
+		{"2", "1.1.1.1, 2.2.2.2", "1.1.1.1, 2.2.2.2, client"},
+		{"2", "", "client"},
+		{"3", "1.1.1.1, evil, 2.2.2.2", "2.2.2.2, client"},
+	} {
+		w := newWorld(t, toWeb, "gateway.trustedHops", c.hops)
+		w.origin("web", "web-1", "", http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
+			_, _ = fmt.Fprint(rw, r.Header.Get("X-Forwarded-For"), " ", r.Header.Get("X-Forwarded-Proto"))
+		}))
+		proto := " https"
+		if c.hops == "0" {
+			proto = " http"
+		}
+		if got := w.get("http://x/", "X-Forwarded-For", c.sent, "X-Forwarded-Proto", "https").body; got != c.want+proto {
+			t.Errorf("%s hops, %q: the origin saw %q, want %q", c.hops, c.sent, got, c.want+proto)
+		}
+	}
+}
+
+func TestRequestID(t *testing.T) {
+	w := newWorld(t, toWeb)
+	w.origin("web", "web-1", "", http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
+		_, _ = io.WriteString(rw, r.Header.Get("X-Request-Id"))
+	}))
+	for _, sent := range []string{"abc-123", "", "a b", strings.Repeat("x", 129), "<script>"} {
+		res := w.get("http://x/", "X-Request-Id", sent)
+		got := res.Header.Get("X-Request-Id")
+		if got == "" || got != res.body || (got == sent) != (sent == "abc-123") {
+			t.Errorf("sent %q, the origin saw %q, the answer has %q", sent, res.body, got)
+		}
+	}
+}
+
+// TestEventsPass holds that an event reaches the client before the next one is made.
+func TestEventsPass(t *testing.T) {
+	for _, h2 := range []bool{false, true} {
+		w := newWorld(t, `[{"name":"web","to":[{"service":"web"}],"timeout":{"total":"30s"}}]`)
+		next := make(chan string)
+		w.origin("web", "web-1", "", http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
+			rw.Header().Set("Content-Type", "text/event-stream")
+			rc := http.NewResponseController(rw)
+			_ = rc.Flush()
+			for e := range next {
+				_, _ = fmt.Fprintf(rw, "data: %s\n\n", e)
+				_ = rc.Flush()
+			}
+		}))
+		req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, "http://x/", nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		res, err := w.client(h2).Do(req) // returns although there is no event yet
+		if err != nil {
+			t.Fatal(err)
+		}
+		r := bufio.NewReader(res.Body)
+		for _, e := range []string{"a", "b"} {
+			next <- e
+			if line, err := r.ReadString('\n'); err != nil || line != "data: "+e+"\n" {
+				t.Fatalf("got %q, %v", line, err)
+			}
+			_, _ = r.ReadString('\n')
+		}
+		close(next)
+		if _, err := r.ReadByte(); !errors.Is(err, io.EOF) {
+			t.Errorf("the end is %v", err)
+		}
+		res.Body.Close()
+	}
+}
+
+func TestRetriesGoElsewhere(t *testing.T) {
+	reset := http.HandlerFunc(func(http.ResponseWriter, *http.Request) { panic(http.ErrAbortHandler) })
+	for name, c := range map[string]struct {
+		method, body, header string
+		bad                  http.Handler // nil: refuses connections
+		want                 []int        // any of
+		attempts             int
+	}{
+		"503":                 {"GET", "", "", status(503), []int{200}, 2},
+		"reset":               {"GET", "", "", reset, []int{200}, 2},
+		"refused":             {"GET", "", "", nil, []int{200}, 2},
+		"put with body":       {"PUT", "abc", "", status(503), []int{200}, 2},
+		"500 is an answer":    {"GET", "", "", status(500), []int{500}, 1},
+		"post is not safe":    {"POST", "abc", "", status(503), []int{503}, 1},
+		"post was not sent":   {"POST", "abc", "", nil, []int{200}, 2},
+		"post with key":       {"POST", "abc", "Idempotency-Key", reset, []int{200}, 2},
+		"large put":           {"PUT", strings.Repeat("x", 100<<10), "", status(503), []int{503}, 1},
+		"large put, not sent": {"PUT", strings.Repeat("x", 100<<10), "", nil, []int{200}, 2},
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t, toWeb, "gateway.debug", "true", "retry.backoff.base", "1ms")
+			good := http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
+				if body, err := io.ReadAll(r.Body); err != nil || string(body) != c.body {
+					t.Errorf("the second instance read %d bytes, %v", len(body), err)
+				}
+				_, _ = io.WriteString(rw, "good")
+			})
+			if c.bad == nil {
+				w.register("web", "bad", "", "bad:80")
+			} else {
+				w.origin("web", "bad", "", c.bad)
+			}
+			w.origin("web", "good", "", good)
+			// One of the two is drawn first. Ask until that was the bad one.
+			for range 50 {
+				var h []string
+				if c.header != "" {
+					h = []string{c.header, "1"}
+				}
+				res := w.do(w.client(false), c.method, "http://x/", strings.NewReader(c.body), h...)
+				attempts := res.Header.Get("X-Bijou-Attempts")
+				if !strings.HasPrefix(attempts, "bad ") {
+					continue
+				}
+				if n := strings.Count(attempts, ";") + 1; n != c.attempts || res.StatusCode != c.want[0] {
+					t.Errorf("got %d after %s, want %d after %d attempts", res.StatusCode, attempts, c.want[0], c.attempts)
+				}
+				return
+			}
+			t.Error("the bad instance was never tried first")
+		})
+	}
+}
+
+func TestVersionSplit(t *testing.T) {
+	w := newWorld(t, `[{"name":"web","sticky":"session","to":[{"service":"web","version":"v1","weight":90},{"service":"web","version":"v2","weight":10}]}]`)
+	w.origin("web", "web-1", "v1", says("v1"))
+	w.origin("web", "web-2", "v2", says("v2"))
+	c := w.client(false)
+	count := func(n int, header ...string) (v2 int) {
+		for range n {
+			if w.do(c, "GET", "http://x/", nil, header...).body == "v2" {
+				v2++
+			}
+		}
+		return v2
+	}
+	if v2 := count(2000); v2 < 120 || v2 > 290 { // 200 expected, the standard deviation is 13
+		t.Errorf("v2 got %d of 2000 requests at 10 %%", v2)
+	}
+	for i := range 20 {
+		if v2 := count(5, "Cookie", fmt.Sprintf("session=%d", i)); v2 != 0 && v2 != 5 {
+			t.Errorf("session %d changed its version", i)
+		}
+	}
+	w.disc.Put("web", w.instances["web"][:1]) // the canary is gone
+	if v2 := count(100); v2 != 0 {
+		t.Error("v2 answers without an instance")
+	}
+}
+
+func TestPin(t *testing.T) {
+	w := newWorld(t, toWeb)
+	saw := func(v string) http.Handler {
+		return http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
+			_, _ = io.WriteString(rw, v+r.Header.Get("X-Bijou-Pin"))
+		})
+	}
+	w.origin("web", "web-1", "v1", saw("v1"))
+	w.origin("web", "web-2", "v2", saw("v2"))
+	v1 := 0
+	for range 100 {
+		if w.get("http://x/", "X-Bijou-Pin", "web=v2").body == "v1" {
+			v1++
+		}
+	}
+	if v1 == 0 {
+		t.Error("a pin that is not allowed was obeyed")
+	}
+	w.put("gateway.pin.allowed", "true")
+	for range 50 {
+		if got := w.get("http://x/", "X-Bijou-Pin", "other=v1, web=v2").body; got != "v2" {
+			t.Fatalf("pinned v2 answered %s", got)
+		}
+	}
+	if res := w.get("http://x/", "X-Bijou-Pin", "web=v3"); res.StatusCode != 503 || res.Header.Get("X-Bijou-Fault") != "origin_unreachable" {
+		t.Errorf("a version that is not there answered %d", res.StatusCode)
+	}
+}
+
+// TestFaults makes one failure of each kind.
+func TestFaults(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, `[
+			{"name":"web","match":{"prefix":"/web"},"to":[{"service":"web"}],"timeout":{"header":"2s","total":"10s"},"retry":{"attempts":1}},
+			{"name":"gone","match":{"prefix":"/gone"},"to":[{"service":"gone"}]},
+			{"name":"dead","match":{"prefix":"/dead"},"to":[{"service":"dead"}]},
+			{"name":"open","match":{"prefix":"/open"},"to":[{"service":"web"}]}
+		]`, "hystrix.command.web.open.circuitBreaker.forceOpen", "true", "hystrix.command.default.circuitBreaker.enabled", "false", "gateway.maxBody", "10")
+		w.register("dead", "dead-1", "", "dead-1:80")
+		w.origin("web", "web-1", "v1", http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
+			switch r.URL.Path {
+			case "/web/slow":
+				<-r.Context().Done()
+			case "/web/drip": // a header, and then nothing
+				rw.WriteHeader(200)
+				_ = http.NewResponseController(rw).Flush()
+				<-r.Context().Done()
+			case "/web/cut":
+				rw.Header().Set("Content-Length", "100000")
+				_, _ = rw.Write(make([]byte, 50000))
+				_ = http.NewResponseController(rw).Flush()
+				panic(http.ErrAbortHandler)
+			case "/web/reset":
+				panic(http.ErrAbortHandler)
+			case "/web/nonsense":
+				conn, _, _ := http.NewResponseController(rw).Hijack()
+				_, _ = io.WriteString(conn, "what?\r\n\r\n")
+				conn.Close()
+			case "/web/switch":
+				conn, _, _ := http.NewResponseController(rw).Hijack()
+				_, _ = io.WriteString(conn, "HTTP/1.1 101 Switching Protocols\r\n\r\n")
+				conn.Close()
+			default:
+				code, _ := strconv.Atoi(strings.TrimPrefix(r.URL.Path, "/web/"))
+				rw.WriteHeader(code)
+				_, _ = io.WriteString(rw, "the origin's own")
+			}
+		}))
+		c := w.client(false)
+		for _, x := range []struct {
+			path, fault string
+			status      int
+			cut         bool
+		}{
+			{"/web/404", "", 404, false},
+			{"/web/500", "origin_error", 500, false},
+			{"/web/503", "origin_error", 503, false},
+			{"/web/slow", "origin_timeout", 504, false},
+			{"/web/drip", "origin_timeout", 200, true},
+			{"/web/cut", "origin_error", 200, true},
+			{"/web/reset", "origin_error", 502, false},
+			{"/web/nonsense", "origin_error", 502, false},
+			{"/web/switch", "origin_error", 502, false},
+			{"/gone", "origin_unreachable", 503, false},
+			{"/dead", "origin_unreachable", 502, false},
+			{"/open", "circuit", 503, false},
+			{"/nothing", "no_route", 404, false},
+			{"/web/../x", "client", 400, false},
+		} {
+			req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, "http://x"+x.path, nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			res, err := c.Do(req)
+			if err != nil {
+				t.Errorf("%s: %v", x.path, err)
+				continue
+			}
+			body, err := io.ReadAll(res.Body)
+			res.Body.Close()
+			if res.StatusCode != x.status || (err != nil) != x.cut {
+				t.Errorf("%s: status %d, body %v; want %d", x.path, res.StatusCode, err, x.status)
+			}
+			if got := res.Header.Get("X-Bijou-Fault"); got != x.fault && !x.cut {
+				t.Errorf("%s: fault %q, want %q", x.path, got, x.fault)
+			}
+			own := string(body) == "the origin's own"
+			var problem struct {
+				Status int
+				Code   string
+			}
+			if json.Unmarshal(body, &problem); !own && !x.cut && (problem.Status != x.status || problem.Code != strings.ToUpper(x.fault)) {
+				t.Errorf("%s: body %s", x.path, body)
+			}
+			if own != strings.HasPrefix(x.path, "/web/4") && own != strings.HasPrefix(x.path, "/web/50") {
+				t.Errorf("%s: body %s", x.path, body)
+			}
+			w.checkLog(x.path, x.status, x.fault)
+		}
+		if res := w.do(c, "POST", "http://x/web/200", strings.NewReader("more than ten")); res.StatusCode != 413 || res.Header.Get("X-Bijou-Fault") != "client" {
+			t.Errorf("a body that is too large: %d", res.StatusCode)
+		}
+		if res := w.get("http://x/open", "Accept", "text/html,*/*;q=0.8"); !strings.Contains(res.body, "<!doctype html>") || res.Header.Get("Retry-After") == "" {
+			t.Errorf("a browser got %v %s", res.Header, res.body)
+		}
+	})
+}
+
+// checkLog looks for the request's line in the access log.
+func (w *world) checkLog(path string, status int, fault string) {
+	w.t.Helper()
+	synctest.Wait()
+	lines := strings.Split(strings.TrimSpace(w.log.String()), "\n")
+	for i := len(lines) - 1; i >= 0; i-- {
+		var line struct {
+			Msg, Path, Fault string
+			Status           int
+		}
+		if json.Unmarshal([]byte(lines[i]), &line) == nil && line.Msg == "request" {
+			if line.Path != path || line.Status != status || line.Fault != fault {
+				w.t.Errorf("%s: the access log has %s", path, lines[i])
+			}
+			return
+		}
+	}
+	w.t.Errorf("%s: no line in the access log", path)
+}
+
+func TestClientLeaves(t *testing.T) {
+	for _, h2 := range []bool{false, true} {
+		synctest.Test(t, func(t *testing.T) {
+			w := newWorld(t, toWeb)
+			var canceled atomic.Bool
+			w.origin("web", "web-1", "", http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+				<-r.Context().Done()
+				canceled.Store(true)
+			}))
+			ctx, cancel := context.WithCancel(t.Context())
+			req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://x/", nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			go func() {
+				synctest.Wait()
+				cancel()
+			}()
+			if _, err := w.client(h2).Do(req); err == nil {
+				t.Error("there was an answer")
+			}
+			synctest.Wait()
+			if !canceled.Load() {
+				t.Errorf("h2 %v: the origin goes on", h2)
+			}
+			w.checkLog("/", 499, "client_gone")
+		})
+	}
+}
+
+func TestSizes(t *testing.T) {
+	w := newWorld(t, toWeb)
+	w.origin("web", "web-1", "", http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) { _, _ = io.Copy(io.Discard, r.Body) }))
+	for name, c := range map[string]struct {
+		in   string
+		want int
+	}{
+		"fields":      {"GET / HTTP/1.1\r\nHost: x\r\n" + strings.Repeat("A: b\r\n", 99) + "Connection: close\r\n\r\n", 431},
+		"most fields": {"GET / HTTP/1.1\r\nHost: x\r\n" + strings.Repeat("A: b\r\n", 98) + "Connection: close\r\n\r\n", 200},
+		"header":      {"GET / HTTP/1.1\r\nHost: x\r\nA: " + strings.Repeat("b", 32<<10) + "\r\n\r\n", 431},
+		"most header": {"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\nA: " + strings.Repeat("b", 32<<10-55) + "\r\n\r\n", 200},
+		"endless":     {"GET / HTTP/1.1\r\nHost: x\r\nA: " + strings.Repeat("b", 100<<10), 431},
+		"URL":         {"GET /" + strings.Repeat("a", 8<<10) + " HTTP/1.1\r\nHost: x\r\n\r\n", 414},
+		"most URL":    {"GET /" + strings.Repeat("a", 8<<10-1) + " HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n", 200},
+		"endless URL": {"GET /" + strings.Repeat("a", 100<<10), 414},
+		"body":        {"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 10485761\r\n\r\n", 413},
+		"chunks":      {"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n" + strings.Repeat("100000\r\n"+strings.Repeat("x", 1<<20)+"\r\n", 11), 413},
+	} {
+		if got, _ := w.raw(c.in); len(got) != 1 || got[0] != c.want {
+			t.Errorf("%s: statuses %v, want %d", name, got, c.want)
+		}
+	}
+	c := w.client(true)
+	var many []string
+	for i := range 101 {
+		many = append(many, fmt.Sprintf("A-%d", i), "b")
+	}
+	if res := w.do(c, "GET", "http://x/", nil, many...); res.StatusCode != 431 {
+		t.Errorf("fields by HTTP/2: %d", res.StatusCode)
+	}
+	if res := w.do(c, "GET", "http://x/"+strings.Repeat("a", 8<<10), nil); res.StatusCode != 414 {
+		t.Errorf("URL by HTTP/2: %d", res.StatusCode)
+	}
+}
+
+// TestSlowClients holds that nobody keeps a connection by being slow.
+func TestSlowClients(t *testing.T) {
+	for name, c := range map[string]struct {
+		start, drip string
+		want        []int
+		within      time.Duration
+	}{
+		"nothing": {"", "", nil, 11 * time.Second},
+		"header":  {"GET / HTTP/1.1\r\n", "a: b\r\n", nil, 11 * time.Second},
+		"body":    {"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 100000\r\n\r\n", "x", []int{408}, 11 * time.Second},
+		"put":     {"PUT / HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\n", "x", []int{408}, 11 * time.Second},
+		"chunks":  {"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n", "1\r\nx\r\n", []int{408}, 11 * time.Second},
+		"idle":    {ok, "", []int{200}, 61 * time.Second},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				w := newWorld(t, toWeb)
+				w.origin("web", "web-1", "", http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) { _, _ = io.Copy(io.Discard, r.Body) }))
+				conn := w.dial()
+				begin := time.Now()
+				var dripping sync.WaitGroup
+				dripping.Go(func() {
+					_, err := io.WriteString(conn, c.start)
+					for c.drip != "" && err == nil {
+						time.Sleep(time.Second)
+						_, err = io.WriteString(conn, c.drip)
+					}
+				})
+				defer dripping.Wait()
+				defer conn.Close()
+				var got []int
+				r := bufio.NewReader(conn)
+				for {
+					res, err := http.ReadResponse(r, nil)
+					if err != nil {
+						break
+					}
+					_, _ = io.Copy(io.Discard, res.Body)
+					got = append(got, res.StatusCode)
+				}
+				if took := time.Since(begin); took > c.within {
+					t.Errorf("held for %v", took)
+				}
+				if diff := cmp.Diff(c.want, got); diff != "" {
+					t.Errorf("statuses (-want +got):\n%s", diff)
+				}
+			})
+		})
+	}
+}
+
+// TestSlowReaders holds that a client that takes nothing is cut off, and that the origin is let go.
+func TestSlowReaders(t *testing.T) {
+	for _, h2 := range []bool{false, true} {
+		synctest.Test(t, func(t *testing.T) {
+			w := newWorld(t, `[{"name":"web","to":[{"service":"web"}],"timeout":{"total":"0s"}}]`)
+			freed := make(chan struct{})
+			w.origin("web", "web-1", "", http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
+				defer close(freed)
+				for r.Context().Err() == nil {
+					if _, err := rw.Write(make([]byte, 64<<10)); err != nil {
+						return
+					}
+				}
+			}))
+			begin := time.Now()
+			if h2 {
+				res, err := w.client(true).Do(mustRequest(t))
+				if err != nil {
+					t.Fatal(err)
+				}
+				defer res.Body.Close() // never read
+			} else {
+				_, _ = io.WriteString(w.dial(), ok)
+			}
+			<-freed
+			if took := time.Since(begin); took > 15*time.Second {
+				t.Errorf("h2 %v: held for %v", h2, took)
+			}
+		})
+	}
+}
+
+func mustRequest(t *testing.T) *http.Request {
+	req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, "http://x/", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return req
+}
+
+func TestConnectionLimits(t *testing.T) {
+	w := newWorld(t, toWeb, "gateway.maxConnectionsPerClient", "2")
+	w.origin("web", "web-1", "", says("ok"))
+	first, second := w.dial(), w.dial()
+	for _, c := range []net.Conn{first, second} {
+		_, _ = io.WriteString(c, ok)
+		if res, err := http.ReadResponse(bufio.NewReader(c), nil); err != nil || res.StatusCode != 200 {
+			t.Fatalf("within the limit: %v", err)
+		}
+	}
+	if _, err := w.dial().Read(make([]byte, 1)); err == nil {
+		t.Error("a third connection was taken")
+	}
+	w.put("gateway.maxConnectionsPerClient", "3")
+	if got, _ := w.raw("GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"); len(got) != 1 || got[0] != 200 {
+		t.Errorf("after the limit was raised: %v", got)
+	}
+}
+
+// TestSwapUnderLoad changes the routes while requests run: none may fail, and each must be answered by a service that
+// one of the tables names.
+func TestSwapUnderLoad(t *testing.T) {
+	w := newWorld(t, toWeb)
+	w.origin("web", "web-1", "", says("web"))
+	w.origin("shop", "shop-1", "", says("shop"))
+	ctx, stop := context.WithCancel(t.Context())
+	var done sync.WaitGroup
+	var requests atomic.Int64
+	for range 4 {
+		c := w.client(false)
+		done.Go(func() {
+			for ctx.Err() == nil {
+				if res := w.do(c, "GET", "http://x/", nil); res.StatusCode != 200 || res.body != "web" && res.body != "shop" {
+					t.Errorf("got %d %s", res.StatusCode, res.body)
+					return
+				}
+				requests.Add(1)
+			}
+		})
+	}
+	for i := range 200 {
+		w.put("gateway.routes", strings.ReplaceAll(toWeb, `"service":"web"`, `"service":"`+[]string{"shop", "web"}[i%2]+`"`))
+		for n := requests.Load(); requests.Load() == n && !t.Failed(); {
+			time.Sleep(10 * time.Microsecond)
+		}
+	}
+	if err := w.set.Put("gateway.routes", `[{"name":"bad","to":[]}]`); err == nil {
+		t.Error("a bad table was taken")
+	}
+	stop()
+	done.Wait()
+	if got := w.get("http://x/").body; got != "web" {
+		t.Errorf("after a table was refused: %s", got)
+	}
+}
+
+func TestDrain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, toWeb)
+		release := make(chan struct{})
+		w.origin("web", "web-1", "", http.HandlerFunc(func(rw http.ResponseWriter, _ *http.Request) {
+			<-release
+			_, _ = io.WriteString(rw, "whole")
+		}))
+		_ = w.dial() // says nothing; must not hold the stop up
+		results := make(chan answer, 2)
+		for _, h2 := range []bool{false, true} {
+			c := w.client(h2)
+			go func() { results <- w.do(c, "GET", "http://x/", nil) }()
+		}
+		synctest.Wait()
+		stopped := make(chan error, 1)
+		begin := time.Now()
+		go func() {
+			ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+			defer cancel()
+			stopped <- w.edge.Shutdown(ctx)
+		}()
+		time.Sleep(time.Second)
+		if _, err := w.net.DialContext(t.Context(), "tcp", "edge:80"); err == nil {
+			t.Error("a stopping edge takes connections")
+		}
+		close(release)
+		for range 2 {
+			if res := <-results; res.body != "whole" || res.ProtoMajor == 1 && !res.Close {
+				t.Errorf("got %q, close %v", res.body, res.Close)
+			}
+		}
+		if err := <-stopped; err != nil {
+			t.Error(err)
+		}
+		if took := time.Since(begin); took > 3*time.Second {
+			t.Errorf("the stop took %v", took)
+		}
+	})
+}
+
+func TestRoutesPage(t *testing.T) {
+	w := newWorld(t, toWeb)
+	w.origin("web", "web-1", "v1", says("ok"))
+	rec := newRecorder()
+	w.edge.RoutesHandler().ServeHTTP(rec, mustRequest(t))
+	var page struct {
+		Routes  []gateway.Route
+		Origins []struct {
+			Service   string
+			Instances []struct{ ID, Version string }
+		}
+	}
+	if err := json.Unmarshal(rec.body.Bytes(), &page); err != nil {
+		t.Fatal(err)
+	}
+	if len(page.Routes) != 1 || page.Routes[0].Name != "web" || len(page.Origins) != 1 || len(page.Origins[0].Instances) != 1 || page.Origins[0].Instances[0].Version != "v1" {
+		t.Errorf("the page is %s", rec.body.String())
 	}
 }

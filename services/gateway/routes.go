@@ -169,7 +169,7 @@ func (r *Route) validateMatch() *violation {
 	m := &r.Match
 	if m.Host != "" {
 		m.Host = strings.ToLower(m.Host)
-		if host := strings.TrimPrefix(m.Host, "*."); !isHost(host) || strings.Contains(host, ":") {
+		if host := strings.TrimPrefix(m.Host, "*."); !isHost(host) || strings.ContainsAny(host, ":*") {
 			return bad("match.host", `must be a host name without port, or "*." and a host name, is %q`, m.Host)
 		}
 	}

@@ -188,6 +188,9 @@ func (w *world) raw(text string) (statuses []int, headers []http.Header) {
 			return statuses, headers
 		}
 		_, _ = io.Copy(io.Discard, res.Body) // cut short is an end, too
+		if res.Close {
+			res.Header.Set("Connection", "close") // ReadResponse took it off
+		}
 		statuses, headers = append(statuses, res.StatusCode), append(headers, res.Header)
 	}
 }
@@ -216,3 +219,14 @@ func (b *lockedBuffer) String() string {
 	defer b.mu.Unlock()
 	return b.b.String()
 }
+
+type recorder struct {
+	header http.Header
+	body   bytes.Buffer
+}
+
+func newRecorder() *recorder { return &recorder{header: http.Header{}} }
+
+func (r *recorder) Header() http.Header         { return r.header }
+func (r *recorder) Write(p []byte) (int, error) { return r.body.Write(p) }
+func (r *recorder) WriteHeader(int)             {}

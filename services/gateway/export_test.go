@@ -1,0 +1,81 @@
+package gateway
+
+import (
+	"net/http"
+	"slices"
+)
+
+// Find returns the name of the route that takes a request, "" if none does.
+func Find(routes Routes, host, path, method string, header http.Header) string {
+	t, err := compile(routes)
+	if err != nil {
+		return ""
+	}
+	if u := t.find(hostName(host), path, method, header); u != nil {
+		return u.Name
+	}
+	return ""
+}
+
+// Slow is Find by trying all routes, without the index.
+func Slow(routes Routes, host, path, method string, header http.Header) string {
+	t, err := compile(routes)
+	if err != nil {
+		return ""
+	}
+	host = hostName(host)
+	for _, u := range t.rules {
+		h := u.Match.Host
+		if h == "" || h == host || h[0] == '*' && len(host) >= len(h)-1 && host[len(host)-len(h)+1:] == h[1:] {
+			if u.matches(path, method, header) {
+				return u.Name
+			}
+		}
+	}
+	return ""
+}
+
+// CheckPath is checkPath.
+func CheckPath(path string) error { return checkPath(path) }
+
+// ReplacePrefix is replacePrefix.
+func ReplacePrefix(path string, n int, to string) string { return replacePrefix(path, n, to) }
+
+// Refusal is the method that stands for a refused request in Frame.
+const Refusal = "XREFUSED"
+
+// Frame passes pieces through framing and returns what it gives out, where each head ended up, and the error.
+func Frame(pieces [][]byte, size int) (out []byte, heads []int, err error) {
+	f := framing{refusal: Refusal}
+	p := make([]byte, size)
+	for {
+		before := f.state
+		n, want, err := f.take(p)
+		if before == inHead && n > 0 && (len(heads) == 0 || heads[len(heads)-1] != len(out)) {
+			heads = append(heads, len(out))
+		}
+		out = append(out, p[:n]...)
+		switch {
+		case n > 0:
+		case err != nil:
+			return out, heads, err
+		case len(pieces) == 0:
+			return out, heads, nil
+		case want > 0:
+			k := min(want, len(pieces[0]), size)
+			out = append(out, pieces[0][:k]...)
+			f.passed(k)
+			pieces = rest(pieces, k)
+		default:
+			f.feed(pieces[0])
+			pieces = rest(pieces, len(pieces[0]))
+		}
+	}
+}
+
+func rest(pieces [][]byte, n int) [][]byte {
+	if n == len(pieces[0]) {
+		return pieces[1:]
+	}
+	return append([][]byte{pieces[0][n:]}, slices.Clone(pieces[1:])...)
+}

@@ -1,0 +1,80 @@
+package gateway_test
+
+import (
+	"bufio"
+	"bytes"
+	"errors"
+	"io"
+	"net/http"
+	"slices"
+	"strings"
+	"testing"
+
+	"bijou.dev/services/gateway"
+)
+
+// FuzzFraming compares framing with net/http: whatever is let through, both must agree where each message begins, and
+// it must not matter in which pieces the bytes come.
+func FuzzFraming(f *testing.F) {
+	for _, s := range []string{
+		ok + ok,
+		"POST /a HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\n\r\nabc" + ok,
+		"POST /a HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n3;a\r\nabc\r\n0\r\nT: 1\r\n\r\n" + ok,
+		"POST /a HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+		"GET http://x/a HTTP/1.1\r\nHost: x\r\nA: b\r\n c\r\n\r\n",
+		"GET /a HTTP/1.0\r\n\r\n", "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\nxx",
+		"\n", "GET /a HTTP/1.1\nHost: x\n\n",
+	} {
+		f.Add([]byte(s), uint8(3))
+	}
+	f.Fuzz(func(t *testing.T, in []byte, size uint8) {
+		size = max(size, 1)
+		whole, heads, err := gateway.Frame([][]byte{in}, 4096)
+		if len(in) == 0 {
+			return
+		}
+		pieces, _, pieceErr := gateway.Frame(slices.Collect(slices.Chunk(in, int(size))), int(size))
+		if err == nil && pieceErr == nil && !bytes.Equal(whole, pieces) {
+			t.Fatalf("in one piece\n%q\nin pieces of %d\n%q", whole, size, pieces)
+		}
+		if (err == nil) != (pieceErr == nil) {
+			t.Fatalf("in one piece %v, in pieces of %d %v", err, size, pieceErr)
+		}
+		if bytes.HasPrefix(in, []byte("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n")) {
+			return
+		}
+		sent, refused := whole, false
+		if i := bytes.Index(whole, []byte(gateway.Refusal+" ")); i >= 0 && (errors.Is(err, io.EOF)) {
+			sent, refused = whole[:i], true
+		}
+		if !bytes.HasPrefix(in, sent) {
+			t.Fatalf("gave out\n%q\nof\n%q", sent, in)
+		}
+		compare(t, sent, heads, refused)
+	})
+}
+
+// compare reads what was let through as net/http does.
+func compare(t *testing.T, sent []byte, heads []int, refused bool) {
+	src := bytes.NewReader(sent)
+	r := bufio.NewReaderSize(src, 64<<10)
+	for i, want := range heads {
+		at := len(sent) - src.Len() - r.Buffered()
+		if want == len(sent) && (refused || at == want) {
+			return
+		}
+		if at != want {
+			t.Fatalf("message %d begins at %d, net/http thinks at %d, in %q", i, want, at, sent)
+		}
+		req, err := http.ReadRequest(r)
+		if err != nil {
+			return // stricter in its own ways: it will refuse what is behind as well
+		}
+		if strings.ContainsAny(req.Host, "/ \r\n") {
+			t.Fatalf("host %q in %q", req.Host, sent)
+		}
+		if _, err := io.Copy(io.Discard, req.Body); err != nil {
+			return // not all has come
+		}
+	}
+}

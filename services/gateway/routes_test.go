@@ -1,0 +1,258 @@
+package gateway_test
+
+import (
+	"encoding/json"
+	"errors"
+	"net/http"
+	"strings"
+	"testing"
+
+	"bijou.dev/platform/errs"
+	"bijou.dev/services/gateway"
+)
+
+func parse(t testing.TB, text string) gateway.Routes {
+	t.Helper()
+	var r gateway.Routes
+	if err := json.Unmarshal([]byte(text), &r); err != nil {
+		t.Fatal(err)
+	}
+	return r
+}
+
+func TestMatching(t *testing.T) {
+	routes := parse(t, `[
+		{"name":"all","to":[{"service":"s"}]},
+		{"name":"api","match":{"prefix":"/api"},"to":[{"service":"s"}]},
+		{"name":"api-below","match":{"prefix":"/api/"},"to":[{"service":"s"}]},
+		{"name":"api-v1","match":{"prefix":"/api/v1"},"to":[{"service":"s"}]},
+		{"name":"api-exact","match":{"path":"/api/v1/exact"},"to":[{"service":"s"}]},
+		{"name":"api-post","match":{"prefix":"/api/v1","methods":["POST","PUT"]},"to":[{"service":"s"}]},
+		{"name":"api-header","match":{"prefix":"/api/v1","headers":[{"name":"x-a","value":"1"}]},"to":[{"service":"s"}]},
+		{"name":"api-present","match":{"prefix":"/api/v1","headers":[{"name":"X-A"}]},"to":[{"service":"s"}]},
+		{"name":"api-two","match":{"prefix":"/api/v1","headers":[{"name":"x-a"},{"name":"x-b"}]},"to":[{"service":"s"}]},
+		{"name":"host","match":{"host":"A.Example.org"},"to":[{"service":"s"}]},
+		{"name":"below","match":{"host":"*.example.org"},"to":[{"service":"s"}]},
+		{"name":"deep","match":{"host":"*.deep.example.org"},"to":[{"service":"s"}]},
+		{"name":"below-api","match":{"host":"*.example.org","prefix":"/api"},"to":[{"service":"s"}]}
+	]`)
+	if err := routes.Validate(); err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct{ request, header, want string }{
+		{"GET x /", "", "all"},
+		{"GET x /apix", "", "all"},
+		{"GET x /api", "", "api"},
+		{"GET x /api/", "", "api-below"},
+		{"GET x /api/v2", "", "api-below"},
+		{"GET x /api/v1", "", "api-v1"},
+		{"GET x /api/v1/exact", "", "api-exact"},
+		{"GET x /api/v1/exact/", "", "api-v1"},
+		{"POST x /api/v1", "", "api-post"},
+		{"POST x /api/v1", "X-A: 1", "api-post"}, // methods before headers
+		{"GET x /api/v1", "X-A: 1", "api-header"},
+		{"GET x /api/v1", "X-A: 2", "api-present"},
+		{"GET x /api/v1", "X-A: 1, X-B: 1", "api-two"},
+		{"GET a.example.org /api", "", "host"}, // the host goes before the path
+		{"GET A.EXAMPLE.ORG.:8080 /", "", "host"},
+		{"GET b.example.org /", "", "below"},
+		{"GET b.example.org /api/x", "", "below-api"},
+		{"GET c.b.example.org /", "", "below"},
+		{"GET x.deep.example.org /api", "", "deep"},
+		{"GET example.org /", "", "all"},
+		{"GET notexample.org /", "", "all"},
+	} {
+		f := strings.Fields(c.request)
+		h := http.Header{}
+		for line := range strings.SplitSeq(c.header, ", ") {
+			if name, value, ok := strings.Cut(line, ": "); ok {
+				h.Add(name, value)
+			}
+		}
+		if got := gateway.Find(routes, f[1], f[2], f[0], h); got != c.want {
+			t.Errorf("%s %s: route %q, want %q", c.request, c.header, got, c.want)
+		}
+	}
+}
+
+func TestRoutesAreRefused(t *testing.T) {
+	const to = `"to":[{"service":"s"}]`
+	for _, c := range []struct{ routes, want string }{
+		{`[{"name":"",` + to + `}]`, "routes[0].name"},
+		{`[{"name":"a b",` + to + `}]`, "routes[0].name"},
+		{`[{"name":"a","match":{"prefix":"/a"},` + to + `},{"name":"a",` + to + `}]`, "is used twice"},
+		{`[{"name":"a","to":[]}]`, "routes[0].to"},
+		{`[{"name":"a","to":[{"service":"s","endpoint":"admin"}]}]`, "admin"},
+		{`[{"name":"a","to":[{"service":"S/x"}]}]`, "to[0].service"},
+		{`[{"name":"a","to":[{"service":"s","version":"v1"},{"service":"s","version":"v2"}]}]`, "must have weights"},
+		{`[{"name":"a","to":[{"service":"s","weight":1},{"service":"s","weight":1}]}]`, "twice"},
+		{`[{"name":"a","to":[{"service":"s","weight":-1}]}]`, "weight"},
+		{`[{"name":"a","match":{"prefix":"a"},` + to + `}]`, "match"},
+		{`[{"name":"a","match":{"prefix":"/a/../b"},` + to + `}]`, "match"},
+		{`[{"name":"a","match":{"prefix":"/a","path":"/b"},` + to + `}]`, "match.prefix"},
+		{`[{"name":"a","match":{"host":"a:80"},` + to + `}]`, "match.host"},
+		{`[{"name":"a","match":{"host":"a.*"},` + to + `}]`, "match.host"},
+		{`[{"name":"a","match":{"methods":["G T"]},` + to + `}]`, "match.methods[0]"},
+		{`[{"name":"a","match":{"headers":[{"name":"x-bijou-pin"}]},` + to + `}]`, "match.headers[0].name"},
+		{`[{"name":"a","match":{"headers":[{"name":"host"}]},` + to + `}]`, "match.host"},
+		{`[{"name":"a","match":{"path":"/a"},"rewrite":{"prefix":"/b"},` + to + `}]`, "rewrite.prefix"},
+		{`[{"name":"a","rewrite":{"host":"a b"},` + to + `}]`, "rewrite.host"},
+		{`[{"name":"a","timeout":{"header":"0s"},` + to + `}]`, "timeout.header"},
+		{`[{"name":"a","timeout":{"total":"soon"},` + to + `}]`, "timeout.total"},
+		{`[{"name":"a","retry":{"attempts":11},` + to + `}]`, "retry.attempts"},
+		{`[{"name":"a","sticky":"a b",` + to + `}]`, "sticky"},
+		// The same, and out of reach.
+		{`[{"name":"a","match":{"prefix":"/"},` + to + `},{"name":"b",` + to + `}]`, `is the same as that of route "a"`},
+		{`[{"name":"a","match":{"methods":["GET","PUT"]},` + to + `},{"name":"b","match":{"methods":["PUT"]},` + to + `}]`, `route "a" takes all`},
+		{`[{"name":"a","match":{"headers":[{"name":"X"}]},` + to + `},{"name":"b","match":{"headers":[{"name":"x","value":"1"}]},` + to + `}]`, `"b"`},
+	} {
+		err := parse(t, c.routes).Validate()
+		if !errors.Is(err, errs.Invalid) || !strings.Contains(err.Error(), c.want) {
+			t.Errorf("%s: error %v, want one with %q", c.routes, err, c.want)
+		}
+	}
+}
+
+func TestRoutesAreAFlag(t *testing.T) {
+	var r gateway.Routes
+	for _, text := range []string{`{}`, `[{"nam":"a"}]`, toWeb + toWeb, `[{"name":"a","to":[]}]`} {
+		if err := r.Set(text); err == nil {
+			t.Errorf("%s was taken", text)
+		}
+	}
+	if err := r.Set(toWeb); err != nil {
+		t.Fatal(err)
+	}
+	var again gateway.Routes
+	if err := again.Set(r.String()); err != nil || again[0].Name != "web" {
+		t.Errorf("String gives %s, which reads as %v, %v", r.String(), again, err)
+	}
+}
+
+func TestPaths(t *testing.T) {
+	for _, good := range []string{"/", "/a", "/a/", "/a/b.c", "/.well-known/x", "/...", "/a..b", "/%C3%A9", "/a%20b", "/a;b=c", "/a=b&c", "/%41"} {
+		if err := gateway.CheckPath(good); err != nil {
+			t.Errorf("%s: %v", good, err)
+		}
+	}
+	for _, evil := range []string{
+		"", "a", "*", "//", "//a", "/a//b", "/.", "/..", "/./a", "/a/.", "/a/..", "/a/../b", "/%2e%2e/a", "/.%2E/a", "/%2e", "/a/..;/b", "/..;x=y/b", "/.;/",
+		"/a%2fb", "/a%2Fb", "/a%5cb", "/a\\b", "/%00", "/%0a", "/%7f", "/%", "/%4", "/%zz", "/a b", "/a\x00b", "/a%2f..%2fb",
+	} {
+		if gateway.CheckPath(evil) == nil {
+			t.Errorf("%s was taken", evil)
+		}
+	}
+	for _, c := range []struct{ path, prefix, to, want string }{
+		{"/api/x", "/api", "/", "/x"},
+		{"/api", "/api", "/", "/"},
+		{"/api/", "/api", "/", "/"},
+		{"/api/x", "/api/", "/", "/x"},
+		{"/api/x/", "/api", "/v2", "/v2/x/"},
+		{"/api", "/api", "/v2", "/v2"},
+		{"/%61pi/%C3%A9", "/api", "/", "/%C3%A9"},
+		{"/x", "/", "/v2/", "/v2/x"},
+	} {
+		if got := gateway.ReplacePrefix(c.path, len(c.prefix), c.to); got != c.want {
+			t.Errorf("%s with %s for %s: %s, want %s", c.path, c.to, c.prefix, got, c.want)
+		}
+	}
+}
+
+// FuzzRoutes holds that what Validate takes can be used, that the index finds what trying all routes finds, and that no
+// route of a valid table is without a request of its own.
+func FuzzRoutes(f *testing.F) {
+	f.Add(toWeb, "x", "/", "GET")
+	f.Add(`[{"name":"a","match":{"host":"*.x.y","prefix":"/a"},"to":[{"service":"s"}]},{"name":"b","match":{"path":"/a"},"to":[{"service":"s"}]}]`, "z.x.y", "/a/b", "PUT")
+	f.Add(`[{"name":"a","match":{"methods":["GET"],"headers":[{"name":"q","value":"1"}]},"to":[{"service":"s","weight":1},{"service":"s","version":"2"}]}]`, "", "/", "GET")
+	f.Fuzz(func(t *testing.T, text, host, path, method string) {
+		var routes gateway.Routes
+		if json.Unmarshal([]byte(text), &routes) != nil || routes.Validate() != nil {
+			return
+		}
+		if got, want := gateway.Find(routes, host, path, method, nil), gateway.Slow(routes, host, path, method, nil); got != want {
+			t.Errorf("%s %s%s: %q by the index, %q without", method, host, path, got, want)
+		}
+		for _, r := range routes {
+			m, h := "OTHER", http.Header{}
+			if len(r.Match.Methods) > 0 {
+				continue // the union of others may take them all
+			}
+			for _, c := range r.Match.Headers {
+				value := c.Value
+				if value == "" {
+					value = "any value at all"
+				}
+				h.Add(c.Name, value)
+			}
+			host := strings.Replace(r.Match.Host, "*", "some-name-of-its-own", 1)
+			path := r.Match.Path
+			if path == "" {
+				path = r.Match.Prefix
+			}
+			if path == "" {
+				path = "/"
+			}
+			if gateway.Find(routes, host, path, m, h) == "" {
+				t.Errorf("route %q of %s takes nothing", r.Name, text)
+			}
+		}
+		var again gateway.Routes
+		if err := again.Set(routes.String()); err != nil {
+			t.Errorf("reading back %s: %v", routes.String(), err)
+		}
+	})
+}
+
+// FuzzPath holds that a path that is taken means one thing: no segment is a dot segment in any reading, and a rewritten
+// one stays clean.
+func FuzzPath(f *testing.F) {
+	for _, s := range []string{"/a/b", "/%2e%2e/", "/..;/a", "/a%2fb", "//"} {
+		f.Add(s)
+	}
+	f.Fuzz(func(t *testing.T, path string) {
+		if gateway.CheckPath(path) != nil {
+			return
+		}
+		if got := gateway.ReplacePrefix(path, 1, "/x"); gateway.CheckPath(got) != nil {
+			t.Errorf("%q became %q", path, got)
+		}
+		for strings.Contains(path, "%") { // as often as somebody may decode it
+			plain := unescapeOnce(path)
+			if plain == path {
+				break
+			}
+			if strings.Contains(path, "%25") { // what is escaped twice is the business of who decodes twice
+				return
+			}
+			path = plain
+		}
+		if strings.ContainsAny(path, "\\\x00\r\n") {
+			t.Errorf("%q was taken", path)
+		}
+		for i, segment := range strings.Split(path, "/") {
+			segment, _, _ = strings.Cut(segment, ";")
+			if segment == "." || segment == ".." {
+				t.Errorf("%q was taken", path)
+			}
+			if i > 0 && segment == "" && strings.Contains(path, "//") {
+				t.Errorf("%q was taken", path)
+			}
+		}
+	})
+}
+
+func unescapeOnce(s string) string {
+	var b strings.Builder
+	for i := 0; i < len(s); i++ {
+		if s[i] == '%' && i+2 < len(s) {
+			const hex = "0123456789abcdef"
+			hi, lo := strings.IndexByte(hex, s[i+1]|0x20), strings.IndexByte(hex, s[i+2]|0x20)
+			b.WriteByte(byte(hi<<4 | lo))
+			i += 2
+		} else {
+			b.WriteByte(s[i])
+		}
+	}
+	return b.String()
+}
