@@ -261,7 +261,7 @@ func (s *inProcess) stopAll(t testing.TB) {
 	s.mu.Unlock()
 	if t.Failed() {
 		for _, a := range all {
-			t.Logf("%s:\n%s", a.instance(), a.log)
+			t.Logf("%s:\n%s", a.instance(), a.log.odd())
 		}
 	}
 	for _, a := range all {
@@ -457,6 +457,17 @@ func (t *tail) String() string {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	return t.b.String()
+}
+
+// odd returns the lines that are not routine.
+func (t *tail) odd() string {
+	var odd []string
+	for line := range strings.Lines(t.String()) {
+		if !strings.Contains(line, "level=INFO") {
+			odd = append(odd, line)
+		}
+	}
+	return strings.Join(odd[max(0, len(odd)-20):], "")
 }
 
 func TestInProcess(t *testing.T) {

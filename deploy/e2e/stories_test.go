@@ -245,7 +245,7 @@ func tellSplit(t *testing.T, p platform) {
 		t.Fatalf("reading %s: %v", before, err)
 	}
 	routes = append(routes, map[string]any{
-		"name": "split", "match": map[string]any{"prefix": "/split"}, "rewrite": map[string]any{"stripPrefix": "/split"},
+		"name": "split", "match": map[string]any{"prefix": "/split"}, "rewrite": map[string]any{"prefix": "/"},
 		"to": []map[string]any{{"service": "hello", "version": "v1", "weight": 80}, {"service": "hello", "version": "v2", "weight": 20}},
 	})
 	b, err := json.Marshal(routes)
@@ -412,7 +412,13 @@ func tellEtcd(t *testing.T, p platform) {
 			t.Errorf("the acknowledged publish %q is not in the history:\n%s", want, history)
 		}
 	}
-	unset(t, p, "web.home.row", "web")
+	// One replica may learn later than the other that the store is back.
+	eventually(t, 30*time.Second, "every replica to publish again", func(context.Context) error {
+		if code, out := bijou(t, p, "config", "unset", "web.home.row", "--app", "web", "--reason", "end of the story", "--wait", "20s"); code != 0 {
+			return fmt.Errorf("exit %d: %s", code, out)
+		}
+		return nil
+	})
 	wholeHome(t, p)
 }
 

@@ -75,7 +75,7 @@ func (s *server) unary(ctx context.Context, req any, info *grpc.UnaryServerInfo,
 func (s *server) stream(srv any, ss grpc.ServerStream, info *grpc.StreamServerInfo, h grpc.StreamHandler) (err error) {
 	m := methodOf(info.FullMethod)
 	start := time.Now()
-	ctx, span := startServer(ss.Context(), s.Trace, m)
+	ctx, span := startStream(ss.Context(), s.Trace, m)
 	defer func() {
 		err = s.finish(ctx, m, start, err)
 		endServer(span, err)

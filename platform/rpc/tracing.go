@@ -27,6 +27,19 @@ func startServer(ctx context.Context, p *trace.Provider, m *method) (context.Con
 	return p.Tracer().Start(ctx, m.full, oteltrace.WithSpanKind(oteltrace.SpanKindServer))
 }
 
+// startStream begins the span of a stream that is part of a trace. A stream that nobody traces gets no trace of its own:
+// it lasts as long as two processes live, and would be the slowest "request" of all.
+func startStream(ctx context.Context, p *trace.Provider, m *method) (context.Context, oteltrace.Span) {
+	if p == nil {
+		return ctx, noSpan
+	}
+	ctx = p.Propagator().Extract(ctx, trace.MD(incoming(ctx)))
+	if !oteltrace.SpanContextFromContext(ctx).IsValid() {
+		return ctx, noSpan
+	}
+	return p.Tracer().Start(ctx, m.full, oteltrace.WithSpanKind(oteltrace.SpanKindServer))
+}
+
 func endServer(span oteltrace.Span, err error) {
 	if span.IsRecording() {
 		c := code(err)

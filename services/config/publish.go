@@ -226,7 +226,7 @@ func (s *Server) writable() error {
 
 // Publish implements the contract.
 func (s *Server) Publish(ctx context.Context, req *configv1.PublishRequest) (*configv1.PublishResponse, error) {
-	bad := errs.Errorf(errs.Invalid, "publishing %d changes", len(req.GetChanges()))
+	bad := errs.Errorf(errs.Invalid, "publishing %s", subject(req.GetChanges()))
 	signed(bad, req.GetAuthor(), req.GetReason())
 	if n := len(req.GetChanges()); n == 0 || n > s.opts.MaxChanges {
 		bad.Field("changes", fmt.Sprintf("must be 1 to %d, are %d", s.opts.MaxChanges, n))
@@ -278,11 +278,19 @@ func stale(rev *configv1.Revision, what string, expected int64) error {
 		Because("STALE_REVISION", "author", rev.GetAuthor(), "revision", fmt.Sprint(rev.GetRevision()), "time", when, "reason", rev.GetReason())
 }
 
+// subject says what a publish is about: the setting, or how many.
+func subject(list []*configv1.Change) string {
+	if len(list) == 1 && settings.CheckName(list[0].GetName()) == nil {
+		return list[0].GetName()
+	}
+	return fmt.Sprintf("%d changes", len(list))
+}
+
 // check holds every change against the declarations. All violations are told at once.
 func (s *Server) check(list []*configv1.Change) ([]change, error) {
 	s.state.mu.RLock()
 	defer s.state.mu.RUnlock()
-	bad := errs.Errorf(errs.Invalid, "publishing %d changes", len(list))
+	bad := errs.Errorf(errs.Invalid, "publishing %s", subject(list))
 	seen := map[string]int{}
 	changes := make([]change, 0, len(list))
 	for i, c := range list {
