@@ -104,8 +104,17 @@ func (b *body) unblockLocked() {
 	_ = http.NewResponseController(b.x.w).SetReadDeadline(longAgo) // fails only for a connection that is gone
 }
 
-// Close does nothing: a transport closes bodies of attempts that another one may follow.
-func (b *body) Close() error { return nil }
+// Close takes the body away without waiting. A transport calls it when it needs no more, also to get a read back that
+// is under way.
+func (b *body) Close() error {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.detached = true
+	if b.reading {
+		b.unblockLocked()
+	}
+	return nil
+}
 
 // spare takes the body away if nobody has read from it yet, and reports whether that was so.
 func (b *body) spare() bool {

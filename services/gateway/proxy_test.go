@@ -177,15 +177,15 @@ func TestRetriesGoElsewhere(t *testing.T) {
 		want                 []int        // any of
 		attempts             int
 	}{
-		"503":                 {"GET", "", "", status(503), []int{200}, 2},
+		"503":                 {"GET", "", "", answers(503), []int{200}, 2},
 		"reset":               {"GET", "", "", reset, []int{200}, 2},
 		"refused":             {"GET", "", "", nil, []int{200}, 2},
-		"put with body":       {"PUT", "abc", "", status(503), []int{200}, 2},
-		"500 is an answer":    {"GET", "", "", status(500), []int{500}, 1},
-		"post is not safe":    {"POST", "abc", "", status(503), []int{503}, 1},
+		"put with body":       {"PUT", "abc", "", answers(503), []int{200}, 2},
+		"500 is an answer":    {"GET", "", "", answers(500), []int{500}, 1},
+		"post is not safe":    {"POST", "abc", "", answers(503), []int{503}, 1},
 		"post was not sent":   {"POST", "abc", "", nil, []int{200}, 2},
 		"post with key":       {"POST", "abc", "Idempotency-Key", reset, []int{200}, 2},
-		"large put":           {"PUT", strings.Repeat("x", 100<<10), "", status(503), []int{503}, 1},
+		"large put":           {"PUT", strings.Repeat("x", 100<<10), "", answers(503), []int{503}, 1},
 		"large put, not sent": {"PUT", strings.Repeat("x", 100<<10), "", nil, []int{200}, 2},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -393,8 +393,8 @@ func (x *exchange) limitAnswer(stream bool) {
 
 // copy passes the body on, each piece at once if it is a stream.
 func (x *exchange) copy(stream bool) error {
-	if x.res.Body == nil || x.res.Body == http.NoBody {
-		return nil
+	if x.res.Body == nil || x.res.Body == http.NoBody || x.grpc && x.res.Header["Grpc-Status"] != nil {
+		return nil // a gRPC status in the header is the whole answer, and must be in the last frame
 	}
 	var flush func() error
 	if stream {

@@ -1,0 +1,392 @@
+package gateway_test
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/grpc/metadata"
+	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/types/known/wrapperspb"
+)
+
+// calls is a gRPC service with one unary and one full-duplex method.
+var calls = grpc.ServiceDesc{
+	ServiceName: "test.v1.Calls", HandlerType: (*any)(nil),
+	Methods: []grpc.MethodDesc{{MethodName: "Echo", Handler: func(_ any, ctx context.Context, dec func(any) error, _ grpc.UnaryServerInterceptor) (any, error) {
+		in := new(wrapperspb.StringValue)
+		if err := dec(in); err != nil {
+			return nil, err
+		}
+		if in.Value == "missing" {
+			_ = grpc.SetTrailer(ctx, metadata.Pairs("x-trailer", "t"))
+			return nil, status.Error(codes.NotFound, "no such thing: 100 %")
+		}
+		return in, nil
+	}}},
+	Streams: []grpc.StreamDesc{{StreamName: "Chat", ServerStreams: true, ClientStreams: true, Handler: func(_ any, s grpc.ServerStream) error {
+		for {
+			in := new(wrapperspb.StringValue)
+			if err := s.RecvMsg(in); errors.Is(err, io.EOF) {
+				return nil
+			} else if err != nil {
+				return err
+			}
+			if in.Value == "leave" { // while the client still sends
+				return status.Error(codes.Aborted, "I left")
+			}
+			if err := s.SendMsg(in); err != nil {
+				return err
+			}
+		}
+	}}},
+}
+
+func (w *world) grpcOrigin(service, id string) *grpc.Server {
+	w.t.Helper()
+	l, err := w.net.Listen("tcp", id+":80")
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	srv := grpc.NewServer()
+	srv.RegisterService(&calls, nil)
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		_ = srv.Serve(l) // ends with Stop
+	}()
+	w.t.Cleanup(func() {
+		srv.Stop()
+		<-done
+	})
+	w.register(service, id, "", id+":80")
+	return srv
+}
+
+func (w *world) grpcClient() *grpc.ClientConn {
+	w.t.Helper()
+	conn, err := grpc.NewClient("passthrough:///edge:80", grpc.WithTransportCredentials(insecure.NewCredentials()),
+		grpc.WithContextDialer(func(ctx context.Context, addr string) (net.Conn, error) { return w.net.DialContext(ctx, "tcp", addr) }))
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	w.t.Cleanup(func() { conn.Close() })
+	return conn
+}
+
+const toCalls = `[{"name":"calls","match":{"prefix":"/test.v1.Calls"},"to":[{"service":"calls","endpoint":"grpc"}]},
+	{"name":"gone","match":{"prefix":"/test.v1.Gone"},"to":[{"service":"gone","endpoint":"grpc"}]}]`
+
+func TestGRPCUnary(t *testing.T) {
+	w := newWorld(t, toCalls)
+	w.grpcOrigin("calls", "calls-1")
+	c := w.grpcClient()
+	out := new(wrapperspb.StringValue)
+	if err := c.Invoke(t.Context(), "/test.v1.Calls/Echo", wrapperspb.String("hi"), out); err != nil || out.Value != "hi" {
+		t.Fatalf("got %q, %v", out.Value, err)
+	}
+	var trailer metadata.MD
+	err := c.Invoke(t.Context(), "/test.v1.Calls/Echo", wrapperspb.String("missing"), out, grpc.Trailer(&trailer))
+	if status.Code(err) != codes.NotFound || status.Convert(err).Message() != "no such thing: 100 %" || len(trailer["x-trailer"]) != 1 {
+		t.Errorf("got %v, trailer %v", err, trailer)
+	}
+	for method, want := range map[string]codes.Code{"/test.v1.Gone/Echo": codes.Unavailable, "/test.v1.Nothing/Echo": codes.Unimplemented} {
+		if err := c.Invoke(t.Context(), method, wrapperspb.String("hi"), out); status.Code(err) != want {
+			t.Errorf("%s: %v, want %v", method, err, want)
+		}
+	}
+}
+
+// TestGRPCDuplex holds that a stream whose server leaves early ends at once, although its client never stops sending
+// (golang/go#80085).
+func TestGRPCDuplex(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, toCalls)
+		w.grpcOrigin("calls", "calls-1")
+		begin := time.Now()
+		for range 20 {
+			s, err := w.grpcClient().NewStream(t.Context(), &calls.Streams[0], "/test.v1.Calls/Chat")
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, text := range []string{"a", "b", "c"} {
+				if err := s.SendMsg(wrapperspb.String(text)); err != nil {
+					t.Fatal(err)
+				}
+				out := new(wrapperspb.StringValue)
+				if err := s.RecvMsg(out); err != nil || out.Value != text {
+					t.Fatalf("got %q, %v", out.Value, err)
+				}
+			}
+			if err := s.SendMsg(wrapperspb.String("leave")); err != nil {
+				t.Fatal(err)
+			}
+			// The client does not close its side.
+			if err := s.RecvMsg(new(wrapperspb.StringValue)); status.Code(err) != codes.Aborted {
+				t.Errorf("got %v", err)
+			}
+		}
+		if took := time.Since(begin); took > 0 {
+			t.Errorf("it took %v", took)
+		}
+		synctest.Wait()
+		if got := w.metric("bijou_gateway_requests_in_flight"); got != 0 {
+			t.Errorf("%v requests hang", got)
+		}
+	})
+}
+
+// TestGRPCIdleStream holds that a stream may be silent for longer than any time-out.
+func TestGRPCIdleStream(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, toCalls)
+		w.grpcOrigin("calls", "calls-1")
+		s, err := w.grpcClient().NewStream(t.Context(), &calls.Streams[0], "/test.v1.Calls/Chat")
+		if err != nil {
+			t.Fatal(err)
+		}
+		for range 3 {
+			time.Sleep(10 * time.Minute)
+			out := new(wrapperspb.StringValue)
+			if err := errors.Join(s.SendMsg(wrapperspb.String("x")), s.RecvMsg(out)); err != nil || out.Value != "x" {
+				t.Fatalf("got %q, %v", out.Value, err)
+			}
+		}
+		if err := s.CloseSend(); err != nil {
+			t.Fatal(err)
+		}
+		if err := s.RecvMsg(new(wrapperspb.StringValue)); !errors.Is(err, io.EOF) {
+			t.Errorf("the end is %v", err)
+		}
+	})
+}
+
+// TestGRPCOriginDies holds that a client whose stream breaks is told so by a status.
+func TestGRPCOriginDies(t *testing.T) {
+	w := newWorld(t, toCalls)
+	srv := w.grpcOrigin("calls", "calls-1")
+	s, err := w.grpcClient().NewStream(t.Context(), &calls.Streams[0], "/test.v1.Calls/Chat")
+	if err != nil {
+		t.Fatal(err)
+	}
+	out := new(wrapperspb.StringValue)
+	if err := errors.Join(s.SendMsg(wrapperspb.String("x")), s.RecvMsg(out)); err != nil {
+		t.Fatal(err)
+	}
+	srv.Stop()
+	if err := s.RecvMsg(out); status.Code(err) != codes.Unavailable {
+		t.Errorf("got %v", err)
+	}
+}
+
+// TestEarlyAnswer holds that an origin may answer before it has read the request, in HTTP/1.1 and HTTP/2.
+func TestEarlyAnswer(t *testing.T) {
+	for _, h2 := range []bool{false, true} {
+		w := newWorld(t, toWeb)
+		w.origin("web", "web-1", "", http.HandlerFunc(func(rw http.ResponseWriter, _ *http.Request) {
+			_ = http.NewResponseController(rw).EnableFullDuplex() // or Go's server reads the body first
+			rw.WriteHeader(http.StatusForbidden)
+		}))
+		body, never := io.Pipe()
+		req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, "http://x/", body)
+		if err != nil {
+			t.Fatal(err)
+		}
+		res, err := w.client(h2).Do(req)
+		if err != nil || res.StatusCode != http.StatusForbidden {
+			t.Fatalf("h2 %v: got %v, %v", h2, res, err)
+		}
+		res.Body.Close()
+		never.Close()
+	}
+}
+
+// websocket is an origin that answers each byte with a text frame around it, and "long" with a frame in two pieces.
+func websocket(pause <-chan struct{}) http.Handler {
+	return http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
+		if r.Header.Get("Connection") != "Upgrade" || r.Header.Get("Upgrade") != "websocket" || r.Header.Get("Sec-Websocket-Key") != "k" {
+			rw.WriteHeader(http.StatusBadRequest)
+			return
+		}
+		conn, buf, err := http.NewResponseController(rw).Hijack()
+		if err != nil {
+			return
+		}
+		defer conn.Close()
+		_, _ = io.WriteString(conn, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-Websocket-Accept: a\r\n\r\n")
+		for {
+			c, err := buf.ReadByte()
+			if err != nil {
+				return
+			}
+			if c == 'l' {
+				_, _ = conn.Write([]byte{0x81, 4, 'l', 'o'})
+				<-pause
+				_, _ = conn.Write([]byte("ng"))
+				continue
+			}
+			_, _ = conn.Write([]byte{0x81, 1, c})
+		}
+	})
+}
+
+const upgrade = "GET /ws HTTP/1.1\r\nHost: x\r\nConnection: keep-alive, Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Key: k\r\n\r\n"
+
+func (w *world) upgrade() (net.Conn, *bufio.Reader) {
+	w.t.Helper()
+	conn := w.dial()
+	if _, err := io.WriteString(conn, upgrade); err != nil {
+		w.t.Fatal(err)
+	}
+	r := bufio.NewReader(conn)
+	res, err := http.ReadResponse(r, nil)
+	if err != nil || res.StatusCode != 101 || res.Header.Get("Sec-Websocket-Accept") != "a" || res.Header.Get("Upgrade") != "websocket" {
+		w.t.Fatalf("upgrading: %v, %v", res, err)
+	}
+	return conn, r
+}
+
+func read(t *testing.T, r io.Reader, want string) {
+	t.Helper()
+	got := make([]byte, len(want))
+	if _, err := io.ReadFull(r, got); err != nil || string(got) != want {
+		t.Fatalf("got %q, %v; want %q", got, err, want)
+	}
+}
+
+func TestWebSocket(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, toWeb)
+		w.origin("web", "web-1", "", websocket(nil))
+		conn, r := w.upgrade()
+		for _, c := range []string{"a", "b", "\n", "\x00"} {
+			time.Sleep(10 * time.Minute) // may be silent
+			_, _ = io.WriteString(conn, c)
+			read(t, r, "\x81\x01"+c)
+		}
+		conn.Close()
+		synctest.Wait()
+		time.Sleep(10 * time.Second)
+		synctest.Wait()
+		if got := w.metric("bijou_gateway_websockets_open") + w.metric("bijou_gateway_connections_open"); got != 0 {
+			t.Errorf("%v connections are left", got)
+		}
+		for _, bad := range []string{
+			"POST /ws HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nContent-Length: 1\r\n\r\na",
+			"GET /ws HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: tls\r\n\r\n",
+		} {
+			if got, _ := w.raw(bad); len(got) != 1 || got[0] != 400 {
+				t.Errorf("%q: %v", bad, got)
+			}
+		}
+	})
+}
+
+// TestWebSocketsDrain holds that a stop says goodbye between frames, not within one, and not to all at once.
+func TestWebSocketsDrain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, toWeb)
+		pause := make(chan struct{})
+		w.origin("web", "web-1", "", websocket(pause))
+		begin := time.Now()
+		leaving := make(chan time.Duration, 30)
+		for range 30 {
+			conn, r := w.upgrade()
+			go func() {
+				b := make([]byte, 4)
+				_, err := io.ReadFull(r, b)
+				leaving <- time.Since(begin)
+				if err != nil || !bytes.Equal(b, []byte{0x88, 2, 0x03, 0xe9}) {
+					t.Errorf("got %x, %v", b, err)
+				}
+				conn.Close()
+			}()
+		}
+		busy, r := w.upgrade()
+		_, _ = io.WriteString(busy, "l")
+		read(t, r, "\x81\x04lo")
+		stopped := make(chan error, 1)
+		go func() {
+			ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+			defer cancel()
+			stopped <- w.edge.Shutdown(ctx)
+		}()
+		first, last := time.Hour, time.Duration(0)
+		for range 30 {
+			at := <-leaving
+			first, last = min(first, at), max(last, at)
+		}
+		if last > 10*time.Second || last-first < 5*time.Second {
+			t.Errorf("goodbyes from %v to %v, want them spread over 10s", first, last)
+		}
+		time.Sleep(10*time.Second - time.Since(begin) + time.Second)
+		close(pause)
+		read(t, r, "ng\x88\x02\x03\xe9")
+		busy.Close()
+		if err := <-stopped; err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+// metric sums the values of a metric.
+func (w *world) metric(name string, labels ...string) (sum float64) {
+	w.t.Helper()
+	families, err := w.metrics.Gather()
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	for _, f := range families {
+		if f.GetName() != name {
+			continue
+		}
+		for _, m := range f.GetMetric() {
+			var have []string
+			for _, l := range m.GetLabel() {
+				have = append(have, l.GetName()+"="+l.GetValue())
+			}
+			all := true
+			for _, l := range labels {
+				all = all && strings.Contains(" "+strings.Join(have, " ")+" ", " "+l+" ")
+			}
+			if all {
+				sum += m.GetCounter().GetValue() + m.GetGauge().GetValue() + float64(m.GetHistogram().GetSampleCount())
+			}
+		}
+	}
+	return sum
+}
+
+func TestMetrics(t *testing.T) {
+	w := newWorld(t, toWeb)
+	w.origin("web", "web-1", "", http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
+		var code int
+		_, _ = fmt.Sscanf(r.URL.Path, "/%d", &code)
+		rw.WriteHeader(code)
+	}))
+	for _, path := range []string{"/200", "/201", "/404", "/500"} {
+		w.get("http://x" + path)
+	}
+	for labels, want := range map[string]float64{
+		"class=2xx route=web service=web fault=": 2, "class=4xx fault=": 1, "class=5xx fault=origin_error": 1,
+	} {
+		if got := w.metric("bijou_gateway_requests_total", strings.Fields(labels)...); got != want {
+			t.Errorf("%s: %v, want %v", labels, got, want)
+		}
+	}
+	if got := w.metric("bijou_gateway_request_seconds", "route=web"); got != 4 {
+		t.Errorf("the histogram has %v requests", got)
+	}
+}
