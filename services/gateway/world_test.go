@@ -38,6 +38,11 @@ type world struct {
 // newWorld starts an edge with routes as JSON and other settings.
 func newWorld(t testing.TB, routes string, settings ...string) *world {
 	t.Helper()
+	return worldWith(t, gateway.EdgeOptions{}, routes, settings...)
+}
+
+func worldWith(t testing.TB, opts gateway.EdgeOptions, routes string, settings ...string) *world {
+	t.Helper()
 	w := &world{
 		t: t, net: memnet.New(), disc: discovery.Static(nil), metrics: prometheus.NewRegistry(), log: &lockedBuffer{},
 		instances: map[string][]discovery.Instance{}, served: make(chan error, 1),
@@ -47,7 +52,7 @@ func newWorld(t testing.TB, routes string, settings ...string) *world {
 		values[settings[i]] = settings[i+1]
 	}
 	w.set = config.Static(values)
-	w.start(gateway.EdgeOptions{})
+	w.start(opts)
 	return w
 }
 
