@@ -168,19 +168,26 @@ func startInProcess(t testing.TB, shuffle *rand.Rand) *inProcess {
 	return s
 }
 
-// port returns the port of a listener: any free one at first, then always the same.
+// port returns the port of a listener: any free one at first, then always the same. It is below the range that the
+// kernel gives to outgoing connections, so that it is still free when its owner comes back from the dead.
 func (s *inProcess) port(t testing.TB, m member, listener string) int {
 	t.Helper()
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	key := m.instance() + "/" + listener
-	if s.ports[key] == 0 {
-		l, err := net.Listen("tcp", "127.0.0.1:0")
-		if err != nil {
+	taken := slices.Collect(maps.Values(s.ports))
+	for try := 0; s.ports[key] == 0; try++ {
+		port := 20000 + rand.IntN(12000)
+		l, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", port))
+		switch {
+		case err == nil && !slices.Contains(taken, port):
+			s.ports[key] = port
+			l.Close()
+		case err == nil:
+			l.Close()
+		case try > 100:
 			t.Fatal(err)
 		}
-		s.ports[key] = l.Addr().(*net.TCPAddr).Port
-		l.Close()
 	}
 	return s.ports[key]
 }
@@ -215,7 +222,7 @@ func (s *inProcess) run(t testing.TB, m member) {
 	var err error
 	a.p, err = service.New(ctx, service.Options{
 		Name: name, Instance: m.instance(), Zone: m.zone, Version: m.version, Listen: listen, Discovery: s.seeds(),
-		StateDir: filepath.Join(dir, "state"), Drain: 4 * time.Second,
+		StateDir: filepath.Join(dir, "state"), Drain: 2 * time.Second,
 		Log: slog.New(slog.NewTextHandler(a.log, nil)),
 		Net: service.Net{Listen: a.net.listen, DialContext: a.net.dial},
 	}, m.setup(s, filepath.Join(dir, "data")))

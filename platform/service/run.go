@@ -110,7 +110,7 @@ func (p *Process) drain(ctx context.Context) (err error) {
 	}
 	p.stopGRPC(left)
 	closed()
-	leave, cancel := context.WithTimeout(ctx, 2*time.Second)
+	leave, cancel := context.WithTimeout(ctx, min(2*time.Second, p.opts.Drain/4))
 	defer cancel()
 	if e := p.registrar.Leave(leave); e != nil {
 		p.log.Warn("leaving the registry; the lease will run out instead", "problem", e.Error())

@@ -281,7 +281,9 @@ func TestNoGrabBagPackages(t *testing.T) {
 }
 
 func TestOnlyFakeTimeIsSlept(t *testing.T) {
-	for _, f := range files(t, func(p string) bool { return strings.HasSuffix(p, "_test.go") && !strings.HasPrefix(p, "deploy/e2e/policy/") }) {
+	for _, f := range files(t, func(p string) bool {
+		return strings.HasSuffix(p, "_test.go") && !strings.HasPrefix(p, "deploy/e2e/policy/")
+	}) {
 		src, err := os.ReadFile(filepath.Join(root, f))
 		if err != nil {
 			t.Fatal(err)
