@@ -74,11 +74,22 @@ func startClient(ctx context.Context, p *trace.Provider, m *method, callee strin
 func endClient(span oteltrace.Span, err error) {
 	if span.IsRecording() {
 		span.SetAttributes(attribute.String("rpc.response.status_code", code(err).String()))
-		if err != nil {
+		if !answered(err) {
 			span.SetStatus(otelcodes.Error, err.Error())
 		}
 	}
 	span.End()
+}
+
+// answered reports whether a call came to an answer, "there is none" included. The conventions count every code but OK as
+// a client's error; then a look-up that finds nothing would paint a healthy trace red.
+func answered(err error) bool {
+	switch code(err) {
+	case codes.OK, codes.NotFound, codes.AlreadyExists, codes.InvalidArgument, codes.FailedPrecondition, codes.Aborted:
+		return true
+	default:
+		return false
+	}
 }
 
 // serverFault reports whether an answer counts against the server, as the conventions for RPC spans have it: "not
