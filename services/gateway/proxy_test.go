@@ -670,3 +670,40 @@ func TestRoutesPage(t *testing.T) {
 		t.Errorf("the page is %s", rec.body.String())
 	}
 }
+
+// TestInstanceDiesUnderLoad kills one of three instances, connections and all, while requests run. Discovery does not
+// notice. No request may fail.
+func TestInstanceDiesUnderLoad(t *testing.T) {
+	w := newWorld(t, toWeb, "retry.backoff.base", "1ms", "gateway.accessLog", "errors")
+	var served [3]atomic.Int64
+	var servers []*http.Server
+	for i := range served {
+		servers = append(servers, w.origin("web", fmt.Sprintf("web-%d", i), "", http.HandlerFunc(func(rw http.ResponseWriter, _ *http.Request) {
+			served[i].Add(1)
+			time.Sleep(100 * time.Microsecond) // so that some are under way
+			_, _ = io.WriteString(rw, "ok")
+		})))
+	}
+	var done sync.WaitGroup
+	for range 8 {
+		c := w.client(false)
+		done.Go(func() {
+			for range 500 {
+				if res := w.do(c, "GET", "http://x/", nil); res.StatusCode != 200 || res.body != "ok" {
+					t.Errorf("got %d %s", res.StatusCode, res.body)
+					return
+				}
+			}
+		})
+	}
+	for served[0].Load() < 100 && !t.Failed() {
+		time.Sleep(100 * time.Microsecond)
+	}
+	if err := servers[0].Close(); err != nil {
+		t.Error(err)
+	}
+	done.Wait()
+	if w.metric("bijou_gateway_retries_total") == 0 {
+		t.Error("there was nothing to try again")
+	}
+}
