@@ -280,7 +280,7 @@ func testDrain(t *testing.T, s *stack, where []string) {
 	for _, at := range where {
 		c := s.follow(replicas[at])
 		defer c.Watch("catalog", func(list []discovery.Instance) {
-			time.Sleep(200 * time.Millisecond) // what takes a watcher time takes the drain time
+			<-time.After(200 * time.Millisecond) // what takes a watcher time takes the drain time
 			seen.Store(at, show(list))
 		})()
 	}
@@ -397,7 +397,7 @@ func TestTwoProcessesWithOneID(t *testing.T) {
 		a, b := s.replica("discovery-1"), s.replica("discovery-2")
 		settle()
 		older := instance("catalog", "1")
-		time.Sleep(time.Second)
+		after(time.Second)
 		newer := instance("catalog", "1")
 		newer.Version = "2"
 		first := s.join(older, discovery.RegistrarOptions{}, a.Addr)
