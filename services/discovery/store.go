@@ -76,7 +76,9 @@ func DecodeRecord(b []byte) (owner string, heartbeat, lease time.Duration, in *d
 		return "", 0, 0, nil, fmt.Errorf("decoding a record: %w", err)
 	}
 	in = &discoveryv1.Instance{}
-	if err = protojson.Unmarshal(s.Instance, in); err != nil {
+	// A newer replica may write fields that this one does not know: an instance must not vanish from half of the replicas
+	// while they are replaced.
+	if err = (protojson.UnmarshalOptions{DiscardUnknown: true}).Unmarshal(s.Instance, in); err != nil {
 		return "", 0, 0, nil, fmt.Errorf("decoding the instance of a record: %w", err)
 	}
 	if heartbeat, err = time.ParseDuration(s.Heartbeat); err == nil {
