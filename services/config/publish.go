@@ -224,7 +224,8 @@ func (s *Server) writable() error {
 	return nil
 }
 
-// Publish implements the contract.
+// Publish implements the contract. Values that are there already are no changes: if there are no others, it answers with
+// the newest revision.
 func (s *Server) Publish(ctx context.Context, req *configv1.PublishRequest) (*configv1.PublishResponse, error) {
 	bad := errs.Errorf(errs.Invalid, "publishing %s", subject(req.GetChanges()))
 	signed(bad, req.GetAuthor(), req.GetReason())
@@ -286,7 +287,8 @@ func subject(list []*configv1.Change) string {
 	return fmt.Sprintf("%d changes", len(list))
 }
 
-// check holds every change against the declarations. All violations are told at once.
+// check holds every change against the declarations, and returns those that change something. All violations are told at
+// once.
 func (s *Server) check(list []*configv1.Change) ([]change, error) {
 	s.state.mu.RLock()
 	defer s.state.mu.RUnlock()
@@ -316,12 +318,20 @@ func (s *Server) check(list []*configv1.Change) ([]change, error) {
 		if !c.GetRemove() {
 			next.value = new(c.GetValue())
 		}
-		changes = append(changes, next)
+		if !s.thereLocked(next) {
+			changes = append(changes, next)
+		}
 	}
 	if len(bad.Fields) > 0 {
 		return nil, bad
 	}
 	return changes, nil
+}
+
+// thereLocked reports whether a change would leave everything as it is. A value that expires, or should, is set anew.
+func (s *Server) thereLocked(c change) bool {
+	old := s.state.values[c.name][valueKey(c.name, c.scope)].GetValue()
+	return old != nil && c.value != nil && *c.value == old.GetValue() && c.expires == nil && old.GetExpires() == nil
 }
 
 func checkName(name string, fail func(field, problem string)) {

@@ -179,13 +179,36 @@ func TestDryRunTellsAndChangesNothing(t *testing.T) {
 	}
 }
 
+func TestSettingWhatIsThereIsNoRevision(t *testing.T) {
+	c, _ := declared(t)
+	first := publish(t, c, set("search.limit", "30"))
+	resp, err := c.Publish(t.Context(), &configv1.PublishRequest{Changes: []*configv1.Change{set("search.limit", "30")}, Author: "bob", Reason: "again"})
+	if err != nil || resp.GetRevision() != first || len(resp.GetApplied()) != 0 {
+		t.Errorf("the same value: got %v, %v, want revision %d and no changes", resp, err, first)
+	}
+	if got := publish(t, c, set("search.limit", "30"), set("enabled", "false")); got != first+1 {
+		t.Errorf("one of two changes something: got revision %d, want %d", got, first+1)
+	}
+	d, err := c.Diff(t.Context(), &configv1.DiffRequest{From: first})
+	if err != nil || len(d.GetChanges()) != 1 || d.GetChanges()[0].GetName() != "enabled" {
+		t.Errorf("the second revision has %v, %v, want enabled alone", d.GetChanges(), err)
+	}
+	publish(t, c, override("search.limit", "40", time.Minute))
+	for _, ttl := range []time.Duration{time.Hour, 0} {
+		before := revisionOf(t, c)
+		if got := publish(t, c, override("search.limit", "40", ttl)); got != before+1 {
+			t.Errorf("the same value for %v: got revision %d, want %d", ttl, got, before+1)
+		}
+	}
+}
+
 func TestHistoryDiffAndRollback(t *testing.T) {
 	c, _ := declared(t)
 	one := publish(t, c, set("greeting", "one"), set("ratio", "0.1"))
 	publish(t, c, set("greeting", "two"))
 	publish(t, c, remove("ratio"), set("search.limit", "9"))
-	for range 70 { // several buckets of history
-		publish(t, c, set("enabled", "false"))
+	for i := range 70 { // several buckets of history
+		publish(t, c, set("enabled", fmt.Sprint(i%2 == 1)))
 	}
 	last := publish(t, c, remove("enabled"))
 
