@@ -76,6 +76,24 @@ func (s *Server) newestStored(ctx context.Context) (int64, error) {
 	return head.GetRevision(), nil
 }
 
+// reach waits until this replica has seen a revision that another one has written, and returns the newest that it has
+// seen. That is an older one if there is no such revision.
+func (s *Server) reach(ctx context.Context, revision int64) (int64, error) {
+	head, err := s.newest()
+	if err != nil || revision <= head {
+		return head, err
+	}
+	if stored, err := s.newestStored(ctx); err != nil || revision > stored {
+		return head, err
+	}
+	ctx, cancel := context.WithTimeout(ctx, visibleTimeout)
+	defer cancel()
+	if err := s.state.await(ctx, func() bool { return s.state.head.GetRevision() >= revision }); err != nil {
+		return head, errs.Errorf(errs.Unavailable, "looking for revision %d: this replica has heard of %d only; ask another, or again", revision, head)
+	}
+	return s.newest()
+}
+
 // History implements the contract.
 func (s *Server) History(ctx context.Context, req *configv1.HistoryRequest) (*configv1.HistoryResponse, error) {
 	limit := int(cmp.Or(req.GetLimit(), defaultHistory))

@@ -249,9 +249,13 @@ func (s *Server) Publish(ctx context.Context, req *configv1.PublishRequest) (*co
 // checkExpected refuses when one of the names was changed after the revision that the writer has seen.
 func (s *Server) checkExpected(ctx context.Context, req *configv1.PublishRequest, head int64) error {
 	expected := req.GetExpectedRevision()
-	switch {
+	switch reached, err := s.reach(ctx, expected); {
+	case err != nil:
+		return err
 	case expected == 0 || expected == head:
 		return nil
+	case expected > head && expected <= reached:
+		return errLostRace // written by another replica, and only just heard of
 	case expected < 0 || expected > head:
 		return errs.Errorf(errs.Invalid, "publishing").Field("expected_revision", fmt.Sprintf("must be at most the newest, %d, is %d", head, expected))
 	}

@@ -229,12 +229,15 @@ const (
 
 // Status implements the contract.
 func (s *Server) Status(ctx context.Context, req *configv1.StatusRequest) (*configv1.StatusResponse, error) {
+	md, _ := metadata.FromIncomingContext(ctx)
+	forPeer := len(md.Get(hop)) > 0
 	head, err := s.newest()
+	if !forPeer {
+		head, err = s.reach(ctx, req.GetRevision())
+	}
 	if err != nil {
 		return nil, err
 	}
-	md, _ := metadata.FromIncomingContext(ctx)
-	forPeer := len(md.Get(hop)) > 0
 	wait := req.GetWait().AsDuration()
 	bad := errs.Errorf(errs.Invalid, "asking for status")
 	switch {

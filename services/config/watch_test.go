@@ -63,6 +63,28 @@ func TestPublishReachesInstancesOfAllReplicas(t *testing.T) {
 	})
 }
 
+// Who publishes at one replica may ask another one, which hears of it a little later.
+func TestStatusOfARevisionThatThisReplicaHasYetToHearOf(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		servers, stores := replicas(t, 2)
+		a, b := servers[0].Client(t), servers[1].Client(t)
+		declare(t, a)
+		synctest.Wait()
+		stores[1].Cut()
+		rev := publish(t, a, set("search.limit", "30"))
+		time.AfterFunc(500*time.Millisecond, stores[1].Heal)
+		resp, err := b.Status(t.Context(), &configv1.StatusRequest{Revision: rev})
+		if err != nil || resp.GetRevision() != rev {
+			t.Errorf("asking for revision %d: got %v, %v", rev, resp, err)
+		}
+		_, err = b.Status(t.Context(), &configv1.StatusRequest{Revision: rev + 1})
+		wantInvalid(t, err)
+		stores[1].Cut()
+		_, err = b.Status(t.Context(), &configv1.StatusRequest{Revision: publish(t, a, set("search.limit", "40"))})
+		wantKind(t, err, errs.Unavailable)
+	})
+}
+
 func TestWatchSendsSnapshotThenDeltas(t *testing.T) {
 	c, _ := declared(t)
 	publish(t, c, set("greeting", "one"), set("ratio", "1"))
