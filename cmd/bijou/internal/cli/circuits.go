@@ -26,7 +26,7 @@ type circuitsCmd struct {
 func (circuitsCmd) Help() string {
 	return `    bijou circuits --watch
     bijou circuits open recommendations --for 5m --reason "game day"
-    bijou circuits release recommendations`
+    bijou circuits release recommendations --reason "over"`
 }
 
 type circuitsListCmd struct {
@@ -106,7 +106,7 @@ func (e *env) circuitState(state circuitsv1.State) string {
 type forceFlags struct {
 	Name   string `arg:"" help:"A circuit, catalog.GetMovie, or a callee with all its methods, catalog."`
 	Caller string `placeholder:"SERVICE" help:"Only for this calling service (default: every caller)."`
-	Reason string `default:"(none given)" help:"Why, for those who wonder."`
+	Reason string `help:"Why, for those who wonder. Needed."`
 	Author string `help:"Who (default: your user name)."`
 }
 
@@ -138,6 +138,9 @@ func (c *circuitsReleaseCmd) Run(ctx context.Context, e *env) error {
 }
 
 func (f *forceFlags) force(ctx context.Context, e *env, state circuitsv1.State, ttl time.Duration) error {
+	if err := checkReason(f.Reason); err != nil {
+		return err
+	}
 	conn, err := e.dial(ctx, "circuits")
 	if err != nil {
 		return err

@@ -149,11 +149,26 @@ func (c *configGetCmd) show(e *env, answer *configv1.GetResponse) error {
 
 // publishFlags are what every change has.
 type publishFlags struct {
-	Reason   string        `default:"(none given)" help:"Why, for those who read the history."`
+	Reason   string        `help:"Why, for those who read the history. Needed, but for a dry run."`
 	Author   string        `help:"Who (default: your user name)."`
 	Expected int64         `placeholder:"REVISION" help:"Refuse if somebody changed it after this revision."`
 	DryRun   bool          `help:"Say what would be done and do nothing."`
 	Wait     time.Duration `default:"5s" help:"How long to wait for all instances to run the new revision."`
+}
+
+// why refuses a change without a reason.
+func (p *publishFlags) why() (string, error) {
+	if p.DryRun && p.Reason == "" {
+		return "a dry run", nil // nobody will read it
+	}
+	return p.Reason, checkReason(p.Reason)
+}
+
+func checkReason(reason string) error {
+	if strings.TrimSpace(reason) == "" {
+		return usagef(`--reason is missing: say why in a few words, for those who read the history, as in --reason "fits a phone"`)
+	}
+	return nil
 }
 
 func (p *publishFlags) author(e *env) string {
@@ -239,8 +254,12 @@ func (c *configUnsetCmd) Run(ctx context.Context, e *env) error {
 }
 
 func (p *publishFlags) publish(ctx context.Context, e *env, change *configv1.Change) error {
+	reason, err := p.why()
+	if err != nil {
+		return err
+	}
 	question := &configv1.PublishRequest{
-		Changes: []*configv1.Change{change}, ExpectedRevision: p.Expected, Author: p.author(e), Reason: p.Reason, DryRun: p.DryRun,
+		Changes: []*configv1.Change{change}, ExpectedRevision: p.Expected, Author: p.author(e), Reason: reason, DryRun: p.DryRun,
 	}
 	return p.published(ctx, e, change.GetScope().GetApp(), func(c configv1.ConfigClient) (*configv1.PublishResponse, error) {
 		return ask(ctx, c.Publish, question)
@@ -266,7 +285,10 @@ func (p *publishFlags) published(ctx context.Context, e *env, app string, change
 
 func (e *env) printApplied(answer *configv1.PublishResponse, dry bool) error {
 	head := e.style.Bold(fmt.Sprintf("revision %d", answer.GetRevision()))
-	if dry {
+	switch {
+	case len(answer.GetApplied()) == 0:
+		head += ": nothing to change, the value is there already"
+	case dry:
 		head = e.style.Bold("would be published")
 	}
 	if _, err := fmt.Fprintln(e.Stdout, head); err != nil {
@@ -436,7 +458,12 @@ func (c *configDiffCmd) Run(ctx context.Context, e *env) error {
 		if err != nil {
 			return err
 		}
-		return e.print(answer, func() error { return e.printChanges(answer.GetChanges()) })
+		return e.print(answer, func() error {
+			if len(answer.GetChanges()) == 0 {
+				fmt.Fprintf(e.Stderr, "revisions %d and %d have the same values\n", answer.GetFrom(), answer.GetTo())
+			}
+			return e.printChanges(answer.GetChanges())
+		})
 	})
 }
 
@@ -447,7 +474,11 @@ type configRollbackCmd struct {
 
 // Run is `bijou config rollback`.
 func (c *configRollbackCmd) Run(ctx context.Context, e *env) error {
-	question := &configv1.RollbackRequest{To: c.To, ExpectedRevision: c.Expected, Author: c.author(e), Reason: c.Reason, DryRun: c.DryRun}
+	reason, err := c.why()
+	if err != nil {
+		return err
+	}
+	question := &configv1.RollbackRequest{To: c.To, ExpectedRevision: c.Expected, Author: c.author(e), Reason: reason, DryRun: c.DryRun}
 	return c.published(ctx, e, "", func(client configv1.ConfigClient) (*configv1.PublishResponse, error) {
 		return ask(ctx, client.Rollback, question)
 	})
