@@ -135,6 +135,9 @@ func (x *exchange) admit() *failure {
 	if err := checkPath(x.path); err != nil {
 		return hangUp(http.StatusBadRequest, "%v", err)
 	}
+	if r.ProtoMajor == 2 && strings.ContainsAny(r.RequestURI, " #") { // framing sees to the rest, and to HTTP/1
+		return hangUp(http.StatusBadRequest, "the URL is not valid")
+	}
 	return x.admitUpgrade()
 }
 

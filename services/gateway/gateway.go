@@ -111,6 +111,7 @@ type Edge struct {
 	origins  origins
 	table    atomic.Pointer[table]
 	server   *http.Server
+	wire     *wire
 	h1, h2   *http.Transport
 	conns    *connections
 	tunnels  tunnels
@@ -152,7 +153,9 @@ func NewEdge(opts EdgeOptions) (*Edge, error) {
 	e.origins.edge = e
 	e.metrics = newMetrics(opts.Metrics)
 	e.conns = newConnections(e)
-	e.h1, e.h2 = newTransports(opts.DialContext)
+	dial := boundDial(opts.DialContext)
+	e.wire = &wire{dial: dial}
+	e.h1, e.h2 = newTransports(dial)
 	e.server = e.newServer()
 	e.apply(e.settings.routes.Get())
 	e.unwatch = e.settings.routes.Watch(func(_, routes Routes) { e.apply(routes) })
@@ -201,28 +204,34 @@ func (e *Edge) newServer() *http.Server {
 	return s
 }
 
-func newTransports(dial func(context.Context, string, string) (net.Conn, error)) (h1, h2 *http.Transport) {
-	bounded := func(ctx context.Context, network, addr string) (net.Conn, error) {
+// dialFunc connects to an address.
+type dialFunc = func(ctx context.Context, network, addr string) (net.Conn, error)
+
+func boundDial(dial dialFunc) dialFunc {
+	return func(ctx context.Context, network, addr string) (net.Conn, error) {
 		ctx, cancel := context.WithTimeout(ctx, dialTime)
 		defer cancel()
 		return dial(ctx, network, addr)
 	}
+}
+
+func newTransports(dial dialFunc) (h1, h2 *http.Transport) {
 	h1 = &http.Transport{
-		DialContext:            bounded,
+		DialContext:            dial,
 		DisableCompression:     true, // bodies pass as they are
-		MaxIdleConnsPerHost:    512,
-		IdleConnTimeout:        55 * time.Second, // before the origin, whose idle time-out is two minutes
-		MaxResponseHeaderBytes: 64 << 10,
+		MaxIdleConnsPerHost:    maxIdle,
+		IdleConnTimeout:        keepIdle, // before the origin, whose idle time-out is two minutes
+		MaxResponseHeaderBytes: maxAnswerHead,
 		WriteBufferSize:        8 << 10,
 		ReadBufferSize:         8 << 10,
 		Protocols:              new(http.Protocols),
 	}
 	h1.Protocols.SetHTTP1(true)
 	h2 = &http.Transport{
-		DialContext:            bounded,
+		DialContext:            dial,
 		DisableCompression:     true,
-		IdleConnTimeout:        55 * time.Second,
-		MaxResponseHeaderBytes: 64 << 10,
+		IdleConnTimeout:        keepIdle,
+		MaxResponseHeaderBytes: maxAnswerHead,
 		Protocols:              new(http.Protocols),
 		HTTP2: &http.HTTP2Config{
 			MaxReceiveBufferPerConnection: 4<<20 - 1,
@@ -286,6 +295,7 @@ func (e *Edge) Close() error {
 	err := e.server.Close()
 	e.tunnels.close()
 	e.work.Wait()
+	e.wire.close()
 	e.h1.CloseIdleConnections()
 	e.h2.CloseIdleConnections()
 	e.origins.close()

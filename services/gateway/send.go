@@ -138,22 +138,13 @@ func (x *exchange) roundTrip(parent context.Context, n int, to route.Endpoint) (
 	x.cancel = cancel
 	x.startTimer(cancel)
 	ctx, span := x.startSpan(ctx, n, to)
-	req := (&http.Request{
-		Method: x.r.Method, URL: x.url(to.Addr), Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1,
-		Header: x.header, Host: x.host(),
-	}).WithContext(ctx)
-	x.attachBody(req)
-	transport := x.edge.h1
-	if x.grpc || x.target.Endpoint == "grpc" {
-		transport = x.edge.h2
-	}
-	res, err := transport.RoundTrip(req)
+	res, err := x.exchangeWith(ctx, to.Addr)
 	if !x.timer.Stop() && err == nil && !x.grpc {
 		err = errLate
 		_ = res.Body.Close()
 	}
 	if err == nil && res.StatusCode == http.StatusSwitchingProtocols && x.upgrade == "" {
-		err = errors.New("the origin switched protocols without being asked")
+		err = errSwitched
 		_ = res.Body.Close()
 	}
 	endSpan(span, res, err)
@@ -189,6 +180,22 @@ func (x *exchange) total() time.Duration {
 	return x.edge.settings.total.Get()
 }
 
+// exchangeWith sends the request to an address and waits for the answer's header.
+func (x *exchange) exchangeWith(ctx context.Context, addr string) (*http.Response, error) {
+	if x.plain() {
+		return x.edge.wire.roundTrip(ctx, addr, x)
+	}
+	req := (&http.Request{
+		Method: x.r.Method, URL: x.url(addr), Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1,
+		Header: x.header, Host: x.host(),
+	}).WithContext(ctx)
+	x.attachBody(req)
+	if x.grpc || x.target.Endpoint == "grpc" {
+		return x.edge.h2.RoundTrip(req)
+	}
+	return x.edge.h1.RoundTrip(req)
+}
+
 func (x *exchange) attachBody(req *http.Request) {
 	switch {
 	case x.replay != nil:
@@ -208,10 +215,7 @@ func (x *exchange) attachBody(req *http.Request) {
 
 func (x *exchange) url(addr string) *url.URL {
 	u := &url.URL{Scheme: "http", Host: addr, RawQuery: x.r.URL.RawQuery, ForceQuery: x.r.URL.ForceQuery}
-	path := x.path
-	if to := x.rule.Rewrite.Prefix; to != "" {
-		path = replacePrefix(path, len(x.rule.Match.Prefix), to)
-	}
+	path := x.targetPath()
 	u.Path = path
 	if strings.IndexByte(path, '%') >= 0 {
 		if plain, err := url.PathUnescape(path); err == nil { // checkPath saw that it can be done
@@ -219,6 +223,14 @@ func (x *exchange) url(addr string) *url.URL {
 		}
 	}
 	return u
+}
+
+// targetPath is the path for the origin, with its escapes.
+func (x *exchange) targetPath() string {
+	if to := x.rule.Rewrite.Prefix; to != "" {
+		return replacePrefix(x.path, len(x.rule.Match.Prefix), to)
+	}
+	return x.path
 }
 
 func (x *exchange) host() string {
