@@ -20,23 +20,25 @@ import (
 	"google.golang.org/grpc/credentials/insecure"
 )
 
-func benchSettings(_ context.Context, r *report) error {
+func benchSettings(ctx context.Context, r *report) error {
 	var floor atomic.Int64
 	setting := config.Int(config.Static(nil), "bench.value", 1, config.Spec{Doc: "A value to read."})
 	var sink int64
-	r.compare(
-		contender{"atomic load", func(b *testing.B) {
+	return r.compare(
+		ctx,
+		contender{"atomic load", func(b *testing.B) error {
 			for b.Loop() {
 				sink += floor.Load()
 			}
+			return nil
 		}},
-		contender{"setting", func(b *testing.B) {
+		contender{"setting", func(b *testing.B) error {
 			for b.Loop() {
 				sink += setting.Get()
 			}
+			return nil
 		}},
 	)
-	return nil
 }
 
 // echo answers Get.
@@ -75,17 +77,19 @@ func loop(register func() *grpc.Server) (*memnet.Network, *discovery.Client, fun
 }
 
 // call is a benchmark of one call at a time on a connection.
-func call(conn *grpc.ClientConn) func(b *testing.B) {
+func call(conn *grpc.ClientConn) func(b *testing.B) error {
 	client := configv1.NewConfigClient(conn)
-	return func(b *testing.B) {
+	return func(b *testing.B) error {
 		req := &configv1.GetRequest{}
 		for b.Loop() {
 			ctx, cancel := context.WithTimeout(context.Background(), time.Second)
-			if _, err := client.Get(ctx, req); err != nil {
-				b.Fatal(err)
-			}
+			_, err := client.Get(ctx, req)
 			cancel()
+			if err != nil {
+				return err
+			}
 		}
+		return nil
 	}
 }
 
@@ -94,7 +98,7 @@ func bare(n *memnet.Network) (*grpc.ClientConn, error) {
 		grpc.WithContextDialer(func(ctx context.Context, addr string) (net.Conn, error) { return n.DialContext(ctx, "tcp", addr) }))
 }
 
-func benchCalls(_ context.Context, r *report) error {
+func benchCalls(ctx context.Context, r *report) error {
 	n, found, stop, err := loop(func() *grpc.Server { return grpc.NewServer() })
 	if err != nil {
 		return err
@@ -123,8 +127,7 @@ func benchCalls(_ context.Context, r *report) error {
 		defer conn.Close()
 		contenders = append(contenders, contender{s.name, call(conn)})
 	}
-	r.compare(contenders...)
-	return nil
+	return r.compare(ctx, contenders...)
 }
 
 // drop is an exporter that throws spans away: the section is about making them.
@@ -133,7 +136,7 @@ type drop struct{}
 func (drop) ExportSpans(context.Context, []sdktrace.ReadOnlySpan) error { return nil }
 func (drop) Shutdown(context.Context) error                             { return nil }
 
-func benchTracing(_ context.Context, r *report) error {
+func benchTracing(ctx context.Context, r *report) error {
 	var contenders []contender
 	for _, share := range []float64{-1, 0, 1} {
 		var p *trace.Provider
@@ -162,6 +165,5 @@ func benchTracing(_ context.Context, r *report) error {
 		defer conn.Close()
 		contenders = append(contenders, contender{name, call(conn)})
 	}
-	r.compare(contenders...)
-	return nil
+	return r.compare(ctx, contenders...)
 }

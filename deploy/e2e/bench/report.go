@@ -1,10 +1,12 @@
 package main
 
 import (
+	"context"
 	"fmt"
 	"io"
 	"math"
 	"slices"
+	"strconv"
 	"syscall"
 	"testing"
 	"text/tabwriter"
@@ -13,8 +15,11 @@ import (
 
 // report collects the lines of one section.
 type report struct {
-	rounds int
-	lines  []line
+	rounds  int
+	each    time.Duration // how long one contender runs in one round
+	compose string        // the compose file
+	out     io.Writer
+	lines   []line
 }
 
 // line is one row: a name and its figures.
@@ -31,97 +36,170 @@ type figure struct {
 
 func (f figure) median() float64 {
 	v := slices.Sorted(slices.Values(f.values))
-	if len(v) == 0 {
+	switch n := len(v); {
+	case n == 0:
 		return math.NaN()
+	case n%2 == 0:
+		return (v[n/2-1] + v[n/2]) / 2
+	default:
+		return v[n/2]
 	}
-	return v[len(v)/2]
 }
 
 // String shows the median and the range: "19.2 us [18.8 to 20.1]".
 func (f figure) String() string {
-	if len(f.values) < 2 {
+	lo, hi := slices.Min(f.values), slices.Max(f.values)
+	if short(lo) == short(hi) {
 		return short(f.median()) + " " + f.unit
 	}
-	return fmt.Sprintf("%s %s [%s to %s]", short(f.median()), f.unit, short(slices.Min(f.values)), short(slices.Max(f.values)))
+	return fmt.Sprintf("%s %s [%s to %s]", short(f.median()), f.unit, short(lo), short(hi))
 }
 
+// short writes three digits, and no more zeros than that.
 func short(v float64) string {
-	switch {
-	case v == math.Trunc(v) && math.Abs(v) < 1e6:
-		return fmt.Sprintf("%.0f", v)
-	case math.Abs(v) >= 100:
-		return fmt.Sprintf("%.0f", v)
-	default:
-		return fmt.Sprintf("%.3g", v)
+	if v == math.Trunc(v) || math.Abs(v) >= 100 {
+		return strconv.FormatInt(int64(math.Round(v)), 10)
 	}
+	return fmt.Sprintf("%.3g", v)
 }
 
 func (r *report) add(name string, figures ...figure) {
 	r.lines = append(r.lines, line{name, figures})
 }
 
-// print writes the lines, with the ratio of each first figure to that of the first line: the floor.
-func (r *report) print(out io.Writer) {
-	w := tabwriter.NewWriter(out, 2, 4, 2, ' ', 0)
-	defer w.Flush()
+// print writes the lines. A figure stands beside its ratio to the figure of the first line, the floor, in the same place,
+// if that is of the same kind.
+func (r *report) print() {
+	w := tabwriter.NewWriter(r.out, 2, 4, 2, ' ', 0)
 	for i, l := range r.lines {
 		fmt.Fprintf(w, "  %s", l.name)
-		for _, f := range l.figures {
+		for k, f := range l.figures {
 			fmt.Fprintf(w, "\t%s", f)
-		}
-		if first := r.lines[0]; i > 0 && len(first.figures) > 0 && len(l.figures) > 0 && first.figures[0].unit == l.figures[0].unit {
-			fmt.Fprintf(w, "\tx%s", short(l.figures[0].median()/first.figures[0].median()))
+			if i > 0 {
+				fmt.Fprintf(w, "%s", r.ratio(k, f))
+			}
 		}
 		fmt.Fprintln(w)
 	}
-	r.warn(out)
+	_ = w.Flush()
+	r.warn()
 }
 
+func (r *report) ratio(k int, f figure) string {
+	floor := r.lines[0].figures
+	if k >= len(floor) || floor[k].unit == seconds || floor[k].unit != f.unit || floor[k].median() == 0 {
+		return ""
+	}
+	return " x" + short(f.median()/floor[k].median())
+}
+
+// seconds is the unit of moments, which are no multiples of each other.
+const seconds = "s"
+
+// steady is how much a floor may vary from round to round for the comparison to be worth quoting.
+const steady = 1.15
+
 // warn says when the floor itself moved so much that the comparison means little.
-func (r *report) warn(out io.Writer) {
-	if len(r.lines) == 0 || len(r.lines[0].figures) == 0 {
+func (r *report) warn() {
+	if len(r.lines) < 2 {
 		return
 	}
 	f := r.lines[0].figures[0]
-	if lo, hi := slices.Min(f.values), slices.Max(f.values); len(f.values) > 2 && hi > lo*1.15 {
-		fmt.Fprintf(out, "  (the floor varied by %.0f %%: the machine was busy)\n", 100*(hi/lo-1))
+	if f.unit == seconds {
+		return
+	}
+	if lo, hi := slices.Min(f.values), slices.Max(f.values); hi > lo*steady {
+		fmt.Fprintf(r.out, "  UNSTEADY: the floor varied by %.0f %% between rounds; run again on a quiet machine before quoting this section\n", 100*(hi/lo-1))
 	}
 }
 
-// contender is one side of a comparison.
-type contender struct {
-	name string
-	fn   func(b *testing.B)
-}
-
-// compare runs contenders in turns, forwards then backwards, and adds a line for each: CPU time of this process and
-// wall time for one operation, and allocations.
-func (r *report) compare(contenders ...contender) {
-	type sample struct{ cpu, wall, allocs []float64 }
-	samples := make([]sample, len(contenders))
-	order := make([]int, len(contenders))
+// turns calls fn for each of n contenders in every round, forwards then backwards, so that drift hits all alike.
+func turns(ctx context.Context, rounds, n int, fn func(i int) error) error {
+	order := make([]int, n)
 	for i := range order {
 		order[i] = i
 	}
-	for range r.rounds {
+	for range rounds {
 		for _, i := range order {
-			var cpu time.Duration
-			result := testing.Benchmark(func(b *testing.B) {
-				b.ReportAllocs()
-				before := cpuTime()
-				contenders[i].fn(b)
-				cpu = cpuTime() - before
-			})
-			n := float64(result.N)
-			samples[i].cpu = append(samples[i].cpu, float64(cpu.Nanoseconds())/n)
-			samples[i].wall = append(samples[i].wall, float64(result.T.Nanoseconds())/n)
-			samples[i].allocs = append(samples[i].allocs, float64(result.AllocsPerOp()))
+			if err := ctx.Err(); err != nil {
+				return err
+			}
+			if err := fn(i); err != nil {
+				return err
+			}
 		}
 		slices.Reverse(order)
 	}
-	for i, c := range contenders {
-		r.add(c.name, figure{"ns CPU", samples[i].cpu}, figure{"ns wall", samples[i].wall}, figure{"allocs", samples[i].allocs})
+	return nil
+}
+
+// contender is one side of a comparison. An error of fn ends it.
+type contender struct {
+	name string
+	fn   func(b *testing.B) error
+}
+
+// slicesPerRound is how often contenders take turns within a round. The shorter the turns, the less drifts between them.
+const slicesPerRound = 8
+
+// compare runs contenders in turns and adds a line for each: CPU time of this process, wall time and allocations of one
+// operation, and what that adds to the first contender, taken round by round.
+func (r *report) compare(ctx context.Context, contenders ...contender) error {
+	sums := make([][]sample, len(contenders)) // by round
+	turn := make([]int, len(contenders))
+	err := turns(ctx, r.rounds*slicesPerRound, len(contenders), func(i int) error {
+		s, err := measure(contenders[i].fn)
+		if err != nil {
+			return fmt.Errorf("%s: %w", contenders[i].name, err)
+		}
+		if turn[i]%slicesPerRound == 0 {
+			sums[i] = append(sums[i], sample{})
+		}
+		turn[i]++
+		sums[i][len(sums[i])-1].add(s)
+		return nil
+	})
+	if err != nil {
+		return err
 	}
+	scale, unit := 1.0, "ns"
+	if sums[0][0].cpu/sums[0][0].n > 10_000 {
+		scale, unit = 1000, "us"
+	}
+	for i, c := range contenders {
+		var cpu, wall, allocs, moreCPU, moreAllocs []float64
+		for k, s := range sums[i] {
+			floor := sums[0][k]
+			cpu, wall, allocs = append(cpu, s.cpu/s.n/scale), append(wall, s.wall/s.n/scale), append(allocs, math.Round(s.allocs/s.n))
+			moreCPU, moreAllocs = append(moreCPU, (s.cpu/s.n-floor.cpu/floor.n)/scale), append(moreAllocs, math.Round(s.allocs/s.n-floor.allocs/floor.n))
+		}
+		figures := []figure{{unit + " CPU", cpu}, {unit + " wall", wall}, {"allocs", allocs}}
+		if i > 0 {
+			figures = append(figures, figure{unit + " CPU added", moreCPU}, figure{"allocs added", moreAllocs})
+		}
+		r.add(c.name, figures...)
+	}
+	return nil
+}
+
+// sample is what n operations took: nanoseconds of CPU and of wall time, and allocations.
+type sample struct{ n, cpu, wall, allocs float64 }
+
+func (s *sample) add(o sample) {
+	s.n, s.cpu, s.wall, s.allocs = s.n+o.n, s.cpu+o.cpu, s.wall+o.wall, s.allocs+o.allocs
+}
+
+// measure runs fn once, for as long as the flag test.benchtime says.
+func measure(fn func(b *testing.B) error) (sample, error) {
+	var used time.Duration
+	var problem error
+	result := testing.Benchmark(func(b *testing.B) {
+		b.ReportAllocs()
+		before := cpuTime()
+		problem = fn(b)
+		used = cpuTime() - before
+	})
+	return sample{float64(result.N), float64(used), float64(result.T), float64(result.MemAllocs)}, problem
 }
 
 // cpuTime returns the user and system time of this process.
@@ -133,11 +211,84 @@ func cpuTime() time.Duration {
 	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
 }
 
-// quantile returns the q-quantile of durations in milliseconds.
-func quantile(d []time.Duration, q float64) float64 {
+// millis returns the q-quantile of durations in milliseconds.
+func millis(d []time.Duration, q float64) float64 {
 	s := slices.Sorted(slices.Values(d))
 	if len(s) == 0 {
 		return math.NaN()
 	}
 	return float64(s[min(len(s)-1, int(q*float64(len(s))))].Microseconds()) / 1000
 }
+
+// latencies collects durations round by round.
+type latencies struct {
+	all    []time.Duration
+	median []float64 // of each round, in milliseconds
+}
+
+func (l *latencies) add(round []time.Duration) {
+	l.all = append(l.all, round...)
+	l.median = append(l.median, millis(round, 0.5))
+}
+
+// figures are the median of each round, and the 99th percentile and maximum of all rounds together.
+func (l *latencies) figures() []figure {
+	return []figure{{"ms p50", l.median}, {"ms p99", []float64{millis(l.all, 0.99)}}, {"ms max", []float64{millis(l.all, 1)}}}
+}
+
+// paced runs op n times, one after the other, each due a period after the one before. A duration counts from when its
+// op was due to the end that it returns, so an op that is late because of the one before pays for that. The clock stops
+// for what op does after that end.
+func paced(ctx context.Context, n int, period time.Duration, op func() (time.Time, error)) ([]time.Duration, error) {
+	took := make([]time.Duration, 0, n)
+	due := time.Now().Add(period)
+	for range n {
+		start := due
+		if wait := time.Until(due); wait > 0 {
+			if err := sleep(ctx, wait); err != nil {
+				return nil, err
+			}
+			start = time.Now() // a timer that fires late is the fault of the bench
+		}
+		end, err := op()
+		if err != nil {
+			return nil, err
+		}
+		took = append(took, end.Sub(start))
+		due = due.Add(period + time.Since(end))
+	}
+	return took, nil
+}
+
+// sleep waits for d or until ctx ends.
+func sleep(ctx context.Context, d time.Duration) error {
+	if d <= 0 {
+		return ctx.Err()
+	}
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// until calls op every period until it succeeds, for at most patience.
+func until(ctx context.Context, period time.Duration, what string, op func(context.Context) error) error {
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	for {
+		err := op(ctx)
+		if err == nil {
+			return nil
+		}
+		if sleep(ctx, period) != nil {
+			return fmt.Errorf("waiting for %s: %w", what, err)
+		}
+	}
+}
+
+// patience is how long anything may take that should be quick.
+const patience = 30 * time.Second

@@ -1,0 +1,267 @@
+package main
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/http/httputil"
+	"net/url"
+	"strconv"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"bijou.dev/platform/config"
+	"bijou.dev/platform/discovery"
+	"bijou.dev/platform/trace"
+	"bijou.dev/services/gateway"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials/insecure"
+)
+
+// answer is what the origin says.
+const answer = `{"title":"Metropolis","year":1927,"rating":8.3}`
+
+// playOrigin is an HTTP server that answers every request at once.
+func playOrigin(ctx context.Context, _ []string, ready func(string)) error {
+	return serveHTTP(ctx, ready, http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Content-Type", "application/json")
+		_, _ = io.WriteString(w, answer) // a client that has gone cannot be told
+	}))
+}
+
+// playProxy is the standard library's proxy to the origin in args, with a transport that keeps its connections and
+// buffers that are used again.
+func playProxy(ctx context.Context, args []string, ready func(string)) error {
+	origin := &url.URL{Scheme: "http", Host: args[0]}
+	return serveHTTP(ctx, ready, &httputil.ReverseProxy{
+		Rewrite:    func(r *httputil.ProxyRequest) { r.SetURL(origin); r.SetXForwarded() },
+		Transport:  &http.Transport{MaxIdleConns: 512, MaxIdleConnsPerHost: 512, DisableCompression: true},
+		BufferPool: &buffers{sync.Pool{New: func() any { return make([]byte, 32<<10) }}},
+		ErrorLog:   slog.NewLogLogger(slog.DiscardHandler, slog.LevelError),
+	})
+}
+
+type buffers struct{ sync.Pool }
+
+// Get implements httputil.BufferPool.
+func (b *buffers) Get() []byte { return b.Pool.Get().([]byte) }
+
+// Put implements httputil.BufferPool.
+func (b *buffers) Put(buf []byte) { b.Pool.Put(buf) } //nolint:staticcheck // SA6002: the interface wants a slice; its header is the one allocation
+
+func serveHTTP(ctx context.Context, ready func(string), h http.Handler) error {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		return err
+	}
+	s := &http.Server{Handler: h, ReadHeaderTimeout: patience}
+	defer context.AfterFunc(ctx, func() { _ = s.Close() })()
+	ready(l.Addr().String())
+	if err := s.Serve(l); !errors.Is(err, http.ErrServerClosed) {
+		return err
+	}
+	return nil
+}
+
+// playGateway is the edge to the origin in args, with routes, circuit, metrics and tracing. The other arguments are the
+// receiver of spans, the share of requests that is recorded, and which requests are logged.
+func playGateway(ctx context.Context, args []string, ready func(string)) error {
+	origin, spans, share, log := args[0], args[1], args[2], args[3]
+	set := config.Static(map[string]string{"trace.sampling": share, "gateway.accessLog": log})
+	conn, err := grpc.NewClient("passthrough:///"+spans, grpc.WithTransportCredentials(insecure.NewCredentials()))
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	tracer, err := trace.New(trace.Options{
+		Service: "gateway", Instance: "gateway-1", Version: "v1", Environment: "local", Region: "local", Zone: "a",
+		Sampling: config.Float(set, "trace.sampling", 1, config.Spec{Doc: "Share of requests to record."}),
+		Conn:     func() grpc.ClientConnInterface { return conn }, Queue: 1 << 16,
+	})
+	if err != nil {
+		return err
+	}
+	defer func() { _ = tracer.Shutdown(context.WithoutCancel(ctx)) }() // nobody waits for the last spans
+	var routes gateway.Routes
+	if err := routes.Set(`[
+		{"name": "api", "match": {"prefix": "/api"}, "to": [{"service": "catalog"}]},
+		{"name": "films", "match": {"prefix": "/films", "methods": ["GET"]}, "to": [{"service": "catalog", "weight": 90}, {"service": "catalog", "version": "v2", "weight": 10}]},
+		{"name": "web", "match": {"prefix": "/"}, "to": [{"service": "web"}]}]`); err != nil {
+		return err
+	}
+	instance := func(service string) []discovery.Instance {
+		return []discovery.Instance{{Service: service, ID: service + "-1", Zone: "a", Version: "v1", Status: discovery.Up, Endpoints: map[string]string{"http": origin}}}
+	}
+	edge, err := gateway.NewEdge(gateway.EdgeOptions{
+		Options: gateway.Options{Routes: routes}, Zone: "a", Config: set, Trace: tracer, Metrics: prometheus.NewRegistry(),
+		Discovery: discovery.Static(map[string][]discovery.Instance{"web": instance("web"), "catalog": instance("catalog")}),
+		Log:       slog.New(trace.Handler(slog.NewJSONHandler(io.Discard, nil))),
+	})
+	if err != nil {
+		return err
+	}
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		return err
+	}
+	defer context.AfterFunc(ctx, func() { _ = edge.Close() })()
+	ready(l.Addr().String())
+	return edge.Serve(l)
+}
+
+// connections is how many clients keep a connection busy.
+const connections = 32
+
+func benchGateway(ctx context.Context, r *report) error {
+	origin, err := spawn(ctx, "origin")
+	if err != nil {
+		return err
+	}
+	defer origin.kill()
+	spans, err := spawn(ctx, "decoder")
+	if err != nil {
+		return err
+	}
+	defer spans.kill()
+	names := []string{"direct: the origin itself", "httputil.ReverseProxy, no metrics or traces", "gateway, no trace sampled", "gateway, all traces sampled", "gateway, all sampled and logged"}
+	contenders := []*process{origin}
+	for _, args := range [][]string{
+		{"proxy", origin.addr},
+		{"gateway", origin.addr, spans.addr, "0", "errors"},
+		{"gateway", origin.addr, spans.addr, "1", "errors"},
+		{"gateway", origin.addr, spans.addr, "1", "all"},
+	} {
+		p, err := spawn(ctx, args[0], args[1:]...)
+		if err != nil {
+			return err
+		}
+		defer p.kill()
+		contenders = append(contenders, p)
+	}
+	cpu, rate := make([][]float64, len(contenders)), make([][]float64, len(contenders))
+	for _, p := range contenders { // warm up
+		if _, _, err := hammer(ctx, p, r.each); err != nil {
+			return err
+		}
+	}
+	err = turns(ctx, r.rounds, len(contenders), func(i int) error {
+		c, n, err := hammer(ctx, contenders[i], 2*r.each)
+		cpu[i], rate[i] = append(cpu[i], c), append(rate[i], n)
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	for i, name := range names {
+		r.add(name, figure{"us CPU", cpu[i]}, figure{"requests/s", rate[i]})
+	}
+	return nil
+}
+
+// hammer keeps connections to p busy for a while. It returns p's CPU time for a request in microseconds, and requests a
+// second, which all of this machine's processes share.
+func hammer(ctx context.Context, p *process, d time.Duration) (cpu, rate float64, err error) {
+	before, err := p.cpu()
+	if err != nil {
+		return 0, 0, err
+	}
+	start := time.Now()
+	n, err := load(ctx, p.addr, start.Add(d))
+	if err != nil {
+		return 0, 0, fmt.Errorf("asking %s: %w", p.role, err)
+	}
+	took := time.Since(start)
+	after, err := p.cpu()
+	return float64((after - before).Nanoseconds()) / 1000 / float64(n), float64(n) / took.Seconds(), err
+}
+
+// load sends requests over connections until end, and returns how many were answered. Any bad answer is an error.
+func load(ctx context.Context, addr string, end time.Time) (int64, error) {
+	ctx, cancel := context.WithDeadline(ctx, end.Add(patience))
+	defer cancel()
+	var n atomic.Int64
+	var wg sync.WaitGroup
+	problems := make(chan error, connections)
+	for range connections {
+		wg.Go(func() {
+			sent, err := converse(ctx, addr, end)
+			n.Add(sent)
+			if err != nil {
+				problems <- err
+			}
+		})
+	}
+	wg.Wait()
+	select {
+	case err := <-problems:
+		return 0, err
+	default:
+		return n.Load(), nil
+	}
+}
+
+// converse asks one question after the other on one connection. It is written by hand to leave the machine's time to
+// what is measured.
+func converse(ctx context.Context, addr string, end time.Time) (n int64, err error) {
+	conn, err := new(net.Dialer).DialContext(ctx, "tcp", addr)
+	if err != nil {
+		return 0, err
+	}
+	defer conn.Close()
+	defer context.AfterFunc(ctx, func() { _ = conn.Close() })()
+	question := []byte("GET /films/metropolis HTTP/1.1\r\nHost: cinema.example\r\nUser-Agent: bench\r\nAccept: */*\r\n\r\n")
+	in := bufio.NewReader(conn)
+	body := make([]byte, len(answer))
+	for ; time.Now().Before(end); n++ {
+		if _, err := conn.Write(question); err != nil {
+			return n, err
+		}
+		if err := readAnswer(in, body); err != nil {
+			return n, err
+		}
+	}
+	return n, nil
+}
+
+// readAnswer reads one answer of the origin into body.
+func readAnswer(in *bufio.Reader, body []byte) error {
+	status, err := in.ReadSlice('\n')
+	if err != nil {
+		return err
+	}
+	if !bytes.HasPrefix(status, []byte("HTTP/1.1 200 ")) {
+		return fmt.Errorf("the answer is %q", bytes.TrimSpace(status))
+	}
+	length := -1
+	for {
+		h, err := in.ReadSlice('\n')
+		if err != nil {
+			return err
+		}
+		if len(h) <= 2 {
+			break
+		}
+		if name, value, ok := bytes.Cut(h, []byte(":")); ok && bytes.EqualFold(name, []byte("Content-Length")) {
+			length, _ = strconv.Atoi(string(bytes.TrimSpace(value)))
+		}
+	}
+	if length != len(body) {
+		return fmt.Errorf("the answer has %d bytes, not %d", length, len(body))
+	}
+	if _, err := io.ReadFull(in, body); err != nil {
+		return err
+	}
+	if string(body) != answer {
+		return fmt.Errorf("the answer is %q", body)
+	}
+	return nil
+}
