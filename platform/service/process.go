@@ -45,7 +45,8 @@ type Process struct {
 	plain     *rpc.Client // without circuits and spans, for the platform's own streams
 
 	grpc    *grpc.Server
-	serves  bool // something registered on grpc
+	onGRPC  net.Listener // nil: grpc is not served
+	serves  bool         // something registered on grpc
 	health  *health.Server
 	admin   *http.ServeMux
 	servers []*httpServer

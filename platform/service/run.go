@@ -5,11 +5,11 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"sync"
 	"time"
 
 	"bijou.dev/platform/discovery"
 
-	"golang.org/x/sync/errgroup"
 	healthv1 "google.golang.org/grpc/health/grpc_health_v1"
 )
 
@@ -17,39 +17,68 @@ import (
 // until callers know, finish what is in hand, undo New. It returns nil when ctx ended it and everything stopped in
 // time. It can be called once.
 func (p *Process) Run(ctx context.Context) error {
-	// Background work outlives ctx: an instance that drains still needs its settings, its registration and its calls.
-	work, end := context.WithCancelCause(context.WithoutCancel(ctx))
-	defer end(nil)
-	group, work := errgroup.WithContext(work)
-	p.start(work, group)
+	// Background work outlives ctx and the failure of a part: an instance that drains still needs its settings, its
+	// registration and its calls.
+	work, end := context.WithCancel(context.WithoutCancel(ctx))
+	defer end()
+	running := &group{broken: make(chan error, 1)}
+	p.start(work, running)
 	p.log.Info("started", "version", p.opts.Version, "zone", p.opts.Zone, "endpoints", p.endpoints())
 
+	var err error
 	select {
 	case <-ctx.Done():
 		p.log.Info("stopping", "cause", fmt.Sprint(context.Cause(ctx)))
-	case <-work.Done():
+	case err = <-running.broken:
+		p.log.Error("stopping", "cause", err.Error())
 	}
-	err := p.drain(context.WithoutCancel(ctx))
-	end(errStopped)
-	stopped := make(chan error, 1)
-	go func() { stopped <- group.Wait() }()
-	select {
-	case e := <-stopped:
-		if e != nil && !errors.Is(e, errStopped) && !errors.Is(e, context.Canceled) {
-			err = errors.Join(err, e)
-		}
-	case <-time.After(5 * time.Second):
-		err = errors.Join(err, errors.New("stopping background work: no end after 5s"))
-	}
-	err = errors.Join(err, p.undo(ctx))
+	err = errors.Join(err, p.drain(context.WithoutCancel(ctx)))
+	end()
+	err = errors.Join(err, running.wait(5*time.Second), p.undo(ctx))
 	p.log.Info("stopped", "problem", fmt.Sprint(err))
 	return err
 }
 
-var errStopped = errors.New("the process stopped")
+// group is everything that runs.
+type group struct {
+	sync.WaitGroup
+
+	broken chan error // holds the first failure
+}
+
+func (g *group) start(fn func() error) {
+	g.Go(func() {
+		if err := fn(); err != nil {
+			select {
+			case g.broken <- err:
+			default: // what failed first is why the process stops
+			}
+		}
+	})
+}
+
+// wait waits for the end of all and returns a failure that nobody has seen.
+func (g *group) wait(limit time.Duration) error {
+	ended := make(chan struct{})
+	go func() {
+		g.Wait()
+		close(ended)
+	}()
+	select {
+	case <-ended:
+	case <-time.After(limit):
+		return fmt.Errorf("stopping background work: no end after %v", limit)
+	}
+	select {
+	case err := <-g.broken:
+		return err
+	default:
+		return nil
+	}
+}
 
 // start starts everything that runs: listeners last, so that the first request finds the parts at work.
-func (p *Process) start(work context.Context, group *errgroup.Group) {
+func (p *Process) start(work context.Context, running *group) {
 	for _, t := range append([]task{
 		{"discovery", p.discovery.Run},
 		{"settings", p.config.Run},
@@ -57,7 +86,7 @@ func (p *Process) start(work context.Context, group *errgroup.Group) {
 		{"circuit reports", p.reportCircuits},
 		{"readiness", p.watchReadiness},
 	}, p.background...) {
-		group.Go(func() error {
+		running.start(func() error {
 			if err := t.fn(work); err != nil && work.Err() == nil {
 				return fmt.Errorf("running %s: %w", t.name, err)
 			}
@@ -65,11 +94,11 @@ func (p *Process) start(work context.Context, group *errgroup.Group) {
 		})
 	}
 	for _, s := range p.servers {
-		group.Go(func() error { return s.serve() })
+		running.start(s.serve)
 	}
-	if l := p.listeners["grpc"]; l != nil {
-		group.Go(func() error {
-			if err := p.grpc.Serve(l); err != nil && !errors.Is(err, net.ErrClosed) {
+	if p.onGRPC != nil {
+		running.start(func() error {
+			if err := p.grpc.Serve(p.onGRPC); err != nil && !errors.Is(err, net.ErrClosed) {
 				return fmt.Errorf("serving gRPC: %w", err)
 			}
 			return nil
@@ -100,15 +129,7 @@ func (p *Process) drain(ctx context.Context) (err error) {
 	left, cancel := context.WithDeadline(ctx, deadline)
 	defer cancel()
 	closed := p.release()
-	for _, s := range p.servers {
-		if s.name == "admin" {
-			continue // the admin page shows the drain to the end
-		}
-		if e := s.stop(left); e != nil {
-			err = errors.Join(err, fmt.Errorf("stopping listener %s: %w", s.name, e))
-		}
-	}
-	p.stopGRPC(left)
+	err = p.stopServers(left)
 	closed()
 	leave, cancel := context.WithTimeout(ctx, min(2*time.Second, p.opts.Drain/4))
 	defer cancel()
@@ -119,6 +140,26 @@ func (p *Process) drain(ctx context.Context) (err error) {
 		_ = s.stop(left)
 	}
 	return err
+}
+
+// stopServers stops all listeners side by side: an endless stream on one must not take the time of the others. The admin
+// page stays, to show the drain to the end.
+func (p *Process) stopServers(ctx context.Context) error {
+	problems := make([]error, len(p.servers))
+	var all sync.WaitGroup
+	all.Go(func() { p.stopGRPC(ctx) })
+	for i, s := range p.servers {
+		if s.name == "admin" {
+			continue
+		}
+		all.Go(func() {
+			if err := s.stop(ctx); err != nil {
+				problems[i] = fmt.Errorf("stopping listener %s: %w", s.name, err)
+			}
+		})
+	}
+	all.Wait()
+	return errors.Join(problems...)
 }
 
 // release calls what OnDrain registered, now and then, until the returned function is called.

@@ -270,6 +270,91 @@ func TestAFailingPartStopsTheProcessAndIsNamed(t *testing.T) {
 	})
 }
 
+// What a part's failure ends is the process, and the process ends as ever: work in hand still has its settings, its
+// registration and its calls.
+func TestAFailingPartLetsTheProcessDrain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n := memnet.New()
+		entered := make(chan struct{})
+		var others context.Context
+		p, err := service.New(t.Context(), alone(n, "hello-1"), func(_ context.Context, p *service.Process) error {
+			p.Go("index", func(context.Context) error {
+				<-entered
+				return errors.New("disk is gone")
+			})
+			p.Go("others", func(ctx context.Context) error {
+				others = ctx
+				<-ctx.Done()
+				return nil
+			})
+			return p.Handle("http", http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+				close(entered)
+				time.Sleep(2 * time.Second)
+				fmt.Fprint(w, others.Err())
+			}))
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		done := make(chan error, 1)
+		go func() { done <- p.Run(t.Context()) }()
+		if _, body := get(t, n, "http://hello-1:8080/"); body != "<nil>" {
+			t.Errorf("while the process drains, its background work has ended: %s", body)
+		}
+		if err := <-done; err == nil || !strings.Contains(err.Error(), "running index: disk is gone") {
+			t.Errorf("Run: %v", err)
+		}
+	})
+}
+
+// A listener with an endless stream uses up the drain time; the others must not lose theirs by it.
+func TestListenersDrainSideBySide(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n := memnet.New()
+		_, stop := run(t, alone(n, "hello-1"), func(_ context.Context, p *service.Process) error {
+			return p.Handle("http", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				w.(http.Flusher).Flush()
+				<-r.Context().Done()
+			}))
+		})
+		resp, err := client(n).Get("http://hello-1:8080/")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer resp.Body.Close()
+		stopped := make(chan error, 1)
+		go func() { stopped <- stop() }()
+		time.Sleep(time.Second) // of 4
+		if c, err := n.DialContext(t.Context(), "tcp", "hello-1:7000"); err == nil {
+			c.Close()
+			t.Error("a second into the drain gRPC still takes connections")
+		}
+		if err := <-stopped; err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+// The name of a listener is only a name: who claims it, serves it.
+func TestAClaimedListenerIsServedOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n := memnet.New()
+		o := alone(n, "hello-1")
+		delete(o.Listen, "http")
+		_, stop := run(t, o, func(_ context.Context, p *service.Process) error {
+			return p.Handle("grpc", http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, "hi") }))
+		})
+		for range 20 {
+			if code, body := get(t, n, "http://hello-1:7000/"); code != 200 || body != "hi" {
+				t.Fatalf("got %d %q", code, body)
+			}
+		}
+		if err := stop(); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
 func TestNewRefusesAndLeavesNothingBehind(t *testing.T) {
 	n := memnet.New()
 	for name, c := range map[string]struct {

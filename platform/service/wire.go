@@ -95,11 +95,13 @@ func (p *Process) flushSpans(ctx context.Context) error {
 func (p *Process) finish() error {
 	if _, ok := p.listeners["grpc"]; ok && !p.claimed["grpc"] {
 		reflection.Register(p.grpc)
-		if _, err := p.Listen("grpc"); err != nil {
+		l, err := p.Listen("grpc")
+		if err != nil {
 			return err
 		}
+		p.onGRPC = l
 	} else if p.serves {
-		return fmt.Errorf("serving gRPC of %s: there is no listener \"grpc\"; add grpc=:7000 to -listen", p.opts.Name)
+		return fmt.Errorf("serving gRPC of %s: no listener \"grpc\" is free for it; add grpc=:7000 to -listen", p.opts.Name)
 	}
 	if _, ok := p.listeners["admin"]; ok {
 		if err := p.Handle("admin", p.adminHandler()); err != nil {
