@@ -163,6 +163,15 @@ func (p Policy) mayRetry(err error) bool {
 	return false
 }
 
+// Final returns err so that Retry does not try again after it, whatever its kind: the attempt knows that there is nothing
+// left to try. Final(nil) is nil.
+func Final(err error) error {
+	if err == nil {
+		return nil
+	}
+	return &givenUp{err}
+}
+
 // givenUp marks an error that was worth a retry and will not get another.
 type givenUp struct{ error }
 

@@ -33,6 +33,7 @@ func TestRetryOnlyWhereSafe(t *testing.T) {
 		{"not found", errs.NotFound, true, 1},
 		{"canceled", context.Canceled, true, 1},
 		{"no kind", errors.New("what"), true, 1},
+		{"said to be final", circuit.Final(errDown), true, 1},
 		{"an open circuit below", errs.Errorf(errs.Unavailable, "open").Because(circuit.ReasonOpen), true, 1},
 	}
 	for _, tt := range tests {

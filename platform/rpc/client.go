@@ -165,9 +165,11 @@ func (c *calls) withoutCircuit(ctx context.Context, attempt func(context.Context
 	return attempt(ctx)
 }
 
-// retry makes attempts within the budget, never twice at the same instance.
+// retry makes attempts within the budget, never twice at the same instance. When every instance has been tried, the
+// answer of the last one says more than that none is left.
 func (c *calls) retry(ctx context.Context, m *method, span oteltrace.Span, attempt func(context.Context) error) error {
 	var tried []string
+	var last error
 	return circuit.Retry(ctx, circuit.Policy{Budget: c.budget, Idempotent: m.idempotent}, func(ctx context.Context, n int) error {
 		call := &route.Call{}
 		if pinned, ok := route.CallOf(ctx); ok {
@@ -178,15 +180,26 @@ func (c *calls) retry(ctx context.Context, m *method, span oteltrace.Span, attem
 		}
 		err := errs.FromRPC(attempt(route.WithCall(ctx, call)))
 		picked, ok := call.Endpoint()
-		if !ok {
+		switch {
+		case !ok && last != nil:
+			return circuit.Final(last)
+		case !ok:
 			return notSent(err)
 		}
 		explain(span, n, call, err)
 		if err != nil {
-			tried = append(tried, picked.ID)
+			tried, last = append(tried, picked.ID), sent(err)
 		}
 		return err
 	})
+}
+
+// sent takes from an answer what the instance says of a call of its own: that one was not sent, but ours was.
+func sent(err error) error {
+	if e, ok := errors.AsType[*errs.Error](err); ok && e.Reason == circuit.ReasonNotSent {
+		e.Reason, e.Meta = "", nil
+	}
+	return err
 }
 
 // notSent marks an error of a call that never left: no instance was picked, so it is safe to repeat.

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"strings"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -139,6 +140,39 @@ func TestRetriesGoElsewhereAndOnlyWhereTheProtoAllows(t *testing.T) {
 		}
 		if n := bad.calls.Load() + good.calls.Load() - before; n > 20 {
 			t.Errorf("20 calls that are not idempotent made %d attempts", n)
+		}
+	})
+}
+
+// An instance that is reached may fail because it could not reach its own callee. Its "never sent" is about that call.
+func TestAnothersNotSentIsNoLicenceToRepeat(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld()
+		notSent := func(context.Context) error {
+			return errs.Errorf(errs.Unavailable, "asking catalog").Because(circuit.ReasonNotSent)
+		}
+		a, _ := w.start(t, rpc.ServerOptions{}, notSent)
+		b, _ := w.start(t, rpc.ServerOptions{}, notSent)
+		_, err := w.client(t, rpc.ClientOptions{Circuits: circuit.New(circuit.Options{})}).Publish(t.Context(), &configv1.PublishRequest{})
+		if !errors.Is(err, errs.Unavailable) || a.calls.Load()+b.calls.Load() != 1 {
+			t.Errorf("a publish that was made was made %d times: %v", a.calls.Load()+b.calls.Load(), err)
+		}
+		if errs.Reason(err) == circuit.ReasonNotSent {
+			t.Errorf("the caller is told that its call was not sent: %v", err)
+		}
+	})
+}
+
+// When every instance has been tried, the caller wants to know what they said, not that none is left.
+func TestTheLastAnswerIsKeptWhenNobodyIsLeftToTry(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld()
+		only, _ := w.start(t, rpc.ServerOptions{}, func(context.Context) error {
+			return errs.Errorf(errs.Unavailable, "opening the store")
+		})
+		_, err := w.client(t, rpc.ClientOptions{Circuits: circuit.New(circuit.Options{})}).Get(t.Context(), &configv1.GetRequest{})
+		if !errors.Is(err, errs.Unavailable) || !strings.Contains(err.Error(), "opening the store") || only.calls.Load() != 1 {
+			t.Errorf("after %d calls: %v", only.calls.Load(), err)
 		}
 	})
 }
