@@ -30,7 +30,9 @@ type Options struct {
 	// Listen maps a listener's name to the address it binds. Empty: grpc=:7000 and admin=:9090.
 	Listen map[string]string
 	// Advertise is the host under which others reach the listeners. Empty: the host that a listener is bound to, or
-	// for wildcard addresses this machine's first address that is not a loopback.
+	// for wildcard addresses this machine's first address that is not a loopback. A name that stands for one of this
+	// machine's own addresses becomes that address when the process starts: on a machine in several networks, a name
+	// known in one of them says which.
 	Advertise string
 	// StateDir is where last-known-good settings and instances are kept for the next start. Empty: nowhere.
 	StateDir string

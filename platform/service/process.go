@@ -282,13 +282,14 @@ func bounded(ctx context.Context, limit time.Duration, t task) error {
 // endpoints returns the addresses to register: every listener under the advertised host.
 func (p *Process) endpoints() map[string]string {
 	eps := make(map[string]string, len(p.listeners))
+	advertise := ownAddress(p.opts.Advertise)
 	for name, l := range p.listeners {
 		host, port, err := net.SplitHostPort(l.Addr().String())
 		if err != nil {
 			continue
 		}
-		if ip := net.ParseIP(host); p.opts.Advertise != "" {
-			host = p.opts.Advertise
+		if ip := net.ParseIP(host); advertise != "" {
+			host = advertise
 		} else if ip != nil && ip.IsUnspecified() {
 			host = outboundHost()
 		}

@@ -1,0 +1,36 @@
+package service_test
+
+import (
+	"bytes"
+	"log/slog"
+	"strings"
+	"testing"
+
+	"bijou.dev/platform/memnet"
+)
+
+func TestAdvertisedNames(t *testing.T) {
+	for advertise, want := range map[string]string{
+		"":               "alone-1:8080",
+		"192.0.2.1":      "192.0.2.1:8080",
+		"nobody.invalid": "nobody.invalid:8080",
+		"localhost":      "127.0.0.1:8080", // stands for an address of this machine
+	} {
+		var log bytes.Buffer
+		n := memnet.New()
+		o := alone(n, "alone-1")
+		o.Advertise, o.Log = advertise, slog.New(slog.NewJSONHandler(&log, nil))
+		_, stop := run(t, o, greet)
+		if resp, err := client(n).Get("http://alone-1:9090/healthz"); err != nil {
+			t.Fatal(err)
+		} else {
+			resp.Body.Close()
+		}
+		if err := stop(); err != nil {
+			t.Fatal(err)
+		}
+		if !strings.Contains(log.String(), `"http":"`+want+`"`) {
+			t.Errorf("advertising %q: want http at %s\n%s", advertise, want, &log)
+		}
+	}
+}
