@@ -2,6 +2,7 @@ package web
 
 import (
 	"bytes"
+	"cmp"
 	"crypto/sha256"
 	"embed"
 	"encoding/hex"
@@ -80,6 +81,8 @@ func money(v *int64) string {
 		return ""
 	case *v >= 1_000_000:
 		return fmt.Sprintf("$%.1f million", float64(*v)/1e6)
+	case *v < 1000:
+		return fmt.Sprintf("$%d", *v)
 	}
 	return fmt.Sprintf("$%d,%03d", *v/1000, *v%1000)
 }
@@ -139,10 +142,7 @@ func (s *Server) show(w http.ResponseWriter, r *http.Request, v view) error {
 	h.Set("X-Content-Type-Options", "nosniff")
 	h.Set("Referrer-Policy", "same-origin")
 	h.Set("Cache-Control", "private, no-cache")
-	if v.Status != 0 {
-		w.WriteHeader(v.Status)
-	}
-	_, _ = w.Write(b.Bytes()) // the client may be gone
+	write(w, r, cmp.Or(v.Status, http.StatusOK), b.Bytes())
 	return nil
 }
 

@@ -1,6 +1,8 @@
 package web_test
 
 import (
+	"bytes"
+	"compress/gzip"
 	"context"
 	"encoding/json"
 	"io"
@@ -266,6 +268,77 @@ func TestJourneyWithoutScripts(t *testing.T) {
 	}
 	if _, body := s.post("/titles/fargo-1996/play", url.Values{"key": {"p2"}}); !strings.Contains(body, "0:15:00") {
 		t.Error("a second session does not go on where the first stopped")
+	}
+}
+
+func TestSmallSums(t *testing.T) {
+	at := open(t, nil)
+	var found struct{ Hits []web.Card }
+	if _, body := at.get("/api/search?q=the+mongol+king"); json.Unmarshal([]byte(body), &found) != nil || len(found.Hits) == 0 {
+		t.Fatalf("searching: %s", body)
+	}
+	if _, page := at.get("/titles/" + found.Hits[0].ID); !strings.Contains(page, "$900<") {
+		t.Errorf("a film that took 900 dollars does not say so: %s", page[max(0, strings.Index(page, "Takings")):][:40])
+	}
+}
+
+func TestProgressBeyondAllTimeIsTheEnd(t *testing.T) {
+	at := open(t, nil)
+	at.start("the-matrix-1999")
+	_, page := at.post("/watch/s-the-matrix-1999", url.Values{"sequence": {"2"}, "position": {"10000000000"}})
+	if !strings.Contains(page, `data-position="8160"`) {
+		t.Errorf("the player is not at the end: %s", page[max(0, strings.Index(page, "data-position")):][:40])
+	}
+}
+
+func TestLargePagesAreCompressed(t *testing.T) {
+	at := open(t, nil)
+	plain := func(path string) string {
+		r := at.request("GET", path, "")
+		r.Header.Set("Accept-Encoding", "identity")
+		_, body := at.do(r)
+		return body
+	}
+	for accept, want := range map[string]bool{
+		"gzip": true, "br, GZIP;q=0.8": true, "*": true, "identity": false, "gzip;q=0": false, "br;q=1, gzip; q=0, *": false,
+	} {
+		r := at.request("GET", "/about/data", "")
+		r.Header["Accept-Encoding"] = []string{accept}
+		resp, err := at.client.Do(r.WithContext(t.Context()))
+		if err != nil {
+			t.Fatal(err)
+		}
+		body, err := io.ReadAll(resp.Body)
+		resp.Body.Close()
+		if err != nil || resp.ContentLength != int64(len(body)) || resp.Header.Get("Vary") != "Accept-Encoding" {
+			t.Errorf("Accept-Encoding %q: %d of %d bytes, varies by %q, %v", accept, len(body), resp.ContentLength, resp.Header.Get("Vary"), err)
+		}
+		if got := resp.Header.Get("Content-Encoding") == "gzip"; got != want {
+			t.Errorf("Accept-Encoding %q: compressed is %t, want %t", accept, got, want)
+			continue
+		}
+		if want {
+			z, err := gzip.NewReader(bytes.NewReader(body))
+			if err != nil {
+				t.Fatal(err)
+			}
+			if body, err = io.ReadAll(z); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if !strings.HasSuffix(string(body), "</html>") {
+			t.Errorf("Accept-Encoding %q: the page ends with %q", accept, body[max(0, len(body)-20):])
+		}
+	}
+	r := at.request("GET", "/nowhere", "")
+	r.Header.Set("Accept-Encoding", "gzip")
+	resp, err := at.client.Do(r.WithContext(t.Context()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	resp.Body.Close()
+	if small := len(plain("/nowhere")) < 4<<10; small == (resp.Header.Get("Content-Encoding") != "") {
+		t.Errorf("a page that is small (%t) has encoding %q", small, resp.Header.Get("Content-Encoding"))
 	}
 }
 
