@@ -169,13 +169,18 @@ type newReport struct {
 	Position float64 `json:"position"`
 }
 
+// seconds reads a position in a film. Playback ends it at the film's end.
+func seconds(position float64) *durationpb.Duration {
+	return durationpb.New(time.Duration(min(max(position, 0), 1e6) * float64(time.Second)))
+}
+
 func (s *Server) apiReport(
 	send func(context.Context, *playbackv1.HeartbeatRequest, ...grpc.CallOption) (*playbackv1.Session, error),
 ) func(*http.Request, newReport) (any, error) {
 	return func(r *http.Request, b newReport) (any, error) {
 		return sessionOf(send(r.Context(), &playbackv1.HeartbeatRequest{
 			SessionId: r.PathValue("session"), Sequence: b.Sequence,
-			Position: durationpb.New(time.Duration(min(max(b.Position, 0), 1e6) * float64(time.Second))),
+			Position: seconds(b.Position),
 		}))
 	}
 }

@@ -9,7 +9,6 @@ import (
 	"strconv"
 	"strings"
 	"sync"
-	"time"
 
 	"bijou.dev/platform/errs"
 	catalogv1 "bijou.dev/services/cinema/api/catalog/v1"
@@ -18,8 +17,6 @@ import (
 	ratingsv1 "bijou.dev/services/cinema/api/ratings/v1"
 	searchv1 "bijou.dev/services/cinema/api/search/v1"
 	viewingv1 "bijou.dev/services/cinema/api/viewing/v1"
-
-	"google.golang.org/protobuf/types/known/durationpb"
 )
 
 // cookieName holds who watches: id, "~" and the name as a path segment.
@@ -341,7 +338,7 @@ func (s *Server) moveWatch(w http.ResponseWriter, r *http.Request) error {
 		return errs.Errorf(errs.Invalid, "reporting progress").Field("position", "must be a number of seconds")
 	}
 	report := &playbackv1.HeartbeatRequest{
-		SessionId: r.PathValue("session"), Sequence: sequence, Position: durationpb.New(time.Duration(position) * time.Second),
+		SessionId: r.PathValue("session"), Sequence: sequence, Position: seconds(float64(position)),
 	}
 	send, to := s.peers.Playback.Heartbeat, "/watch/"+url.PathEscape(report.SessionId)
 	if r.FormValue("action") == "stop" {
