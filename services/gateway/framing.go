@@ -31,9 +31,10 @@ import (
 type framing struct {
 	refusal string // method of the request in place of a refused one
 
-	buf   []byte // what has come and was not given out
-	off   int    // where it begins
-	ready int    // how much of it may be given out
+	buf   []byte  // what has come and was not given out
+	pool  *[]byte // to give back with buf; nil: buf is not from headBuffers
+	off   int     // where it begins
+	ready int     // how much of it may be given out
 	state state
 	left  int64 // bytes of body or chunk to come
 	extra int   // bytes spent on chunk extensions and trailers
@@ -112,10 +113,14 @@ func (f *framing) tidy() {
 	if f.off < len(f.buf) || f.buf == nil {
 		return
 	}
-	if b := f.buf[:0]; cap(b) <= 8<<10 {
-		headBuffers.Put(&b)
+	f.tidyAll()
+}
+
+func (f *framing) tidyAll() {
+	if f.pool != nil {
+		headBuffers.Put(f.pool)
 	}
-	f.buf, f.off = nil, 0
+	f.buf, f.pool, f.off = nil, nil, 0
 }
 
 // passed says that n bytes were read past framing.
@@ -136,12 +141,14 @@ func (f *framing) room() []byte {
 
 func (f *framing) reserve(n int) {
 	if f.buf == nil {
-		f.buf = (*headBuffers.Get().(*[]byte))[:0]
+		f.pool = headBuffers.Get().(*[]byte)
+		f.buf = *f.pool
 	}
 	if cap(f.buf)-len(f.buf) < n {
 		next := make([]byte, len(f.buf)-f.off, 2*(len(f.buf)-f.off)+n)
 		copy(next, f.buf[f.off:])
-		f.buf, f.off = next, 0
+		f.tidyAll()
+		f.buf = next
 	}
 }
 
@@ -284,8 +291,9 @@ func (f *framing) bodyDone() {
 
 // refuse replaces what has come by a request that says what was wrong.
 func (f *framing) refuse(status int, problem string) {
+	f.tidyAll()
 	f.buf = fmt.Appendf(nil, "%s / HTTP/1.1\r\nHost: refused\r\nStatus: %d\r\nDetail: %s\r\nConnection: close\r\n\r\n", f.refusal, status, problem)
-	f.off, f.ready, f.state, f.err = 0, len(f.buf), isDead, io.EOF
+	f.ready, f.state, f.err = len(f.buf), isDead, io.EOF
 	f.dead.Store(true)
 }
 

@@ -581,7 +581,7 @@ func TestSwapUnderLoad(t *testing.T) {
 	w.origin("shop", "shop-1", "", says("shop"))
 	ctx, stop := context.WithCancel(t.Context())
 	var done sync.WaitGroup
-	var requests atomic.Int64
+	answered := make(chan struct{})
 	for range 4 {
 		c := w.client(false)
 		done.Go(func() {
@@ -590,14 +590,17 @@ func TestSwapUnderLoad(t *testing.T) {
 					t.Errorf("got %d %s", res.StatusCode, res.body)
 					return
 				}
-				requests.Add(1)
+				select {
+				case answered <- struct{}{}:
+				case <-ctx.Done():
+				}
 			}
 		})
 	}
 	for i := range 200 {
 		w.put("gateway.routes", strings.ReplaceAll(toWeb, `"service":"web"`, `"service":"`+[]string{"shop", "web"}[i%2]+`"`))
-		for n := requests.Load(); requests.Load() == n && !t.Failed(); {
-			time.Sleep(10 * time.Microsecond)
+		for range 4 {
+			<-answered
 		}
 	}
 	if err := w.set.Put("gateway.routes", `[{"name":"bad","to":[]}]`); err == nil {
@@ -675,12 +678,14 @@ func TestRoutesPage(t *testing.T) {
 // notice. No request may fail.
 func TestInstanceDiesUnderLoad(t *testing.T) {
 	w := newWorld(t, toWeb, "retry.backoff.base", "1ms", "gateway.accessLog", "errors")
-	var served [3]atomic.Int64
+	warm := make(chan struct{})
+	var served atomic.Int64
 	var servers []*http.Server
-	for i := range served {
+	for i := range 3 {
 		servers = append(servers, w.origin("web", fmt.Sprintf("web-%d", i), "", http.HandlerFunc(func(rw http.ResponseWriter, _ *http.Request) {
-			served[i].Add(1)
-			time.Sleep(100 * time.Microsecond) // so that some are under way
+			if i == 0 && served.Add(1) == 100 {
+				close(warm)
+			}
 			_, _ = io.WriteString(rw, "ok")
 		})))
 	}
@@ -696,14 +701,94 @@ func TestInstanceDiesUnderLoad(t *testing.T) {
 			}
 		})
 	}
-	for served[0].Load() < 100 && !t.Failed() {
-		time.Sleep(100 * time.Microsecond)
-	}
+	<-warm
 	if err := servers[0].Close(); err != nil {
 		t.Error(err)
 	}
 	done.Wait()
 	if w.metric("bijou_gateway_retries_total") == 0 {
 		t.Error("there was nothing to try again")
+	}
+}
+
+// TestOriginConnections follows connections to an origin: they are used again, also after answers without a body and
+// with interim answers before them, and one that the origin has closed meanwhile fails no request.
+func TestOriginConnections(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, `[{"name":"web","to":[{"service":"web"}]}]`)
+		var opened atomic.Int64
+		origin := &http.Server{IdleTimeout: 20 * time.Second, Handler: http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
+			if body, err := io.ReadAll(r.Body); err != nil || r.Method == "PUT" && string(body) != "body" {
+				t.Errorf("the origin read %q, %v", body, err)
+			}
+			switch r.URL.Path {
+			case "/hints":
+				rw.WriteHeader(http.StatusEarlyHints)
+			case "/304":
+				rw.WriteHeader(http.StatusNotModified)
+				return
+			case "/chunks":
+				_ = http.NewResponseController(rw).Flush()
+			case "/header":
+				rw.Header().Set("Large", strings.Repeat("x", 70<<10))
+			}
+			_, _ = io.WriteString(rw, "ok")
+		})}
+		origin.ConnState = func(_ net.Conn, s http.ConnState) {
+			if s == http.StateNew {
+				opened.Add(1)
+			}
+		}
+		w.originWith("web", "web-1", "", origin)
+		c := w.client(false)
+		for _, method := range []string{"GET", "HEAD", "PUT", "GET"} {
+			for _, path := range []string{"/", "/hints", "/304", "/chunks"} {
+				var body io.Reader
+				if method == "PUT" {
+					body = strings.NewReader("body")
+				}
+				res := w.do(c, method, "http://x"+path, body)
+				if want := "ok"; res.StatusCode >= 500 || res.body != want && method != "HEAD" && path != "/304" {
+					t.Errorf("%s %s: %d %q", method, path, res.StatusCode, res.body)
+				}
+				if n := opened.Load(); n != 1 {
+					t.Fatalf("%s %s opened connection %d", method, path, n)
+				}
+			}
+		}
+		time.Sleep(25 * time.Second) // the origin closes it, the edge does not look
+		if res := w.do(c, "GET", "http://x/", nil); res.body != "ok" {
+			t.Errorf("after the origin closed the connection: %d", res.StatusCode)
+		}
+		if res := w.do(c, "GET", "http://x/header", nil); res.StatusCode != 502 {
+			t.Errorf("a header without an end: %d", res.StatusCode)
+		}
+	})
+}
+
+// TestDowngrade holds that nothing from HTTP/2 becomes a second line in HTTP/1.
+func TestDowngrade(t *testing.T) {
+	w := newWorld(t, toWeb)
+	w.origin("web", "web-1", "", says("ok"))
+	c := w.client(true)
+	for _, query := range []string{"a b", "a HTTP/1.1", "a#b"} {
+		req := mustRequest(t)
+		req.URL.RawQuery = query
+		res, err := c.Do(req)
+		if err != nil {
+			continue // the client would not send it
+		}
+		res.Body.Close()
+		if res.StatusCode != 400 {
+			t.Errorf("query %q: %d", query, res.StatusCode)
+		}
+	}
+	req := mustRequest(t)
+	req.Host = "x y"
+	if res, err := c.Do(req); err == nil {
+		res.Body.Close()
+		if res.StatusCode != 400 {
+			t.Errorf("host %q: %d", req.Host, res.StatusCode)
+		}
 	}
 }

@@ -88,11 +88,16 @@ func (w *world) start(opts gateway.EdgeOptions) {
 // origin adds an instance of a service that answers with h.
 func (w *world) origin(service, id, version string, h http.Handler) *http.Server {
 	w.t.Helper()
+	return w.originWith(service, id, version, &http.Server{Handler: h})
+}
+
+func (w *world) originWith(service, id, version string, srv *http.Server) *http.Server {
+	w.t.Helper()
 	l, err := w.net.Listen("tcp", id+":80")
 	if err != nil {
 		w.t.Fatal(err)
 	}
-	srv := &http.Server{Handler: h, Protocols: new(http.Protocols), ErrorLog: slog.NewLogLogger(slog.DiscardHandler, 0)}
+	srv.Protocols, srv.ErrorLog = new(http.Protocols), slog.NewLogLogger(slog.DiscardHandler, 0)
 	srv.Protocols.SetHTTP1(true)
 	srv.Protocols.SetUnencryptedHTTP2(true)
 	done := make(chan struct{})
