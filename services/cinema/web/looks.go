@@ -176,9 +176,8 @@ func (s *Server) showError(w http.ResponseWriter, r *http.Request, err error) {
 	}
 }
 
-// refuseForeign answers a request that another site made.
-func (s *Server) refuseForeign(w http.ResponseWriter, r *http.Request) {
-	err := errs.Errorf(errs.Denied, "this request came from another site")
+// refuse answers a request that reaches nobody: players get a problem, browsers a page.
+func (s *Server) refuse(w http.ResponseWriter, r *http.Request, err error) {
 	if strings.HasPrefix(r.URL.Path, "/api/") {
 		errs.WriteProblem(w, r, err)
 		return

@@ -7,8 +7,10 @@ import (
 	"strings"
 	"sync"
 	"time"
+	"unicode/utf8"
 
 	"bijou.dev/platform/config"
+	"bijou.dev/platform/errs"
 	catalogv1 "bijou.dev/services/cinema/api/catalog/v1"
 )
 
@@ -73,8 +75,30 @@ func (s *Server) Handler() http.Handler {
 	mux.HandleFunc("GET /static/{file}", s.looks.static)
 	s.api(mux)
 	csrf := http.NewCrossOriginProtection()
-	csrf.SetDenyHandler(http.HandlerFunc(s.refuseForeign))
-	return http.MaxBytesHandler(csrf.Handler(mux), 64<<10)
+	csrf.SetDenyHandler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		s.refuse(w, r, errs.Errorf(errs.Denied, "this request came from another site"))
+	}))
+	return http.MaxBytesHandler(csrf.Handler(s.readable(mux)), 64<<10)
+}
+
+// readable refuses what is no text. The strings of a contract are UTF-8: a call with others fails before it is sent, and
+// would count as a failure of the service that it is for, until that one's circuit opens.
+func (s *Server) readable(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		err := r.ParseForm()
+		valid := utf8.ValidString(r.URL.Path)
+		for _, values := range r.Form {
+			valid = valid && utf8.ValidString(strings.Join(values, ""))
+		}
+		switch {
+		case err != nil:
+			s.refuse(w, r, errs.Errorf(errs.Invalid, "reading the request: %w", err))
+		case !valid:
+			s.refuse(w, r, errs.Errorf(errs.Invalid, "reading the request: it has text that is not UTF-8"))
+		default:
+			next.ServeHTTP(w, r)
+		}
+	})
 }
 
 // memory is what was seen last, for when the catalog does not answer. The zero value is empty.

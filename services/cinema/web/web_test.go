@@ -363,6 +363,18 @@ func TestRefusals(t *testing.T) {
 			t.Errorf("%s: status %d, want %d", path, status, want)
 		}
 	}
+	for _, path := range []string{
+		"/search?q=%ff", "/api/search?q=%ff", "/titles/%ff", "/api/titles/%ff", "/browse?genre=%ff", "/api/home?profile=%ff", "/api/profiles?household=%ff",
+	} { // more than open a circuit
+		for range 30 {
+			if status, _ := s.get(path); status != 400 {
+				t.Fatalf("%s: status %d, want 400: it is no text", path, status)
+			}
+		}
+	}
+	if status, _ := s.post("/profiles", url.Values{"key": {"k"}, "name": {"\xff"}}); status != 400 {
+		t.Errorf("a name that is no text: %d", status)
+	}
 	if status, body := s.do(s.request("POST", "/api/playback", `{`)); status != 400 || !strings.Contains(body, "reading the body") {
 		t.Errorf("half a body: %d %s", status, body)
 	}
