@@ -51,7 +51,8 @@ func (l *Load) session(ctx context.Context, due time.Time, seed uint64) {
 	}
 	one := films[r.IntN(len(films))]
 	if r.Float64() < 0.4 {
-		query := url.QueryEscape(one.Name[:min(len(one.Name), 4+r.IntN(4))])
+		letters := []rune(one.Name)
+		query := url.QueryEscape(string(letters[:min(len(letters), 4+r.IntN(4))]))
 		if v.do(ctx, "search", http.MethodGet, "/api/search?q="+query, nil, nil) != nil || !v.pause(ctx) {
 			return
 		}
