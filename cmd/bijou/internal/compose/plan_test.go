@@ -134,7 +134,7 @@ func TestReplicas(t *testing.T) {
     command: [-listen, ":80"]
     depends_on: [store]
     volumes: ["shared:/data", "/state"]
-    environment: {DATA: /data, STATE: /state}
+    environment: {DATA: /data, STATE: /state, BIJOU_ADVERTISE: app}
 volumes: {shared: }
 `)
 	var names []string

@@ -40,7 +40,7 @@ func (w rewriter) args(command []string) ([]string, error) {
 }
 
 func (w rewriter) env(env types.MappingWithEquals) ([]string, error) {
-	all := map[string]string{"BIJOU_INSTANCE": w.instance, "BIJOU_ADVERTISE": "127.0.0.1"}
+	all := make(map[string]string, len(env)+2)
 	for _, name := range slices.Sorted(maps.Keys(env)) { // in order: the same file gives the same plan
 		value := env[name]
 		if value == nil { // "- NAME" without a value, and not set where we run
@@ -52,6 +52,8 @@ func (w rewriter) env(env types.MappingWithEquals) ([]string, error) {
 		}
 		all[name] = rewritten
 	}
+	// What these say in a container, if anything, is about its networks.
+	all["BIJOU_INSTANCE"], all["BIJOU_ADVERTISE"] = w.instance, "127.0.0.1"
 	maps.Copy(all, w.planner.opts.Env)
 	pairs := make([]string, 0, len(all))
 	for name, value := range all {
