@@ -9,6 +9,7 @@ import (
 	"io"
 	"mime"
 	"net/http"
+	"os"
 	"strconv"
 	"sync/atomic"
 	"time"
@@ -37,6 +38,9 @@ const (
 
 // jsonCost is what reading JSON takes besides the body, as a multiple of it.
 const jsonCost = 3
+
+// bodyTimeout is how long a sender may take for a body: while it comes, it is counted as in flight.
+const bodyTimeout = 30 * time.Second
 
 // retryBusy is when a sender should come back after a refusal for want of memory.
 const retryBusy = time.Second
@@ -208,7 +212,7 @@ func (in *ingest) otlpHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	var rej rejection
-	err := in.withBody(r, format, func(b []byte) error {
+	err := in.withBody(w, r, format, func(b []byte) error {
 		spans, invalid, err := parse(b)
 		if err != nil {
 			return in.unparsed(err)
@@ -241,16 +245,23 @@ func writeOTLP(w http.ResponseWriter, asJSON bool, status int, m proto.Message) 
 	_, _ = w.Write(b) // the sender may have gone
 }
 
-// tooLarge is answered with 413, for which there is no kind of error: sending again does not help, and smaller does.
-var errTooLarge = errs.Errorf(errs.Invalid, "reading spans: a request may have %d MiB, decompressed %d MiB; send smaller batches", maxBody>>20, maxPlain>>20)
+// There are no kinds of error for these two. errTooLarge is answered with 413: sending again does not help, and smaller
+// does. errSlow is answered with 408.
+var (
+	errTooLarge = errs.Errorf(errs.Invalid, "reading spans: a request may have %d MiB, decompressed %d MiB; send smaller batches", maxBody>>20, maxPlain>>20)
+	errSlow     = errs.Errorf(errs.Invalid, "reading spans: the body must come within %v", bodyTimeout)
+)
 
 // httpStatus sets Retry-After where it helps and returns the status.
 func httpStatus(w http.ResponseWriter, err error) int {
 	if d := errs.RetryAfter(err); d > 0 {
 		w.Header().Set("Retry-After", strconv.Itoa(int((d+time.Second-1)/time.Second)))
 	}
-	if errors.Is(err, errTooLarge) {
+	switch {
+	case errors.Is(err, errTooLarge):
 		return http.StatusRequestEntityTooLarge
+	case errors.Is(err, errSlow):
+		return http.StatusRequestTimeout
 	}
 	return errs.KindOf(err).HTTP()
 }
@@ -262,7 +273,7 @@ func (in *ingest) zipkin(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, "Content-Type must be application/json: Zipkin v2 JSON", http.StatusUnsupportedMediaType)
 		return
 	}
-	err := in.withBody(r, "zipkin", func(b []byte) error {
+	err := in.withBody(w, r, "zipkin", func(b []byte) error {
 		spans, err := span.ParseZipkin(b)
 		if err != nil {
 			return in.unparsed(err)
@@ -278,7 +289,7 @@ func (in *ingest) zipkin(w http.ResponseWriter, r *http.Request) {
 }
 
 // withBody reads a body, holding its memory against the limit until fn returns.
-func (in *ingest) withBody(r *http.Request, format string, fn func([]byte) error) error {
+func (in *ingest) withBody(w http.ResponseWriter, r *http.Request, format string, fn func([]byte) error) error {
 	if r.ContentLength > maxBody {
 		in.metrics.dropped.WithLabelValues(dropRefused).Inc()
 		return errTooLarge
@@ -294,6 +305,8 @@ func (in *ingest) withBody(r *http.Request, format string, fn func([]byte) error
 		held += n
 		return nil
 	}
+	rc := http.NewResponseController(w)
+	_ = rc.SetReadDeadline(time.Now().Add(bodyTimeout)) // every server of ours has deadlines
 	body, err := plainBody(r)
 	if err != nil {
 		return in.unparsed(err)
@@ -316,10 +329,15 @@ func (in *ingest) withBody(r *http.Request, format string, fn func([]byte) error
 			in.metrics.dropped.WithLabelValues(dropRefused).Inc()
 			return errTooLarge
 		}
+		if errors.Is(err, os.ErrDeadlineExceeded) {
+			in.metrics.dropped.WithLabelValues(dropRefused).Inc()
+			return errSlow
+		}
 		if err != nil || n == 0 {
 			return in.unparsed(fmt.Errorf("reading the body: %w", err))
 		}
 	}
+	_ = rc.SetReadDeadline(time.Time{}) // or it would end the request while the spans are stored
 	in.metrics.bytes.WithLabelValues(format).Add(float64(buf.Len()))
 	if format != "otlp_http" {
 		if err := hold(jsonCost * int64(buf.Len())); err != nil {
