@@ -97,8 +97,8 @@ func newSet(identity *configv1.Identity, log *slog.Logger) *Set {
 }
 
 // Put changes one value of a static set, with the checks that the config service makes. When it returns nil the value is
-// in use and watchers have been called, unless Put was called by a watcher: they are then called after it. An error
-// means that nothing changed. A set that follows the config service refuses, with kind errs.Precondition.
+// in use and watchers have been called, unless watchers are being called already, by another goroutine or because a
+// watcher called Put: they then get their calls after those. An error means that nothing changed. A set that follows the config service refuses, with kind errs.Precondition.
 func (s *Set) Put(name, text string) error {
 	if s.remote != nil {
 		return errs.Errorf(errs.Precondition, "setting %q: this set follows the config service; publish the value there", name)
@@ -368,7 +368,7 @@ type Value[T any] struct {
 }
 
 type watcher[T any] struct {
-	call    func(old, new T)
+	call    func(old, now T)
 	stopped atomic.Bool
 }
 
@@ -381,7 +381,7 @@ func (v *Value[T]) Get() T { return *v.current.Load() }
 //
 // The caller owns the subscription: after stop no new call begins, though one that has begun may still be running, and
 // nothing refers to fn any more. stop may be called from fn, and twice.
-func (v *Value[T]) Watch(fn func(old, new T)) (stop func()) {
+func (v *Value[T]) Watch(fn func(old, now T)) (stop func()) {
 	w := &watcher[T]{call: fn}
 	v.set.mu.Lock()
 	defer v.set.mu.Unlock()

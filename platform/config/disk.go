@@ -48,8 +48,7 @@ func (s *Set) load() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, v := range m.GetValues() {
-		expired := v.GetExpires() != nil && v.GetExpires().AsTime().Before(time.Now())
-		if Applies(v.GetScope(), s.identity) && !expired {
+		if Applies(v.GetScope(), s.identity) && !expired(v, time.Now()) {
 			s.values[v.GetName()] = v
 		}
 	}

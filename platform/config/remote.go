@@ -128,6 +128,7 @@ func (s *Set) follow(ctx context.Context) {
 			attempt = 0
 			s.log.WarnContext(ctx, "settings: cut off from the config service, keeping the values in use", "revision", s.Revision(), "err", err)
 		}
+		s.dropExpired(time.Now())
 		if !sleep(ctx, delay(attempt)) {
 			return
 		}
@@ -309,6 +310,32 @@ func (s *Set) declareAll(ctx context.Context) error {
 	s.mu.Unlock()
 	_, err := s.remote.client.Declare(ctx, req)
 	return err
+}
+
+// dropExpired ends overrides whose time is over while nobody can be asked. While the service is there it does that, for it
+// knows what is underneath; cut off, the default is the best that is known, as it is after a start.
+func (s *Set) dropExpired(now time.Time) {
+	s.mu.Lock()
+	changed := false
+	for name, v := range s.values {
+		if expired(v, now) {
+			s.log.Warn("settings: the override's time is over and the config service is away, using the default", "name", name, "expires", v.GetExpires().AsTime())
+			s.removeLocked(name)
+			changed = true
+		}
+	}
+	if changed {
+		s.refreshLocked()
+	}
+	s.mu.Unlock()
+	if changed {
+		s.callWatchers()
+		signal(s.remote.save)
+	}
+}
+
+func expired(v *configv1.Value, now time.Time) bool {
+	return v.GetExpires() != nil && !v.GetExpires().AsTime().After(now)
 }
 
 // Applies reports whether a value set at scope is one of those that the instance sees: of its app or of every app, and,

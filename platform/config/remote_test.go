@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -492,5 +493,33 @@ func FuzzFile(f *testing.F) {
 			t.Errorf("a value out of bounds was taken from the file: %d", v)
 		}
 		set.Entries()
+	})
+}
+
+// An override ends when it was said to end, also where nobody can be asked: a circuit that is forced open for five minutes
+// must not stay so for as long as the config service is away.
+func TestOverridesEndInTimeWhileCutOff(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newPeer(t)
+		forced := value("forced", "true", 3)
+		forced.Scope = &configv1.Scope{Layer: configv1.Layer_LAYER_OVERRIDE}
+		forced.Expires = timestamppb.New(time.Now().Add(time.Hour))
+		p.snapshot = snapshot(3, value("limit", "30", 3), forced)
+		set := open(t, p, "", nil)
+		limit := config.Int(set, "limit", 20, config.Spec{})
+		flag := config.Bool(set, "forced", false, config.Spec{})
+		var calls atomic.Int64
+		flag.Watch(func(_, _ bool) { calls.Add(1) })
+		stop := run(t, set)
+		defer stop()
+		time.Sleep(2 * time.Hour)
+		if !flag.Get() {
+			t.Error("the service is there, and it has not ended the override")
+		}
+		p.server.Stop()
+		time.Sleep(time.Minute)
+		if flag.Get() || limit.Get() != 30 || calls.Load() != 2 {
+			t.Errorf("cut off after the end of the override: %t (%d calls of the watcher), limit %d; want false, 2 calls, 30", flag.Get(), calls.Load(), limit.Get())
+		}
 	})
 }
