@@ -4,8 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net/http"
 	"net/http/httptest"
+	"strings"
 	"testing"
 	"time"
 
@@ -101,6 +103,31 @@ func TestForeignProblemBodiesAreBounded(t *testing.T) {
 		if err := errs.FromResponse(w.Result()); !errors.Is(err, errs.Unavailable) {
 			t.Errorf("body %q: %v", body, err)
 		}
+	}
+}
+
+func TestFromResponseReadsTheBodyWhateverItsParameters(t *testing.T) {
+	for _, kind := range []string{"application/problem+json", "application/problem+json; charset=utf-8", "Application/Problem+JSON"} {
+		resp := &http.Response{
+			StatusCode: 404, Status: "404 Not Found", Header: http.Header{"Content-Type": {kind}},
+			Body: io.NopCloser(strings.NewReader(`{"detail":"no such film"}`)),
+		}
+		if err := errs.FromResponse(resp); !errors.Is(err, errs.NotFound) || err.Error() != "no such film" {
+			t.Errorf("%s: %v", kind, err)
+		}
+	}
+}
+
+func TestFieldsAreSaidOnceHoweverOftenTheErrorIsWrapped(t *testing.T) {
+	err := fmt.Errorf("rating: %w", errs.Errorf(errs.Invalid, "checking").Field("stars", "must be at most 5"))
+	want := "rating: checking: stars must be at most 5"
+	if got := errs.FromRPC(errs.ToStatus(err).Err()); got.Error() != want {
+		t.Errorf("over gRPC: %q, want %q", got, want)
+	}
+	w := httptest.NewRecorder()
+	errs.WriteProblem(w, httptest.NewRequest("GET", "/", nil), err)
+	if got := errs.FromResponse(w.Result()); got.Error() != want {
+		t.Errorf("over HTTP: %q, want %q", got, want)
 	}
 }
 

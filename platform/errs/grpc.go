@@ -2,6 +2,7 @@ package errs
 
 import (
 	"errors"
+	"strings"
 
 	"google.golang.org/genproto/googleapis/rpc/errdetails"
 	"google.golang.org/grpc/codes"
@@ -24,15 +25,17 @@ func ToStatus(err error) *status.Status {
 	if !errors.As(err, &e) {
 		return unclassified(err)
 	}
-	msg := e.Message
-	if outer := err.Error(); outer != e.Error() {
-		msg = outer // somebody wrapped it: keep what they were doing
-	}
-	st := status.New(e.Kind.Code(), msg)
+	st := status.New(e.Kind.Code(), message(err, e))
 	if with, err := st.WithDetails(details(e)...); err == nil {
 		return with
 	}
 	return st
+}
+
+// message is the text of err, in which e was found, with what those who wrapped e were doing, but without the fields of
+// e: they travel beside it.
+func message(err error, e *Error) string {
+	return strings.Replace(err.Error(), e.Error(), e.Message, 1)
 }
 
 func unclassified(err error) *status.Status {

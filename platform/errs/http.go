@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io"
 	"math"
+	"mime"
 	"net/http"
 	"strconv"
 	"time"
@@ -57,10 +58,7 @@ func ProblemOf(err error) Problem {
 		}
 		return p
 	}
-	p.Detail = e.Message
-	if outer := err.Error(); outer != e.Error() {
-		p.Detail = outer
-	}
+	p.Detail = message(err, e)
 	if e.Reason != "" {
 		p.Type, p.Code, p.Meta = problemType+e.Reason, e.Reason, e.Meta
 	}
@@ -103,7 +101,7 @@ func FromResponse(resp *http.Response) error {
 	if s, err := strconv.Atoi(resp.Header.Get("Retry-After")); err == nil && s > 0 && s < 86400 {
 		e.RetryAfter = time.Duration(s) * time.Second
 	}
-	if resp.Header.Get("Content-Type") != "application/problem+json" {
+	if kind, _, err := mime.ParseMediaType(resp.Header.Get("Content-Type")); err != nil || kind != "application/problem+json" {
 		return e
 	}
 	var p Problem
