@@ -1,8 +1,8 @@
 // Package memnet is a network in memory for tests.
 //
 // Its connections are buffered pipes, so they work inside a testing/synctest bubble, where a whole stack runs in fake
-// time. Hosts can be cut off and healed, which looks to both ends like a network that swallows everything: dials wait
-// until their context ends, and bytes on open connections wait until the host is healed.
+// time. Hosts can be cut off and healed, which looks to both ends like a network that swallows everything: dials to them
+// wait until their context ends, and bytes on open connections to them wait until the host is healed.
 package memnet
 
 import (
@@ -78,7 +78,8 @@ func (n *Network) DialContext(ctx context.Context, network, address string) (net
 	}
 }
 
-// Cut cuts a host off until [Network.Heal]: nothing goes in or out, and nobody is told.
+// Cut cuts off the listeners of a host until [Network.Heal]: on connections to them nothing goes in or out, and nobody is
+// told. A dial does not say from which host it comes, so what the host dials itself goes on.
 func (n *Network) Cut(host string) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
@@ -116,6 +117,11 @@ func (l *listener) connect(ctx context.Context, network string) (net.Conn, error
 	client, server := pipe(l.net, l.host, l.addr)
 	select {
 	case l.conns <- server:
+		select {
+		case <-l.closed: // perhaps just before, and then nobody will accept it
+			l.reset()
+		default:
+		}
 		return client, nil
 	case <-l.closed:
 		return nil, &net.OpError{Op: "dial", Net: network, Addr: l.addr, Err: syscall.ECONNREFUSED}
@@ -141,16 +147,21 @@ func (l *listener) Close() error {
 		delete(l.net.listeners, string(l.addr))
 		l.net.mu.Unlock()
 		close(l.closed)
-		for {
-			select {
-			case c := <-l.conns:
-				_ = c.Close()
-			default:
-				return
-			}
-		}
+		l.reset()
 	})
 	return nil
+}
+
+// reset closes connections that nobody has accepted.
+func (l *listener) reset() {
+	for {
+		select {
+		case c := <-l.conns:
+			_ = c.Close()
+		default:
+			return
+		}
+	}
 }
 
 // Addr returns the address that was bound.

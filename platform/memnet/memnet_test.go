@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"runtime"
 	"strings"
 	"syscall"
 	"testing"
@@ -110,6 +111,32 @@ func TestCutSwallowsAndHealDelivers(t *testing.T) {
 			t.Errorf("after heal: %q, %v", got, err)
 		}
 	})
+}
+
+// A dial that meets the end of its listener gets an answer, one way or the other: a connection that nobody will ever accept
+// is closed.
+func TestADialNeverOutlivesItsListenerUnnoticed(t *testing.T) {
+	n := memnet.New()
+	for range 2000 {
+		l, err := n.Listen("tcp", "a:1")
+		if err != nil {
+			t.Fatal(err)
+		}
+		read := make(chan struct{})
+		go func() {
+			defer close(read)
+			if c, err := n.DialContext(t.Context(), "tcp", "a:1"); err == nil {
+				c.Read(make([]byte, 1))
+			}
+		}()
+		runtime.Gosched()
+		l.Close()
+		select {
+		case <-read:
+		case <-time.After(5 * time.Second):
+			t.Fatal("a connection hangs that nobody can accept")
+		}
+	}
 }
 
 func Example() {
