@@ -2,6 +2,8 @@ package discovery_test
 
 import (
 	"context"
+	"encoding/json"
+	"errors"
 	"net"
 	"os"
 	"path/filepath"
@@ -374,5 +376,19 @@ func TestParseStatus(t *testing.T) {
 	}
 	if s := discovery.Status(77).String(); s != "UNKNOWN" {
 		t.Errorf("an unknown status is %q", s)
+	}
+}
+
+func TestInstancesAreReadableAsJSON(t *testing.T) {
+	text, err := json.Marshal(discovery.Instance{Service: "catalog", ID: "catalog-1", Status: discovery.OutOfService})
+	if err != nil || !strings.Contains(string(text), `"Status":"OUT_OF_SERVICE"`) {
+		t.Errorf("%s, %v", text, err)
+	}
+	var back discovery.Instance
+	if err := json.Unmarshal(text, &back); err != nil || back.Status != discovery.OutOfService {
+		t.Errorf("read back: %v, %v", back.Status, err)
+	}
+	if err := json.Unmarshal([]byte(`{"Status":"ASLEEP"}`), &back); !errors.Is(err, errs.Invalid) {
+		t.Errorf("a status that does not exist: %v", err)
 	}
 }

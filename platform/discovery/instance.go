@@ -37,6 +37,23 @@ func (s Status) String() string {
 	return statusNames[s]
 }
 
+// MarshalText writes the name, for JSON and logs.
+func (s Status) MarshalText() ([]byte, error) { return []byte(s.String()), nil }
+
+// UnmarshalText reads what MarshalText writes.
+func (s *Status) UnmarshalText(name []byte) error {
+	if string(name) == statusNames[0] {
+		*s = 0
+		return nil
+	}
+	read, err := ParseStatus(string(name))
+	if err != nil {
+		return err
+	}
+	*s = read
+	return nil
+}
+
 // ParseStatus is the inverse of [Status.String], in any case. Anything else is an error of kind errs.Invalid.
 func ParseStatus(name string) (Status, error) {
 	for i, n := range statusNames[1:] {

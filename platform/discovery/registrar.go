@@ -40,6 +40,7 @@ type Registrar struct {
 
 	mu       sync.Mutex
 	instance Instance
+	draining bool // the status stays
 	leaving  bool
 	answered time.Time     // the last answer; zero: never
 	lease    time.Duration // in force
@@ -80,7 +81,7 @@ func (r *Registrar) Run(ctx context.Context) error {
 		seed := r.c.seeds.at(try)
 		good, err := r.session(ctx, seed)
 		if ctx.Err() != nil || r.isGone() {
-			return nil
+			break
 		}
 		if good {
 			failed = 0
@@ -235,10 +236,11 @@ func (r *Registrar) aloneLocked() {
 	}
 }
 
-// SetStatus changes the reported status. The registry is told at once.
+// SetStatus changes the reported status. The registry is told at once. After [Registrar.Drain] it does nothing: an
+// instance that has begun to leave does not come back.
 func (r *Registrar) SetStatus(s Status) {
 	r.mu.Lock()
-	if r.instance.Status != s {
+	if r.instance.Status != s && !r.draining {
 		r.instance.Status, r.spread = s, 0
 	}
 	r.mu.Unlock()
@@ -268,7 +270,12 @@ func (r *Registrar) Registered() (ok bool, reason string) {
 // acknowledged it, so that no new calls come. When ctx ends before, the error has kind errs.Timeout. When no registry
 // has ever answered, nobody knows the instance and Drain returns at once. Run must still be running.
 func (r *Registrar) Drain(ctx context.Context) error {
-	r.SetStatus(Draining)
+	r.mu.Lock()
+	if !r.draining {
+		r.draining, r.instance.Status, r.spread = true, Draining, 0
+	}
+	r.mu.Unlock()
+	r.now()
 	for {
 		r.mu.Lock()
 		done := r.spread == Draining || r.answered.IsZero()

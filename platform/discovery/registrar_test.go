@@ -211,3 +211,21 @@ func TestNothingToLeave(t *testing.T) {
 		}
 	})
 }
+
+// A readiness check that passes at the wrong moment must not bring an instance back that has told everybody it leaves.
+func TestDrainIsForGood(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newScript(t, memnet.New(), "one")
+		r, _ := register(t, s.net, discovery.RegistrarOptions{}, s.addr)
+		r.SetStatus(discovery.Up)
+		after(time.Second)
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		_ = r.Drain(ctx) // whether it propagates is not the question here
+		r.SetStatus(discovery.Up)
+		after(10 * time.Second)
+		if req, _ := s.last(); req.GetInstance().GetReported() != discoveryv1.Status_STATUS_DRAINING {
+			t.Errorf("after Drain the instance reports %v", req.GetInstance().GetReported())
+		}
+	})
+}

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net/url"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -21,19 +22,28 @@ import (
 // connection records what a resolver tells a gRPC connection.
 type connection struct {
 	resolver.ClientConn
+	mu     sync.Mutex
 	states []resolver.State
 	errs   []error
 }
 
 func (c *connection) UpdateState(s resolver.State) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
 	c.states = append(c.states, s)
 	return nil
 }
 
-func (c *connection) ReportError(err error) { c.errs = append(c.errs, err) }
+func (c *connection) ReportError(err error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.errs = append(c.errs, err)
+}
 
 // told writes the last state as "1@a:1 2@b:1?", and how many updates and errors there were.
 func (c *connection) told() string {
+	c.mu.Lock()
+	defer c.mu.Unlock()
 	var out []string
 	if n := len(c.states); n > 0 {
 		for _, ep := range c.states[n-1].Endpoints {
