@@ -192,10 +192,10 @@ func TestNobodyThereIsUnavailableAndNamesTheService(t *testing.T) {
 func TestDeadlines(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld()
-		var left time.Duration
+		var given atomic.Int64
 		impl, _ := w.start(t, rpc.ServerOptions{}, func(ctx context.Context) error {
 			d, _ := ctx.Deadline()
-			left = time.Until(d)
+			given.Store(int64(time.Until(d)))
 			<-ctx.Done()
 			return ctx.Err()
 		})
@@ -206,6 +206,7 @@ func TestDeadlines(t *testing.T) {
 		if _, err := c.Get(ctx, &configv1.GetRequest{}); !errors.Is(err, errs.Timeout) {
 			t.Errorf("got %v, want timeout", err)
 		}
+		left := time.Duration(given.Load())
 		if d := time.Since(start); d != 2*time.Second || left > 2*time.Second || left < time.Second {
 			t.Errorf("the call took %v, the server was given %v", d, left)
 		}
