@@ -58,7 +58,7 @@ func (b *body) Read(p []byte) (int, error) {
 	defer b.mu.Unlock()
 	b.reading = false
 	b.ended = b.ended || err != nil || b.n == b.x.r.ContentLength
-	if err != nil && err != io.EOF && b.err == nil && !b.detached {
+	if err != nil && !errors.Is(err, io.EOF) && b.err == nil && !b.detached {
 		b.err = err
 	}
 	b.idle.Broadcast()

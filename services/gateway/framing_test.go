@@ -44,7 +44,7 @@ func FuzzFraming(f *testing.F) {
 			return
 		}
 		sent, refused := whole, false
-		if i := bytes.Index(whole, []byte(gateway.Refusal+" ")); i >= 0 && (errors.Is(err, io.EOF)) {
+		if i := bytes.Index(whole, []byte(gateway.Refusal+" ")); i >= 0 && errors.Is(err, io.EOF) {
 			sent, refused = whole[:i], true
 		}
 		if !bytes.HasPrefix(in, sent) {

@@ -139,7 +139,7 @@ func TestTrace(t *testing.T) {
 			}
 			attrs := map[string]string{}
 			for _, a := range append(attempt.Attributes, server.Attributes...) {
-				attrs[string(a.Key)] = a.Value.Emit()
+				attrs[string(a.Key)] = a.Value.String()
 			}
 			if attrs["bijou.route.instance"] != "web-1" || attrs["bijou.gateway.route"] != "web" || attrs["url.path"] != "/a" {
 				t.Errorf("attributes: %v", attrs)

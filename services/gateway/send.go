@@ -79,7 +79,7 @@ func (x *exchange) attempt(ctx context.Context, n int, last *failure) (*failure,
 	to := picked.Endpoint()
 	x.tried = append(x.tried, to.ID)
 	begin := time.Now()
-	res, f, again := x.roundTrip(ctx, n, to)
+	res, f, again := x.roundTrip(ctx, n, to) //nolint:bodyclose // release closes it, here or when the exchange ends
 	a := attempt{instance: to.ID, took: time.Since(begin)}
 	if f != nil {
 		a.problem = string(f.fault)
