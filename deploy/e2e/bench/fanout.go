@@ -81,17 +81,17 @@ func playEtcd(_ context.Context, args []string, ready func(string)) error {
 
 // startEtcd starts etcd on an empty folder and waits until it serves. The caller calls stop.
 func startEtcd(ctx context.Context) (endpoint string, stop func(), err error) {
-	dir, err := os.MkdirTemp("", "bijou-bench")
+	client, peer, err := freeAddrs()
 	if err != nil {
 		return "", nil, err
 	}
-	client, peer, err := freeAddrs()
+	dir, err := os.MkdirTemp("", "bijou-bench")
 	if err != nil {
 		return "", nil, err
 	}
 	p, err := spawn(ctx, "etcd", dir, client, peer)
 	if err != nil {
-		return "", nil, err
+		return "", nil, errors.Join(err, os.RemoveAll(dir))
 	}
 	stop = func() {
 		p.kill()
