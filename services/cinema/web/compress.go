@@ -10,7 +10,7 @@ import (
 )
 
 // worthwhile is the size from which a page is compressed. Posters are drawings in the page: the home page shrinks to a
-// tenth. Smaller ones fit a few packets anyway.
+// fifth. Smaller ones fit a few packets anyway.
 const worthwhile = 4 << 10
 
 // squeezers are writers at rest: a new one takes more memory than the page.
