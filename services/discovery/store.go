@@ -469,6 +469,7 @@ func (s *Server) evict(ctx context.Context, k key, now time.Time) error {
 	defer r.mu.Unlock()
 	delete(r.writing, k)
 	if err != nil {
+		wake(r.toStore) // the writer has passed over what came meanwhile
 		return err
 	}
 	delete(r.stored, k)
