@@ -25,9 +25,6 @@ func (b *Board) Handler() http.Handler {
 	mux.HandleFunc("GET /turbine.stream", b.turbine)
 	mux.HandleFunc("GET /v1/circuits", b.list)
 	mux.HandleFunc("POST /v1/force", b.force)
-	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
-		errs.WriteProblem(w, r, errs.Errorf(errs.NotFound, "no such resource: %s %.200s", r.Method, r.URL.Path))
-	})
 	return mux
 }
 

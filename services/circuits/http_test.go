@@ -79,21 +79,6 @@ func wantFields(t *testing.T, event, want map[string]any) {
 	}
 }
 
-func TestNoSuchResource(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		w := newWorld(t)
-		board, _, _ := w.replica(t, "circuits-1", circuits.Options{})
-		resp, err := w.client(t, board).Get("http://circuits:8080/v1/force")
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer resp.Body.Close()
-		if resp.StatusCode != http.StatusNotFound || resp.Header.Get("Content-Type") != "application/problem+json" {
-			t.Errorf("got %s of type %s", resp.Status, resp.Header.Get("Content-Type"))
-		}
-	})
-}
-
 func TestTurbine(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t)
