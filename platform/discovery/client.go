@@ -69,9 +69,10 @@ type Client struct {
 	log   *slog.Logger
 	seeds *seeds // nil: static
 	now   atomic.Pointer[view]
-	// saves wakes the housekeeping, which alone uses saved, the view in the file.
-	saves chan struct{}
-	saved *view
+	// saves wakes the housekeeping, which alone uses saved, the view in the file, and unsaved, whether the last write failed.
+	saves   chan struct{}
+	saved   *view
+	unsaved bool
 
 	mu       sync.Mutex
 	guard    *guard

@@ -4,11 +4,14 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
+	"log/slog"
 	"net"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -391,4 +394,47 @@ func TestInstancesAreReadableAsJSON(t *testing.T) {
 	if err := json.Unmarshal([]byte(`{"Status":"ASLEEP"}`), &back); !errors.Is(err, errs.Invalid) {
 		t.Errorf("a status that does not exist: %v", err)
 	}
+}
+
+func TestAnUnwritableFolderIsReportedOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		blocked := filepath.Join(t.TempDir(), "file")
+		if err := os.WriteFile(blocked, nil, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		s := newScript(t, memnet.New(), "one")
+		s.open(snapshot("a1"))
+		var logged lines
+		c, stop := run(t, discovery.Options{
+			Seeds: []string{s.addr}, DialContext: s.net.DialContext, Dir: filepath.Join(blocked, "dir"),
+			Log: slog.New(slog.NewTextHandler(&logged, nil)),
+		})
+		for i := range 5 {
+			after(10 * time.Second)
+			s.say <- changed(fmt.Sprintf("b%d", i))
+		}
+		after(10 * time.Second)
+		stop()
+		if n := logged.count("saving the last known instances"); n != 1 || c.Stats().Unsaved < 5 {
+			t.Errorf("%d writes failed, %d lines say so, want 1", c.Stats().Unsaved, n)
+		}
+	})
+}
+
+// lines is written by the client and read by the test.
+type lines struct {
+	mu   sync.Mutex
+	text strings.Builder
+}
+
+func (l *lines) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.text.Write(p)
+}
+
+func (l *lines) count(s string) int {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return strings.Count(l.text.String(), s)
 }

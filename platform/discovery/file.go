@@ -47,7 +47,7 @@ func (c *Client) load() {
 	c.saved = c.now.Load()
 }
 
-// save writes the file when something has changed.
+// save writes the file when something has changed. The log hears of the first of a row of failures.
 func (c *Client) save() {
 	v := c.now.Load()
 	if c.opts.Dir == "" || v == c.saved || len(v.services) == 0 {
@@ -62,8 +62,11 @@ func (c *Client) save() {
 		c.mu.Lock()
 		c.stats.Unsaved++
 		c.mu.Unlock()
-		c.log.Warn("saving the last known instances", "dir", c.opts.Dir, "err", err)
+		if !c.unsaved {
+			c.log.Warn("saving the last known instances", "dir", c.opts.Dir, "err", err)
+		}
 	}
+	c.unsaved = err != nil
 }
 
 func encodeFile(list []Instance) ([]byte, error) {
