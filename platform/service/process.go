@@ -17,6 +17,7 @@ import (
 	"bijou.dev/platform/circuit"
 	"bijou.dev/platform/config"
 	"bijou.dev/platform/discovery"
+	"bijou.dev/platform/errs"
 	"bijou.dev/platform/rpc"
 	"bijou.dev/platform/trace"
 
@@ -180,6 +181,9 @@ func (p *Process) GRPC() grpc.ServiceRegistrar {
 func (p *Process) Dial(service string) (*grpc.ClientConn, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	if p.stopped {
+		return nil, errs.Errorf(errs.Canceled, "dialling %s: the process has stopped", service)
+	}
 	if c := p.conns[service]; c != nil {
 		return c, nil
 	}

@@ -276,21 +276,26 @@ func TestAFailingPartLetsTheProcessDrain(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		n := memnet.New()
 		entered := make(chan struct{})
-		var others context.Context
+		ended := make(chan struct{})
 		p, err := service.New(t.Context(), alone(n, "hello-1"), func(_ context.Context, p *service.Process) error {
 			p.Go("index", func(context.Context) error {
 				<-entered
 				return errors.New("disk is gone")
 			})
 			p.Go("others", func(ctx context.Context) error {
-				others = ctx
 				<-ctx.Done()
+				close(ended)
 				return nil
 			})
 			return p.Handle("http", http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 				close(entered)
 				time.Sleep(2 * time.Second)
-				fmt.Fprint(w, others.Err())
+				select {
+				case <-ended:
+					fmt.Fprint(w, "alone")
+				default:
+					fmt.Fprint(w, "with the others")
+				}
 			}))
 		})
 		if err != nil {
@@ -298,8 +303,8 @@ func TestAFailingPartLetsTheProcessDrain(t *testing.T) {
 		}
 		done := make(chan error, 1)
 		go func() { done <- p.Run(t.Context()) }()
-		if _, body := get(t, n, "http://hello-1:8080/"); body != "<nil>" {
-			t.Errorf("while the process drains, its background work has ended: %s", body)
+		if _, body := get(t, n, "http://hello-1:8080/"); body != "with the others" {
+			t.Errorf("while the process drains, a request finds itself %s", body)
 		}
 		if err := <-done; err == nil || !strings.Contains(err.Error(), "running index: disk is gone") {
 			t.Errorf("Run: %v", err)
@@ -520,4 +525,23 @@ func TestLongStreamsAreSentAwayAndNotesAreShown(t *testing.T) {
 			t.Errorf("a stream that could be sent away held the stop up for %v", d)
 		}
 	})
+}
+
+// What is opened when everything has been undone would never be closed.
+func TestNothingIsDialledAfterTheEnd(t *testing.T) {
+	p, err := service.New(t.Context(), alone(memnet.New(), "hello-1"), greet)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := p.Dial("catalog"); err != nil {
+		t.Fatal(err)
+	}
+	if err := p.Stop(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	for _, callee := range []string{"catalog", "search"} {
+		if _, err := p.Dial(callee); !errors.Is(err, errs.Canceled) || !strings.Contains(err.Error(), callee) {
+			t.Errorf("dialling %s: %v", callee, err)
+		}
+	}
 }
