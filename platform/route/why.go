@@ -20,6 +20,7 @@ const (
 	Probe                   // one endpoint, to see whether it is well again after its ejection
 )
 
+// String returns the scope in a word: "local".
 func (s Scope) String() string {
 	return [...]string{"everywhere", "local", "spilled", "widened", "probe"}[s]
 }

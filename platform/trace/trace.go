@@ -51,7 +51,8 @@ type Options struct {
 	// Conn returns the connection to the trace store. It is called once, before the first export, so it may use a
 	// connection that itself traces: calls made to export are never sampled. The provider does not close it.
 	Conn func() grpc.ClientConnInterface
-	// Exporter replaces OTLP over Conn, for tests and for other destinations. Set one of the two.
+	// Exporter replaces OTLP over Conn, for tests and for other destinations. Set one of the two. It must return when its
+	// context ends: Shutdown waits for it.
 	Exporter sdktrace.SpanExporter
 
 	// Sampling is the share of new traces to record, from 0 to 1. It is asked for every new trace, so a live

@@ -226,3 +226,34 @@ func TestNewDoesNotWait(t *testing.T) {
 		t.Errorf("after %v: %v", time.Since(began), err)
 	}
 }
+
+// Of three members one is off and one swallows everything: calls go to the one that works, and the watch follows it.
+func TestDeadMembersAreAvoided(t *testing.T) {
+	t.Parallel()
+	etcd := etcdtest.Start(t)
+	hole, err := net.Listen("tcp", "127.0.0.1:0") // accepts in the kernel, and never says a word
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer hole.Close()
+	s := open(t, kvetcd.Options{Endpoints: append([]string{hole.Addr().String(), "unix:///nowhere/etcd.sock"}, etcd.Endpoints()...)})
+	for range 20 {
+		put(t, s, "/a/1")
+		if _, err := s.Get(t.Context(), "/a/1"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	w := s.Watch(t.Context(), "/a/")
+	next(t, w)
+	rev := put(t, s, "/a/2")
+	if u := next(t, w); u.Revision != rev || len(u.Puts) != 1 {
+		t.Errorf("got %+v, want the put at %d", u, rev)
+	}
+	l, err := s.Grant(t.Context(), time.Second)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := l.Close(t.Context()); err != nil {
+		t.Error(err)
+	}
+}
