@@ -144,7 +144,8 @@ func after(d time.Duration) {
 func (s *stack) rpc(r *replica) discoveryv1.DiscoveryClient {
 	s.t.Helper()
 	conn, err := grpc.NewClient("passthrough:///"+r.Addr, grpc.WithTransportCredentials(insecure.NewCredentials()), grpc.WithContextDialer(
-		func(ctx context.Context, addr string) (net.Conn, error) { return s.net.DialContext(ctx, "tcp", addr) }))
+		func(ctx context.Context, addr string) (net.Conn, error) { return s.net.DialContext(ctx, "tcp", addr) },
+	))
 	if err != nil {
 		s.t.Fatal(err)
 	}

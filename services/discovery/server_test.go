@@ -235,7 +235,8 @@ func FuzzDecodeRecord(f *testing.F) {
 // While replicas are replaced, the old ones have to read what the new ones write.
 func TestRecordOfANewerReplica(t *testing.T) {
 	_, _, _, in, err := registry.DecodeRecord([]byte(
-		`{"owner":"x","heartbeat":"3s","lease":"10s","new":1,"instance":{"service":"catalog","id":"1","added":{"later":true}}}`))
+		`{"owner":"x","heartbeat":"3s","lease":"10s","new":1,"instance":{"service":"catalog","id":"1","added":{"later":true}}}`,
+	))
 	if err != nil || in.GetId() != "1" {
 		t.Errorf("got %v, %v", in, err)
 	}

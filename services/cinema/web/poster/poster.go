@@ -184,5 +184,6 @@ func wrap(s string, width int) []string {
 func (c *canvas) done() template.HTML {
 	return template.HTML(fmt.Sprintf( //nolint:gosec // numbers, colours and escaped text
 		`<svg viewBox="0 0 %.0f %.0f" preserveAspectRatio="xMidYMid slice" aria-hidden="true" focusable="false">%s</svg>`,
-		c.w, c.h, c.String()))
+		c.w, c.h, c.String(),
+	))
 }
