@@ -42,13 +42,13 @@ type Options struct {
 func (o Options) validate() error {
 	switch {
 	case o.Dir == "":
-		return errors.New("Dir: is required (-dir): traces are kept on disk")
+		return errors.New("options of tracing: Dir is required (-dir): traces are kept on disk")
 	case o.Retention != 0 && (o.Retention < minRetention || o.Retention > maxRetention):
-		return fmt.Errorf("Retention: must be from %v to %v", minRetention, maxRetention)
+		return fmt.Errorf("options of tracing: Retention must be from %v to %v", minRetention, maxRetention)
 	case o.MaxBytes != 0 && o.MaxBytes < minBytes:
-		return fmt.Errorf("MaxBytes: must be at least %d", minBytes)
+		return fmt.Errorf("options of tracing: MaxBytes must be at least %d", minBytes)
 	case o.Cache < 0, o.InFlight < 0:
-		return errors.New("Cache, InFlight: must not be negative")
+		return errors.New("options of tracing: Cache and InFlight must not be negative")
 	}
 	return nil
 }

@@ -418,9 +418,9 @@ func TestQueries(t *testing.T) {
 	if len(deps) != 0 {
 		t.Errorf("dependencies of another time: %v", deps)
 	}
-	var any map[string]any
+	var page map[string]any
 	for _, path := range []string{"/health", "/info", "/config.json", "/zipkin/config.json"} {
-		s.get(path, &any)
+		s.get(path, &page)
 	}
 	for path, status := range map[string]int{
 		"/api/v2/trace/ffff": 404, "/api/v2/trace/xyz": 400, "/api/v2/trace/0": 400, "/api/v2/spans": 400, "/api/v2/remoteServices": 400,

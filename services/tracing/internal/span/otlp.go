@@ -283,9 +283,10 @@ func (s *Span) fromOTLP(m string, shared []Tag) (ok bool, err error) {
 			return s.event(f)
 		case 15:
 			return fields(f, func(num int, v uint64, f string) error {
-				if num == 2 {
+				switch num {
+				case 2:
 					message = f
-				} else if num == 3 {
+				case 3:
 					code = v
 				}
 				return nil

@@ -185,15 +185,13 @@ func TestOTLPMapping(t *testing.T) {
 func TestOTLPCountsInvalidSpans(t *testing.T) {
 	req := request(&otlp.Span{Name: "good"})
 	sc := req.ResourceSpans[0].ScopeSpans[0]
-	for _, bad := range []*otlp.Span{
+	sc.Spans = append(sc.Spans, []*otlp.Span{
 		{},
 		{TraceId: make([]byte, 16), SpanId: unhex(sid)},
 		{TraceId: unhex(tid), SpanId: make([]byte, 8)},
 		{TraceId: unhex(tid)[:8], SpanId: unhex(sid)},
 		{TraceId: unhex(tid), SpanId: unhex(sid), ParentSpanId: []byte{1}},
-	} {
-		sc.Spans = append(sc.Spans, bad)
-	}
+	}...)
 	b, _ := proto.Marshal(req)
 	spans, invalid, err := span.ParseOTLP(b)
 	if err != nil || len(spans) != 1 || spans[0].Name != "good" || invalid != 5 {

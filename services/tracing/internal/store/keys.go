@@ -35,10 +35,8 @@ func appendChunk(b []byte, bucket uint32, id span.TraceID, seq uint32) []byte {
 	return binary.BigEndian.AppendUint32(b, seq)
 }
 
-// chunkKeyLen is the length of a chunk's key: bucket, kind, two halves of the id, commit.
-const chunkKeyLen = 4 + 1 + 8 + 8 + 4
-
-// tracePrefixLen is the part of it that all chunks of a trace share in one bucket.
+// tracePrefixLen is the part of a chunk's key (bucket, kind, two halves of the id, commit) that all chunks of a trace
+// share in one bucket.
 const tracePrefixLen = 4 + 1 + 8
 
 // comparer orders keys by their bytes. It tells the database which part of a chunk's key a filter should remember, so
