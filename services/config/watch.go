@@ -171,9 +171,9 @@ func (s *Server) delta(w *watcher) *configv1.WatchResponse {
 	m := &configv1.WatchResponse{Revision: s.state.head.GetRevision()}
 	for _, name := range slices.Sorted(maps.Keys(w.dirty)) {
 		v := s.state.winnerLocked(name, w.id)
-		switch {
-		case v == w.sent[name]:
-		case v == nil:
+		switch v {
+		case w.sent[name]:
+		case nil:
 			delete(w.sent, name)
 			m.Removed = append(m.Removed, name)
 		default:
