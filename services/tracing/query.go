@@ -183,12 +183,18 @@ func (q *queries) byID(r *http.Request, a *answer, ids []span.TraceID) ([][]span
 	}
 	var parts [][]span.Span
 	names := make([]string, len(ids))
+	held := 0
 	for i, id := range ids {
 		names[i] = id.String()
+		if held >= store.MaxAnswer {
+			a.incomplete = true
+			continue
+		}
 		t, err := q.store.Trace(r.Context(), id)
 		if err != nil {
 			return nil, err
 		}
+		held += len(t)
 		parts = append(parts, t)
 	}
 	path := "/api/v2/traceMany?traceIds=" + strings.Join(names, ",")

@@ -20,6 +20,8 @@ import (
 const (
 	// maxTrace bounds the memory of one trace.
 	maxTrace = 50_000
+	// MaxAnswer bounds the memory of an answer of many traces, in spans.
+	MaxAnswer = 100_000
 	// maxExamined bounds the work of a search: traces read and tested.
 	maxExamined = 20_000
 	// slack is how much later than its trace a service may take part and still be found at the end of the range.
@@ -111,8 +113,8 @@ func (s *Store) Trace(ctx context.Context, id span.TraceID) ([]span.Span, error)
 	return span.Merge(spans), nil
 }
 
-// Search returns the newest traces that q selects. incomplete is set when it stopped early, after too many traces that
-// did not match or because ctx ended.
+// Search returns the newest traces that q selects. incomplete is set when it stopped early: after too many traces that
+// did not match, after MaxAnswer spans, or because ctx ended.
 func (s *Store) Search(ctx context.Context, q Query) (traces [][]span.Span, incomplete bool, err error) {
 	r, err := s.reader()
 	if err != nil {
@@ -129,11 +131,17 @@ func (s *Store) Search(ctx context.Context, q Query) (traces [][]span.Span, inco
 	if err != nil {
 		return nil, false, err
 	}
+	held := 0
 	for _, lo := range f.found {
+		if held >= MaxAnswer {
+			incomplete = true
+			break
+		}
 		spans, err := r.trace(context.WithoutCancel(ctx), lo, s.allBuckets())
 		if err != nil {
 			return nil, false, err
 		}
+		held += len(spans)
 		for _, t := range span.Split(spans) {
 			if t = span.Merge(t); q.Match(t) {
 				traces = append(traces, t)

@@ -289,6 +289,24 @@ func TestSearchAgreesWithMatch(t *testing.T) {
 	}
 }
 
+// A search that finds a few enormous traces must not need memory for all of them.
+func TestSearchOfEnormousTraces(t *testing.T) {
+	s := open(t, store.Options{})
+	now := time.Now().UnixMicro()
+	const each = 40_000
+	for trace := range uint64(4) {
+		spans := make([]span.Span, each)
+		for i := range spans {
+			spans[i] = span.Span{Trace: span.TraceID{Lo: trace + 1}, ID: span.ID(i + 1), Name: "tick", Start: now, Local: span.Endpoint{Service: "loop"}}
+		}
+		add(t, s, spans...)
+	}
+	traces, incomplete, err := s.Search(t.Context(), store.Query{From: now - 1e6, To: now + 1e6, Limit: 10})
+	if err != nil || len(traces) != 3 || !incomplete || len(traces[0]) != each {
+		t.Errorf("got %d traces, incomplete %t, %v; want 3 and a note that there are more", len(traces), incomplete, err)
+	}
+}
+
 func TestNames(t *testing.T) {
 	s := open(t, store.Options{Autocomplete: []string{"cloud.availability_zone"}})
 	add(t, s, spantest.New(1).Trace(time.Now())...)
