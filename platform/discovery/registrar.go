@@ -80,7 +80,7 @@ func (r *Registrar) Run(ctx context.Context) error {
 	for try, failed := 0, 0; ctx.Err() == nil; try++ {
 		seed := r.c.seeds.at(try)
 		good, err := r.session(ctx, seed)
-		if ctx.Err() != nil || r.isGone() {
+		if over := ctx.Err() != nil || r.isGone(); over {
 			break
 		}
 		if good {

@@ -100,7 +100,7 @@ func (s *script) Register(stream grpc.BidiStreamingServer[discoveryv1.RegisterRe
 	for {
 		req, err := stream.Recv()
 		if err != nil {
-			return nil
+			return err
 		}
 		s.mu.Lock()
 		s.beats, s.at = append(s.beats, req), append(s.at, time.Now())
