@@ -3,27 +3,24 @@ package config
 import (
 	"bytes"
 	"context"
-	"crypto/sha256"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"maps"
 	"math/rand/v2"
-	"os"
 	"path/filepath"
 	"slices"
 	"time"
 
 	configv1 "bijou.dev/platform/api/config/v1"
+	"bijou.dev/platform/internal/lastknown"
 
 	"google.golang.org/protobuf/encoding/protojson"
 )
 
-// The file of last known good values is one line that names the format and the SHA-256 of the rest, and then a
-// WatchResponse in JSON, for people to read: a snapshot of the values in use.
-const fileFormat = "bijou settings 1 sha256 %x\n"
+// The file of last known good values is a WatchResponse in JSON, for people to read: a snapshot of the values in use.
+const fileMark = "bijou settings 1 sha256"
 
 func lastKnownGood(dir string, id *configv1.Identity) string {
 	if dir == "" {
@@ -57,30 +54,13 @@ func (s *Set) load() {
 }
 
 func readFile(name string) (*configv1.WatchResponse, error) {
-	f, err := os.Open(name)
+	body, err := lastknown.Read(name, fileMark)
 	if err != nil {
 		return nil, fmt.Errorf("reading settings: %w", err)
-	}
-	defer f.Close()
-	data, err := io.ReadAll(io.LimitReader(f, maxMessage))
-	if err != nil {
-		return nil, fmt.Errorf("reading settings: %w", err)
-	}
-	m, err := parseFile(data)
-	if err != nil {
-		return nil, fmt.Errorf("reading settings %s: %w", name, err)
-	}
-	return m, nil
-}
-
-func parseFile(data []byte) (*configv1.WatchResponse, error) {
-	head, body, _ := bytes.Cut(data, []byte("\n"))
-	if want := fmt.Sprintf(fileFormat, sha256.Sum256(body)); string(head)+"\n" != want {
-		return nil, errors.New("checksum or format does not match: the file is damaged or of another version")
 	}
 	m := &configv1.WatchResponse{}
 	if err := protojson.Unmarshal(body, m); err != nil {
-		return nil, err
+		return nil, fmt.Errorf("reading settings %s: %w", name, err)
 	}
 	return m, nil
 }
@@ -111,10 +91,10 @@ func (s *Set) keepSaved(ctx context.Context) {
 // saveIfChanged logs the first of a row of failures: the process works without the file.
 func (s *Set) saveIfChanged(last *[]byte, failing *bool) {
 	data := s.fileContent()
-	if bytes.Equal(data, *last) {
+	if data == nil || bytes.Equal(data, *last) {
 		return
 	}
-	err := writeFile(s.remote.file, data)
+	err := lastknown.Write(s.remote.file, fileMark, data)
 	if err == nil {
 		*last = data
 	} else if !*failing {
@@ -139,37 +119,5 @@ func (s *Set) fileContent() []byte {
 	if err := json.Indent(&body, loose, "", " "); err != nil { // protojson varies its spaces
 		return nil
 	}
-	return append(fmt.Appendf(nil, fileFormat, sha256.Sum256(body.Bytes())), body.Bytes()...)
-}
-
-// writeFile replaces the file in one step: after a crash it is the old one or the new one, whole.
-func writeFile(name string, data []byte) (err error) {
-	dir := filepath.Dir(name)
-	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return fmt.Errorf("keeping settings: %w", err)
-	}
-	f, err := os.OpenFile(name+".new", os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
-	if err != nil {
-		return fmt.Errorf("keeping settings: %w", err)
-	}
-	_, err = f.Write(data)
-	if err := errors.Join(err, f.Sync(), f.Close()); err != nil {
-		return fmt.Errorf("keeping settings: %w", err)
-	}
-	if err := os.Rename(name+".new", name); err != nil {
-		return fmt.Errorf("keeping settings: %w", err)
-	}
-	return syncDir(dir)
-}
-
-// syncDir makes a rename last through a loss of power.
-func syncDir(dir string) error {
-	d, err := os.Open(dir)
-	if err != nil {
-		return fmt.Errorf("keeping settings: %w", err)
-	}
-	if err := errors.Join(d.Sync(), d.Close()); err != nil {
-		return fmt.Errorf("keeping settings: %w", err)
-	}
-	return nil
+	return body.Bytes()
 }

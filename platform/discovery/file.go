@@ -1,24 +1,21 @@
 package discovery
 
 import (
-	"bytes"
-	"crypto/sha256"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"io/fs"
-	"os"
 	"path/filepath"
 
 	discoveryv1 "bijou.dev/platform/api/discovery/v1"
-	"bijou.dev/platform/errs"
+	"bijou.dev/platform/internal/lastknown"
 	"google.golang.org/protobuf/encoding/protojson"
 )
 
-// fileName is the file in Options.Dir: one line with a mark and the SHA-256 of the rest, then a ListResponse as JSON.
-const fileName = "instances.json"
-
-const fileMark = "bijou-instances-1 "
+// The file in Options.Dir holds a ListResponse as JSON.
+const (
+	fileName = "instances.json"
+	fileMark = "bijou-instances-1"
+)
 
 // load takes over the file, if there is a good one. Anything else is as good as none: the registry knows better.
 func (c *Client) load() {
@@ -26,7 +23,7 @@ func (c *Client) load() {
 		return
 	}
 	path := filepath.Join(c.opts.Dir, fileName)
-	b, err := os.ReadFile(path)
+	b, err := lastknown.Read(path, fileMark)
 	if errors.Is(err, fs.ErrNotExist) {
 		return
 	}
@@ -55,7 +52,7 @@ func (c *Client) save() {
 	}
 	b, err := encodeFile(v.list(""))
 	if err == nil {
-		err = replaceFile(filepath.Join(c.opts.Dir, fileName), b)
+		err = lastknown.Write(filepath.Join(c.opts.Dir, fileName), fileMark, b)
 	}
 	c.saved = v // also when it went wrong: the next change tries again
 	if err != nil {
@@ -78,18 +75,12 @@ func encodeFile(list []Instance) ([]byte, error) {
 	if err != nil {
 		return nil, fmt.Errorf("encoding %d instances: %w", len(list), err)
 	}
-	sum := sha256.Sum256(body)
-	return append([]byte(fileMark+hex.EncodeToString(sum[:])+"\n"), body...), nil
+	return body, nil
 }
 
 func decodeFile(b []byte) ([]Instance, error) {
-	head, body, ok := bytes.Cut(b, []byte("\n"))
-	sum := sha256.Sum256(body)
-	if !ok || string(head) != fileMark+hex.EncodeToString(sum[:]) {
-		return nil, errs.Errorf(errs.Invalid, "the checksum does not match")
-	}
 	var m discoveryv1.ListResponse
-	if err := protojson.Unmarshal(body, &m); err != nil {
+	if err := protojson.Unmarshal(b, &m); err != nil {
 		return nil, fmt.Errorf("decoding instances: %w", err)
 	}
 	list := make([]Instance, len(m.GetInstances()))
@@ -97,23 +88,4 @@ func decodeFile(b []byte) ([]Instance, error) {
 		list[i] = fromProto(p)
 	}
 	return list, nil
-}
-
-// replaceFile writes a file so that a crash at any moment leaves the old one or the new one.
-func replaceFile(path string, b []byte) error {
-	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
-		return err
-	}
-	f, err := os.CreateTemp(filepath.Dir(path), filepath.Base(path)+".*.tmp")
-	if err != nil {
-		return err
-	}
-	_, err = f.Write(b)
-	if err = errors.Join(err, f.Sync(), f.Close()); err == nil {
-		err = os.Rename(f.Name(), path)
-	}
-	if err != nil {
-		_ = os.Remove(f.Name()) // the error before this one is the one to report
-	}
-	return err
 }
