@@ -20,6 +20,10 @@ build: ## build the command line into bin/bijou
 test: ## test every module with the race detector
 	go test -race work
 
+test-containers: ## tell the stories over docker compose; needs Linux and an engine (deploy/engine.sh)
+	deploy/base-image.sh
+	BIJOU_TEST_CONTAINERS=1 go test -count=1 -timeout 30m -run '^TestContainers$$' ./deploy/e2e
+
 lint: $(TOOLS)/golangci-lint $(TOOLS)/buf ## lint every module and every contract
 	@for m in $(MODULES); do echo "lint $$m"; (cd $$m && golangci-lint run ./...) || exit 1; done
 	@for p in $(PROTOS); do (cd $$p && buf lint && buf format --diff --exit-code) || exit 1; done
@@ -56,4 +60,4 @@ $(TOOLS)/buf: tools/buf/go.mod
 $(TOOLS)/%: tools/go.mod
 	GOWORK=off GOBIN=$(TOOLS) go -C tools install $$(GOWORK=off go -C tools list tool | grep '/$*$$')
 
-.PHONY: help up down build test lint breaking policy vuln generate check-generate bench fix tidy
+.PHONY: help up down build test test-containers lint breaking policy vuln generate check-generate bench fix tidy
