@@ -40,7 +40,7 @@ type container struct {
 		Env []string
 	}
 	NetworkSettings struct {
-		Ports    map[string][]struct{ HostIp, HostPort string } //nolint:revive // the engine's spelling
+		Ports    map[string][]struct{ HostIp, HostPort string }
 		Networks map[string]struct{ IPAddress string }
 	}
 }
@@ -324,3 +324,5 @@ func tellCrashed(t *testing.T, c *containers) {
 	l.finish(t)
 	wholeHome(t, c)
 }
+
+func (c *containers) rate() int { return 20 }
