@@ -17,8 +17,9 @@ down: build ## stop it
 build: ## build the command line into bin/bijou
 	@CGO_ENABLED=0 go build -o bin/bijou ./cmd/bijou
 
-test: ## test every module with the race detector
-	go test -race work
+test: ## test every module with the race detector; the stories last, with the machine to themselves
+	go test -race $$(go list work | grep -v /deploy/e2e)
+	go test -race -p 1 -timeout 20m ./deploy/e2e/...
 
 test-containers: ## tell the stories over docker compose; needs Linux and an engine (deploy/engine.sh)
 	deploy/base-image.sh

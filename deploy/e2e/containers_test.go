@@ -284,19 +284,19 @@ func rootMount(t *testing.T, pid int) []string {
 // accepted is lost; the callers must learn from that, and from then on nothing may fail.
 func tellPaused(t *testing.T, c *containers) {
 	url := wholeHome(t, c)
-	l := startLoad(t, 40, url, edge(c)+"/", edge(c)+"/browse")
-	l.sofar(t, 60)
+	l := startLoad(t, c, url, edge(c)+"/", edge(c)+"/browse")
+	l.during(t, 2)
 	c.docker(t, "catalog-a-1", "pause")
-	l.sofar(t, 200)
+	l.during(t, 5)
 	l.cancel()
 	l.wg.Wait()
 	// It has a third of the calls, and a call may take a second.
-	if limit := 40 / 3; len(l.failures) > limit {
+	if limit := c.rate() / 3; len(l.failures) > limit {
 		t.Errorf("%d of %d requests failed, want at most %d:\n%s", len(l.failures), l.offered, limit, l.failures[0])
 	}
 	t.Logf("%d of %d requests failed before the instance was ejected", len(l.failures), l.offered)
-	l = startLoad(t, 40, url, edge(c)+"/", edge(c)+"/browse")
-	l.sofar(t, 160)
+	l = startLoad(t, c, url, edge(c)+"/", edge(c)+"/browse")
+	l.during(t, 4)
 	l.finish(t)
 	c.docker(t, "catalog-a-1", "unpause")
 	wholeHome(t, c)
@@ -309,7 +309,7 @@ func tellCrashed(t *testing.T, c *containers) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	l := startLoad(t, 40, url, edge(c)+"/browse")
+	l := startLoad(t, c, url, edge(c)+"/browse")
 	c.kill(t, "search-1")
 	eventually(t, 30*time.Second, "search to come back", func(ctx context.Context) error {
 		all, err := inspect(ctx, c.project+"-search-1")
@@ -325,4 +325,4 @@ func tellCrashed(t *testing.T, c *containers) {
 	wholeHome(t, c)
 }
 
-func (c *containers) rate() int { return 20 }
+func (c *containers) rate() int { return 40 }

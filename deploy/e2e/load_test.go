@@ -16,6 +16,7 @@ type load struct {
 	cancel context.CancelFunc
 	wg     sync.WaitGroup
 
+	rate     int
 	mu       sync.Mutex
 	offered  int
 	failures []string
@@ -25,13 +26,13 @@ type load struct {
 // within is the deadline a good answer keeps.
 const within = 2 * time.Second
 
-// startLoad sends rate requests a second for url, in turn of its arguments, until finish.
-func startLoad(t testing.TB, rate int, urls ...string) *load {
+// startLoad sends requests to the urls in turn until finish.
+func startLoad(t testing.TB, p platform, urls ...string) *load {
 	t.Helper()
 	ctx, cancel := context.WithCancel(t.Context())
-	l := &load{cancel: cancel}
+	l := &load{cancel: cancel, rate: p.rate()}
 	l.wg.Go(func() {
-		tick := time.NewTicker(time.Second / time.Duration(rate))
+		tick := time.NewTicker(time.Second / time.Duration(l.rate))
 		defer tick.Stop()
 		for n := 0; ; n++ {
 			select {
@@ -77,17 +78,17 @@ func (l *load) finish(t testing.TB) {
 	}
 }
 
-// sofar waits until n more requests were answered.
-func (l *load) sofar(t testing.TB, n int) {
+// during lets the load go on until as many requests were answered as leave in so many seconds.
+func (l *load) during(t testing.TB, seconds int) {
 	t.Helper()
 	l.mu.Lock()
-	target := l.offered + n
+	target := l.offered + seconds*l.rate
 	l.mu.Unlock()
-	eventually(t, 30*time.Second, fmt.Sprintf("%d more requests", n), func(context.Context) error {
+	eventually(t, 60*time.Second, fmt.Sprintf("%d seconds of load", seconds), func(context.Context) error {
 		l.mu.Lock()
 		defer l.mu.Unlock()
 		if l.offered < target {
-			return fmt.Errorf("%d answered", l.offered)
+			return fmt.Errorf("%d of %d requests answered", l.offered, target)
 		}
 		return nil
 	})

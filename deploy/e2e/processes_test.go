@@ -125,6 +125,8 @@ func (p processes) logs(instance string) string {
 	return b.String()
 }
 
+func (p processes) rate() int { return 40 }
+
 func TestProcesses(t *testing.T) {
 	tellAll(t, startProcesses(t, stack.Options{}))
 }

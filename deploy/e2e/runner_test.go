@@ -30,6 +30,8 @@ type platform interface {
 	restart(t testing.TB, instance string)
 	// logs returns what an instance said lately.
 	logs(instance string) string
+	// rate is how many requests a second leave it room to breathe on two cores: the stories are not about capacity.
+	rate() int
 }
 
 // story is one test over one platform. Stories share a platform and leave it as they found it.

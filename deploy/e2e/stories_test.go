@@ -168,8 +168,23 @@ func unset(t testing.TB, p platform, name, app string) {
 	must(t, p, "config", "unset", name, "--app", app, "--reason", "end of the story", "--wait", "20s")
 }
 
+// declared waits until config knows the settings of web and of the edge: each process declares its own when it has found
+// config, and that may be after the first page.
+func declared(t testing.TB, p platform) {
+	t.Helper()
+	eventually(t, 30*time.Second, "declared settings", func(context.Context) error {
+		for _, name := range []string{"web.home.row", "gateway.routes"} {
+			if code, out := bijou(t, p, "config", "list", name); code != 0 || !strings.Contains(out, name) {
+				return fmt.Errorf("listing %s: exit %d: %s", name, code, out)
+			}
+		}
+		return nil
+	})
+}
+
 func tellSetting(t *testing.T, p platform) {
 	wholeHome(t, p)
+	declared(t, p)
 	out := must(t, p, "config", "set", "web.home.row", "5", "--app", "web", "--reason", "a story", "--wait", "20s")
 	if !strings.Contains(out, "revision") {
 		t.Errorf("publishing said nothing of a revision: %s", out)
@@ -212,6 +227,7 @@ func tellSetting(t *testing.T, p platform) {
 
 func tellBadSetting(t *testing.T, p platform) {
 	wholeHome(t, p)
+	declared(t, p)
 	before := must(t, p, "config", "history", "--json")
 	for _, c := range []struct{ name, value, want string }{
 		{"web.home.row", "many", "web.home.row"},
@@ -235,6 +251,7 @@ func tellBadSetting(t *testing.T, p platform) {
 
 func tellSplit(t *testing.T, p platform) {
 	wholeHome(t, p)
+	declared(t, p)
 	var before string
 	eventually(t, 20*time.Second, "the routes in force", func(ctx context.Context) (err error) {
 		before, _, err = effective(ctx, p, "gateway-1", "gateway.routes")
@@ -299,23 +316,23 @@ func version(ctx context.Context, p platform) (string, error) {
 
 func tellKilled(t *testing.T, p platform) {
 	url := wholeHome(t, p)
-	l := startLoad(t, 40, url, edge(p)+"/", edge(p)+"/browse")
-	l.sofar(t, 60)
+	l := startLoad(t, p, url, edge(p)+"/", edge(p)+"/browse")
+	l.during(t, 2)
 	p.hold(t, "catalog-a-1")
-	l.sofar(t, 160)
+	l.during(t, 4)
 	p.start(t, "catalog-a-1")
-	l.sofar(t, 80)
+	l.during(t, 2)
 	l.finish(t)
 	wholeHome(t, p)
 }
 
 func tellRestarted(t *testing.T, p platform) {
 	url := wholeHome(t, p)
-	l := startLoad(t, 40, url, edge(p)+"/browse")
-	l.sofar(t, 40)
+	l := startLoad(t, p, url, edge(p)+"/browse")
+	l.during(t, 1)
 	for _, instance := range []string{"catalog-a-2", "recommendations-a-1", "config-1", "discovery-1"} {
 		p.restart(t, instance)
-		l.sofar(t, 60)
+		l.during(t, 2)
 	}
 	l.finish(t)
 	wholeHome(t, p)
@@ -388,17 +405,18 @@ func circuit(ctx context.Context, p platform, name string) (string, error) {
 
 func tellEtcd(t *testing.T, p platform) {
 	url := wholeHome(t, p)
+	declared(t, p)
 	must(t, p, "config", "set", "web.home.row", "6", "--app", "web", "--reason", "before etcd dies", "--wait", "20s")
-	l := startLoad(t, 40, url, edge(p)+"/browse")
-	l.sofar(t, 40)
+	l := startLoad(t, p, url, edge(p)+"/browse")
+	l.during(t, 1)
 	p.hold(t, "etcd-1")
-	l.sofar(t, 120)
+	l.during(t, 3)
 	if code, out := bijou(t, p, "config", "set", "web.home.row", "7", "--app", "web", "--reason", "while etcd is dead"); code == 0 {
 		t.Errorf("a publish without a store was accepted:\n%s", out)
 	}
-	l.sofar(t, 80)
+	l.during(t, 2)
 	p.start(t, "etcd-1")
-	l.sofar(t, 80)
+	l.during(t, 2)
 	l.finish(t)
 	eventually(t, 30*time.Second, "publishing to work again", func(context.Context) error {
 		if code, out := bijou(t, p, "config", "set", "web.home.row", "8", "--app", "web", "--reason", "after etcd is back", "--wait", "10s"); code != 0 {
