@@ -17,8 +17,8 @@ var build = sync.OnceValue(func() error {
 	return stack.Build(context.Background(), filepath.Join(root, "compose.yaml"), bin, nil)
 })
 
-// cli builds the command line, once, and returns its path.
-func cli(t testing.TB) string {
+// program builds the command line, once, and returns its path.
+func program(t testing.TB) string {
 	t.Helper()
 	if err := buildCLI(); err != nil {
 		t.Fatal(err)

@@ -4,9 +4,11 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"testing"
 
 	"bijou.dev/services/gateway"
 
+	"github.com/compose-spec/compose-go/v2/cli"
 	"go.yaml.in/yaml/v4"
 )
 
@@ -29,4 +31,32 @@ func composeRoutes() gateway.Routes {
 		panic(fmt.Errorf("reading the routes of compose.yaml: %w", err))
 	}
 	return routes
+}
+
+func TestShippedConfigurationLoads(t *testing.T) {
+	routes := composeRoutes()
+	if err := routes.Validate(); err != nil || len(routes) == 0 {
+		t.Errorf("the %d routes of compose.yaml: %v", len(routes), err)
+	}
+	for _, files := range [][]string{{"compose.yaml"}, {"compose.yaml", "compose.ha.yaml"}} {
+		var paths []string
+		for _, f := range files {
+			paths = append(paths, filepath.Join(root, f))
+		}
+		options, err := cli.NewProjectOptions(paths, cli.WithInterpolation(true))
+		if err != nil {
+			t.Fatal(err)
+		}
+		project, err := options.LoadProject(t.Context())
+		if err != nil {
+			t.Errorf("loading %v: %v", files, err)
+			continue
+		}
+		for name, s := range project.Services {
+			main := filepath.Join(root, "services", *s.Build.Args["SERVICE"], "main.go")
+			if _, err := os.Stat(main); err != nil {
+				t.Errorf("%v: service %s is built from %s, which is not there", files, name, main)
+			}
+		}
+	}
 }

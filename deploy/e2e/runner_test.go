@@ -115,7 +115,7 @@ func getJSON(ctx context.Context, url string, v any) error {
 // bijou runs the command line against a platform and returns its exit code and output.
 func bijou(t testing.TB, p platform, args ...string) (code int, out string) {
 	t.Helper()
-	cmd := exec.CommandContext(t.Context(), cli(t), args...)
+	cmd := exec.CommandContext(t.Context(), program(t), args...)
 	cmd.Env = append(os.Environ(), "BIJOU_DISCOVERY="+p.addr("discovery", 7000), "BIJOU_ZIPKIN=http://"+p.addr("tracing", 9411))
 	cmd.Dir = t.TempDir() // not in a checkout, so that no other running stack is found
 	b, err := cmd.CombinedOutput()

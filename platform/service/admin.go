@@ -2,7 +2,7 @@ package service
 
 import (
 	"encoding/json"
-	"html/template"
+	"fmt"
 	"net/http"
 	"net/http/pprof"
 	"runtime"
@@ -40,7 +40,7 @@ func (p *Process) adminHandler() http.Handler {
 	m.HandleFunc("GET /debug/pprof/trace", pprof.Trace)
 	m.HandleFunc("GET /{$}", func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("Content-Type", "text/html; charset=utf-8")
-		_ = adminPage.Execute(w, map[string]string{"Name": p.opts.Name, "Instance": p.opts.Instance, "Version": p.opts.Version, "Zone": p.opts.Zone})
+		fmt.Fprintf(w, adminPage, p.opts.Name, p.opts.Instance, p.opts.Version, p.opts.Zone)
 	})
 	return m
 }
@@ -94,11 +94,13 @@ func writeJSON(w http.ResponseWriter, code int, v any) {
 	_ = e.Encode(v) // the client may be gone
 }
 
-// adminPage links what the listener has.
-var adminPage = template.Must(template.New("admin").Parse(`<!doctype html>
-<html lang="en"><meta charset="utf-8"><title>{{.Instance}}</title>
+// adminPage links what the listener has. Its four verbs are name, instance, version and zone, which Options allows letters,
+// digits, dots, dashes and underscores only. It is no html/template: linking one keeps every method of every type in the
+// program, a quarter of its size.
+const adminPage = `<!doctype html>
+<html lang="en"><meta charset="utf-8"><title>%[2]s</title>
 <style>body{font:16px/1.6 system-ui;margin:2rem auto;max-width:40rem;padding:0 1rem;color-scheme:light dark}dt{font-family:ui-monospace,monospace}</style>
-<h1>{{.Name}}</h1><p>{{.Instance}}, version {{.Version}}, zone {{.Zone}}</p>
+<h1>%[1]s</h1><p>%[2]s, version %[3]s, zone %[4]s</p>
 <dl>
 <dt><a href="/readyz">/readyz</a><dd>ready for work, and why not
 <dt><a href="/healthz">/healthz</a><dd>alive
@@ -111,4 +113,4 @@ var adminPage = template.Must(template.New("admin").Parse(`<!doctype html>
 <dt><a href="/debug/pprof/">/debug/pprof/</a><dd>profiles
 </dl>
 </html>
-`))
+`

@@ -10,6 +10,7 @@ import (
 
 	"bijou.dev/platform/discovery"
 
+	"google.golang.org/grpc"
 	healthv1 "google.golang.org/grpc/health/grpc_health_v1"
 )
 
@@ -98,7 +99,7 @@ func (p *Process) start(work context.Context, running *group) {
 	}
 	if p.onGRPC != nil {
 		running.start(func() error {
-			if err := p.grpc.Serve(p.onGRPC); err != nil && !errors.Is(err, net.ErrClosed) {
+			if err := p.grpc.Serve(p.onGRPC); err != nil && !errors.Is(err, net.ErrClosed) && !errors.Is(err, grpc.ErrServerStopped) {
 				return fmt.Errorf("serving gRPC: %w", err)
 			}
 			return nil
