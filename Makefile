@@ -19,7 +19,7 @@ build: ## build the command line into bin/bijou
 
 test: ## test every module with the race detector; the stories last, with the machine to themselves
 	go test -race $$(go list work | grep -v /deploy/e2e)
-	go test -race -p 1 -timeout 20m ./deploy/e2e/...
+	go test -race -count=1 -p 1 -timeout 20m ./deploy/e2e/...
 
 test-containers: ## tell the stories over docker compose; needs Linux and an engine (deploy/engine.sh)
 	deploy/base-image.sh
@@ -34,7 +34,7 @@ breaking: $(TOOLS)/buf ## check that no contract changed in a way that breaks th
 	@for p in $(PROTOS); do (cd $$p && buf breaking --against "$(CURDIR)/.git#ref=$(AGAINST),subdir=$$p") || exit 1; done
 
 policy: ## test the rules of the house: imports, modules, documents
-	go test ./deploy/e2e/policy/...
+	go test -count=1 ./deploy/e2e/policy/...
 
 vuln: $(TOOLS)/govulncheck ## report known vulnerabilities in code that is called
 	@for m in $(MODULES); do echo "vuln $$m"; (cd $$m && GOWORK=off govulncheck ./...); done
