@@ -13,10 +13,9 @@ import (
 
 // Exit codes of every service.
 const (
-	ExitOK      = 0 // stopped as asked, or healthy
-	ExitFailed  = 1 // could not start, stopped by an error, or not healthy
-	ExitUsage   = 2 // flags or environment make no sense
-	healthUsage = "healthcheck"
+	ExitOK     = 0 // stopped as asked, or healthy
+	ExitFailed = 1 // could not start, stopped by an error, or not healthy
+	ExitUsage  = 2 // flags or environment make no sense
 )
 
 // Setup builds a service on its process: it registers servers, handlers, checks and teardown, and returns before
@@ -35,7 +34,7 @@ func Main(name string, own func(*Flags), setup Setup) {
 // RunMain is [Main] with the outside world as arguments, for tests. It returns the exit code.
 func RunMain(ctx context.Context, name string, args []string, env func(string) string, stdout, stderr io.Writer, own func(*Flags), setup Setup) int {
 	command := ""
-	if len(args) > 0 && (args[0] == healthUsage || args[0] == "version") {
+	if len(args) > 0 && (args[0] == "healthcheck" || args[0] == "version") {
 		command, args = args[0], args[1:]
 	}
 	o, err := parse(name, args, env, stdout, stderr, own)
@@ -48,7 +47,7 @@ func RunMain(ctx context.Context, name string, args []string, env func(string) s
 	case command == "version":
 		fmt.Fprintln(stdout, Version())
 		return ExitOK
-	case command == healthUsage:
+	case command == "healthcheck":
 		err = checkHealth(ctx, o)
 	default:
 		err = run(ctx, o, setup)
