@@ -29,6 +29,8 @@
 //	Timeout, or a deadline passed (own or caller's)   TIMEOUT             failure
 //	Internal Unavailable Exhausted Unimplemented,     FAILURE             failure
 //	  errors without a kind, panics
+//	the callee refused it unread, for it has too      SHED                nothing
+//	  much to do (ReasonShed)
 //	refused: too many calls run                       SEMAPHORE_REJECTED  failure; a half-open circuit sees nothing
 //	refused: the circuit is open                      SHORT_CIRCUITED     nothing
 //

@@ -18,6 +18,10 @@ const (
 	// ReasonNotSent marks a failure that proves that the callee never saw the request, so that even a call that is not
 	// idempotent can be tried again. It is set by who sends: platform/rpc, or a test.
 	ReasonNotSent = "NOT_SENT"
+	// ReasonShed marks a call that the callee refused unread because it has too much to do. Its kind is Exhausted. Another
+	// instance may have less to do, and trying it is safe for every call. It is no sign of a callee that is broken: if it
+	// opened the circuit, the important calls would be refused with the unimportant ones.
+	ReasonShed = "SHED"
 )
 
 // Rejected reports whether a circuit of this process refused the call, so that it was not made. Time-outs are not
@@ -58,6 +62,9 @@ func eventOf(caller context.Context, err error) event {
 	case errors.Is(end, context.DeadlineExceeded):
 		return evTimeout
 	}
+	if errs.Reason(err) == ReasonShed {
+		return evShed
+	}
 	return events[errs.KindOf(err)]
 }
 
@@ -81,7 +88,7 @@ func verdict(ev event, slow bool) error {
 		return errFailed
 	case ev == evBadRequest:
 		return errBadRequest
-	case ev == evCanceled:
+	case ev == evCanceled, ev == evShed:
 		return errIgnored
 	case ev == evSemaphoreRejected:
 		return errFull

@@ -115,7 +115,7 @@ type Policy struct {
 	// Budget pays for retries. Nil: there are none.
 	Budget *Budget
 	// Idempotent says that doing the call twice does no harm. If false, a call is made again only after an error with
-	// ReasonNotSent, which proves that the callee never saw it.
+	// ReasonNotSent or ReasonShed, which prove that the callee did not do it.
 	Idempotent bool
 }
 
@@ -123,7 +123,7 @@ type Policy struct {
 // the last error. N is 1 for the first attempt.
 //
 // Retried are errors of kind Unavailable, and of kind Exhausted if they say when to come back. The wait before a retry is
-// what the error asks for, or the policy's back-off if that is longer; if the deadline of ctx would pass meanwhile, the
+// what the error asks for, or the policy's back-off if that is longer, and the back-off alone for ReasonShed; if the deadline of ctx would pass meanwhile, the
 // error is returned at once. Rejections by a circuit are never retried. There is one layer of retries: an error that
 // another Retry below gave up on is final.
 func Retry(ctx context.Context, policy Policy, attempt func(ctx context.Context, n int) error) error {
@@ -137,7 +137,10 @@ func Retry(ctx context.Context, policy Policy, attempt func(ctx context.Context,
 		if err == nil || !policy.mayRetry(err) {
 			return err
 		}
-		wait := max(b.backoff(n), errs.RetryAfter(err))
+		wait := b.backoff(n)
+		if errs.Reason(err) != ReasonShed { // that one is tried elsewhere
+			wait = max(wait, errs.RetryAfter(err))
+		}
 		if n >= int(b.maxAttempts.Get()) || !timeFor(ctx, wait) || !b.withdraw() || !sleep(ctx, wait) {
 			return &givenUp{err}
 		}
@@ -151,14 +154,15 @@ func (p Policy) mayRetry(err error) bool {
 	if _, final := errors.AsType[*givenUp](err); final {
 		return false
 	}
-	if !p.Idempotent && errs.Reason(err) != ReasonNotSent {
+	reason := errs.Reason(err)
+	if !p.Idempotent && reason != ReasonNotSent && reason != ReasonShed {
 		return false
 	}
 	switch errs.KindOf(err) {
 	case errs.Unavailable:
 		return true
 	case errs.Exhausted:
-		return errs.RetryAfter(err) > 0
+		return reason == ReasonShed || errs.RetryAfter(err) > 0
 	}
 	return false
 }

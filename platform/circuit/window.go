@@ -8,7 +8,7 @@ import (
 	"go.opentelemetry.io/otel/trace"
 )
 
-// event is what is counted. Names and meanings are Hystrix's, but for SLOW, which it does not have.
+// event is what is counted. Names and meanings are Hystrix's, but for SLOW and SHED, which it does not have.
 type event uint8
 
 const (
@@ -25,12 +25,13 @@ const (
 	evFallbackMissing
 	evFallbackDisabled
 	evSlow // beside evSuccess
+	evShed
 	numEvents
 )
 
 var eventNames = [numEvents]string{
 	"SUCCESS", "FAILURE", "TIMEOUT", "BAD_REQUEST", "CANCELLED", "SHORT_CIRCUITED", "SEMAPHORE_REJECTED",
-	"FALLBACK_SUCCESS", "FALLBACK_FAILURE", "FALLBACK_REJECTION", "FALLBACK_MISSING", "FALLBACK_DISABLED", "SLOW",
+	"FALLBACK_SUCCESS", "FALLBACK_FAILURE", "FALLBACK_REJECTION", "FALLBACK_MISSING", "FALLBACK_DISABLED", "SLOW", "SHED",
 }
 
 const (
@@ -93,7 +94,7 @@ func (w *window) count(now time.Duration, ev event) {
 }
 
 // ran adds one call that ran: its event, how many ran beside it, how long it took. Canceled calls leave no latency,
-// because it would be the caller's patience that is measured.
+// because it would be the caller's patience that is measured; refused ones leave none either.
 func (w *window) ran(now time.Duration, ev event, slow bool, concurrent int64, took time.Duration) {
 	w.mu.Lock()
 	b := w.countsAt(now)
@@ -102,7 +103,7 @@ func (w *window) ran(now time.Duration, ev event, slow bool, concurrent int64, t
 		b.n[evSlow]++
 	}
 	b.maxConcurrent = max(b.maxConcurrent, concurrent)
-	if ev != evCanceled {
+	if ev != evCanceled && ev != evShed {
 		w.addLatency(now, took)
 	}
 	w.mu.Unlock()

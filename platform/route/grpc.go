@@ -184,9 +184,15 @@ func (g *picker) Pick(info balancer.PickInfo) (balancer.PickResult, error) {
 	if call != nil {
 		want = call.PickInfo
 	}
+	snap := g.core.snap.Load()
 	p, err := g.core.Pick(want)
-	if err != nil {
-		return balancer.PickResult{}, g.refuse(err, want)
+	for err != nil { // refuse must judge by what Pick saw: the connection waited for may have come up meanwhile
+		now := g.core.snap.Load()
+		if now == snap {
+			return balancer.PickResult{}, g.refuse(err, snap, want)
+		}
+		snap = now
+		p, err = g.core.Pick(want)
 	}
 	result, err := p.m.picker.Pick(info)
 	if err != nil {
@@ -210,8 +216,8 @@ func (g *picker) Pick(info balancer.PickInfo) (balancer.PickResult, error) {
 
 // refuse decides what an RPC does that cannot be placed: wait for a connection that is being made; fail at once if
 // exclusion is the reason, for waiting would not help; else fail, unless it waits for ready.
-func (g *picker) refuse(err error, want PickInfo) error {
-	pl := g.core.snap.Load().pool(want.Version)
+func (g *picker) refuse(err error, snap *snapshot, want PickInfo) error {
+	pl := snap.pool(want.Version)
 	switch {
 	case pl != nil && len(pl.ready) > 0:
 		return errs.ToStatus(err).Err()

@@ -11,6 +11,7 @@ import (
 	"bijou.dev/platform/config"
 	"bijou.dev/platform/discovery"
 	"bijou.dev/platform/memnet"
+	"bijou.dev/platform/overload"
 	"bijou.dev/platform/rpc"
 
 	"google.golang.org/grpc"
@@ -60,6 +61,45 @@ func BenchmarkCall(b *testing.B) {
 					b.Fatal(err)
 				}
 				cancel()
+			}
+		})
+	}
+}
+
+// BenchmarkServe compares the server's steps, called as grpc-go calls them: without a limit, with one, and what it costs
+// to shed a call.
+func BenchmarkServe(b *testing.B) {
+	n := memnet.New()
+	for _, c := range []struct {
+		name    string
+		limiter *overload.Limiter
+		taken   int
+		failing bool
+	}{{"no limit", nil, 0, false}, {"limit", limiter("1000"), 0, false}, {"shed", limiter("20"), 100, true}} {
+		b.Run(c.name, func(b *testing.B) {
+			l, err := n.Listen("tcp", c.name+":7000")
+			if err != nil {
+				b.Fatal(err)
+			}
+			srv := rpc.NewServer(rpc.ServerOptions{Limiter: c.limiter})
+			configv1.RegisterConfigServer(srv, &settings{get: ok})
+			go srv.Serve(l)
+			defer srv.Stop()
+			for range c.taken {
+				c.limiter.Acquire("bench", overload.Critical)
+			}
+			conn, err := grpc.NewClient("passthrough:///"+c.name+":7000", grpc.WithTransportCredentials(insecure.NewCredentials()),
+				grpc.WithContextDialer(func(ctx context.Context, addr string) (net.Conn, error) { return n.DialContext(ctx, "tcp", addr) }))
+			if err != nil {
+				b.Fatal(err)
+			}
+			defer conn.Close()
+			client := configv1.NewConfigClient(conn)
+			b.ReportAllocs()
+			for b.Loop() {
+				if _, err := client.Get(b.Context(), &configv1.GetRequest{}); (err != nil) != c.failing {
+					b.Fatal(err)
+				}
 			}
 		})
 	}

@@ -138,6 +138,7 @@ func (c *calls) unary(ctx context.Context, full string, req, reply any, cc *grpc
 	m := methodOf(full)
 	start := time.Now()
 	ctx, span := startClient(ctx, c.opts.Trace, m, c.callee)
+	ctx = sendCriticality(ctx)
 	defer func() {
 		err = errs.FromRPC(err)
 		c.observe(m, err, start)
@@ -190,6 +191,9 @@ func (c *calls) retry(ctx context.Context, m *method, span oteltrace.Span, attem
 		if err != nil {
 			tried, last = append(tried, picked.ID), sent(err)
 		}
+		if unimportant(ctx, err) {
+			return circuit.Final(err)
+		}
 		return err
 	})
 }
@@ -221,6 +225,7 @@ func (c *calls) observe(m *method, err error, start time.Time) {
 // the stream is open, because a stream may stay open for as long as the process lives.
 func (c *calls) stream(ctx context.Context, desc *grpc.StreamDesc, cc *grpc.ClientConn, full string, open grpc.Streamer, opts ...grpc.CallOption) (grpc.ClientStream, error) {
 	ctx, span := startClient(ctx, c.opts.Trace, methodOf(full), c.callee)
+	ctx = sendCriticality(ctx)
 	call := &route.Call{}
 	if pinned, ok := route.CallOf(ctx); ok {
 		call.PickInfo = pinned.PickInfo

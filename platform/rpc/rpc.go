@@ -11,10 +11,20 @@
 //  6. pick: each attempt chooses its instance anew.
 //  7. wire.
 //
-// A server runs: trace, metrics, errors, deadline (work that nobody waits for is refused), recover, handler.
+// A server runs these, outermost first:
 //
-// Streams have trace, errors and pick: a stream is open for as long as it is useful, so time-outs and success rates
-// of calls mean nothing for it.
+//  1. trace, metrics and errors see also what is refused.
+//  2. deadline: work that nobody waits for is refused.
+//  3. overload: a call that is shed must cost as little as can be, so nothing is done before; but one that has expired is
+//     no sign of too much work, so the deadline comes first. Health checks are never shed: an instance that is busy
+//     would be taken for one that is dead, and its load would go to the others.
+//  4. recover, handler.
+//
+// The criticality of a call goes with it: the server takes it from the metadata into the context, and calls made under
+// that context carry it on.
+//
+// Streams have trace, errors, criticality and pick: a stream is open for as long as it is useful, so time-outs, success
+// rates and places of calls mean nothing for it.
 package rpc
 
 import (

@@ -6,17 +6,20 @@ import (
 	"fmt"
 	"net"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
 
+	circuitsv1 "bijou.dev/platform/api/circuits/v1"
 	configv1 "bijou.dev/platform/api/config/v1"
 	"bijou.dev/platform/circuit"
 	"bijou.dev/platform/config"
 	"bijou.dev/platform/discovery"
 	"bijou.dev/platform/errs"
 	"bijou.dev/platform/memnet"
+	"bijou.dev/platform/overload"
 	"bijou.dev/platform/rpc"
 	"bijou.dev/platform/trace"
 
@@ -26,6 +29,8 @@ import (
 	"go.opentelemetry.io/otel/sdk/trace/tracetest"
 	oteltrace "go.opentelemetry.io/otel/trace"
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/health"
+	healthv1 "google.golang.org/grpc/health/grpc_health_v1"
 	"google.golang.org/grpc/metadata"
 )
 
@@ -69,6 +74,7 @@ func (w *world) start(t *testing.T, o rpc.ServerOptions, get func(context.Contex
 	impl := &settings{get: get}
 	srv := rpc.NewServer(o)
 	configv1.RegisterConfigServer(srv, impl)
+	healthv1.RegisterHealthServer(srv, health.NewServer())
 	go srv.Serve(l)
 	t.Cleanup(srv.Stop)
 	w.instances = append(w.instances, discovery.Instance{
@@ -277,6 +283,137 @@ func TestMetricsCountByMethodAndCode(t *testing.T) {
 		n, err := testutil.GatherAndCount(w.metrics, "bijou_rpc_server_seconds", "bijou_rpc_client_seconds")
 		if err != nil || n != 2 {
 			t.Errorf("%d series, %v; want one on each side", n, err)
+		}
+	})
+}
+
+// crowd sends n calls at once and returns how many were answered and the last error.
+func crowd(ctx context.Context, c configv1.ConfigClient, n int) (answered int64, last error) {
+	var good atomic.Int64
+	var problem atomic.Pointer[error]
+	var all sync.WaitGroup
+	for range n {
+		all.Go(func() {
+			if _, err := c.Publish(ctx, &configv1.PublishRequest{}); err != nil {
+				problem.Store(&err)
+				return
+			}
+			good.Add(1)
+		})
+	}
+	all.Wait()
+	if p := problem.Load(); p != nil {
+		last = *p
+	}
+	return good.Load(), last
+}
+
+// Calls made while the first connection comes up wait for it, whenever it does.
+func TestTheFirstCallsOfACrowdWaitForTheConnection(t *testing.T) {
+	for range 30 {
+		synctest.Test(t, func(t *testing.T) {
+			w := newWorld()
+			w.start(t, rpc.ServerOptions{}, ok)
+			if n, err := crowd(t.Context(), w.client(t, rpc.ClientOptions{}), 60); n != 60 {
+				t.Fatalf("%d of 60 calls were answered: %v", n, err)
+			}
+		})
+	}
+}
+
+func limiter(most string) *overload.Limiter {
+	return overload.New(overload.Options{Config: config.Static(map[string]string{
+		"overload.limit.max": most, "overload.limit.min": "1", "overload.limit.initial": most,
+	})}).Limiter("grpc")
+}
+
+func slowly(context.Context) error { time.Sleep(100 * time.Millisecond); return nil }
+
+func TestTooManyCallsAreShedByCriticality(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld()
+		impl, _ := w.start(t, rpc.ServerOptions{Limiter: limiter("20"), Metrics: w.metrics}, slowly)
+		set := circuit.New(circuit.Options{})
+		c := w.client(t, rpc.ClientOptions{Circuits: set})
+		for _, step := range []struct {
+			c    overload.Criticality
+			want int64 // of 60 calls
+		}{{overload.Sheddable, 15}, {overload.Critical, 24}, {overload.CriticalPlus, 28}} {
+			n, err := crowd(overload.With(t.Context(), step.c), c, 60)
+			if n > step.want || n < step.want-2 {
+				t.Errorf("%d of 60 calls that are %s were answered, want %d", n, step.c, step.want)
+			}
+			if !errors.Is(err, errs.Exhausted) || errs.Reason(err) != circuit.ReasonShed || errs.RetryAfter(err) < 400*time.Millisecond {
+				t.Errorf("a call that was shed got %v, reason %s, retry in %v", err, errs.Reason(err), errs.RetryAfter(err))
+			}
+		}
+		if snap := set.Snapshots()[0]; snap.GetState() != circuitsv1.State_STATE_CLOSED || snap.GetRolling()["FAILURE"] != 0 || snap.GetRolling()["SHED"] < 90 {
+			t.Errorf("shed calls must leave the circuit alone: %v %v", snap.GetState(), snap.GetRolling())
+		}
+		done := make(chan struct{})
+		go func() { defer close(done); crowd(t.Context(), c, 60) }()
+		time.Sleep(50 * time.Millisecond)
+		conn, err := rpc.NewClient(rpc.ClientOptions{DialContext: w.net.DialContext}).Dial("passthrough:///config-1:7000")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer conn.Close()
+		if _, err := healthv1.NewHealthClient(conn).Check(t.Context(), &healthv1.HealthCheckRequest{}); err != nil {
+			t.Errorf("a health check in a crowd: %v", err)
+		}
+		<-done
+		if impl.calls.Load() == 0 {
+			t.Error("no call arrived")
+		}
+	})
+}
+
+// What one instance has no time for another may have, and to ask it is safe: nothing has been done yet.
+func TestAShedCallIsTriedElsewhere(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld()
+		w.start(t, rpc.ServerOptions{Limiter: limiter("1")}, slowly)
+		w.start(t, rpc.ServerOptions{}, ok)
+		c := w.client(t, rpc.ClientOptions{Circuits: circuit.New(circuit.Options{}), Config: config.Static(nil)})
+		time.Sleep(time.Second)
+		if n, err := crowd(t.Context(), c, 40); n != 40 {
+			t.Errorf("%d of 40 calls were answered; the last error is %v", n, err)
+		}
+	})
+}
+
+// A call that its callee began must not look as if it had been refused unread.
+func TestAnothersSheddingIsNotOurs(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld()
+		back, _ := w.start(t, rpc.ServerOptions{Limiter: limiter("1")}, slowly)
+		behind := w.client(t, rpc.ClientOptions{})
+		front := &world{net: memnet.New(), discovery: discovery.Static(nil)}
+		middle, _ := front.start(t, rpc.ServerOptions{}, func(ctx context.Context) error {
+			_, err := behind.Publish(ctx, &configv1.PublishRequest{})
+			return err
+		})
+		c := front.client(t, rpc.ClientOptions{Circuits: circuit.New(circuit.Options{})})
+		n, err := crowd(t.Context(), c, 10)
+		if !errors.Is(err, errs.Exhausted) || errs.Reason(err) != "" || errs.RetryAfter(err) == 0 {
+			t.Errorf("the caller is told %v, reason %q, retry in %v", err, errs.Reason(err), errs.RetryAfter(err))
+		}
+		if middle.calls.Load() != 10 || back.calls.Load() != n {
+			t.Errorf("ten calls were made %d times; %d were answered, and %d done behind", middle.calls.Load(), n, back.calls.Load())
+		}
+	})
+}
+
+func TestCriticalityGoesWithTheCall(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld()
+		var got atomic.Int64
+		w.start(t, rpc.ServerOptions{}, func(ctx context.Context) error { got.Store(int64(overload.Of(ctx))); return nil })
+		c := w.client(t, rpc.ClientOptions{})
+		for _, want := range []overload.Criticality{overload.Critical, overload.CriticalPlus, overload.SheddablePlus, overload.Sheddable} {
+			if _, err := c.Get(overload.With(t.Context(), want), &configv1.GetRequest{}); err != nil || overload.Criticality(got.Load()) != want {
+				t.Errorf("%s arrived as %s, %v", want, overload.Criticality(got.Load()), err)
+			}
 		}
 	})
 }

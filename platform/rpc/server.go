@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"bijou.dev/platform/errs"
+	"bijou.dev/platform/overload"
 	"bijou.dev/platform/trace"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -30,6 +31,8 @@ type ServerOptions struct {
 	Log *slog.Logger
 	// Metrics gets bijou_rpc_server_*. Nil: none.
 	Metrics prometheus.Registerer
+	// Limiter sheds calls when there are too many. Nil: none is shed.
+	Limiter *overload.Limiter
 }
 
 // server holds what the interceptors of one server share.
@@ -68,6 +71,12 @@ func (s *server) unary(ctx context.Context, req any, info *grpc.UnaryServerInfo,
 	if err := expired(ctx); err != nil {
 		return nil, err
 	}
+	ctx = withCriticality(ctx)
+	permit, err := s.admit(ctx, m)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { permit.Done(load(ctx, err)) }()
 	defer s.recover(ctx, m, &err)
 	return h(ctx, req)
 }
@@ -81,7 +90,7 @@ func (s *server) stream(srv any, ss grpc.ServerStream, info *grpc.StreamServerIn
 		endServer(span, err)
 	}()
 	defer s.recover(ctx, m, &err)
-	return h(srv, &serverStream{ss, ctx})
+	return h(srv, &serverStream{ss, withCriticality(ctx)})
 }
 
 // serverStream is a stream whose context has the span.
@@ -99,7 +108,7 @@ func (s *server) finish(ctx context.Context, m *method, start time.Time, err err
 		s.observe(m, codes.OK, start)
 		return nil
 	}
-	st := errs.ToStatus(err)
+	st := errs.ToStatus(ownShed(err))
 	s.observe(m, st.Code(), start)
 	if st.Code() == codes.Internal {
 		s.Log.ErrorContext(ctx, "answering a call", "method", m.full, "problem", err.Error())

@@ -30,6 +30,7 @@ func (p *Process) adminHandler() http.Handler {
 	m.HandleFunc("GET /config", p.serveConfig)
 	m.Handle("GET /circuits", p.circuits.Handler())
 	m.Handle("GET /hystrix.stream", p.circuits.StreamHandler())
+	m.Handle("GET /overload", p.overload.Handler())
 	m.HandleFunc("GET /instances", func(w http.ResponseWriter, r *http.Request) {
 		writeJSON(w, http.StatusOK, p.discovery.Instances(r.URL.Query().Get("service")))
 	})
@@ -107,6 +108,7 @@ const adminPage = `<!doctype html>
 <dt><a href="/config">/config</a><dd>every setting: value, revision, which layer
 <dt><a href="/circuits">/circuits</a><dd>circuits of this process's calls
 <dt><a href="/hystrix.stream">/hystrix.stream</a><dd>the same for a Hystrix dashboard
+<dt><a href="/overload">/overload</a><dd>how much this process takes on at once, and whom it sheds
 <dt><a href="/instances">/instances</a><dd>who this process knows
 <dt><a href="/metrics">/metrics</a><dd>Prometheus metrics
 <dt><a href="/version">/version</a><dd>what runs here

@@ -8,6 +8,8 @@ import (
 	"net"
 	"net/http"
 	"time"
+
+	"bijou.dev/platform/overload"
 )
 
 // httpServer is an HTTP server on one listener.
@@ -18,14 +20,14 @@ type httpServer struct {
 }
 
 // Handle serves h on a listener, HTTP/1.1 and HTTP/2 without TLS, with a span per request except on the admin
-// listener. Time-outs are set against clients that send slowly; answers may stream for ever.
+// listener, and the criticality that the caller gave it in the request's context. Time-outs are set against clients that send slowly; answers may stream for ever.
 func (p *Process) Handle(listener string, h http.Handler) error {
 	l, err := p.Listen(listener)
 	if err != nil {
 		return err
 	}
 	if listener != "admin" {
-		h = p.tracer.Middleware(h)
+		h = overload.Middleware(p.tracer.Middleware(h)) // the span reads the pattern from the request it passed on
 	}
 	srv := &http.Server{
 		Handler:           h,

@@ -18,6 +18,7 @@ import (
 	"bijou.dev/platform/config"
 	"bijou.dev/platform/discovery"
 	"bijou.dev/platform/errs"
+	"bijou.dev/platform/overload"
 	"bijou.dev/platform/rpc"
 	"bijou.dev/platform/trace"
 
@@ -42,6 +43,7 @@ type Process struct {
 	registrar *discovery.Registrar
 	config    *config.Set
 	circuits  *circuit.Set
+	overload  *overload.Set
 	client    *rpc.Client
 	plain     *rpc.Client // without circuits and spans, for the platform's own streams
 
@@ -152,6 +154,9 @@ func (p *Process) Discovery() *discovery.Client { return p.discovery }
 
 // Circuits returns the circuits of the process's calls.
 func (p *Process) Circuits() *circuit.Set { return p.circuits }
+
+// Overload returns the limiters of the process's servers. That of its gRPC server is called "grpc".
+func (p *Process) Overload() *overload.Set { return p.overload }
 
 // Tracer returns the process's tracing.
 func (p *Process) Tracer() *trace.Provider { return p.tracer }

@@ -9,6 +9,7 @@ import (
 	"bijou.dev/platform/circuit"
 	"bijou.dev/platform/config"
 	"bijou.dev/platform/discovery"
+	"bijou.dev/platform/overload"
 	"bijou.dev/platform/rpc"
 	"bijou.dev/platform/trace"
 
@@ -74,7 +75,8 @@ func (p *Process) wire() (err error) {
 		Service: o.Name, Zone: o.Zone, Discovery: p.discovery, DialContext: o.Net.DialContext,
 		Config: p.config, Circuits: p.circuits, Trace: p.tracer, Metrics: p.metrics,
 	})
-	p.grpc = rpc.NewServer(rpc.ServerOptions{Trace: p.tracer, Log: p.log, Metrics: p.metrics})
+	p.overload = overload.New(overload.Options{Config: p.config, Metrics: p.metrics})
+	p.grpc = rpc.NewServer(rpc.ServerOptions{Trace: p.tracer, Log: p.log, Metrics: p.metrics, Limiter: p.overload.Limiter("grpc")})
 	healthv1.RegisterHealthServer(p.grpc, p.health)
 	p.health.SetServingStatus("", healthv1.HealthCheckResponse_NOT_SERVING)
 	return nil

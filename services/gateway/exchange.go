@@ -2,6 +2,7 @@ package gateway
 
 import (
 	"context"
+	"errors"
 	"io"
 	"net/http"
 	"strconv"
@@ -11,6 +12,7 @@ import (
 
 	"bijou.dev/platform/circuit"
 	"bijou.dev/platform/errs"
+	"bijou.dev/platform/overload"
 	"bijou.dev/platform/route"
 
 	"go.opentelemetry.io/otel/attribute"
@@ -48,7 +50,8 @@ type exchange struct {
 
 	rule    *rule
 	target  *target
-	version string // of the pin; empty: none
+	version string          // of the pin; empty: none
+	permit  overload.Permit // given back when settled
 	settled atomic.Pointer[func(error)]
 
 	header     http.Header // for the origin
@@ -240,9 +243,17 @@ func tooLarge(limit int64) *failure {
 // client has not been told yet.
 func (x *exchange) forward() *failure {
 	r := x.r
+	limiter := x.target.origin.limiter
+	permit, ok := limiter.Acquire(x.rule.Name, x.rule.criticality)
+	if !ok {
+		f := fail(FaultOverload, http.StatusServiceUnavailable, "%s has too much to do for a request that is %s", x.target.Service, x.rule.criticality)
+		f.retry = limiter.RetryAfter()
+		return f
+	}
 	key := circuit.Key{Group: x.target.Service, Method: x.rule.Name}
 	done, err := x.edge.opts.Circuits.Start(r.Context(), key)
 	if err != nil {
+		permit.Done(overload.Ignored)
 		f := fail(FaultCircuit, http.StatusServiceUnavailable, "the circuit of %s lets no request through", key)
 		if errs.Reason(err) == circuit.ReasonFull {
 			f = fail(FaultCircuit, http.StatusServiceUnavailable, "too many requests to %s are under way", key)
@@ -250,6 +261,7 @@ func (x *exchange) forward() *failure {
 		f.retry = max(time.Second, errs.RetryAfter(err))
 		return f
 	}
+	x.permit = permit
 	x.settled.Store(&done)
 	x.header = x.outgoing()
 	if f := x.prepareBody(); f != nil {
@@ -269,10 +281,20 @@ func (x *exchange) forward() *failure {
 	return nil
 }
 
-// settle tells the circuit how it went; the first call counts.
+// settle tells the circuit and the limiter how it went; the first call counts.
 func (x *exchange) settle(err error) {
-	if done := x.settled.Swap(nil); done != nil {
-		(*done)(err)
+	done := x.settled.Swap(nil)
+	if done == nil {
+		return
+	}
+	(*done)(err)
+	switch {
+	case err == nil:
+		x.permit.Done(overload.Success)
+	case errors.Is(err, errs.Timeout):
+		x.permit.Done(overload.Dropped)
+	default:
+		x.permit.Done(overload.Ignored)
 	}
 }
 
@@ -300,11 +322,17 @@ func (x *exchange) verdict() error {
 	if status := x.res.StatusCode; status >= 500 && status != http.StatusNotImplemented {
 		return errBroken
 	}
-	if x.grpc && x.outcome != route.Success {
+	switch {
+	case x.grpc && x.res.Header.Get("Grpc-Status") == exhausted:
+		return errAborted // shed: if it opened the circuit, the important calls would be refused with the others
+	case x.grpc && x.outcome != route.Success:
 		return errBroken
 	}
 	return nil
 }
+
+// exhausted is RESOURCE_EXHAUSTED on the wire.
+const exhausted = "8"
 
 // refuse answers with a failure, unless the answer has begun.
 func (x *exchange) refuse(f *failure) {

@@ -1,6 +1,7 @@
 package gateway
 
 import (
+	"encoding/base64"
 	"fmt"
 	"html"
 	"net/http"
@@ -11,6 +12,8 @@ import (
 	"bijou.dev/platform/errs"
 
 	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/proto"
 )
 
 // Fault says whose fault it is that a request failed. It is the header X-Bijou-Fault, a label of metrics, an attribute
@@ -22,6 +25,7 @@ const (
 	FaultClient      Fault = "client"             // the request is wrong, too large or too slow
 	FaultClientGone  Fault = "client_gone"        // the client left before it had the answer
 	FaultNoRoute     Fault = "no_route"           // no route matches
+	FaultOverload    Fault = "overload"           // there are more requests than the origin can do, and others matter more
 	FaultCircuit     Fault = "circuit"            // the circuit of the route is open, or too many requests are under way
 	FaultUnreachable Fault = "origin_unreachable" // no instance is known, or none accepts connections
 	FaultTimeout     Fault = "origin_timeout"     // the origin took too long
@@ -71,12 +75,21 @@ func (f *failure) code() codes.Code {
 		return codes.Canceled
 	case FaultNoRoute:
 		return codes.Unimplemented
+	case FaultOverload:
+		return codes.ResourceExhausted
 	case FaultTimeout:
 		return codes.DeadlineExceeded
 	case FaultGateway:
 		return codes.Internal
 	}
 	return codes.Unavailable
+}
+
+// details is the status of a failure with when to come back (google.rpc.RetryInfo), as gRPC sends it beside the code.
+func (f *failure) details() string {
+	err := errs.Errorf(errs.KindOf(status.Error(f.code(), "")), "%s", f.detail).RetryIn(f.retry)
+	b, _ := proto.Marshal(errs.ToStatus(err).Proto()) // text from us, which is UTF-8
+	return base64.RawStdEncoding.EncodeToString(b)
 }
 
 // write answers with the failure in the form that the client reads.
@@ -94,6 +107,9 @@ func (f *failure) write(w http.ResponseWriter, r *http.Request, id, traceID stri
 		h.Set("Content-Type", "application/grpc")
 		h.Set("Grpc-Status", strconv.Itoa(int(f.code())))
 		h.Set("Grpc-Message", grpcMessage(f.detail))
+		if f.retry > 0 {
+			h.Set("Grpc-Status-Details-Bin", f.details())
+		}
 		w.WriteHeader(http.StatusOK)
 	case prefersHTML(r.Header["Accept"]):
 		f.writePage(w, r, id)
@@ -133,7 +149,7 @@ func (f *failure) sentence() string {
 		return "This request cannot be answered: " + f.detail + "."
 	case FaultNoRoute:
 		return "There is no such page here."
-	case FaultCircuit, FaultUnreachable:
+	case FaultOverload, FaultCircuit, FaultUnreachable:
 		return "This part of the site is not available right now. Please try again in a moment."
 	case FaultTimeout:
 		return "The answer took too long. Please try again in a moment."

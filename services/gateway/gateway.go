@@ -10,11 +10,14 @@
 //  2. Trace: the span must show what every later step did.
 //  3. Checks of host, path, header and size. What fails here is the client's fault.
 //  4. The route, its target by weight, a pinned version.
-//  5. Circuit of (service, route): one logical request, however many attempts it takes. It is asked and told when the
-//     answer's header is there, so a stream does not hold a place.
-//  6. Attempts within the budget, each at another instance, only while the client has got nothing and only where doing
+//  5. A place in the limit of the origin. When there are more requests than the origin can do, those of the least critical
+//     routes are shed here: after the route, which says how critical they are, and before everything that costs more. It
+//     comes before the circuit, which must not learn from requests that nobody sent.
+//  6. Circuit of (service, route): one logical request, however many attempts it takes. It is asked and told when the
+//     answer's header is there, so a stream does not hold a place; that is when the place in the limit is free again, too.
+//  7. Attempts within the budget, each at another instance, only while the client has got nothing and only where doing
 //     it twice is safe.
-//  7. The answer, as it comes.
+//  8. The answer, as it comes.
 //
 // # Whose fault
 //
@@ -36,6 +39,7 @@ import (
 	"bijou.dev/platform/circuit"
 	"bijou.dev/platform/config"
 	"bijou.dev/platform/discovery"
+	"bijou.dev/platform/overload"
 	"bijou.dev/platform/service"
 	"bijou.dev/platform/trace"
 
@@ -68,7 +72,7 @@ func New(_ context.Context, p *service.Process, opts Options) error {
 		return err
 	}
 	e, err := NewEdge(EdgeOptions{
-		Options: opts, Zone: p.Zone(), Config: p.Config(), Discovery: p.Discovery(), Circuits: p.Circuits(),
+		Options: opts, Zone: p.Zone(), Config: p.Config(), Discovery: p.Discovery(), Circuits: p.Circuits(), Overload: p.Overload(),
 		Trace: p.Tracer(), Metrics: p.Metrics(), DialContext: p.DialContext, Log: p.Log(),
 	})
 	if err != nil {
@@ -92,6 +96,8 @@ type EdgeOptions struct {
 	Discovery *discovery.Client
 	// Circuits guards the origins. Nil: circuits with default settings.
 	Circuits *circuit.Set
+	// Overload makes the limiters of the origins. Nil: limiters with the settings of Config.
+	Overload *overload.Set
 	// Trace records requests. Nil: nothing is recorded.
 	Trace *trace.Provider
 	// Metrics gets bijou_gateway_*. Nil: none.
@@ -136,6 +142,9 @@ func NewEdge(opts EdgeOptions) (*Edge, error) {
 	}
 	if opts.Circuits == nil {
 		opts.Circuits = circuit.New(circuit.Options{Config: opts.Config})
+	}
+	if opts.Overload == nil {
+		opts.Overload = overload.New(overload.Options{Config: opts.Config, Metrics: opts.Metrics})
 	}
 	if opts.Trace == nil {
 		opts.Trace = trace.Discard()

@@ -107,6 +107,9 @@ func (x *exchange) outgoing() http.Header {
 	}
 	x.forwarded(out)
 	x.set(out, "X-Request-Id", x.id)
+	if b := x.rule.criticality.Baggage(); b != "" {
+		x.set(out, "Baggage", b)
+	}
 	return out
 }
 

@@ -7,19 +7,24 @@ import (
 
 	"bijou.dev/platform/circuit"
 	"bijou.dev/platform/discovery"
+	"bijou.dev/platform/overload"
 	"bijou.dev/platform/route"
 )
 
 // originKey names a listener of a service.
 type originKey struct{ service, endpoint string }
 
+// String names the origin's limiter.
+func (k originKey) String() string { return k.service + "/" + k.endpoint }
+
 // origin is those who may answer for one listener of a service. Discovery feeds its balancer.
 type origin struct {
 	originKey
 	balancer *route.Balancer
 	budget   *circuit.Budget
+	limiter  *overload.Limiter
 	versions atomic.Pointer[[]string] // of the instances that can be called, each once
-	stop     func()
+	stop     func()                   // following discovery, and being shown
 }
 
 // origins are those that the table in use needs.
@@ -66,9 +71,14 @@ func (o *origins) getLocked(key originKey) *origin {
 		originKey: key,
 		balancer:  route.New(route.Options{Service: key.service, Zone: o.edge.opts.Zone, Settings: o.edge.settings.route}),
 		budget:    circuit.NewBudget(o.edge.opts.Config),
+		limiter:   o.edge.opts.Overload.Limiter(key.String()),
 	}
 	or.versions.Store(&[]string{})
-	or.stop = o.edge.opts.Discovery.Watch(key.service, or.update)
+	unwatch := o.edge.opts.Discovery.Watch(key.service, or.update)
+	or.stop = func() {
+		unwatch()
+		o.edge.opts.Overload.Remove(key.String())
+	}
 	return or
 }
 

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"bijou.dev/platform/errs"
+	"bijou.dev/platform/overload"
 )
 
 // Routes is the whole routing table, as the setting gateway.routes holds it. Their order matters only between routes
@@ -29,6 +30,10 @@ type Route struct {
 	Timeout Timeout `json:"timeout,omitzero"`
 	// Retry says when a request is tried again. The zero value: up to 3 attempts where that is safe.
 	Retry Retry `json:"retry,omitzero"`
+	// Criticality says how much it hurts when requests of this route are not served: CRITICAL_PLUS, CRITICAL, SHEDDABLE_PLUS
+	// or SHEDDABLE, which are shed first when there is too much to do. It goes with the request to every service. Empty:
+	// CRITICAL.
+	Criticality string `json:"criticality,omitempty"`
 	// Sticky names a cookie: requests with the same value go to the same target while the weights stay as they are.
 	// Empty, or a request without the cookie: each request draws its target.
 	Sticky string `json:"sticky,omitempty"`
@@ -152,6 +157,9 @@ func (r *Route) validate() *violation {
 		if v := check(); v != nil {
 			return v
 		}
+	}
+	if _, err := overload.Parse(r.Criticality); err != nil {
+		return bad("criticality", "%v", err)
 	}
 	if r.Sticky != "" && !isToken(r.Sticky) {
 		return bad("sticky", "must be the name of a cookie")

@@ -34,6 +34,9 @@ var calls = grpc.ServiceDesc{
 			_ = grpc.SetTrailer(ctx, metadata.Pairs("x-trailer", "t"))
 			return nil, status.Error(codes.NotFound, "no such thing: 100 %")
 		}
+		if in.Value == "sleep" {
+			time.Sleep(100 * time.Millisecond)
+		}
 		return in, nil
 	}}},
 	Streams: []grpc.StreamDesc{{StreamName: "Chat", ServerStreams: true, ClientStreams: true, Handler: func(_ any, s grpc.ServerStream) error {

@@ -9,6 +9,8 @@ import (
 	"strings"
 	"time"
 
+	"bijou.dev/platform/overload"
+
 	"github.com/prometheus/client_golang/prometheus"
 )
 
@@ -28,6 +30,7 @@ type suffixRules struct {
 // rule is a route ready for use.
 type rule struct {
 	Route
+	criticality   overload.Criticality
 	header, total time.Duration // -1: what the settings say
 	attempts      int
 	targets       []*target
@@ -90,6 +93,7 @@ func clone(r Route) Route {
 
 func newRule(r Route) *rule {
 	u := &rule{Route: r, header: -1, total: -1, attempts: cmp.Or(r.Retry.Attempts, 3)}
+	u.criticality, _ = overload.Parse(r.Criticality) // validate saw that it can be read
 	if d, err := time.ParseDuration(r.Timeout.Header); err == nil {
 		u.header = d
 	}

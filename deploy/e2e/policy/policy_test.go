@@ -158,6 +158,7 @@ var rules = []rule{
 	{"platform/discovery", []string{"platform/discovery/...", "platform/api/...", "platform/internal/lastknown", "platform/errs", "platform/memnet", "platform/route"}, "discovery must work before settings do"},
 	{"platform/route", []string{"platform/route/...", "platform/config", "platform/errs", "platform/memnet"}, "a balancer knows no registry"},
 	{"platform/circuit", []string{"platform/circuit/...", "platform/api/...", "platform/config", "platform/errs", "platform/memnet"}, "a circuit knows no transport"},
+	{"platform/overload", []string{"platform/overload/...", "platform/config", "platform/errs", "platform/memnet"}, "a limiter knows no transport"},
 	{"platform/rpc", []string{"platform/..."}, "rpc puts the parts in order"},
 	{"platform/service", []string{"platform/..."}, "service puts everything together"},
 	{"platform", nil, "the map imports nothing"},

@@ -1,0 +1,202 @@
+package overload
+
+import (
+	"cmp"
+	"encoding/json"
+	"maps"
+	"math"
+	"net/http"
+	"slices"
+	"sync"
+	"time"
+
+	"bijou.dev/platform/config"
+
+	"github.com/prometheus/client_golang/prometheus"
+)
+
+// Options configures a Set. The zero value works alone, with default settings.
+type Options struct {
+	// Config holds the live settings. Nil: the defaults.
+	Config *config.Set
+	// Metrics gets bijou_overload_*. Nil: none.
+	Metrics prometheus.Registerer
+}
+
+// Set holds the limiters of one process, which share their settings. Its methods may be called at the same time. Make
+// one with New.
+type Set struct {
+	knobs *knobs
+	mu    sync.Mutex
+	all   map[string]*Limiter
+}
+
+// knobs are the live settings.
+type knobs struct {
+	enabled                          *config.Value[bool]
+	initial, min, max                *config.Value[int64]
+	tolerance, shedFrom, shedAll     *config.Value[float64]
+	floor, window, probe, retryAfter *config.Value[time.Duration]
+}
+
+// New returns an empty Set and declares its settings.
+func New(o Options) *Set {
+	if o.Config == nil {
+		o.Config = config.Static(nil)
+	}
+	c := o.Config
+	s := &Set{all: map[string]*Limiter{}, knobs: &knobs{
+		enabled: config.Bool(c, "overload.enabled", true, config.Spec{
+			Doc: "Whether requests are shed when there are too many. If not, they are still counted.",
+		}),
+		initial: config.Int(c, "overload.limit.initial", 100, config.Spec{
+			Doc: "How many requests a server that knows nothing yet works on at once. It is read when the server starts.", Min: "1", Max: "100000",
+		}),
+		min: config.Int(c, "overload.limit.min", 20, config.Spec{
+			Doc: "The lowest limit.", Min: "1", Max: "100000",
+		}),
+		max: config.Int(c, "overload.limit.max", 1000, config.Spec{
+			Doc: "The highest limit. The lowest wins over it.", Min: "1", Max: "100000",
+		}),
+		tolerance: config.Float(c, "overload.tolerance", 2, config.Spec{
+			Doc: "How many times as long as without a queue requests may take before the limit is lowered.", Min: "1", Max: "100",
+		}),
+		floor: config.Duration(c, "overload.floor", 20*time.Millisecond, config.Spec{
+			Doc: "Requests that take less time without a queue count as if they took as long as this.", Min: "0s", Max: "1m",
+		}),
+		window: config.Duration(c, "overload.window", 500*time.Millisecond, config.Spec{
+			Doc: "How often the limit is set at most.", Min: "10ms", Max: "1m",
+		}),
+		probe: config.Duration(c, "overload.probe", 15*time.Second, config.Spec{
+			Doc: "How often the time without a queue is measured anew during an overload. 0s: never.", Min: "0s", Max: "1h",
+		}),
+		shedFrom: config.Float(c, "overload.shedFrom", 0.5, config.Spec{
+			Doc: "The part of the limit that is in use when sheddable requests begin to be shed.", Min: "0", Max: "1",
+		}),
+		shedAll: config.Float(c, "overload.shedAll", 0.75, config.Spec{
+			Doc: "The part of the limit that is in use when all sheddable requests are shed; the rest is for critical ones.", Min: "0", Max: "1",
+		}),
+		retryAfter: config.Duration(c, "overload.retryAfter", time.Second, config.Spec{
+			Doc: "How long those who were shed are asked to wait, half as long at least and half as long again at most.", Min: "1ms", Max: "1h",
+		}),
+	}}
+	if o.Metrics != nil {
+		o.Metrics.MustRegister(s)
+	}
+	return s
+}
+
+// Limiter returns the limiter called name, and makes it when there is none.
+func (s *Set) Limiter(name string) *Limiter {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.all[name] == nil {
+		s.all[name] = newLimiter(name, s.knobs)
+	}
+	return s.all[name]
+}
+
+// Remove forgets the limiter called name. Whoever holds it may go on using it.
+func (s *Set) Remove(name string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.all, name)
+}
+
+// limiters returns all of them in the order of their names.
+func (s *Set) limiters() []*Limiter {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return slices.SortedFunc(maps.Values(s.all), func(a, b *Limiter) int { return cmp.Compare(a.name, b.name) })
+}
+
+var (
+	limitDesc    = prometheus.NewDesc("bijou_overload_limit", "How many requests may be in flight now.", []string{"limiter"}, nil)
+	inFlightDesc = prometheus.NewDesc("bijou_overload_in_flight", "Requests in flight.", []string{"limiter"}, nil)
+	admittedDesc = prometheus.NewDesc("bijou_overload_admitted_total", "Requests that were let in, by criticality.", []string{"limiter", "criticality"}, nil)
+	shedDesc     = prometheus.NewDesc("bijou_overload_shed_total", "Requests that were refused because there were too many, by criticality.", []string{"limiter", "criticality"}, nil)
+)
+
+var _ prometheus.Collector = (*Set)(nil)
+
+// Describe implements prometheus.Collector.
+func (s *Set) Describe(ch chan<- *prometheus.Desc) {
+	for _, d := range []*prometheus.Desc{limitDesc, inFlightDesc, admittedDesc, shedDesc} {
+		ch <- d
+	}
+}
+
+// Collect implements prometheus.Collector.
+func (s *Set) Collect(ch chan<- prometheus.Metric) {
+	for _, l := range s.limiters() {
+		ch <- prometheus.MustNewConstMetric(limitDesc, prometheus.GaugeValue, l.Limit(), l.name)
+		ch <- prometheus.MustNewConstMetric(inFlightDesc, prometheus.GaugeValue, float64(l.inFlight.Load()), l.name)
+		for c := range Criticality(classes) {
+			ch <- prometheus.MustNewConstMetric(admittedDesc, prometheus.CounterValue, float64(l.admitted[c].Load()), l.name, c.String())
+			ch <- prometheus.MustNewConstMetric(shedDesc, prometheus.CounterValue, float64(l.shed[c].Load()), l.name, c.String())
+		}
+	}
+}
+
+// State is what a limiter says of itself.
+type State struct {
+	// Name is the limiter's.
+	Name string `json:"name"`
+	// Limit is how many requests may be in flight now.
+	Limit float64 `json:"limit"`
+	// Why is what last changed the limit.
+	Why string `json:"why"`
+	// InFlight is how many requests are.
+	InFlight int64 `json:"in_flight"`
+	// Slowdown is how many times as long as without a queue requests took in the last window.
+	Slowdown float64 `json:"slowdown"`
+	// Probing says that the time without a queue is being measured.
+	Probing bool `json:"probing"`
+	// Admitted and Shed count requests since the start, by criticality. Those with none are left out.
+	Admitted map[string]uint64 `json:"admitted"`
+	Shed     map[string]uint64 `json:"shed"`
+	// BaselineMS is the time without a queue, in milliseconds, by kind of request.
+	BaselineMS map[string]float64 `json:"baseline_ms"`
+}
+
+// State returns what the limiter knows.
+func (l *Limiter) State() State {
+	st := State{
+		Name: l.name, Limit: math.Round(10*l.Limit()) / 10, InFlight: l.inFlight.Load(), Probing: l.probing.Load(),
+		Admitted: map[string]uint64{}, Shed: map[string]uint64{}, BaselineMS: map[string]float64{},
+	}
+	for c := range Criticality(classes) {
+		if n := l.admitted[c].Load(); n > 0 {
+			st.Admitted[c.String()] = n
+		}
+		if n := l.shed[c].Load(); n > 0 {
+			st.Shed[c.String()] = n
+		}
+	}
+	for name, k := range *l.kinds.Load() {
+		if base := k.base.Load(); base > 0 {
+			st.BaselineMS[name] = float64(base) / float64(time.Millisecond)
+		}
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	st.Why, st.Slowdown = l.why, math.Round(100*l.slowdown)/100
+	return st
+}
+
+// Handler serves the state of all limiters as JSON.
+func (s *Set) Handler() http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		page := struct {
+			Limiters []State `json:"limiters"`
+		}{[]State{}}
+		for _, l := range s.limiters() {
+			page.Limiters = append(page.Limiters, l.State())
+		}
+		w.Header().Set("Content-Type", "application/json")
+		w.Header().Set("Cache-Control", "no-store")
+		e := json.NewEncoder(w)
+		e.SetIndent("", "  ")
+		_ = e.Encode(page) // the client may be gone
+	})
+}

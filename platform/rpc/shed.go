@@ -1,0 +1,73 @@
+package rpc
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"bijou.dev/platform/circuit"
+	"bijou.dev/platform/errs"
+	"bijou.dev/platform/overload"
+
+	"google.golang.org/grpc/metadata"
+)
+
+// healthService answers whatever happens.
+const healthService = "grpc.health.v1.Health"
+
+// admit takes a place for a call or returns the error that sheds it.
+func (s *server) admit(ctx context.Context, m *method) (overload.Permit, error) {
+	if s.Limiter == nil || m.service == healthService {
+		return overload.Permit{}, nil
+	}
+	permit, ok := s.Limiter.Acquire(m.full, overload.Of(ctx))
+	if !ok {
+		return permit, errs.Errorf(errs.Exhausted, "refusing %s: too much to do", m.name).
+			Because(circuit.ReasonShed, "criticality", overload.Of(ctx).String()).
+			RetryIn(s.Limiter.RetryAfter().Round(time.Millisecond))
+	}
+	return permit, nil
+}
+
+// load says what the end of a call tells about the load. An answer after the deadline is none.
+func load(ctx context.Context, err error) overload.Outcome {
+	switch {
+	case errors.Is(ctx.Err(), context.DeadlineExceeded):
+		return overload.Dropped
+	case err == nil && ctx.Err() == nil:
+		return overload.Success
+	}
+	return overload.Ignored
+}
+
+// withCriticality takes the criticality from what a caller sent into the context.
+func withCriticality(ctx context.Context) context.Context {
+	lines := metadata.ValueFromIncomingContext(ctx, overload.Header)
+	if lines == nil {
+		return ctx
+	}
+	return overload.With(ctx, overload.FromBaggage(lines))
+}
+
+// sendCriticality puts the criticality of the context into what is sent.
+func sendCriticality(ctx context.Context) context.Context {
+	if b := overload.Of(ctx).Baggage(); b != "" {
+		return metadata.AppendToOutgoingContext(ctx, overload.Header, b)
+	}
+	return ctx
+}
+
+// ownShed takes the reason from an error that another process was given: what was shed there was begun here, so to do it
+// again is not safe.
+func ownShed(err error) error {
+	e, ok := errors.AsType[*errs.Error](err)
+	if !ok || e.Reason != circuit.ReasonShed || !errs.Wire(e) {
+		return err
+	}
+	return errs.Errorf(errs.Exhausted, "%w", errors.New(e.Message)).RetryIn(e.RetryAfter)
+}
+
+// unimportant reports whether a call that was shed should be left at that. Another attempt is for calls that matter.
+func unimportant(ctx context.Context, err error) bool {
+	return errs.Reason(err) == circuit.ReasonShed && overload.Of(ctx) >= overload.SheddablePlus
+}
