@@ -4,9 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"net"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"bijou.dev/platform/circuit"
@@ -53,11 +55,14 @@ type Client struct {
 	opts    ClientOptions
 	routes  *route.Settings
 	seconds *prometheus.HistogramVec
+
+	mu        sync.Mutex
+	balancers map[string]*route.Balancer // target -> its balancer
 }
 
 // NewClient returns a Client. It needs no closing; the connections it makes do.
 func NewClient(o ClientOptions) *Client {
-	c := &Client{opts: o, seconds: newHistogram(o.Metrics, "client", "Time of calls to other services, by method and code.")}
+	c := &Client{opts: o, balancers: map[string]*route.Balancer{}, seconds: newHistogram(o.Metrics, "client", "Time of calls to other services, by method and code.")}
 	if o.Config != nil {
 		c.routes = route.NewSettings(o.Config)
 	}
@@ -93,6 +98,9 @@ func (c *Client) Dial(target string) (*grpc.ClientConn, error) {
 		}
 		callee, _, _ = strings.Cut(target, "?")
 		balancer := route.New(route.Options{Service: callee, Zone: c.opts.Zone, Settings: c.routes})
+		c.mu.Lock()
+		c.balancers[target] = balancer
+		c.mu.Unlock()
 		opts = append(opts, grpc.WithResolvers(route.Resolver(naming{c.opts.Discovery.Builder()}, balancer)))
 		target = discovery.Scheme + ":///" + target
 	}
@@ -103,6 +111,19 @@ func (c *Client) Dial(target string) (*grpc.ClientConn, error) {
 		return nil, fmt.Errorf("dialling %s: %w", target, err)
 	}
 	return conn, nil
+}
+
+// Balancers reports, for each service that was dialled by its name, its instances as the balancer of the newest connection
+// sees them: ready, ejected and why.
+func (c *Client) Balancers() map[string][]route.EndpointState {
+	c.mu.Lock()
+	all := maps.Clone(c.balancers)
+	c.mu.Unlock()
+	states := make(map[string][]route.EndpointState, len(all))
+	for target, b := range all {
+		states[target] = b.State()
+	}
+	return states
 }
 
 // naming tells the balancer who an address belongs to: discovery knows instances, the balancer knows endpoints, and

@@ -18,7 +18,8 @@
 //  3. overload: a call that is shed must cost as little as can be, so nothing is done before; but one that has expired is
 //     no sign of too much work, so the deadline comes first. Health checks are never shed: an instance that is busy
 //     would be taken for one that is dead, and its load would go to the others.
-//  4. recover, handler.
+//  4. fault rule: slow or wrong on purpose, by settings. It holds a place as a handler does that is slow by itself.
+//  5. recover, handler.
 //
 // The criticality of a call goes with it: the server takes it from the metadata into the context, and calls made under
 // that context carry it on.

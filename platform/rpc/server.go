@@ -8,6 +8,7 @@ import (
 	"runtime/debug"
 	"time"
 
+	"bijou.dev/platform/config"
 	"bijou.dev/platform/errs"
 	"bijou.dev/platform/overload"
 	"bijou.dev/platform/trace"
@@ -33,17 +34,23 @@ type ServerOptions struct {
 	Metrics prometheus.Registerer
 	// Limiter sheds calls when there are too many. Nil: none is shed.
 	Limiter *overload.Limiter
+	// Config may hold a fault rule: the settings fault.latency and fault.errorPercent. Nil: none.
+	Config *config.Set
 }
 
 // server holds what the interceptors of one server share.
 type server struct {
 	ServerOptions
 	seconds *prometheus.HistogramVec
+	fault   *fault // nil: none
 }
 
 // NewServer returns a gRPC server with the platform's order of steps. Handlers return errors made by package errs.
 func NewServer(o ServerOptions) *grpc.Server {
-	s := &server{ServerOptions: o, seconds: newHistogram(o.Metrics, "server", "Time to answer calls, by method and code.")}
+	s := &server{
+		ServerOptions: o, fault: newFault(o.Config),
+		seconds: newHistogram(o.Metrics, "server", "Time to answer calls, by method and code."),
+	}
 	if s.Log == nil {
 		s.Log = slog.New(slog.DiscardHandler)
 	}
@@ -77,6 +84,9 @@ func (s *server) unary(ctx context.Context, req any, info *grpc.UnaryServerInfo,
 		return nil, err
 	}
 	defer func() { permit.Done(load(ctx, err)) }()
+	if err := s.fault.strike(ctx, m, span); err != nil {
+		return nil, err
+	}
 	defer s.recover(ctx, m, &err)
 	return h(ctx, req)
 }

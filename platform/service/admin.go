@@ -34,6 +34,10 @@ func (p *Process) adminHandler() http.Handler {
 	m.HandleFunc("GET /instances", func(w http.ResponseWriter, r *http.Request) {
 		writeJSON(w, http.StatusOK, p.discovery.Instances(r.URL.Query().Get("service")))
 	})
+	m.HandleFunc("GET /balancers", func(w http.ResponseWriter, _ *http.Request) { writeJSON(w, http.StatusOK, p.client.Balancers()) })
+	if p.opts.Crash != nil {
+		m.HandleFunc("POST /kill", p.serveKill)
+	}
 	m.HandleFunc("GET /debug/pprof/", pprof.Index)
 	m.HandleFunc("GET /debug/pprof/cmdline", pprof.Cmdline)
 	m.HandleFunc("GET /debug/pprof/profile", pprof.Profile)
@@ -110,6 +114,7 @@ const adminPage = `<!doctype html>
 <dt><a href="/hystrix.stream">/hystrix.stream</a><dd>the same for a Hystrix dashboard
 <dt><a href="/overload">/overload</a><dd>how much this process takes on at once, and whom it sheds
 <dt><a href="/instances">/instances</a><dd>who this process knows
+<dt><a href="/balancers">/balancers</a><dd>the instances it calls, as its balancers see them
 <dt><a href="/metrics">/metrics</a><dd>Prometheus metrics
 <dt><a href="/version">/version</a><dd>what runs here
 <dt><a href="/debug/pprof/">/debug/pprof/</a><dd>profiles

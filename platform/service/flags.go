@@ -40,10 +40,11 @@ func envName(flag string) string {
 	return "BIJOU_" + strings.ToUpper(strings.ReplaceAll(flag, "-", "_"))
 }
 
-// parse fills Options from flags and environment. own declares the service's own flags; nil for none.
-func parse(name string, args []string, env func(string) string, stdout, stderr io.Writer, own func(*Flags)) (Options, error) {
+// parse fills Options from flags and environment. own declares the service's own flags; nil for none. crash is what
+// -allow-kill allows.
+func parse(crash func(), name string, args []string, env func(string) string, stdout, stderr io.Writer, own func(*Flags)) (Options, error) {
 	o := Options{Name: name, Drain: 10 * time.Second}
-	level := slog.LevelInfo
+	level, allowKill := slog.LevelInfo, new(bool)
 	f := &Flags{flag.NewFlagSet(name, flag.ContinueOnError)}
 	f.SetOutput(stderr)
 	f.StringVar(&o.Name, "name", name, "register as this service")
@@ -67,6 +68,7 @@ func parse(name string, args []string, env func(string) string, stdout, stderr i
 	f.StringVar(&o.Advertise, "advertise", "", "host under which others reach this process (default: found out)")
 	f.StringVar(&o.StateDir, "state-dir", "", "folder for last-known-good settings and instances (default: none)")
 	f.DurationVar(&o.Drain, "drain", o.Drain, "how long a stop waits for work in hand")
+	f.BoolVar(allowKill, "allow-kill", false, "serve POST /kill on the admin listener, for game days")
 	f.TextVar(&level, "log-level", level, "debug, info, warn or error")
 	if own != nil {
 		own(f)
@@ -79,6 +81,9 @@ func parse(name string, args []string, env func(string) string, stdout, stderr i
 	}
 	if f.NArg() > 0 {
 		return o, fmt.Errorf("unexpected argument %q; -h lists the flags", f.Arg(0))
+	}
+	if *allowKill {
+		o.Crash = crash
 	}
 	handler := trace.Handler(slog.NewJSONHandler(stdout, &slog.HandlerOptions{Level: level}))
 	o.Log = slog.New(handler).With("service", o.Name)

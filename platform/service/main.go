@@ -16,6 +16,8 @@ const (
 	ExitOK     = 0 // stopped as asked, or healthy
 	ExitFailed = 1 // could not start, stopped by an error, or not healthy
 	ExitUsage  = 2 // flags or environment make no sense
+	// ExitKilled is what a shell says of a process that SIGKILL ended.
+	ExitKilled = 137
 )
 
 // Setup builds a service on its process: it registers servers, handlers, checks and teardown, and returns before
@@ -37,7 +39,7 @@ func RunMain(ctx context.Context, name string, args []string, env func(string) s
 	if len(args) > 0 && (args[0] == "healthcheck" || args[0] == "version") {
 		command, args = args[0], args[1:]
 	}
-	o, err := parse(name, args, env, stdout, stderr, own)
+	o, err := parse(func() { os.Exit(ExitKilled) }, name, args, env, stdout, stderr, own)
 	switch {
 	case errors.Is(err, flag.ErrHelp):
 		return ExitOK
@@ -60,6 +62,9 @@ func RunMain(ctx context.Context, name string, args []string, env func(string) s
 }
 
 func run(ctx context.Context, o Options, setup Setup) error {
+	if err := stayDown(ctx, o); err != nil || ctx.Err() != nil {
+		return err
+	}
 	p, err := New(ctx, o, setup)
 	if err != nil {
 		return err

@@ -38,6 +38,9 @@ type Options struct {
 	StateDir string
 	// Drain bounds how long a stop waits for callers to learn about it and for work in hand. Zero: 10 s.
 	Drain time.Duration
+	// Crash ends the process at once, without a drain. When it is set, POST /kill on the admin listener calls it; see
+	// docs/adr. Nil: there is no such page. Main sets it where -allow-kill is given.
+	Crash func()
 	// Log receives what the process has to say. Nil: nothing.
 	Log *slog.Logger
 	// Net is the network. The zero value is the real one.

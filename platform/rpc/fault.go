@@ -1,0 +1,69 @@
+package rpc
+
+import (
+	"context"
+	"math/rand/v2"
+	"strings"
+	"time"
+
+	"bijou.dev/platform/config"
+	"bijou.dev/platform/errs"
+
+	"go.opentelemetry.io/otel/attribute"
+	oteltrace "go.opentelemetry.io/otel/trace"
+)
+
+// ReasonFault is the reason of errors that a fault rule made.
+const ReasonFault = "FAULT_RULE"
+
+// fault is the fault rule of a server: two live settings make it slow or wrong on purpose, for game days. It stands in the
+// server and not in its callers, because then everything that must cope with a real fault has to cope with it: circuits,
+// retries, balancing, time-outs, traces. Published in the layer of overrides, a rule ends by itself.
+//
+// Streams are left alone. So are the calls that take a rule away, those of the configuration service.
+type fault struct {
+	latency *config.Value[time.Duration]
+	errors  *config.Value[int64]
+}
+
+func newFault(c *config.Set) *fault {
+	if c == nil {
+		return nil
+	}
+	return &fault{
+		latency: config.Duration(c, "fault.latency", 0, config.Spec{
+			Doc: "Game days: every call to this service takes this much longer. Publish it as an override with a time to live.",
+			Min: "0s", Max: "30s",
+		}),
+		errors: config.Int(c, "fault.errorPercent", 0, config.Spec{
+			Doc:  "Game days: so many of a hundred calls to this service fail as unavailable. Publish it as an override with a time to live.",
+			Unit: "percent", Min: "0", Max: "100",
+		}),
+	}
+}
+
+// strike makes a call slow or fail, if there is a rule, and says so in its span.
+func (f *fault) strike(ctx context.Context, m *method, span oteltrace.Span) error {
+	if f == nil {
+		return nil
+	}
+	wait, percent := f.latency.Get(), f.errors.Get()
+	if wait == 0 && percent == 0 || strings.HasPrefix(m.service, "bijou.config.") || strings.HasPrefix(m.service, "grpc.health.") {
+		return nil
+	}
+	if wait > 0 {
+		span.SetAttributes(attribute.String("bijou.fault.latency", wait.String()))
+		t := time.NewTimer(wait)
+		defer t.Stop()
+		select {
+		case <-t.C:
+		case <-ctx.Done():
+			return expired(ctx)
+		}
+	}
+	if rand.N[int64](100) < percent {
+		span.SetAttributes(attribute.Bool("bijou.fault.error", true))
+		return errs.Errorf(errs.Unavailable, "refused by a fault rule: the setting fault.errorPercent is %d", percent).Because(ReasonFault)
+	}
+	return nil
+}

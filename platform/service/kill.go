@@ -1,0 +1,121 @@
+package service
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"mime"
+	"net/http"
+	"os"
+	"path/filepath"
+	"time"
+
+	"bijou.dev/platform/errs"
+)
+
+// maxDown bounds how long a killed process may stay down.
+const maxDown = 2 * time.Minute
+
+// killRequest is the body of POST /kill.
+type killRequest struct {
+	// For is how long the process stays down after its supervisor has started it again, as a Go duration of at most 2m.
+	// Empty: it comes back as fast as the supervisor is.
+	For string `json:"for"`
+	// Actor and Reason say who does this and why. Both are required.
+	Actor  string `json:"actor"`
+	Reason string `json:"reason"`
+}
+
+// serveKill ends the process as a crash would: nothing is drained, nobody is told. It refuses browsers, which send these
+// fields with every request that a page makes: a page somewhere must not be able to do this.
+func (p *Process) serveKill(w http.ResponseWriter, r *http.Request) {
+	kind, _, _ := mime.ParseMediaType(r.Header.Get("Content-Type"))
+	if kind != "application/json" || r.Header.Get("Origin") != "" || r.Header.Get("Sec-Fetch-Site") != "" {
+		errs.WriteProblem(w, r, errs.Errorf(errs.Denied, "killing %s: send application/json, and not from a page in a browser", p.Instance()))
+		return
+	}
+	var req killRequest
+	if err := json.NewDecoder(io.LimitReader(r.Body, 64<<10)).Decode(&req); err != nil {
+		errs.WriteProblem(w, r, errs.Errorf(errs.Invalid, "killing %s: reading the request: %w", p.Instance(), err))
+		return
+	}
+	down, err := p.prepareDown(req)
+	if err != nil {
+		errs.WriteProblem(w, r, err)
+		return
+	}
+	p.log.Warn("killed on request", "actor", req.Actor, "reason", req.Reason, "for", down)
+	w.WriteHeader(http.StatusAccepted)
+	_ = http.NewResponseController(w).Flush() // the answer must leave before the process does
+	time.AfterFunc(50*time.Millisecond, p.opts.Crash)
+}
+
+// prepareDown checks the request, and leaves a note for the next start.
+func (p *Process) prepareDown(req killRequest) (down time.Duration, err error) {
+	bad := errs.Errorf(errs.Invalid, "killing %s", p.Instance())
+	if req.Actor == "" {
+		bad.Field("actor", "must say who does this")
+	}
+	if req.Reason == "" {
+		bad.Field("reason", "must say why")
+	}
+	if req.For != "" {
+		if down, err = time.ParseDuration(req.For); err != nil || down < 0 || down > maxDown {
+			bad.Field("for", fmt.Sprintf(`must be a duration like "20s" of at most %v`, maxDown))
+		}
+	}
+	if len(bad.Fields) > 0 {
+		return 0, bad
+	}
+	if down == 0 {
+		return 0, nil
+	}
+	if p.opts.StateDir == "" {
+		return 0, errs.Errorf(errs.Precondition, "killing %s for %v: it has no -state-dir to remember that; leave out for", p.Instance(), down)
+	}
+	if err := os.MkdirAll(p.opts.StateDir, 0o755); err != nil {
+		return 0, fmt.Errorf("killing %s: %w", p.Instance(), err)
+	}
+	until := time.Now().Add(down).UTC().Format(time.RFC3339Nano)
+	if err := os.WriteFile(downFile(p.opts), []byte(until), 0o644); err != nil {
+		return 0, fmt.Errorf("killing %s: %w", p.Instance(), err)
+	}
+	return down, nil
+}
+
+func downFile(o Options) string { return filepath.Join(o.StateDir, "down-until") }
+
+// stayDown waits until the time that a kill has left for this start, or until ctx ends. What it cannot read it removes.
+func stayDown(ctx context.Context, o Options) error {
+	if o.Crash == nil || o.StateDir == "" {
+		return nil
+	}
+	text, err := os.ReadFile(downFile(o))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err == nil {
+		err = os.Remove(downFile(o))
+	}
+	if err != nil {
+		return fmt.Errorf("reading how long to stay down: %w", err)
+	}
+	until, err := time.Parse(time.RFC3339Nano, string(text))
+	if err != nil {
+		return nil //nolint:nilerr // a broken note keeps nobody down
+	}
+	wait := min(time.Until(until), maxDown)
+	if o.Log != nil && wait > 0 {
+		o.Log.Warn("staying down after a kill", "until", until)
+	}
+	t := time.NewTimer(wait)
+	defer t.Stop()
+	select {
+	case <-t.C:
+	case <-ctx.Done():
+	}
+	return nil
+}
