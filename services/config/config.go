@@ -72,7 +72,7 @@ func (o Options) validate() error {
 // New makes p a replica: gRPC on the listener "grpc" and, if there is one called "http", REST there.
 func New(_ context.Context, p *service.Process, opts Options) error {
 	opts.Log = p.Log()
-	replicas := &peers{p: p, client: rpc.NewClient(rpc.ClientOptions{Service: p.Name(), DialContext: p.DialContext}), conns: map[string]*grpc.ClientConn{}}
+	replicas := &peers{p: p, client: rpc.NewClient(rpc.ClientOptions{Service: p.Name(), Trace: p.Tracer(), DialContext: p.DialContext}), conns: map[string]*grpc.ClientConn{}}
 	opts.Peers = replicas.all
 	s, err := NewServer(opts)
 	if err != nil {

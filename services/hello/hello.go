@@ -30,7 +30,9 @@ func New(_ context.Context, p *service.Process, o Options) error {
 	}
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /hello/{name}", s.serveHTTP)
-	mux.HandleFunc("GET /version", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, p.Identity().GetVersion()) })
+	version := func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, p.Identity().GetVersion()) }
+	mux.HandleFunc("GET /version", version)
+	mux.HandleFunc("GET /hello", version) // the same where the edge leads here: see a split
 	return p.Handle("http", mux)
 }
 

@@ -46,7 +46,7 @@ func TestTwoInOneProcess(t *testing.T) {
 	start(t, house, "two", hello.Options{Greeting: "Salut"})
 	client := &http.Client{Transport: &http.Transport{DialContext: house.DialContext, DisableKeepAlives: true}}
 	for url, want := range map[string]string{
-		"http://one:8080/hello/ann": "Hello, ann!\n", "http://two:8080/hello/ann": "Salut, ann!\n", "http://one:8080/version": "v7\n",
+		"http://one:8080/hello/ann": "Hello, ann!\n", "http://two:8080/hello/ann": "Salut, ann!\n", "http://one:8080/version": "v7\n", "http://one:8080/hello": "v7\n",
 	} {
 		resp, err := client.Get(url)
 		if err != nil {
