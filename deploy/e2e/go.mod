@@ -24,6 +24,7 @@ require (
 )
 
 require (
+	bijou.dev/services/console v0.0.0
 	github.com/DataDog/zstd v1.5.7 // indirect
 	github.com/RaduBerinde/axisds v0.1.0 // indirect
 	github.com/RaduBerinde/btreemap v0.0.0-20250419174037-3d62b7205d54 // indirect
@@ -134,3 +135,5 @@ replace bijou.dev/services/cinema => ../../services/cinema
 replace bijou.dev/cmd/bijou => ../../cmd/bijou
 
 replace bijou.dev/services/etcd => ../../services/etcd
+
+replace bijou.dev/services/console => ../../services/console

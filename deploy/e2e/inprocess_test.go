@@ -27,6 +27,7 @@ import (
 	"bijou.dev/services/cinema/web"
 	"bijou.dev/services/circuits"
 	"bijou.dev/services/config"
+	"bijou.dev/services/console"
 	"bijou.dev/services/discovery"
 	"bijou.dev/services/gateway"
 	"bijou.dev/services/hello"
@@ -65,6 +66,9 @@ var cast = []member{
 		return func(ctx context.Context, p *service.Process) error {
 			return tracing.New(ctx, p, tracing.Options{Dir: dir})
 		}
+	}},
+	{name: "console", n: 1, ports: map[string]int{"http": 8080}, setup: func(*inProcess, string) service.Setup {
+		return func(ctx context.Context, p *service.Process) error { return console.New(ctx, p, console.Options{}) }
 	}},
 	{name: "web", n: 1, ports: map[string]int{"http": 8080}, setup: func(*inProcess, string) service.Setup {
 		return func(ctx context.Context, p *service.Process) error { return web.New(ctx, p, web.Options{}) }

@@ -24,6 +24,7 @@ var stories = []story{
 	{"a setting published takes effect everywhere", tellSetting},
 	{"a bad setting is refused", tellBadSetting},
 	{"versions share the traffic by weight", tellSplit},
+	{"the console shows it all and acts", tellConsole},
 	{"an instance is killed under load", tellKilled},
 	{"an instance is restarted under load", tellRestarted},
 	{"recommendations are dead", tellFallback},

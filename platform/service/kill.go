@@ -105,7 +105,7 @@ func stayDown(ctx context.Context, o Options) error {
 	}
 	until, err := time.Parse(time.RFC3339Nano, string(text))
 	if err != nil {
-		return nil //nolint:nilerr // a broken note keeps nobody down
+		return nil // a broken note keeps nobody down
 	}
 	wait := min(time.Until(until), maxDown)
 	if o.Log != nil && wait > 0 {

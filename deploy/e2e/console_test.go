@@ -1,0 +1,237 @@
+package e2e
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+)
+
+// consoleFleet is what the console says of instances.
+type consoleFleet struct {
+	Instances []struct {
+		Service, ID, Status, Override, OverrideReason, OverrideAuthor string
+
+		Admin *struct {
+			OK     bool
+			Checks []struct{ Name string }
+		}
+	}
+}
+
+func (f consoleFleet) status(id string) (status string, answers bool) {
+	for _, i := range f.Instances {
+		if i.ID == id {
+			return i.Status, i.Admin != nil && i.Admin.OK
+		}
+	}
+	return "", false
+}
+
+// consoleTraffic is what it says of calls.
+type consoleTraffic struct{ Edges []consoleEdge }
+
+type consoleEdge struct {
+	From, To string
+	Rate     float64
+}
+
+// tellConsole looks at everything through the console, and acts through it.
+func tellConsole(t *testing.T, p platform) {
+	console := "http://" + p.addr("console", 8080)
+	state := func(ctx context.Context, topic string, v any) error {
+		return getJSON(ctx, console+"/api/state/"+topic, v)
+	}
+	home := wholeHome(t, p)
+
+	eventually(t, 30*time.Second, "every part to answer and the traffic to be seen", func(ctx context.Context) error {
+		if _, err := get(ctx, home); err != nil {
+			return err
+		}
+		var parts map[string]struct {
+			OK      bool
+			Problem string
+		}
+		if err := state(ctx, "parts", &parts); err != nil {
+			return err
+		}
+		for _, name := range []string{"registry", "circuits", "settings", "edge"} {
+			if !parts[name].OK {
+				return fmt.Errorf("%s: %+v", name, parts[name])
+			}
+		}
+		var traffic consoleTraffic
+		if err := state(ctx, "traffic", &traffic); err != nil {
+			return err
+		}
+		for _, want := range [][2]string{{"INTERNET", "gateway"}, {"gateway", "web"}, {"web", "catalog"}, {"recommendations", "catalog"}} {
+			if !slices.ContainsFunc(traffic.Edges, func(e consoleEdge) bool { return e.From == want[0] && e.To == want[1] && e.Rate > 0 }) {
+				return fmt.Errorf("no calls from %s to %s in %+v", want[0], want[1], traffic.Edges)
+			}
+		}
+		var fleet consoleFleet
+		if err := state(ctx, "fleet", &fleet); err != nil {
+			return err
+		}
+		for _, id := range []string{"catalog-a-1", "gateway-1", "console-1", "hello-next-1"} {
+			if status, answers := fleet.status(id); status != "UP" || !answers {
+				return fmt.Errorf("%s is %q, answers: %v", id, status, answers)
+			}
+		}
+		var viz struct{ Nodes []struct{ Connections []any } }
+		if err := getJSON(ctx, console+"/vizceral.json", &viz); err != nil {
+			return err
+		}
+		if len(viz.Nodes) != 2 || len(viz.Nodes[1].Connections) == 0 {
+			return fmt.Errorf("vizceral.json: %+v", viz)
+		}
+		return nil
+	})
+
+	t.Run("takes an instance out and back", func(t *testing.T) {
+		act(t, console, "discovery/SetOverride", `{"service":"catalog","id":"catalog-a-2","status":"STATUS_OUT_OF_SERVICE","author":"ann","reason":"disk"}`, http.StatusOK)
+		eventually(t, 10*time.Second, "the instance to be out", func(ctx context.Context) error {
+			var fleet consoleFleet
+			if err := state(ctx, "fleet", &fleet); err != nil {
+				return err
+			}
+			if status, _ := fleet.status("catalog-a-2"); status != "OUT_OF_SERVICE" {
+				return fmt.Errorf("it is %q", status)
+			}
+			return nil
+		})
+		act(t, console, "discovery/SetOverride", `{"service":"catalog","id":"catalog-a-2","author":"ann","reason":"new disk"}`, http.StatusOK)
+		eventually(t, 10*time.Second, "the instance to be back", func(ctx context.Context) error {
+			var fleet consoleFleet
+			if err := state(ctx, "fleet", &fleet); err != nil {
+				return err
+			}
+			if status, _ := fleet.status("catalog-a-2"); status != "UP" {
+				return fmt.Errorf("it is %q", status)
+			}
+			return nil
+		})
+	})
+
+	t.Run("publishes, refuses and explains settings", func(t *testing.T) {
+		const change = `"changes":[{"name":"web.home.row","scope":{"layer":"LAYER_APP","app":"web"},"value":"%s"}],"author":"ann","reason":"fits my screen"`
+		refused := act(t, console, "config/Publish", fmt.Sprintf(`{`+change+`}`, "many"), http.StatusBadRequest)
+		if !strings.Contains(refused, "changes[0].value") {
+			t.Errorf("the refusal does not name the field: %s", refused)
+		}
+		act(t, console, "config/Publish", fmt.Sprintf(`{"dryRun":true,`+change+`}`, "7"), http.StatusOK)
+		if explained := act(t, console, "config/Explain", `{"name":"web.home.row","identity":{"app":"web"}}`, http.StatusOK); strings.Contains(explained, `"7"`) {
+			t.Errorf("a dry run changed something: %s", explained)
+		}
+		var done struct{ Revision string }
+		if err := json.Unmarshal([]byte(act(t, console, "config/Publish", fmt.Sprintf(`{`+change+`}`, "7"), http.StatusOK)), &done); err != nil {
+			t.Fatal(err)
+		}
+		eventually(t, 20*time.Second, "all to run the revision", func(ctx context.Context) error {
+			var s struct {
+				Status struct {
+					Revision       string
+					Current, Total int
+				}
+				Newest struct{ Author, Reason string }
+			}
+			if err := state(ctx, "settings", &s); err != nil {
+				return err
+			}
+			if s.Status.Revision != done.Revision || s.Status.Current != s.Status.Total || s.Newest.Author != "ann" {
+				return fmt.Errorf("want all on %s, by ann: %+v", done.Revision, s)
+			}
+			return nil
+		})
+		act(t, console, "config/Publish", `{"changes":[{"name":"web.home.row","scope":{"layer":"LAYER_APP","app":"web"},"remove":true}],"author":"ann","reason":"as it was"}`, http.StatusOK)
+	})
+
+	t.Run("forces a circuit and releases it", func(t *testing.T) {
+		forced := func(want bool) func(context.Context) error {
+			return func(ctx context.Context) error {
+				var board struct {
+					Services []struct {
+						Service  string
+						Circuits []struct{ Name, State string }
+					}
+				}
+				if err := state(ctx, "circuits", &board); err != nil {
+					return err
+				}
+				for _, s := range board.Services {
+					for _, c := range s.Circuits {
+						if s.Service == "web" && c.Name == "search.Search" && (c.State == "STATE_FORCED_OPEN") == want {
+							return nil
+						}
+					}
+				}
+				_, err := get(ctx, edge(p)+"/api/search?q=star") // it appears with its first call
+				return fmt.Errorf("forced is not %v: %+v (%w)", want, board, err)
+			}
+		}
+		act(t, console, "circuits/Force", `{"service":"web","name":"search.Search","state":"STATE_FORCED_OPEN","ttl":"60s","author":"ann","reason":"game day"}`, http.StatusOK)
+		eventually(t, 20*time.Second, "the circuit to be forced open", forced(true))
+		act(t, console, "circuits/Force", `{"service":"web","name":"search.Search","author":"ann","reason":"over"}`, http.StatusOK)
+		eventually(t, 20*time.Second, "the circuit to be released", forced(false))
+	})
+
+	t.Run("shows a killed instance and its return", func(t *testing.T) {
+		p.hold(t, "catalog-b-1")
+		answers := func(want bool) func(context.Context) error {
+			return func(ctx context.Context) error {
+				var fleet consoleFleet
+				if err := state(ctx, "fleet", &fleet); err != nil {
+					return err
+				}
+				if _, answers := fleet.status("catalog-b-1"); answers != want {
+					return fmt.Errorf("it answers: %v", answers)
+				}
+				return nil
+			}
+		}
+		eventually(t, 10*time.Second, "the killed instance to be shown", answers(false))
+		p.start(t, "catalog-b-1")
+		eventually(t, 30*time.Second, "its return to be shown", answers(true))
+	})
+
+	t.Run("sends requests through the edge and finds traces", func(t *testing.T) {
+		if got := act(t, console, "requests", `{"path":"/hello","count":20,"author":"ann","reason":"see the split"}`, http.StatusOK); !strings.Contains(got, `"v1":20`) {
+			t.Errorf("20 requests to hello: %s", got)
+		}
+		eventually(t, 20*time.Second, "the traces of the edge", func(ctx context.Context) error {
+			var traces [][]struct{ TraceID string }
+			if err := getJSON(ctx, console+"/api/traces/traces?serviceName=gateway&limit=5", &traces); err != nil {
+				return err
+			}
+			if len(traces) == 0 {
+				return fmt.Errorf("no traces")
+			}
+			return getJSON(ctx, console+"/api/traces/trace/"+traces[0][0].TraceID, new(any))
+		})
+	})
+}
+
+// act posts to the console's API and returns the answer.
+func act(t *testing.T, console, method, body string, want int) string {
+	t.Helper()
+	var got answer
+	eventually(t, 20*time.Second, "an answer of the console", func(ctx context.Context) error {
+		req, err := http.NewRequestWithContext(ctx, http.MethodPost, console+"/api/"+method, strings.NewReader(body))
+		if err != nil {
+			return err
+		}
+		req.Header.Set("Content-Type", "application/json")
+		if got, err = do(req); err == nil && got.status == http.StatusServiceUnavailable {
+			err = fmt.Errorf("%s: %s", method, got.body) // its owner was away for a moment
+		}
+		return err
+	})
+	if got.status != want {
+		t.Fatalf("POST %s %s: %d %s, want %d", method, body, got.status, got.body, want)
+	}
+	return got.body
+}

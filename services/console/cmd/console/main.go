@@ -1,0 +1,18 @@
+// Command console runs the console.
+package main
+
+import (
+	"context"
+
+	"bijou.dev/platform/service"
+	"bijou.dev/services/console"
+)
+
+func main() {
+	var o console.Options
+	service.Main("console", func(f *service.Flags) {
+		f.BoolVar(&o.ReadOnly, "read-only", false, "show everything, refuse every action")
+		f.List(&o.Hosts, "hosts", "names of this host in browsers, beside localhost and addresses")
+		f.IntVar(&o.MaxPages, "max-pages", 100, "how many pages may be open at once")
+	}, func(ctx context.Context, p *service.Process) error { return console.New(ctx, p, o) })
+}

@@ -1,0 +1,126 @@
+// Package console is the page that shows the living system and lets one act on it.
+//
+// It keeps nothing. What it shows it asks of the other services, by the same APIs that the command line uses: the registry,
+// the board of circuits, the settings, the trace store, and the admin page of each instance. It asks only while somebody
+// looks, and each page gets what is new over one stream. Any of the others may be away: the part of the page that needs it
+// says so, the rest goes on.
+//
+// # Traffic
+//
+// Who calls whom, how often and how well is what the callers themselves report to the board of circuits: the events of the
+// last ten seconds. A refusal by an open circuit is an error of that edge. Latencies of an edge are means of its circuits'
+// percentiles weighted by their calls, which is not the percentile of all calls, but shows the same trouble. What comes in
+// from outside, and what each instance answers, is read from their metrics.
+//
+// # Acting
+//
+// Each action goes through the API of the service that owns the matter, carries who does it and why, and is written to the
+// log as one line "audit". The page has no log-in of its own: whoever reaches the port may act, unless ReadOnly is set. A
+// page of another site is refused: by the browser's word on where a request comes from, and by the name it used for us.
+package console
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"time"
+
+	circuitsv1 "bijou.dev/platform/api/circuits/v1"
+	configv1 "bijou.dev/platform/api/config/v1"
+	discoveryv1 "bijou.dev/platform/api/discovery/v1"
+	"bijou.dev/platform/discovery"
+	"bijou.dev/platform/service"
+
+	"google.golang.org/grpc"
+)
+
+// Options configures the service. The zero value is good for one machine.
+type Options struct {
+	// ReadOnly refuses every action.
+	ReadOnly bool
+	// Hosts are names, without port, under which browsers may reach the console beside localhost and addresses. A name
+	// that is not listed is refused, because a page of another site could have it point to us.
+	Hosts []string
+	// MaxPages bounds how many pages are open at once. Zero: 100.
+	MaxPages int
+}
+
+func (o Options) validate() error {
+	if o.MaxPages < 0 {
+		return fmt.Errorf("options of console: MaxPages %d must not be negative", o.MaxPages)
+	}
+	return nil
+}
+
+// Console is the service without its process.
+type Console struct {
+	opts      Options
+	log       *slog.Logger
+	version   string
+	instances func(service string) []discovery.Instance // what discovery last knew
+	registry  discoveryv1.DiscoveryClient
+	circuits  circuitsv1.CircuitsClient
+	config    configv1.ConfigClient
+	http      *http.Client
+	hub       *hub
+	seen      *seen
+	site      *site
+}
+
+// New puts the console on the listener "http" of p. When ctx ends it sends the pages away, so that they do not hold up the
+// drain.
+func New(ctx context.Context, p *service.Process, opts Options) error {
+	if err := opts.validate(); err != nil {
+		return err
+	}
+	if opts.MaxPages == 0 {
+		opts.MaxPages = 100
+	}
+	conns := map[string]*grpc.ClientConn{}
+	for _, name := range []string{"discovery", "circuits", "config"} {
+		conn, err := p.Dial(name)
+		if err != nil {
+			return err
+		}
+		conns[name] = conn
+	}
+	transport := &http.Transport{DialContext: p.DialContext, MaxIdleConnsPerHost: 4, IdleConnTimeout: time.Minute}
+	site, err := openSite(dist)
+	if err != nil {
+		return err
+	}
+	c := &Console{
+		opts: opts, log: p.Log(), version: p.Identity().GetVersion(), instances: p.Discovery().Instances,
+		registry: discoveryv1.NewDiscoveryClient(conns["discovery"]),
+		circuits: circuitsv1.NewCircuitsClient(conns["circuits"]),
+		config:   configv1.NewConfigClient(conns["config"]),
+		http:     &http.Client{Transport: transport},
+		hub:      newHub(opts.MaxPages), seen: newSeen(), site: site,
+	}
+	p.OnStop("connections to admin pages", func(context.Context) error {
+		transport.CloseIdleConnections()
+		return nil
+	})
+	context.AfterFunc(ctx, c.hub.close)
+	p.OnStop("pages", func(context.Context) error { c.hub.close(); return nil })
+	for name, fn := range map[string]func(context.Context){
+		"registry": c.followRegistry, "circuits": c.followCircuits, "settings": c.followSettings, "routes": c.followRoutes, "traffic": c.followTraffic,
+	} {
+		p.Go(name, func(ctx context.Context) error { fn(ctx); return nil })
+	}
+	return p.Handle("http", c.Handler())
+}
+
+// Handler serves the page and its API; see docs/api/console.md.
+func (c *Console) Handler() http.Handler {
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /api/stream", c.stream)
+	mux.HandleFunc("GET /api/state/{topic}", c.state)
+	mux.HandleFunc("GET /api/traces/{path...}", c.traces)
+	mux.HandleFunc("GET /vizceral.json", c.vizceral)
+	c.registerActions(mux)
+	mux.HandleFunc("/api/", notFound)
+	mux.Handle("/", c.site)
+	return c.protect(mux)
+}

@@ -1,0 +1,44 @@
+// Builds the front end into ../dist, which is committed: the same input gives the same bytes. CI builds it again and compares.
+import * as esbuild from "esbuild";
+import { readFileSync, readdirSync, rmSync, cpSync, writeFileSync, existsSync } from "node:fs";
+import { gzipSync } from "node:zlib";
+
+const out = "../dist";
+const options = {
+  entryPoints: ["src/app.tsx", "src/app.css"],
+  outdir: out,
+  bundle: true,
+  minify: true,
+  format: "esm",
+  target: ["es2022"],
+  jsx: "automatic",
+  jsxImportSource: "preact",
+  legalComments: "none", // licenses.txt has them in full
+  logLevel: "info",
+};
+
+for (const f of readdirSync(out)) rmSync(`${out}/${f}`, { recursive: true });
+cpSync("public", out, { recursive: true });
+writeFileSync(`${out}/licenses.txt`, licenses());
+
+if (process.argv.includes("--watch")) {
+  const context = await esbuild.context(options);
+  await context.watch();
+} else {
+  await esbuild.build(options);
+  const kb = gzipSync(readFileSync(`${out}/app.js`)).length / 1024;
+  console.log(`script: ${kb.toFixed(1)} KB compressed, of at most 300`);
+  if (kb > 300) process.exit(1);
+}
+
+// licenses is the text of the licence of everything that is in the bundle.
+function licenses() {
+  const lock = JSON.parse(readFileSync("package-lock.json", "utf8"));
+  const texts = [];
+  for (const [path, p] of Object.entries(lock.packages).sort()) {
+    if (!path || p.dev) continue;
+    const file = ["LICENSE", "LICENSE.md", "license"].map((n) => `${path}/${n}`).find(existsSync);
+    texts.push(`${path.replace("node_modules/", "")} ${p.version} (${p.license})\n\n${file ? readFileSync(file, "utf8").trim() : ""}\n`);
+  }
+  return "app.js contains these packages:\n\n" + texts.join("\n" + "-".repeat(80) + "\n\n");
+}

@@ -1,0 +1,44 @@
+// Questions and actions. Each is a message of the owning service's contract; an error is its RFC 9457 problem.
+import { signal } from "@preact/signals";
+
+export class Problem extends Error {
+  fields: { field: string; detail: string }[];
+  status: number;
+  constructor(status: number, text: string, fields: Problem["fields"] = []) {
+    super(text);
+    this.status = status;
+    this.fields = fields;
+  }
+  // sentence is the message with the fields behind it.
+  get sentence() {
+    const more = this.fields.map((f) => `${f.field} ${f.detail}`).join("; ");
+    return more ? `${this.message}: ${more}` : this.message;
+  }
+}
+
+// untraced says that a request is no part of a trace: what a page asks to draw itself is not what people search for.
+export function untraced() {
+  const hex = (n: number) => Array.from(crypto.getRandomValues(new Uint8Array(n)), (b) => b.toString(16).padStart(2, "0")).join("");
+  return { traceparent: `00-${hex(16)}-${hex(8)}-00` };
+}
+
+async function read(response: Response) {
+  if (response.ok) return response.json();
+  const p = await response.json().catch(() => ({}));
+  throw new Problem(response.status, p.detail || p.title || `the console answered ${response.status}`, p.errors);
+}
+
+const reach = (e: unknown): never => {
+  throw e instanceof Problem || (e as Error).name === "AbortError" ? e : new Problem(0, "the console does not answer");
+};
+
+export const get = (path: string, signal?: AbortSignal) => fetch(path, { headers: untraced(), signal }).catch(reach).then(read);
+
+export const post = (path: string, body: unknown, signal?: AbortSignal) =>
+  fetch(path, { method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(body), signal })
+    .catch(reach)
+    .then(read);
+
+// actor is who acts, as this browser was told. Nobody checks it: the console has no log-in.
+export const actor = signal(localStorage.getItem("bijou.actor") ?? "");
+actor.subscribe((name) => localStorage.setItem("bijou.actor", name));

@@ -1,0 +1,188 @@
+// Circuits: the Hystrix board as it should have been.
+import { area, line } from "d3-shape";
+import { useState } from "preact/hooks";
+import { post } from "./api.ts";
+import { circuitState, ms, percent, plural, rate } from "./format.ts";
+import { board, circuitLoad, history, readOnly } from "./live.ts";
+import type { Circuit } from "./types.ts";
+import { act, At, Badge, Empty, Link, Needs, query, setQuery, Table, type Tone } from "./ui.tsx";
+
+const tones: Record<string, Tone> = { STATE_CLOSED: "ok", STATE_HALF_OPEN: "warn", STATE_OPEN: "bad", STATE_FORCED_OPEN: "bad", STATE_FORCED_CLOSED: "warn" };
+const severity = ["STATE_FORCED_OPEN", "STATE_OPEN", "STATE_HALF_OPEN", "STATE_FORCED_CLOSED", "STATE_CLOSED"];
+
+export function CircuitsView() {
+  const b = board.value;
+  const q = query("q").toLowerCase();
+  const caller = query("caller");
+  const state = query("state");
+  const all = (b?.services ?? []).flatMap((s) => s.circuits.map((c) => ({ caller: s.service, c })));
+  const rows = all
+    .filter(({ caller: who, c }) => (!caller || who === caller) && (!state || (state === "open" ? c.state !== "STATE_CLOSED" : c.state === "STATE_CLOSED")) && (!q || `${who} ${c.name}`.toLowerCase().includes(q)))
+    .sort((x, y) => severity.indexOf(x.c.state) - severity.indexOf(y.c.state) || circuitLoad(y.c).rate - circuitLoad(x.c).rate || x.c.name.localeCompare(y.c.name));
+  const trouble = all.filter(({ c }) => c.state !== "STATE_CLOSED").length;
+  return (
+    <>
+      <header class="view">
+        <h1>Circuits</h1>
+        <label>
+          Find <input type="search" value={query("q")} placeholder="catalog.GetMovie" onInput={(e) => setQuery({ q: e.currentTarget.value })} />
+        </label>
+        <label>
+          Caller{" "}
+          <select value={caller} onChange={(e) => setQuery({ caller: e.currentTarget.value })}>
+            <option value="">all</option>
+            {[...new Set(all.map((r) => r.caller))].map((name) => (
+              <option key={name}>{name}</option>
+            ))}
+          </select>
+        </label>
+        <label>
+          State{" "}
+          <select value={state} onChange={(e) => setQuery({ state: e.currentTarget.value })}>
+            <option value="">all</option>
+            <option value="open">not closed</option>
+            <option value="closed">closed</option>
+          </select>
+        </label>
+        {b && <p class="muted">{trouble ? `${trouble} of ${all.length} not closed` : `All ${all.length} closed`}</p>}
+      </header>
+      <Needs of={["circuits"]} />
+      {!b ? (
+        <Empty>Waiting for the board. It speaks once a second.</Empty>
+      ) : all.length === 0 ? (
+        <Empty>No circuits yet: each appears with its first call.</Empty>
+      ) : rows.length === 0 ? (
+        <Empty>No circuit matches. Take a filter away.</Empty>
+      ) : (
+        <Table label="Circuits, those in trouble first" head={["Circuit", "State", "Last minute", "Calls", "Errors", "p50", "p90", "p99", "Busy", "Refused", "Fallback", "Action"]} class="numbers">
+          {rows.map(({ caller, c }) => (
+            <Row key={caller + c.name} caller={caller} c={c} />
+          ))}
+        </Table>
+      )}
+    </>
+  );
+}
+
+function Row({ caller, c }: { caller: string; c: Circuit }) {
+  const l = circuitLoad(c);
+  const open = Number(c.properties.openInstances ?? 0);
+  const limit = c.properties.executionIsolationSemaphoreMaxConcurrentRequests;
+  return (
+    <tr>
+      <td class="text">
+        <Link href={`/services/${caller}`}>{caller}</Link> <span aria-label="calls">→</span>{" "}
+        <Link href={`/map?edge=${caller}~${c.group}`}>
+          <b>{c.name}</b>
+        </Link>
+      </td>
+      <td class="text">
+        <Badge tone={tones[c.state] ?? "off"}>{circuitState(c.state)}</Badge>
+        {c.state !== "STATE_CLOSED" && (
+          <div class="why">
+            {open > 0 && `${open} of ${plural(c.reportingHosts, "instance")}. `}
+            {c.reason} {c.since && <>Since <At at={c.since} />.</>}
+          </div>
+        )}
+        {c.exampleTraces.length > 0 && (
+          <span class="why">
+            {" "}
+            failed lately: trace{" "}
+            {c.exampleTraces.map((id, i) => (
+              <Link key={id} href={`/traces/${id}`} label={`${i + 1}, trace ${id} of a failed call`}>
+                {i + 1}
+              </Link>
+            ))}
+          </span>
+        )}
+      </td>
+      <td>
+        <Spark samples={history.get(`${caller} > ${c.name}`) ?? []} name={c.name} />
+      </td>
+      <td>{rate(l.rate)}</td>
+      <td>{percent(l.errorPercent)}</td>
+      <td>{ms(c.latencyMs["50"])}</td>
+      <td>{ms(c.latencyMs["90"])}</td>
+      <td>{ms(c.latencyMs["99"])}</td>
+      <td title="calls running now, and how many may">
+        {c.concurrent} of {limit ?? "?"}
+      </td>
+      <td>{rate(l.rejected)}</td>
+      <td>{rate(l.fallbacks)}</td>
+      <td>
+        <button disabled={readOnly.value} aria-label={`Force ${c.name} of ${caller}`} onClick={() => force(caller, c)}>
+          Force
+        </button>
+      </td>
+    </tr>
+  );
+}
+
+// Spark is the last minute: calls as a line, errors as the filled part below.
+function Spark({ samples, name }: { samples: { rate: number; errors: number }[]; name: string }) {
+  const width = 90;
+  const height = 22;
+  const top = Math.max(0.1, ...samples.map((s) => s.rate));
+  const x = (i: number) => width - ((samples.length - 1 - i) * width) / 59;
+  const y = (v: number) => height - 1 - (v / top) * (height - 3);
+  const last = samples.at(-1);
+  return (
+    <svg width={width} height={height} role="img" aria-label={`${name}: at most ${rate(top)} within the last minute${last ? `, now ${rate(last.rate)}` : ""}`} class="spark">
+      <path class="errors" d={area<(typeof samples)[0]>((_, i) => x(i), height, (s) => y(s.errors))(samples) ?? ""} />
+      <path class="rate" d={line<(typeof samples)[0]>((_, i) => x(i), (s) => y(s.rate))(samples) ?? ""} />
+    </svg>
+  );
+}
+
+function force(caller: string, c: Circuit) {
+  const choice = { state: c.state.startsWith("STATE_FORCED") ? "STATE_UNSPECIFIED" : "STATE_FORCED_OPEN", ttl: "600s", everybody: false, group: false };
+  act({
+    title: `Force ${c.name}`,
+    text: "Open: callers get no answer, or their fallback, at once. Closed: calls go through whatever happens. It ends by itself, because it is an override of the settings with a time to live.",
+    verb: "Publish",
+    more: <ForceFields choice={choice} caller={caller} c={c} />,
+    run: (author, reason) =>
+      post("/api/circuits/Force", {
+        service: choice.everybody ? "" : caller, name: choice.group ? c.group : c.name, state: choice.state,
+        ttl: choice.state === "STATE_UNSPECIFIED" ? undefined : choice.ttl, author, reason,
+      }),
+  });
+}
+
+function ForceFields({ choice, caller, c }: { choice: { state: string; ttl: string; everybody: boolean; group: boolean }; caller: string; c: Circuit }) {
+  const [state, set] = useState(choice.state);
+  return (
+    <>
+      <fieldset>
+        <legend>State</legend>
+        {[
+          ["STATE_FORCED_OPEN", "forced open"],
+          ["STATE_FORCED_CLOSED", "forced closed"],
+          ["STATE_UNSPECIFIED", "release: it decides by itself again"],
+        ].map(([v, text]) => (
+          <label class="check" key={v}>
+            <input type="radio" name="state" checked={state === v} onChange={() => (set(v), (choice.state = v))} /> {text}
+          </label>
+        ))}
+      </fieldset>
+      {state !== "STATE_UNSPECIFIED" && (
+        <label>
+          For
+          <select onChange={(e) => (choice.ttl = e.currentTarget.value)}>
+            {[["600s", "10 minutes"], ["30s", "30 seconds"], ["60s", "1 minute"], ["3600s", "1 hour"], ["86400s", "1 day"]].map(([v, text]) => (
+              <option key={v} value={v}>
+                {text}
+              </option>
+            ))}
+          </select>
+        </label>
+      )}
+      <label class="check">
+        <input type="checkbox" onChange={(e) => (choice.group = e.currentTarget.checked)} /> all methods of {c.group}, not only {c.name}
+      </label>
+      <label class="check">
+        <input type="checkbox" onChange={(e) => (choice.everybody = e.currentTarget.checked)} /> every caller, not only {caller}
+      </label>
+    </>
+  );
+}

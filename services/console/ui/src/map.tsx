@@ -1,0 +1,346 @@
+// The map: internet, edge, services and their instances, drawn from the calls that are made.
+import { signal } from "@preact/signals";
+import { curveBasis, line } from "d3-shape";
+import { graphlib, layout } from "@dagrejs/dagre";
+import { useMemo } from "preact/hooks";
+import { ms, percent, plural, rate } from "./format.ts";
+import { fleet, traffic } from "./live.ts";
+import type { Edge, Instance, Node } from "./types.ts";
+import { Badge, condition, Empty, Events, go, Link, Needs, query, setQuery, Sign, Table, type Tone } from "./ui.tsx";
+
+const edgeTone = (e: Edge): Tone => (e.open?.length || e.errorPercent >= 5 ? "bad" : e.errorPercent > 0 || e.ejected ? "warn" : e.rate ? "ok" : "off");
+export const internet = "INTERNET";
+
+// narrow is true on small screens, where boxes are small.
+const small = matchMedia("(max-width: 700px)");
+const narrow = signal(small.matches);
+small.addEventListener("change", () => (narrow.value = small.matches));
+
+export function MapView() {
+  const t = traffic.value;
+  const all = query("platform") === "1";
+  const chosen = query("service");
+  const edge = query("edge");
+  const nodes = (t?.nodes ?? []).filter((n) => all || !n.platform);
+  const shown = new Set(nodes.map((n) => n.name));
+  const edges = (t?.edges ?? []).filter((e) => shown.has(e.from) && shown.has(e.to));
+  return (
+    <>
+      <header class="view">
+        <h1>Map</h1>
+        <p class="muted">Who calls whom, over the last ten seconds. Choose a service or an edge to go deeper.</p>
+        <label class="check">
+          <input type="checkbox" checked={all} onChange={(e) => setQuery({ platform: e.currentTarget.checked ? "1" : "" })} /> Services of the platform, too
+        </label>
+        <a href="/vizceral.json">Vizceral JSON</a>
+      </header>
+      <Needs of={["registry", "circuits"]} />
+      {!t ? (
+        <Empty>Waiting for the first picture. It comes within two seconds.</Empty>
+      ) : nodes.length === 0 ? (
+        <Empty>Nobody is registered yet. Services appear here when they start.</Empty>
+      ) : (
+        <div class="split">
+          <Picture nodes={nodes} edges={edges} chosen={chosen} edge={edge} />
+          <aside>
+            {chosen ? <ServicePanel name={chosen} /> : edge ? <EdgePanel edge={t.edges.find((e) => `${e.from}~${e.to}` === edge)} /> : <Legend />}
+            <Events />
+          </aside>
+        </div>
+      )}
+      {edges.length > 0 && <EdgeTable edges={edges} />}
+    </>
+  );
+}
+
+type Box = { x: number; y: number; width: number; height: number };
+
+// useLayout places boxes and lines. It runs only when who is there or who calls whom changes, so that the picture stays still
+// while its numbers move.
+function useLayout(nodes: Node[], edges: Edge[], compact: boolean, sizeOf: (n: Node) => { width: number; height: number }) {
+  const key = `${compact};${nodes.map((n) => `${n.name}:${sizeOf(n).width}x${sizeOf(n).height}`)};${edges.map((e) => `${e.from}>${e.to}`)}`;
+  return useMemo(() => {
+    const g = new graphlib.Graph();
+    g.setGraph({ rankdir: "LR", nodesep: compact ? 12 : 16, ranksep: compact ? 44 : 70, marginx: 0, marginy: 0 });
+    g.setDefaultEdgeLabel(() => ({}));
+    for (const n of nodes) g.setNode(n.name, { ...sizeOf(n) });
+    for (const e of edges) if (e.from !== e.to) g.setEdge(e.from, e.to, {});
+    layout(g);
+    const boxes = new Map<string, Box>(nodes.map((n) => [n.name, g.node(n.name) as unknown as Box]));
+    const path = line<{ x: number; y: number }>((p) => p.x, (p) => p.y).curve(curveBasis);
+    const lines = new Map<string, { d: string; mid: { x: number; y: number } }>(
+      edges
+        .filter((e) => e.from !== e.to)
+        .map((e) => {
+          const points = (g.edge(e.from, e.to) as unknown as { points: { x: number; y: number }[] }).points;
+          return [`${e.from}~${e.to}`, { d: path(points) ?? "", mid: points[Math.floor(points.length / 2)] }] as const;
+        }),
+    );
+    // Lines that go around boxes may lie beyond what the library takes for the picture.
+    const xs = [...boxes.values()].flatMap((b) => [b.x - b.width / 2, b.x + b.width / 2]);
+    const ys = [...boxes.values()].flatMap((b) => [b.y - b.height / 2, b.y + b.height / 2]);
+    for (const e of g.edges()) for (const p of (g.edge(e) as unknown as { points: { x: number; y: number }[] }).points) ys.push(p.y), xs.push(p.x);
+    const [left, top] = [Math.min(...xs) - 8, Math.min(...ys) - 22];
+    return { boxes, lines, left, top, width: Math.max(...xs) + 8 - left, height: Math.max(...ys) + 8 - top };
+  }, [key]);
+}
+
+function Picture({ nodes, edges, chosen, edge }: { nodes: Node[]; edges: Edge[]; chosen: string; edge: string }) {
+  const instances = new Map<string, Instance[]>();
+  for (const i of fleet.value?.instances ?? []) instances.set(i.service, [...(instances.get(i.service) ?? []), i]);
+  const many = nodes.length > 30 || narrow.value;
+  const sizeOf = (n: Node) => {
+    if (n.name === internet) return { width: 84, height: 34 };
+    const rows = Math.ceil((instances.get(n.name)?.length ?? 0) / 8);
+    return many ? { width: 128, height: 36 } : { width: 180, height: 58 + 16 * Math.max(1, rows) };
+  };
+  const { boxes, lines, left, top, width, height } = useLayout(nodes, edges, many, sizeOf);
+  return (
+    <div class="scroll picture" role="region" aria-label="Map of services. The table below has the same as text." tabIndex={0}>
+      <svg style={{ width: "100%", maxWidth: `${width}px`, minWidth: `${width * 0.66}px` }} viewBox={`${left} ${top} ${width} ${height}`} role="group" aria-label={`${plural(nodes.length, "node")}, ${plural(edges.length, "edge")}`}>
+        <defs>
+          {["ok", "warn", "bad", "off"].map((tone) => (
+            <marker key={tone} id={`tip-${tone}`} viewBox="0 0 8 8" refX="7" refY="4" markerWidth="7" markerHeight="7" markerUnits="userSpaceOnUse" orient="auto">
+              <path d="M0 0 8 4 0 8z" class={`tip ${tone}`} />
+            </marker>
+          ))}
+        </defs>
+        {edges.map((e) => {
+          const key = `${e.from}~${e.to}`;
+          const l = lines.get(key);
+          if (!l) return null;
+          const tone = edgeTone(e);
+          const dim = chosen && chosen !== e.from && chosen !== e.to;
+          const text = `${rate(e.rate)}${e.errorPercent > 0 ? ` · ${percent(e.errorPercent)} ✕` : ""}`;
+          const open = () => setQuery({ edge: edge === key ? "" : key, service: "" }, false);
+          return (
+            <g
+              key={key} class={`edge ${tone} ${dim ? "dim" : ""} ${edge === key ? "chosen" : ""}`} role="button" tabIndex={0}
+              aria-label={`${text}, ${e.from} to ${e.to}, ${percent(e.errorPercent)} errors, p99 ${ms(e.p99Ms)}${e.open?.length ? `, ${plural(e.open.length, "circuit")} not closed` : ""}`}
+              onClick={open} onKeyDown={(k) => (k.key === "Enter" || k.key === " ") && (k.preventDefault(), open())}
+            >
+              <path d={l.d} class="wide" />
+              <path d={l.d} class="line" stroke-width={1 + Math.min(5, Math.sqrt(e.rate) / 2)} marker-end={`url(#tip-${tone})`} />
+              {e.rate > 0 && <Dots d={l.d} rate={e.rate} bad={e.errorPercent} />}
+              {e.open?.length ? (
+                <path d={`M${l.mid.x - 5} ${l.mid.y - 5}l10 10m0-10l-10 10`} class="cut" />
+              ) : null}
+              {(!many || edge === key) && e.rate > 0 && (
+                <text x={l.mid.x} y={l.mid.y - 7} class="label" text-anchor="middle">
+                  {text}
+                </text>
+              )}
+            </g>
+          );
+        })}
+        {nodes.map((n) => {
+          const b = boxes.get(n.name);
+          return b && <Service key={n.name} node={n} box={b} instances={instances.get(n.name) ?? []} many={many} chosen={chosen === n.name} edges={edges} />;
+        })}
+      </svg>
+    </div>
+  );
+}
+
+// Dots move along an edge, more of them the more calls there are; a share as large as that of the errors is hollow.
+function Dots({ d, rate, bad }: { d: string; rate: number; bad: number }) {
+  const n = Math.min(6, 1 + Math.round(Math.log2(1 + rate)));
+  const seconds = 3;
+  return (
+    <g class="dots" aria-hidden="true">
+      {Array.from({ length: n }, (_, i) => (
+        <circle key={i} r={2.6} class={i < Math.ceil((n * bad) / 100) ? "bad" : ""}>
+          <animateMotion dur={`${seconds}s`} begin={`${-(i * seconds) / n}s`} repeatCount="indefinite" {...{ path: d }} />
+        </circle>
+      ))}
+    </g>
+  );
+}
+
+function Service({ node, box, instances, many, chosen, edges }: { node: Node; box: Box; instances: Instance[]; many: boolean; chosen: boolean; edges: Edge[] }) {
+  const { x, y, width, height } = box;
+  if (node.name === internet) {
+    return (
+      <g class="node outside" transform={`translate(${x - width / 2},${y - height / 2})`}>
+        <rect width={width} height={height} rx={17} />
+        <text x={width / 2} y={21} text-anchor="middle" class="name">
+          internet
+        </text>
+      </g>
+    );
+  }
+  const tone: Tone = node.up === 0 ? "bad" : node.up < node.instances ? "warn" : "ok";
+  const ejected = new Set(edges.filter((e) => e.to === node.name).flatMap((e) => Object.keys(e.ejected ?? {})));
+  const versions = new Set(instances.map((i) => i.version));
+  const choose = () => setQuery({ service: chosen ? "" : node.name, edge: "" }, false);
+  return (
+    <g class={`node ${tone} ${chosen ? "chosen" : ""}`} transform={`translate(${x - width / 2},${y - height / 2})`}>
+      <g
+        role="button" tabIndex={0} aria-pressed={chosen} onClick={choose}
+        onKeyDown={(k) => (k.key === "Enter" || k.key === " ") && (k.preventDefault(), choose())}
+      >
+        <rect width={width} height={height} rx={6} />
+        <text x={10} y={18} class="name">
+          {cut(node.name, many ? 13 : 16)}{" "}
+        </text>
+        <text x={width - 10} y={18} class={`count ${tone}`} text-anchor="end">
+          {tone === "ok" ? "" : tone === "bad" ? "✕ " : "▲ "}
+          {node.up}/{node.instances}{" "}
+        </text>
+        <text x={10} y={many ? 31 : 36} class="figure">
+          {edges.some((e) => e.to === node.name) ? `${rate(node.rate)} · ${percent(node.errorPercent)}${many ? "" : ` · ${ms(node.p99Ms)}`}` : "is not called"}
+        </text>
+      </g>
+      {!many &&
+        instances.map((i, n) => {
+          const c = condition(i);
+          const out = ejected.has(i.id);
+          const letter = c.tone === "ok" && !out ? (versions.size > 1 ? i.version.slice(-1) : i.zone.slice(-1)) : out ? "⊘" : c.tone === "bad" ? "✕" : "▲";
+          return (
+            <a key={i.id} class={`instance ${out && c.tone === "ok" ? "warn" : c.tone}`} href={`/services/${i.service}/${i.id}`} aria-label={`${letter} ${i.id}, zone ${i.zone}, version ${i.version}: ${c.word}${out ? ", ejected" : ""}`}
+              onClick={(e) => (e.preventDefault(), go(`/services/${i.service}/${i.id}`))}>
+              <title>{`${i.id} · zone ${i.zone} · ${i.version}\n${c.word}${out ? ", ejected by callers" : ""} ${c.why}`}</title>
+              <rect x={8 + (n % 8) * 18} y={43 + Math.floor(n / 8) * 16} width={17} height={15} rx={3} />
+              <text x={16.5 + (n % 8) * 18} y={54.5 + Math.floor(n / 8) * 16} text-anchor="middle">
+                {letter}
+              </text>
+            </a>
+          );
+        })}
+    </g>
+  );
+}
+
+const cut = (s: string, n: number) => (s.length > n ? `${s.slice(0, n - 1)}…` : s);
+
+const Legend = () => (
+  <details open={!narrow.value}>
+    <summary>How to read it</summary>
+    <ul class="plain">
+      <li>A box is a service: how many of its instances take calls, calls a second, errors, p99 latency.</li>
+      <li>A small square is an instance. Its letter is its zone, or its version where there are several. <b>▲</b> is leaving or taken out, <b>✕</b> does not answer, <b>⊘</b> is ejected by its callers.</li>
+      <li>A line is all calls of one service to another. Thicker is more. Dashed has errors. <b>✕</b> on it is a circuit that is not closed.</li>
+    </ul>
+  </details>
+);
+
+function ServicePanel({ name }: { name: string }) {
+  const n = traffic.value?.nodes.find((n) => n.name === name);
+  const list = (fleet.value?.instances ?? []).filter((i) => i.service === name);
+  const edges = (traffic.value?.edges ?? []).filter((e) => e.to === name || e.from === name);
+  if (!n) return <Empty>{name} is not there any more.</Empty>;
+  return (
+    <section aria-label={`Service ${name}`}>
+      <h2>{name}</h2>
+      <p>
+        {n.up} of {plural(n.instances, "instance")} {n.up === 1 ? "takes" : "take"} calls. {rate(n.rate)}, {percent(n.errorPercent)} errors, p50 {ms(n.p50Ms)}, p99 {ms(n.p99Ms)}.
+      </p>
+      <p class="links">
+        <Link href={`/services/${name}`}>Instances</Link>
+        <Link href={`/circuits?q=${name}`}>Circuits</Link>
+        <Link href={`/settings?app=${name}`}>Settings</Link>
+        <Link href={`/traces?service=${name}`}>Traces</Link>
+      </p>
+      <ul class="plain">
+        {list.map((i) => (
+          <li key={i.id}>
+            <Sign tone={condition(i).tone} /> <Link href={`/services/${name}/${i.id}`}>{i.id}</Link>{" "}
+            <span class="muted">
+              zone {i.zone}, {i.version}, {condition(i).word}
+            </span>
+          </li>
+        ))}
+      </ul>
+      <h3>Calls</h3>
+      <ul class="plain">
+        {edges.map((e) => (
+          <li key={e.from + e.to}>
+            <Sign tone={edgeTone(e)} /> <Link href={`/map?edge=${e.from}~${e.to}`}>{e.from === name ? `to ${e.to}` : `from ${e.from === internet ? "the internet" : e.from}`}</Link>{" "}
+            <span class="muted">
+              {rate(e.rate)}, {percent(e.errorPercent)}
+            </span>
+          </li>
+        ))}
+      </ul>
+      <button onClick={() => setQuery({ service: "" }, false)}>Close</button>
+    </section>
+  );
+}
+
+function EdgePanel({ edge: e }: { edge?: Edge }) {
+  if (!e) return <Empty>There are no such calls.</Empty>;
+  return (
+    <section aria-label={`Calls of ${e.from} to ${e.to}`}>
+      <h2>
+        {e.from === internet ? "the internet" : e.from} to {e.to}
+      </h2>
+      <dl class="facts">
+        <dt>Calls</dt>
+        <dd>{rate(e.rate)}</dd>
+        <dt>Errors</dt>
+        <dd>{percent(e.errorPercent)}</dd>
+        <dt>Latency</dt>
+        <dd>
+          p50 {ms(e.p50Ms)}, p99 {ms(e.p99Ms)}
+        </dd>
+        <dt>Refused by a circuit</dt>
+        <dd>{rate(e.rejected)}</dd>
+        <dt>Answered by a fallback</dt>
+        <dd>{rate(e.fallbacks)}</dd>
+      </dl>
+      {e.open?.map((name) => (
+        <p key={name}>
+          <Badge tone="bad">not closed</Badge> <Link href={`/circuits?q=${name}&caller=${e.from}`}>{name}</Link>
+        </p>
+      ))}
+      {Object.entries(e.ejected ?? {}).map(([id, why]) => (
+        <p key={id}>
+          <Badge tone="warn">ejected</Badge> <Link href={`/services/${e.to}/${id}`}>{id}</Link> {why}
+        </p>
+      ))}
+      {e.versions && (
+        <p>
+          The routes split by version:{" "}
+          {Object.entries(e.versions).map(([v, w]) => `${v} has weight ${w}`).join(", ")}. <Link href="/routes">Routes</Link>
+        </p>
+      )}
+      <p class="links">
+        <Link href={e.from === internet ? `/traces?service=${e.to}` : `/traces?service=${e.from}&remote=${e.to}`}>Traces of exactly these calls</Link>
+        <Link href={`/circuits?q=${e.to}&caller=${e.from}`}>Circuits</Link>
+        <Link href={`/services/${e.to}`}>Instances of {e.to}</Link>
+      </p>
+      <button onClick={() => setQuery({ edge: "" }, false)}>Close</button>
+    </section>
+  );
+}
+
+const EdgeTable = ({ edges }: { edges: Edge[] }) => (
+  <section aria-label="The map as a table">
+    <h2>The same as a table</h2>
+    <Table label="Calls between services" head={["From", "To", "Calls", "Errors", "p50", "p99", "Refused", "Fallback", "Trouble"]} class="numbers">
+      {[...edges]
+        .sort((a, b) => b.rate - a.rate)
+        .map((e) => (
+          <tr key={e.from + e.to}>
+            <td>{e.from === internet ? "internet" : <Link href={`/services/${e.from}`}>{e.from}</Link>}</td>
+            <td>
+              <Link href={`/services/${e.to}`}>{e.to}</Link>
+            </td>
+            <td>{rate(e.rate)}</td>
+            <td>
+              <Sign tone={edgeTone(e)} /> {percent(e.errorPercent)}
+            </td>
+            <td>{ms(e.p50Ms)}</td>
+            <td>{ms(e.p99Ms)}</td>
+            <td>{rate(e.rejected)}</td>
+            <td>{rate(e.fallbacks)}</td>
+            <td class="text">
+              {e.open?.length ? `not closed: ${e.open.join(", ")} ` : ""}
+              {e.ejected ? `ejected: ${Object.keys(e.ejected).join(", ")}` : ""}
+              {!e.open?.length && !e.ejected && <Link href={`/map?edge=${e.from}~${e.to}`}>none; look closer</Link>}
+            </td>
+          </tr>
+        ))}
+    </Table>
+  </section>
+);

@@ -1,0 +1,247 @@
+// Services: every instance, its state and why, and taking it out and back.
+import { post } from "./api.ts";
+import { bytes, ms, percent, plural, rate, span } from "./format.ts";
+import { fleet, now, parts, readOnly, settings } from "./live.ts";
+import type { Instance } from "./types.ts";
+import { act, Ago, At, Badge, condition, Empty, Link, Needs, Note, query, setQuery, Sign, Table } from "./ui.tsx";
+
+export function ServicesView({ service, id }: { service?: string; id?: string }) {
+  const f = fleet.value;
+  const q = query("q").toLowerCase();
+  const list = (f?.instances ?? []).filter((i) => (!service || i.service === service) && (!id || i.id === id) && (!q || `${i.service} ${i.id} zone ${i.zone} ${i.version} ${condition(i).word}`.toLowerCase().includes(q)));
+  const groups = Map.groupBy(list, (i) => i.service);
+  return (
+    <>
+      <header class="view">
+        <h1>
+          {id ? (
+            <>
+              <Link href="/services">Services</Link> / <Link href={`/services/${service}`}>{service}</Link> / {id}
+            </>
+          ) : service ? (
+            <>
+              <Link href="/services">Services</Link> / {service}
+            </>
+          ) : (
+            "Services"
+          )}
+        </h1>
+        {!id && (
+          <label>
+            Find <input type="search" value={query("q")} placeholder="name, zone, version, state" onInput={(e) => setQuery({ q: e.currentTarget.value })} />
+          </label>
+        )}
+        {f && !id && (
+          <p class="muted">
+            {plural(list.length, "instance")} of {plural(groups.size, "service")}
+          </p>
+        )}
+      </header>
+      <Needs of={["registry", "settings"]} />
+      {f?.selfPreservation && (
+        <Note tone="warn">
+          The registry evicts nobody since <At at={f.selfPreservation.since} />: {f.selfPreservation.reason}
+        </Note>
+      )}
+      {f?.storeProblem && <Note tone="warn">The registry works from memory, without its store: {f.storeProblem}</Note>}
+      {!f ? (
+        <Empty>Asking the registry who is there.</Empty>
+      ) : list.length === 0 ? (
+        <Empty>{q ? `No instance matches "${q}".` : id ? `${id} is not registered. It left, or its lease ran out.` : "Nobody is registered."}</Empty>
+      ) : id ? (
+        <Details instance={list[0]} />
+      ) : (
+        <Table label="Instances by service" head={["Instance", "Zone", "Version", "Status", "Up for", "Settings", "Calls", "Errors", "p99", "Memory", "Action"]} class="numbers">
+          {[...groups].map(([name, all]) => (
+            <Group key={name} name={name} all={all} alone={!!service} />
+          ))}
+        </Table>
+      )}
+      {service && !id && f && (
+        <p class="links">
+          <Link href={`/map?service=${service}`}>On the map</Link>
+          <Link href={`/circuits?q=${service}`}>Its circuits</Link>
+          <Link href={`/settings?app=${service}`}>Its settings</Link>
+          <Link href={`/traces?service=${service}`}>Its traces</Link>
+        </p>
+      )}
+    </>
+  );
+}
+
+function Group({ name, all, alone }: { name: string; all: Instance[]; alone: boolean }) {
+  const up = all.filter((i) => condition(i).tone === "ok").length;
+  return (
+    <>
+      {!alone && (
+        <tr class="group">
+          <th scope="rowgroup" colSpan={11}>
+            <Link href={`/services/${name}`}>{name}</Link>{" "}
+            <span class="muted">
+              <Sign tone={up === all.length ? "ok" : up ? "warn" : "bad"} /> {up} of {all.length} up
+            </span>
+          </th>
+        </tr>
+      )}
+      {all.map((i) => (
+        <Row key={i.id} i={i} />
+      ))}
+    </>
+  );
+}
+
+function Row({ i }: { i: Instance }) {
+  const c = condition(i);
+  const newest = Number(settings.value?.status.revision ?? 0);
+  const behind = i.admin?.ok && newest > 0 && i.admin.revision < newest && parts.value.settings?.ok;
+  const l = i.admin?.load;
+  return (
+    <tr>
+      <td>
+        <Link href={`/services/${i.service}/${i.id}`}>{i.id}</Link>
+      </td>
+      <td>{i.zone}</td>
+      <td>{i.version}</td>
+      <td class="text">
+        <Badge tone={c.tone}>{c.word}</Badge> {c.why && <span class="why">{c.why}</span>}
+      </td>
+      <td>{i.started ? <time dateTime={i.started} title={i.started}>{span(now.value - Date.parse(i.started))}</time> : "unknown"}</td>
+      <td>
+        {i.admin ? (
+          <>
+            {behind && <Sign tone="warn" />} {i.admin.revision}
+            {behind ? ` of ${newest}` : ""}
+          </>
+        ) : (
+          "unknown"
+        )}
+      </td>
+      <td>{l ? rate(l.rate) : "–"}</td>
+      <td>{l ? percent(l.errorPercent) : "–"}</td>
+      <td>{l ? ms(l.p99Ms) : "–"}</td>
+      <td>{i.admin?.memoryBytes ? bytes(i.admin.memoryBytes) : "–"}</td>
+      <td>
+        <Takeout i={i} />
+      </td>
+    </tr>
+  );
+}
+
+// Takeout takes an instance out of service, or back.
+function Takeout({ i }: { i: Instance }) {
+  const set = (status: string, reason: string, title: string, text: string, verb: string) =>
+    act({
+      title, text, verb, reason,
+      run: (author, reason) => post("/api/discovery/SetOverride", { service: i.service, id: i.id, status, author, reason }),
+    });
+  return i.override ? (
+    <button disabled={readOnly.value} aria-label={`Put back ${i.id}`} onClick={() => set("STATUS_UNSPECIFIED", "", `Put ${i.id} back into service`, `The override "${i.override}" ends, and callers see again what the instance says of itself: ${i.reported}.`, "Put back")}>
+      Put back
+    </button>
+  ) : (
+    <button disabled={readOnly.value} aria-label={`Take out ${i.id}`} onClick={() => set("STATUS_OUT_OF_SERVICE", "", `Take ${i.id} out of service`, `Callers stop choosing it within a second. It keeps running, finishes what it has, and stays out until it is put back, also over a restart.`, "Take out")}>
+      Take out
+    </button>
+  );
+}
+
+function Details({ instance: i }: { instance: Instance }) {
+  const c = condition(i);
+  const a = i.admin;
+  const mine = settings.value?.status.instances.find((s) => s.identity.instance === i.id);
+  return (
+    <div class="details">
+      <p>
+        <Badge tone={c.tone}>{c.word}</Badge> {c.why} <Takeout i={i} />
+      </p>
+      <dl class="facts">
+        <dt>Status</dt>
+        <dd>
+          {i.status.toLowerCase()}, since <At at={i.statusSince} />. It says of itself: {i.reported.toLowerCase()}.
+        </dd>
+        {i.override && (
+          <>
+            <dt>Override</dt>
+            <dd>
+              {i.override} by {i.overrideAuthor}: {i.overrideReason}
+            </dd>
+          </>
+        )}
+        <dt>Started</dt>
+        <dd>
+          <At at={i.started} />
+        </dd>
+        <dt>Place</dt>
+        <dd>
+          zone {i.zone}, region {i.region}, environment {i.environment}
+        </dd>
+        <dt>Version</dt>
+        <dd>{i.version}</dd>
+        <dt>Listeners</dt>
+        <dd>
+          {Object.entries(i.endpoints).map(([name, addr]) => (
+            <span key={name} class="mono">
+              {name} {addr}{" "}
+            </span>
+          ))}
+        </dd>
+        <dt>Settings</dt>
+        <dd>
+          {mine ? (
+            <>
+              revision {mine.revision}, acknowledged <Ago at={mine.acknowledged} />
+              {mine.rejections.map((r) => (
+                <Note tone="warn" key={r.name}>
+                  It refused {r.name} of revision {r.revision}: {r.problem}
+                </Note>
+              ))}
+            </>
+          ) : a ? (
+            `revision ${a.revision}`
+          ) : (
+            "unknown"
+          )}{" "}
+          <Link href={`/settings?app=${i.service}&instance=${i.id}`}>All settings as it sees them</Link>
+        </dd>
+        {a?.load && (
+          <>
+            <dt>Calls</dt>
+            <dd>
+              {rate(a.load.rate)}, {percent(a.load.errorPercent)} errors, p50 {ms(a.load.p50Ms)}, p99 {ms(a.load.p99Ms)}
+            </dd>
+          </>
+        )}
+        {a && a.ok && (
+          <>
+            <dt>Process</dt>
+            <dd>
+              {bytes(a.memoryBytes)} of memory, {plural(a.goroutines, "goroutine")}
+            </dd>
+          </>
+        )}
+      </dl>
+      <h2>What it checks of itself</h2>
+      {a?.checks?.length ? (
+        <Table label="Readiness checks" head={["Check", "State", "Needed to take calls", "Reason"]}>
+          {a.checks.map((k) => (
+            <tr key={k.name}>
+              <td>{k.name}</td>
+              <td>
+                <Badge tone={k.ok ? "ok" : k.needed ? "bad" : "warn"}>{k.ok ? "good" : "not good"}</Badge>
+              </td>
+              <td>{k.needed ? "yes" : "no"}</td>
+              <td class="text">{k.reason ?? ""}</td>
+            </tr>
+          ))}
+        </Table>
+      ) : (
+        <Empty>{a?.ok === false ? "It does not answer, so nothing is known of its checks." : "It has no checks."}</Empty>
+      )}
+      <p class="links">
+        <Link href={`/map?service=${i.service}`}>On the map</Link>
+        <Link href={`/circuits?caller=${i.service}`}>Circuits of its calls</Link>
+        <Link href={`/traces?service=${i.service}`}>Traces</Link>
+      </p>
+    </div>
+  );
+}

@@ -1,0 +1,431 @@
+// Settings: what is declared, which layer wins and why, and changing it.
+import { useEffect, useState } from "preact/hooks";
+import { post, Problem } from "./api.ts";
+import { layerName, plural, typeName } from "./format.ts";
+import { fleet, readOnly, settings } from "./live.ts";
+import type { Applied, Candidate, Identity, Instance, Listed, Property, Revision, Scope, Value } from "./types.ts";
+import { act, Ago, At, Badge, Empty, go, Link, Needs, Note, query, setQuery, Sign, Table, Trouble, useAnswer, useLate } from "./ui.tsx";
+
+const emptyIdentity: Identity = { app: "", instance: "", environment: "", region: "", zone: "", version: "" };
+const identityOf = (i: Instance): Identity => ({ app: i.service, instance: i.id, environment: i.environment ?? "", region: i.region ?? "", zone: i.zone, version: i.version });
+const revisionNow = () => settings.value?.newest?.revision ?? settings.value?.status.revision ?? "";
+
+export function SettingsView({ rest }: { rest: string }) {
+  const history = rest === "history";
+  return (
+    <>
+      <header class="view">
+        <h1>{rest ? <Link href="/settings">Settings</Link> : "Settings"}{rest && ` / ${history ? "history" : decodeURIComponent(rest)}`}</h1>
+        <p class="links">
+          <Link href="/settings" current={!rest}>Declared</Link>
+          <Link href="/settings/history" current={history}>History</Link>
+        </p>
+        <Progress />
+      </header>
+      <Needs of={["settings"]} />
+      {history ? <History /> : rest ? <One name={decodeURIComponent(rest)} /> : <Search />}
+    </>
+  );
+}
+
+// Progress is live: how many run the newest revision, and who does not yet.
+export function Progress() {
+  const s = settings.value?.status;
+  if (!s) return <p class="muted">Asking who runs which revision.</p>;
+  const behind = s.instances.filter((i) => Number(i.revision) < Number(s.revision));
+  const refused = s.instances.filter((i) => i.rejections.length > 0);
+  return (
+    <div class="progress">
+      <label>
+        <progress max={Math.max(1, s.total)} value={s.current} aria-label="Instances on the newest revision" /> {s.current} of {plural(s.total, "instance")} on revision {s.revision}
+      </label>
+      {behind.length > 0 && <span class="why"><Sign tone="warn" /> not yet: {behind.map((i) => `${i.identity.instance} (${i.revision})`).join(", ")}</span>}
+      {refused.length > 0 && <span class="why"><Sign tone="bad" /> refused a value: {refused.map((i) => i.identity.instance).join(", ")}</span>}
+      {s.unreachable?.length > 0 && <span class="why"><Sign tone="warn" /> not counted, their replica does not answer: {s.unreachable.join(", ")}</span>}
+    </div>
+  );
+}
+
+const apps = () => [...new Set((fleet.value?.instances ?? []).map((i) => i.service))];
+
+function Search() {
+  const q = query("q").toLowerCase();
+  const app = query("app");
+  const set = query("set") === "1";
+  const { answer, problem, waiting } = useAnswer<{ properties: Listed[] }>(`${app}@${revisionNow()}`, (s) => post("/api/config/List", { app }, s));
+  const who = fleet.value?.instances.find((i) => i.id === query("instance"));
+  const seen = useAnswer<{ values: Value[] } | undefined>(`${who?.id}@${revisionNow()}`, async (s) => (who ? post("/api/config/Get", { identity: identityOf(who) }, s) : undefined)).answer;
+  const asSeen = new Map(seen?.values.map((v) => [v.name, v]));
+  const list = (answer?.properties ?? []).filter((p) => (!set || p.values.length > 0) && (!q || `${p.property.name} ${p.property.doc} ${p.values.map((v) => `${v.name} ${v.value}`)}`.toLowerCase().includes(q)));
+  return (
+    <>
+      <div class="filters">
+        <label>
+          Find <input type="search" value={query("q")} placeholder="name, value or words of its description" onInput={(e) => setQuery({ q: e.currentTarget.value })} />
+        </label>
+        <label>
+          Service{" "}
+          <select value={app} onChange={(e) => setQuery({ app: e.currentTarget.value })}>
+            <option value="">all</option>
+            {apps().map((a) => <option key={a}>{a}</option>)}
+          </select>
+        </label>
+        <label class="check">
+          <input type="checkbox" checked={set} onChange={(e) => setQuery({ set: e.currentTarget.checked ? "1" : "" })} /> only those with a value
+        </label>
+        {answer && <span class="muted">{plural(list.length, "setting")}</span>}
+      </div>
+      {problem && <Trouble>The settings cannot be listed: {problem.sentence}</Trouble>}
+      {!answer ? (
+        waiting && <Empty>Reading what services have declared.</Empty>
+      ) : list.length === 0 ? (
+        <Empty>{q || set || app ? "No setting matches. Take a filter away." : "No service has declared a setting yet."}</Empty>
+      ) : (
+        <Table label="Declared settings" head={["Setting", "Type", "Default", "Values", who ? `As ${who.id} sees it` : "Declared by"]} class="settings">
+          {list.map((p) => (
+            <tr key={p.property.name}>
+              <td class="text">
+                <Link href={`/settings/${encodeURIComponent(p.property.name)}${app ? `?app=${app}` : ""}`}><Name text={p.property.name} /></Link>
+                <div class="why">{p.property.doc || "Nobody declares it any more."}</div>
+              </td>
+              <td class="text">{typeName(p.property.type)}{bounds(p.property)}</td>
+              <td class="mono cut">{shown(p.property.defaultValue)}</td>
+              <td class="text">
+                {p.values.length === 0 ? <span class="muted">default everywhere</span> : p.values.map((v) => (
+                  <div key={v.name + scopeText(v.scope)}>
+                    <span class="mono">{v.name !== p.property.name && `${v.name} = `}{shown(v.value)}</span> <span class="muted">{scopeText(v.scope)}{v.expires && `, until ${new Date(v.expires).toLocaleTimeString()}`}</span>
+                  </div>
+                ))}
+              </td>
+              {who ? <td class="text"><span class="mono">{shown(asSeen.get(p.property.name)?.value ?? p.property.defaultValue)}</span> <span class="muted">{layerName(asSeen.get(p.property.name)?.layer ?? "LAYER_DEFAULT")}</span></td> : <td class="text muted">{p.apps.length > 3 ? plural(p.apps.length, "service") : p.apps.join(", ")}</td>}
+            </tr>
+          ))}
+        </Table>
+      )}
+    </>
+  );
+}
+
+// Name may be broken after its dots, and nowhere else.
+const Name = ({ text }: { text: string }) => (
+  <span class="mono">
+    {text.split(".").map((part, i) => (
+      <>
+        {i > 0 && <>.<wbr /></>}
+        {part}
+      </>
+    ))}
+  </span>
+);
+
+const shown = (v: string) => (v === "" ? '""' : v.length > 60 ? `${v.slice(0, 57)}…` : v);
+export function bounds(p: Property) {
+  if (p.options?.length) return `: ${p.options.join(", ")}`;
+  if (p.min || p.max) return ` ${p.min || "…"} to ${p.max || "…"}${p.unit ? ` ${p.unit}` : ""}`;
+  return p.unit ? ` in ${p.unit}` : "";
+}
+function scopeText(s?: Scope) {
+  if (!s) return "";
+  const app = s.app || "every service";
+  if (s.layer === "LAYER_APP") return app;
+  return `${layerName(s.layer)}${s.selector ? ` ${s.selector}` : ""} of ${app}`;
+}
+
+// One is a setting: its declaration, who wins, and the form to change it. A family such as hystrix.command.*.x is asked for its
+// member first.
+function One({ name }: { name: string }) {
+  const app = query("app");
+  const instance = query("instance");
+  const who = fleet.value?.instances.find((i) => i.id === instance);
+  const identity = who ? identityOf(who) : { ...emptyIdentity, app };
+  const { answer: listed } = useAnswer<{ properties: Listed[] }>(`${name}@${revisionNow()}`, (s) => post("/api/config/List", { prefix: prefixOf(name) }, s));
+  const { answer, problem } = useAnswer<{ property?: Property; candidates: Candidate[] }>(`${name}|${app}|${instance}@${revisionNow()}`, (s) => post("/api/config/Explain", { name, identity }, s));
+  const found = listed?.properties.find((p) => p.property.name === name) ?? listed?.properties.find((p) => matches(p.property.name, name));
+  const property = answer?.property ?? found?.property;
+  const [member, setMember] = useState("");
+  if (name.includes("*") && property) {
+    return (
+      <>
+        <Declaration p={property} apps={found?.apps ?? []} />
+        <form class="filters" onSubmit={(e) => (e.preventDefault(), go(`/settings/${encodeURIComponent(name.replace("*", member))}${url(app)}`))}>
+          <label>
+            This is a family. Which member? <input required value={member} placeholder="catalog.GetMovie" onInput={(e) => setMember(e.currentTarget.value)} pattern="[A-Za-z0-9_:@.\-]+" />
+          </label>
+          <button type="submit">Open {name.replace("*", member || "…")}</button>
+        </form>
+      </>
+    );
+  }
+  const declaredBy = found?.apps ?? [];
+  return (
+    <>
+      {problem && <Trouble>{problem.sentence}</Trouble>}
+      {property && <Declaration p={property} apps={declaredBy} />}
+      <div class="filters">
+        <label>
+          As service{" "}
+          <select value={app} onChange={(e) => setQuery({ app: e.currentTarget.value, instance: "" })}>
+            <option value="">any</option>
+            {(declaredBy.length ? declaredBy : apps()).map((a) => <option key={a}>{a}</option>)}
+          </select>
+        </label>
+        <label>
+          or as instance{" "}
+          <select value={instance} onChange={(e) => setQuery({ instance: e.currentTarget.value, app: fleet.value?.instances.find((i) => i.id === e.currentTarget.value)?.service ?? app })}>
+            <option value="">none</option>
+            {(fleet.value?.instances ?? []).filter((i) => !app || i.service === app).map((i) => <option key={i.id}>{i.id}</option>)}
+          </select>
+        </label>
+      </div>
+      <h2>Which value wins</h2>
+      {!answer ? (
+        !problem && <Empty>Asking which layer wins.</Empty>
+      ) : (
+        <Table label="Candidates, the winner first" head={["", "Value", "Layer", "By", "Why", "When"]}>
+          {answer.candidates.map((c, i) => (
+            <tr key={i} class={c.wins ? "wins" : ""}>
+              <td>{c.wins ? <Badge tone="ok">wins</Badge> : <span class="muted">loses</span>}</td>
+              <td class="mono text">{c.value.value || '""'}</td>
+              <td>{c.value.layer === "LAYER_DEFAULT" ? "default, in the code" : scopeText(c.value.scope)}{c.value.expires && <span class="muted"> ends at {new Date(c.value.expires).toLocaleTimeString()}</span>}</td>
+              <td>{c.author || <span class="muted">its authors</span>}</td>
+              <td class="text">{c.reason}</td>
+              <td>{c.time ? <Ago at={c.time} /> : ""} {Number(c.value.revision) > 0 && <span class="muted">revision {c.value.revision}</span>}</td>
+            </tr>
+          ))}
+        </Table>
+      )}
+      {property && <Edit key={name + app} name={name} property={property} app={app} candidates={answer?.candidates ?? []} />}
+      <h2>Its history</h2>
+      <Revisions name={name} />
+    </>
+  );
+}
+
+const url = (app: string) => (app ? `?app=${app}` : "");
+// prefixOf is what a declaration that covers name begins with: of a family, what is before its star.
+const prefixOf = (name: string) => name.split(".").slice(0, name.startsWith("hystrix.") ? 2 : 1).join(".");
+const matches = (pattern: string, name: string) => {
+  const [before, after] = pattern.split("*");
+  return after !== undefined && name.length > before.length + after.length && name.startsWith(before) && name.endsWith(after);
+};
+
+const Declaration = ({ p, apps }: { p: Property; apps: string[] }) => (
+  <>
+    <p>{p.doc}</p>
+    <dl class="facts">
+      <dt>Type</dt>
+      <dd>{typeName(p.type)}{bounds(p)}</dd>
+      <dt>Default</dt>
+      <dd class="mono">{p.defaultValue.length > 200 ? `${p.defaultValue.slice(0, 200)}…` : p.defaultValue || '""'}</dd>
+      <dt>Declared by</dt>
+      <dd>{apps.join(", ") || "nobody any more"}</dd>
+    </dl>
+  </>
+);
+
+const layers = ["LAYER_APP", "LAYER_ENVIRONMENT", "LAYER_REGION", "LAYER_ZONE", "LAYER_VERSION", "LAYER_INSTANCE", "LAYER_OVERRIDE"];
+
+// Edit checks as one types: the server's own dry run decides, so that the page cannot know better.
+function Edit({ name, property, app, candidates }: { name: string; property: Property; app: string; candidates: Candidate[] }) {
+  const [scope, setScope] = useState<Scope>({ layer: "LAYER_APP", app, selector: "" });
+  const [ttl, setTtl] = useState("600s");
+  const there = candidates.find((c) => c.value.scope && c.value.scope.layer === scope.layer && c.value.scope.app === scope.app && c.value.scope.selector === scope.selector);
+  const [text, setText] = useState<string | undefined>(undefined);
+  const value = text ?? there?.value.value ?? candidates.find((c) => c.wins)?.value.value ?? property.defaultValue;
+  const change = (remove = false) => ({
+    name, scope, ...(remove ? { remove } : { value }),
+    ...(scope.layer === "LAYER_OVERRIDE" && !remove ? { ttl: ttl || undefined } : {}),
+  });
+  const late = useLate(JSON.stringify({ changes: [change()] }), 200);
+  const [check, setCheck] = useState<{ body: string; applied?: Applied[]; problem?: Problem }>({ body: "" });
+  useEffect(() => {
+    if (text === undefined) return;
+    const stop = new AbortController();
+    post("/api/config/Publish", { ...JSON.parse(late), dryRun: true, author: "console", reason: "checking while somebody types" }, stop.signal).then(
+      (a) => setCheck({ body: late, applied: a.applied }),
+      (problem) => problem.name !== "AbortError" && setCheck({ body: late, problem }),
+    );
+    return () => stop.abort();
+  }, [late, text === undefined]);
+  const fresh = check.body === JSON.stringify({ changes: [change()] });
+  const selectors = [...new Set((fleet.value?.instances ?? []).filter((i) => !scope.app || i.service === scope.app).map((i) => ({ LAYER_ZONE: i.zone, LAYER_VERSION: i.version, LAYER_INSTANCE: i.id, LAYER_REGION: i.region, LAYER_ENVIRONMENT: i.environment })[scope.layer] ?? ""))].filter(Boolean);
+  const needsSelector = !["LAYER_APP", "LAYER_OVERRIDE"].includes(scope.layer);
+  const publish = (remove: boolean) =>
+    act({
+      title: remove ? `Remove the value of ${name}` : `Set ${name}`,
+      text: (
+        <>
+          <p>In {scopeText(scope)}:</p>
+          <Diff before={there?.value.value} after={remove ? undefined : value} />
+        </>
+      ),
+      verb: "Publish",
+      run: async (author, reason) => {
+        await post("/api/config/Publish", { changes: [change(remove)], author, reason });
+        setText(undefined);
+      },
+    });
+  return (
+    <form class="edit" onSubmit={(e) => (e.preventDefault(), publish(false))}>
+      <h2>Change it</h2>
+      <div class="filters">
+        <label>
+          Layer{" "}
+          <select value={scope.layer} onChange={(e) => setScope({ ...scope, layer: e.currentTarget.value, selector: "" })}>
+            {layers.map((l) => <option key={l} value={l}>{l === "LAYER_APP" ? "service" : layerName(l)}</option>)}
+          </select>
+        </label>
+        {needsSelector && (
+          <label>
+            {layerName(scope.layer)}{" "}
+            <input required list="selectors" value={scope.selector} onInput={(e) => setScope({ ...scope, selector: e.currentTarget.value })} />
+            <datalist id="selectors">{selectors.map((s) => <option key={s} value={s} />)}</datalist>
+          </label>
+        )}
+        <label>
+          for{" "}
+          <select value={scope.app} onChange={(e) => setScope({ ...scope, app: e.currentTarget.value })}>
+            <option value="">every service</option>
+            {apps().map((a) => <option key={a}>{a}</option>)}
+          </select>
+        </label>
+        {scope.layer === "LAYER_OVERRIDE" && (
+          <label>
+            ends after{" "}
+            <select value={ttl} onChange={(e) => setTtl(e.currentTarget.value)}>
+              {[["600s", "10 minutes"], ["60s", "1 minute"], ["3600s", "1 hour"], ["", "never"]].map(([v, t]) => <option key={v} value={v}>{t}</option>)}
+            </select>
+          </label>
+        )}
+      </div>
+      <label>
+        New value
+        {property.type === "TYPE_BOOL" || property.type === "TYPE_ENUM" ? (
+          <select value={value} onChange={(e) => setText(e.currentTarget.value)}>
+            {(property.type === "TYPE_BOOL" ? ["true", "false"] : property.options).map((o) => <option key={o}>{o}</option>)}
+          </select>
+        ) : property.type === "TYPE_JSON" ? (
+          <textarea rows={8} class="mono" value={value} aria-describedby="check" onInput={(e) => setText(e.currentTarget.value)} spellcheck={false} />
+        ) : (
+          <input class="mono" value={value} aria-describedby="check" onInput={(e) => setText(e.currentTarget.value)} spellcheck={false} />
+        )}
+      </label>
+      <div id="check" aria-live="polite">
+        {text === undefined ? (
+          <p class="muted">Type a value to see whether it fits. Nothing is changed before you publish.</p>
+        ) : !fresh ? (
+          <p class="muted">Checking.</p>
+        ) : check.problem ? (
+          <Trouble>It does not fit: {check.problem.sentence}</Trouble>
+        ) : check.applied?.length === 0 ? (
+          <Note>That is the value there already.</Note>
+        ) : (
+          <>
+            <Note tone="ok">It fits.</Note>
+            <Diff before={check.applied?.[0]?.before} after={check.applied?.[0]?.after} />
+          </>
+        )}
+      </div>
+      <div class="buttons">
+        <button type="submit" class="primary" disabled={readOnly.value || text === undefined || !fresh || !!check.problem || check.applied?.length === 0}>Publish</button>
+        {there && <button type="button" disabled={readOnly.value} onClick={() => publish(true)}>Remove the value there</button>}
+      </div>
+    </form>
+  );
+}
+
+// Diff shows what was and what will be. The signs say it too, not only the colours.
+export function Diff({ before, after }: { before?: string; after?: string }) {
+  return (
+    <div class="diff mono">
+      <div class="minus">{before === undefined ? "− (no value)" : `− ${before}`}</div>
+      <div class="plus">{after === undefined ? "+ (no value: the next layer wins)" : `+ ${after}`}</div>
+    </div>
+  );
+}
+
+function History() {
+  const from = query("from");
+  const to = query("to");
+  const { answer, problem } = useAnswer<{ changes: Applied[] } | undefined>(`${from}|${to}`, async (s) => (from && to ? post("/api/config/Diff", { from, to }, s) : undefined));
+  return (
+    <>
+      <form class="filters" onSubmit={(e) => { e.preventDefault(); const f = new FormData(e.currentTarget); setQuery({ from: String(f.get("from")), to: String(f.get("to")) }, false); }}>
+        <label>Compare revision <input name="from" inputMode="numeric" pattern="[0-9]+" required size={6} value={from} /></label>
+        <label>with <input name="to" inputMode="numeric" pattern="[0-9]+" required size={6} value={to || revisionNow()} /></label>
+        <button type="submit">Compare</button>
+      </form>
+      {problem && <Trouble>{problem.sentence}</Trouble>}
+      {from && to && answer && (
+        <section aria-label="Differences">
+          <h2>From {from} to {to}</h2>
+          {answer.changes.length === 0 ? <Empty>There is no difference.</Empty> : answer.changes.map((c) => (
+            <div key={c.name + scopeText(c.scope)}>
+              <Link href={`/settings/${encodeURIComponent(c.name)}`}><span class="mono">{c.name}</span></Link> <span class="muted">{scopeText(c.scope)}</span>
+              <Diff before={c.before} after={c.after} />
+            </div>
+          ))}
+        </section>
+      )}
+      <h2>Revisions</h2>
+      <Revisions name="" />
+    </>
+  );
+}
+
+function Revisions({ name }: { name: string }) {
+  const [limit, setLimit] = useState(20);
+  const { answer, problem } = useAnswer<{ revisions: Revision[] }>(`${name}|${limit}@${revisionNow()}`, (s) => post("/api/config/History", { name, limit }, s));
+  const rollback = async (to: string) => {
+    let preview: Applied[] = [];
+    let no = "";
+    try {
+      preview = (await post("/api/config/Rollback", { to, dryRun: true, author: "console", reason: "preview" })).applied;
+    } catch (e) {
+      no = e instanceof Problem ? e.sentence : String(e);
+    }
+    act({
+      title: `Roll back to revision ${to}`,
+      text: no ? <Trouble>{no}</Trouble> : (
+        <>
+          <p>A new revision brings back the values of revision {to}. What changes:</p>
+          {preview.map((c) => (
+            <div key={c.name + scopeText(c.scope)}><span class="mono">{c.name}</span> <span class="muted">{scopeText(c.scope)}</span><Diff before={c.before} after={c.after} /></div>
+          ))}
+        </>
+      ),
+      verb: "Roll back",
+      run: (author, reason) => post("/api/config/Rollback", { to, expectedRevision: revisionNow(), author, reason }),
+    });
+  };
+  if (problem && !answer) return <Trouble>The history cannot be read: {problem.sentence}</Trouble>;
+  if (!answer) return <Empty>Reading the history.</Empty>;
+  if (answer.revisions.length === 0) return <Empty>{name ? "It was never changed." : "Nothing was ever published. The first change will be revision 1 or later."}</Empty>;
+  return (
+    <>
+      <Table label="Revisions, the newest first" head={["Revision", "When", "Who", "Why", "What", ""]}>
+        {answer.revisions.map((r, i) => (
+          <tr key={r.revision}>
+            <td>{r.revision}</td>
+            <td><At at={r.time} /></td>
+            <td>{r.author}</td>
+            <td class="text">{r.reason}</td>
+            <td class="text">
+              {r.changes.map((c) => (
+                <div key={c.name + scopeText(c.scope)}>
+                  <Link href={`/settings/${encodeURIComponent(c.name)}`}><span class="mono">{c.name}</span></Link> <span class="muted">{scopeText(c.scope)}:</span>{" "}
+                  <span class="mono">{c.before === undefined ? "none" : shown(c.before)} → {c.after === undefined ? "none" : shown(c.after)}</span>
+                </div>
+              ))}
+            </td>
+            <td>
+              {!name && i > 0 && <button disabled={readOnly.value} aria-label={`Roll back to here, revision ${r.revision}`} onClick={() => rollback(r.revision)}>Roll back to here</button>}
+              {!name && answer.revisions[i + 1] && <Link href={`/settings/history?from=${answer.revisions[i + 1].revision}&to=${r.revision}`}>Differences</Link>}
+            </td>
+          </tr>
+        ))}
+      </Table>
+      {answer.revisions.length === limit && <button onClick={() => setLimit(limit * 2)}>Show more</button>}
+    </>
+  );
+}

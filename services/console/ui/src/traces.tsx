@@ -1,0 +1,346 @@
+// Traces: search, where they lie in time and duration, the waterfall with every decision, comparison, dependencies.
+import { scaleLog, scaleTime } from "d3-scale";
+import { useMemo, useState } from "preact/hooks";
+import { get } from "./api.ts";
+import { clock, percent, plural, us } from "./format.ts";
+import { fleet } from "./live.ts";
+import type { Span } from "./types.ts";
+import { Ago, Badge, Empty, go, Link, query, setQuery, Sign, Table, Trouble, useAnswer } from "./ui.tsx";
+
+export function TracesView({ rest }: { rest: string }) {
+  const title = rest === "dependencies" ? "dependencies" : rest === "compare" ? "compare" : rest ? `trace ${rest.slice(0, 8)}…${rest.slice(-4)}` : "";
+  return (
+    <>
+      <header class="view">
+        <h1>{title ? <Link href="/traces">Traces</Link> : "Traces"}{title && ` / ${title}`}</h1>
+        <p class="links">
+          <Link href="/traces" current={!rest}>Search</Link>
+          <Link href="/traces/dependencies" current={rest === "dependencies"}>Dependencies</Link>
+          <Link href="/traces/compare" current={rest === "compare"}>Compare</Link>
+        </p>
+      </header>
+      {rest === "dependencies" ? <Dependencies /> : rest === "compare" ? <Compare /> : rest ? <Trace id={rest} /> : <Search />}
+    </>
+  );
+}
+
+const failed = (s: Span) => s.tags?.error !== undefined;
+// operation is a span's name without the package of a gRPC method, which is the same for all of a service.
+const operation = (s: Span) => (s.name ?? "unnamed").replace(/^[a-z0-9_.]+\.(?=[A-Z])/, "");
+const service = (s: Span) => s.localEndpoint?.serviceName ?? "unknown";
+const Away = ({ text }: { text: string }) => <Trouble>{text}. Everything else works; spans are kept for a moment and then dropped. Ask again when it is back.</Trouble>;
+
+// summary is one line for a trace.
+function summarize(spans: Span[]) {
+  const start = Math.min(...spans.map((s) => s.timestamp ?? Infinity));
+  const end = Math.max(...spans.map((s) => (s.timestamp ?? 0) + (s.duration ?? 0)));
+  const ids = new Set(spans.map((s) => s.id));
+  const root = spans.find((s) => !s.parentId) ?? spans.find((s) => s.parentId && !ids.has(s.parentId)) ?? spans[0];
+  return { id: spans[0].traceId, start, duration: end - start, spans: spans.length, root, errors: spans.filter(failed).length, services: [...new Set(spans.map(service))] };
+}
+type Summary = ReturnType<typeof summarize>;
+
+function Search() {
+  const p = (n: string) => query(n);
+  const params = new URLSearchParams({ limit: p("limit") || "100", lookback: String(Number(p("minutes") || 15) * 60000) });
+  if (p("service")) params.set("serviceName", p("service"));
+  if (p("remote")) params.set("remoteServiceName", p("remote"));
+  if (p("operation")) params.set("spanName", p("operation"));
+  if (p("min")) params.set("minDuration", String(Number(p("min")) * 1000));
+  if (p("max")) params.set("maxDuration", String(Number(p("max")) * 1000));
+  const tags = [p("tags"), p("errors") ? "error" : ""].filter(Boolean).join(" and ");
+  if (tags) params.set("annotationQuery", tags);
+  const { answer, problem, waiting } = useAnswer<Span[][]>(`${params}|${p("again")}`, (s) => get(`/api/traces/traces?${params}`, s));
+  const names = useAnswer<string[]>("services", (s) => get("/api/traces/services", s)).answer ?? [...new Set((fleet.value?.instances ?? []).map((i) => i.service))];
+  const operations = useAnswer<string[]>(`operations ${p("service")}`, async (s) => (p("service") ? get(`/api/traces/spans?serviceName=${p("service")}`, s) : [])).answer ?? [];
+  const list = useMemo(() => (answer ?? []).filter((t) => t.length).map(summarize).sort((a, b) => b.start - a.start), [answer]);
+  const field = (name: string) => ({ name, value: query(name), onChange: (e: any) => setQuery({ [name]: e.currentTarget.value }) });
+  return (
+    <>
+      <form class="filters" onSubmit={(e) => (e.preventDefault(), setQuery({ again: String(Date.now()) }))}>
+        <label>Service <select {...field("service")}><option value="">any</option>{names.map((n) => <option key={n}>{n}</option>)}</select></label>
+        <label>calling <select {...field("remote")}><option value="">any</option>{names.map((n) => <option key={n}>{n}</option>)}</select></label>
+        <label>Operation <input {...field("operation")} list="operations" /><datalist id="operations">{operations.map((o) => <option key={o} value={o} />)}</datalist></label>
+        <label>at least <input {...field("min")} inputMode="numeric" size={5} pattern="[0-9.]*" /> ms</label>
+        <label>at most <input {...field("max")} inputMode="numeric" size={5} pattern="[0-9.]*" /> ms</label>
+        <label>Tags <input {...field("tags")} placeholder="http.route=/ and bijou.zone=a" /></label>
+        <label>within <select {...field("minutes")}>{[["", "15 minutes"], ["1", "1 minute"], ["5", "5 minutes"], ["60", "1 hour"], ["1440", "1 day"]].map(([v, t]) => <option key={v} value={v}>{t}</option>)}</select></label>
+        <label class="check"><input type="checkbox" checked={!!p("errors")} onChange={(e) => setQuery({ errors: e.currentTarget.checked ? "1" : "" })} /> only with errors</label>
+        <button type="submit" class="primary">Search again</button>
+      </form>
+      {problem && <Away text={problem.sentence} />}
+      {waiting && !answer && !problem ? (
+        <Empty>Searching the trace store.</Empty>
+      ) : list.length === 0 ? (
+        !problem && <Empty>No trace matches. Widen the time, or take a condition away. New traces take a second or two to arrive.</Empty>
+      ) : (
+        <>
+          <Scatter list={list} />
+          <p class="muted" aria-live="polite">{plural(list.length, "trace")}{list.length >= Number(p("limit") || 100) ? ", the newest that match" : ""}</p>
+          <Table label="Traces, the newest first" head={["Trace", "Began", "Took", "Spans", "Root", "Services", "Errors"]} class="numbers">
+            {list.map((t) => (
+              <tr key={t.id}>
+                <td><Link href={`/traces/${t.id}`}><span class="mono">{t.id.slice(-8)}</span></Link></td>
+                <td><Ago at={t.start / 1000} /></td>
+                <td>{us(t.duration)}</td>
+                <td>{t.spans}</td>
+                <td class="text">{service(t.root)} <span class="mono">{operation(t.root)}</span></td>
+                <td class="text muted">{t.services.join(", ")}</td>
+                <td>{t.errors ? <Badge tone="bad">{plural(t.errors, "span")}</Badge> : <span class="muted">none</span>}</td>
+              </tr>
+            ))}
+          </Table>
+        </>
+      )}
+    </>
+  );
+}
+
+// Scatter has a mark for each trace: a dot, or a cross if something failed.
+function Scatter({ list }: { list: Summary[] }) {
+  const width = 1000;
+  const height = 200;
+  const times = list.map((t) => t.start / 1000);
+  const took = list.map((t) => Math.max(t.duration, 50));
+  const x = scaleTime([Math.min(...times), Math.max(...times, Math.min(...times) + 1000)], [52, width - 12]);
+  const y = scaleLog([Math.min(...took), Math.max(...took, 1000)], [height - 24, 10]).nice();
+  const ticks = y.ticks(4).filter((t) => Number.isInteger(Math.log10(t)));
+  return (
+    <svg class="scatter" viewBox={`0 0 ${width} ${height}`} role="group" aria-label="Traces by time and duration. The table below lists the same.">
+      {ticks.map((t) => (
+        <g key={t}>
+          <line x1={48} x2={width} y1={y(t)} y2={y(t)} class="grid" />
+          <text x={44} y={y(t) + 4} text-anchor="end">{us(t)}</text>
+        </g>
+      ))}
+      {x.ticks(6).map((t) => <text key={+t} x={x(t)} y={height - 6} text-anchor="middle">{clock(t)}</text>)}
+      {list.map((t) => {
+        const [cx, cy] = [x(t.start / 1000), y(Math.max(t.duration, 50))];
+        return (
+          <a key={t.id} href={`/traces/${t.id}`} onClick={(e) => (e.preventDefault(), go(`/traces/${t.id}`))} tabIndex={-1} aria-label={`${service(t.root)} ${t.root.name}, ${us(t.duration)}${t.errors ? ", with errors" : ""}`}>
+            <title>{`${service(t.root)} ${t.root.name}\n${us(t.duration)}, ${plural(t.spans, "span")}${t.errors ? `, ${t.errors} with errors` : ""}`}</title>
+            {t.errors ? <path d={`M${cx - 4} ${cy - 4}l8 8m0-8l-8 8`} class="bad" /> : <circle cx={cx} cy={cy} r={4} class="ok" />}
+          </a>
+        );
+      })}
+    </svg>
+  );
+}
+
+type Row = { span: Span; depth: number; children: number; hidden: boolean };
+
+// waterfall puts spans below those that caused them. Client and server halves of a call share an id in Zipkin's model, but not in
+// ours; both are shown.
+function waterfall(spans: Span[], closed: Set<string>): Row[] {
+  const byParent = Map.groupBy(spans, (s) => (s.parentId && spans.some((o) => o.id === s.parentId) ? s.parentId : ""));
+  const rows: Row[] = [];
+  const walk = (parent: string, depth: number, hidden: boolean) => {
+    for (const s of (byParent.get(parent) ?? []).sort((a, b) => (a.timestamp ?? 0) - (b.timestamp ?? 0))) {
+      const n = byParent.get(s.id)?.length ?? 0;
+      rows.push({ span: s, depth, children: n, hidden });
+      if (n && depth < 100) walk(s.id, depth + 1, hidden || closed.has(s.id));
+    }
+  };
+  walk("", 0, false);
+  return rows;
+}
+
+function Trace({ id }: { id: string }) {
+  const { answer, problem } = useAnswer<Span[]>(id, (s) => get(`/api/traces/trace/${id}`, s));
+  if (problem) return problem.status === 404 ? <Empty>{problem.message}.</Empty> : <Away text={problem.sentence} />;
+  if (!answer) return <Empty>Reading the trace.</Empty>;
+  return <Waterfall spans={answer} />;
+}
+
+function Waterfall({ spans }: { spans: Span[] }) {
+  const [closed, setClosed] = useState(new Set<string>());
+  const chosen = query("span");
+  const t = summarize(spans);
+  const rows = waterfall(spans, closed).filter((r) => !r.hidden);
+  const total = Math.max(t.duration, 1);
+  const toggle = (id: string) => setClosed((old) => (old.has(id) ? new Set([...old].filter((o) => o !== id)) : new Set([...old, id])));
+  const revision = spans.map((s) => s.tags?.["bijou.config.revision"]).find(Boolean);
+  return (
+    <>
+      <p>
+        {service(t.root)} <span class="mono">{t.root.name}</span> took <b>{us(t.duration)}</b>, {plural(t.spans, "span")} of {plural(t.services.length, "service")}, began <Ago at={t.start / 1000} />.{" "}
+        {t.errors ? <Badge tone="bad">{plural(t.errors, "span")} failed</Badge> : <Badge tone="ok">no error</Badge>} {revision && `Settings revision ${revision}.`}{" "}
+        <Link href={`/traces/compare?a=${t.id}`}>Compare with another</Link>{" "}
+        <button onClick={() => navigator.clipboard?.writeText(`${location.origin}/traces/${t.id}`)}>Copy the link</button>
+      </p>
+      <div class="scroll" role="region" aria-label="Waterfall" tabIndex={0}>
+        <table class="waterfall">
+          <thead>
+            <tr>
+              <th scope="col">Service and operation</th>
+              <th scope="col" class="scale">
+                <span>0</span><span>{us(total / 2)}</span><span>{us(total)}</span>
+              </th>
+              <th scope="col">Took</th>
+            </tr>
+          </thead>
+          <tbody>
+            {rows.map(({ span: s, depth, children }) => (
+              <>
+                <tr key={s.id} class={`${failed(s) ? "bad" : ""} ${chosen === s.id ? "chosen" : ""}`}>
+                  <td style={{ paddingLeft: `${6 + depth * 14}px` }}>
+                    {children > 0 ? (
+                      <button class="tree" aria-expanded={!closed.has(s.id)} aria-label={`${plural(children, "span")} below ${s.name}`} onClick={() => toggle(s.id)}>{closed.has(s.id) ? "▸" : "▾"}</button>
+                    ) : <span class="tree" aria-hidden="true" />}
+                    {failed(s) && <><Sign tone="bad" /><span class="hidden">failed </span></>} <b>{service(s)}</b>{" "}
+                    <button class="link mono" aria-expanded={chosen === s.id} title={s.name} onClick={() => setQuery({ span: chosen === s.id ? "" : s.id })}>{operation(s)}</button>{" "}
+                    <span class="muted">{s.kind?.toLowerCase()}</span>
+                  </td>
+                  <td class="lane">
+                    <span class={`bar ${(s.kind ?? "").toLowerCase()}`} style={{ left: `${(100 * ((s.timestamp ?? t.start) - t.start)) / total}%`, width: `${Math.max(0.3, (100 * (s.duration ?? 0)) / total)}%` }} />
+                  </td>
+                  <td class="number">{us(s.duration ?? 0)}</td>
+                </tr>
+                {chosen === s.id && (
+                  <tr key={`${s.id}-more`} class="more">
+                    <td colSpan={3}><Attributes s={s} /></td>
+                  </tr>
+                )}
+              </>
+            ))}
+          </tbody>
+        </table>
+      </div>
+      {!chosen && <p class="muted">Choose an operation to see why it went as it did: candidates, pick, attempts, breaker, fault rule.</p>}
+    </>
+  );
+}
+
+// Attributes tells the decisions of a span in sentences, and lists the rest.
+function Attributes({ s }: { s: Span }) {
+  const tags = s.tags ?? {};
+  const story = decisions(tags);
+  const rest = Object.entries(tags).filter(([k]) => !k.startsWith("otel.scope"));
+  return (
+    <div class="attributes">
+      {story.length > 0 && (
+        <section aria-label="Decisions">
+          <h2>Why it went there</h2>
+          <ul class="plain">{story.map((line) => <li key={line}>{line}</li>)}</ul>
+        </section>
+      )}
+      {s.annotations?.length ? (
+        <section aria-label="Events">
+          <h2>Events</h2>
+          <ul class="plain">{s.annotations.map((a) => <li key={a.timestamp + a.value}><span class="muted">+{us(a.timestamp - (s.timestamp ?? a.timestamp))}</span> <span class="mono">{a.value}</span></li>)}</ul>
+        </section>
+      ) : null}
+      <section aria-label="All attributes">
+        <h2>Attributes</h2>
+        <dl class="facts mono">{rest.map(([k, v]) => <><dt key={k}>{k}</dt><dd key={`${k}=`}>{v || '""'}</dd></>)}</dl>
+      </section>
+    </div>
+  );
+}
+
+function decisions(t: Record<string, string>) {
+  const lines: string[] = [];
+  const r = (k: string) => t[`bijou.route.${k}`];
+  if (r("instance")) {
+    let line = `Picked ${r("instance")} in zone ${r("zone")}, cost ${Number(r("cost_ms")).toFixed(2)} ms`;
+    if (r("other")) line += `, over ${r("other")}, cost ${Number(r("other_cost_ms")).toFixed(2)} ms`;
+    lines.push(`${line}.`);
+    lines.push(`Chose ${({ local: "in its own zone", spilled: "in another zone, because its own cannot carry its share", widened: "beyond the zone, because others were excluded", probe: "this one to see whether it is well again", everywhere: "among all" })[r("scope")] ?? r("scope")}: ${r("ready")} of ${r("known")} instances ready, ${r("ejected")} ejected${r("excluded") ? `, ${r("excluded")} excluded by earlier attempts` : ""}${r("version") ? `, pinned to version ${r("version")}` : ""}.`);
+  }
+  if (r("panic")) lines.push("So many were ejected that ejections were ignored (panic).");
+  if (t["bijou.fault.latency"]) lines.push(`A fault rule made it wait ${t["bijou.fault.latency"]}.`);
+  if (t["bijou.fault.error"]) lines.push("A fault rule made it fail.");
+  for (const [k, v] of Object.entries(t)) if (/circuit|breaker|fallback|attempt/.test(k) && !k.startsWith("bijou.route")) lines.push(`${k}: ${v}`);
+  if (t.error) lines.push(`It failed: ${t.error}`);
+  return lines;
+}
+
+function Compare() {
+  const a = query("a");
+  const b = query("b");
+  const load = (id: string) => useAnswer<Span[] | undefined>(`compare ${id}`, async (s) => (id ? get(`/api/traces/trace/${id}`, s) : undefined));
+  const [left, right] = [load(a), load(b)];
+  const sums = (spans: Span[]) => {
+    const m = new Map<string, { n: number; took: number; failed: number }>();
+    for (const s of spans) {
+      const key = `${service(s)} ${operation(s)} ${(s.kind ?? "").toLowerCase()}`;
+      const v = m.get(key) ?? { n: 0, took: 0, failed: 0 };
+      m.set(key, { n: v.n + 1, took: v.took + (s.duration ?? 0), failed: v.failed + (failed(s) ? 1 : 0) });
+    }
+    return m;
+  };
+  const [la, lb] = [left.answer && sums(left.answer), right.answer && sums(right.answer)];
+  const keys = [...new Set([...(la?.keys() ?? []), ...(lb?.keys() ?? [])])];
+  const delta = (k: string) => (lb?.get(k)?.took ?? 0) - (la?.get(k)?.took ?? 0);
+  return (
+    <>
+      <form class="filters" onSubmit={(e) => { e.preventDefault(); const f = new FormData(e.currentTarget); setQuery({ a: String(f.get("a")).trim(), b: String(f.get("b")).trim() }, false); }}>
+        <label>Trace A <input name="a" class="mono" required pattern="\s*[0-9a-fA-F]{1,32}\s*" size={34} value={a} /></label>
+        <label>Trace B <input name="b" class="mono" required pattern="\s*[0-9a-fA-F]{1,32}\s*" size={34} value={b} /></label>
+        <button type="submit" class="primary">Compare</button>
+      </form>
+      {[left, right].map((s, i) => s.problem && <Trouble key={i}>Trace {"AB"[i]}: {s.problem.sentence}</Trouble>)}
+      {!la || !lb ? (
+        <Empty>{a && b ? "Reading both traces." : "Give the ids of two traces. A trace's own page has a link that fills in the first."}</Empty>
+      ) : (
+        <>
+          <p>
+            <Link href={`/traces/${a}`}>A</Link> took {us(summarize(left.answer!).duration)}, <Link href={`/traces/${b}`}>B</Link> {us(summarize(right.answer!).duration)}. Largest differences first.
+          </p>
+          <Table label="Differences by operation" head={["Operation", "Spans in A", "in B", "Time in A", "in B", "Difference", "Errors in A", "in B"]} class="numbers">
+            {keys.sort((x, y) => Math.abs(delta(y)) - Math.abs(delta(x))).map((k) => (
+              <tr key={k}>
+                <td class="text mono">{k}</td>
+                <td>{la.get(k)?.n ?? "none"}</td>
+                <td>{lb.get(k)?.n ?? "none"}</td>
+                <td>{us(la.get(k)?.took ?? 0)}</td>
+                <td>{us(lb.get(k)?.took ?? 0)}</td>
+                <td>{delta(k) > 0 ? "▲ +" : delta(k) < 0 ? "▼ −" : ""}{us(Math.abs(delta(k)))}</td>
+                <td>{la.get(k)?.failed ?? 0}</td>
+                <td>{lb.get(k)?.failed ?? 0}</td>
+              </tr>
+            ))}
+          </Table>
+        </>
+      )}
+    </>
+  );
+}
+
+function Dependencies() {
+  const minutes = query("minutes") || "15";
+  const { answer, problem } = useAnswer<{ parent: string; child: string; callCount: number; errorCount?: number }[]>(`dependencies ${minutes}`, (s) => get(`/api/traces/dependencies?endTs=${Date.now()}&lookback=${Number(minutes) * 60000}`, s));
+  return (
+    <>
+      <div class="filters">
+        <label>
+          Calls of the last{" "}
+          <select value={minutes} onChange={(e) => setQuery({ minutes: e.currentTarget.value })}>
+            {[["5", "5 minutes"], ["15", "15 minutes"], ["60", "hour"], ["1440", "day"]].map(([v, t]) => <option key={v} value={v}>{t}</option>)}
+          </select>
+        </label>
+      </div>
+      {problem && <Away text={problem.sentence} />}
+      {!answer ? (
+        !problem && <Empty>Working it out from the traces.</Empty>
+      ) : answer.length === 0 ? (
+        <Empty>No calls in this time.</Empty>
+      ) : (
+        <Table label="Who calls whom, from traces" head={["Caller", "Callee", "Calls", "Errors", "Look"]} class="numbers">
+          {answer.sort((a, b) => b.callCount - a.callCount).map((d) => (
+            <tr key={d.parent + d.child}>
+              <td>{d.parent}</td>
+              <td>{d.child}</td>
+              <td>{d.callCount}</td>
+              <td>{d.errorCount ? <><Sign tone="bad" /> {d.errorCount} ({percent((100 * d.errorCount) / d.callCount)})</> : <span class="muted">none</span>}</td>
+              <td>
+                <Link href={`/traces?service=${d.parent}&remote=${d.child}`} label={`Traces of ${d.parent} calling ${d.child}`}>traces</Link>{" "}
+                <Link href={`/map?edge=${d.parent}~${d.child}`} label={`${d.parent} to ${d.child} on the map`}>map</Link>
+              </td>
+            </tr>
+          ))}
+        </Table>
+      )}
+    </>
+  );
+}

@@ -1,0 +1,103 @@
+// The messages of the console's API. int64 is text, as in protobuf's JSON.
+
+export type Parts = Record<string, { ok: boolean; problem?: string; since: string }>;
+
+export type Load = { rate: number; errorPercent: number; p50Ms: number; p99Ms: number };
+export type Check = { name: string; ok: boolean; needed: boolean; reason?: string };
+export type Instance = {
+  service: string;
+  id: string;
+  zone: string;
+  version: string;
+  region?: string;
+  environment?: string;
+  status: string;
+  reported: string;
+  override?: string;
+  overrideReason?: string;
+  overrideAuthor?: string;
+  started?: string;
+  statusSince?: string;
+  suspect?: boolean;
+  endpoints: Record<string, string>;
+  admin?: { ok: boolean; problem?: string; since: string; checks?: Check[]; revision: number; memoryBytes: number; goroutines: number; load?: Load };
+};
+export type Fleet = {
+  instances: Instance[];
+  lastKnown?: boolean;
+  selfPreservation?: { reason: string; since: string };
+  storeProblem?: string;
+};
+
+export type Node = Load & { name: string; platform?: boolean; instances: number; up: number };
+export type Edge = Load & {
+  from: string;
+  to: string;
+  rejected: number;
+  fallbacks: number;
+  open?: string[];
+  ejected?: Record<string, string>;
+  versions?: Record<string, number>;
+};
+export type Traffic = { nodes: Node[]; edges: Edge[] };
+
+export type Circuit = {
+  name: string;
+  group: string;
+  state: string;
+  reason: string;
+  since?: string;
+  rolling: Record<string, string>;
+  requests: string;
+  errors: string;
+  errorPercentage: number;
+  concurrent: number;
+  maxConcurrent: number;
+  latencyMeanMs: number;
+  latencyMs: Record<string, number>;
+  properties: Record<string, string>;
+  exampleTraces: string[];
+  reportingHosts: number;
+};
+export type Board = { services: { service: string; instances: string[]; circuits: Circuit[] }[] };
+
+export type Scope = { layer: string; app: string; selector: string };
+export type Identity = { app: string; instance: string; environment: string; region: string; zone: string; version: string };
+export type Property = { name: string; type: string; defaultValue: string; doc: string; unit: string; min: string; max: string; options: string[]; jsonSchema: string };
+export type Value = { name: string; value: string; layer: string; scope?: Scope; revision: string; expires?: string };
+export type Listed = { property: Property; apps: string[]; values: Value[] };
+export type Applied = { name: string; scope: Scope; before?: string; after?: string; expires?: string };
+export type Revision = { revision: string; author: string; reason: string; time: string; changes: Applied[] };
+export type Candidate = { value: Value; author: string; reason: string; time?: string; wins: boolean };
+export type Status = {
+  revision: string;
+  current: number;
+  total: number;
+  instances: { identity: Identity; revision: string; acknowledged?: string; rejections: { name: string; revision: string; problem: string }[] }[];
+  unreachable: string[];
+};
+export type SettingsState = { status: Status; newest?: Revision };
+
+export type Target = { service: string; endpoint?: string; version?: string; weight?: number };
+export type Route = { name: string; match: Record<string, any>; to: Target[]; [more: string]: any };
+export type Origin = {
+  service: string;
+  endpoint: string;
+  instances: { id: string; addr: string; zone?: string; version?: string; ready: boolean; phase: string; latency_ms: number; pending: number; share: number; failures: number; reason?: string; ejected_until?: string }[] | null;
+};
+export type Table = { revision: number; routes: Route[]; origins: Origin[] };
+export type Tables = Record<string, Table>;
+
+export type Span = {
+  traceId: string;
+  parentId?: string;
+  id: string;
+  kind?: string;
+  name?: string;
+  timestamp?: number;
+  duration?: number;
+  localEndpoint?: { serviceName?: string };
+  remoteEndpoint?: { serviceName?: string };
+  annotations?: { timestamp: number; value: string }[];
+  tags?: Record<string, string>;
+};
