@@ -8,8 +8,11 @@ help: ## print this
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 up: build ## run the platform: as containers where a Docker engine answers, else as processes
-	@if [ -f deploy/Dockerfile ] && docker compose version >/dev/null 2>&1 && docker info >/dev/null 2>&1; \
-	then exec docker compose up --build; else exec bin/bijou up; fi
+	@if docker compose version >/dev/null 2>&1 && docker info >/dev/null 2>&1; \
+	then deploy/base-image.sh && exec docker compose up --build; else exec bin/bijou up; fi
+
+dev: ## run the platform as containers; save a file of a service, and it is built again and replaced
+	docker compose up --build --watch
 
 down: build ## stop it
 	@if [ -f .bijou/run.json ]; then bin/bijou down; else docker compose down; fi
@@ -20,33 +23,29 @@ build: ## build the command line into bin/bijou
 test: ## test every module with the race detector; the stories last, with the machine to themselves
 	go test -race $$(go list work | grep -v /deploy/e2e)
 	go test -race -count=1 -p 1 -timeout 20m ./deploy/e2e/...
+	GOWORK=off go -C tools/hosts test -count=1 ./...
 
 test-containers: ## tell the stories over docker compose; needs Linux and an engine (deploy/engine.sh)
 	deploy/base-image.sh
 	BIJOU_TEST_CONTAINERS=1 go test -count=1 -timeout 30m -run '^TestContainers$$' ./deploy/e2e
 
-lint: $(TOOLS)/golangci-lint $(TOOLS)/buf ## lint every module and every contract
-	@for m in $(MODULES); do echo "lint $$m"; (cd $$m && golangci-lint run ./...) || exit 1; done
-	@for p in $(PROTOS); do (cd $$p && buf lint && buf format --diff --exit-code) || exit 1; done
-
 AGAINST ?= main
-breaking: $(TOOLS)/buf ## check that no contract changed in a way that breaks those in use on main
-	@for p in $(PROTOS); do (cd $$p && buf breaking --against "$(CURDIR)/.git#ref=$(AGAINST),subdir=$$p") || exit 1; done
-
-policy: ## test the rules of the house: imports, modules, documents
+lint: $(TOOLS)/golangci-lint $(TOOLS)/buf ## lint every module and every contract; no contract may break those of AGAINST (main)
+	@for m in $(MODULES); do echo "lint $$m"; (cd $$m && golangci-lint run ./...) || exit 1; done
+	@for p in $(PROTOS); do (cd $$p && buf lint && buf format --diff --exit-code && \
+		buf breaking --against "$(CURDIR)/.git#ref=$(AGAINST),subdir=$$p") || exit 1; done
 	go test -count=1 ./deploy/e2e/policy/...
 
-vuln: $(TOOLS)/govulncheck ## report known vulnerabilities in code that is called
-	@for m in $(MODULES); do echo "vuln $$m"; (cd $$m && GOWORK=off govulncheck ./...); done
-
-generate: $(TOOLS)/buf $(TOOLS)/protoc-gen-go $(TOOLS)/protoc-gen-go-grpc ## generate code from the contracts
+generate: $(TOOLS)/buf $(TOOLS)/protoc-gen-go $(TOOLS)/protoc-gen-go-grpc ## generate code from the contracts, and files for other hosts from compose.yaml
 	@for p in $(PROTOS); do (cd $$p && buf generate) || exit 1; done
-
-check-generate: generate ## fail if generated code is not up to date
-	git diff --exit-code -- '*.pb.go'
+	GOWORK=off go -C tools/hosts run .
 
 bench: ## measure, and print one table
 	go run ./deploy/e2e/bench
+
+bench-stack: ## measure the stack as containers, print a table, fail over budget; needs Linux and an engine
+	deploy/base-image.sh
+	go run ./deploy/e2e/benchstack
 
 fix: $(TOOLS)/gofumpt ## bring code up to date and format it
 	go fix work
@@ -61,4 +60,4 @@ $(TOOLS)/buf: tools/buf/go.mod
 $(TOOLS)/%: tools/go.mod
 	GOWORK=off GOBIN=$(TOOLS) go -C tools install $$(GOWORK=off go -C tools list tool | grep '/$*$$')
 
-.PHONY: help up down build test test-containers lint breaking policy vuln generate check-generate bench fix tidy
+.PHONY: help up dev down build test test-containers lint generate bench bench-stack fix tidy

@@ -25,7 +25,7 @@ packages() {
 	command -v apt-get >/dev/null || fail "installing $* needs apt-get: install Docker yourself on a system other than Debian"
 	say "installing Debian packages: $*"
 	apt-get update -qq >&2 || say "apt-get update had trouble; going on with the lists that are here"
-	DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "$@" >&2 || fail "apt-get cannot install $*"
+	DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends -o DPkg::Lock::Timeout=300 "$@" >&2 || fail "apt-get cannot install $*"
 }
 
 # start starts the engine and waits until it answers.

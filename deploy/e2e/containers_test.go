@@ -4,13 +4,19 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"math/rand/v2"
+	"net"
+	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 )
@@ -22,6 +28,7 @@ const containersVariable = "BIJOU_TEST_CONTAINERS"
 // addresses, as a Linux host can.
 type containers struct {
 	project string
+	files   []string // of compose, below root
 
 	mu    sync.Mutex
 	known map[string]container // by instance, until it is stopped or started
@@ -31,24 +38,30 @@ type containers struct {
 type container struct {
 	Name  string
 	State struct {
-		Pid int
+		Pid    int
+		Health struct{ Status string }
 	}
-	HostConfig struct {
+	RestartCount int
+	HostConfig   struct {
 		Memory, PidsLimit int64
 	}
 	Config struct {
 		Env []string
 	}
+	Mounts          []mount
 	NetworkSettings struct {
 		Ports    map[string][]struct{ HostIp, HostPort string }
 		Networks map[string]struct{ IPAddress string }
 	}
 }
 
-// startContainers builds the images, runs the stack on free ports and waits until every container is healthy.
+type mount struct{ Name string }
+
+// startContainers builds the images and runs the stack on free ports until every container is healthy. The containers start
+// in a random order, as after a boot, and as with tools that know no depends_on.
 func startContainers(t testing.TB) *containers {
 	t.Helper()
-	c := &containers{project: fmt.Sprintf("bijou-test-%d", os.Getpid()), known: map[string]container{}}
+	c := &containers{project: fmt.Sprintf("bijou-test-%d", os.Getpid()), files: []string{"compose.yaml"}, known: map[string]container{}}
 	t.Cleanup(func() {
 		if t.Failed() {
 			c.dump(t)
@@ -57,17 +70,56 @@ func startContainers(t testing.TB) *containers {
 			t.Errorf("stopping the stack: %v\n%s", err, out)
 		}
 	})
-	ctx, cancel := context.WithTimeout(t.Context(), 15*time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), 25*time.Minute)
 	defer cancel()
-	if out, err := c.compose(ctx, "up", "--build", "--detach", "--wait", "--wait-timeout", "180").CombinedOutput(); err != nil {
+	if out, err := c.compose(ctx, "up", "--build", "--no-start").CombinedOutput(); err != nil {
 		t.Fatalf("docker compose up: %v\n%s", err, out[max(0, len(out)-8000):])
 	}
+	c.startShuffled(t, rand.Uint64())
 	return c
 }
 
+// startShuffled starts all containers in the order that comes of seed and waits until they are healthy.
+func (c *containers) startShuffled(t testing.TB, seed uint64) {
+	t.Helper()
+	names, err := c.names(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	slices.Sort(names)
+	rand.New(rand.NewPCG(seed, 0)).Shuffle(len(names), func(i, j int) { names[i], names[j] = names[j], names[i] })
+	t.Logf("the order of starting is that of seed %d", seed)
+	if out, err := exec.CommandContext(t.Context(), "docker", append([]string{"start"}, names...)...).CombinedOutput(); err != nil {
+		t.Fatalf("docker start: %v\n%s", err, out)
+	}
+	c.forget()
+	eventually(t, 3*time.Minute, "every container to be healthy", func(ctx context.Context) error {
+		all, err := inspect(ctx, names...)
+		if err != nil {
+			return err
+		}
+		for _, one := range all {
+			if one.State.Health.Status != "healthy" {
+				return fmt.Errorf("%s is %s", one.Name, one.State.Health.Status)
+			}
+		}
+		return nil
+	})
+}
+
+// forget drops what was known: addresses and processes are others after a start.
+func (c *containers) forget() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	clear(c.known)
+}
+
 func (c *containers) compose(ctx context.Context, args ...string) *exec.Cmd {
-	file := filepath.Join(root, "compose.yaml")
-	cmd := exec.CommandContext(ctx, "docker", append([]string{"compose", "--progress", "plain", "--file", file, "--project-name", c.project}, args...)...)
+	all := []string{"compose", "--progress", "plain", "--project-name", c.project}
+	for _, file := range c.files {
+		all = append(all, "--file", filepath.Join(root, file))
+	}
+	cmd := exec.CommandContext(ctx, "docker", append(all, args...)...)
 	cmd.Env = append(os.Environ(), "BIJOU_EDGE_PORT=0", "BIJOU_ZIPKIN_PORT=0", "BIJOU_OTLP_PORT=0", "BIJOU_OTLP_HTTP_PORT=0")
 	return cmd
 }
@@ -169,13 +221,47 @@ func (c *containers) logs(instance string) string {
 	return string(out)
 }
 
-// names are the containers of the project.
-func (c *containers) names(ctx context.Context) ([]string, error) {
-	out, err := c.compose(ctx, "ps", "--all", "--quiet").Output()
+// names are the containers of the project, or those of some of its services.
+func (c *containers) names(ctx context.Context, services ...string) ([]string, error) {
+	out, err := c.compose(ctx, append([]string{"ps", "--all", "--format", "{{.Name}}"}, services...)...).Output()
 	if err != nil {
 		return nil, fmt.Errorf("listing the containers: %w", err)
 	}
 	return strings.Fields(string(out)), nil
+}
+
+// instances are the instances of a service, without the project's name.
+func (c *containers) instances(t testing.TB, service string) []string {
+	t.Helper()
+	names, err := c.names(t.Context(), service)
+	if err != nil || len(names) == 0 {
+		t.Fatalf("%s has the containers %v, %v", service, names, err)
+	}
+	slices.Sort(names)
+	for i, name := range names {
+		names[i] = strings.TrimPrefix(name, c.project+"-")
+	}
+	return names
+}
+
+// ready waits until an instance says so itself: the engine asks it every ten seconds only.
+func (c *containers) ready(t testing.TB, instance string) {
+	t.Helper()
+	eventually(t, time.Minute, instance+" to be ready", func(ctx context.Context) error {
+		found, err := inspect(ctx, c.project+"-"+instance)
+		if err != nil {
+			return err
+		}
+		if found[0].State.Pid == 0 {
+			return errors.New("it does not run")
+		}
+		out, err := exec.CommandContext(ctx, "docker", "exec", c.project+"-"+instance, "/service", "healthcheck").CombinedOutput()
+		if err != nil {
+			return fmt.Errorf("%w: %s", err, out)
+		}
+		return nil
+	})
+	c.forget()
 }
 
 // dump prints what went wrong in each container, for a story that did not end well.
@@ -202,8 +288,20 @@ func TestContainers(t *testing.T) {
 	c := startContainers(t)
 	t.Run("Locked down", func(t *testing.T) { tellLockedDown(t, c) })
 	tellAll(t, c)
-	t.Run("Story/an instance hangs under load", func(t *testing.T) { tellPaused(t, c) })
-	t.Run("Story/an instance crashes and comes back", func(t *testing.T) { tellCrashed(t, c) })
+	for _, s := range []struct {
+		name string
+		tell func(*testing.T, *containers)
+	}{
+		{"an instance hangs under load", tellPaused},
+		{"an instance loses its network under load", tellDisconnected},
+		{"an instance crashes and comes back", tellCrashed},
+		{"an instance needs more memory than it may have", tellOutOfMemory},
+		{"every service is restarted under load", tellRolling},
+		{"everything is killed and starts in any order", tellAnyOrder},
+		{"one of three stores is killed", tellHighlyAvailable}, // last: it adds compose.ha.yaml
+	} {
+		t.Run("Story/"+s.name, func(t *testing.T) { s.tell(t, c) })
+	}
 }
 
 // tellLockedDown asks the kernel what each container may do.
@@ -280,13 +378,30 @@ func rootMount(t *testing.T, pid int) []string {
 	return nil
 }
 
-// tellPaused freezes an instance: its connections stay open and nothing answers, so only time-outs can tell. What it had
-// accepted is lost; the callers must learn from that, and from then on nothing may fail.
+// tellPaused freezes an instance: its connections stay open and nothing answers.
 func tellPaused(t *testing.T, c *containers) {
+	tellSilenced(t, c, "catalog-a-1", func() { c.docker(t, "catalog-a-1", "pause") }, func() { c.docker(t, "catalog-a-1", "unpause") })
+}
+
+// tellDisconnected pulls an instance's cable out. When it is put back, the instance may have another address.
+func tellDisconnected(t *testing.T, c *containers) {
+	network := c.project + "_data"
+	tellSilenced(t, c, "catalog-a-2",
+		func() { c.docker(t, "catalog-a-2", "network", "disconnect", network) },
+		func() {
+			c.docker(t, "catalog-a-2", "network", "connect", "--alias", "self", "--alias", "catalog-a", network)
+		})
+}
+
+// tellSilenced makes an instance fall silent without a reset, so only time-outs can tell. What it had accepted is lost; the
+// callers must learn from that, and from then on nothing may fail. Later it has its share of the calls again.
+func tellSilenced(t *testing.T, c *containers, instance string, silence, restore func()) {
 	url := wholeHome(t, c)
 	l := startLoad(t, c, url, edge(c)+"/", edge(c)+"/browse")
 	l.during(t, 2)
-	c.docker(t, "catalog-a-1", "pause")
+	silence()
+	restored := sync.OnceFunc(restore)
+	defer restored()
 	l.during(t, 5)
 	l.cancel()
 	l.wg.Wait()
@@ -298,8 +413,38 @@ func tellPaused(t *testing.T, c *containers) {
 	l = startLoad(t, c, url, edge(c)+"/", edge(c)+"/browse")
 	l.during(t, 4)
 	l.finish(t)
-	c.docker(t, "catalog-a-1", "unpause")
+	restored()
+	c.ready(t, instance)
+	before := c.served(t, instance)
+	l = startLoad(t, c, url, edge(c)+"/", edge(c)+"/browse")
+	eventually(t, 90*time.Second, instance+" to be called again", func(context.Context) error {
+		if after := c.served(t, instance); after < before+10 {
+			return fmt.Errorf("it served %v calls, and %v before it came back", after, before)
+		}
+		return nil
+	})
+	l.finish(t)
 	wholeHome(t, c)
+}
+
+// served is how many calls an instance has answered, as its metrics say.
+func (c *containers) served(t testing.TB, instance string) float64 {
+	t.Helper()
+	a, err := get(t.Context(), "http://"+c.addr(instance, 9090)+"/metrics")
+	if err != nil {
+		t.Fatal(err)
+	}
+	sum := 0.0
+	for line := range strings.Lines(a.body) {
+		if strings.HasPrefix(line, "bijou_rpc_server_seconds_count{") {
+			n, err := strconv.ParseFloat(line[strings.LastIndexByte(line, ' ')+1:len(line)-1], 64)
+			if err != nil {
+				t.Fatalf("reading %q: %v", line, err)
+			}
+			sum += n
+		}
+	}
+	return sum
 }
 
 // tellCrashed has the engine bring an instance back.
@@ -323,6 +468,197 @@ func tellCrashed(t *testing.T, c *containers) {
 	})
 	l.finish(t)
 	wholeHome(t, c)
+}
+
+// tellOutOfMemory takes memory away from an instance until the kernel kills it. Only that one may be killed, nobody else may
+// notice, and it comes back.
+func tellOutOfMemory(t *testing.T, c *containers) {
+	const victim = "search-1"
+	url := wholeHome(t, c)
+	before, err := c.find(victim)
+	if err != nil {
+		t.Fatal(err)
+	}
+	began := time.Now()
+	l := startLoad(t, c, url, edge(c)+"/browse")
+	l.during(t, 1)
+	limit := func(bytes int64) error { // fails while the kernel sees no way to get below it
+		n := fmt.Sprint(bytes)
+		return exec.CommandContext(t.Context(), "docker", "update", "--memory", n, "--memory-swap", n, c.project+"-"+victim).Run()
+	}
+	bytes := before.HostConfig.Memory
+	eventually(t, 90*time.Second, "the kernel to kill "+victim, func(ctx context.Context) error {
+		if killed := c.outOfMemory(t, began); len(killed) > 0 {
+			return nil
+		}
+		if next := bytes * 97 / 100; limit(next) == nil {
+			bytes = next
+		}
+		// Work that needs memory: a profile of its own heap.
+		_, _ = get(ctx, "http://"+c.addr(victim, 9090)+"/debug/pprof/heap")
+		return fmt.Errorf("it lives with %d bytes", bytes)
+	})
+	t.Logf("killed with %d bytes", bytes)
+	eventually(t, 30*time.Second, "the limit from before", func(context.Context) error { return limit(before.HostConfig.Memory) })
+	if all, err := inspect(t.Context(), c.project+"-"+victim); err != nil || all[0].State.Pid == 0 {
+		c.start(t, victim) // the engine gives up on who is killed before it runs
+	}
+	c.ready(t, victim)
+	l.finish(t)
+	if killed := c.outOfMemory(t, began); !slices.Equal(killed, []string{victim}) {
+		t.Errorf("the kernel killed %v, want %s alone", killed, victim)
+	}
+	wholeHome(t, c)
+}
+
+// outOfMemory returns which containers of the project the kernel took memory from since then, each once.
+func (c *containers) outOfMemory(t testing.TB, since time.Time) []string {
+	t.Helper()
+	out, err := exec.CommandContext(t.Context(), "docker", "events", "--since", fmt.Sprint(since.Unix()), "--until", fmt.Sprint(time.Now().Unix()),
+		"--filter", "event=oom", "--filter", "label=com.docker.compose.project="+c.project, "--format", "{{.Actor.Attributes.name}}").Output()
+	if err != nil {
+		t.Fatalf("docker events: %v", err)
+	}
+	names := strings.Fields(string(out))
+	slices.Sort(names)
+	names = slices.Compact(names)
+	for i, name := range names {
+		names[i] = strings.TrimPrefix(name, c.project+"-")
+	}
+	return names
+}
+
+// tellRolling replaces every instance of every service by hand, as an upgrade does: one more first, where the service has no
+// disk that two could not share, then each of the old ones in turn.
+func tellRolling(t *testing.T, c *containers) {
+	url := wholeHome(t, c)
+	out, err := c.compose(t.Context(), "config", "--services").Output()
+	if err != nil {
+		t.Fatalf("docker compose config: %v", err)
+	}
+	services := strings.Fields(string(out))
+	if len(services) < 15 {
+		t.Fatalf("only %v", services)
+	}
+	slices.Sort(services)
+	front := &rotation{}
+	front.set(c.addr("gateway-1", 8080))
+	l := startLoadBy(t, c, front.client(), url, edge(c)+"/", edge(c)+"/browse")
+	l.during(t, 1)
+	for _, service := range services {
+		old := c.instances(t, service)
+		scale := func(n int) {
+			if out, err := c.compose(t.Context(), "up", "--detach", "--no-build", "--no-deps", "--no-recreate", "--scale", fmt.Sprint(service, "=", n), service).CombinedOutput(); err != nil {
+				t.Fatalf("scaling %s to %d: %v\n%s", service, n, err, out)
+			}
+			c.forget()
+		}
+		alone := c.hasState(t, old[0])
+		if !alone {
+			scale(len(old) + 1)
+			for _, instance := range c.instances(t, service) {
+				c.ready(t, instance)
+			}
+			if service == "gateway" {
+				front.set(c.addr("gateway-2", 8080))
+			}
+			l.during(t, 1)
+		}
+		for _, instance := range old {
+			c.restart(t, instance)
+			c.ready(t, instance)
+			l.during(t, 1)
+		}
+		if !alone {
+			if service == "gateway" {
+				front.set(c.addr("gateway-1", 8080))
+			}
+			scale(len(old))
+		}
+		if n := len(l.failed()); n > 0 {
+			t.Errorf("%d requests failed by the time %s was replaced", n, service)
+		}
+	}
+	l.during(t, 2)
+	l.finish(t)
+	wholeHome(t, c)
+}
+
+// hasState says whether an instance keeps data on a volume with a name.
+func (c *containers) hasState(t testing.TB, instance string) bool {
+	t.Helper()
+	found, err := c.find(instance)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return slices.ContainsFunc(found.Mounts, func(m mount) bool { return strings.HasPrefix(m.Name, c.project) })
+}
+
+// rotation is what stands in front of an edge with several instances: it says where new connections go. The port of an
+// instance that stops is answered by the engine until the end, so nobody can tell by trying.
+type rotation struct{ addr atomic.Value }
+
+func (r *rotation) set(addr string) { r.addr.Store(addr) }
+
+func (r *rotation) client() *http.Client {
+	var d net.Dialer
+	return &http.Client{Timeout: client.Timeout, Transport: &http.Transport{
+		MaxIdleConnsPerHost: 64, IdleConnTimeout: time.Minute,
+		DialContext: func(ctx context.Context, network, _ string) (net.Conn, error) {
+			return d.DialContext(ctx, network, r.addr.Load().(string))
+		},
+	}}
+}
+
+// tellAnyOrder is a power cut: everything is gone at the same time, and comes back in any order.
+func tellAnyOrder(t *testing.T, c *containers) {
+	for range 3 {
+		names, err := c.names(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if out, err := exec.CommandContext(t.Context(), "docker", append([]string{"kill"}, names...)...).CombinedOutput(); err != nil {
+			t.Fatalf("docker kill: %v\n%s", err, out)
+		}
+		c.startShuffled(t, rand.Uint64())
+		wholeHome(t, c)
+	}
+}
+
+// tellHighlyAvailable adds compose.ha.yaml to what runs, and takes one store after the other away: settings can be published
+// all the time.
+func tellHighlyAvailable(t *testing.T, c *containers) {
+	c.files = append(c.files, "compose.ha.yaml")
+	if out, err := c.compose(t.Context(), "up", "--detach", "--no-build", "--wait", "--wait-timeout", "180").CombinedOutput(); err != nil {
+		t.Fatalf("docker compose up: %v\n%s", err, out[max(0, len(out)-8000):])
+	}
+	c.forget()
+	for service, want := range map[string]int{"etcd": 1, "etcd-2": 1, "etcd-3": 1, "config": 2, "discovery": 2, "circuits": 2} {
+		if got := c.instances(t, service); len(got) != want {
+			t.Errorf("%s has the instances %v, want %d", service, got, want)
+		}
+	}
+	url := wholeHome(t, c)
+	declared(t, c)
+	l := startLoad(t, c, url, edge(c)+"/browse")
+	for i, store := range []string{"etcd-1", "etcd-2-1", "etcd-3-1"} {
+		c.hold(t, store)
+		eventually(t, 30*time.Second, "publishing without "+store, func(context.Context) error {
+			if code, out := bijou(t, c, "config", "set", "web.home.row", fmt.Sprint(6+i), "--app", "web", "--reason", "without "+store, "--wait", "20s"); code != 0 {
+				return fmt.Errorf("exit %d: %s", code, out)
+			}
+			return nil
+		})
+		c.start(t, store)
+		c.ready(t, store)
+	}
+	l.finish(t)
+	history := must(t, c, "config", "history", "--json")
+	for _, store := range []string{"etcd-1", "etcd-2-1", "etcd-3-1"} {
+		if !strings.Contains(history, "without "+store) {
+			t.Errorf("what was published without %s is not in the history:\n%s", store, history)
+		}
+	}
 }
 
 func (c *containers) rate() int { return 40 }

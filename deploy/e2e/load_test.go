@@ -3,6 +3,7 @@ package e2e
 import (
 	"context"
 	"fmt"
+	"net/http"
 	"slices"
 	"strings"
 	"sync"
@@ -16,6 +17,7 @@ type load struct {
 	cancel context.CancelFunc
 	wg     sync.WaitGroup
 
+	client   *http.Client
 	rate     int
 	mu       sync.Mutex
 	offered  int
@@ -29,8 +31,13 @@ const within = 2 * time.Second
 // startLoad sends requests to the urls in turn until finish.
 func startLoad(t testing.TB, p platform, urls ...string) *load {
 	t.Helper()
+	return startLoadBy(t, p, client, urls...)
+}
+
+func startLoadBy(t testing.TB, p platform, client *http.Client, urls ...string) *load {
+	t.Helper()
 	ctx, cancel := context.WithCancel(t.Context())
-	l := &load{cancel: cancel, rate: p.rate()}
+	l := &load{cancel: cancel, client: client, rate: p.rate()}
 	l.wg.Go(func() {
 		tick := time.NewTicker(time.Second / time.Duration(l.rate))
 		defer tick.Stop()
@@ -50,7 +57,7 @@ func startLoad(t testing.TB, p platform, urls ...string) *load {
 func (l *load) one(url string, intended time.Time) {
 	ctx, cancel := context.WithDeadline(context.Background(), intended.Add(within))
 	defer cancel()
-	a, err := get(ctx, url)
+	a, err := getBy(ctx, l.client, url)
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.offered++
@@ -76,6 +83,13 @@ func (l *load) finish(t testing.TB) {
 	if n := len(l.failures); n > 0 {
 		t.Errorf("%d of %d requests failed:\n  %s", n, l.offered, strings.Join(l.failures[:min(5, n)], "\n  "))
 	}
+}
+
+// failed returns what failed so far.
+func (l *load) failed() []string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return slices.Clone(l.failures)
 }
 
 // during lets the load go on until as many requests were answered as leave in so many seconds.

@@ -80,6 +80,10 @@ type answer struct {
 }
 
 func get(ctx context.Context, url string, header ...string) (answer, error) {
+	return getBy(ctx, client, url, header...)
+}
+
+func getBy(ctx context.Context, client *http.Client, url string, header ...string) (answer, error) {
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
 	if err != nil {
 		return answer{}, err
@@ -87,10 +91,10 @@ func get(ctx context.Context, url string, header ...string) (answer, error) {
 	for i := 0; i+1 < len(header); i += 2 {
 		req.Header.Set(header[i], header[i+1])
 	}
-	return do(req)
+	return do(client, req)
 }
 
-func do(req *http.Request) (answer, error) {
+func do(client *http.Client, req *http.Request) (answer, error) {
 	resp, err := client.Do(req)
 	if err != nil {
 		return answer{}, err
