@@ -20,7 +20,7 @@ func swarm(p *types.Project) ([]byte, error) {
 		services[name] = one
 	}
 	for name, n := range p.Networks {
-		networks[name] = object{"driver": "overlay", "internal": bool(n.Internal)}
+		networks[name] = object{"driver": "overlay", "internal": n.Internal}
 	}
 	for name := range p.Volumes {
 		volumes[name] = object{}
