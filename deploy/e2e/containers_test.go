@@ -93,7 +93,17 @@ func (c *containers) startShuffled(t testing.TB, seed uint64) {
 		t.Fatalf("docker start: %v\n%s", err, out)
 	}
 	c.forget()
+	c.healthy(t)
+}
+
+// healthy waits until the engine says so of every container.
+func (c *containers) healthy(t testing.TB) {
+	t.Helper()
 	eventually(t, 3*time.Minute, "every container to be healthy", func(ctx context.Context) error {
+		names, err := c.names(ctx)
+		if err != nil {
+			return err
+		}
 		all, err := inspect(ctx, names...)
 		if err != nil {
 			return err
@@ -612,7 +622,7 @@ func (r *rotation) client() *http.Client {
 
 // tellAnyOrder is a power cut: everything is gone at the same time, and comes back in any order.
 func tellAnyOrder(t *testing.T, c *containers) {
-	for range 3 {
+	for range 2 {
 		names, err := c.names(t.Context())
 		if err != nil {
 			t.Fatal(err)
@@ -629,10 +639,11 @@ func tellAnyOrder(t *testing.T, c *containers) {
 // all the time.
 func tellHighlyAvailable(t *testing.T, c *containers) {
 	c.files = append(c.files, "compose.ha.yaml")
-	if out, err := c.compose(t.Context(), "up", "--detach", "--no-build", "--wait", "--wait-timeout", "180").CombinedOutput(); err != nil {
+	if out, err := c.compose(t.Context(), "up", "--detach", "--no-build").CombinedOutput(); err != nil {
 		t.Fatalf("docker compose up: %v\n%s", err, out[max(0, len(out)-8000):])
 	}
 	c.forget()
+	c.healthy(t)
 	for service, want := range map[string]int{"etcd": 1, "etcd-2": 1, "etcd-3": 1, "config": 2, "discovery": 2, "circuits": 2} {
 		if got := c.instances(t, service); len(got) != want {
 			t.Errorf("%s has the instances %v, want %d", service, got, want)

@@ -3,6 +3,7 @@ package service
 import (
 	"context"
 	"net"
+	"net/netip"
 	"slices"
 	"strings"
 	"time"
@@ -11,8 +12,12 @@ import (
 // lookupTimeout bounds the question which addresses a name stands for. Without an answer the name itself will do.
 const lookupTimeout = 2 * time.Second
 
-// ownAddress returns the one of this machine's addresses that host stands for, else host.
+// ownAddress returns the one of this machine's addresses that host, a name or a network, stands for. Without one, a name is
+// returned as it is, and for a network nothing.
 func ownAddress(host string) string {
+	if network, err := netip.ParsePrefix(host); err == nil {
+		return addressIn(network)
+	}
 	if host == "" || net.ParseIP(host) != nil {
 		return host
 	}
@@ -32,4 +37,18 @@ func ownAddress(host string) string {
 		}
 	}
 	return host
+}
+
+// addressIn returns this machine's address in a network, else "".
+func addressIn(network netip.Prefix) string {
+	own, err := net.InterfaceAddrs()
+	if err != nil {
+		return ""
+	}
+	for _, a := range own {
+		if p, err := netip.ParsePrefix(a.String()); err == nil && network.Contains(p.Addr()) {
+			return p.Addr().String()
+		}
+	}
+	return ""
 }

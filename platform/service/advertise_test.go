@@ -11,10 +11,12 @@ import (
 
 func TestAdvertisedNames(t *testing.T) {
 	for advertise, want := range map[string]string{
-		"":               "alone-1:8080",
-		"192.0.2.1":      "192.0.2.1:8080",
-		"nobody.invalid": "nobody.invalid:8080",
-		"localhost":      "127.0.0.1:8080", // stands for an address of this machine
+		"":                "alone-1:8080",
+		"192.0.2.1":       "192.0.2.1:8080",
+		"nobody.invalid":  "nobody.invalid:8080",
+		"localhost":       "127.0.0.1:8080", // stands for an address of this machine
+		"127.0.0.0/8":     "127.0.0.1:8080", // a network that this machine is in
+		"198.51.100.0/24": "alone-1:8080",   // one that it is not in
 	} {
 		var log bytes.Buffer
 		n := memnet.New()

@@ -65,7 +65,7 @@ func parse(crash func(), name string, args []string, env func(string) string, st
 		}
 		return nil
 	})
-	f.StringVar(&o.Advertise, "advertise", "", "host under which others reach this process (default: found out)")
+	f.StringVar(&o.Advertise, "advertise", "", "host under which others reach this process, or the network in which its address is (default: found out)")
 	f.StringVar(&o.StateDir, "state-dir", "", "folder for last-known-good settings and instances (default: none)")
 	f.DurationVar(&o.Drain, "drain", o.Drain, "how long a stop waits for work in hand")
 	f.BoolVar(allowKill, "allow-kill", false, "serve POST /kill on the admin listener, for game days")

@@ -6,9 +6,11 @@ import (
 	"log/slog"
 	"maps"
 	"net"
+	"net/netip"
 	"os"
 	"regexp"
 	"slices"
+	"strings"
 	"time"
 
 	"bijou.dev/platform/errs"
@@ -32,7 +34,7 @@ type Options struct {
 	// Advertise is the host under which others reach the listeners. Empty: the host that a listener is bound to, or
 	// for wildcard addresses this machine's first address that is not a loopback. A name that stands for one of this
 	// machine's own addresses becomes that address when the process starts: on a machine in several networks, a name
-	// known in one of them says which.
+	// known in one of them says which. A network in CIDR notation does the same where there is no such name.
 	Advertise string
 	// StateDir is where last-known-good settings and instances are kept for the next start. Empty: nowhere.
 	StateDir string
@@ -119,6 +121,11 @@ func (o Options) validate() error {
 	for _, name := range slices.Sorted(maps.Keys(o.Listen)) {
 		if _, _, e := net.SplitHostPort(o.Listen[name]); e != nil {
 			err.Field("Listen."+name, fmt.Sprintf("%q must be host:port", o.Listen[name]))
+		}
+	}
+	if strings.Contains(o.Advertise, "/") {
+		if _, e := netip.ParsePrefix(o.Advertise); e != nil {
+			err.Field("Advertise", fmt.Sprintf("%q must be a host or a network like 10.1.0.0/16", o.Advertise))
 		}
 	}
 	if o.Drain < 0 {

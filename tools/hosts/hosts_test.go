@@ -261,13 +261,16 @@ func TestSwarmRunsWhatComposeRuns(t *testing.T) {
 	if len(stack.Services) != len(p.Services) {
 		t.Errorf("%d services, want %d", len(stack.Services), len(p.Services))
 	}
+	if pool := stack.Networks["data"].Ipam.Config; len(pool) != 1 || pool[0].Subnet != subnet {
+		t.Errorf("network data has the addresses %v, and its instances look for theirs in %s", pool, subnet)
+	}
 	for name, want := range p.Services {
 		got := stack.Services[name]
 		if got.Image != want.Image || got.GetScale() != want.GetScale() || got.User != want.User || !got.ReadOnly || !slices.Equal(got.CapDrop, want.CapDrop) ||
 			int64(got.Deploy.Resources.Limits.MemoryBytes) != int64(want.MemLimit) || got.Deploy.Resources.Limits.Pids != want.PidsLimit {
 			t.Errorf("%s is %+v", name, got)
 		}
-		if !maps.EqualFunc(got.Environment, want.Environment, func(a, b *string) bool { return *a == *b }) {
+		if !maps.EqualFunc(got.Environment, want.Environment, func(a, b *string) bool { return *a == *b || *a == subnet && *b == ownAlias(want) }) {
 			t.Errorf("%s gets %v, want %v", name, got.Environment, want.Environment)
 		}
 		if len(got.Volumes) != len(want.Volumes) || len(got.Ports) != len(want.Ports) || len(got.Networks) != len(want.Networks) {

@@ -8,6 +8,22 @@ import (
 	"github.com/compose-spec/compose-go/v2/types"
 )
 
+// subnet is that of the network on which instances find each other. Swarm resolves no name of a container before it is healthy,
+// its own neither, so that an instance must know its address by the network.
+const subnet = "10.78.0.0/16"
+
+// aliasNetwork returns the network in which all instances share a name in compose.yaml.
+func aliasNetwork(p *types.Project) string {
+	for _, s := range p.Services {
+		for name, n := range s.Networks {
+			if n != nil && len(n.Aliases) > 0 {
+				return name
+			}
+		}
+	}
+	return ""
+}
+
 // swarm returns the stack file: compose.yaml in the older format that `docker stack deploy` reads, with how to replace
 // instances added.
 func swarm(p *types.Project) ([]byte, error) {
@@ -21,6 +37,9 @@ func swarm(p *types.Project) ([]byte, error) {
 	}
 	for name, n := range p.Networks {
 		networks[name] = object{"driver": "overlay", "internal": n.Internal}
+		if name == aliasNetwork(p) {
+			networks[name] = object{"driver": "overlay", "internal": n.Internal, "ipam": object{"config": []any{object{"subnet": subnet}}}}
+		}
 	}
 	for name := range p.Volumes {
 		volumes[name] = object{}
@@ -38,13 +57,13 @@ func swarmService(s types.ServiceConfig) (object, error) {
 			return nil, fmt.Errorf("environment: %s comes from whoever starts it; a stack needs a value", key)
 		}
 		environment[key] = *value
+		if own := ownAlias(s); own != "" && *value == own {
+			environment[key] = subnet
+		}
 	}
 	networks := object{}
-	for name, n := range s.Networks {
+	for name := range s.Networks {
 		networks[name] = object{}
-		if n != nil && len(n.Aliases) > 0 {
-			networks[name] = object{"aliases": n.Aliases}
-		}
 	}
 	var volumes []any
 	for _, v := range s.Volumes {
