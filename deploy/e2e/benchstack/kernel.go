@@ -11,8 +11,9 @@ import (
 
 // used is what the kernel says of one container.
 type used struct {
-	memory   int64 // charged to it, without the cache of files that nobody used lately: what `docker stats` shows
-	resident int64 // of its process
+	charged  int64 // to the container and its limit, without the cache of files that nobody used lately: as `docker stats`
+	resident int64 // of its process, pages shared with others counted in part, so that sums are true
+	whole    int64 // the same with every page counted in full: VmRSS
 	cpu      time.Duration
 }
 
@@ -31,11 +32,11 @@ func usage(all []container) ([]used, error) {
 const groups = "/sys/fs/cgroup"
 
 func usageOf(pid int) (u used, err error) {
-	status, err := table(fmt.Sprintf("/proc/%d/status", pid))
+	maps, err := table(fmt.Sprintf("/proc/%d/smaps_rollup", pid))
 	if err != nil {
 		return u, err
 	}
-	u.resident = status["VmRSS:"] << 10
+	u.resident, u.whole = maps["Pss:"]<<10, maps["Rss:"]<<10
 	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/cgroup", pid))
 	if err != nil {
 		return u, err
@@ -65,7 +66,7 @@ func (u *used) version1(memory, cpu string) error {
 		return err
 	}
 	spent, err := number(filepath.Join(cpu, "cpuacct.usage"))
-	u.memory, u.cpu = total-stat["total_inactive_file"], time.Duration(spent)
+	u.charged, u.cpu = total-stat["total_inactive_file"], time.Duration(spent)
 	return err
 }
 
@@ -79,7 +80,7 @@ func (u *used) version2(group string) error {
 		return err
 	}
 	cpu, err := table(filepath.Join(group, "cpu.stat"))
-	u.memory, u.cpu = total-memory["inactive_file"], time.Duration(cpu["usage_usec"])*time.Microsecond
+	u.charged, u.cpu = total-memory["inactive_file"], time.Duration(cpu["usage_usec"])*time.Microsecond
 	return err
 }
 
