@@ -130,7 +130,7 @@ func (c *containers) compose(ctx context.Context, args ...string) *exec.Cmd {
 		all = append(all, "--file", filepath.Join(root, file))
 	}
 	cmd := exec.CommandContext(ctx, "docker", append(all, args...)...)
-	cmd.Env = append(os.Environ(), "BIJOU_EDGE_PORT=0", "BIJOU_ZIPKIN_PORT=0", "BIJOU_OTLP_PORT=0", "BIJOU_OTLP_HTTP_PORT=0")
+	cmd.Env = append(os.Environ(), "BIJOU_EDGE_PORT=0", "BIJOU_CONSOLE_PORT=0", "BIJOU_ZIPKIN_PORT=0", "BIJOU_OTLP_PORT=0", "BIJOU_OTLP_HTTP_PORT=0")
 	return cmd
 }
 

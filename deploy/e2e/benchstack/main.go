@@ -65,7 +65,7 @@ func run(ctx context.Context, env []string, out, log io.Writer) (err error) {
 	}
 	b := &bench{
 		project: fmt.Sprintf("bijou-bench-%d", os.Getpid()), edge: fmt.Sprintf("http://127.0.0.1:%d/", port), out: out, log: log,
-		env: append(env, fmt.Sprint("BIJOU_EDGE_PORT=", port), "BIJOU_ZIPKIN_PORT=0", "BIJOU_OTLP_PORT=0", "BIJOU_OTLP_HTTP_PORT=0"),
+		env: append(env, fmt.Sprint("BIJOU_EDGE_PORT=", port), "BIJOU_CONSOLE_PORT=0", "BIJOU_ZIPKIN_PORT=0", "BIJOU_OTLP_PORT=0", "BIJOU_OTLP_HTTP_PORT=0"),
 	}
 	fmt.Fprintln(log, "building the images")
 	if _, err := b.compose(ctx, "build", "--quiet"); err != nil {
