@@ -91,10 +91,12 @@ func getBy(ctx context.Context, client *http.Client, url string, header ...strin
 	for i := 0; i+1 < len(header); i += 2 {
 		req.Header.Set(header[i], header[i+1])
 	}
-	return do(client, req)
+	return doBy(client, req)
 }
 
-func do(client *http.Client, req *http.Request) (answer, error) {
+func do(req *http.Request) (answer, error) { return doBy(client, req) }
+
+func doBy(client *http.Client, req *http.Request) (answer, error) {
 	resp, err := client.Do(req)
 	if err != nil {
 		return answer{}, err
