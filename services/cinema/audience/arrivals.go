@@ -35,7 +35,7 @@ func (l *Load) arrive(ctx context.Context, begin func(due time.Time)) {
 		}
 	})()
 	due := time.Now()
-	s := slope{to: l.target(), since: due, over: l.ramp.Get()}
+	s := slope{to: l.target(), since: due, over: l.rise()}
 	for {
 		high := max(s.from, s.to)
 		if time.Since(s.since) >= s.over {
@@ -51,7 +51,7 @@ func (l *Load) arrive(ctx context.Context, begin func(due time.Time)) {
 			return
 		case <-changed:
 			due = time.Now()
-			s = slope{from: s.at(due), to: l.target(), since: due, over: l.ramp.Get()}
+			s = slope{from: s.at(due), to: l.target(), since: due, over: l.rise()}
 		case <-time.After(wait):
 			if high > 0 && l.chance() < s.at(due)/high {
 				begin(due)
@@ -65,6 +65,14 @@ func (l *Load) target() float64 {
 		return cmp.Or(l.opts.Rate, 1)
 	}
 	return l.rate.Get()
+}
+
+// rise is how long a new rate takes.
+func (l *Load) rise() time.Duration {
+	if l.opts.Fixed {
+		return l.opts.Ramp
+	}
+	return l.ramp.Get()
 }
 
 // gap returns the time to the next arrival of a Poisson process.

@@ -28,10 +28,15 @@ type Options struct {
 	// Rate is the default of the live setting audience.rate, in sessions a second; with Once it is the rate whatever the
 	// setting says. Zero: 1.
 	Rate float64
+	// Ramp is the default of the live setting audience.ramp, in which a rate is reached; with Once it is the ramp whatever
+	// the setting says. Zero: none.
+	Ramp time.Duration
 	// Threshold is the share of requests that must succeed, with Once. Zero: 0.99.
 	Threshold float64
 	// Out receives the table. Nil: nobody.
 	Out io.Writer
+	// JSON makes the table an object, for programs.
+	JSON bool
 	// Done is called after a good Once. Nil: nothing happens and the process goes on.
 	Done func()
 }
@@ -61,6 +66,8 @@ func (o Options) validate() error {
 		return errs.Errorf(errs.Invalid, "options of the audience").Field("Duration", "must not be negative")
 	case o.Rate < 0 || o.Rate > maxRate:
 		return errs.Errorf(errs.Invalid, "options of the audience").Field("Rate", "must be 0 to 10000")
+	case o.Ramp < 0 || o.Ramp > maxRamp:
+		return errs.Errorf(errs.Invalid, "options of the audience").Field("Ramp", "must be 0s to 24h")
 	case o.Threshold < 0 || o.Threshold > 1:
 		return errs.Errorf(errs.Invalid, "options of the audience").Field("Threshold", "must be 0 to 1")
 	}
@@ -74,7 +81,7 @@ func New(_ context.Context, p *service.Process, o Options) error {
 		return err
 	}
 	load, err := NewLoad(LoadOptions{
-		Target: o.Target, Rate: o.Rate, Fixed: o.Once, DialContext: p.DialContext, Settings: p.Config(), Metrics: p.Metrics(), Log: p.Log(),
+		Target: o.Target, Rate: o.Rate, Ramp: o.Ramp, Fixed: o.Once, DialContext: p.DialContext, Settings: p.Config(), Metrics: p.Metrics(), Log: p.Log(),
 	})
 	if err != nil {
 		return err
@@ -95,7 +102,7 @@ func once(ctx context.Context, load *Load, o Options) error {
 		return err
 	}
 	sum := load.Summary()
-	if _, err := io.WriteString(o.Out, sum.String()); err != nil {
+	if err := sum.print(o.Out, o.JSON); err != nil {
 		return fmt.Errorf("printing the summary: %w", err)
 	}
 	if sum.Success() < o.Threshold {

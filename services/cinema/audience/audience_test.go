@@ -3,6 +3,7 @@ package audience_test
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"math"
 	"net/http"
 	"strings"
@@ -14,7 +15,9 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"bijou.dev/platform/config"
+	"bijou.dev/platform/errs"
 	"bijou.dev/platform/memnet"
+	"bijou.dev/platform/service"
 	"bijou.dev/services/cinema/audience"
 )
 
@@ -195,7 +198,13 @@ func TestFailuresCount(t *testing.T) {
 
 func TestTableAndMetrics(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		c := open(t, nil)
+		c := open(t, func(w http.ResponseWriter, r *http.Request) {
+			time.Sleep(20 * time.Millisecond)
+			if r.URL.Path == "/api/profiles" {
+				time.Sleep(100 * time.Millisecond)
+			}
+			good(w, r)
+		})
 		reg := prometheus.NewRegistry()
 		l, err := audience.NewLoad(audience.LoadOptions{Target: "http://cinema:80", Rate: 5, Seed: 1, DialContext: c.net.DialContext, Metrics: reg})
 		if err != nil {
@@ -207,9 +216,118 @@ func TestTableAndMetrics(t *testing.T) {
 				t.Errorf("the table lacks %q:\n%s", want, s)
 			}
 		}
-		families, err := reg.Gather()
-		if err != nil || len(families) != 4 {
-			t.Errorf("%d metrics, %v", len(families), err)
+		for _, o := range s.Ops {
+			if o.Name == "home" && o.P95 > 25*time.Millisecond {
+				t.Errorf("home takes 20ms and counts %v: joining is a step of its own", o.P95)
+			}
+		}
+		got := gather(t, reg)
+		for name, want := range map[string]float64{
+			"cinema_audience_sessions_total started": float64(s.Started),
+			"cinema_audience_success_ratio":          1,
+		} {
+			if got[name] != want {
+				t.Errorf("%s is %v, want %v", name, got[name], want)
+			}
+		}
+		// The gauges are of the last ten seconds, so they agree with the sum roughly.
+		if p50 := got["cinema_audience_latency_seconds 0.5"]; p50 < 0.019 || p50 > 0.022 {
+			t.Errorf("the exported median is %v, want 20ms", p50)
+		}
+		homes := 0
+		for _, o := range s.Ops {
+			homes += map[bool]int{true: o.Requests}[o.Name == "home"]
+		}
+		if n := got["cinema_audience_request_seconds home"]; int(n) != homes || n == 0 {
+			t.Errorf("the histogram has %v homes, want %d", n, homes)
 		}
 	})
+}
+
+// gather returns the exported numbers by name and label values; of a histogram, how many it has counted.
+func gather(t *testing.T, reg *prometheus.Registry) map[string]float64 {
+	t.Helper()
+	families, err := reg.Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	out := map[string]float64{}
+	for _, f := range families {
+		for _, m := range f.GetMetric() {
+			name := f.GetName()
+			for _, l := range m.GetLabel() {
+				name += " " + l.GetValue()
+			}
+			out[name] = m.GetCounter().GetValue() + m.GetGauge().GetValue() + float64(m.GetHistogram().GetSampleCount())
+		}
+	}
+	return out
+}
+
+// comeOnce runs the audience as its command does and returns what it prints.
+func comeOnce(t *testing.T, c *cinema, o audience.Options) (string, error) {
+	t.Helper()
+	var out strings.Builder
+	ctx, cancel := context.WithCancel(t.Context())
+	o.Target, o.Once, o.Out, o.Done = "http://cinema:80", true, &out, cancel
+	p, err := service.New(ctx, service.Options{
+		Name: "audience", Net: service.Net{Listen: c.net.Listen, DialContext: c.net.DialContext},
+	}, func(ctx context.Context, p *service.Process) error { return audience.New(ctx, p, o) })
+	if err != nil {
+		t.Fatal(err)
+	}
+	err = p.Run(ctx)
+	return out.String(), err
+}
+
+func TestOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := open(t, nil)
+		begin := time.Now()
+		out, err := comeOnce(t, c, audience.Options{Rate: 20, Ramp: time.Minute, Duration: time.Minute, JSON: true})
+		if err != nil {
+			t.Fatal(err)
+		}
+		var sum struct {
+			Success  float64
+			Sessions int
+			Requests []struct {
+				Name  string
+				Count int
+				P99   time.Duration `json:"p99_ns"`
+			}
+		}
+		if err := json.Unmarshal([]byte(out), &sum); err != nil || sum.Success != 1 || len(sum.Requests) < 5 {
+			t.Fatalf("%v:\n%s", err, out)
+		}
+		early := 0
+		for _, at := range c.at {
+			if at.Sub(begin) < 30*time.Second {
+				early++
+			}
+		}
+		if share := float64(early) / float64(len(c.at)); math.Abs(share-0.25) > 0.06 {
+			t.Errorf("%d of %d came in the first half of a ramp, want a quarter", early, len(c.at))
+		}
+	})
+}
+
+func TestOnceFailsBelowTheThreshold(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := open(t, func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(503) })
+		out, err := comeOnce(t, c, audience.Options{Rate: 5, Duration: 10 * time.Second})
+		if !errors.Is(err, errs.Precondition) || !strings.Contains(err.Error(), "0.000 % succeeded, 99.000 % are needed") || !strings.Contains(out, "home") {
+			t.Errorf("%v\n%s", err, out)
+		}
+	})
+}
+
+func TestOptionsAreChecked(t *testing.T) {
+	for field, o := range map[string]audience.Options{
+		"Target": {Target: "cinema"}, "Duration": {Duration: -1}, "Rate": {Rate: 1e9}, "Ramp": {Ramp: -1}, "Threshold": {Threshold: 2},
+	} {
+		if err := audience.New(t.Context(), nil, o); !errors.Is(err, errs.Invalid) || !strings.Contains(err.Error(), field) {
+			t.Errorf("%s: %v", field, err)
+		}
+	}
 }

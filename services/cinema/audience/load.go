@@ -18,6 +18,7 @@ import (
 
 const (
 	maxRate = 10_000
+	maxRamp = 24 * time.Hour
 	every   = 10 * time.Second // between lines in the log
 	linger  = 30 * time.Second // for sessions that have begun when the load ends
 )
@@ -28,7 +29,9 @@ type LoadOptions struct {
 	Target string
 	// Rate is the default of the live setting audience.rate, in sessions a second. Zero: 1.
 	Rate float64
-	// Fixed keeps Rate whatever the setting says.
+	// Ramp is the default of the live setting audience.ramp. Zero: none.
+	Ramp time.Duration
+	// Fixed keeps Rate and Ramp whatever the settings say.
 	Fixed bool
 	// Seed makes two loads alike. Zero: a seed of its own.
 	Seed uint64
@@ -68,7 +71,7 @@ func NewLoad(o LoadOptions) (*Load, error) {
 		rate: config.Float(set, "audience.rate", cmp.Or(o.Rate, 1), config.Spec{
 			Doc: "Sessions that begin in a second, on average.", Unit: "1/s", Min: "0", Max: "10000",
 		}),
-		ramp: config.Duration(set, "audience.ramp", 0, config.Spec{
+		ramp: config.Duration(set, "audience.ramp", o.Ramp, config.Spec{
 			Doc: "Time over which a new rate is reached, in a straight line.", Min: "0s", Max: "24h",
 		}),
 		most: config.Int(set, "audience.sessions.max", 500, config.Spec{

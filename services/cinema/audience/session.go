@@ -44,6 +44,9 @@ func (l *Load) session(ctx context.Context, due time.Time, seed uint64) {
 		if v.do(ctx, "join", http.MethodPost, "/api/profiles", body, nil) == nil {
 			l.joined.Store(v.profile, true)
 		}
+		if !v.pause(ctx) { // else home would count the time of joining, too
+			return
+		}
 	}
 	films, err := v.home(ctx)
 	if err != nil || !v.pause(ctx) {

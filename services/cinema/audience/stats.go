@@ -1,7 +1,9 @@
 package audience
 
 import (
+	"encoding/json"
 	"fmt"
+	"io"
 	"math"
 	"slices"
 	"strings"
@@ -15,21 +17,26 @@ import (
 // Summary is what happened in a span of time.
 type Summary struct {
 	// Started and Dropped count sessions.
-	Started, Dropped int
+	Started int `json:"sessions"`
+	Dropped int `json:"dropped"`
 	// Degraded counts home pages with replaced parts. They are successes.
-	Degraded int
+	Degraded int `json:"degraded"`
 	// All covers every request.
-	All Op
+	All Op `json:"all"`
 	// Ops covers the requests of each kind, by name.
-	Ops []Op
+	Ops []Op `json:"requests"`
 }
 
 // Op is what happened to requests of one kind. Latencies are counted from when a request was due; they are right
 // within two percent.
 type Op struct {
-	Name               string
-	Requests, Failed   int
-	P50, P95, P99, Max time.Duration
+	Name     string        `json:"name"`
+	Requests int           `json:"count"`
+	Failed   int           `json:"failed"`
+	P50      time.Duration `json:"p50_ns"`
+	P95      time.Duration `json:"p95_ns"`
+	P99      time.Duration `json:"p99_ns"`
+	Max      time.Duration `json:"max_ns"`
 }
 
 // Success returns the share of requests that succeeded, where a dropped session counts as one that did not. Without
@@ -40,6 +47,20 @@ func (s Summary) Success() float64 {
 		return 1
 	}
 	return float64(s.All.Requests-s.All.Failed) / float64(n)
+}
+
+// print writes the table for people, or an object for programs.
+func (s Summary) print(w io.Writer, asJSON bool) error {
+	if !asJSON {
+		_, err := io.WriteString(w, s.String())
+		return err
+	}
+	enc := json.NewEncoder(w)
+	enc.SetIndent("", "  ")
+	return enc.Encode(struct {
+		Success float64 `json:"success"`
+		Summary
+	}{s.Success(), s})
 }
 
 // String returns the table that people read.
@@ -130,6 +151,7 @@ type stats struct {
 
 	sessions *prometheus.CounterVec
 	requests *prometheus.CounterVec
+	seconds  *prometheus.HistogramVec
 	latency  *prometheus.GaugeVec
 	success  prometheus.Gauge
 }
@@ -143,6 +165,10 @@ func newStats(reg prometheus.Registerer) (*stats, error) {
 		requests: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "cinema_audience_requests_total", Help: "Requests by kind and result.",
 		}, []string{"op", "result"}),
+		seconds: prometheus.NewHistogramVec(prometheus.HistogramOpts{
+			Name: "cinema_audience_request_seconds", Help: "Latency of requests from the intended start, to be summed over replicas.",
+			Buckets: prometheus.ExponentialBucketsRange(0.001, 10, 13),
+		}, []string{"op"}),
 		latency: prometheus.NewGaugeVec(prometheus.GaugeOpts{
 			Name: "cinema_audience_latency_seconds", Help: "Latency from the intended start, over the last ten seconds.",
 		}, []string{"quantile"}),
@@ -153,7 +179,7 @@ func newStats(reg prometheus.Registerer) (*stats, error) {
 	if reg == nil {
 		return s, nil
 	}
-	for _, c := range []prometheus.Collector{s.sessions, s.requests, s.latency, s.success} {
+	for _, c := range []prometheus.Collector{s.sessions, s.requests, s.seconds, s.latency, s.success} {
 		if err := reg.Register(c); err != nil {
 			return nil, fmt.Errorf("registering metrics: %w", err)
 		}
@@ -183,6 +209,7 @@ func (s *stats) degraded() {
 
 func (s *stats) request(op string, d time.Duration, ok bool) {
 	s.requests.WithLabelValues(op, map[bool]string{true: "ok", false: "failed"}[ok]).Inc()
+	s.seconds.WithLabelValues(op).Observe(d.Seconds())
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, c := range []*span{s.whole, s.recent} {

@@ -9,6 +9,9 @@ import (
 	"golang.org/x/text/unicode/norm"
 )
 
+// articles are those that the list puts behind a title, as in "Boot, Das".
+var articles = []string{"The", "An", "A", "Das", "Les"}
+
 // title returns the name of the film in the form people write it, or "".
 func (f *fields) title() string {
 	raw := f.raw["Title"]
@@ -35,7 +38,7 @@ func (f *fields) title() string {
 		f.find("stray_spaces", "removed", tidy)
 		s = tidy
 	}
-	for _, article := range []string{"The", "An", "A"} {
+	for _, article := range articles {
 		if rest, ok := strings.CutSuffix(s, ", "+article); ok && rest != "" {
 			s = article + " " + rest
 			f.find("inverted_title", "turned round", s)

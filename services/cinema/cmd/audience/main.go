@@ -20,6 +20,8 @@ func main() {
 		f.BoolVar(&o.Once, "once", false, "come for -duration, print a table and leave")
 		f.DurationVar(&o.Duration, "duration", 0, "how long sessions begin, with -once (default 30s)")
 		f.Float64Var(&o.Rate, "rate", 0, "sessions a second (default of the setting audience.rate; default 1)")
+		f.DurationVar(&o.Ramp, "ramp", 0, "time in which the rate is reached, in a straight line (default of the setting audience.ramp)")
+		f.BoolVar(&o.JSON, "json", false, "print the table as JSON, with -once")
 		f.Float64Var(&o.Threshold, "threshold", 0, "share of requests that must succeed, with -once (default 0.99)")
 	}, func(ctx context.Context, p *service.Process) error {
 		return audience.New(ctx, p, o)
