@@ -51,9 +51,10 @@ type Options struct {
 // Step is a piece of the work of [Start] and [Build].
 type Step struct {
 	// What is being done: "building config".
-	What string
+	What string `json:"what"`
 	// Done of Total pieces of this kind of work are finished.
-	Done, Total int
+	Done  int `json:"done"`
+	Total int `json:"total"`
 }
 
 // Line is a line of an instance's log.

@@ -3,30 +3,35 @@ package cli
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strings"
+	"time"
 
 	"bijou.dev/cmd/bijou/internal/compose"
+	"bijou.dev/cmd/bijou/stack"
+	circuitsv1 "bijou.dev/platform/api/circuits/v1"
+	configv1 "bijou.dev/platform/api/config/v1"
 	"github.com/alecthomas/kong"
 )
 
-// The scripts ask the program itself, so they know every command and the instances that run.
+// The scripts ask the program that is being typed, bin/bijou as well as bijou, so they know every command and what runs.
 var scripts = map[string]string{
 	"bash": `_bijou() {
   local IFS=$'\n'
-  COMPREPLY=($(compgen -W "$(bijou __complete -- "${COMP_WORDS[@]:1:COMP_CWORD}" 2>/dev/null | cut -f1)" -- "${COMP_WORDS[COMP_CWORD]}"))
+  COMPREPLY=($(compgen -W "$("${COMP_WORDS[0]/#\~/$HOME}" __complete -- "${COMP_WORDS[@]:1:COMP_CWORD}" 2>/dev/null | cut -f1)" -- "${COMP_WORDS[COMP_CWORD]}"))
 }
 complete -o default -F _bijou bijou
 `,
 	"zsh": `#compdef bijou
 _bijou() {
   local -a candidates
-  candidates=("${(@f)$(bijou __complete -- "${(@)words[2,CURRENT]}" 2>/dev/null)}")
+  candidates=("${(@f)$(${~words[1]} __complete -- "${(@)words[2,CURRENT]}" 2>/dev/null)}")
   candidates=("${(@)candidates//$'\t'/:}")
   _describe bijou candidates || _files
 }
 compdef _bijou bijou
 `,
-	"fish": `complete -c bijou -f -a '(bijou __complete -- (commandline -opc)[2..] (commandline -ct) 2>/dev/null)'
+	"fish": `complete -c bijou -f -a '(eval (commandline -opc)[1] __complete -- (commandline -opc)[2..] (commandline -ct) 2>/dev/null)'
 `,
 }
 
@@ -58,11 +63,17 @@ func (c *completeCmd) Run(ctx context.Context, e *env) error {
 	if n := len(words); n > 0 {
 		last, words = words[n-1], words[:n-1]
 	}
-	node, position := walk(e.model.Node, words)
 	offer := func(word, about string) {
 		if strings.HasPrefix(word, last) {
 			fmt.Fprintf(e.Stdout, "%s\t%s\n", word, about)
 		}
+	}
+	node, position, flag := walk(e.model.Node, words)
+	if flag != nil { // its value is wanted
+		for _, word := range e.flagValues(ctx, flag) {
+			offer(word, "")
+		}
+		return nil
 	}
 	if strings.HasPrefix(last, "-") {
 		for _, flags := range node.AllFlags(true) {
@@ -77,22 +88,28 @@ func (c *completeCmd) Run(ctx context.Context, e *env) error {
 			offer(child.Name, child.Help)
 		}
 	}
+	if node.DefaultCmd != nil { // `bijou circuits web` is `bijou circuits list web`
+		node = node.DefaultCmd
+	}
 	if position < len(node.Positional) || len(node.Positional) > 0 && node.Positional[len(node.Positional)-1].IsSlice() {
-		for _, word := range e.values(ctx, node.Positional[min(position, len(node.Positional)-1)]) {
+		for _, word := range e.values(ctx, node, node.Positional[min(position, len(node.Positional)-1)]) {
 			offer(word, "")
 		}
 	}
 	return nil
 }
 
-// walk follows whole words down the grammar to a command and the number of arguments given to it.
-func walk(node *kong.Node, words []string) (*kong.Node, int) {
-	position := 0
-	for i := 0; i < len(words); i++ {
-		word := words[i]
+// walk follows whole words down the grammar to a command and the number of arguments given to it, and to the flag whose
+// value comes next, if so.
+func walk(node *kong.Node, words []string) (_ *kong.Node, position int, open *kong.Flag) {
+	for _, word := range words {
+		if open != nil { // the flag's value
+			open = nil
+			continue
+		}
 		if strings.HasPrefix(word, "-") {
-			if flag := findFlag(node, word); flag != nil && !flag.IsBool() && !strings.Contains(word, "=") {
-				i++ // the flag's value
+			if flag := findFlag(node, word); flag != nil && !flag.IsBool() {
+				open = flag
 			}
 			continue
 		}
@@ -102,7 +119,7 @@ func walk(node *kong.Node, words []string) (*kong.Node, int) {
 			position++
 		}
 	}
-	return node, position
+	return node, position, open
 }
 
 func findFlag(node *kong.Node, word string) *kong.Flag {
@@ -125,32 +142,105 @@ func findChild(node *kong.Node, name string) *kong.Node {
 	return nil
 }
 
+// patienceOfTab bounds what a completion asks the platform: somebody has pressed a key and waits.
+const patienceOfTab = 2 * time.Second
+
 // values are what may stand for an argument; empty when that is not known.
-func (e *env) values(ctx context.Context, argument *kong.Positional) []string {
+func (e *env) values(ctx context.Context, command *kong.Node, argument *kong.Positional) []string {
 	if argument.Enum != "" {
 		return strings.Split(argument.Enum, ",")
 	}
+	ctx, cancel := context.WithTimeout(ctx, patienceOfTab)
+	defer cancel()
 	switch argument.Name {
-	case "instance", "instances":
-		run, err := e.running(ctx)
-		if err != nil {
-			return nil
-		}
-		var names []string
-		for _, i := range run.Instances {
-			names = append(names, i.Name)
-		}
-		return names
+	case "instance":
+		return e.names(ctx, instanceNames)
+	case "instances": // of logs: either will do
+		return append(e.names(ctx, serviceNames), e.names(ctx, instanceNames)...)
+	case "service":
+		return e.names(ctx, serviceNames)
 	case "services":
-		file, err := e.composeFile()
-		if err != nil {
-			return nil
+		return e.composeServices(ctx)
+	case "name", "prefix":
+		if command.Parent.Name == "circuits" {
+			return e.circuitNames(ctx)
 		}
-		project, err := compose.Load(ctx, file, e.Environ)
-		if err != nil {
-			return nil
-		}
-		return project.ServiceNames()
+		return e.settingNames(ctx)
 	}
 	return nil
+}
+
+// flagValues are what may follow a flag; empty when that is not known.
+func (e *env) flagValues(ctx context.Context, flag *kong.Flag) []string {
+	switch flag.Name {
+	case "app", "service", "caller":
+		return e.names(ctx, serviceNames)
+	case "instance":
+		return e.names(ctx, instanceNames)
+	}
+	return nil
+}
+
+func instanceNames(i stack.Instance) string { return i.Name }
+func serviceNames(i stack.Instance) string  { return i.Service }
+
+// names are of the instances that run here, each once.
+func (e *env) names(ctx context.Context, name func(stack.Instance) string) []string {
+	run, err := e.running(ctx)
+	if err != nil {
+		return nil
+	}
+	var names []string
+	for _, i := range run.Instances {
+		if n := name(i); !slices.Contains(names, n) {
+			names = append(names, n)
+		}
+	}
+	return names
+}
+
+func (e *env) composeServices(ctx context.Context) []string {
+	file, err := e.composeFile()
+	if err != nil {
+		return nil
+	}
+	project, err := compose.Load(ctx, file, e.Environ)
+	if err != nil {
+		return nil
+	}
+	return project.ServiceNames()
+}
+
+func (e *env) settingNames(ctx context.Context) (names []string) {
+	_ = e.withConfig(ctx, func(client configv1.ConfigClient) error { // without an answer there is nothing to offer
+		answer, err := ask(ctx, client.List, &configv1.ListRequest{})
+		for _, l := range answer.GetProperties() {
+			names = append(names, l.GetProperty().GetName())
+		}
+		return err
+	})
+	return names
+}
+
+func (e *env) circuitNames(ctx context.Context) (names []string) {
+	conn, err := e.dial(ctx, "circuits")
+	if err != nil {
+		return nil
+	}
+	defer conn.Close()
+	stream, err := circuitsv1.NewCircuitsClient(conn).Watch(ctx, &circuitsv1.WatchRequest{})
+	if err != nil {
+		return nil
+	}
+	state, err := stream.Recv()
+	if err != nil {
+		return nil
+	}
+	for _, s := range state.GetServices() {
+		for _, c := range s.GetCircuits() {
+			names = append(names, c.GetName(), c.GetGroup())
+		}
+	}
+	slices.Sort(names)
+	return slices.Compact(names)
 }

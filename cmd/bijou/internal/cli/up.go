@@ -2,6 +2,7 @@ package cli
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -27,6 +28,7 @@ when all are healthy, and stops in reverse order on Ctrl-C; a second Ctrl-C kill
     bijou up                      the whole platform
     bijou up hello                one service and what it depends on
     bijou up -q                   without the logs: see them with "bijou logs -f"
+    bijou up --json               an object per line: step, line, note, and ready with the addresses
 
 Meanwhile, from another terminal: bijou status, logs, kill, restart, down.`
 }
@@ -61,10 +63,28 @@ func (c *upCmd) Run(ctx context.Context, e *env) error {
 	return s.stop(e.Now, st) //nolint:contextcheck // ctx has ended; Now ends with the second Ctrl-C
 }
 
+// event is what --json prints of a run, one field each.
+type event struct {
+	Step  *stack.Step `json:"step,omitempty"`
+	Line  *stack.Line `json:"line,omitempty"`
+	Note  string      `json:"note,omitempty"`
+	Ready *readyEvent `json:"ready,omitempty"`
+}
+
+// readyEvent says where to go, and how long it took to get there.
+type readyEvent struct {
+	Published      []stack.Published `json:"published"`
+	Instances      []stack.Instance  `json:"instances"`
+	BuiltSeconds   float64           `json:"builtSeconds"`
+	HealthySeconds float64           `json:"healthySeconds"`
+	Memory         int64             `json:"memory"`
+}
+
 // screen is the one stream of everything that happens while a stack runs.
 type screen struct {
 	*upCmd
 	out     io.Writer
+	json    *json.Encoder // nil: for people
 	style   term.Style
 	isTerm  bool
 	columns int
@@ -76,11 +96,29 @@ type screen struct {
 
 func newScreen(e *env, c *upCmd) *screen {
 	isTerm, columns := term.Size(e.Stdout)
-	return &screen{upCmd: c, out: e.Stdout, style: e.style, isTerm: isTerm, columns: columns, longest: len("recommendations-a-1")}
+	s := &screen{upCmd: c, out: e.Stdout, style: e.style, isTerm: isTerm, columns: columns, longest: len("recommendations-a-1")}
+	if e.program.JSON {
+		s.json, s.isTerm, s.style.On = json.NewEncoder(e.Stdout), false, false
+	}
+	return s
+}
+
+// tell prints an event if that is what is wanted.
+func (s *screen) tell(ev event) bool {
+	if s.json == nil {
+		return false
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	_ = s.json.Encode(ev) // whoever listened is gone; the stack goes on
+	return true
 }
 
 // step shows progress while building: one line that changes on a terminal, one line per finished piece elsewhere.
 func (s *screen) step(step stack.Step) {
+	if s.tell(event{Step: &step}) {
+		return
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	text := fmt.Sprintf("[%d/%d] %s", step.Done, step.Total, step.What)
@@ -105,16 +143,20 @@ func (s *screen) clearLocked() {
 	}
 }
 
-func (s *screen) printf(format string, args ...any) {
+func (s *screen) note(style func(string) string, format string, args ...any) {
+	text := fmt.Sprintf(format, args...)
+	if s.tell(event{Note: text}) {
+		return
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.clearLocked()
-	fmt.Fprintf(s.out, format+"\n", args...)
+	fmt.Fprintln(s.out, style(text))
 }
 
 // line shows a line of a log.
 func (s *screen) line(l stack.Line) {
-	if s.Quiet && !l.Note {
+	if s.Quiet && !l.Note || s.tell(event{Line: &l}) {
 		return
 	}
 	s.mu.Lock()
@@ -164,7 +206,7 @@ func (s *screen) ready(ctx context.Context, st *stack.Stack) error {
 		if err == nil || ctx.Err() != nil {
 			return err
 		}
-		s.printf("%s", s.style.Yellow("still "+err.Error()))
+		s.note(s.style.Yellow, "still %v", err)
 	}
 }
 
@@ -182,6 +224,11 @@ func (s *screen) table(st *stack.Stack, built, healthy time.Duration) {
 	var memory int64
 	for _, i := range instances {
 		memory += i.Memory
+	}
+	if s.tell(event{Ready: &readyEvent{st.Published(), instances, built.Seconds(), healthy.Seconds(), memory}}) {
+		return
+	}
+	for _, i := range instances {
 		if addr := i.Ports[adminPort]; addr != "" && i.Name == "gateway-1" {
 			t.Add("gateway admin", "http://"+addr, s.style.Dim("every instance has one: bijou status"))
 		}
@@ -197,10 +244,10 @@ func (s *screen) table(st *stack.Stack, built, healthy time.Duration) {
 
 func (s *screen) stop(now context.Context, st *stack.Stack) error {
 	begin := time.Now()
-	s.printf("%s", s.style.Yellow("stopping; Ctrl-C again kills"))
+	s.note(s.style.Yellow, "stopping; Ctrl-C again kills")
 	err := st.Stop(now)
 	if err == nil {
-		s.printf("stopped in %.1f s", time.Since(begin).Seconds())
+		s.note(s.style.Bold, "stopped in %.1f s", time.Since(begin).Seconds())
 	}
 	return err
 }
