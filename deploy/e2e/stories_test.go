@@ -23,6 +23,7 @@ var stories = []story{
 	{"home page and its trace", tellHome},
 	{"a setting published takes effect everywhere", tellSetting},
 	{"a bad setting is refused", tellBadSetting},
+	{"the command line answers", tellCommandLine},
 	{"versions share the traffic by weight", tellSplit},
 	{"the console shows it all and acts", tellConsole},
 	{"an instance is killed under load", tellKilled},
@@ -248,6 +249,51 @@ func tellBadSetting(t *testing.T, p platform) {
 		t.Errorf("a refused publish left something in the history:\n%s", after)
 	}
 	wholeHome(t, p)
+}
+
+// tellCommandLine asks what people ask: each question has an answer for them, one for programs, and the exit code that
+// docs/cli.md promises.
+func tellCommandLine(t *testing.T, p platform) {
+	wholeHome(t, p)
+	declared(t, p)
+	for _, q := range []struct {
+		exit int
+		says string
+		args []string
+	}{
+		{0, "catalog-a-1", []string{"services"}},
+		{0, `"service": "web"`, []string{"services", "web", "--json"}},
+		{3, `no instance of "nobody"`, []string{"services", "nobody"}},
+		{0, "12\n", []string{"config", "get", "web.home.row"}}, // only web reads it
+		{0, "12\n", []string{"config", "get", "web.home.row", "--app", "web"}},
+		{0, `"value": "12"`, []string{"config", "get", "web.home.row", "--json"}},
+		{0, "web.home.row", []string{"config", "get", "--instance", "web-1"}},
+		{3, "has no value here", []string{"config", "get", "no.such.setting"}},
+		{3, `no instance "nobody"`, []string{"config", "get", "--instance", "nobody"}},
+		{0, "Films in a row", []string{"config", "list", "web.home.row"}},
+		{3, "there is no such setting", []string{"config", "list", "no.such.setting"}},
+		{0, "=>", []string{"config", "explain", "web.home.row"}},
+		{3, "not declared", []string{"config", "explain", "no.such.setting"}},
+		{0, "nothing was changed", []string{"config", "history", "no.such.setting"}},
+		{0, "instances on revision", []string{"config", "status"}},
+		{3, `no instance of "nobody"`, []string{"config", "status", "--app", "nobody"}},
+		{4, "must be", []string{"config", "rollback", "999999", "--reason", "a story"}},
+		{4, "must be", []string{"config", "diff", "999999"}},
+		{0, "catalog.Shelves", []string{"circuits", "web"}},
+		{0, `"circuits"`, []string{"circuits", "--json"}},
+		{3, "not forced", []string{"circuits", "release", "nobody", "--reason", "a story"}},
+		{0, "no circuit is called", []string{"circuits", "open", "nobody", "--for", "10s", "--reason", "a story"}},
+		{0, "", []string{"circuits", "release", "nobody", "--reason", "end of the story"}},
+		{0, "gateway GET /api/home", []string{"trace", "-s", "gateway", "-n", "100"}},
+		{3, "does not have it", []string{"trace", "0123456789abcdef"}},
+	} {
+		eventually(t, 20*time.Second, fmt.Sprintf("exit %d and %q of bijou %v", q.exit, q.says, q.args), func(context.Context) error {
+			if code, out := bijou(t, p, q.args...); code != q.exit || !strings.Contains(out, q.says) {
+				return fmt.Errorf("exit %d: %.1000s", code, out)
+			}
+			return nil
+		})
+	}
 }
 
 func tellSplit(t *testing.T, p platform) {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -12,6 +13,7 @@ import (
 	"bijou.dev/cmd/bijou/internal/term"
 	circuitsv1 "bijou.dev/platform/api/circuits/v1"
 	"bijou.dev/platform/errs"
+	"google.golang.org/grpc"
 	"google.golang.org/protobuf/types/known/durationpb"
 )
 
@@ -32,6 +34,28 @@ func (circuitsCmd) Help() string {
 type circuitsListCmd struct {
 	Service string `arg:"" optional:"" help:"Only the circuits of this calling service."`
 	Watch   bool   `short:"w" help:"Go on until Ctrl-C."`
+}
+
+// circuitNames are those of all circuits on the board, and of the callees they belong to.
+func circuitNames(ctx context.Context, conn *grpc.ClientConn) ([]string, error) {
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel() // ends the stream
+	stream, err := circuitsv1.NewCircuitsClient(conn).Watch(ctx, &circuitsv1.WatchRequest{})
+	if err != nil {
+		return nil, errs.FromRPC(err)
+	}
+	state, err := stream.Recv()
+	if err != nil {
+		return nil, errs.FromRPC(err)
+	}
+	var names []string
+	for _, s := range state.GetServices() {
+		for _, c := range s.GetCircuits() {
+			names = append(names, c.GetName(), c.GetGroup())
+		}
+	}
+	slices.Sort(names)
+	return slices.Compact(names), nil
 }
 
 // Run is `bijou circuits`.
@@ -68,7 +92,7 @@ func (c *circuitsListCmd) show(e *env, state *circuitsv1.WatchResponse) error {
 	if isTerm, _ := term.Size(e.Stdout); c.Watch && isTerm {
 		fmt.Fprint(e.Stdout, "\x1b[H\x1b[2J") // from the top of an empty screen
 	}
-	t := term.Table{Header: []string{"CALLER", "CIRCUIT", "STATE", "REQUESTS", "ERRORS", "REJECTED", "FALLBACK", "BUSY/MAX", "P50", "P99", "HOSTS", "WHY"}}
+	t := term.Table{Header: []string{"CALLER", "CIRCUIT", "STATE", "REQUESTS", "ERRORS", "REJECTED", "FALLBACK", "BUSY/PEAK", "P50", "P99", "HOSTS", "WHY"}}
 	for _, s := range state.GetServices() {
 		for _, k := range s.GetCircuits() {
 			r := k.GetRolling()
@@ -146,6 +170,9 @@ func (f *forceFlags) force(ctx context.Context, e *env, state circuitsv1.State, 
 		return err
 	}
 	defer conn.Close()
+	if names, err := circuitNames(ctx, conn); err == nil && state != circuitsv1.State_STATE_UNSPECIFIED && !slices.Contains(names, f.Name) {
+		fmt.Fprintln(e.Stderr, e.style.Yellow(fmt.Sprintf("no circuit is called %q so far: this holds for those to come", f.Name)))
+	}
 	author := publishFlags{Author: f.Author}
 	question := &circuitsv1.ForceRequest{Service: f.Caller, Name: f.Name, State: state, Author: author.author(e), Reason: f.Reason}
 	if ttl > 0 {

@@ -9,7 +9,6 @@ import (
 
 	"bijou.dev/cmd/bijou/internal/compose"
 	"bijou.dev/cmd/bijou/stack"
-	circuitsv1 "bijou.dev/platform/api/circuits/v1"
 	configv1 "bijou.dev/platform/api/config/v1"
 	"github.com/alecthomas/kong"
 )
@@ -222,25 +221,12 @@ func (e *env) settingNames(ctx context.Context) (names []string) {
 	return names
 }
 
-func (e *env) circuitNames(ctx context.Context) (names []string) {
+func (e *env) circuitNames(ctx context.Context) []string {
 	conn, err := e.dial(ctx, "circuits")
 	if err != nil {
 		return nil
 	}
 	defer conn.Close()
-	stream, err := circuitsv1.NewCircuitsClient(conn).Watch(ctx, &circuitsv1.WatchRequest{})
-	if err != nil {
-		return nil
-	}
-	state, err := stream.Recv()
-	if err != nil {
-		return nil
-	}
-	for _, s := range state.GetServices() {
-		for _, c := range s.GetCircuits() {
-			names = append(names, c.GetName(), c.GetGroup())
-		}
-	}
-	slices.Sort(names)
-	return slices.Compact(names)
+	names, _ := circuitNames(ctx, conn) // without an answer there is nothing to offer
+	return names
 }

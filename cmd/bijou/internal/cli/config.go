@@ -120,16 +120,36 @@ func (c *configGetCmd) Run(ctx context.Context, e *env) error {
 		return err
 	}
 	question := &configv1.GetRequest{Identity: id}
-	if c.Name != "" {
-		question.Names = []string{c.Name}
-	}
 	return e.withConfig(ctx, func(client configv1.ConfigClient) error {
+		if c.Name != "" {
+			question.Names = []string{c.Name}
+			if id.App, err = reader(ctx, client, id.GetApp(), c.Name); err != nil {
+				return err
+			}
+		}
 		answer, err := ask(ctx, client.Get, question)
 		if err != nil {
 			return err
 		}
 		return e.print(answer, func() error { return c.show(e, answer) })
 	})
+}
+
+// reader returns which app a setting is wanted for: the one that was named, else the only one that reads it.
+func reader(ctx context.Context, client configv1.ConfigClient, app, name string) (string, error) {
+	if app != "" {
+		return app, nil
+	}
+	answer, err := ask(ctx, client.List, &configv1.ListRequest{Prefix: name})
+	if err != nil {
+		return "", err
+	}
+	for _, l := range answer.GetProperties() {
+		if apps := l.GetApps(); l.GetProperty().GetName() == name && len(apps) == 1 {
+			return apps[0], nil
+		}
+	}
+	return "", nil
 }
 
 func (c *configGetCmd) show(e *env, answer *configv1.GetResponse) error {
@@ -142,7 +162,7 @@ func (c *configGetCmd) show(e *env, answer *configv1.GetResponse) error {
 		t.Add(v.GetName(), v.GetValue(), scopeText(v.GetLayer(), v.GetScope()), strconv.FormatInt(v.GetRevision(), 10))
 	}
 	if c.Name != "" {
-		return errs.Errorf(errs.NotFound, "%s has no value here; `bijou config list %s` shows who declares it", c.Name, c.Name)
+		return errs.Errorf(errs.NotFound, "%s has no value here; `bijou config list %s` shows who reads it, for --app", c.Name, c.Name)
 	}
 	return t.Write(e.Stdout, e.style)
 }
@@ -397,6 +417,9 @@ func (c *configListCmd) Run(ctx context.Context, e *env) error {
 		if err != nil {
 			return err
 		}
+		if len(answer.GetProperties()) == 0 && (c.Prefix != "" || c.App != "") {
+			return errs.Errorf(errs.NotFound, "there is no such setting; `bijou config list` has them all")
+		}
 		return e.print(answer, func() error { return e.showList(answer) })
 	})
 }
@@ -427,6 +450,9 @@ func (c *configHistoryCmd) Run(ctx context.Context, e *env) error {
 		answer, err := ask(ctx, client.History, question)
 		if err != nil {
 			return err
+		}
+		if len(answer.GetRevisions()) == 0 {
+			fmt.Fprintln(e.Stderr, "nothing was changed")
 		}
 		return e.print(answer, func() error { return e.showHistory(answer) })
 	})
@@ -500,6 +526,9 @@ func (c *configStatusCmd) Run(ctx context.Context, e *env) error {
 		answer, err := ask(ctx, client.Status, &configv1.StatusRequest{App: c.App, Revision: c.Revision})
 		if err != nil {
 			return err
+		}
+		if answer.GetTotal() == 0 && c.App != "" {
+			return errs.Errorf(errs.NotFound, "no instance of %q is connected to config; `bijou services` lists them", c.App)
 		}
 		if err := e.print(answer, func() error { return e.showStatus(answer) }); err != nil {
 			return err

@@ -169,10 +169,15 @@ func (c *killCmd) Run(ctx context.Context, e *env) error {
 	if err != nil {
 		return err
 	}
+	order, then := remote.Kill, "its restart policy decides what follows"
 	if c.Hold {
-		return remote.Hold(ctx, c.Instance)
+		order, then = remote.Hold, fmt.Sprintf("`bijou restart %s` brings it back", c.Instance)
 	}
-	return remote.Kill(ctx, c.Instance)
+	if err := order(ctx, c.Instance); err != nil {
+		return err
+	}
+	fmt.Fprintf(e.Stderr, "killed %s; %s\n", c.Instance, then)
+	return nil
 }
 
 type restartCmd struct {
@@ -185,7 +190,11 @@ func (c *restartCmd) Run(ctx context.Context, e *env) error {
 	if err != nil {
 		return err
 	}
-	return remote.Restart(ctx, c.Instance)
+	if err := remote.Restart(ctx, c.Instance); err != nil {
+		return err
+	}
+	fmt.Fprintf(e.Stderr, "restarted %s\n", c.Instance)
+	return nil
 }
 
 // running returns the record of the stack that runs here.

@@ -11,6 +11,7 @@ import (
 
 	"bijou.dev/cmd/bijou/internal/term"
 	discoveryv1 "bijou.dev/platform/api/discovery/v1"
+	"bijou.dev/platform/errs"
 )
 
 type servicesCmd struct {
@@ -35,6 +36,9 @@ func (c *servicesCmd) Run(ctx context.Context, e *env) error {
 	list, err := e.list(ctx, seeds, c.Service)
 	if err != nil {
 		return err
+	}
+	if len(list.GetInstances()) == 0 && c.Service != "" {
+		return errs.Errorf(errs.NotFound, "the registry knows no instance of %q; `bijou services` lists what it knows", c.Service)
 	}
 	return e.print(list, func() error { return e.printServices(list) })
 }

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"strings"
 	"sync"
 	"time"
 
@@ -206,7 +207,7 @@ func (s *screen) ready(ctx context.Context, st *stack.Stack) error {
 		if err == nil || ctx.Err() != nil {
 			return err
 		}
-		s.note(s.style.Yellow, "still %v", err)
+		s.note(s.style.Yellow, "still %s", strings.TrimSuffix(err.Error(), ": "+context.DeadlineExceeded.Error()))
 	}
 }
 

@@ -3,17 +3,18 @@ package term
 import (
 	"encoding/json"
 	"fmt"
+	"strconv"
 	"strings"
 )
 
-// LogLine turns a line of JSON as slog or zap writes it into words: "WARN listening again addr=:7000". Times and fields
-// named in drop are left out. Any other line is returned as it is.
+// LogLine turns a line of JSON as slog or zap writes it into words: "WARN listening again addr=:7000". Times, stack
+// traces, empty fields and those named in drop are left out. Any other line is returned as it is.
 func LogLine(s Style, line string, drop ...string) string {
 	fields, ok := parseFields(line)
 	if !ok {
 		return line
 	}
-	hidden := map[string]bool{"time": true, "ts": true, "caller": true}
+	hidden := map[string]bool{"time": true, "ts": true, "caller": true, "stacktrace": true}
 	for _, name := range drop {
 		hidden[name] = true
 	}
@@ -25,12 +26,14 @@ func LogLine(s Style, line string, drop ...string) string {
 			level = strings.ToUpper(f.value)
 		case f.name == "msg":
 			msg = f.value
-		case !hidden[f.name]:
-			rest.WriteString(" " + s.Dim(f.name+"=") + f.value)
+		case !hidden[f.name] && f.value != "":
+			rest.WriteString(" " + s.Dim(f.name+"=") + oneLine.Replace(f.value))
 		}
 	}
-	return paintLevel(s, level) + msg + rest.String()
+	return paintLevel(s, level) + oneLine.Replace(msg) + rest.String()
 }
+
+var oneLine = strings.NewReplacer("\n", `\n`, "\r", `\r`)
 
 func paintLevel(s Style, level string) string {
 	switch {
@@ -66,7 +69,11 @@ func parseFields(line string) ([]field, bool) {
 		if err := dec.Decode(&raw); err != nil {
 			return nil, false
 		}
-		fields = append(fields, field{fmt.Sprint(name), fieldText(raw)})
+		text := fieldText(raw)
+		if ns, err := strconv.ParseInt(text, 10, 64); err == nil && name == "took" { // as slog writes a duration
+			text = micros(ns / 1000)
+		}
+		fields = append(fields, field{fmt.Sprint(name), text})
 	}
 	return fields, true
 }

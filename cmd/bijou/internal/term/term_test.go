@@ -34,11 +34,13 @@ func TestLogLine(t *testing.T) {
 		`{"level":"WARN","msg":"slow","took":1.5,"why":"a b","deep":{"x":[1]}}`:        `WARN slow took=1.5 why=a b deep={"x":[1]}`,
 		`{"level":"error","ts":"x","caller":"y.go:1","msg":"zap"}`:                     "ERROR zap",
 		`{"level":"DEBUG","msg":"x"}`:                                                  "DEBUG x",
-		"panic: everything":                                                            "panic: everything",
-		`{"no":"message"}`:                                                             `{"no":"message"}`,
-		`{"msg":"cut of`:                                                               `{"msg":"cut of`,
-		`{"msg":1,"level":2}`:                                                          "2 1",
-		"":                                                                             "",
+		`{"level":"INFO","msg":"request","took":1341150617,"fault":"","status":200}`:   "request took=1.34s status=200",
+		`{"level":"ERROR","msg":"x","error":"two\nlines","stacktrace":"a\n\tb"}`:       `ERROR x error=two\nlines`,
+		"panic: everything":   "panic: everything",
+		`{"no":"message"}`:    `{"no":"message"}`,
+		`{"msg":"cut of`:      `{"msg":"cut of`,
+		`{"msg":1,"level":2}`: "2 1",
+		"":                    "",
 	} {
 		if got := term.LogLine(term.Style{}, in, "service"); got != want {
 			t.Errorf("%s\n got %q\nwant %q", in, got, want)
@@ -112,6 +114,21 @@ func TestWaterfall(t *testing.T) {
 	out.Reset()
 	if err := term.Waterfall(&out, term.Style{}, 80, nil); err != nil || out.Len() > 0 {
 		t.Errorf("no spans: %q, %v", out.String(), err)
+	}
+}
+
+func TestTitle(t *testing.T) {
+	for want, s := range map[string]term.Span{
+		"get":             {Name: "get"},
+		"Catalog/Get":     {Name: "bijou.cinema.catalog.v1.Catalog/Get"},
+		"GET /api/home":   {Name: "GET /", Kind: "SERVER", Tags: map[string]string{"http.request.method": "GET", "url.path": "/api/home"}},
+		"POST /api/x":     {Name: "POST", Kind: "SERVER", Tags: map[string]string{"http.request.method": "POST", "url.path": "/api/x"}},
+		"GET /users/{id}": {Name: "GET /users/{id}", Kind: "SERVER"},
+		"GET web":         {Name: "GET web", Kind: "CLIENT", Tags: map[string]string{"http.request.method": "GET", "url.path": "/"}},
+	} {
+		if got := s.Title(); got != want {
+			t.Errorf("%+v: %q, want %q", s, got, want)
+		}
 	}
 }
 

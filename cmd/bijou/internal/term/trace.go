@@ -28,8 +28,12 @@ type Endpoint struct {
 	Service string `json:"serviceName"`
 }
 
-// Title is the name of the span, for a gRPC method without its package: "Catalog/GetMovie".
+// Title says what the span was: an HTTP request by its path, which tells more than the route in its name, a gRPC method
+// without its package, "Catalog/GetMovie", and anything else by name.
 func (s Span) Title() string {
+	if path := s.Tags["url.path"]; path != "" && s.Kind == "SERVER" {
+		return s.Tags["http.request.method"] + " " + path
+	}
 	service, method, ok := strings.Cut(s.Name, "/")
 	if !ok {
 		return s.Name
