@@ -4,6 +4,7 @@ package cinematest
 
 import (
 	"context"
+	"maps"
 	"net"
 	"sync"
 	"testing"
@@ -47,10 +48,19 @@ type House struct {
 	conns   map[string]*grpc.ClientConn
 }
 
+// patient are the settings of a house unless a test has others: what is there answers in the end, however busy the
+// machine is.
+var patient = map[string]string{
+	"hystrix.command.default.execution.isolation.thread.timeoutInMilliseconds": "60000",
+	"web.home.budget": "10s",
+}
+
 // New returns an empty house with these settings. Everything in it stops with the test.
 func New(t testing.TB, settings map[string]string) *House {
+	all := maps.Clone(patient)
+	maps.Copy(all, settings)
 	h := &House{
-		Settings: config.Static(settings), t: t, net: memnet.New(), known: discovery.Static(nil),
+		Settings: config.Static(all), t: t, net: memnet.New(), known: discovery.Static(nil),
 		servers: map[string]*grpc.Server{}, conns: map[string]*grpc.ClientConn{},
 	}
 	h.Circuits = circuit.New(circuit.Options{Config: h.Settings, Service: "test"})

@@ -43,6 +43,8 @@ func TestSearch(t *testing.T) {
 		"hitchcock rebecca":     {"rebecca-1939", false},
 		"spielberg jaws":        {"jaws-1975", false},
 		"termintor":             {"the-terminator-1984", true},
+		"star wrs":              {"star-wars-the-clone-wars-2008", true},
+		"jws":                   {"jaws-1975", true},
 		"":                      {"", false},
 		"  !? ":                 {"", false},
 		"xq":                    {"", false},

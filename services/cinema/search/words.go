@@ -148,7 +148,7 @@ func (x *words) add(scores map[int32]float64, word uint64, quality float64) {
 // allowed is how many slips a token may have: short words would match everything.
 func allowed(token string) int {
 	switch n := utf8.RuneCountInString(token); {
-	case n < 4:
+	case n < 3:
 		return 0
 	case n < 7:
 		return 1

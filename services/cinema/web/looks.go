@@ -11,6 +11,7 @@ import (
 	"io/fs"
 	"net/http"
 	"strings"
+	"time"
 
 	"bijou.dev/platform/errs"
 	catalogv1 "bijou.dev/services/cinema/api/catalog/v1"
@@ -58,6 +59,8 @@ func newLooks() (*looks, error) {
 		"seq":   func() []int { return []int{1, 2, 3, 4, 5} },
 		"stars": func(n int) string { return strings.Repeat("★", n) + strings.Repeat("☆", max(0, 5-n)) },
 		"money": money,
+		"count": count,
+		"day":   day,
 	}).ParseFS(templates, "templates/base.html", "templates/card.html")
 	if err != nil {
 		return nil, fmt.Errorf("parsing the base template: %w", err)
@@ -85,6 +88,24 @@ func money(v *int64) string {
 		return fmt.Sprintf("$%d", *v)
 	}
 	return fmt.Sprintf("$%d,%03d", *v/1000, *v%1000)
+}
+
+// count writes a number with thousands apart.
+func count(n any) string {
+	digits := fmt.Sprint(n)
+	for i := len(digits) - 3; i > 0; i -= 3 {
+		digits = digits[:i] + "," + digits[i:]
+	}
+	return digits
+}
+
+// day writes a date, 1972-03-15, the way people say it.
+func day(date string) string {
+	t, err := time.Parse(time.DateOnly, date)
+	if err != nil {
+		return date
+	}
+	return t.Format("2 January 2006")
 }
 
 // static serves an asset. Its address has the stamp, so it never changes.

@@ -189,6 +189,9 @@ func (s *Server) showBrowse(w http.ResponseWriter, r *http.Request) error {
 		p.Cards = append(p.Cards, card(t))
 	}
 	p.Total = int(found.Total)
+	if p.Total == 0 && p.Genre != "" {
+		return errs.Errorf(errs.NotFound, "browsing: there is no genre %.64q", p.Genre)
+	}
 	if found.NextPageToken != "" {
 		p.Next = "/browse?" + url.Values{"genre": {p.Genre}, "page": {found.NextPageToken}}.Encode()
 	}
@@ -301,7 +304,7 @@ func (p watchPage) Moves() []struct {
 	return []struct {
 		Label    string
 		Position int
-	}{{"Back 10 min", at(-600)}, {"On 1 min", at(60)}, {"On 10 min", at(600)}}
+	}{{"Back 10 min", at(-600)}, {"Forward 1 min", at(60)}, {"Forward 10 min", at(600)}}
 }
 
 // Clock writes seconds as h:mm:ss.

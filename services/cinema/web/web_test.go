@@ -189,10 +189,13 @@ func TestFallbackRowOfPopularFilms(t *testing.T) {
 }
 
 func TestSlowRecommendationsDoNotHoldTheHomeUp(t *testing.T) {
-	s := open(t, map[string]string{"web.home.budget": "50ms"})
+	s := open(t, nil)
 	s.home() // connect first: this is about a slow service
 	s.Kill("recommendations")
 	s.Serve("recommendations", func(r grpc.ServiceRegistrar) { recommendationsv1.RegisterRecommendationsServer(r, stuck{}) })
+	if err := s.Settings.Put("web.home.budget", "50ms"); err != nil {
+		t.Fatal(err)
+	}
 	if h := s.home(); !slices.Contains(h.Degraded, "recommendations") || h.Rows[0].Note == "" {
 		t.Errorf("degraded %v, note %q", h.Degraded, h.Rows[0].Note)
 	}
@@ -260,7 +263,7 @@ func TestJourneyWithoutScripts(t *testing.T) {
 	if _, body := s.post("/watch/p1", url.Values{"sequence": {"1"}, "position": {"600"}}); !strings.Contains(body, "0:10:00") {
 		t.Error("ten minutes on is not shown")
 	}
-	if _, body := s.post("/watch/p1", url.Values{"sequence": {"2"}, "position": {"900"}, "action": {"stop"}}); !strings.Contains(body, "Go on, 72 min left") {
+	if _, body := s.post("/watch/p1", url.Values{"sequence": {"2"}, "position": {"900"}, "action": {"stop"}}); !strings.Contains(body, "Resume, 72 min left") {
 		t.Error("after the stop the film's page does not offer to go on")
 	}
 	if _, body := s.get("/"); !strings.Contains(body, "Continue watching") || !strings.Contains(body, "72 min left") {
@@ -279,6 +282,24 @@ func TestSmallSums(t *testing.T) {
 	}
 	if _, page := at.get("/titles/" + found.Hits[0].ID); !strings.Contains(page, "$900<") {
 		t.Errorf("a film that took 900 dollars does not say so: %s", page[max(0, strings.Index(page, "Takings")):][:40])
+	}
+}
+
+func TestNumbersAndDatesAreForPeople(t *testing.T) {
+	at := open(t, nil)
+	for path, wants := range map[string][]string{
+		"/titles/the-godfather-1972": {"/10, 411,088 votes", `<time datetime="1972-03-15">15 March 1972</time>`},
+		"/titles/gone-with-the-wind": {"Year not known"}, // it has an impossible date
+		"/browse":                    {"3,200 films, by title"},
+		"/browse?genre=Drama":        {"789 films, by title"},
+		"/about/data":                {"Of 3,201 records we show 3,200"},
+	} {
+		_, page := at.get(path)
+		for _, want := range wants {
+			if !strings.Contains(page, want) {
+				t.Errorf("%s does not say %q", path, want)
+			}
+		}
 	}
 }
 
@@ -357,7 +378,7 @@ func TestRefusals(t *testing.T) {
 	}
 	for path, want := range map[string]int{
 		"/titles/no-such-film": 404, "/nowhere": 404, "/api/nowhere": 404, "/api/titles/no-such-film": 404, "/watch/none": 404,
-		"/browse?page=x": 400, "/static/none": 404, "/api/search?q=" + strings.Repeat("x", 300): 400,
+		"/browse?genre=Nonsense": 404, "/browse?page=x": 400, "/static/none": 404, "/api/search?q=" + strings.Repeat("x", 300): 400,
 	} {
 		if status, _ := s.get(path); status != want {
 			t.Errorf("%s: status %d, want %d", path, status, want)
@@ -427,6 +448,16 @@ func TestPagesAreWellMade(t *testing.T) {
 			}
 			inspect(t, doc)
 		})
+	}
+}
+
+// A link whose text is not displayed on a narrow screen has no name there.
+func TestNamesAreReadOnNarrowScreens(t *testing.T) {
+	at := open(t, nil)
+	_, style := at.get("/static/style.css")
+	_, narrow, ok := strings.Cut(style, "@media (max-width")
+	if !ok || strings.Contains(narrow, "display: none") {
+		t.Error("the rules for narrow screens take text away from those who have pages read to them")
 	}
 }
 

@@ -1,4 +1,5 @@
-// Runs the progress of a film and reports it every ten seconds. Without this script the page's buttons do the same.
+// Runs the progress of a film and reports it every ten seconds, and after each jump. Without this script the page's
+// buttons do the same by forms.
 "use strict";
 (() => {
   const player = document.querySelector(".player");
@@ -6,18 +7,19 @@
   const { session, speed } = player.dataset;
   const duration = Number(player.dataset.duration);
   const bar = player.querySelector(".at"), now = player.querySelector(".now"), toggle = player.querySelector(".toggle");
+  const jumps = [...player.querySelectorAll(".jump")], by = [-600, 60, 600];
   let position = Number(player.dataset.position), next = Number(player.dataset.next);
   let running = false, last = 0, said = 0;
 
   const two = (n) => String(n).padStart(2, "0");
+  const within = (s) => Math.min(Math.max(s, 0), duration);
   const draw = () => {
     const s = Math.floor(position);
     bar.value = s;
     now.textContent = `${Math.floor(s / 3600)}:${two(Math.floor(s / 60) % 60)}:${two(s % 60)}`;
     for (const f of player.querySelectorAll("input[name=sequence]")) f.value = next;
     player.querySelector("input[name=position]").value = s;
-    const jumps = player.querySelectorAll(".jump");
-    [-600, 60, 600].forEach((d, i) => { jumps[i].value = Math.min(Math.max(s + d, 0), duration); });
+    jumps.forEach((j, i) => { j.value = within(s + by[i]); });
   };
   const report = async (keepalive) => {
     said = Date.now();
@@ -27,9 +29,13 @@
       await fetch(`/api/playback/${session}/heartbeat`, { method: "POST", headers: { "Content-Type": "application/json" }, body, keepalive });
     } catch { /* the next report says it again */ }
   };
+  const jump = (seconds) => {
+    position = within(position + seconds);
+    report(false);
+  };
   const tick = (t) => {
     if (!running) return;
-    position = Math.min(position + ((t - last) / 1000) * Number(speed), duration);
+    position = within(position + ((t - last) / 1000) * Number(speed));
     last = t;
     draw();
     if (position >= duration) run(false);
@@ -38,15 +44,19 @@
   };
   const run = (on) => {
     if (running === on) return;
+    if (on && position >= duration) position = 0; // once more from the beginning
     running = on;
-    toggle.textContent = on ? "Pause" : "Run";
+    toggle.textContent = on ? "Pause" : "Play";
     if (on) requestAnimationFrame((t) => { last = t; said = Date.now(); tick(t); });
     else report(true);
   };
-  toggle.hidden = false;
+  toggle.hidden = player.querySelector(".keys").hidden = false;
   toggle.addEventListener("click", () => run(!running));
-  document.addEventListener("keydown", (e) => {
-    if (e.key === "k" && !/^(INPUT|TEXTAREA)$/.test(e.target.tagName)) run(!running);
+  jumps.forEach((j, i) => j.addEventListener("click", (e) => { e.preventDefault(); jump(by[i]); }));
+  const keys = { k: () => run(!running), j: () => jump(-600), l: () => jump(600) };
+  player.addEventListener("keydown", (e) => {
+    if (keys[e.key] && !e.ctrlKey && !e.metaKey && !e.altKey) keys[e.key]();
   });
   document.addEventListener("visibilitychange", () => { if (document.hidden && running) report(true); });
+  draw(); // a page from the browser's cache has old values in its forms
 })();
