@@ -52,3 +52,41 @@ func TestNewsDuringAnEvictionThatFails(t *testing.T) {
 		}
 	})
 }
+
+// tardy is a store that takes a while to say that it has saved an override by ann.
+type tardy struct{ kv.Store }
+
+func (s tardy) Txn(ctx context.Context, txn kv.Txn) (kv.Revision, error) {
+	rev, err := s.Store.Txn(ctx, txn)
+	if strings.Contains(string(txn.Then[0].Value), "ann") {
+		<-time.After(2 * time.Second)
+	}
+	return rev, err
+}
+
+// Of two overrides the later one in the store holds, at the replica too that is slow to hear that it has saved the other.
+func TestOverridesAtTwoReplicas(t *testing.T) {
+	inStack(t, func(t *testing.T, s *stack) {
+		a := s.replica("discovery-1", func(o *registry.Options) { o.Store = tardy{o.Store} })
+		b := s.replica("discovery-2")
+		settle()
+		s.joinAll("catalog", 1, a.Addr)
+		saved := make(chan error, 1)
+		go func() {
+			_, err := a.SetOverride(t.Context(), &discoveryv1.SetOverrideRequest{Service: "catalog", Id: "1", Status: discoveryv1.Status_STATUS_DOWN, Author: "ann"})
+			saved <- err
+		}()
+		settle()
+		want(t, "after ann", b.list(), "1:DOWN")
+		if _, err := b.SetOverride(t.Context(), &discoveryv1.SetOverrideRequest{Service: "catalog", Id: "1", Status: discoveryv1.Status_STATUS_OUT_OF_SERVICE, Author: "bob"}); err != nil {
+			t.Fatal(err)
+		}
+		if err := <-saved; err != nil {
+			t.Fatal(err)
+		}
+		settle()
+		for _, r := range []*replica{a, b} {
+			want(t, r.Addr, r.list(), "1:OUT_OF_SERVICE")
+		}
+	})
+}

@@ -6,8 +6,10 @@ import (
 	"testing"
 	"time"
 
+	discoveryv1 "bijou.dev/platform/api/discovery/v1"
 	"bijou.dev/platform/discovery"
 	registry "bijou.dev/services/discovery"
+	"google.golang.org/protobuf/types/known/durationpb"
 )
 
 func TestCrashIsEvictedAfterTheLease(t *testing.T) {
@@ -51,6 +53,48 @@ func TestLeaseOfEachInstanceIsHonoured(t *testing.T) {
 			t.Errorf("after 62 s: %d instances, want 2", len(list))
 		}
 	})
+}
+
+// An instance may name its heartbeat or its lease alone. What the owner makes of the other must suit every replica.
+func TestTimesThatAreHalfGiven(t *testing.T) {
+	for _, c := range []struct{ beat, lease, wantBeat, wantLease time.Duration }{
+		{0, 0, 3 * time.Second, 10 * time.Second},
+		{0, 200 * time.Millisecond, 100 * time.Millisecond, 200 * time.Millisecond},
+		{0, 3 * time.Second, time.Second, 3 * time.Second},
+		{0, time.Minute, 3 * time.Second, time.Minute},
+		{time.Second, 0, time.Second, 10 * time.Second},
+		{5 * time.Minute, 0, 5 * time.Minute, 10 * time.Minute},
+	} {
+		inStack(t, func(t *testing.T, s *stack) {
+			a, b := s.replica("discovery-1"), s.replica("discovery-2")
+			settle()
+			stream, err := s.rpc(a).Register(t.Context())
+			if err != nil {
+				t.Fatal(err)
+			}
+			req := &discoveryv1.RegisterRequest{Instance: &discoveryv1.Instance{
+				Service: "catalog", Id: "1", Reported: discoveryv1.Status_STATUS_UP, Endpoints: map[string]string{"grpc": "catalog-1:7000"},
+			}}
+			if c.beat > 0 {
+				req.Heartbeat = durationpb.New(c.beat)
+			}
+			if c.lease > 0 {
+				req.Lease = durationpb.New(c.lease)
+			}
+			if err := stream.Send(req); err != nil {
+				t.Fatal(err)
+			}
+			resp, err := stream.Recv()
+			if err != nil {
+				t.Fatalf("heartbeat %v, lease %v: %v", c.beat, c.lease, err)
+			}
+			if beat, lease := resp.GetHeartbeat().AsDuration(), resp.GetLease().AsDuration(); beat != c.wantBeat || lease != c.wantLease {
+				t.Errorf("heartbeat %v, lease %v: in force are %v and %v, want %v and %v", c.beat, c.lease, beat, lease, c.wantBeat, c.wantLease)
+			}
+			after(50 * time.Millisecond)
+			want(t, "at the other replica", b.list(), "1:UP")
+		})
+	}
 }
 
 func TestBrokenStreamIsNotADeparture(t *testing.T) {

@@ -58,6 +58,7 @@ type registry struct {
 	writing   map[key]bool // a write is under way
 	leaving   map[key]bool // deregistered here, to be deleted
 	overrides map[key]override
+	decided   map[key]kv.Revision // revision of the newest word on a key's override, its removal included
 	replicas  map[string]presence // live replicas, this one included
 	loaded    bool                // the store was read once
 	warmUntil time.Time
@@ -83,7 +84,7 @@ func newRegistry(opts Options, self string) *registry {
 		opts: opts, self: self,
 		services: map[string]map[string]*record{},
 		stored:   map[key]stored{}, dirty: map[key]bool{}, writing: map[key]bool{}, leaving: map[key]bool{},
-		overrides: map[key]override{}, replicas: map[string]presence{},
+		overrides: map[key]override{}, decided: map[key]kv.Revision{}, replicas: map[string]presence{},
 		watchers: map[*watcher]struct{}{}, draining: map[*session]struct{}{},
 		toStore: make(chan struct{}, 1), toPeers: make(chan struct{}, 1),
 		problem: errs.Errorf(errs.Unavailable, "the store has not answered yet"),
@@ -103,6 +104,7 @@ type session struct {
 	key  key // zero until the first heartbeat
 	wake chan struct{}
 	over chan error // one slot: why the stream must end; nil for an end in order
+	gone bool       // the stream has ended; guarded by the registry's mu
 }
 
 func newSession() *session {
@@ -124,6 +126,9 @@ func (r *registry) heartbeat(sess *session, req *discoveryv1.RegisterRequest, no
 	k := key{in.GetService(), in.GetId()}
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	if sess.gone { // what was received last may come here after the handler has returned
+		return errs.Errorf(errs.Canceled, "registering %s/%s: the stream has ended", k.service, k.id)
+	}
 	if sess.key != (key{}) && sess.key != k {
 		return errs.Errorf(errs.Invalid, "this stream has registered %s/%s", sess.key.service, sess.key.id).Field("instance.id", "must stay the same on one stream")
 	}
@@ -173,16 +178,18 @@ func (r *registry) admitLocked(k key, rec *record, in *discoveryv1.Instance, now
 	return nil
 }
 
+// timesOf fills in what an instance did not ask for. The result keeps the bounds that other replicas insist on when they read
+// the record.
 func (r *registry) timesOf(req *discoveryv1.RegisterRequest) (beat, lease time.Duration) {
 	beat, lease = req.GetHeartbeat().AsDuration(), req.GetLease().AsDuration()
 	if beat == 0 && lease == 0 {
 		return r.opts.Heartbeat, r.opts.Lease
 	}
 	if beat == 0 {
-		beat = min(r.opts.Heartbeat, lease/3)
+		beat = min(r.opts.Heartbeat, max(lease/3, MinHeartbeat))
 	}
 	if lease == 0 {
-		lease = max(r.opts.Lease, 3*beat)
+		lease = min(max(r.opts.Lease, 3*beat), MaxLease)
 	}
 	return beat, lease
 }
@@ -289,6 +296,7 @@ func (r *registry) storeLocked(k key) {
 func (r *registry) closed(sess *session) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	sess.gone = true
 	delete(r.draining, sess)
 	if rec := r.findLocked(sess.key); rec != nil && rec.sess == sess {
 		rec.sess = nil

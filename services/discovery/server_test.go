@@ -57,6 +57,8 @@ func TestBadHeartbeatsAreRefused(t *testing.T) {
 		"heartbeat":   {"heartbeat", func(r *discoveryv1.RegisterRequest) { r.Heartbeat = durationpb.New(time.Millisecond) }},
 		"short lease": {"lease", func(r *discoveryv1.RegisterRequest) { r.Lease = durationpb.New(5 * time.Second) }},
 		"long lease":  {"lease", func(r *discoveryv1.RegisterRequest) { r.Lease = durationpb.New(time.Hour) }},
+		"tiny lease":  {"lease", func(r *discoveryv1.RegisterRequest) { r.Heartbeat, r.Lease = nil, durationpb.New(time.Millisecond) }},
+		"long beat":   {"heartbeat", func(r *discoveryv1.RegisterRequest) { r.Heartbeat, r.Lease = durationpb.New(time.Hour), nil }},
 	} {
 		t.Run(name, func(t *testing.T) {
 			inStack(t, func(t *testing.T, s *stack) {

@@ -124,10 +124,10 @@ func (r *registry) fold(u kv.Update, now time.Time) {
 	instances := false
 	for _, e := range u.Puts {
 		r.foldReplicaLocked(e)
-		r.foldOverrideLocked(e)
+		r.foldOverrideLocked(e, u.Resync)
 	}
 	for _, path := range u.Deletes {
-		r.foldGoneLocked(path, now)
+		r.foldGoneLocked(path, u, now)
 	}
 	lossy := r.lossyLocked(u)
 	for _, e := range u.Puts {
@@ -203,7 +203,7 @@ func (r *registry) foldReplicaLocked(e kv.Entry) {
 	}
 }
 
-func (r *registry) foldOverrideLocked(e kv.Entry) {
+func (r *registry) foldOverrideLocked(e kv.Entry, force bool) {
 	k, ok := parseKey(overridesRoot, e.Key)
 	if !ok {
 		return
@@ -213,13 +213,13 @@ func (r *registry) foldOverrideLocked(e kv.Entry) {
 		r.badLocked(e.Key, err)
 		return
 	}
-	r.overrideLocked(k, o)
+	r.overrideLocked(k, o, e.Modified, force)
 }
 
 // foldGoneLocked handles the end of a replica and of an override.
-func (r *registry) foldGoneLocked(path string, now time.Time) {
+func (r *registry) foldGoneLocked(path string, u kv.Update, now time.Time) {
 	if k, ok := parseKey(overridesRoot, path); ok {
-		r.overrideLocked(k, override{})
+		r.overrideLocked(k, override{}, u.Revision, u.Resync)
 	}
 	id, ok := strings.CutPrefix(path, replicasRoot)
 	if !ok {
@@ -241,8 +241,13 @@ func (r *registry) foldGoneLocked(path string, now time.Time) {
 	r.opts.Log.Info("a replica is gone, giving its instances a fresh lease", "replica", id, "instances", orphans)
 }
 
-// overrideLocked sets or clears an override and applies it to the instance, if there is one.
-func (r *registry) overrideLocked(k key, o override) {
+// overrideLocked sets or clears an override and applies it to the instance, if there is one. Of two words the one with the
+// later revision of the store holds, whichever is heard first; force is for a store that was listed again.
+func (r *registry) overrideLocked(k key, o override, rev kv.Revision, force bool) {
+	if rev < r.decided[k] && !force {
+		return
+	}
+	r.decided[k] = rev
 	if r.overrides[k] == o {
 		return
 	}
@@ -567,7 +572,8 @@ func (s *Server) saveOverride(ctx context.Context, k key, o override) error {
 		}
 		op = kv.Put(k.path(overridesRoot), b)
 	}
-	if _, err := s.store.Txn(ctx, kv.Txn{Then: []kv.Op{op}}); err != nil {
+	rev, err := s.store.Txn(ctx, kv.Txn{Then: []kv.Op{op}})
+	if err != nil {
 		return errs.Errorf(errs.KindOf(err), "saving the override of %s/%s, nothing is changed: %w", k.service, k.id, err)
 	}
 	s.reg.mu.Lock()
@@ -575,7 +581,7 @@ func (s *Server) saveOverride(ctx context.Context, k key, o override) error {
 	if o.Status == discoveryv1.Status_STATUS_UNSPECIFIED {
 		o = override{}
 	}
-	s.reg.overrideLocked(k, o)
+	s.reg.overrideLocked(k, o, rev, false)
 	return nil
 }
 

@@ -23,7 +23,7 @@ const (
 	MaxEndpoints = 16
 	// MaxLease is the longest lease that an instance may ask for.
 	MaxLease = 10 * time.Minute
-	// MinHeartbeat is the shortest heartbeat.
+	// MinHeartbeat is the shortest heartbeat, the longest is half of MaxLease. A lease is at least two heartbeats.
 	MinHeartbeat = 100 * time.Millisecond
 
 	maxText = 256 // bytes of zone, version and the like
@@ -125,8 +125,8 @@ func (v *violations) metadata(metadata map[string]string) {
 
 func (v *violations) times(req *discoveryv1.RegisterRequest) {
 	beat, lease := req.GetHeartbeat().AsDuration(), req.GetLease().AsDuration()
-	v.add(beat == 0 || beat >= MinHeartbeat, "heartbeat", "must be at least %v", MinHeartbeat)
-	v.add(lease >= 0 && lease <= MaxLease, "lease", "must be at most %v", MaxLease)
+	v.add(beat == 0 || beat >= MinHeartbeat && beat <= MaxLease/2, "heartbeat", "must be %v to %v", MinHeartbeat, MaxLease/2)
+	v.add(lease == 0 || lease >= 2*MinHeartbeat && lease <= MaxLease, "lease", "must be %v to %v", 2*MinHeartbeat, MaxLease)
 	v.add(lease == 0 || lease >= 2*beat, "lease", "must be at least two heartbeats")
 }
 
