@@ -155,6 +155,30 @@ func TestWatchersHearEachChangeInOrder(t *testing.T) {
 	}
 }
 
+// Each watcher of a setting hears each change, also of a setting that has no value at first. In a peer's library the second
+// watcher took the place of the first, and a key that was absent at the start could not be watched.
+func TestSeveralWatchersOfAnAbsentSetting(t *testing.T) {
+	set := config.Static(nil)
+	handles := []*config.Value[int64]{config.Int(set, "a", 1, config.Spec{}), config.Int(set, "a", 1, config.Spec{})}
+	heard := make([][]int64, 4)
+	var stops []func()
+	for i := range heard {
+		stops = append(stops, handles[i%2].Watch(func(_, now int64) { heard[i] = append(heard[i], now) }))
+	}
+	for _, text := range []string{"2", "3"} {
+		if err := set.Put("a", text); err != nil {
+			t.Fatal(err)
+		}
+	}
+	stops[1]()
+	set.Remove("a")
+	for i, want := range [][]int64{{2, 3, 1}, {2, 3}, {2, 3, 1}, {2, 3, 1}} {
+		if !slices.Equal(heard[i], want) {
+			t.Errorf("watcher %d heard %v, want %v", i, heard[i], want)
+		}
+	}
+}
+
 func TestStopFromWithinTheCall(t *testing.T) {
 	set := config.Static(nil)
 	v := config.Int(set, "a", 1, config.Spec{})

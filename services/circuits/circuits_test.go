@@ -361,6 +361,12 @@ func TestRefusedReports(t *testing.T) {
 	negative.LatencyMeanMs = -1
 	noName := getMovie(1, 0)
 	noName.Name = ""
+	longName := getMovie(1, 0)
+	longName.Name = strings.Repeat("x", 1<<20) // the refusal must not be as long
+	longTrace := getMovie(1, 0)
+	longTrace.ExampleTraces = []string{strings.Repeat("a", 33)}
+	lessThanNone := getMovie(1, 0)
+	lessThanNone.Rolling["FAILURE"] = -1
 	tests := []struct {
 		name string
 		reqs []*circuitsv1.ReportRequest
@@ -374,6 +380,9 @@ func TestRefusedReports(t *testing.T) {
 		{"not a number", []*circuitsv1.ReportRequest{report("web", "web-1", nan)}, errs.Invalid, "finite"},
 		{"negative", []*circuitsv1.ReportRequest{report("web", "web-1", negative)}, errs.Invalid, "finite"},
 		{"circuit without a name", []*circuitsv1.ReportRequest{report("web", "web-1", noName)}, errs.Invalid, "name"},
+		{"circuit with an endless name", []*circuitsv1.ReportRequest{report("web", "web-1", longName)}, errs.Invalid, "at most 256 bytes"},
+		{"no trace id", []*circuitsv1.ReportRequest{report("web", "web-1", longTrace)}, errs.Invalid, "traces"},
+		{"negative count", []*circuitsv1.ReportRequest{report("web", "web-1", lessThanNone)}, errs.Invalid, "counts"},
 		{"too many processes", []*circuitsv1.ReportRequest{report("web", "web-3")}, errs.Exhausted, "max-processes"},
 	}
 	for _, tt := range tests {
@@ -392,6 +401,9 @@ func TestRefusedReports(t *testing.T) {
 				_, err := stream.CloseAndRecv()
 				if errs.KindOf(err) != tt.want || !strings.Contains(err.Error(), tt.say) && !strings.Contains(fmt.Sprint(errs.FromRPC(err)), tt.say) {
 					t.Errorf("got %v, want %v about %q", errs.FromRPC(err), tt.want, tt.say)
+				}
+				if n := len(fmt.Sprint(errs.FromRPC(err))); n > 1000 {
+					t.Errorf("the refusal has %d bytes", n)
 				}
 			})
 		})

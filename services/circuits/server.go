@@ -3,9 +3,11 @@ package circuits
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"math"
 	"math/rand/v2"
+	"slices"
 	"time"
 
 	circuitsv1 "bijou.dev/platform/api/circuits/v1"
@@ -20,6 +22,8 @@ const (
 	maxName     = 256
 	// maxMap bounds the entries of each map of a snapshot.
 	maxMap = 100
+	// maxTraceID is the length of a trace id in hex.
+	maxTraceID = 32
 )
 
 // Report implements the contract. The stream ends with kind Unavailable when this replica stops.
@@ -104,7 +108,7 @@ func validate(req *circuitsv1.ReportRequest) error {
 	}
 	for _, c := range req.Circuits {
 		if problem := validateSnapshot(c); problem != "" {
-			err.Field("circuits["+c.Name+"]", problem)
+			err.Field(fmt.Sprintf("circuits[%.64q]", c.Name), problem)
 			break // one is enough to find the sender
 		}
 	}
@@ -121,10 +125,21 @@ func validateSnapshot(c *circuitsv1.Snapshot) string {
 	if len(c.Rolling) > maxMap || len(c.LatencyMs) > maxMap || len(c.Properties) > maxMap || len(c.ExampleTraces) > maxExamples || len(c.Reason) > 4096 {
 		return "must have at most 100 events, latencies and properties, 3 traces and a reason of 4096 bytes"
 	}
+	if slices.ContainsFunc(c.ExampleTraces, func(id string) bool { return len(id) > maxTraceID }) {
+		return "must have traces with ids of at most 32 digits"
+	}
+	for _, n := range c.Rolling {
+		if n < 0 {
+			return "must have counts of at least 0"
+		}
+	}
 	for _, ms := range c.LatencyMs {
 		if math.IsNaN(ms) || math.IsInf(ms, 0) || ms < 0 {
 			return "must have finite latencies"
 		}
+	}
+	if min(c.Requests, c.Errors, int64(c.Concurrent), int64(c.MaxConcurrent), int64(c.ReportingHosts)) < 0 {
+		return "must have counts of at least 0"
 	}
 	if math.IsNaN(c.LatencyMeanMs) || math.IsInf(c.LatencyMeanMs, 0) || c.LatencyMeanMs < 0 {
 		return "must have a finite mean latency"

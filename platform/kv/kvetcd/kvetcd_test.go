@@ -1,6 +1,7 @@
 package kvetcd_test
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"net"
@@ -50,9 +51,10 @@ func (w *wire) set(cut bool) {
 
 func open(t *testing.T, opts kvetcd.Options) *kvetcd.Store {
 	t.Helper()
-	if opts.Heartbeat == 0 {
-		opts.Heartbeat = 250 * time.Millisecond // short, yet longer than a busy machine pauses
-	}
+	// Short, yet longer than a busy machine pauses: two dozen etcds share it. A watch that is taken for lost lists again, and
+	// a test that counts updates then counts another number.
+	opts.Heartbeat = cmp.Or(opts.Heartbeat, time.Second)
+	opts.Timeout = cmp.Or(opts.Timeout, 10*time.Second)
 	s, err := kvetcd.New(opts)
 	if err != nil {
 		t.Fatal(err)

@@ -1,0 +1,176 @@
+package service_test
+
+import (
+	"context"
+	"errors"
+	"io"
+	"net/http"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	discoveryv1 "bijou.dev/platform/api/discovery/v1"
+	"bijou.dev/platform/memnet"
+	"bijou.dev/platform/service"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials/insecure"
+	healthv1 "google.golang.org/grpc/health/grpc_health_v1"
+)
+
+// registry takes everybody in and writes down what it hears.
+type registry struct {
+	discoveryv1.UnimplementedDiscoveryServer
+	spread atomic.Bool // whether all callers know what was reported last
+
+	mu    sync.Mutex
+	heard []string // each status when it changes, and "LEFT"
+}
+
+func startRegistry(t *testing.T, n *memnet.Network) *registry {
+	t.Helper()
+	l, err := n.Listen("tcp", "registry:7000")
+	if err != nil {
+		t.Fatal(err)
+	}
+	r, srv := &registry{}, grpc.NewServer()
+	discoveryv1.RegisterDiscoveryServer(srv, r)
+	go func() { _ = srv.Serve(l) }() // ends with Stop
+	t.Cleanup(srv.Stop)
+	return r
+}
+
+func (r *registry) hear(word string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if n := len(r.heard); n == 0 || r.heard[n-1] != word {
+		r.heard = append(r.heard, word)
+	}
+}
+
+func (r *registry) last() string {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if len(r.heard) == 0 {
+		return ""
+	}
+	return r.heard[len(r.heard)-1]
+}
+
+func (r *registry) Register(stream grpc.BidiStreamingServer[discoveryv1.RegisterRequest, discoveryv1.RegisterResponse]) error {
+	for {
+		req, err := stream.Recv()
+		if err != nil {
+			return err
+		}
+		if req.GetDeregister() {
+			r.hear("LEFT")
+			return nil
+		}
+		r.hear(strings.TrimPrefix(req.GetInstance().GetReported().String(), "STATUS_"))
+		if err := stream.Send(&discoveryv1.RegisterResponse{Instance: req.GetInstance(), Propagated: r.spread.Load()}); err != nil {
+			return err
+		}
+	}
+}
+
+func (r *registry) Watch(stream grpc.BidiStreamingServer[discoveryv1.WatchRequest, discoveryv1.WatchResponse]) error {
+	if _, err := stream.Recv(); err != nil {
+		return err
+	}
+	if err := stream.Send(&discoveryv1.WatchResponse{Version: 1, Snapshot: true}); err != nil {
+		return err
+	}
+	<-stream.Context().Done()
+	return nil
+}
+
+// A stop loses no request because of its order: callers are told, and while they do not all know, new requests are answered
+// as ever; then no new ones are taken and those in hand end; only then the instance leaves, and last everything is undone.
+func TestTheOrderOfAStop(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n := memnet.New()
+		reg := startRegistry(t, n)
+		o := alone(n, "hello-1")
+		o.Discovery, o.Drain = []string{"registry:7000"}, 20*time.Second
+		entered, finish := make(chan struct{}), make(chan struct{})
+		_, stop := run(t, o, func(_ context.Context, p *service.Process) error {
+			begin := time.Now()
+			p.Ready("films", func() error {
+				if time.Since(begin) < 500*time.Millisecond {
+					return errors.New("still loading")
+				}
+				return nil
+			})
+			p.OnStop("store", func(context.Context) error { reg.hear("undone"); return nil })
+			return p.Handle("http", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				if r.URL.Path == "/slow" {
+					close(entered)
+					<-finish
+				}
+				_, _ = io.WriteString(w, "hi")
+			}))
+		})
+		time.Sleep(time.Second)
+		conn, err := grpc.NewClient("passthrough:///hello-1:7000", grpc.WithTransportCredentials(insecure.NewCredentials()), grpc.WithContextDialer(memDial(n)))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer conn.Close()
+		health := func() string {
+			h, err := healthv1.NewHealthClient(conn).Check(t.Context(), &healthv1.HealthCheckRequest{})
+			if err != nil {
+				return err.Error()
+			}
+			return h.GetStatus().String()
+		}
+		if reg.last() != "UP" || health() != "SERVING" {
+			t.Fatalf("at first the registry heard %q, the health service says %s", reg.last(), health())
+		}
+		slow := make(chan string, 1)
+		go func() {
+			_, body := get(t, n, "http://hello-1:8080/slow")
+			slow <- body
+		}()
+		<-entered
+		stopped := make(chan error, 1)
+		go func() { stopped <- stop() }()
+
+		time.Sleep(4 * time.Second) // of the 10 s in which callers may learn of it
+		if reg.last() != "DRAINING" || health() != "NOT_SERVING" {
+			t.Errorf("draining, the registry heard %q, the health service says %s", reg.last(), health())
+		}
+		if code, body := get(t, n, "http://hello-1:8080/"); code != 200 || body != "hi" {
+			t.Errorf("a caller that does not know yet got %d %q", code, body)
+		}
+		if code, body := get(t, n, "http://hello-1:9090/readyz"); code != 503 || !strings.Contains(body, "draining") {
+			t.Errorf("readyz is %d %s", code, body)
+		}
+
+		reg.spread.Store(true)
+		time.Sleep(4 * time.Second) // more than a heartbeat
+		for _, addr := range []string{"hello-1:8080", "hello-1:7000"} {
+			if c, err := n.DialContext(t.Context(), "tcp", addr); err == nil {
+				c.Close()
+				t.Errorf("when all callers know, %s still takes connections", addr)
+			}
+		}
+		if got := reg.last(); got != "DRAINING" {
+			t.Errorf("with a request in hand the registry heard %q", got)
+		}
+		close(finish)
+		if got := <-slow; got != "hi" {
+			t.Errorf("the request in hand got %q", got)
+		}
+		if err := <-stopped; err != nil {
+			t.Error(err)
+		}
+		if want := []string{"STARTING", "UP", "DRAINING", "LEFT", "undone"}; !slices.Equal(reg.heard, want) {
+			t.Errorf("the order was %v, want %v", reg.heard, want)
+		}
+	})
+}
