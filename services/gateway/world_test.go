@@ -15,6 +15,7 @@ import (
 	"bijou.dev/platform/config"
 	"bijou.dev/platform/discovery"
 	"bijou.dev/platform/memnet"
+	"bijou.dev/platform/trace"
 	"bijou.dev/services/gateway"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -59,7 +60,7 @@ func worldWith(t testing.TB, opts gateway.EdgeOptions, routes string, settings .
 func (w *world) start(opts gateway.EdgeOptions) {
 	w.t.Helper()
 	opts.Config, opts.Discovery, opts.Metrics, opts.DialContext = w.set, w.disc, w.metrics, w.net.DialContext
-	opts.Log = slog.New(slog.NewJSONHandler(w.log, &slog.HandlerOptions{Level: slog.LevelDebug}))
+	opts.Log = slog.New(trace.Handler(slog.NewJSONHandler(w.log, &slog.HandlerOptions{Level: slog.LevelDebug}))) // as processes have it
 	edge, err := gateway.NewEdge(opts)
 	if err != nil {
 		w.t.Fatal(err)
