@@ -69,6 +69,48 @@ func TestNothingAcknowledgedIsLost(t *testing.T) {
 	})
 }
 
+// TestNothingAcknowledgedIsLostWhenProcessesAreKilled is the same with violence: etcd dies by SIGKILL in the middle of its
+// work, and so does one of the replicas each time.
+func TestNothingAcknowledgedIsLostWhenProcessesAreKilled(t *testing.T) {
+	etcdtest.Child()
+	etcd := etcdtest.StartProcess(t)
+	start := func(o configtest.Options) *configtest.Server {
+		o.Config.EtcdEndpoints = etcd.Endpoints()
+		return configtest.NewServer(t, &o)
+	}
+	var clients []configv1.ConfigClient
+	var servers []*configtest.Server
+	for range 2 {
+		s := start(configtest.Options{})
+		servers = append(servers, s)
+		clients = append(clients, s.Client(t))
+		declare(t, clients[len(clients)-1])
+	}
+	l := &ledger{tried: map[string]bool{}, acked: map[string]int64{}}
+	ctx, stop := context.WithCancel(t.Context())
+	var writers sync.WaitGroup
+	for w := range 6 {
+		writers.Go(func() { l.write(ctx, clients[w%2], w) })
+	}
+	for round := range 3 {
+		acked, refused := l.counts()
+		eventually(t, func() error { return l.beyond(acked+50, 0) })
+		etcd.Kill()
+		eventually(t, func() error { return l.beyond(0, refused+1) })
+		etcd.Restart()
+		acked, _ = l.counts()
+		eventually(t, func() error { return l.beyond(acked+50, 0) })
+		victim := servers[round%2]
+		victim.Stop()
+		servers[round%2] = start(configtest.Options{Net: victim.Net, Addr: victim.Addr})
+	}
+	acked, _ := l.counts()
+	eventually(t, func() error { return l.beyond(acked+50, 0) })
+	stop()
+	writers.Wait()
+	l.check(t, clients[0])
+}
+
 func (l *ledger) write(ctx context.Context, c configv1.ConfigClient, writer int) {
 	for i := 0; ctx.Err() == nil; i++ {
 		value := fmt.Sprintf("%d/%d", writer, i)

@@ -79,7 +79,7 @@ func declare(t *testing.T, c configv1.ConfigClient) {
 // eventually repeats what is unavailable at first.
 func eventually(t *testing.T, do func() error) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
 	defer cancel()
 	tick := time.NewTicker(2 * time.Millisecond)
 	defer tick.Stop()
@@ -91,7 +91,7 @@ func eventually(t *testing.T, do func() error) {
 		select {
 		case <-tick.C:
 		case <-ctx.Done():
-			t.Fatalf("after 10s still: %v", err)
+			t.Fatalf("after 30s still: %v", err)
 		}
 	}
 }

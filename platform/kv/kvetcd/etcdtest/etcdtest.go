@@ -42,7 +42,7 @@ func Start(t testing.TB) *Server {
 func (s *Server) Endpoints() []string { return []string{"unix://" + s.Socket()} }
 
 // Socket is the path of the socket that clients connect to.
-func (s *Server) Socket() string { return filepath.Join(s.dir, "client.sock") }
+func (s *Server) Socket() string { return socket(s.dir) }
 
 // Stop ends etcd and keeps its data. Stopping twice is fine.
 func (s *Server) Stop() {
@@ -65,7 +65,7 @@ func (s *Server) Wipe() {
 func (s *Server) Restart() {
 	s.t.Helper()
 	s.Stop()
-	etcd, err := embed.StartEtcd(s.config())
+	etcd, err := embed.StartEtcd(config(s.dir))
 	if err != nil {
 		s.t.Fatalf("starting etcd: %v", err)
 	}
@@ -97,11 +97,11 @@ func (s *Server) Revoke(lease int64) {
 	}
 }
 
-func (s *Server) config() *embed.Config {
+func config(dir string) *embed.Config {
 	cfg := embed.NewConfig()
-	cfg.Dir = filepath.Join(s.dir, "data")
-	client := []url.URL{{Scheme: "unix", Path: s.Socket()}}
-	peer := []url.URL{{Scheme: "unix", Path: filepath.Join(s.dir, "peer.sock")}}
+	cfg.Dir = filepath.Join(dir, "data")
+	client := []url.URL{{Scheme: "unix", Path: socket(dir)}}
+	peer := []url.URL{{Scheme: "unix", Path: filepath.Join(dir, "peer.sock")}}
 	cfg.ListenClientUrls, cfg.AdvertiseClientUrls = client, client
 	cfg.ListenPeerUrls, cfg.AdvertisePeerUrls = peer, peer
 	cfg.InitialCluster = cfg.InitialClusterFromName(cfg.Name)
@@ -110,3 +110,5 @@ func (s *Server) config() *embed.Config {
 	cfg.ZapLoggerBuilder = embed.NewZapLoggerBuilder(zap.NewNop())
 	return cfg
 }
+
+func socket(dir string) string { return filepath.Join(dir, "client.sock") }
