@@ -123,8 +123,9 @@ type Policy struct {
 // the last error. N is 1 for the first attempt.
 //
 // Retried are errors of kind Unavailable, and of kind Exhausted if they say when to come back. The wait before a retry is
-// what the error asks for, or the policy's back-off if that is longer, and the back-off alone for ReasonShed; if the deadline of ctx would pass meanwhile, the
-// error is returned at once. Rejections by a circuit are never retried. There is one layer of retries: an error that
+// the policy's back-off, part of which is random, after what the error asks for, so that callers who were asked for the same
+// do not come back together; it is the back-off alone for ReasonShed. If the deadline of ctx would pass meanwhile, the error
+// is returned at once. Rejections by a circuit are never retried. There is one layer of retries: an error that
 // another Retry below gave up on is final.
 func Retry(ctx context.Context, policy Policy, attempt func(ctx context.Context, n int) error) error {
 	b := policy.Budget
@@ -139,7 +140,7 @@ func Retry(ctx context.Context, policy Policy, attempt func(ctx context.Context,
 		}
 		wait := b.backoff(n)
 		if errs.Reason(err) != ReasonShed { // that one is tried elsewhere
-			wait = max(wait, errs.RetryAfter(err))
+			wait += errs.RetryAfter(err)
 		}
 		if n >= int(b.maxAttempts.Get()) || !timeFor(ctx, wait) || !b.withdraw() || !sleep(ctx, wait) {
 			return &givenUp{err}

@@ -263,7 +263,7 @@ func (c *otlpClient) UploadTraces(ctx context.Context, spans []*otlp.ResourceSpa
 		if !retryable(err) || absent && closed(stop) {
 			return err
 		}
-		if pause := max(jitter(wait), errs.RetryAfter(err)); !sleep(ctx, pause, stop) {
+		if pause := errs.RetryAfter(err) + jitter(wait); !sleep(ctx, pause, stop) {
 			return err
 		}
 	}

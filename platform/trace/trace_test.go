@@ -323,6 +323,45 @@ func TestOTLP(t *testing.T) {
 	}
 }
 
+// A store that is busy tells all senders to come back in a second. They must not do so at the same moment.
+func TestSendersComeBackAtDifferentMoments(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n := memnet.New()
+		var mu sync.Mutex
+		calls, moments := 0, map[time.Duration]bool{}
+		begin := time.Now()
+		stop := serve(t, n, &store{answer: func(int) (*collector.ExportTraceServiceResponse, error) {
+			mu.Lock()
+			defer mu.Unlock()
+			if calls++; calls <= 5 {
+				return nil, errs.ToStatus(errs.Errorf(errs.Exhausted, "storing spans").RetryIn(time.Second)).Err()
+			}
+			moments[time.Since(begin)] = true
+			return &collector.ExportTraceServiceResponse{}, nil
+		}})
+		defer stop()
+		var all sync.WaitGroup
+		for range 5 {
+			p := newProvider(t, trace.Options{Conn: dial(t, n)})
+			spans(p, 1)
+			all.Go(func() {
+				if err := p.Flush(t.Context()); err != nil {
+					t.Error(err)
+				}
+			})
+		}
+		all.Wait()
+		for m := range moments {
+			if m < time.Second {
+				t.Errorf("a sender came back after %v", m)
+			}
+		}
+		if len(moments) < 4 {
+			t.Errorf("5 senders came back at the moments %v", moments)
+		}
+	})
+}
+
 // The store may come late; until then requests are not held up and losses are known exactly.
 func TestStoreAwayAtStart(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
