@@ -542,8 +542,8 @@ func (s *Server) checkRollback(changes []change) error {
 	return nil
 }
 
-// expire removes overrides when their time is over, each batch as one revision. All replicas do this; the head decides
-// whose revision it is, and the others find nothing left to remove.
+// expire ends overrides when their time is over: for the watchers at once, and in the store by removing them, each batch as
+// one revision. All replicas do this; the head decides whose revision it is, and the others find nothing left to remove.
 func (s *Server) expire(ctx context.Context) error {
 	for {
 		s.state.mu.RLock()
@@ -560,12 +560,27 @@ func (s *Server) expire(ctx context.Context) error {
 			continue
 		case <-due:
 		}
+		s.state.tellOver()
 		_, err := s.publish(ctx, batch{author: "expiry", reason: "the time of an override is over", plan: s.planExpiry})
 		if err != nil && ctx.Err() == nil {
 			s.log.WarnContext(ctx, "config: cannot remove expired overrides, trying on", "err", err)
 			pause(ctx, time.Second)
 		}
 	}
+}
+
+// tellOver has the watchers look at what is over.
+func (s *state) tellOver() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	now := time.Now()
+	var names []string
+	for c := range s.overridesLocked() {
+		if v := c.GetValue(); over(v, now) {
+			names = append(names, v.GetName())
+		}
+	}
+	s.onNames(names, s.head.GetRevision())
 }
 
 func (s *state) nextExpiryLocked() time.Time {
@@ -596,7 +611,7 @@ func (s *Server) planExpiry(context.Context, int64) ([]change, error) {
 	defer s.state.mu.RUnlock()
 	var due []change
 	for c := range s.state.overridesLocked() {
-		if v := c.GetValue(); !v.GetExpires().AsTime().After(time.Now()) && len(due) < s.opts.MaxChanges {
+		if v := c.GetValue(); over(v, time.Now()) && len(due) < s.opts.MaxChanges {
 			due = append(due, change{name: v.GetName(), scope: v.GetScope()})
 		}
 	}

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	configv1 "bijou.dev/platform/api/config/v1"
+	settings "bijou.dev/platform/config"
 	"bijou.dev/platform/errs"
 
 	"github.com/google/go-cmp/cmp"
@@ -339,6 +340,52 @@ func TestOverrideExpiresOnceOverReplicas(t *testing.T) {
 		synctest.Wait()
 		if got := valueOf(t, c, id("1"), "greeting"); got != "hello" {
 			t.Errorf("the override that was brought back has lost its end: %q", got)
+		}
+	})
+}
+
+// TestOverrideEndsInTimeWhileTheStoreIsAway: who set an override for ten minutes gets ten minutes, although nothing can be
+// published meanwhile.
+func TestOverrideEndsInTimeWhileTheStoreIsAway(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		servers, stores := replicas(t, 1)
+		c := servers[0].Client(t)
+		declare(t, c)
+		instance := servers[0].Follow(t, id("catalog-1"))
+		limit := settings.Int(instance, "search.limit", 20, settings.Spec{Min: "1", Max: "100"})
+		time.Sleep(time.Second)
+		publish(t, c, set("search.limit", "30"))
+		publish(t, c, override("search.limit", "50", 10*time.Minute))
+		time.Sleep(time.Second)
+		if got := valueOf(t, c, id("catalog-1"), "search.limit"); got != "50" {
+			t.Fatalf("the override is not in force: %q", got)
+		}
+
+		stores[0].Fail(nil)
+		time.Sleep(10 * time.Minute)
+		synctest.Wait()
+		if got := valueOf(t, c, id("catalog-1"), "search.limit"); got != "30" {
+			t.Errorf("after its time the override still gives %q", got)
+		}
+		if got := limit.Get(); got != 30 {
+			t.Errorf("after its time the instance still uses %d", got)
+		}
+		why, err := c.Explain(t.Context(), &configv1.ExplainRequest{Name: "search.limit", Identity: id("catalog-1")})
+		if err != nil || len(why.GetCandidates()) == 0 || why.GetCandidates()[0].GetValue().GetValue() != "30" {
+			t.Errorf("the explanation is %v, %v, want 30 to win", why, err)
+		}
+
+		stores[0].Heal()
+		time.Sleep(time.Minute)
+		hist, err := c.History(t.Context(), &configv1.HistoryRequest{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := revisions(hist); !cmp.Equal(got, []int64{3, 2, 1}) || hist.GetRevisions()[0].GetAuthor() != "expiry" {
+			t.Errorf("history is %v, want one more revision, for the expiry: %v", got, hist.GetRevisions()[0])
+		}
+		if limit.Get() != 30 || instance.Revision() != 3 {
+			t.Errorf("the instance uses %d of revision %d, want 30 of 3", limit.Get(), instance.Revision())
 		}
 	})
 }

@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"time"
 
 	configv1 "bijou.dev/platform/api/config/v1"
 	settings "bijou.dev/platform/config"
@@ -266,9 +267,10 @@ func (s *state) appNamesLocked() []string { return slices.Sorted(maps.Keys(s.app
 
 // candidatesLocked returns the values of a setting that an instance sees, the winner first.
 func (s *state) candidatesLocked(name string, id *configv1.Identity) []*configv1.Candidate {
+	now := time.Now()
 	var found []*configv1.Candidate
 	for _, c := range s.values[name] {
-		if settings.Applies(c.GetValue().GetScope(), id) {
+		if settings.Applies(c.GetValue().GetScope(), id) && !over(c.GetValue(), now) {
 			found = append(found, c)
 		}
 	}
@@ -280,14 +282,20 @@ func (s *state) candidatesLocked(name string, id *configv1.Identity) []*configv1
 
 // winnerLocked returns the value of a setting that an instance uses, or nil.
 func (s *state) winnerLocked(name string, id *configv1.Identity) *configv1.Value {
+	now := time.Now()
 	var best *configv1.Value
 	for _, c := range s.values[name] {
 		v := c.GetValue()
-		if settings.Applies(v.GetScope(), id) && (best == nil || rank(v.GetScope()) > rank(best.GetScope())) {
+		if settings.Applies(v.GetScope(), id) && !over(v, now) && (best == nil || rank(v.GetScope()) > rank(best.GetScope())) {
 			best = v
 		}
 	}
 	return best
+}
+
+// over reports whether the time of an override is over. It counts no more, even if nothing can be published just now.
+func over(v *configv1.Value, now time.Time) bool {
+	return v.GetExpires() != nil && !v.GetExpires().AsTime().After(now)
 }
 
 // rank orders scopes: by layer, and within a layer one app before every app. No two scopes that apply to one instance
