@@ -2,14 +2,18 @@ package discovery_test
 
 import (
 	"fmt"
+	"io"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	discoveryv1 "bijou.dev/platform/api/discovery/v1"
 	"bijou.dev/platform/discovery"
 	registry "bijou.dev/services/discovery"
+	"google.golang.org/grpc"
 	"google.golang.org/protobuf/types/known/durationpb"
+	"google.golang.org/protobuf/types/known/timestamppb"
 )
 
 func TestCrashIsEvictedAfterTheLease(t *testing.T) {
@@ -109,6 +113,48 @@ func TestBrokenStreamIsNotADeparture(t *testing.T) {
 		want(t, "after it came back", c.Instances("catalog"), "1:UP")
 		if ok, why := back.Registered(); !ok {
 			t.Error("not registered:", why)
+		}
+	})
+}
+
+// broken is a stream that is found broken when it is answered, while more was received on it.
+type broken struct {
+	grpc.BidiStreamingServer[discoveryv1.RegisterRequest, discoveryv1.RegisterResponse]
+	received chan *discoveryv1.RegisterRequest
+}
+
+func (b broken) Send(*discoveryv1.RegisterResponse) error { return io.ErrClosedPipe }
+
+func (b broken) Recv() (*discoveryv1.RegisterRequest, error) {
+	req, ok := <-b.received
+	if !ok {
+		return nil, io.EOF
+	}
+	return req, nil
+}
+
+func TestHeartbeatOfAStreamThatHasEnded(t *testing.T) {
+	inStack(t, func(t *testing.T, s *stack) {
+		r := s.replica("discovery-1")
+		settle()
+		in := instance("catalog", "1")
+		heartbeat := func() *discoveryv1.RegisterRequest {
+			return &discoveryv1.RegisterRequest{Instance: &discoveryv1.Instance{
+				Service: in.Service, Id: in.ID, Reported: discoveryv1.Status_STATUS_UP, Endpoints: in.Endpoints, Started: timestamppb.New(in.Started),
+			}}
+		}
+		old := broken{received: make(chan *discoveryv1.RegisterRequest, 1)}
+		defer close(old.received)
+		old.received <- heartbeat()
+		if err := r.Register(old); err == nil {
+			t.Fatal("a stream that cannot be answered ended well")
+		}
+		back := s.join(in, discovery.RegistrarOptions{})
+		settle()
+		old.received <- heartbeat()
+		synctest.Wait()
+		if ok, why := back.Registered(); !ok {
+			t.Errorf("what was left on the old stream took the registration from the new one: %s", why)
 		}
 	})
 }
