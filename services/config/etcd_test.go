@@ -43,7 +43,7 @@ func TestNothingAcknowledgedIsLost(t *testing.T) {
 	for w := range 6 {
 		writers.Go(func() { l.write(ctx, clients[w%2], w) })
 	}
-	eventually(t, func() error { return l.beyond(200, 0) })
+	eventually(t, func() error { return l.beyond(50, 0) })
 	etcd.Stop()
 	eventually(t, func() error { return l.beyond(0, 1) })
 	if _, err := clients[0].Get(t.Context(), &configv1.GetRequest{}); err != nil {
@@ -51,7 +51,7 @@ func TestNothingAcknowledgedIsLost(t *testing.T) {
 	}
 	etcd.Restart()
 	acked, _ := l.counts()
-	eventually(t, func() error { return l.beyond(acked+200, 0) })
+	eventually(t, func() error { return l.beyond(acked+50, 0) })
 	stop()
 	writers.Wait()
 

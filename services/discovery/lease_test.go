@@ -149,12 +149,19 @@ func TestHeartbeatOfAStreamThatHasEnded(t *testing.T) {
 		if err := r.Register(old); err == nil {
 			t.Fatal("a stream that cannot be answered ended well")
 		}
-		back := s.join(in, discovery.RegistrarOptions{})
-		settle()
-		old.received <- heartbeat()
-		synctest.Wait()
-		if ok, why := back.Registered(); !ok {
-			t.Errorf("what was left on the old stream took the registration from the new one: %s", why)
+		back, err := s.rpc(r).Register(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		for range 2 {
+			if err := back.Send(heartbeat()); err != nil {
+				t.Fatal(err)
+			}
+			if _, err := back.Recv(); err != nil {
+				t.Fatalf("what was left on the old stream took the registration from the new one: %v", err)
+			}
+			old.received <- heartbeat()
+			synctest.Wait()
 		}
 	})
 }
