@@ -14,6 +14,7 @@ type body struct {
 	x     *exchange
 	limit int64       // bytes; -1: none
 	timer *time.Timer // fires when the client is too slow; nil: there is no least rate
+	place *time.Timer // fires when the client, not the origin, is what holds the circuit's place
 
 	// Of the reader.
 	n      int64
@@ -71,6 +72,7 @@ func (b *body) read(p []byte) (int, error) {
 	n, err := b.x.r.Body.Read(p)
 	if b.timer != nil {
 		b.timer.Stop()
+		b.place.Stop()
 	}
 	b.waited += time.Since(begin)
 	b.n += int64(n)
@@ -81,7 +83,8 @@ func (b *body) read(p []byte) (int, error) {
 }
 
 // arm bounds the next read: the client may keep us waiting for bodyTime and a second for each bodyRate bytes it sent.
-// What an origin takes to read does not count. A gRPC stream may be silent for as long as it likes.
+// What an origin takes to read does not count. A gRPC stream may be silent for as long as it likes. The circuit's place
+// is given up long before, or clients that drip would take all places of a service that is well.
 func (b *body) arm() {
 	if b.x.grpc {
 		return
@@ -89,8 +92,12 @@ func (b *body) arm() {
 	left := bodyTime + time.Duration(b.n/bodyRate)*time.Second - b.waited
 	if b.timer != nil {
 		b.timer.Reset(left)
+		if b.waited < placeTime {
+			b.place.Reset(placeTime - b.waited)
+		}
 		return
 	}
+	b.place = time.AfterFunc(placeTime, func() { b.x.settle(errAborted) })
 	b.timer = time.AfterFunc(left, func() {
 		b.mu.Lock()
 		defer b.mu.Unlock()

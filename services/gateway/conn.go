@@ -14,21 +14,38 @@ import (
 type conn struct {
 	net.Conn
 	conns    *connections
-	peer     string
+	peer     *peer
 	used     atomic.Bool // something has come
 	framing  framing
+	http2    *http2Guard  // nil: HTTP/1, or nothing has come yet
 	deadline atomic.Int64 // of writes, in Unix nanoseconds
 	once     sync.Once
 }
 
 // Read reads checked bytes.
 func (c *conn) Read(p []byte) (int, error) {
+	if c.http2 != nil {
+		c.http2.beforeRead()
+	}
+	n, err := c.read(p)
+	if n > 0 && c.framing.state == inHTTP2 {
+		if c.http2 == nil {
+			c.http2 = newHTTP2Guard(c)
+		}
+		if !c.http2.received(p[:n]) {
+			return 0, io.EOF
+		}
+	}
+	return n, err
+}
+
+func (c *conn) read(p []byte) (int, error) {
 	for len(p) > 0 {
 		n, want, err := c.framing.take(p)
 		if n > 0 || err != nil {
 			return n, err
 		}
-		if want > 0 { // a body or a tunnel: no need to look at it
+		if want > 0 && (len(p) >= minRead || c.framing.state != inHTTP2) { // a body or a tunnel: no need to look at it
 			n, err := c.Conn.Read(p[:min(len(p), want)])
 			c.framing.passed(n)
 			return n, err
@@ -48,8 +65,8 @@ func (c *conn) Read(p []byte) (int, error) {
 	return 0, nil
 }
 
-// minRead keeps the server's reads of one byte, by which it looks for the client's leaving, from becoming system calls
-// for one byte each.
+// minRead keeps the server's reads of one byte, by which it looks for the client's leaving, and those of the heads of
+// HTTP/2 frames from becoming system calls for a few bytes each.
 const minRead = 512
 
 // writeEvery is how old a deadline may be before a write sets a new one.
@@ -64,6 +81,9 @@ func (c *conn) Write(p []byte) (int, error) {
 			return 0, err
 		}
 		c.deadline.Store(until.UnixNano())
+	}
+	if c.http2 != nil {
+		return c.http2.write(p)
 	}
 	return c.Conn.Write(p)
 }
@@ -84,7 +104,7 @@ const lingerTime = 500 * time.Millisecond
 func (c *conn) Close() (err error) {
 	c.once.Do(func() {
 		c.conns.remove(c)
-		if c.framing.dead.Load() && !c.conns.edge.stopping.Load() && c.CloseWrite() == nil {
+		if (c.framing.dead.Load() || c.http2 != nil && c.http2.isCut()) && !c.conns.edge.stopping.Load() && c.CloseWrite() == nil {
 			_ = c.Conn.SetReadDeadline(time.Now().Add(lingerTime))
 			_, _ = io.CopyN(io.Discard, c.Conn, 8*maxHeader)
 		}
@@ -103,6 +123,12 @@ func withConn(ctx context.Context, c net.Conn) context.Context {
 // malformed reports whether the connection of a request has brought a body that is not well formed. The error of reading
 // it does not always say so.
 func malformed(ctx context.Context) bool {
-	c, ok := ctx.Value(connKey{}).(*conn)
-	return ok && c.framing.dead.Load()
+	c := connOf(ctx)
+	return c != nil && c.framing.dead.Load()
+}
+
+// connOf returns the connection of a request; nil: it has none of ours.
+func connOf(ctx context.Context) *conn {
+	c, _ := ctx.Value(connKey{}).(*conn)
+	return c
 }

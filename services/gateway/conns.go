@@ -8,6 +8,7 @@ import (
 	"runtime/debug"
 	"strconv"
 	"sync"
+	"sync/atomic"
 )
 
 // connections counts the clients' connections and checks what comes in on them.
@@ -18,13 +19,20 @@ type connections struct {
 
 	mu     sync.Mutex
 	open   map[*conn]struct{}
-	byPeer map[string]int // address -> connections
+	byPeer map[string]*peer // by address
+}
+
+// peer is an address from which there are connections.
+type peer struct {
+	addr     string
+	conns    int          // guarded by connections.mu
+	requests atomic.Int64 // under way
 }
 
 func newConnections(e *Edge) *connections {
 	var secret [16]byte
 	_, _ = rand.Read(secret[:]) // never fails
-	return &connections{edge: e, refusal: "X" + hex.EncodeToString(secret[:]), open: map[*conn]struct{}{}, byPeer: map[string]int{}}
+	return &connections{edge: e, refusal: "X" + hex.EncodeToString(secret[:]), open: map[*conn]struct{}{}, byPeer: map[string]*peer{}}
 }
 
 // listener returns l with the limits on it.
@@ -53,22 +61,27 @@ func (l *listener) Accept() (net.Conn, error) {
 }
 
 func (c *connections) add(nc net.Conn) (_ *conn, limit string) {
-	peer := nc.RemoteAddr().String()
-	if host, _, err := net.SplitHostPort(peer); err == nil {
-		peer = host
+	addr := nc.RemoteAddr().String()
+	if host, _, err := net.SplitHostPort(addr); err == nil {
+		addr = host
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if int64(len(c.open)) >= c.edge.settings.maxConns.Get() {
 		return nil, "all"
 	}
-	if int64(c.byPeer[peer]) >= c.edge.settings.maxConnsClient.Get() {
+	p := c.byPeer[addr]
+	if p == nil {
+		p = &peer{addr: addr}
+		c.byPeer[addr] = p
+	}
+	if int64(p.conns) >= c.edge.settings.maxConnsClient.Get() {
 		return nil, "client"
 	}
-	k := &conn{Conn: nc, conns: c, peer: peer}
+	k := &conn{Conn: nc, conns: c, peer: p}
 	k.framing.refusal = c.refusal
 	c.open[k] = struct{}{}
-	c.byPeer[peer]++
+	p.conns++
 	c.edge.metrics.open.Set(float64(len(c.open)))
 	return k, ""
 }
@@ -80,8 +93,8 @@ func (c *connections) remove(k *conn) {
 		return
 	}
 	delete(c.open, k)
-	if c.byPeer[k.peer]--; c.byPeer[k.peer] == 0 {
-		delete(c.byPeer, k.peer)
+	if k.peer.conns--; k.peer.conns == 0 {
+		delete(c.byPeer, k.peer.addr)
 	}
 	c.edge.metrics.open.Set(float64(len(c.open)))
 }

@@ -3,8 +3,8 @@ package gateway
 import (
 	"context"
 	"errors"
-	"io"
 	"net/http"
+	"slices"
 	"strconv"
 	"strings"
 	"sync/atomic"
@@ -29,8 +29,9 @@ const (
 	idleTime   = time.Minute      // between requests
 	bodyTime   = 10 * time.Second // that a client may keep us waiting for its body, plus a second for each bodyRate bytes
 	bodyRate   = 1 << 10
-	writeTime  = 10 * time.Second // for a client to take what was written
-	dialTime   = time.Second      // to connect to an instance
+	placeTime  = 100 * time.Millisecond // that a client may keep us waiting for its body before the circuit's place is given up
+	writeTime  = 10 * time.Second       // for a client to take what was written
+	dialTime   = time.Second            // to connect to an instance
 
 	maxReplay = 64 << 10 // bytes of body that are kept to send a request again
 )
@@ -43,6 +44,7 @@ type exchange struct {
 	start time.Time
 	span  oteltrace.Span
 
+	conn     *conn // nil: it is not one of ours
 	peer, id string
 	path     string // as it came, escaped
 	upgrade  string // the protocol the client wants to switch to; empty: none
@@ -68,10 +70,11 @@ type exchange struct {
 	timer   *time.Timer
 	outcome route.Outcome
 
-	status int // sent to the client; 0: nothing yet
-	bytes  int64
-	fault  Fault
-	abort  bool // the client must see that the answer is not whole
+	status  int // sent to the client; 0: nothing yet
+	bytes   int64
+	fault   Fault
+	counted bool // among the requests of its client
+	abort   bool // the client must see that the answer is not whole
 
 	lines [10]string // see set
 	used  int
@@ -93,11 +96,14 @@ func (e *Edge) serve(w http.ResponseWriter, r *http.Request) {
 	defer e.work.Done()
 	x := &exchange{
 		edge: e, w: w, r: r, start: time.Now(), span: oteltrace.SpanFromContext(r.Context()),
-		peer: peerOf(r), id: requestID(r.Header), grpc: isGRPC(r),
+		conn: connOf(r.Context()), peer: peerOf(r), id: requestID(r.Header), grpc: isGRPC(r),
 	}
 	e.metrics.inFlight.Inc()
 	defer x.end()
 	f := x.admit()
+	if f == nil {
+		f = x.admitClient()
+	}
 	if f == nil {
 		f = x.choose()
 	}
@@ -142,6 +148,20 @@ func (x *exchange) admit() *failure {
 		return hangUp(http.StatusBadRequest, "the URL is not valid")
 	}
 	return x.admitUpgrade()
+}
+
+// admitClient refuses what one address has under way beyond its share: HTTP/2 makes many requests of one connection.
+func (x *exchange) admitClient() *failure {
+	if x.conn == nil {
+		return nil
+	}
+	x.counted = true
+	if x.conn.peer.requests.Add(1) <= x.edge.settings.maxConnsClient.Get() {
+		return nil
+	}
+	f := fail(FaultClient, http.StatusTooManyRequests, "too many requests of one client are under way")
+	f.retry = time.Second
+	return f
 }
 
 // admitUpgrade finds out whether the client wants to switch protocols. A wish for h2c is ignored, as RFC 9113 advises;
@@ -243,6 +263,9 @@ func tooLarge(limit int64) *failure {
 // client has not been told yet.
 func (x *exchange) forward() *failure {
 	r := x.r
+	if f := x.prepareBody(); f != nil { // before a place is taken, so that slow clients hold none
+		return f
+	}
 	limiter := x.target.origin.limiter
 	permit, ok := limiter.Acquire(x.rule.Name, x.rule.criticality)
 	if !ok {
@@ -264,10 +287,6 @@ func (x *exchange) forward() *failure {
 	x.permit = permit
 	x.settled.Store(&done)
 	x.header = x.outgoing()
-	if f := x.prepareBody(); f != nil {
-		x.settle(errAborted)
-		return f
-	}
 	f := x.send()
 	if f != nil {
 		x.settle(f.verdict())
@@ -390,6 +409,14 @@ func (x *exchange) end() {
 	}
 	x.settle(errAborted)
 	x.release()
+	if x.counted {
+		x.conn.peer.requests.Add(-1)
+	}
+	if x.r.ProtoMajor == 2 && !x.grpc && !x.abort {
+		// The server writes what it has kept of the answer after this, and would wait for ever for a client that grants no
+		// window. What is left of a gRPC answer is a trailer, which needs none.
+		_ = http.NewResponseController(x.w).SetWriteDeadline(time.Now().Add(writeTime)) // fails only for a connection that is gone
+	}
 	x.edge.metrics.inFlight.Dec()
 	x.edge.metrics.count(x)
 	x.report()
@@ -435,22 +462,33 @@ func (x *exchange) report() {
 	x.access()
 }
 
-// prepareBody reads a small body as a whole, so that it can be sent again.
+// prepareBody reads a small body as a whole, so that it can be sent again, and waits for its client before anything
+// else has to.
 func (x *exchange) prepareBody() *failure {
 	r := x.r
 	x.repeatable = r.Header["Idempotency-Key"] != nil || x.rule.repeats(r.Method)
-	if r.ContentLength == 0 {
-		return nil
-	}
-	small := r.ContentLength > 0 && r.ContentLength <= maxReplay
-	if !x.repeatable || !small || x.rule.attempts < 2 || x.grpc {
+	if r.ContentLength <= 0 || r.ContentLength > maxReplay || x.grpc {
 		return nil
 	}
 	b := newBody(x)
 	defer b.detach()
-	x.replay = make([]byte, r.ContentLength)
-	if _, err := io.ReadFull(b, x.replay); err != nil {
-		return b.failure()
+	// The buffer grows with what has come, not with what was announced.
+	x.replay = make([]byte, 0, min(r.ContentLength, 4<<10))
+	for {
+		n, err := b.Read(x.replay[len(x.replay):cap(x.replay)])
+		x.replay = x.replay[:len(x.replay)+n]
+		switch {
+		case int64(len(x.replay)) == r.ContentLength:
+			return nil
+		case err != nil:
+			if f := b.failure(); f != nil {
+				return f
+			}
+			return hangUp(http.StatusBadRequest, "the body is shorter than its Content-Length")
+		case len(x.replay) == cap(x.replay):
+			more := min(int(r.ContentLength), 2*cap(x.replay)) - len(x.replay)
+			x.replay = slices.Grow(x.replay, more)
+			x.replay = x.replay[:len(x.replay):min(cap(x.replay), int(r.ContentLength))]
+		}
 	}
-	return nil
 }

@@ -27,7 +27,7 @@ import (
 //
 // In place of a head that it refuses it gives out a request that the edge knows by its method, and answers as a problem.
 // After that, or after a body that is not well formed, the connection gives nothing more. HTTP/2 is let through: its
-// frames leave no room for doubt.
+// frames leave no room for doubt, see http2Guard for what else is wrong with some of them.
 type framing struct {
 	refusal string // method of the request in place of a refused one
 
@@ -54,6 +54,7 @@ const (
 	inChunkEnd
 	inTrailer
 	inTunnel
+	inHTTP2
 	isDead
 )
 
@@ -101,7 +102,7 @@ func (f *framing) take(p []byte) (n, want int, err error) {
 		switch f.state {
 		case inBody, inChunk:
 			return 0, int(min(f.left, math.MaxInt32)), nil
-		case inTunnel:
+		case inTunnel, inHTTP2:
 			return 0, math.MaxInt32, nil
 		}
 	}
@@ -125,7 +126,7 @@ func (f *framing) tidyAll() {
 
 // passed says that n bytes were read past framing.
 func (f *framing) passed(n int) {
-	if f.state == inTunnel {
+	if f.state == inTunnel || f.state == inHTTP2 {
 		return
 	}
 	if f.left -= int64(n); f.left == 0 {
@@ -181,7 +182,7 @@ func (f *framing) parse() {
 			f.parseLine(data)
 		case inChunkEnd:
 			f.parseChunkEnd(data)
-		case inTunnel:
+		case inTunnel, inHTTP2:
 			f.ready = len(data)
 		}
 		if f.state == before {
@@ -195,7 +196,7 @@ func (f *framing) parseHead(data []byte) {
 	if !f.any && len(data) > 0 {
 		if n := min(len(data), len(preface)); string(data[:n]) == preface[:n] {
 			if n == len(preface) {
-				f.state = inTunnel
+				f.state = inHTTP2
 			}
 			if n == len(preface) || n > 4 { // "PRI " is no method of ours
 				return

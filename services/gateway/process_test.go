@@ -4,7 +4,6 @@ import (
 	"context"
 	"encoding/json"
 	"io"
-	"net"
 	"net/http"
 	"testing"
 	"time"
@@ -171,8 +170,8 @@ func TestCloseWhileBusy(t *testing.T) {
 		}()
 		<-reached
 	}
-	var conn net.Conn = w.dial()
-	_, _ = io.WriteString(conn, "POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n\r\nab")
+	_, _ = io.WriteString(w.dial(), "POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n\r\nab") // the edge waits for the rest
+	_, _ = io.WriteString(w.dial(), "POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 100000\r\n\r\nab")
 	<-reached
 	if err := w.edge.Close(); err != nil {
 		t.Error(err)

@@ -452,6 +452,9 @@ func (x *exchange) watchWrites() stall {
 		return stall{}
 	}
 	s := stall{time.AfterFunc(time.Hour, func() {
+		if x.conn != nil && x.conn.http2 != nil {
+			x.conn.http2.stalled()
+		}
 		_ = http.NewResponseController(x.w).SetWriteDeadline(longAgo) // fails only for a connection that is gone
 	})}
 	s.timer.Stop()
