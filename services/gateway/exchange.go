@@ -144,10 +144,32 @@ func (x *exchange) admit() *failure {
 	if err := checkPath(x.path); err != nil {
 		return hangUp(http.StatusBadRequest, "%v", err)
 	}
-	if r.ProtoMajor == 2 && strings.ContainsAny(r.RequestURI, " #") { // framing sees to the rest, and to HTTP/1
-		return hangUp(http.StatusBadRequest, "the URL is not valid")
+	if r.ProtoMajor == 2 {
+		return admitHTTP2(r)
 	}
 	return x.admitUpgrade()
+}
+
+// admitHTTP2 checks what framing checks for HTTP/1 and net/http does not for HTTP/2 (as of Go 1.26).
+func admitHTTP2(r *http.Request) *failure {
+	if strings.ContainsAny(r.RequestURI, " #") {
+		return hangUp(http.StatusBadRequest, "the URL is not valid")
+	}
+	if hosts := r.Header["Host"]; len(hosts) > 1 || len(hosts) == 1 && !strings.EqualFold(hosts[0], r.Host) {
+		return hangUp(http.StatusBadRequest, "the authority and the Host must name the same host, once")
+	}
+	lengths := r.Header["Content-Length"]
+	if len(lengths) == 0 {
+		return nil
+	}
+	h := head{length: -1}
+	if _, problem := h.contentLength(lengths[0]); problem != "" || len(lengths) > 1 {
+		return hangUp(http.StatusBadRequest, "there must be one Content-Length, of digits")
+	}
+	if h.length != max(0, r.ContentLength) {
+		return hangUp(http.StatusBadRequest, "the body is shorter than its Content-Length")
+	}
+	return nil
 }
 
 // admitClient refuses what one address has under way beyond its share: HTTP/2 makes many requests of one connection.

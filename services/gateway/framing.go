@@ -313,7 +313,7 @@ func (h *head) requestLine(line []byte) (status int, problem string) {
 		return http.StatusBadRequest, "the request line is not well formed"
 	case len(target) > maxURL:
 		return http.StatusRequestURITooLong, fmt.Sprintf("the URL must be at most %d bytes long", maxURL)
-	case len(target) == 0 || !clean(target) || bytes.ContainsAny(target, "#\t"):
+	case len(target) == 0 || !clean(target) || bytes.ContainsAny(target, "#\t") || !wholeEscapes(target):
 		return http.StatusBadRequest, "the URL is not valid"
 	case string(version) == "HTTP/1.0":
 		h.http10 = true
@@ -361,13 +361,17 @@ func (h *head) field(line []byte) (status int, problem string) {
 			h.host = string(trim(value))
 			h.hosts++
 		}
+	case len("Expect"):
+		if bytes.EqualFold(name, []byte("Expect")) && string(bytes.ToLower(trim(value))) != "100-continue" {
+			return http.StatusExpectationFailed, "the only expectation is 100-continue"
+		}
 	case len("Content-Length"):
 		if bytes.EqualFold(name, []byte("Content-Length")) {
 			return h.contentLength(string(trim(value)))
 		}
 	case len("Transfer-Encoding"):
 		if bytes.EqualFold(name, []byte("Transfer-Encoding")) {
-			if h.chunked || !bytes.EqualFold(trim(value), []byte("chunked")) {
+			if value = trim(value); h.chunked || !only(value, &tokenChars) || !bytes.EqualFold(value, []byte("chunked")) { // the Kelvin sign is a k to EqualFold
 				return http.StatusBadRequest, "the only Transfer-Encoding is chunked, once"
 			}
 			h.chunked = true
@@ -452,6 +456,10 @@ func (f *framing) chunkSize(line []byte) {
 		}
 		f.left = f.left<<4 | int64(digit)
 	}
+	if f.left > math.MaxInt32 { // nobody sends such a chunk, and some count them in 32 bits
+		f.cut()
+		return
+	}
 	f.state = inChunk
 	if f.left == 0 {
 		f.state = inTrailer
@@ -473,6 +481,23 @@ func clean(s []byte) bool {
 		if c < ' ' && c != '\t' || c == 0x7f {
 			return false
 		}
+	}
+	return true
+}
+
+// wholeEscapes reports whether each percent sign in the path of a target has its two digits.
+func wholeEscapes(target []byte) bool {
+	path, _, _ := bytes.Cut(target, []byte("?"))
+	for i := bytes.IndexByte(path, '%'); i >= 0; i = bytes.IndexByte(path, '%') {
+		if path = path[i:]; len(path) < 3 {
+			return false
+		}
+		_, hi := unhex(path[1])
+		_, lo := unhex(path[2])
+		if !hi || !lo {
+			return false
+		}
+		path = path[3:]
 	}
 	return true
 }

@@ -9,30 +9,37 @@ import (
 	"strings"
 )
 
-// hopByHop reports whether a field is about one connection only, and so is never passed on (RFC 9110, 7.6.1). Expect and
-// Content-Length are among them because the edge answers the one and writes the other anew.
+// hopByHop reports whether a field is about one connection only, and so is never passed on (RFC 9110, 7.6.1). Expect,
+// Content-Length and Host, which HTTP/2 has beside :authority, are among them because the edge answers the first and
+// writes the others anew.
 func hopByHop(name string) bool {
 	switch name {
 	case "Connection", "Proxy-Connection", "Keep-Alive", "Proxy-Authenticate", "Proxy-Authorization", "Te", "Trailer",
-		"Transfer-Encoding", "Upgrade", "Http2-Settings", "Expect", "Content-Length":
+		"Transfer-Encoding", "Upgrade", "Http2-Settings", "Expect", "Content-Length", "Host":
 		return true
 	}
 	return false
 }
 
-// stripped reports whether a field is the platform's own to say, so that what comes from outside is dropped.
+// stripped reports whether a field is the platform's or its edge's own to say, so that what comes from outside is
+// dropped: who the client is, what it asked for, what it is allowed, how important it is.
 func stripped(name string) bool {
 	switch name {
-	case "Forwarded", "X-Real-Ip", "Baggage":
+	case "Forwarded", "Baggage", "X-Real-Ip", "X-Client-Ip", "True-Client-Ip", "Cf-Connecting-Ip", "X-Cluster-Client-Ip",
+		"X-Rewrite-Url", "X-Http-Method", "X-Http-Method-Override", "X-Method-Override":
 		return true
 	}
-	return strings.HasPrefix(name, "X-Forwarded-") || strings.HasPrefix(name, "X-Bijou-")
+	if len(name) < len("X-Bijou-") || name[:2] != "X-" {
+		return false
+	}
+	return strings.HasPrefix(name, "X-Forwarded-") || strings.HasPrefix(name, "X-Bijou-") ||
+		strings.HasPrefix(name, "X-Original-") || strings.HasPrefix(name, "X-Envoy-")
 }
 
 // traced reports whether a field carries a trace context, which is written anew for each attempt.
 func traced(name string) bool {
 	switch name {
-	case "Traceparent", "Tracestate", "B3":
+	case "Traceparent", "Tracestate", "B3", "Grpc-Trace-Bin", "Grpc-Tags-Bin":
 		return true
 	}
 	return strings.HasPrefix(name, "X-B3-")
