@@ -30,12 +30,14 @@ type h2client struct {
 	resets   map[uint32]http2.ErrCode
 	goaway   *http2.ErrCode
 	closed   bool
+	news     sync.Cond
 	done     chan struct{} // closed when the edge has closed the connection
 }
 
 func (w *world) h2(settings ...http2.Setting) *h2client {
 	w.t.Helper()
 	c := &h2client{conn: w.dial(), stream: 1, statuses: map[uint32]string{}, resets: map[uint32]http2.ErrCode{}, done: make(chan struct{})}
+	c.news.L = &c.mu
 	c.Framer = http2.NewFramer(c.conn, c.conn)
 	c.AllowIllegalWrites = true
 	c.enc = hpack.NewEncoder(&c.block)
@@ -53,6 +55,7 @@ func (c *h2client) read() {
 		c.mu.Lock()
 		if err != nil {
 			c.closed = true
+			c.news.Broadcast()
 			c.mu.Unlock()
 			return
 		}
@@ -60,7 +63,7 @@ func (c *h2client) read() {
 		case *http2.HeadersFrame:
 			fields, _ := dec.DecodeFull(f.HeaderBlockFragment())
 			for _, h := range fields {
-				if h.Name == ":status" {
+				if h.Name == ":status" && h.Value[0] != '1' {
 					c.statuses[f.StreamID] = h.Value
 				}
 			}
@@ -71,6 +74,7 @@ func (c *h2client) read() {
 				c.goaway = &f.ErrCode
 			}
 		}
+		c.news.Broadcast()
 		c.mu.Unlock()
 	}
 }
@@ -93,6 +97,30 @@ func (c *h2client) open(method, path string, end bool, pairs ...string) uint32 {
 		BlockFragment: c.fields(append([]string{":method", method, ":scheme", "http", ":authority", "x", ":path", path}, pairs...)...),
 	})
 	return id
+}
+
+// request opens a stream with all fields given, and sends a body if there is one.
+func (c *h2client) request(pairs []string, body string) uint32 {
+	id := c.stream
+	c.stream += 2
+	_ = c.WriteHeaders(http2.HeadersFrameParam{StreamID: id, EndStream: body == "", EndHeaders: true, BlockFragment: c.fields(pairs...)})
+	if body != "" {
+		_ = c.WriteData(id, true, []byte(body))
+	}
+	return id
+}
+
+// outcome waits for the status of a stream; "" if it is reset or the connection ends before.
+func (c *h2client) outcome(id uint32) string {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for {
+		_, reset := c.resets[id]
+		if s := c.statuses[id]; s != "" || reset || c.closed || c.goaway != nil {
+			return s
+		}
+		c.news.Wait()
+	}
 }
 
 func (c *h2client) isClosed() bool {

@@ -765,30 +765,3 @@ func TestOriginConnections(t *testing.T) {
 		}
 	})
 }
-
-// TestDowngrade holds that nothing from HTTP/2 becomes a second line in HTTP/1.
-func TestDowngrade(t *testing.T) {
-	w := newWorld(t, toWeb)
-	w.origin("web", "web-1", "", says("ok"))
-	c := w.client(true)
-	for _, query := range []string{"a b", "a HTTP/1.1", "a#b"} {
-		req := mustRequest(t)
-		req.URL.RawQuery = query
-		res, err := c.Do(req)
-		if err != nil {
-			continue // the client would not send it
-		}
-		res.Body.Close()
-		if res.StatusCode != 400 {
-			t.Errorf("query %q: %d", query, res.StatusCode)
-		}
-	}
-	req := mustRequest(t)
-	req.Host = "x y"
-	if res, err := c.Do(req); err == nil {
-		res.Body.Close()
-		if res.StatusCode != 400 {
-			t.Errorf("host %q: %d", req.Host, res.StatusCode)
-		}
-	}
-}

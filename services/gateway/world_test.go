@@ -59,7 +59,10 @@ func worldWith(t testing.TB, opts gateway.EdgeOptions, routes string, settings .
 
 func (w *world) start(opts gateway.EdgeOptions) {
 	w.t.Helper()
-	opts.Config, opts.Discovery, opts.Metrics, opts.DialContext = w.set, w.disc, w.metrics, w.net.DialContext
+	opts.Config, opts.Discovery, opts.Metrics = w.set, w.disc, w.metrics
+	if opts.DialContext == nil {
+		opts.DialContext = w.net.DialContext
+	}
 	opts.Log = slog.New(trace.Handler(slog.NewJSONHandler(w.log, &slog.HandlerOptions{Level: slog.LevelDebug}))) // as processes have it
 	edge, err := gateway.NewEdge(opts)
 	if err != nil {
