@@ -13,8 +13,7 @@ import (
 type body struct {
 	x     *exchange
 	limit int64       // bytes; -1: none
-	timer *time.Timer // fires when the client is too slow; nil: there is no least rate
-	place *time.Timer // fires when the client, not the origin, is what holds the circuit's place
+	timer *time.Timer // fires when the client is too slow; nil: nothing was read yet
 
 	// Of the reader.
 	n      int64
@@ -72,7 +71,6 @@ func (b *body) read(p []byte) (int, error) {
 	n, err := b.x.r.Body.Read(p)
 	if b.timer != nil {
 		b.timer.Stop()
-		b.place.Stop()
 	}
 	b.waited += time.Since(begin)
 	b.n += int64(n)
@@ -83,21 +81,22 @@ func (b *body) read(p []byte) (int, error) {
 }
 
 // arm bounds the next read: the client may keep us waiting for bodyTime and a second for each bodyRate bytes it sent.
-// What an origin takes to read does not count. A gRPC stream may be silent for as long as it likes. The circuit's place
-// is given up long before, or clients that drip would take all places of a service that is well.
+// What an origin takes to read does not count. A gRPC stream may be silent for as long as it likes, but not hold the
+// circuit's place for that.
 func (b *body) arm() {
 	if b.x.grpc {
+		if b.timer == nil {
+			b.timer = time.AfterFunc(placeTime, func() { b.x.settle(errAborted) })
+		} else if b.x.settled.Load() != nil {
+			b.timer.Reset(placeTime)
+		}
 		return
 	}
 	left := bodyTime + time.Duration(b.n/bodyRate)*time.Second - b.waited
 	if b.timer != nil {
 		b.timer.Reset(left)
-		if b.waited < placeTime {
-			b.place.Reset(placeTime - b.waited)
-		}
 		return
 	}
-	b.place = time.AfterFunc(placeTime, func() { b.x.settle(errAborted) })
 	b.timer = time.AfterFunc(left, func() {
 		b.mu.Lock()
 		defer b.mu.Unlock()

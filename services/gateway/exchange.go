@@ -29,9 +29,9 @@ const (
 	idleTime   = time.Minute      // between requests
 	bodyTime   = 10 * time.Second // that a client may keep us waiting for its body, plus a second for each bodyRate bytes
 	bodyRate   = 1 << 10
-	placeTime  = 100 * time.Millisecond // that a client may keep us waiting for its body before the circuit's place is given up
-	writeTime  = 10 * time.Second       // for a client to take what was written
-	dialTime   = time.Second            // to connect to an instance
+	placeTime  = 25 * time.Millisecond // that a gRPC client may keep us waiting for its message before the circuit's place is given up
+	writeTime  = 10 * time.Second      // for a client to take what was written
+	dialTime   = time.Second           // to connect to an instance
 
 	maxReplay = 64 << 10 // bytes of body that are kept to send a request again
 )
@@ -306,6 +306,19 @@ func (x *exchange) forward() *failure {
 		f.retry = max(time.Second, errs.RetryAfter(err))
 		return f
 	}
+	if x.streams() {
+		done(errAborted)
+		permit.Done(overload.Ignored)
+		permit = overload.Permit{}
+		done = func(verdict error) {
+			if verdict == errAborted { //nolint:errorlint // it is this one
+				return
+			}
+			if done, err := x.edge.opts.Circuits.Start(r.Context(), key); err == nil {
+				done(verdict)
+			}
+		}
+	}
 	x.permit = permit
 	x.settled.Store(&done)
 	x.header = x.outgoing()
@@ -320,6 +333,13 @@ func (x *exchange) forward() *failure {
 	}
 	x.answer()
 	return nil
+}
+
+// streams reports whether the body is passed on as it comes. How long that takes is up to the client, so such requests
+// hold no place in the limit and the circuit: a few clients that drip would take them all, and open the circuit for everybody. They are
+// asked for, and count with what came of them. A gRPC call holds one until its client keeps us waiting.
+func (x *exchange) streams() bool {
+	return !x.grpc && x.replay == nil && x.r.ContentLength != 0
 }
 
 // settle tells the circuit and the limiter how it went; the first call counts.

@@ -1,0 +1,243 @@
+package gateway_test
+
+import (
+	"io"
+	"net/http"
+	"runtime"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+)
+
+// slow are clients that send or take as little as they can.
+var slow = map[string]struct {
+	start, drip string
+	read        bool  // takes the answer
+	memory      int64 // KiB for each, with the network of the test, its origin and its clients
+}{
+	"headers":      {"GET / HTTP/1.1\r\nHost: x\r\n", "a: b\r\n", true, 64},
+	"small bodies": {"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 60000\r\n\r\n", "x", true, 64},
+	"large bodies": {"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 1000000\r\n\r\n", "x", true, 192},
+	"chunks":       {"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n", "1\r\nx\r\n", true, 192},
+	"readers":      {"GET /large HTTP/1.1\r\nHost: x\r\n\r\n", "", false, 256},
+	"HTTP/2":       {"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\x00\x00\x00\x04\x00\x00\x00\x00\x00\x00\x40\x00\x01\x04\x00\x00\x00\x01", "x", true, 96},
+}
+
+const slowClients = 1000
+
+var large = make([]byte, 1<<20)
+
+// TestManySlowClients holds that a thousand slow clients are all gone within their limit, take up little memory, and that
+// others are answered all the time.
+func TestManySlowClients(t *testing.T) {
+	for name, c := range slow {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				w := newWorld(t, `[{"name":"web","to":[{"service":"web"}]},{"name":"large","match":{"prefix":"/large"},"to":[{"service":"web"}]}]`,
+					"hystrix.command.web.large.execution.isolation.semaphore.maxConcurrentRequests", "2000")
+				w.origin("web", "web-1", "", http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
+					_, _ = io.Copy(io.Discard, r.Body)
+					if r.URL.Path == "/large" {
+						_, _ = rw.Write(large)
+					}
+					_, _ = io.WriteString(rw, "ok")
+				}))
+				before := inUse()
+				begin := time.Now()
+				var clients sync.WaitGroup
+				var mu sync.Mutex
+				var longest time.Duration
+				for range slowClients {
+					conn := w.dial()
+					clients.Go(func() {
+						_, err := io.WriteString(conn, c.start)
+						for c.drip != "" && err == nil {
+							time.Sleep(2 * time.Second)
+							_, err = io.WriteString(conn, c.drip)
+						}
+					})
+					clients.Go(func() {
+						if !c.read {
+							time.Sleep(10500 * time.Millisecond)
+						}
+						_, _ = io.Copy(io.Discard, conn) // until the edge closes it
+						mu.Lock()
+						defer mu.Unlock()
+						longest = max(longest, time.Since(begin))
+					})
+				}
+				time.Sleep(50 * time.Millisecond)
+				victim := w.client(false)
+				var took int64
+				for time.Since(begin) < 12*time.Second {
+					if took == 0 && time.Since(begin) > 5*time.Second {
+						took = (inUse() - before) / slowClients >> 10
+						t.Logf("each takes up %d KiB", took)
+					}
+					if res := w.do(victim, "GET", "http://x/ok", nil); res.StatusCode != 200 || time.Since(begin) == 0 {
+						t.Fatalf("after %v another client got %d %s", time.Since(begin), res.StatusCode, res.body)
+					}
+					time.Sleep(500 * time.Millisecond)
+				}
+				clients.Wait()
+				if longest > 11*time.Second {
+					t.Errorf("the last connection was held for %v", longest)
+				}
+				if took > c.memory {
+					t.Errorf("each took up %d KiB, want at most %d", took, c.memory)
+				}
+				if n := w.metric("bijou_gateway_requests_in_flight"); n != 0 {
+					t.Errorf("%v requests are under way", n)
+				}
+			})
+		})
+	}
+}
+
+func inUse() int64 {
+	runtime.GC()
+	var m runtime.MemStats
+	runtime.ReadMemStats(&m)
+	return int64(m.HeapAlloc + m.StackInuse)
+}
+
+// TestDuplexUnderLoad holds that a call whose origin ends it early with a trailer ends at once although its client goes
+// on sending and all windows are full (golang/go#80085): by HTTP/2 to the edge, with and without gRPC.
+func TestDuplexUnderLoad(t *testing.T) {
+	for name, contentType := range map[string]string{"grpc": "application/grpc", "other": "application/octet-stream"} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				w := newWorld(t, toCalls, "gateway.maxBody", "1000000000")
+				w.origin("calls", "calls-1", "", http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
+					rw.Header().Set("Content-Type", contentType)
+					rw.Header().Set("Trailer", "Grpc-Status")
+					_, _ = io.WriteString(rw, "first")
+					_ = http.NewResponseController(rw).Flush()
+					_, _ = io.ReadFull(r.Body, make([]byte, 100))
+					rw.Header().Set("Grpc-Status", "10") // and leaves the rest unread
+				}))
+				begin := time.Now()
+				for range 10 {
+					body, send := io.Pipe()
+					go func() {
+						for {
+							if _, err := send.Write(make([]byte, 64<<10)); err != nil {
+								return
+							}
+						}
+					}()
+					req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, "http://x/test.v1.Calls/Chat", body)
+					if err != nil {
+						t.Fatal(err)
+					}
+					req.Header.Set("Content-Type", contentType)
+					res, err := w.client(true).Do(req)
+					if err != nil {
+						t.Fatal(err)
+					}
+					got, err := io.ReadAll(res.Body)
+					if string(got) != "first" || err != nil || res.Trailer.Get("Grpc-Status") != "10" {
+						t.Errorf("got %q, %v, trailer %v", got, err, res.Trailer)
+					}
+					res.Body.Close()
+					body.Close()
+				}
+				if took := time.Since(begin); took > time.Second {
+					t.Errorf("it took %v", took)
+				}
+				synctest.Wait()
+				if n := w.metric("bijou_gateway_requests_in_flight"); n != 0 {
+					t.Errorf("%v requests are under way", n)
+				}
+			})
+		})
+	}
+}
+
+// TestOutsideIsNotTrusted holds that nobody outside can say who they are, what they are allowed, how important they are,
+// or which instance they get: by HTTP/1 and HTTP/2, in any spelling, also where Connection names the edge's own fields.
+func TestOutsideIsNotTrusted(t *testing.T) {
+	w := newWorld(t, toWeb)
+	var got http.Header
+	w.origin("web", "web-1", "", http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) { got = r.Header.Clone() }))
+	claims := []string{
+		"Forwarded", "X-Forwarded-For", "X-Forwarded-Host", "X-Forwarded-Proto", "X-Forwarded-Port", "X-Forwarded-Prefix",
+		"X-Forwarded-Client-Cert", "X-Real-Ip", "X-Client-Ip", "True-Client-Ip", "Cf-Connecting-Ip", "X-Cluster-Client-Ip",
+		"X-Original-Forwarded-For", "X-Original-Url", "X-Original-Host", "X-Rewrite-Url", "X-Http-Method-Override", "X-Http-Method",
+		"X-Method-Override", "X-Envoy-Original-Path", "X-Envoy-Internal", "X-Bijou-Pin", "X-Bijou-Priority", "X-Bijou-Criticality",
+		"X-Bijou-Anything", "Baggage", "Grpc-Trace-Bin", "Grpc-Tags-Bin", "B3", "X-B3-Sampled", "X-B3-Flags", "Tracestate", "Traceparent",
+	}
+	for _, h2 := range []bool{false, true} {
+		c := w.client(h2)
+		for _, name := range claims {
+			for _, spelling := range []string{name, strings.ToUpper(name), strings.ToLower(name)} {
+				req := mustRequest(t)
+				req.Header[spelling] = []string{"criticality=evil", "evil"}
+				if !h2 {
+					req.Header["Connection"] = []string{"X-Forwarded-For, Baggage, Traceparent, X-Request-Id"}
+				}
+				res, err := c.Do(req)
+				if err != nil || res.StatusCode != 200 {
+					t.Fatalf("%s: %v, %v", spelling, res, err)
+				}
+				res.Body.Close()
+				for field, lines := range got {
+					if strings.Contains(strings.Join(lines, ","), "evil") {
+						t.Errorf("h2 %v, %s: the origin got %s %q", h2, spelling, field, lines)
+					}
+				}
+				for _, field := range []string{"X-Forwarded-For", "X-Forwarded-Host", "X-Forwarded-Proto", "X-Request-Id"} {
+					if len(got[field]) != 1 {
+						t.Errorf("h2 %v, %s: the origin got %s %q", h2, spelling, field, got[field])
+					}
+				}
+			}
+		}
+	}
+	for _, name := range claims { // as CGI reads it
+		if !strings.Contains(name, "-") {
+			continue
+		}
+		if res := w.get("http://x/", strings.ReplaceAll(name, "-", "_"), "evil"); res.StatusCode != 400 {
+			t.Errorf("%s with underscores: %d", name, res.StatusCode)
+		}
+	}
+}
+
+// TestTraceContext holds that contexts that contradict themselves or are too long begin a new trace, and that the origin
+// gets one of each field (W3C Trace Context, 3.2 and 3.3; the parser's own cases are in platform/trace).
+func TestTraceContext(t *testing.T) {
+	w := newWorld(t, toWeb)
+	var got http.Header
+	w.origin("web", "web-1", "", http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) { got = r.Header.Clone() }))
+	const (
+		id     = "463ac35c9f6413ad48485a3953bb6124"
+		parent = "00-" + id + "-a2fb4a1d1a96d312-01"
+	)
+	for name, c := range map[string]struct {
+		header []string
+		taken  bool
+		state  string
+	}{
+		"good":              {[]string{"Traceparent", parent, "Tracestate", "a=1,b=2"}, true, "a=1,b=2"},
+		"two parents":       {[]string{"Traceparent", parent, "Traceparent", parent, "Tracestate", "a=1"}, false, ""},
+		"parents in a list": {[]string{"Traceparent", parent + "," + parent}, false, ""},
+		"state alone":       {[]string{"Tracestate", "a=1"}, false, ""},
+		"equal keys":        {[]string{"Traceparent", parent, "Tracestate", "a=1,b=2,a=3"}, true, "a=1,b=2"},
+		"two states":        {[]string{"Traceparent", parent, "Tracestate", "a=1", "Tracestate", "b=2,a=3"}, true, "a=1,b=2"},
+		"33 members":        {[]string{"Traceparent", parent, "Tracestate", "a=1" + strings.Repeat(",b=1", 32)}, true, ""},
+		"bad member":        {[]string{"Traceparent", parent, "Tracestate", "a=1,=2"}, true, ""},
+	} {
+		for _, h2 := range []bool{false, true} {
+			w.do(w.client(h2), "GET", "http://x/", nil, c.header...)
+			if len(got["Traceparent"]) != 1 || strings.Contains(got.Get("Traceparent"), id) != c.taken {
+				t.Errorf("%s, h2 %v: the origin got %q", name, h2, got["Traceparent"])
+			}
+			if len(got["Tracestate"]) > 1 || got.Get("Tracestate") != c.state {
+				t.Errorf("%s, h2 %v: the origin got state %q, want %q", name, h2, got["Tracestate"], c.state)
+			}
+		}
+	}
+}
