@@ -472,7 +472,8 @@ func TestHTTP2Use(t *testing.T) {
 // TestRequestsOfOneClient holds that HTTP/2 does not get around the limit of connections.
 func TestRequestsOfOneClient(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		w := newWorld(t, toWeb, "gateway.maxConnectionsPerClient", "150", "hystrix.command.default.execution.isolation.semaphore.maxConcurrentRequests", "1000")
+		w := newWorld(t, toWeb, "gateway.maxConnectionsPerClient", "150", "overload.enabled", "false",
+			"hystrix.command.default.execution.isolation.semaphore.maxConcurrentRequests", "1000")
 		w.origin("web", "web-1", "", h2origin)
 		a, b := w.h2(), w.h2()
 		for range 75 {

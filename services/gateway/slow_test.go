@@ -36,7 +36,7 @@ func TestManySlowClients(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				w := newWorld(t, `[{"name":"web","to":[{"service":"web"}]},{"name":"large","match":{"prefix":"/large"},"to":[{"service":"web"}]}]`,
-					"hystrix.command.web.large.execution.isolation.semaphore.maxConcurrentRequests", "2000")
+					"hystrix.command.web.large.execution.isolation.semaphore.maxConcurrentRequests", "2000", "overload.enabled", "false")
 				w.origin("web", "web-1", "", http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
 					_, _ = io.Copy(io.Discard, r.Body)
 					if r.URL.Path == "/large" {
