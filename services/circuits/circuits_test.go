@@ -37,14 +37,14 @@ type world struct {
 	replicas []discovery.Instance
 }
 
-func newWorld(t *testing.T) *world {
+func newWorld(t testing.TB) *world {
 	w := &world{net: memnet.New(), registry: discovery.Static(nil), config: newSettings()}
 	w.serve(t, "config:7000", func(s *grpc.Server) { configv1.RegisterConfigServer(s, w.config) })
 	return w
 }
 
 // serve runs a gRPC server as rpc makes them until the test ends or stop is called.
-func (w *world) serve(t *testing.T, addr string, register func(*grpc.Server)) (stop func()) {
+func (w *world) serve(t testing.TB, addr string, register func(*grpc.Server)) (stop func()) {
 	t.Helper()
 	l, err := w.net.Listen("tcp", addr)
 	if err != nil {
@@ -57,7 +57,7 @@ func (w *world) serve(t *testing.T, addr string, register func(*grpc.Server)) (s
 	return s.Stop
 }
 
-func (w *world) dial(t *testing.T, addr string) *grpc.ClientConn {
+func (w *world) dial(t testing.TB, addr string) *grpc.ClientConn {
 	t.Helper()
 	conn, err := grpc.NewClient("passthrough:///"+addr, grpc.WithTransportCredentials(insecure.NewCredentials()),
 		grpc.WithContextDialer(func(ctx context.Context, addr string) (net.Conn, error) {

@@ -79,3 +79,33 @@ func rest(pieces [][]byte, n int) [][]byte {
 	}
 	return append([][]byte{pieces[0][n:]}, slices.Clone(pieces[1:])...)
 }
+
+// Heads returns the kind, length and stream of each frame that pieces of a connection hold, and what is left over.
+func Heads(pieces [][]byte) (heads [][3]int, between bool) {
+	var h frameHeads
+	for _, p := range pieces {
+		for len(p) > 0 {
+			var found bool
+			if p, found = h.next(p); found {
+				heads = append(heads, [3]int{int(h.kind()), h.length(), int(h.stream())})
+			}
+		}
+	}
+	return heads, h.between()
+}
+
+// Frames returns how many bytes of WebSocket frames pieces hold up to the end of the last whole one.
+func Frames(pieces [][]byte) (whole int) {
+	var f frames
+	at := 0
+	for _, p := range pieces {
+		for len(p) > 0 {
+			n := f.pass(p)
+			p, at = p[n:], at+n
+			if f.between() {
+				whole = at
+			}
+		}
+	}
+	return whole
+}

@@ -11,6 +11,8 @@ import (
 	"testing"
 
 	"bijou.dev/services/gateway"
+
+	"golang.org/x/net/http2"
 )
 
 // FuzzFraming compares framing with net/http: whatever is let through, both must agree where each message begins, and
@@ -77,4 +79,34 @@ func compare(t *testing.T, sent []byte, heads []int, refused bool) {
 			return // not all has come
 		}
 	}
+}
+
+// FuzzFrames holds that the heads of HTTP/2 frames are those that the framer of x/net finds, and that neither these nor
+// the ends of WebSocket frames depend on the pieces in which bytes come.
+func FuzzFrames(f *testing.F) {
+	f.Add([]byte("\x00\x00\x08\x06\x00\x00\x00\x00\x0012345678\x00\x00\x04\x03\x00\x00\x00\x00\x01\x00\x00\x00\x08"), uint8(3))
+	f.Add([]byte("\x00\x00\x08\x07\x00\x00\x00\x00\x0012345678\x00\x00\x00\x04\x01\x00\x00\x00\x00"), uint8(1))
+	f.Add([]byte("\x81\x85abcd12345\x88\x02\x03\xe9\x82\x7e\x00\x01x"), uint8(2))
+	f.Fuzz(func(t *testing.T, in []byte, size uint8) {
+		pieces := slices.Collect(slices.Chunk(in, int(max(size, 1))))
+		heads, between := gateway.Heads([][]byte{in})
+		again, betweenAgain := gateway.Heads(pieces)
+		if !slices.Equal(heads, again) || between != betweenAgain {
+			t.Fatalf("whole %v %v, in pieces %v %v", heads, between, again, betweenAgain)
+		}
+		if a, b := gateway.Frames([][]byte{in}), gateway.Frames(pieces); a != b {
+			t.Fatalf("frames end at %d, in pieces at %d", a, b)
+		}
+		r := bytes.NewReader(in)
+		for i, h := range heads {
+			want, err := http2.ReadFrameHeader(r)
+			if err != nil || h != [3]int{int(want.Type), int(want.Length), int(want.StreamID)} {
+				t.Fatalf("head %d is %v, want %v, %v", i, h, want, err)
+			}
+			if int(want.Length) > r.Len() {
+				return
+			}
+			_, _ = r.Seek(int64(want.Length), io.SeekCurrent)
+		}
+	})
 }

@@ -38,13 +38,13 @@ import (
 // server is a replica of the service on an in-memory network.
 type server struct {
 	*service.Process
-	t      *testing.T
+	t      testing.TB
 	net    *memnet.Network
 	host   string
 	client *http.Client
 }
 
-func start(t *testing.T, n *memnet.Network, host string, opts tracing.Options) *server {
+func start(t testing.TB, n *memnet.Network, host string, opts tracing.Options) *server {
 	t.Helper()
 	if opts.Dir == "" {
 		opts.Dir = t.TempDir()

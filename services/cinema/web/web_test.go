@@ -27,12 +27,12 @@ import (
 // site is the web service of a house, and a browser with Ingrid's cookie.
 type site struct {
 	*cinematest.House
-	t      *testing.T
+	t      testing.TB
 	url    string
 	client *http.Client
 }
 
-func open(t *testing.T, settings map[string]string) *site {
+func open(t testing.TB, settings map[string]string) *site {
 	t.Helper()
 	house := cinematest.Full(t, settings)
 	jar, err := cookiejar.New(nil)
@@ -45,7 +45,7 @@ func open(t *testing.T, settings map[string]string) *site {
 }
 
 // front starts a web service that has seen nothing yet and returns its address.
-func front(t *testing.T, house *cinematest.House) string {
+func front(t testing.TB, house *cinematest.House) string {
 	t.Helper()
 	peers, err := web.Dial(house.Dial)
 	if err != nil {

@@ -1,0 +1,166 @@
+// Command fuzz runs every fuzz target of the repository for a short time, one after the other, and prints a line for
+// each. It finds them by name, so a new one needs no entry anywhere.
+//
+//	go run ./deploy/e2e/fuzz                     # all, 3 s each; what CI does
+//	go run ./deploy/e2e/fuzz -time 5m -run REST  # those that match, for longer
+//	go run ./deploy/e2e/fuzz -time 30s -keep 20  # and keep the shortest inputs it found in testdata
+//
+// It exits with 1 when a target fails. The input that it failed with is then in the package's testdata, and is run by
+// go test from then on.
+package main
+
+import (
+	"context"
+	"flag"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"os/exec"
+	"os/signal"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"time"
+)
+
+// target is one fuzz function.
+type target struct {
+	dir, name string
+}
+
+func main() { os.Exit(run(os.Args[1:], os.Stdout, os.Stderr)) }
+
+func run(args []string, stdout, stderr io.Writer) int {
+	flags := flag.NewFlagSet("fuzz", flag.ContinueOnError)
+	flags.SetOutput(stderr)
+	each := flags.Duration("time", 3*time.Second, "how long to run each target")
+	match := flags.String("run", "", "run only targets that match this regular expression")
+	keep := flags.Int("keep", 0, "copy up to this many new inputs of each target to its testdata, the shortest ones")
+	list := flags.Bool("list", false, "list the targets and run none")
+	if err := flags.Parse(args); err != nil {
+		return 2
+	}
+	pattern, err := regexp.Compile(*match)
+	if err != nil {
+		fmt.Fprintln(stderr, "fuzz: -run:", err)
+		return 2
+	}
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
+	defer stop()
+	targets, err := find(".", pattern)
+	if err == nil && len(targets) == 0 {
+		err = fmt.Errorf("no target matches %q below the current folder; run it at the top of the repository", *match)
+	}
+	if err != nil {
+		fmt.Fprintln(stderr, "fuzz:", err)
+		return 1
+	}
+	failed := 0
+	for _, t := range targets {
+		if *list {
+			fmt.Fprintln(stdout, t.dir, t.name)
+			continue
+		}
+		if err := t.run(ctx, *each, *keep, stdout); err != nil {
+			failed++
+			fmt.Fprintf(stdout, "%s %s: FAILED: %v\n", t.dir, t.name, err)
+		}
+	}
+	if !*list {
+		fmt.Fprintf(stdout, "%d passed, %d failed\n", len(targets)-failed, failed)
+	}
+	return min(failed, 1)
+}
+
+var declaration = regexp.MustCompile(`(?m)^func (Fuzz\w+)\(\w+ \*testing\.F\)`)
+
+// find returns the targets below root, in order of folder and name.
+func find(root string, match *regexp.Regexp) (all []target, err error) {
+	err = filepath.WalkDir(root, func(path string, d fs.DirEntry, err error) error {
+		switch {
+		case err != nil:
+			return err
+		case d.IsDir() && path != root && (strings.HasPrefix(d.Name(), ".") || d.Name() == "testdata" || d.Name() == "node_modules"):
+			return fs.SkipDir
+		case d.IsDir() || !strings.HasSuffix(path, "_test.go"):
+			return nil
+		}
+		text, err := os.ReadFile(path)
+		if err != nil {
+			return err
+		}
+		for _, m := range declaration.FindAllSubmatch(text, -1) {
+			t := target{filepath.Dir(path), string(m[1])}
+			if match.MatchString(t.dir + " " + t.name) {
+				all = append(all, t)
+			}
+		}
+		return nil
+	})
+	slices.SortFunc(all, func(a, b target) int { return strings.Compare(a.dir+" "+a.name, b.dir+" "+b.name) })
+	return all, err
+}
+
+var progress = regexp.MustCompile(`execs: (\d+) .*total: (\d+)`)
+
+// run fuzzes with one worker for each core and prints what came of it.
+func (t target) run(ctx context.Context, each time.Duration, keep int, stdout io.Writer) error {
+	begin := time.Now()
+	cmd := exec.CommandContext(ctx, "go", "test", "-run=^$", "-fuzz=^"+t.name+"$", "-fuzztime="+each.String(), "-fuzzminimizetime=1s", ".")
+	cmd.Dir = t.dir
+	out, err := cmd.CombinedOutput()
+	if err != nil {
+		_, _ = stdout.Write(out)
+		return err
+	}
+	execs, total := "?", "?"
+	if all := progress.FindAllSubmatch(out, -1); len(all) > 0 {
+		execs, total = string(all[len(all)-1][1]), string(all[len(all)-1][2])
+	}
+	fmt.Fprintf(stdout, "%-32s %-16s %8s runs, %4s interesting, %5.1f s\n", t.dir, t.name, execs, total, time.Since(begin).Seconds())
+	if keep == 0 {
+		return nil
+	}
+	return t.keep(ctx, keep)
+}
+
+// keep copies the shortest inputs from the cache that are not in testdata yet.
+func (t target) keep(ctx context.Context, n int) error {
+	cmd := exec.CommandContext(ctx, "go", "list", "-f", "{{.ImportPath}}", ".")
+	cmd.Dir = t.dir
+	name, err := cmd.Output()
+	if err != nil {
+		return fmt.Errorf("naming the package of %s: %w", t.dir, err)
+	}
+	cache, err := exec.CommandContext(ctx, "go", "env", "GOCACHE").Output()
+	if err != nil {
+		return fmt.Errorf("asking for the cache: %w", err)
+	}
+	from := filepath.Join(strings.TrimSpace(string(cache)), "fuzz", strings.TrimSpace(string(name)), t.name)
+	to := filepath.Join(t.dir, "testdata", "fuzz", t.name)
+	if err := os.MkdirAll(to, 0o755); err != nil {
+		return err
+	}
+	type input struct {
+		name string
+		text []byte
+	}
+	var inputs []input
+	entries, _ := os.ReadDir(from) // nothing was found: there is no folder
+	for _, e := range entries {
+		text, err := os.ReadFile(filepath.Join(from, e.Name()))
+		if err != nil {
+			return err
+		}
+		inputs = append(inputs, input{e.Name(), text})
+	}
+	slices.SortFunc(inputs, func(a, b input) int { return len(a.text) - len(b.text) })
+	for _, in := range inputs[:min(n, len(inputs))] {
+		if err := os.WriteFile(filepath.Join(to, in.name), in.text, 0o644); err != nil {
+			return err
+		}
+	}
+	return nil
+}

@@ -1,0 +1,37 @@
+package circuit_test
+
+import (
+	"bytes"
+	"encoding/json"
+	"strings"
+	"testing"
+	"time"
+
+	circuitsv1 "bijou.dev/platform/api/circuits/v1"
+	"bijou.dev/platform/circuit"
+
+	"google.golang.org/protobuf/encoding/protojson"
+)
+
+// FuzzEvents holds that no snapshot, whoever sent it, breaks the Hystrix stream: each event is one line of JSON.
+func FuzzEvents(f *testing.F) {
+	f.Add(`{"name":"getMovie","group":"catalog","state":"STATE_OPEN","rolling":{"SUCCESS":"9"},"latencyMs":{"50":1.5},"reportingHosts":1}`)
+	f.Add(`{"name":"a\nb","group":"\u2028","reportingHosts":3,"latencyMs":{"x":"NaN"}}`)
+	f.Add(`{"name":"","latencyMeanMs":"Infinity"}`)
+	f.Fuzz(func(t *testing.T, text string) {
+		var s circuitsv1.Snapshot
+		if protojson.Unmarshal([]byte(text), &s) != nil {
+			return
+		}
+		var out bytes.Buffer
+		if err := circuit.WriteEvents(&out, []*circuitsv1.Snapshot{&s}, time.Unix(1, 0)); err != nil {
+			return
+		}
+		for line := range strings.Lines(out.String()) {
+			line = strings.TrimSuffix(line, "\n")
+			if data, ok := strings.CutPrefix(line, "data: "); line != "" && (!ok || !json.Valid([]byte(data))) {
+				t.Fatalf("%q is no event", line)
+			}
+		}
+	})
+}
