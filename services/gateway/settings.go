@@ -54,7 +54,7 @@ func declare(set *config.Set, routes Routes) *settings {
 			Doc: "How many connections of clients may be open. Further ones are closed at once.", Min: "1",
 		}),
 		maxConnsClient: config.Int(set, "gateway.maxConnectionsPerClient", 2000, config.Spec{
-			Doc: "How many of them may come from one address. Behind another proxy all do.", Min: "1",
+			Doc: "How many of them may come from one address, and how many requests of it may be under way. Behind another proxy all do.", Min: "1",
 		}),
 		header: config.Duration(set, "gateway.timeout.header", 15*time.Second, config.Spec{
 			Doc: "How long an instance may take until its answer begins, unless the route says otherwise.", Min: "1ms", Max: "24h",
