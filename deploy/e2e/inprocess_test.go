@@ -358,15 +358,75 @@ func (s *inProcess) logs(instance string) string {
 // rate is low: all of the cast share one race detector.
 func (s *inProcess) rate() int { return 10 }
 
-// wire is one member's network, which can be cut as a crash cuts it: with resets.
+// pause stops an instance's traffic both ways without closing anything, as SIGSTOP does for its peers.
+func (s *inProcess) pause(t testing.TB, instance string) { s.wireOf(t, instance).slow(time.Hour) }
+
+// resume ends pause and slow.
+func (s *inProcess) resume(t testing.TB, instance string) { s.wireOf(t, instance).slow(0) }
+
+// slow makes all that an instance receives and all that it is sent for later by d.
+func (s *inProcess) slow(t testing.TB, instance string, d time.Duration) {
+	s.wireOf(t, instance).slow(d)
+}
+
+// reset breaks all connections of an instance, which may make new ones at once.
+func (s *inProcess) reset(t testing.TB, instance string) { s.wireOf(t, instance).resetAll() }
+
+func (s *inProcess) wireOf(t testing.TB, instance string) *wire {
+	t.Helper()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	a := s.live[instance]
+	if a == nil {
+		t.Fatalf("there is no live %s", instance)
+	}
+	return a.net
+}
+
+// wire is one member's network. It can be cut as a crash cuts it, with resets, and it can be slow or stand still.
 type wire struct {
 	mu    sync.Mutex
 	isCut bool
 	open  map[net.Conn]bool
 	ls    []net.Listener
+	delay time.Duration
+	eased chan struct{} // closed when the delay changes
 }
 
-func newWire() *wire { return &wire{open: map[net.Conn]bool{}} }
+func newWire() *wire { return &wire{open: map[net.Conn]bool{}, eased: make(chan struct{})} }
+
+func (w *wire) slow(d time.Duration) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.delay = d
+	close(w.eased)
+	w.eased = make(chan struct{})
+}
+
+// wait holds up what arrives.
+func (w *wire) wait() {
+	w.mu.Lock()
+	d, eased := w.delay, w.eased
+	w.mu.Unlock()
+	if d == 0 {
+		return
+	}
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+	case <-eased:
+	}
+}
+
+func (w *wire) resetAll() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for c := range w.open {
+		reset(c)
+	}
+	clear(w.open)
+}
 
 func (w *wire) listen(network, address string) (net.Listener, error) {
 	l, err := net.Listen(network, address)
@@ -411,6 +471,8 @@ func (w *wire) cut() {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.isCut = true
+	close(w.eased)
+	w.eased, w.delay = make(chan struct{}), 0
 	for _, l := range w.ls {
 		l.Close()
 	}
@@ -443,6 +505,13 @@ func (l wireListener) Accept() (net.Conn, error) {
 type wireConn struct {
 	net.Conn
 	w *wire
+}
+
+// Read receives, late if the wire is slow.
+func (c wireConn) Read(b []byte) (int, error) {
+	n, err := c.Conn.Read(b)
+	c.w.wait()
+	return n, err
 }
 
 func (c wireConn) Close() error {

@@ -55,6 +55,7 @@ type Client struct {
 	opts    ClientOptions
 	routes  *route.Settings
 	seconds *prometheus.HistogramVec
+	retries *prometheus.CounterVec // nil: not counted
 
 	mu        sync.Mutex
 	balancers map[string]*route.Balancer // target -> its balancer
@@ -63,6 +64,12 @@ type Client struct {
 // NewClient returns a Client. It needs no closing; the connections it makes do.
 func NewClient(o ClientOptions) *Client {
 	c := &Client{opts: o, balancers: map[string]*route.Balancer{}, seconds: newHistogram(o.Metrics, "client", "Time of calls to other services, by method and code.")}
+	if o.Metrics != nil {
+		c.retries = prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "bijou_rpc_client_retries_total", Help: "Attempts after the first, by callee.",
+		}, []string{"callee"})
+		o.Metrics.MustRegister(c.retries)
+	}
 	if o.Config != nil {
 		c.routes = route.NewSettings(o.Config)
 	}
@@ -199,6 +206,9 @@ func (c *calls) retry(ctx context.Context, m *method, span oteltrace.Span, attem
 		}
 		if n > 1 {
 			call.Exclude = slices.Concat(call.Exclude, tried)
+			if c.retries != nil {
+				c.retries.WithLabelValues(c.callee).Inc()
+			}
 		}
 		err := errs.FromRPC(attempt(route.WithCall(ctx, call)))
 		picked, ok := call.Endpoint()

@@ -374,10 +374,13 @@ func TestAShedCallIsTriedElsewhere(t *testing.T) {
 		w := newWorld()
 		w.start(t, rpc.ServerOptions{Limiter: limiter("1")}, slowly)
 		w.start(t, rpc.ServerOptions{}, ok)
-		c := w.client(t, rpc.ClientOptions{Circuits: circuit.New(circuit.Options{}), Config: config.Static(nil)})
+		c := w.client(t, rpc.ClientOptions{Circuits: circuit.New(circuit.Options{}), Config: config.Static(nil), Metrics: w.metrics})
 		time.Sleep(time.Second)
 		if n, err := crowd(t.Context(), c, 40); n != 40 {
 			t.Errorf("%d of 40 calls were answered; the last error is %v", n, err)
+		}
+		if n, err := testutil.GatherAndCount(w.metrics, "bijou_rpc_client_retries_total"); err != nil || n != 1 {
+			t.Errorf("retries are not counted: %d series, %v", n, err)
 		}
 	})
 }
