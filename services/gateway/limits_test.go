@@ -30,7 +30,12 @@ func TestRetriesOfARoute(t *testing.T) {
 		method, path string
 		want         int
 	}{
-		{"GET", "/plain", 3}, {"POST", "/plain", 1}, {"GET", "/never", 1}, {"GET", "/twice", 2}, {"POST", "/post", 3}, {"GET", "/post", 1},
+		{"GET", "/plain", 3},
+		{"POST", "/plain", 1},
+		{"GET", "/never", 1},
+		{"GET", "/twice", 2},
+		{"POST", "/post", 3},
+		{"GET", "/post", 1},
 		{"GET", "/often", 4}, // the setting retry.maxAttempts bounds every route
 	} {
 		res := w.do(w.client(false), c.method, "http://x"+c.path, nil)
