@@ -3,6 +3,7 @@ package e2e
 import (
 	"bufio"
 	"context"
+	"errors"
 	"flag"
 	"fmt"
 	"math/rand/v2"
@@ -176,10 +177,12 @@ func (o *offer) one(url string, due time.Duration) {
 	a, err := get(ctx, url)
 	s := sample{at: due, took: time.Since(o.begun) - due}
 	switch {
+	case errors.Is(err, context.DeadlineExceeded):
+		s.why = "late"
 	case err != nil:
 		s.why = err.Error()
 	case a.status != http.StatusOK:
-		s.why = fmt.Sprintf("%d %s %.200s", a.status, a.header.Get("X-Bijou-Fault"), a.body)
+		s.why = fmt.Sprintf("%d %s", a.status, a.header.Get("X-Bijou-Fault"))
 	}
 	o.mu.Lock()
 	o.samples = append(o.samples, s)
@@ -383,6 +386,9 @@ were, and nobody but the victims was restarted. Rows are those of the scorecard.
 					continue // in one process only what processes cannot do
 				}
 				t.Run(f.name, func(t *testing.T) { fmt.Fprintln(&b, tellFault(t, p, f, *faultSeed)) })
+			}
+			if _, ok := p.(wired); ok {
+				t.Run("three times the load", func(t *testing.T) { fmt.Fprintln(&b, tellOverload(t, p, *faultSeed)) })
 			}
 		})
 	}

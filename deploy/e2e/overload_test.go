@@ -1,0 +1,107 @@
+package e2e
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"math/rand/v2"
+	"net/http"
+	"slices"
+	"sync"
+	"testing"
+	"time"
+)
+
+// tellOverload asks a slow service for three times what the edge lets through to it, and returns the line of the table.
+// Each answer takes 50 ms and at most 10 may be under way, of which 7 for those that can be shed: about 150 a second.
+func tellOverload(t *testing.T, p platform, seed uint64) string {
+	wholeHome(t, p)
+	declared(t, p)
+	now, _, err := effective(t.Context(), p, "gateway-1", "gateway.routes")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var routes []map[string]any
+	if err := json.Unmarshal([]byte(now), &routes); err != nil {
+		t.Fatal(err)
+	}
+	for name, criticality := range map[string]string{"page": "CRITICAL", "prefetch": "SHEDDABLE"} {
+		routes = append(routes, map[string]any{
+			"name": name, "match": map[string]any{"prefix": "/" + name}, "rewrite": map[string]any{"prefix": "/"},
+			"to": []map[string]any{{"service": "hello", "version": "v1"}}, "criticality": criticality,
+		})
+	}
+	b, err := json.Marshal(routes)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, value := range map[string]string{"gateway.routes": string(b), "overload.limit.max": "10", "overload.limit.min": "10"} {
+		must(t, p, "config", "set", name, value, "--app", "gateway", "--reason", "a storm", "--wait", "20s")
+		defer unset(t, p, name, "gateway")
+	}
+	p.(wired).slow(t, "hello-1", 50*time.Millisecond)
+	defer p.(wired).resume(t, "hello-1")
+	eventually(t, 20*time.Second, "the new routes", func(ctx context.Context) error {
+		a, err := get(ctx, edge(p)+"/page/version")
+		if err != nil || a.status != http.StatusOK {
+			return fmt.Errorf("%d %v %.200s", a.status, err, a.body)
+		}
+		return nil
+	})
+
+	type result struct {
+		offered, good, shed int
+		refusals            []time.Duration
+	}
+	results := [2]result{}
+	var mu sync.Mutex
+	var all sync.WaitGroup
+	stream := func(kind int, path string, rate float64) {
+		rng := rand.New(rand.NewPCG(seed, uint64(kind)))
+		begun, due := time.Now(), time.Duration(0)
+		for due < 10*time.Second {
+			due += time.Duration(rng.ExpFloat64() / rate * float64(time.Second))
+			time.Sleep(time.Until(begun.Add(due))) // open loop
+			all.Go(func() {
+				ctx, cancel := context.WithTimeout(context.Background(), within)
+				defer cancel()
+				start := time.Now()
+				a, err := get(ctx, edge(p)+path)
+				mu.Lock()
+				defer mu.Unlock()
+				r := &results[kind]
+				r.offered++
+				switch {
+				case err == nil && a.status == http.StatusOK:
+					r.good++
+				case err == nil && a.status == http.StatusServiceUnavailable && a.header.Get("X-Bijou-Fault") == "overload" && a.header.Get("Retry-After") != "":
+					r.shed++
+					r.refusals = append(r.refusals, time.Since(start))
+				default:
+					t.Logf("%s: %d %v %.200s", path, a.status, err, a.body)
+				}
+			})
+		}
+	}
+	all.Go(func() { stream(0, "/page/version", 60) })
+	all.Go(func() { stream(1, "/prefetch/version", 390) })
+	all.Wait()
+	critical, sheddable := results[0], results[1]
+	refusals := slices.Sorted(slices.Values(slices.Concat(critical.refusals, sheddable.refusals)))
+	var p99 time.Duration
+	if len(refusals) > 0 {
+		p99 = refusals[len(refusals)*99/100]
+	}
+	share := float64(critical.good) / float64(max(1, critical.offered))
+	verdict := fmt.Sprintf("kept: %.2f %% of %d critical ones served, %.1f %% of %d sheddable ones; a refusal took %v at p99",
+		100*share, critical.offered, 100*float64(sheddable.good)/float64(max(1, sheddable.offered)), sheddable.offered, p99.Round(100*time.Microsecond))
+	if share < .994 || sheddable.shed == 0 {
+		t.Errorf("critical: %d offered, %d served, %d shed; sheddable: %d, %d, %d", critical.offered, critical.good, critical.shed,
+			sheddable.offered, sheddable.good, sheddable.shed)
+		verdict = "**missed**" + verdict[len("kept"):]
+	}
+	line := fmt.Sprintf("| 21 | nothing, but three times the load | %d | %d | | | | %s |",
+		critical.offered+sheddable.offered, critical.offered+sheddable.offered-critical.good-sheddable.good, verdict)
+	t.Log(line)
+	return line
+}
