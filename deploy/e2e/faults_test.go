@@ -189,6 +189,16 @@ func (o *offer) one(url string, due time.Duration) {
 	o.mu.Unlock()
 }
 
+// pass lets the load go on for a while. It is the clock of these stories: what is waited for is requests that become due.
+func (o *offer) pass(t testing.TB, d time.Duration) {
+	t.Helper()
+	select {
+	case <-time.After(d):
+	case <-t.Context().Done():
+		t.Fatal(t.Context().Err())
+	}
+}
+
 func (o *offer) end() []sample {
 	o.stop()
 	o.wg.Wait()
@@ -308,14 +318,14 @@ func tally(before, now map[string]vitals) (calls, retries float64) {
 func tellFault(t *testing.T, p platform, f fault, seed uint64) string {
 	url := wholeHome(t, p)
 	o := startOffer(t, seed, p.rate(), url, edge(p)+"/browse", edge(p)+"/")
-	time.Sleep(5 * time.Second) // the load is the clock of this story
+	o.pass(t, 5*time.Second)
 	before := readVitals(t.Context(), p)
 	broken := time.Since(o.begun)
 	f.hurt(t, p)
-	time.Sleep(time.Duration(f.seconds) * time.Second)
+	o.pass(t, time.Duration(f.seconds)*time.Second)
 	f.heal(t, p)
 	healed := time.Since(o.begun)
-	time.Sleep(settle + 5*time.Second)
+	o.pass(t, settle+5*time.Second)
 	calls, retries := tally(before, readVitals(t.Context(), p))
 	all := o.end()
 	over := time.Since(o.begun)

@@ -61,7 +61,7 @@ func tellOverload(t *testing.T, p platform, seed uint64) string {
 		begun, due := time.Now(), time.Duration(0)
 		for due < 10*time.Second {
 			due += time.Duration(rng.ExpFloat64() / rate * float64(time.Second))
-			time.Sleep(time.Until(begun.Add(due))) // open loop
+			<-time.After(time.Until(begun.Add(due))) // open loop
 			all.Go(func() {
 				ctx, cancel := context.WithTimeout(context.Background(), within)
 				defer cancel()
