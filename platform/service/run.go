@@ -36,7 +36,11 @@ func (p *Process) Run(ctx context.Context) error {
 	err = errors.Join(err, p.drain(context.WithoutCancel(ctx)))
 	end()
 	err = errors.Join(err, running.wait(5*time.Second), p.undo(ctx))
-	p.log.Info("stopped", "problem", fmt.Sprint(err))
+	if err != nil {
+		p.log.Error("stopped", "problem", err.Error())
+	} else {
+		p.log.Info("stopped")
+	}
 	return err
 }
 

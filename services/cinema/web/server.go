@@ -46,7 +46,7 @@ func NewServer(peers Peers, set *config.Set, log *slog.Logger) (*Server, error) 
 		speed: config.Int(set, "web.player.speed", 60, config.Spec{
 			Doc: "Seconds of film that pass in a second of watching: there is no film, only its progress.", Min: "1", Max: "600",
 		}),
-		traceLink: config.String(set, "web.trace.link", "http://localhost:9411/api/v2/trace/{id}", config.Spec{
+		traceLink: config.String(set, "web.trace.link", "http://localhost:8081/traces/{id}", config.Spec{
 			Doc: "Address of a trace, with {id} for its id, shown at the foot of each page. Empty: no link.",
 		}),
 	}, nil
