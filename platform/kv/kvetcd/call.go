@@ -80,7 +80,11 @@ func (s *Store) translate(ctx context.Context, what string, err error) error {
 	case errors.Is(err, rpctypes.ErrLeaseNotFound):
 		return errs.Errorf(errs.Precondition, "%s: the lease has ended, grant another: %w", what, err)
 	}
-	return errs.Errorf(kind(err), "%s: %w", what, err)
+	k := kind(err)
+	if st, ok := status.FromError(err); ok {
+		err = errors.New(st.Message()) // without "rpc error: code = Unavailable desc =": the kind says it
+	}
+	return errs.Errorf(k, "%s: %w", what, err)
 }
 
 // kind says what an answer of etcd means to our caller. What is not clearly about the request is etcd being unwell.

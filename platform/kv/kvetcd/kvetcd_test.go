@@ -177,6 +177,21 @@ func TestDeadEtcdIsNotHammeredNorForgotten(t *testing.T) {
 	}
 }
 
+// What gRPC says of itself is for programs: the kind carries it, people read what happened.
+func TestErrorsAreForPeople(t *testing.T) {
+	t.Parallel()
+	gone, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	gone.Close()
+	s := open(t, kvetcd.Options{Endpoints: []string{gone.Addr().String()}, Timeout: time.Minute})
+	_, err = s.Get(t.Context(), "/a")
+	if !errors.Is(err, errs.Unavailable) || strings.Contains(err.Error(), "rpc error") || !strings.Contains(err.Error(), "refused") {
+		t.Errorf("Get of a store that is not there: %v", err)
+	}
+}
+
 // A wire that is up but dead: nothing closes, nothing is refused, nobody answers.
 func TestSilence(t *testing.T) {
 	t.Parallel()
