@@ -29,6 +29,10 @@ test-containers: ## tell the stories over docker compose; needs Linux and an eng
 	deploy/base-image.sh
 	BIJOU_TEST_CONTAINERS=1 go test -count=1 -timeout 30m -run '^TestContainers$$' ./deploy/e2e
 
+SEED ?= 1
+faults: ## break one thing after the other under load, and write docs/faults.md; needs a quiet machine and minutes
+	go test -count=1 -timeout 40m -v -run '^TestFaults$$' ./deploy/e2e -faults $(CURDIR)/docs/faults.md -seed $(SEED)
+
 AGAINST ?= main
 lint: $(TOOLS)/golangci-lint $(TOOLS)/buf ## lint every module and every contract; no contract may break those of AGAINST (main)
 	@for m in $(MODULES); do echo "lint $$m"; (cd $$m && golangci-lint run ./...) || exit 1; done
@@ -60,4 +64,4 @@ $(TOOLS)/buf: tools/buf/go.mod
 $(TOOLS)/%: tools/go.mod
 	GOWORK=off GOBIN=$(TOOLS) go -C tools install $$(GOWORK=off go -C tools list tool | grep '/$*$$')
 
-.PHONY: help up dev down build test test-containers lint generate bench bench-stack fix tidy
+.PHONY: help up dev down build test test-containers faults lint generate bench bench-stack fix tidy

@@ -8,4 +8,8 @@
 //	make test-containers                      every story over containers; needs an engine
 //	go test ./deploy/e2e -run InProcess       one runner
 //	go test ./deploy/e2e -run Story/killed    one story
+//	make faults SEED=7                        every fault under load, as a table in docs/faults.md
+//
+// A fault is a story with figures: open-loop arrivals drawn from a seed, what was offered and failed, how long it took to
+// recover, how many retries it cost, and whether everything was as before when it was over.
 package e2e

@@ -50,7 +50,7 @@
 //
 //	overload.enabled        true
 //	overload.limit.initial  100
-//	overload.limit.min      20
+//	overload.limit.min      50     lower ones shed where a busy machine is all that is wrong
 //	overload.limit.max      1000
 //	overload.tolerance      2
 //	overload.floor          20ms

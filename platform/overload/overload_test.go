@@ -130,7 +130,7 @@ func TestTheOrderOfShedding(t *testing.T) {
 }
 
 func TestSettingsAreLive(t *testing.T) {
-	set := config.Static(map[string]string{"overload.limit.max": "30"})
+	set := config.Static(map[string]string{"overload.limit.max": "30", "overload.limit.min": "1"})
 	l := overload.New(overload.Options{Config: set}).Limiter("x")
 	put := func(name, value string) {
 		t.Helper()
@@ -186,7 +186,7 @@ func TestAChangeOfTheMixIsNoSlowdown(t *testing.T) {
 
 func TestMetricsAndState(t *testing.T) {
 	reg := prometheus.NewRegistry()
-	set := overload.New(overload.Options{Metrics: reg, Config: config.Static(map[string]string{"overload.limit.max": "20"})})
+	set := overload.New(overload.Options{Metrics: reg, Config: config.Static(map[string]string{"overload.limit.max": "20", "overload.limit.min": "1"})})
 	l := set.Limiter("grpc")
 	fill(l, overload.Sheddable, 100)
 	p, ok := l.Acquire("x", overload.CriticalPlus)

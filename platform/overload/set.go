@@ -52,7 +52,7 @@ func New(o Options) *Set {
 		initial: config.Int(c, "overload.limit.initial", 100, config.Spec{
 			Doc: "How many requests a server that knows nothing yet works on at once. It is read when the server starts.", Min: "1", Max: "100000",
 		}),
-		min: config.Int(c, "overload.limit.min", 20, config.Spec{
+		min: config.Int(c, "overload.limit.min", 50, config.Spec{
 			Doc: "The lowest limit.", Min: "1", Max: "100000",
 		}),
 		max: config.Int(c, "overload.limit.max", 1000, config.Spec{

@@ -181,7 +181,7 @@ func TestTimeoutsLowerTheLimit(t *testing.T) {
 		s.warm(work)
 		s.extra.Store(int64(2 * patience))
 		s.storm(1, work, 30*time.Second, stream{overload.Critical, 300})
-		if limit := s.limiter.Limit(); limit > 25 {
+		if limit := s.limiter.Limit(); limit > 55 {
 			t.Errorf("while nothing is answered in time the limit is %.0f", limit)
 		}
 		s.extra.Store(0)
