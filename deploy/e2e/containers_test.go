@@ -28,7 +28,6 @@ const containersVariable = "BIJOU_TEST_CONTAINERS"
 // addresses, as a Linux host can.
 type containers struct {
 	project string
-	files   []string // of compose, below root
 
 	mu    sync.Mutex
 	known map[string]container // by instance, until it is stopped or started
@@ -61,7 +60,7 @@ type mount struct{ Name string }
 // in a random order, as after a boot, and as with tools that know no depends_on.
 func startContainers(t testing.TB) *containers {
 	t.Helper()
-	c := &containers{project: fmt.Sprintf("bijou-test-%d", os.Getpid()), files: []string{"compose.yaml"}, known: map[string]container{}}
+	c := &containers{project: fmt.Sprintf("bijou-test-%d", os.Getpid()), known: map[string]container{}}
 	t.Cleanup(func() {
 		if t.Failed() {
 			c.dump(t)
@@ -125,11 +124,8 @@ func (c *containers) forget() {
 }
 
 func (c *containers) compose(ctx context.Context, args ...string) *exec.Cmd {
-	all := []string{"compose", "--progress", "plain", "--project-name", c.project}
-	for _, file := range c.files {
-		all = append(all, "--file", filepath.Join(root, file))
-	}
-	cmd := exec.CommandContext(ctx, "docker", append(all, args...)...)
+	file := filepath.Join(root, "compose.yaml")
+	cmd := exec.CommandContext(ctx, "docker", append([]string{"compose", "--progress", "plain", "--file", file, "--project-name", c.project}, args...)...)
 	cmd.Env = append(os.Environ(), "BIJOU_EDGE_PORT=0", "BIJOU_CONSOLE_PORT=0", "BIJOU_ZIPKIN_PORT=0", "BIJOU_OTLP_PORT=0", "BIJOU_OTLP_HTTP_PORT=0")
 	return cmd
 }
@@ -308,7 +304,6 @@ func TestContainers(t *testing.T) {
 		{"an instance needs more memory than it may have", tellOutOfMemory},
 		{"every service is restarted under load", tellRolling},
 		{"everything is killed and starts in any order", tellAnyOrder},
-		{"one of three stores is killed", tellHighlyAvailable}, // last: it adds compose.ha.yaml
 	} {
 		t.Run("Story/"+s.name, func(t *testing.T) { s.tell(t, c) })
 	}
@@ -632,43 +627,6 @@ func tellAnyOrder(t *testing.T, c *containers) {
 		}
 		c.startShuffled(t, rand.Uint64())
 		wholeHome(t, c)
-	}
-}
-
-// tellHighlyAvailable adds compose.ha.yaml to what runs, and takes one store after the other away: settings can be published
-// all the time.
-func tellHighlyAvailable(t *testing.T, c *containers) {
-	c.files = append(c.files, "compose.ha.yaml")
-	if out, err := c.compose(t.Context(), "up", "--detach", "--no-build").CombinedOutput(); err != nil {
-		t.Fatalf("docker compose up: %v\n%s", err, out[max(0, len(out)-8000):])
-	}
-	c.forget()
-	c.healthy(t)
-	for service, want := range map[string]int{"etcd": 1, "etcd-2": 1, "etcd-3": 1, "config": 2, "discovery": 2, "circuits": 2} {
-		if got := c.instances(t, service); len(got) != want {
-			t.Errorf("%s has the instances %v, want %d", service, got, want)
-		}
-	}
-	url := wholeHome(t, c)
-	declared(t, c)
-	l := startLoad(t, c, url, edge(c)+"/browse")
-	for i, store := range []string{"etcd-1", "etcd-2-1", "etcd-3-1"} {
-		c.hold(t, store)
-		eventually(t, 30*time.Second, "publishing without "+store, func(context.Context) error {
-			if code, out := bijou(t, c, "config", "set", "web.home.row", fmt.Sprint(6+i), "--app", "web", "--reason", "without "+store, "--wait", "20s"); code != 0 {
-				return fmt.Errorf("exit %d: %s", code, out)
-			}
-			return nil
-		})
-		c.start(t, store)
-		c.ready(t, store)
-	}
-	l.finish(t)
-	history := must(t, c, "config", "history", "--json")
-	for _, store := range []string{"etcd-1", "etcd-2-1", "etcd-3-1"} {
-		if !strings.Contains(history, "without "+store) {
-			t.Errorf("what was published without %s is not in the history:\n%s", store, history)
-		}
 	}
 }
 
