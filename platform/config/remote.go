@@ -189,9 +189,7 @@ func (s *Set) session(ctx context.Context) error {
 func (s *Set) apply(m *configv1.WatchResponse) {
 	s.mu.Lock()
 	if m.GetSnapshot() {
-		if m.GetRevision() < s.revision {
-			signal(s.remote.declare) // the service lost its data, so perhaps our declarations
-		}
+		signal(s.remote.declare) // whoever answers may have lost what we declared, and an unpublished store has no revision to tell by
 		s.retainLocked(m.GetValues())
 		s.connected, s.since, s.problem = true, time.Now(), nil
 	}
