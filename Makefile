@@ -51,6 +51,9 @@ bench-stack: ## measure the stack as containers, print a table, fail over budget
 	deploy/base-image.sh
 	go run ./deploy/e2e/benchstack
 
+screenshots: ## make the pictures of the documents in a real browser; needs Node.js and Chromium
+	BIJOU_TEST_BROWSER=screenshots go test -count=1 -timeout 30m -run '^TestBrowser$$' ./deploy/e2e
+
 fix: $(TOOLS)/gofumpt ## bring code up to date and format it
 	go fix work
 	gofumpt -w platform services cmd deploy
@@ -64,4 +67,4 @@ $(TOOLS)/buf: tools/buf/go.mod
 $(TOOLS)/%: tools/go.mod
 	GOWORK=off GOBIN=$(TOOLS) go -C tools install $$(GOWORK=off go -C tools list tool | grep '/$*$$')
 
-.PHONY: help up dev down build test test-containers faults lint generate bench bench-stack fix tidy
+.PHONY: help up dev down build test test-containers faults lint generate bench bench-stack screenshots fix tidy

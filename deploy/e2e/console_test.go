@@ -92,6 +92,21 @@ func tellConsole(t *testing.T, p platform) {
 		return nil
 	})
 
+	t.Run("shows what the command line shows", func(t *testing.T) {
+		for _, c := range []struct {
+			args []string
+			want string
+		}{
+			{[]string{"map"}, "recommendations"},
+			{[]string{"routes"}, "hello v2"},
+			{[]string{"trace", "--deps", "--since", "5m"}, "catalog"},
+		} {
+			if out := must(t, p, c.args...); !strings.Contains(out, c.want) {
+				t.Errorf("bijou %v does not show %q:\n%s", c.args, c.want, out)
+			}
+		}
+	})
+
 	t.Run("takes an instance out and back", func(t *testing.T) {
 		act(t, console, "discovery/SetOverride", `{"service":"catalog","id":"catalog-a-2","status":"STATUS_OUT_OF_SERVICE","author":"ann","reason":"disk"}`, http.StatusOK)
 		eventually(t, 10*time.Second, "the instance to be out", func(ctx context.Context) error {
@@ -104,7 +119,7 @@ func tellConsole(t *testing.T, p platform) {
 			}
 			return nil
 		})
-		act(t, console, "discovery/SetOverride", `{"service":"catalog","id":"catalog-a-2","author":"ann","reason":"new disk"}`, http.StatusOK)
+		must(t, p, "services", "back", "catalog-a-2", "--reason", "new disk") // it is one thing, whoever does it
 		eventually(t, 10*time.Second, "the instance to be back", func(ctx context.Context) error {
 			var fleet consoleFleet
 			if err := state(ctx, "fleet", &fleet); err != nil {

@@ -40,6 +40,7 @@ type probe struct {
 	threads   float64
 	revision  float64
 	counts    []counts // the newest last, over about a window
+	late      bool     // the last round had no answer in time
 	round     int
 }
 
@@ -179,6 +180,15 @@ func (c *Console) askInstance(ctx context.Context, key instanceKey, addr string)
 		return
 	}
 	was := next.ok
+	// One late answer is a busy machine. A refused connection is a process that is gone.
+	if slow := isTimeout(err); slow && was && !next.late {
+		next.late = true
+		c.seen.mu.Lock()
+		defer c.seen.mu.Unlock()
+		c.seen.probes[key] = &next
+		return
+	}
+	next.late = false
 	if next.ok = err == nil; err != nil {
 		next.problem = silence(err)
 		next.counts = nil // it may come back as a new process, which counts from 0
@@ -238,13 +248,17 @@ func (c *Console) addOrigins(ctx context.Context, next *probe, addr string) {
 	next.balancers = all
 }
 
+func isTimeout(err error) bool {
+	var timeout net.Error
+	return errors.As(err, &timeout) && timeout.Timeout()
+}
+
 // silence says in a few words why an admin page does not answer.
 func silence(err error) string {
-	var timeout net.Error
 	switch {
 	case errors.Is(err, syscall.ECONNREFUSED):
 		return "nobody listens at its address"
-	case errors.As(err, &timeout) && timeout.Timeout():
+	case isTimeout(err):
 		return "it does not answer within " + probeLimit.String()
 	case errors.Is(err, syscall.ECONNRESET), strings.Contains(err.Error(), "EOF"):
 		return "it broke the connection off"

@@ -66,7 +66,9 @@ type program struct {
 	Kill    killCmd    `cmd:"" group:"Stack on this machine" help:"Kill an instance without warning."`
 	Restart restartCmd `cmd:"" group:"Stack on this machine" help:"Stop an instance in order and start it again."`
 
-	Services servicesCmd `cmd:"" group:"Platform" help:"List what the registry knows: services, instances, zones, versions, status."`
+	Services servicesCmd `cmd:"" group:"Platform" help:"List what the registry knows: services, instances, zones, versions, status. Take an instance out."`
+	Map      mapCmd      `cmd:"" group:"Platform" help:"Show who calls whom, how often and how well."`
+	Routes   routesCmd   `cmd:"" group:"Platform" help:"Show where the edge sends requests, and the instances behind."`
 	Config   configCmd   `cmd:"" group:"Platform" help:"Read and publish settings."`
 	Circuits circuitsCmd `cmd:"" group:"Platform" help:"Show circuit breakers, and force them open or closed."`
 	Trace    traceCmd    `cmd:"" group:"Platform" help:"Search traces, or draw one as a waterfall."`

@@ -15,21 +15,92 @@ import (
 )
 
 type servicesCmd struct {
-	Service string `arg:"" optional:"" help:"Only the instances of this service."`
+	List servicesListCmd `cmd:"" default:"withargs" help:"List instances (the default)."`
+	Out  servicesOutCmd  `cmd:"" help:"Take an instance out of service: callers stop choosing it, it keeps running."`
+	Back servicesBackCmd `cmd:"" help:"Put an instance back that was taken out."`
 }
 
 // Help is what `bijou services --help` says beyond the flags.
 func (servicesCmd) Help() string {
 	return `    bijou services
-    bijou services catalog --json`
+    bijou services catalog --json
+    bijou services out catalog-a-1 --reason "disk"
+    bijou services back catalog-a-1 --reason "new disk"`
+}
+
+type servicesListCmd struct {
+	Service string `arg:"" optional:"" help:"Only the instances of this service."`
+}
+
+// overrideFlags are what both orders have.
+type overrideFlags struct {
+	Instance string `arg:"" help:"The instance, as \"bijou services\" names it."`
+	Reason   string `help:"Why, for those who wonder. Needed."`
+	Author   string `help:"Who (default: your user name)."`
+}
+
+type servicesOutCmd struct{ overrideFlags }
+
+// Run is `bijou services out`.
+func (c *servicesOutCmd) Run(ctx context.Context, e *env) error {
+	return c.set(ctx, e, discoveryv1.Status_STATUS_OUT_OF_SERVICE)
+}
+
+type servicesBackCmd struct{ overrideFlags }
+
+// Run is `bijou services back`.
+func (c *servicesBackCmd) Run(ctx context.Context, e *env) error {
+	return c.set(ctx, e, discoveryv1.Status_STATUS_UNSPECIFIED)
+}
+
+func (c *overrideFlags) set(ctx context.Context, e *env, status discoveryv1.Status) error {
+	if err := checkReason(c.Reason); err != nil {
+		return err
+	}
+	seeds, err := e.registry(ctx)
+	if err != nil {
+		return err
+	}
+	conn, err := connect("discovery", seeds)
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	client := discoveryv1.NewDiscoveryClient(conn)
+	list, err := ask(ctx, client.List, &discoveryv1.ListRequest{})
+	if err != nil {
+		return err
+	}
+	author := publishFlags{Author: c.Author}
+	for _, i := range list.GetInstances() {
+		if i.GetId() != c.Instance {
+			continue
+		}
+		answer, err := ask(ctx, client.SetOverride, &discoveryv1.SetOverrideRequest{
+			Service: i.GetService(), Id: i.GetId(), Status: status, Author: author.author(e), Reason: c.Reason,
+		})
+		if err != nil {
+			return err
+		}
+		return e.print(answer, func() error {
+			_, err := fmt.Fprintf(e.Stdout, "%s is %s\n", c.Instance, e.instanceStatus(answer.GetInstance()))
+			return err
+		})
+	}
+	return errs.Errorf(errs.NotFound, "the registry has no instance %q", c.Instance)
+}
+
+// registry returns the addresses of the registry.
+func (e *env) registry(ctx context.Context) ([]string, error) {
+	if len(e.program.Discovery) > 0 {
+		return e.program.Discovery, nil
+	}
+	return e.addresses(ctx, "discovery", "grpc", grpcPort)
 }
 
 // Run is `bijou services`.
-func (c *servicesCmd) Run(ctx context.Context, e *env) error {
-	seeds, err := e.addresses(ctx, "discovery", "grpc", grpcPort)
-	if len(e.program.Discovery) > 0 {
-		seeds, err = e.program.Discovery, nil
-	}
+func (c *servicesListCmd) Run(ctx context.Context, e *env) error {
+	seeds, err := e.registry(ctx)
 	if err != nil {
 		return err
 	}

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"maps"
 	"net/http"
 	"net/url"
 	"slices"
@@ -22,6 +23,8 @@ const zipkinPort = 9411
 
 type traceCmd struct {
 	ID      string        `arg:"" optional:"" help:"A trace id: draw this trace."`
+	With    string        `placeholder:"ID" help:"Compare the trace with this one, operation by operation."`
+	Deps    bool          `help:"Show who called whom, from the traces since --since."`
 	Service string        `short:"s" help:"Only traces with a span of this service."`
 	Span    string        `help:"Only traces with a span of this name."`
 	Query   string        `short:"q" help:"Only traces with these annotations or tags, as Zipkin writes it: \"error\", \"http.method=GET and http.route=/\"."`
@@ -37,21 +40,32 @@ func (traceCmd) Help() string {
 	return `    bijou trace                           the newest traces
     bijou trace -s web --min 100ms        slow ones through web
     bijou trace -e                        those with an error
-    bijou trace 0af7651916cd43dd8448eb211c80319c`
+    bijou trace 0af7651916cd43dd8448eb211c80319c
+    bijou trace 0af7651916cd43dd8448eb211c80319c --with 4bf92f3577b34da6a3ce929d0e0e4736
+    bijou trace --deps --since 1h         who called whom`
 }
 
 // Run is `bijou trace`.
 func (c *traceCmd) Run(ctx context.Context, e *env) error {
-	if c.ID != "" {
+	for _, id := range []string{c.ID, c.With} {
+		if strings.Trim(strings.ToLower(id), "0123456789abcdef") != "" || len(id) > 32 {
+			return usagef("a trace id has up to 32 hexadecimal digits, not %q", id)
+		}
+	}
+	switch {
+	case c.ID != "" && c.With != "":
+		return c.compare(ctx, e)
+	case c.ID != "":
 		return c.draw(ctx, e)
+	case c.With != "":
+		return usagef("--with needs a trace to compare with: bijou trace ID --with ID")
+	case c.Deps:
+		return c.dependencies(ctx, e)
 	}
 	return c.search(ctx, e)
 }
 
 func (c *traceCmd) draw(ctx context.Context, e *env) error {
-	if strings.Trim(strings.ToLower(c.ID), "0123456789abcdef") != "" || len(c.ID) > 32 {
-		return usagef("a trace id has up to 32 hexadecimal digits, not %q", c.ID)
-	}
 	var spans []term.Span
 	if raw, err := e.zipkin(ctx, "/api/v2/trace/"+c.ID, nil, &spans); err != nil || e.program.JSON {
 		return writeRaw(e.Stdout, raw, err)
@@ -60,6 +74,78 @@ func (c *traceCmd) draw(ctx context.Context, e *env) error {
 		return errs.Errorf(errs.NotFound, "there is no trace %s", c.ID)
 	}
 	return term.Waterfall(e.Stdout, e.style, e.columns, spans)
+}
+
+// operation is what two traces spent on the same.
+type operation struct {
+	Name   string `json:"name"`
+	SpansA int    `json:"spansA"`
+	SpansB int    `json:"spansB"`
+	TookA  int64  `json:"tookA"` // us
+	TookB  int64  `json:"tookB"`
+}
+
+func (o operation) difference() int64 { return o.TookB - o.TookA }
+
+// compare shows the operations of two traces, the largest differences first.
+func (c *traceCmd) compare(ctx context.Context, e *env) error {
+	byName := map[string]*operation{}
+	add := func(id string, count func(*operation, term.Span)) error {
+		var spans []term.Span
+		if _, err := e.zipkin(ctx, "/api/v2/trace/"+id, nil, &spans); err != nil {
+			return fmt.Errorf("trace %s: %w", id, err)
+		}
+		for _, s := range spans {
+			name := s.ServiceName() + " " + s.Title() + " " + strings.ToLower(s.Kind)
+			if byName[name] == nil {
+				byName[name] = &operation{Name: name}
+			}
+			count(byName[name], s)
+		}
+		return nil
+	}
+	if err := add(c.ID, func(o *operation, s term.Span) { o.SpansA, o.TookA = o.SpansA+1, o.TookA+s.Duration }); err != nil {
+		return err
+	}
+	if err := add(c.With, func(o *operation, s term.Span) { o.SpansB, o.TookB = o.SpansB+1, o.TookB+s.Duration }); err != nil {
+		return err
+	}
+	size := func(o *operation) int64 { return max(o.difference(), -o.difference()) }
+	all := slices.SortedFunc(maps.Values(byName), func(a, b *operation) int {
+		return cmp.Or(cmp.Compare(size(b), size(a)), cmp.Compare(a.Name, b.Name))
+	})
+	if e.program.JSON {
+		return e.printJSON(all)
+	}
+	t := term.Table{Header: []string{"OPERATION", "SPANS A", "SPANS B", "TIME A", "TIME B", "DIFFERENCE"}}
+	took := func(us int64) string {
+		return (time.Duration(us) * time.Microsecond).Round(10 * time.Microsecond).String()
+	}
+	for _, o := range all {
+		t.Add(o.Name, strconv.Itoa(o.SpansA), strconv.Itoa(o.SpansB), took(o.TookA), took(o.TookB), took(o.difference()))
+	}
+	return t.Write(e.Stdout, e.style)
+}
+
+// dependencies shows who called whom.
+func (c *traceCmd) dependencies(ctx context.Context, e *env) error {
+	var links []struct {
+		Parent, Child         string
+		CallCount, ErrorCount int64
+	}
+	query := url.Values{"endTs": {strconv.FormatInt(time.Now().UnixMilli(), 10)}, "lookback": {strconv.FormatInt(c.Since.Milliseconds(), 10)}}
+	if raw, err := e.zipkin(ctx, "/api/v2/dependencies", query, &links); err != nil || e.program.JSON {
+		return writeRaw(e.Stdout, raw, err)
+	}
+	t := term.Table{Header: []string{"CALLER", "CALLEE", "CALLS", "ERRORS"}}
+	for _, l := range links {
+		failed := strconv.FormatInt(l.ErrorCount, 10)
+		if l.ErrorCount > 0 {
+			failed = e.style.Red(failed)
+		}
+		t.Add(e.style.Name(l.Parent, l.Parent), e.style.Name(l.Child, l.Child), strconv.FormatInt(l.CallCount, 10), failed)
+	}
+	return t.Write(e.Stdout, e.style)
 }
 
 func (c *traceCmd) search(ctx context.Context, e *env) error {

@@ -157,5 +157,9 @@ function dispatch(block: string) {
     if (line.startsWith("event: ")) event = line.slice(7);
     else if (line.startsWith("data: ")) data += line.slice(6);
   }
-  if (data && receive[event]) receive[event](JSON.parse(data));
+  try {
+    if (data && receive[event]) receive[event](JSON.parse(data));
+  } catch (e) {
+    console.error(`showing ${event}:`, e); // a defect of one view must not look like a lost connection
+  }
 }

@@ -115,7 +115,7 @@ function Picture({ nodes, edges, chosen, edge }: { nodes: Node[]; edges: Edge[];
           const open = () => setQuery({ edge: edge === key ? "" : key, service: "" }, false);
           return (
             <g
-              key={key} class={`edge ${tone} ${dim ? "dim" : ""} ${edge === key ? "chosen" : ""}`} role="button" tabIndex={0}
+              key={key} class={`edge ${tone} ${dim ? "dim" : ""} ${edge === key ? "chosen" : ""}`} role="button" tabindex={0}
               aria-label={`${text}, ${e.from} to ${e.to}, ${percent(e.errorPercent)} errors, p99 ${ms(e.p99Ms)}${e.open?.length ? `, ${plural(e.open.length, "circuit")} not closed` : ""}`}
               onClick={open} onKeyDown={(k) => (k.key === "Enter" || k.key === " ") && (k.preventDefault(), open())}
             >
@@ -176,7 +176,7 @@ function Service({ node, box, instances, many, chosen, edges }: { node: Node; bo
   return (
     <g class={`node ${tone} ${chosen ? "chosen" : ""}`} transform={`translate(${x - width / 2},${y - height / 2})`}>
       <g
-        role="button" tabIndex={0} aria-pressed={chosen} onClick={choose}
+        role="button" tabindex={0} aria-pressed={chosen} onClick={choose}
         onKeyDown={(k) => (k.key === "Enter" || k.key === " ") && (k.preventDefault(), choose())}
       >
         <rect width={width} height={height} rx={6} />

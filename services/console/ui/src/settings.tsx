@@ -181,7 +181,7 @@ function One({ name }: { name: string }) {
       {!answer ? (
         !problem && <Empty>Asking which layer wins.</Empty>
       ) : (
-        <Table label="Candidates, the winner first" head={["", "Value", "Layer", "By", "Why", "When"]}>
+        <Table label="Candidates, the winner first" head={["Result", "Value", "Layer", "By", "Why", "When"]}>
           {answer.candidates.map((c, i) => (
             <tr key={i} class={c.wins ? "wins" : ""}>
               <td>{c.wins ? <Badge tone="ok">wins</Badge> : <span class="muted">loses</span>}</td>
@@ -403,7 +403,7 @@ function Revisions({ name }: { name: string }) {
   if (answer.revisions.length === 0) return <Empty>{name ? "It was never changed." : "Nothing was ever published. The first change will be revision 1 or later."}</Empty>;
   return (
     <>
-      <Table label="Revisions, the newest first" head={["Revision", "When", "Who", "Why", "What", ""]}>
+      <Table label="Revisions, the newest first" head={["Revision", "When", "Who", "Why", "What", "Action"]}>
         {answer.revisions.map((r, i) => (
           <tr key={r.revision}>
             <td>{r.revision}</td>

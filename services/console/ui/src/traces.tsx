@@ -117,7 +117,7 @@ function Scatter({ list }: { list: Summary[] }) {
       {list.map((t) => {
         const [cx, cy] = [x(t.start / 1000), y(Math.max(t.duration, 50))];
         return (
-          <a key={t.id} href={`/traces/${t.id}`} onClick={(e) => (e.preventDefault(), go(`/traces/${t.id}`))} tabIndex={-1} aria-label={`${service(t.root)} ${t.root.name}, ${us(t.duration)}${t.errors ? ", with errors" : ""}`}>
+          <a key={t.id} href={`/traces/${t.id}`} onClick={(e) => (e.preventDefault(), go(`/traces/${t.id}`))} tabindex={-1} aria-label={`${service(t.root)} ${t.root.name}, ${us(t.duration)}${t.errors ? ", with errors" : ""}`}>
             <title>{`${service(t.root)} ${t.root.name}\n${us(t.duration)}, ${plural(t.spans, "span")}${t.errors ? `, ${t.errors} with errors` : ""}`}</title>
             {t.errors ? <path d={`M${cx - 4} ${cy - 4}l8 8m0-8l-8 8`} class="bad" /> : <circle cx={cx} cy={cy} r={4} class="ok" />}
           </a>

@@ -1,11 +1,15 @@
 // Writes a picture of each view, light and dark, wide and narrow, into the artefact folder, and the ones of the documents
 // into docs/pictures if --docs is given.
-import { mkdirSync } from "node:fs";
+import { mkdirSync, writeFileSync } from "node:fs";
 import { artefacts, base, launch, open, views } from "./browser.mjs";
 
 if (!base) throw new Error("CONSOLE_URL must say where the console is");
 const only = process.argv.slice(2).filter((a) => !a.startsWith("-"));
+const docs = process.argv.includes("--docs");
+// What the documents show, and in which colours.
+const pictures = { map: "light", circuits: "light", trace: "dark", try: "light" };
 mkdirSync(artefacts, { recursive: true });
+if (docs) mkdirSync("../../../docs/pictures", { recursive: true });
 const browser = await launch();
 const more = async (page) => {
   // a trace of its own, the newest that is not too small
@@ -23,7 +27,8 @@ for (const [name, path] of all) {
     for (const width of [1280, 390]) {
       const page = await open(browser, path, { colorScheme, viewport: { width, height: width === 390 ? 844 : 800 } });
       await page.waitForTimeout(1200); // rates need two answers
-      await page.screenshot({ path: `${artefacts}/${name}-${colorScheme}-${width}.png` });
+      const png = await page.screenshot({ path: `${artefacts}/${name}-${colorScheme}-${width}.png` });
+      if (docs && width === 1280 && pictures[name] === colorScheme) writeFileSync(`../../../docs/pictures/console-${name}.png`, png);
       if (page.problems.length) console.log(name, page.problems);
       await page.context().close();
     }
