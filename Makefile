@@ -17,8 +17,11 @@ dev: ## run the platform as containers; save a file of a service, and it is buil
 down: build ## stop it
 	@if [ -f .bijou/run.json ]; then bin/bijou down; else docker compose down; fi
 
-build: ## build the command line into bin/bijou
+build: $(if $(shell command -v npm),services/console/dist/index.html) ## build the command line into bin/bijou, and the console's pages where there is npm
 	@CGO_ENABLED=0 go build -o bin/bijou ./cmd/bijou
+
+services/console/dist/index.html: $(shell find services/console/ui -name node_modules -prune -o -type f -print)
+	@cd services/console/ui && npm ci --no-audit --no-fund && npm run build || echo "the console will have no pages: they could not be built, see above"
 
 test: ## test every module with the race detector; the stories last, with the machine to themselves
 	go test -race $$(go list work | grep -v /deploy/e2e)

@@ -22,6 +22,7 @@ package console
 import (
 	"context"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"net/http"
 	"time"
@@ -44,6 +45,8 @@ type Options struct {
 	Hosts []string
 	// MaxPages bounds how many pages are open at once. Zero: 100.
 	MaxPages int
+	// Files holds the front end in its folder dist. Nil: what was built into the program.
+	Files fs.FS
 }
 
 func (o Options) validate() error {
@@ -86,7 +89,10 @@ func New(ctx context.Context, p *service.Process, opts Options) error {
 		conns[name] = conn
 	}
 	transport := &http.Transport{DialContext: p.DialContext, MaxIdleConnsPerHost: 4, IdleConnTimeout: time.Minute}
-	site, err := openSite(dist)
+	if opts.Files == nil {
+		opts.Files = dist
+	}
+	site, err := openSite(opts.Files)
 	if err != nil {
 		return err
 	}

@@ -18,10 +18,10 @@ import (
 	"bijou.dev/platform/errs"
 )
 
-// dist is the front end as ui/build.mjs builds it. The build is committed, so that Go alone makes a whole console; without
-// it the console serves a page that says how to build it.
+// dist is the front end as ui/build.mjs builds it. It is not in the repository; without it the console serves a page that
+// says how to build it.
 //
-//go:embed dist
+//go:embed all:dist
 var dist embed.FS
 
 // policy allows nothing but our own files: no script from a text, no frame, no other site.
@@ -43,7 +43,7 @@ type file struct {
 func openSite(from fs.FS) (*site, error) {
 	s := &site{files: map[string]file{}}
 	err := fs.WalkDir(from, "dist", func(p string, d fs.DirEntry, err error) error {
-		if err != nil || d.IsDir() {
+		if err != nil || d.IsDir() || strings.HasPrefix(path.Base(p), ".") {
 			return err
 		}
 		plain, err := fs.ReadFile(from, p)

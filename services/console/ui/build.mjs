@@ -1,4 +1,4 @@
-// Builds the front end into ../dist, which is committed: the same input gives the same bytes. CI builds it again and compares.
+// Builds the front end into ../dist, from where Go embeds it: the same input gives the same bytes.
 import * as esbuild from "esbuild";
 import { readFileSync, readdirSync, rmSync, cpSync, writeFileSync, existsSync } from "node:fs";
 import { gzipSync } from "node:zlib";
@@ -17,18 +17,24 @@ const options = {
   logLevel: "info",
 };
 
-for (const f of readdirSync(out)) rmSync(`${out}/${f}`, { recursive: true });
-cpSync("public", out, { recursive: true });
-writeFileSync(`${out}/licenses.txt`, licenses());
+for (const f of readdirSync(out)) if (!f.startsWith(".")) rmSync(`${out}/${f}`, { recursive: true });
 
 if (process.argv.includes("--watch")) {
   const context = await esbuild.context(options);
   await context.watch();
+  page();
 } else {
   await esbuild.build(options);
   const kb = gzipSync(readFileSync(`${out}/app.js`)).length / 1024;
   console.log(`script: ${kb.toFixed(1)} KB compressed, of at most 300`);
   if (kb > 300) process.exit(1);
+  page();
+}
+
+// page comes last: its presence says that the rest is there.
+function page() {
+  writeFileSync(`${out}/licenses.txt`, licenses());
+  cpSync("public", out, { recursive: true });
 }
 
 // licenses is the text of the licence of everything that is in the bundle.
