@@ -15,21 +15,26 @@ func TestBrowser(t *testing.T) {
 	if os.Getenv("BIJOU_TEST_BROWSER") == "" {
 		t.Skip("set BIJOU_TEST_BROWSER=1: it needs Node.js and Chromium")
 	}
-	p := startProcesses(t, stack.Options{})
-	wholeHome(t, p)
 	artefacts := filepath.Join(root, "artifacts", "console")
-	steps := [][]string{{"npm", "ci", "--no-audit", "--no-fund"}, {"npm", "run", "check"}, {"npm", "test"}, {"node", "test/screenshots.mjs"}}
-	if only := os.Getenv("BIJOU_TEST_BROWSER"); only == "screenshots" {
-		steps = [][]string{steps[0], append(steps[3], "--docs")}
-	}
-	for _, step := range steps {
-		cmd := exec.CommandContext(t.Context(), step[0], step[1:]...)
-		cmd.Dir = filepath.Join(root, "services", "console", "ui")
-		cmd.Env = append(os.Environ(), "CONSOLE_URL=http://"+p.addr("console", 8080), "CONSOLE_ARTEFACTS="+artefacts)
-		out, err := cmd.CombinedOutput()
-		t.Logf("%v\n%s", step, out)
-		if err != nil {
-			t.Fatalf("%v: %v", step, err)
+	run := func(address string, steps ...[]string) {
+		t.Helper()
+		for _, step := range steps {
+			cmd := exec.CommandContext(t.Context(), step[0], step[1:]...)
+			cmd.Dir = filepath.Join(root, "services", "console", "ui")
+			cmd.Env = append(os.Environ(), "CONSOLE_URL=http://"+address, "CONSOLE_ARTEFACTS="+artefacts)
+			out, err := cmd.CombinedOutput()
+			t.Logf("%v\n%s", step, out)
+			if err != nil {
+				t.Fatalf("%v: %v", step, err)
+			}
 		}
 	}
+	run("", []string{"npm", "ci", "--no-audit", "--no-fund"}, []string{"npm", "run", "check"}, []string{"npm", "run", "build"}) // the program holds it
+	p := startProcesses(t, stack.Options{})
+	wholeHome(t, p)
+	if os.Getenv("BIJOU_TEST_BROWSER") == "screenshots" {
+		run(p.addr("console", 8080), []string{"node", "test/screenshots.mjs", "--docs"})
+		return
+	}
+	run(p.addr("console", 8080), []string{"npm", "test"}, []string{"node", "test/screenshots.mjs"})
 }
