@@ -189,7 +189,10 @@ func (s *Set) session(ctx context.Context) error {
 func (s *Set) apply(m *configv1.WatchResponse) {
 	s.mu.Lock()
 	if m.GetSnapshot() {
-		signal(s.remote.declare) // whoever answers may have lost what we declared, and an unpublished store has no revision to tell by
+		// The service lost its data, so perhaps our declarations. At revision 0 nobody can tell.
+		if len(s.declared) > 0 && (m.GetRevision() < s.revision || m.GetRevision() == 0) {
+			signal(s.remote.declare)
+		}
 		s.retainLocked(m.GetValues())
 		s.connected, s.since, s.problem = true, time.Now(), nil
 	}

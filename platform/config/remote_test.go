@@ -326,10 +326,10 @@ func TestDeclaresUntilHeard(t *testing.T) {
 		if n := p.declarations(); n != heard+1 {
 			t.Errorf("a burst of declarations led to %d calls", n-heard)
 		}
-		// Whoever answers after a break may have lost data, whatever revision it is at, so it is told again.
+		// A service whose revisions went back has lost data, and one at 0 may have, so it is told again.
 		p.push <- &configv1.WatchResponse{Revision: 5}
 		synctest.Wait()
-		for i, revision := range []int64{2, 2, 7} {
+		for i, revision := range []int64{2, 0, 0} {
 			p.mu.Lock()
 			p.snapshot = snapshot(revision)
 			p.mu.Unlock()
