@@ -25,6 +25,7 @@ services/console/dist/index.html: $(shell find services/console/ui -name node_mo
 
 test: ## test every module with the race detector; the stories last, with the machine to themselves
 	go test -race $$(go list work | grep -v /deploy/e2e)
+	go test -run TestManySlowClients ./services/gateway # not with the race detector: see the test
 	go test -race -count=1 -p 1 -timeout 20m ./deploy/e2e/...
 	GOWORK=off go -C tools/hosts test -count=1 ./...
 

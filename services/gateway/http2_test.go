@@ -161,6 +161,7 @@ func TestHTTP2Abuse(t *testing.T) {
 			c.stream += 2
 		}
 	}
+	told := 0
 	for name, a := range map[string]abuse{
 		"rapid reset": reset(func(c *h2client, id uint32) int { _ = c.WriteRSTStream(id, http2.ErrCodeCancel); return 1 }),
 		"made you reset by no increment": reset(func(c *h2client, id uint32) int {
@@ -229,13 +230,17 @@ func TestHTTP2Abuse(t *testing.T) {
 				if frames > 1000 || time.Since(begin) > time.Second {
 					t.Errorf("cut off after %d frames and %v", frames, time.Since(begin))
 				}
-				if c.goaway == nil || *c.goaway != http2.ErrCodeEnhanceYourCalm && a.kind != "goaway" {
-					t.Errorf("the client was told %v", c.goaway)
+				// Where the server is in the middle of a frame there is no place to tell the client.
+				if c.goaway != nil {
+					told++
+					if *c.goaway != http2.ErrCodeEnhanceYourCalm && a.kind != "goaway" {
+						t.Errorf("the client was told %v", c.goaway)
+					}
 				}
 				if w.metric("bijou_gateway_http2_errors_total", "kind="+a.kind) != 1 {
 					t.Errorf("it was not counted as %s", a.kind)
 				}
-				time.Sleep(time.Second) // the edge reads on for a moment, so that the client can read why
+				time.Sleep(time.Minute) // longer than any time-out of a request
 				synctest.Wait()
 				if n := w.metric("bijou_gateway_requests_in_flight"); n != 0 {
 					t.Errorf("%v requests are under way", n)
@@ -245,6 +250,9 @@ func TestHTTP2Abuse(t *testing.T) {
 				}
 			})
 		})
+	}
+	if told < 10 {
+		t.Errorf("only %d clients were told why", told)
 	}
 }
 

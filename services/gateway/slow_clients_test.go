@@ -1,0 +1,108 @@
+//go:build !race
+
+// Without the race detector: a thousand goroutines that reset timers in one bubble of testing/synctest make its runtime
+// crash now and then (Go 1.26.8, time.go, timer.modify). `make test` runs these tests apart.
+
+package gateway_test
+
+import (
+	"io"
+	"net/http"
+	"runtime"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+)
+
+// slow are clients that send or take as little as they can.
+var slow = map[string]struct {
+	start, drip string
+	read        bool  // takes the answer
+	memory      int64 // KiB for each, with the network of the test, its origin and its clients
+}{
+	"headers":      {"GET / HTTP/1.1\r\nHost: x\r\n", "a: b\r\n", true, 128},
+	"small bodies": {"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 60000\r\n\r\n", "x", true, 128},
+	"large bodies": {"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 1000000\r\n\r\n", "x", true, 384},
+	"chunks":       {"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n", "1\r\nx\r\n", true, 384},
+	"readers":      {"GET /large HTTP/1.1\r\nHost: x\r\n\r\n", "", false, 512},
+	"HTTP/2":       {"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\x00\x00\x00\x04\x00\x00\x00\x00\x00\x00\x40\x00\x01\x04\x00\x00\x00\x01", "x", true, 192},
+}
+
+const slowClients = 1000
+
+var large = make([]byte, 1<<20)
+
+// TestManySlowClients holds that a thousand slow clients are all gone within their limit, take up little memory, and that
+// others are answered all the time.
+func TestManySlowClients(t *testing.T) {
+	for name, c := range slow {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				w := newWorld(t, `[{"name":"web","to":[{"service":"web"}]},{"name":"large","match":{"prefix":"/large"},"to":[{"service":"web"}]}]`,
+					"hystrix.command.web.large.execution.isolation.semaphore.maxConcurrentRequests", "2000", "overload.enabled", "false")
+				w.origin("web", "web-1", "", http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
+					_, _ = io.Copy(io.Discard, r.Body)
+					if r.URL.Path == "/large" {
+						_, _ = rw.Write(large)
+					}
+					_, _ = io.WriteString(rw, "ok")
+				}))
+				before := inUse()
+				begin := time.Now()
+				var clients sync.WaitGroup
+				var mu sync.Mutex
+				var longest time.Duration
+				for range slowClients {
+					conn := w.dial()
+					clients.Go(func() {
+						_, err := io.WriteString(conn, c.start)
+						for c.drip != "" && err == nil {
+							time.Sleep(2 * time.Second)
+							_, err = io.WriteString(conn, c.drip)
+						}
+					})
+					clients.Go(func() {
+						if !c.read {
+							time.Sleep(10500 * time.Millisecond)
+						}
+						_, _ = io.Copy(io.Discard, conn) // until the edge closes it
+						mu.Lock()
+						defer mu.Unlock()
+						longest = max(longest, time.Since(begin))
+					})
+				}
+				time.Sleep(50 * time.Millisecond)
+				victim := w.client(false)
+				var took int64
+				for time.Since(begin) < 12*time.Second {
+					if took == 0 && time.Since(begin) > 5*time.Second {
+						took = (inUse() - before) / slowClients >> 10
+						t.Logf("each takes up %d KiB", took)
+					}
+					if res := w.do(victim, "GET", "http://x/ok", nil); res.StatusCode != 200 || time.Since(begin) == 0 {
+						t.Fatalf("after %v another client got %d %s", time.Since(begin), res.StatusCode, res.body)
+					}
+					time.Sleep(500 * time.Millisecond)
+				}
+				clients.Wait()
+				if longest > 11*time.Second {
+					t.Errorf("the last connection was held for %v", longest)
+				}
+				if took > c.memory {
+					t.Errorf("each took up %d KiB, want at most %d", took, c.memory)
+				}
+				if n := w.metric("bijou_gateway_requests_in_flight"); n != 0 {
+					t.Errorf("%v requests are under way", n)
+				}
+			})
+		})
+	}
+}
+
+func inUse() int64 {
+	runtime.GC()
+	var m runtime.MemStats
+	runtime.ReadMemStats(&m)
+	return int64(m.HeapAlloc + m.StackInuse)
+}
