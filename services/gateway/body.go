@@ -100,8 +100,10 @@ func (b *body) arm() {
 	b.timer = time.AfterFunc(left, func() {
 		b.mu.Lock()
 		defer b.mu.Unlock()
-		b.slow = true
-		b.unblockLocked()
+		if b.reading { // else it fired just as the read returned, and the response may be gone by now
+			b.slow = true
+			b.unblockLocked()
+		}
 	})
 }
 
