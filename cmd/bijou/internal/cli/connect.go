@@ -1,7 +1,9 @@
 package cli
 
 import (
+	"bytes"
 	"context"
+	"encoding/json"
 	"fmt"
 	"math/rand/v2"
 	"strings"
@@ -104,10 +106,14 @@ func (e *env) print(answer proto.Message, people func() error) error {
 }
 
 func (e *env) printProto(m proto.Message) error {
-	text, err := protojson.MarshalOptions{Multiline: true, Indent: "  ", EmitDefaultValues: true}.Marshal(m)
+	text, err := protojson.MarshalOptions{EmitDefaultValues: true}.Marshal(m)
+	var out bytes.Buffer // protojson varies its white space from build to build, and people compare what is printed
+	if err == nil {
+		err = json.Indent(&out, text, "", "  ")
+	}
 	if err != nil {
 		return fmt.Errorf("writing JSON: %w", err)
 	}
-	_, err = fmt.Fprintln(e.Stdout, string(text))
+	_, err = fmt.Fprintln(e.Stdout, out.String())
 	return err
 }
