@@ -240,7 +240,7 @@ func TestHTTP2Abuse(t *testing.T) {
 				if w.metric("bijou_gateway_http2_errors_total", "kind="+a.kind) != 1 {
 					t.Errorf("it was not counted as %s", a.kind)
 				}
-				time.Sleep(time.Minute) // longer than any time-out of a request
+				time.Sleep(time.Minute) // not yet after a second: now and then one request outlives its connection until a time-out ends it
 				synctest.Wait()
 				if n := w.metric("bijou_gateway_requests_in_flight"); n != 0 {
 					t.Errorf("%v requests are under way", n)

@@ -21,12 +21,12 @@ var slow = map[string]struct {
 	read        bool  // takes the answer
 	memory      int64 // KiB for each, with the network of the test, its origin and its clients
 }{
-	"headers":      {"GET / HTTP/1.1\r\nHost: x\r\n", "a: b\r\n", true, 128},
-	"small bodies": {"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 60000\r\n\r\n", "x", true, 128},
-	"large bodies": {"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 1000000\r\n\r\n", "x", true, 384},
-	"chunks":       {"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n", "1\r\nx\r\n", true, 384},
-	"readers":      {"GET /large HTTP/1.1\r\nHost: x\r\n\r\n", "", false, 512},
-	"HTTP/2":       {"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\x00\x00\x00\x04\x00\x00\x00\x00\x00\x00\x40\x00\x01\x04\x00\x00\x00\x01", "x", true, 192},
+	"headers":      {"GET / HTTP/1.1\r\nHost: x\r\n", "a: b\r\n", true, 64},
+	"small bodies": {"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 60000\r\n\r\n", "x", true, 64},
+	"large bodies": {"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 1000000\r\n\r\n", "x", true, 192},
+	"chunks":       {"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n", "1\r\nx\r\n", true, 192},
+	"readers":      {"GET /large HTTP/1.1\r\nHost: x\r\n\r\n", "", false, 256},
+	"HTTP/2":       {"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\x00\x00\x00\x04\x00\x00\x00\x00\x00\x00\x40\x00\x01\x04\x00\x00\x00\x01", "x", true, 96},
 }
 
 const slowClients = 1000
