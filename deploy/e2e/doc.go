@@ -11,5 +11,6 @@
 //	make faults SEED=7                        every fault under load, as a table in docs/faults.md
 //
 // A fault is a story with figures: open-loop arrivals drawn from a seed, what was offered and failed, how long it took to
-// recover, how many retries it cost, and whether everything was as before when it was over.
+// recover, how many retries it cost, and whether everything was as before when it was over. Each is a value of type
+// [fault] in one of the faults_*_test.go files; those that are short are told by go test, too, with less time around them.
 package e2e

@@ -554,5 +554,7 @@ func (t *tail) odd() string {
 }
 
 func TestInProcess(t *testing.T) {
-	tellAll(t, startInProcess(t, nil))
+	p := startInProcess(t, nil)
+	tellAll(t, p)
+	tellShortFaults(t, p, oneProcess)
 }

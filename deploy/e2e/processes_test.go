@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"cmp"
 	"context"
 	"os/exec"
 	"path/filepath"
@@ -45,7 +46,7 @@ func startProcesses(t testing.TB, o stack.Options) processes {
 	if err := build(); err != nil {
 		t.Fatal(err)
 	}
-	o.File, o.Dir, o.Bin, o.RandomPorts = filepath.Join(root, "compose.yaml"), t.TempDir(), bin, true
+	o.File, o.Dir, o.Bin, o.RandomPorts = cmp.Or(o.File, filepath.Join(root, "compose.yaml")), t.TempDir(), bin, true
 	s, err := stack.Start(t.Context(), o)
 	if err != nil {
 		t.Fatal(err)
@@ -128,5 +129,7 @@ func (p processes) logs(instance string) string {
 func (p processes) rate() int { return 40 }
 
 func TestProcesses(t *testing.T) {
-	tellAll(t, startProcesses(t, stack.Options{}))
+	p := startProcesses(t, stack.Options{})
+	tellAll(t, p)
+	tellShortFaults(t, p, processesOf)
 }
