@@ -42,7 +42,6 @@ lint: $(TOOLS)/golangci-lint $(TOOLS)/buf ## lint every module and every contrac
 	@for m in $(MODULES); do echo "lint $$m"; (cd $$m && golangci-lint run ./...) || exit 1; done
 	@for p in $(PROTOS); do (cd $$p && buf lint && buf format --diff --exit-code && \
 		buf breaking --against "$(CURDIR)/.git#ref=$(AGAINST),subdir=$$p") || exit 1; done
-	go test -count=1 ./deploy/e2e/policy/...
 
 generate: $(TOOLS)/buf $(TOOLS)/protoc-gen-go $(TOOLS)/protoc-gen-go-grpc ## generate code from the contracts, and files for other hosts from compose.yaml
 	@for p in $(PROTOS); do (cd $$p && buf generate) || exit 1; done
