@@ -28,6 +28,7 @@ const containersVariable = "BIJOU_TEST_CONTAINERS"
 // addresses, as a Linux host can.
 type containers struct {
 	project string
+	files   []string // of compose
 
 	mu    sync.Mutex
 	known map[string]container // by instance, until it is stopped or started
@@ -60,7 +61,7 @@ type mount struct{ Name string }
 // in a random order, as after a boot, and as with tools that know no depends_on.
 func startContainers(t testing.TB) *containers {
 	t.Helper()
-	c := &containers{project: fmt.Sprintf("bijou-test-%d", os.Getpid()), known: map[string]container{}}
+	c := &containers{project: fmt.Sprintf("bijou-test-%d", os.Getpid()), files: []string{"compose.yaml"}, known: map[string]container{}}
 	t.Cleanup(func() {
 		if t.Failed() {
 			c.dump(t)
@@ -124,8 +125,11 @@ func (c *containers) forget() {
 }
 
 func (c *containers) compose(ctx context.Context, args ...string) *exec.Cmd {
-	file := filepath.Join(root, "compose.yaml")
-	cmd := exec.CommandContext(ctx, "docker", append([]string{"compose", "--progress", "plain", "--file", file, "--project-name", c.project}, args...)...)
+	all := []string{"compose", "--progress", "plain", "--project-name", c.project}
+	for _, file := range c.files {
+		all = append(all, "--file", filepath.Join(root, file))
+	}
+	cmd := exec.CommandContext(ctx, "docker", append(all, args...)...)
 	cmd.Env = append(os.Environ(), "BIJOU_EDGE_PORT=0", "BIJOU_CONSOLE_PORT=0", "BIJOU_ZIPKIN_PORT=0", "BIJOU_OTLP_PORT=0", "BIJOU_OTLP_HTTP_PORT=0")
 	return cmd
 }
@@ -293,6 +297,14 @@ func TestContainers(t *testing.T) {
 	}
 	c := startContainers(t)
 	t.Run("Locked down", func(t *testing.T) { tellLockedDown(t, c) })
+	t.Run("The console's image has its pages", func(t *testing.T) {
+		for path, want := range map[string]string{"/": "/app.js", "/app.js": "function"} {
+			a, err := get(t.Context(), "http://"+c.addr("console-1", 8080)+path)
+			if err != nil || a.status != http.StatusOK || !strings.Contains(a.body, want) {
+				t.Errorf("%s answers %d without %q, %v", path, a.status, want, err)
+			}
+		}
+	})
 	tellAll(t, c)
 	for _, s := range []struct {
 		name string
@@ -304,6 +316,7 @@ func TestContainers(t *testing.T) {
 		{"an instance needs more memory than it may have", tellOutOfMemory},
 		{"every service is restarted under load", tellRolling},
 		{"everything is killed and starts in any order", tellAnyOrder},
+		{"three stores, and each is lost in turn", tellThreeStores},
 	} {
 		t.Run("Story/"+s.name, func(t *testing.T) { s.tell(t, c) })
 	}
@@ -628,6 +641,46 @@ func tellAnyOrder(t *testing.T, c *containers) {
 		c.startShuffled(t, rand.Uint64())
 		wholeHome(t, c)
 	}
+}
+
+// tellThreeStores adds compose.ha.yaml to the running stack, and takes away each of the three stores in turn, so the leader
+// too. Settings can be published all the time.
+func tellThreeStores(t *testing.T, c *containers) {
+	c.files = append(c.files, "compose.ha.yaml")
+	if out, err := c.compose(t.Context(), "up", "--detach", "--no-build").CombinedOutput(); err != nil {
+		t.Fatalf("docker compose up: %v\n%s", err, out)
+	}
+	c.forget()
+	c.healthy(t)
+	if boards := c.instances(t, "circuits"); len(boards) != 2 {
+		t.Errorf("the boards are %v, want two", boards)
+	}
+	url := wholeHome(t, c)
+	declared(t, c)
+	l := startLoad(t, c, url, edge(c)+"/browse")
+	var published []string
+	for _, store := range []string{"etcd-1", "etcd-2-1", "etcd-3-1"} {
+		l.during(t, 1)
+		c.hold(t, store)
+		reason := "without " + store
+		eventually(t, 30*time.Second, "a publish "+reason, func(context.Context) error {
+			if code, out := bijou(t, c, "config", "set", "web.home.row", fmt.Sprint(6+len(published)), "--app", "web", "--reason", reason, "--wait", "20s"); code != 0 {
+				return fmt.Errorf("exit %d: %s", code, out)
+			}
+			return nil
+		})
+		published = append(published, reason)
+		c.start(t, store)
+		c.ready(t, store)
+	}
+	l.finish(t)
+	history := must(t, c, "config", "history", "--json")
+	for _, reason := range published {
+		if !strings.Contains(history, reason) {
+			t.Errorf("the acknowledged publish %q is not in the history:\n%s", reason, history)
+		}
+	}
+	unset(t, c, "web.home.row", "web")
 }
 
 func (c *containers) rate() int { return 40 }
