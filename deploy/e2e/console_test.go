@@ -235,12 +235,8 @@ func act(t *testing.T, console, method, body string, want int) string {
 	t.Helper()
 	var got answer
 	eventually(t, 20*time.Second, "an answer of the console", func(ctx context.Context) error {
-		req, err := http.NewRequestWithContext(ctx, http.MethodPost, console+"/api/"+method, strings.NewReader(body))
-		if err != nil {
-			return err
-		}
-		req.Header.Set("Content-Type", "application/json")
-		if got, err = do(req); err == nil && got.status == http.StatusServiceUnavailable {
+		var err error
+		if got, err = post(ctx, console+"/api/"+method, body); err == nil && got.status == http.StatusServiceUnavailable {
 			err = fmt.Errorf("%s: %s", method, got.body) // its owner was away for a moment
 		}
 		return err

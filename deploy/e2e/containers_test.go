@@ -297,6 +297,7 @@ func TestContainers(t *testing.T) {
 	}
 	c := startContainers(t)
 	t.Run("Locked down", func(t *testing.T) { tellLockedDown(t, c) })
+	t.Run("Images", func(t *testing.T) { tellImages(t, c) })
 	t.Run("The console's image has its pages", func(t *testing.T) {
 		for path, want := range map[string]string{"/": "/app.js", "/app.js": "function"} {
 			a, err := get(t.Context(), "http://"+c.addr("console-1", 8080)+path)
@@ -316,6 +317,7 @@ func TestContainers(t *testing.T) {
 		{"an instance needs more memory than it may have", tellOutOfMemory},
 		{"every service is restarted under load", tellRolling},
 		{"everything is killed and starts in any order", tellAnyOrder},
+		{"volumes are lost and put back from a backup", tellRestored},
 		{"three stores, and each is lost in turn", tellThreeStores},
 	} {
 		t.Run("Story/"+s.name, func(t *testing.T) { s.tell(t, c) })
@@ -356,6 +358,52 @@ func tellLockedDown(t *testing.T, c *containers) {
 				t.Errorf("its root is mounted %v, want read-only", options)
 			}
 		})
+	}
+}
+
+// tellImages asks the engine what the images are made of. One is built again with nothing remembered: a layer is the same
+// for the same source.
+func tellImages(t *testing.T, c *containers) {
+	names, err := c.compose(t.Context(), "config", "--images").Output()
+	if err != nil {
+		t.Fatalf("docker compose config: %v", err)
+	}
+	type image struct {
+		Size   int64
+		Config struct{ Labels map[string]string }
+		RootFS struct{ Layers []string }
+	}
+	look := func(name string) (one image) {
+		out, err := exec.CommandContext(t.Context(), "docker", "image", "inspect", "--format", "{{json .}}", name).Output()
+		if err == nil {
+			err = json.Unmarshal(out, &one)
+		}
+		if err != nil {
+			t.Fatalf("docker image inspect %s: %v", name, err)
+		}
+		return one
+	}
+	for _, name := range strings.Fields(string(names)) {
+		one := look(name)
+		if one.Size > 25_000_000 {
+			t.Errorf("%s has %d bytes, want at most 25 MB", name, one.Size)
+		}
+		for _, label := range []string{"title", "source", "licenses", "version", "revision", "created"} {
+			if one.Config.Labels["org.opencontainers.image."+label] == "" {
+				t.Errorf("%s does not say its %s", name, label)
+			}
+		}
+	}
+	again := c.project + "/hello"
+	defer exec.Command("docker", "image", "rm", again).Run()
+	build := exec.CommandContext(t.Context(), "docker", "build", "--quiet", "--no-cache", "--file", "deploy/Dockerfile", "--tag", again,
+		"--build-arg", "SERVICE=hello/cmd/hello", "--build-arg", "GOPROXY", ".")
+	build.Dir = root
+	if out, err := build.CombinedOutput(); err != nil {
+		t.Fatalf("docker build: %v\n%s", err, out)
+	}
+	if first, second := look("bijou/hello").RootFS.Layers, look(again).RootFS.Layers; !slices.Equal(first, second) {
+		t.Errorf("built again from the same source, the layers are %v; they were %v", second, first)
 	}
 }
 
@@ -640,6 +688,67 @@ func tellAnyOrder(t *testing.T, c *containers) {
 		}
 		c.startShuffled(t, rand.Uint64())
 		wholeHome(t, c)
+	}
+}
+
+// tellRestored loses the volumes of etcd and of profiles and puts them back, by the commands of docs/operations.md.
+func tellRestored(t *testing.T, c *containers) {
+	wholeHome(t, c)
+	declared(t, c)
+	profile := func(id string) (answer, error) {
+		return post(t.Context(), edge(c)+"/api/profiles", fmt.Sprintf(`{"id":%q,"name":%q,"household":"backup"}`, id, id))
+	}
+	must(t, c, "config", "set", "web.home.row", "6", "--app", "web", "--reason", "before the backup", "--wait", "20s")
+	if a, err := profile("before-backup"); err != nil || a.status != http.StatusOK {
+		t.Fatalf("creating a profile: %+v, %v", a, err)
+	}
+	run := func(stdin []byte, args ...string) []byte {
+		t.Helper()
+		cmd := c.compose(t.Context(), args...)
+		cmd.Stdin = bytes.NewReader(stdin)
+		var problems bytes.Buffer
+		cmd.Stderr = &problems
+		out, err := cmd.Output()
+		if err != nil {
+			t.Fatalf("docker compose %s: %v\n%s", strings.Join(args, " "), err, problems.Bytes())
+		}
+		return out
+	}
+	backup := map[string][]byte{}
+	for _, service := range []string{"etcd", "profiles"} {
+		run(nil, "stop", service)
+		backup[service] = run(nil, "cp", service+":/data/.", "-")
+		run(nil, "start", service)
+		c.ready(t, service+"-1")
+	}
+	wholeHome(t, c)
+	eventually(t, 30*time.Second, "a profile after the backup", func(context.Context) error {
+		if a, err := profile("after-backup"); err != nil || a.status != http.StatusOK {
+			return fmt.Errorf("%+v, %w", a, err)
+		}
+		return nil
+	})
+	for service, data := range backup {
+		run(nil, "rm", "-sf", service)
+		if out, err := exec.CommandContext(t.Context(), "docker", "volume", "rm", c.project+"_"+service).CombinedOutput(); err != nil {
+			t.Fatalf("docker volume rm: %v\n%s", err, out)
+		}
+		run(nil, "create", service)
+		run(data, "cp", "-", service+":/data")
+		run(nil, "start", service)
+		c.ready(t, service+"-1")
+	}
+	run(nil, "restart", "config")
+	c.ready(t, "config-1")
+	c.ready(t, "config-2")
+	wholeHome(t, c)
+	if history := must(t, c, "config", "history", "--json"); !strings.Contains(history, "before the backup") {
+		t.Errorf("the history has lost what was in the backup:\n%s", history)
+	}
+	unset(t, c, "web.home.row", "web")
+	all, err := get(t.Context(), edge(c)+"/api/profiles?household=backup")
+	if err != nil || !strings.Contains(all.body, "before-backup") || strings.Contains(all.body, "after-backup") {
+		t.Errorf("profiles are %+v, %v; want those of the backup", all, err)
 	}
 }
 

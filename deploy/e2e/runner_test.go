@@ -94,6 +94,16 @@ func getBy(ctx context.Context, client *http.Client, url string, header ...strin
 	return doBy(client, req)
 }
 
+// post sends JSON.
+func post(ctx context.Context, url, body string) (answer, error) {
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, url, strings.NewReader(body))
+	if err != nil {
+		return answer{}, err
+	}
+	req.Header.Set("Content-Type", "application/json")
+	return do(req)
+}
+
 func do(req *http.Request) (answer, error) { return doBy(client, req) }
 
 func doBy(client *http.Client, req *http.Request) (answer, error) {
