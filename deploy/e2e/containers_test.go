@@ -792,4 +792,4 @@ func tellThreeStores(t *testing.T, c *containers) {
 	unset(t, c, "web.home.row", "web")
 }
 
-func (c *containers) rate() int { return 40 }
+func (c *containers) rate() int { return 20 }

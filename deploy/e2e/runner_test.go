@@ -57,14 +57,18 @@ func eventually(t testing.TB, within time.Duration, what string, check func(ctx 
 	defer cancel()
 	tick := time.NewTicker(50 * time.Millisecond)
 	defer tick.Stop()
+	var last error
 	for {
 		err := check(ctx)
 		if err == nil {
 			return
 		}
+		if last == nil || ctx.Err() == nil { // what was wrong before we lost patience says more
+			last = err
+		}
 		select {
 		case <-ctx.Done():
-			t.Fatalf("waiting for %s: not within %v: %v", what, within, err)
+			t.Fatalf("waiting for %s: not within %v: %v", what, within, last)
 		case <-tick.C:
 		}
 	}

@@ -261,7 +261,7 @@ func tellCommandLine(t *testing.T, p platform) {
 		says string
 		args []string
 	}{
-		{0, "catalog-a-1", []string{"services"}},
+		{0, "UP", []string{"services", "catalog"}},
 		{0, `"service": "web"`, []string{"services", "web", "--json"}},
 		{3, `no instance of "nobody"`, []string{"services", "nobody"}},
 		{0, "12\n", []string{"config", "get", "web.home.row"}}, // only web reads it
