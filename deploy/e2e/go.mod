@@ -23,6 +23,8 @@ require (
 	google.golang.org/protobuf v1.36.12
 )
 
+require github.com/hashicorp/golang-lru/v2 v2.0.7 // indirect
+
 require (
 	bijou.dev/services/console v0.0.0
 	github.com/DataDog/zstd v1.5.7 // indirect

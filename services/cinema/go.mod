@@ -6,6 +6,7 @@ require (
 	bijou.dev/platform v0.0.0
 	github.com/blevesearch/vellum v1.2.1
 	github.com/google/go-cmp v0.7.0
+	github.com/hashicorp/golang-lru/v2 v2.0.7
 	github.com/prometheus/client_golang v1.25.0
 	go.etcd.io/bbolt v1.5.0
 	go.opentelemetry.io/otel/trace v1.47.0

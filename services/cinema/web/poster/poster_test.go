@@ -50,3 +50,14 @@ func TestNamesAreEscaped(t *testing.T) {
 		}
 	}
 }
+
+func BenchmarkPoster(b *testing.B) {
+	titles, _ := films.Load()
+	b.ReportAllocs()
+	bytes := 0
+	for i := 0; b.Loop(); i++ {
+		f := titles[i%len(titles)]
+		bytes += len(poster.Poster(poster.Film{ID: f.Id, Name: f.Name, Genre: f.Genre, Year: int(f.Year)}))
+	}
+	b.ReportMetric(float64(bytes)/float64(b.N), "B/poster")
+}
