@@ -2,7 +2,7 @@
 // page and to everything healthy, memory and CPU time of an idle stack, of one with its audience, and of one with the
 // heavier audience of compose.load.yaml.
 //
-//	go run ./deploy/e2e/benchstack      at the top of the repository, as root, on the machine of the engine
+//	go run ./deploy/e2e/benchstack [-window 30s]      at the top of the repository, as root, on the machine of the engine
 //
 // It prints a table for the README. It fails when an image or the memory is over its budget, or when something is missing.
 // Seconds and CPU time are only reported: they are as much the machine's as ours.
@@ -12,6 +12,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"flag"
 	"fmt"
 	"io"
 	"net"
@@ -36,10 +37,11 @@ const (
 	minContainers = 20
 )
 
-// quiet is how long a stack is left alone before it is measured, and how long CPU time is counted.
-const quiet = 30 * time.Second
+// window is how long a stack is left alone before it is measured, and how long CPU time is counted.
+var window = flag.Duration("window", 30*time.Second, "how long the stack is left alone before it is measured, and how long CPU time is counted")
 
 func main() {
+	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
 	defer stop()
 	if err := run(ctx, os.Environ(), os.Stdout, os.Stderr); err != nil {
@@ -240,7 +242,7 @@ func (b *bench) load(ctx context.Context) error {
 // measure reports memory and CPU time of all containers, after a while of quiet and over a while.
 func (b *bench) measure(ctx context.Context, when, target string, most int64) error {
 	fmt.Fprintln(b.log, "measuring", when)
-	if err := sleep(ctx, quiet); err != nil {
+	if err := sleep(ctx, *window); err != nil {
 		return err
 	}
 	all, err := b.containers(ctx)
@@ -252,7 +254,7 @@ func (b *bench) measure(ctx context.Context, when, target string, most int64) er
 		return err
 	}
 	began := time.Now()
-	if err := sleep(ctx, quiet); err != nil {
+	if err := sleep(ctx, *window); err != nil {
 		return err
 	}
 	after, err := usage(all)
