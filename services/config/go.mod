@@ -4,6 +4,7 @@ go 1.26.0
 
 require (
 	bijou.dev/platform v0.0.0
+	github.com/anishathalye/porcupine v1.3.1
 	github.com/google/go-cmp v0.7.0
 	github.com/prometheus/client_golang v1.25.0
 	golang.org/x/sync v0.24.0

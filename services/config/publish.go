@@ -107,10 +107,10 @@ func (s *Server) try(ctx context.Context, b batch) (*configv1.PublishResponse, k
 	s.state.mu.RUnlock()
 	changes, err := b.plan(ctx, head)
 	if err != nil {
-		return nil, at, err
+		return nil, at, s.refusal(ctx, at, err)
 	}
 	if len(changes) == 0 {
-		return &configv1.PublishResponse{Revision: head}, at, nil
+		return &configv1.PublishResponse{Revision: head}, at, s.confirm(ctx, at)
 	}
 	rev := &configv1.Revision{Revision: head + 1, Author: b.author, Reason: b.reason, Time: timestamppb.Now()}
 	if rev.Changes = s.applied(changes, at); rev.Changes == nil {
@@ -128,6 +128,31 @@ func (s *Server) try(ctx context.Context, b batch) (*configv1.PublishResponse, k
 		return nil, at, err
 	}
 	return resp, at, nil
+}
+
+// confirm asks the store whether the head is still at. It is for answers that follow from this replica's copy and write
+// nothing: another replica may have acknowledged something since that makes them wrong.
+func (s *Server) confirm(ctx context.Context, at kv.Revision) error {
+	_, err := s.store.Txn(ctx, kv.Txn{If: []kv.Cond{kv.At(headKey, at)}})
+	switch kind := errs.KindOf(err); {
+	case err == nil:
+		return nil
+	case kind == errs.Conflict:
+		return errLostRace
+	default:
+		return errs.Errorf(kind, "publishing: %w; nothing was written", err)
+	}
+}
+
+// refusal returns why a batch is refused, unless that is so only in a copy that is behind.
+func (s *Server) refusal(ctx context.Context, at kv.Revision, err error) error {
+	if kind := errs.KindOf(err); kind != errs.Invalid && kind != errs.Conflict {
+		return err
+	}
+	if behind := s.confirm(ctx, at); errors.Is(behind, errLostRace) {
+		return behind
+	}
+	return err
 }
 
 // applied adds what each change replaces. It returns nil if the head is not at any more.

@@ -1,6 +1,7 @@
 package config_test
 
 import (
+	"context"
 	"fmt"
 	"strings"
 	"sync"
@@ -11,6 +12,10 @@ import (
 	configv1 "bijou.dev/platform/api/config/v1"
 	settings "bijou.dev/platform/config"
 	"bijou.dev/platform/errs"
+	"bijou.dev/platform/kv"
+	"bijou.dev/platform/kv/kvmem"
+	"bijou.dev/services/config"
+	"bijou.dev/services/config/configtest"
 
 	"github.com/google/go-cmp/cmp"
 	"google.golang.org/protobuf/testing/protocmp"
@@ -424,6 +429,69 @@ func TestReplicasPublishAtOnceWithoutGaps(t *testing.T) {
 		if older := i + 1; older < writers*each && r.GetChanges()[0].GetBefore() != hist.GetRevisions()[older].GetChanges()[0].GetAfter() {
 			t.Errorf("revision %d replaced %q, but the one before set %q", r.GetRevision(), r.GetChanges()[0].GetBefore(), hist.GetRevisions()[older].GetChanges()[0].GetAfter())
 		}
+	}
+}
+
+// lagging is a store whose watches are late, and do not know it.
+type lagging struct{ *kvmem.Store }
+
+func (s lagging) Watch(ctx context.Context, prefix string) *kv.Watch {
+	late, source := kv.NewFeed(prefix, nil), s.Store.Watch(ctx, prefix)
+	go func() {
+		u, err := source.Next(ctx)
+		for late.Reset(u.Puts, u.Revision); err == nil; late.Apply(u) {
+			u, err = source.Next(ctx)
+			select {
+			case <-time.After(time.Second): // of fake time
+			case <-ctx.Done():
+			}
+		}
+		late.Close(err)
+	}()
+	return late.Watch(ctx)
+}
+
+// TestReplicaThatIsBehindAnswersFromTheStore asks a replica whose copy is old: what the writer wants is there already, or
+// is not there to be removed, or was not the newest. Neither is so any more.
+func TestReplicaThatIsBehindAnswersFromTheStore(t *testing.T) {
+	as := func(expected int64, c *configv1.Change) *configv1.PublishRequest {
+		return &configv1.PublishRequest{Changes: []*configv1.Change{c}, ExpectedRevision: expected, Author: "ann", Reason: "test"}
+	}
+	for name, c := range map[string]struct {
+		do             func(ctx context.Context, behind configv1.ConfigClient) (*configv1.PublishResponse, error)
+		greeting, mode string // at the end
+	}{
+		"set what is there in the copy": {func(ctx context.Context, behind configv1.ConfigClient) (*configv1.PublishResponse, error) {
+			return behind.Publish(ctx, as(0, set("greeting", "x")))
+		}, "x", "exact"},
+		"remove what is not there in the copy": {func(ctx context.Context, behind configv1.ConfigClient) (*configv1.PublishResponse, error) {
+			return behind.Publish(ctx, as(0, remove("search.mode")))
+		}, "y", "fast"},
+		"expect what the copy has not heard of": {func(ctx context.Context, behind configv1.ConfigClient) (*configv1.PublishResponse, error) {
+			return behind.Publish(ctx, as(2, set("greeting", "x")))
+		}, "x", "exact"},
+		"roll back from what it has not heard of": {func(ctx context.Context, behind configv1.ConfigClient) (*configv1.PublishResponse, error) {
+			return behind.Rollback(ctx, &configv1.RollbackRequest{To: 1, ExpectedRevision: 2, Author: "ann", Reason: "test"})
+		}, "x", "fast"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				store := kvmem.New()
+				up := configtest.NewServer(t, &configtest.Options{Config: config.Options{Store: store}}).Client(t)
+				behind := configtest.NewServer(t, &configtest.Options{Config: config.Options{Store: lagging{store.Peer()}}}).Client(t)
+				declare(t, up)
+				publish(t, up, set("greeting", "x"))
+				time.Sleep(time.Minute) // of fake time
+				publish(t, up, set("greeting", "y"), set("search.mode", "exact"))
+				resp, err := c.do(t.Context(), behind)
+				if err != nil || resp.GetRevision() != 3 {
+					t.Fatalf("revision %d, %v, want 3", resp.GetRevision(), err)
+				}
+				if g, m := valueOf(t, up, id("catalog-1"), "greeting"), valueOf(t, up, id("catalog-1"), "search.mode"); g != c.greeting || m != c.mode {
+					t.Errorf("greeting is %q and search.mode %q, want %q and %q", g, m, c.greeting, c.mode)
+				}
+			})
+		})
 	}
 }
 

@@ -1,0 +1,378 @@
+package configtest
+
+import (
+	"context"
+	"fmt"
+	"math/rand/v2"
+	"path/filepath"
+	"slices"
+	"sync"
+	"testing"
+	"time"
+
+	configv1 "bijou.dev/platform/api/config/v1"
+	"bijou.dev/platform/errs"
+
+	"github.com/anishathalye/porcupine"
+)
+
+// Recorder publishes and reads settings through several replicas at once and remembers what it was told, and when. Whether
+// that could have come from one configuration that does one thing after the other (linearizability, Herlihy and Wing 1990)
+// is then a matter of search: [Recorder.Check]. Nobody else may publish meanwhile.
+//
+// Publish and History are held to that. Get answers from a replica's memory, which may be behind by design: it is held to
+// showing the whole of one revision, and none from the future.
+type Recorder struct {
+	t       testing.TB
+	clients []configv1.ConfigClient
+	begun   time.Time
+	first   state
+	stop    context.CancelFunc
+	workers sync.WaitGroup
+
+	mu  sync.Mutex
+	ops []porcupine.Operation
+}
+
+// Summary is what a recorder was told.
+type Summary struct {
+	// Operations are all that were begun; Acknowledged publishes made a revision, Unchanged ones found everything as they
+	// wanted it, Stale ones came too late, and for Unknown ones the writer was not told.
+	Operations, Acknowledged, Unchanged, Stale, Unknown int
+	// WriteGap is the longest time without an acknowledged publish, ReadErrors how many Gets failed, and Slowest the
+	// longest that any operation took.
+	WriteGap   time.Duration
+	ReadErrors int
+	Slowest    time.Duration
+}
+
+const (
+	app         = "linear"
+	callTimeout = 10 * time.Second // longer than any of the service's own, so that these are what is seen
+)
+
+var names = [2]string{"linear.a", "linear.b"}
+
+// setting is a value and the revision that set it.
+type setting struct {
+	value string
+	at    int64
+}
+
+// state is the whole configuration, as far as it is looked at.
+type state struct {
+	head     int64
+	settings [len(names)]setting
+}
+
+// op is the input of an operation.
+type op struct {
+	kind     kind
+	reason   string // of a publish: names it in the history
+	name     int
+	value    string
+	expected int64
+}
+
+type kind int
+
+const (
+	publish kind = iota
+	get          // from memory
+	read         // from the store
+)
+
+// told is the output of an operation.
+type told struct {
+	outcome outcome
+	state   state // of a get; only the head of everything else
+}
+
+type outcome int
+
+const (
+	unknown outcome = iota
+	done
+	unchanged
+	tooLate
+)
+
+// Record starts to publish and read through the clients until the recorder is stopped. The same seed makes the same
+// choices.
+func Record(t testing.TB, seed uint64, clients ...configv1.ConfigClient) *Recorder {
+	t.Helper()
+	ctx, cancel := context.WithCancel(context.Background())
+	r := &Recorder{t: t, clients: clients, begun: time.Now(), stop: cancel}
+	for _, c := range clients {
+		r.insist("declaring settings", func(ctx context.Context) error {
+			_, err := c.Declare(ctx, &configv1.DeclareRequest{App: app, Properties: []*configv1.Property{
+				{Name: names[0], Type: configv1.Type_TYPE_STRING}, {Name: names[1], Type: configv1.Type_TYPE_STRING},
+			}})
+			return err
+		})
+	}
+	begin := fmt.Sprintf("begin %d", time.Now().UnixNano()) // a value that is not there yet
+	r.insist("publishing the first values", func(ctx context.Context) error {
+		resp, err := clients[0].Publish(ctx, &configv1.PublishRequest{
+			Author: app, Reason: begin, Changes: []*configv1.Change{change(0, begin), change(1, begin)},
+		})
+		s := setting{begin, resp.GetRevision()}
+		r.first = state{s.at, [...]setting{s, s}}
+		return err
+	})
+	for w := range 2 * len(clients) {
+		r.workers.Go(func() { r.work(ctx, w, rand.New(rand.NewPCG(seed, uint64(w)))) })
+	}
+	t.Cleanup(func() { cancel(); r.workers.Wait() })
+	return r
+}
+
+func change(name int, value string) *configv1.Change {
+	return &configv1.Change{Name: names[name], Value: value, Scope: &configv1.Scope{Layer: configv1.Layer_LAYER_APP, App: app}}
+}
+
+// insist repeats what has to succeed.
+func (r *Recorder) insist(what string, do func(context.Context) error) {
+	r.t.Helper()
+	deadline := time.Now().Add(time.Minute)
+	for {
+		ctx, cancel := context.WithTimeout(r.t.Context(), callTimeout)
+		err := do(ctx)
+		cancel()
+		if err == nil {
+			return
+		}
+		if time.Now().After(deadline) || r.t.Context().Err() != nil {
+			r.t.Fatalf("configtest: %s: %v", what, err)
+		}
+		<-time.After(10 * time.Millisecond)
+	}
+}
+
+// work does one thing after the other. Few values and several replicas, so that writers meet.
+func (r *Recorder) work(ctx context.Context, worker int, rng *rand.Rand) {
+	for n := 0; ctx.Err() == nil; n++ {
+		some := func() configv1.ConfigClient { return r.clients[rng.IntN(len(r.clients))] }
+		in := op{kind: publish, name: rng.IntN(len(names)), reason: fmt.Sprintf("%s %d/%d", r.first.settings[0].value, worker, n)}
+		switch dice := rng.IntN(10); {
+		case dice < 2:
+			r.do(worker, some(), op{kind: read})
+		case dice < 4:
+			r.do(worker, some(), op{kind: get})
+		case dice < 7: // compare and swap
+			if seen := r.do(worker, some(), op{kind: get}); seen.outcome == done {
+				in.value, in.expected = in.reason, seen.state.head
+				r.do(worker, some(), in)
+			}
+		default:
+			in.value = []string{"x", "y"}[rng.IntN(2)]
+			r.do(worker, some(), in)
+		}
+		select { // the search takes memory for the square of the operations
+		case <-ctx.Done():
+		case <-time.After(time.Duration(rng.Int64N(int64(20 * time.Millisecond)))):
+		}
+	}
+}
+
+// do does one operation and records it.
+func (r *Recorder) do(worker int, c configv1.ConfigClient, in op) told {
+	ctx, cancel := context.WithTimeout(context.Background(), callTimeout)
+	defer cancel()
+	call := time.Since(r.begun)
+	var out told
+	switch in.kind {
+	case publish:
+		out = told{outcome: unknown}
+		resp, err := c.Publish(ctx, &configv1.PublishRequest{
+			Changes: []*configv1.Change{change(in.name, in.value)}, ExpectedRevision: in.expected, Author: app, Reason: in.reason,
+		})
+		switch {
+		case err == nil && len(resp.GetApplied()) == 0:
+			out = told{unchanged, state{head: resp.GetRevision()}}
+		case err == nil:
+			out = told{done, state{head: resp.GetRevision()}}
+		case errs.KindOf(err) == errs.Conflict:
+			out.outcome = tooLate
+		}
+	case get:
+		resp, err := c.Get(ctx, &configv1.GetRequest{Identity: &configv1.Identity{App: app, Instance: "recorder"}, Names: names[:]})
+		if err == nil {
+			out = told{done, state{head: resp.GetRevision()}}
+			for _, v := range resp.GetValues() {
+				out.state.settings[slices.Index(names[:], v.GetName())] = setting{v.GetValue(), v.GetRevision()}
+			}
+		}
+	case read:
+		resp, err := c.History(ctx, &configv1.HistoryRequest{Limit: 1})
+		if err == nil && len(resp.GetRevisions()) == 1 {
+			out = told{done, state{head: resp.GetRevisions()[0].GetRevision()}}
+		}
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.ops = append(r.ops, porcupine.Operation{ClientId: worker, Input: in, Call: int64(call), Output: out, Return: int64(time.Since(r.begun))})
+	return out
+}
+
+// Told returns what has been recorded so far.
+func (r *Recorder) Told() Summary {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	sum := Summary{Operations: len(r.ops)}
+	var acked []int64
+	for _, o := range r.ops {
+		in, out := o.Input.(op), o.Output.(told)
+		sum.Slowest = max(sum.Slowest, time.Duration(o.Return-o.Call))
+		switch {
+		case in.kind == get && out.outcome == unknown:
+			sum.ReadErrors++
+		case in.kind != publish:
+		case out.outcome == done:
+			sum.Acknowledged++
+			acked = append(acked, o.Return)
+		case out.outcome == unchanged:
+			sum.Unchanged++
+		case out.outcome == tooLate:
+			sum.Stale++
+		default:
+			sum.Unknown++
+		}
+	}
+	slices.Sort(acked)
+	for i := range acked {
+		if i > 0 {
+			sum.WriteGap = max(sum.WriteGap, time.Duration(acked[i]-acked[i-1]))
+		}
+	}
+	return sum
+}
+
+// Stop ends the recording. It may be called again.
+func (r *Recorder) Stop() {
+	r.stop()
+	r.workers.Wait()
+}
+
+// Check ends the recording and fails the test if what was told is not the history of one configuration, or if the history
+// that the service keeps is not the one that its writers were told. It returns what was recorded.
+func (r *Recorder) Check() Summary {
+	r.t.Helper()
+	r.Stop()
+	sum := r.Told()
+	kept, states := r.history()
+	if r.t.Failed() {
+		return sum
+	}
+	end := int64(time.Since(r.begun))
+	var ops []porcupine.Operation
+	for _, o := range r.ops {
+		in, out := o.Input.(op), o.Output.(told)
+		revision, written := kept[in.reason]
+		switch {
+		case in.kind == publish && out.outcome == done && revision != out.state.head:
+			r.t.Errorf("configtest: %q was acknowledged as revision %d, the history has it at %d", in.reason, out.state.head, revision)
+		case in.kind == publish && out.outcome != done && out.outcome != unknown && written:
+			r.t.Errorf("configtest: %q changed nothing, its writer was told, but is revision %d", in.reason, revision)
+		case in.kind == publish && out.outcome == unknown && written: // at any time from then on
+			o.Output, o.Return = told{done, state{head: revision}}, end
+		case out.outcome == unknown:
+			continue // it did nothing
+		case in.kind == get && out.state != states[out.state.head]:
+			r.t.Errorf("configtest: a replica showed %+v, the history has %+v", out.state, states[out.state.head])
+		}
+		ops = append(ops, o)
+	}
+	result, info := porcupine.CheckOperationsVerbose(r.model(), ops, 2*time.Minute)
+	if result != porcupine.Ok {
+		r.t.Errorf("configtest: %d operations: linearizable: %s\n%s", len(ops), result, r.suspects(ops, info))
+		file := filepath.Join(r.t.ArtifactDir(), "linearizability.html") // kept by go test -artifacts
+		if err := porcupine.VisualizePath(r.model(), info, file); err != nil {
+			r.t.Log(err)
+		}
+	}
+	return sum
+}
+
+// history reads what the service keeps: the revision of each publish by its reason, and the state at each revision.
+func (r *Recorder) history() (kept map[string]int64, states map[int64]state) {
+	r.t.Helper()
+	var list []*configv1.Revision
+	for before := int64(0); before == 0 || before > r.first.head+1; {
+		r.insist("reading the history", func(ctx context.Context) error {
+			resp, err := r.clients[0].History(ctx, &configv1.HistoryRequest{Before: before, Limit: 500})
+			if err == nil && len(resp.GetRevisions()) == 0 {
+				return errs.Errorf(errs.Internal, "there is none before revision %d", before)
+			}
+			list = append(list, resp.GetRevisions()...)
+			return err
+		})
+		before = list[len(list)-1].GetRevision()
+	}
+	now := r.first
+	kept, states = map[string]int64{}, map[int64]state{now.head: now}
+	for _, rev := range slices.Backward(list) {
+		if rev.GetRevision() <= r.first.head {
+			continue
+		}
+		if rev.GetRevision() != now.head+1 || rev.GetAuthor() != app || kept[rev.GetReason()] != 0 || len(rev.GetChanges()) != 1 {
+			r.t.Errorf("configtest: after revision %d the history has %v", now.head, rev)
+			return nil, nil
+		}
+		now.head = rev.GetRevision()
+		c := rev.GetChanges()[0]
+		now.settings[slices.Index(names[:], c.GetName())] = setting{c.GetAfter(), now.head}
+		kept[rev.GetReason()], states[now.head] = now.head, now
+	}
+	return kept, states
+}
+
+// model is a configuration that does one thing after the other.
+func (r *Recorder) model() porcupine.Model {
+	return porcupine.Model{
+		Init: func() any { return r.first },
+		Step: func(s, input, output any) (bool, any) {
+			now, in, out := s.(state), input.(op), output.(told)
+			mine := now.settings[in.name]
+			switch {
+			case in.kind == get:
+				return out.state.head <= now.head, now
+			case in.kind == read || out.outcome == unchanged && mine.value == in.value:
+				return out.state.head == now.head, now
+			case out.outcome == tooLate:
+				return mine.at > in.expected, now
+			case out.outcome == done && out.state.head == now.head+1 && (in.expected == 0 || mine.at <= in.expected):
+				now.head++
+				now.settings[in.name] = setting{in.value, now.head}
+				return true, now
+			}
+			return false, now
+		},
+		DescribeOperation: func(input, output any) string { return fmt.Sprintf("%+v -> %+v", input, output) },
+		DescribeState:     func(s any) string { return fmt.Sprintf("%+v", s) },
+	}
+}
+
+// suspects are the first operations that the longest attempt has no place for.
+func (r *Recorder) suspects(ops []porcupine.Operation, info porcupine.LinearizationInfo) (text string) {
+	placed := map[any]bool{}
+	longest := 0
+	for _, attempt := range info.PartialLinearizationsOperations()[0] {
+		if len(attempt) > longest {
+			longest = len(attempt)
+			clear(placed)
+			for _, o := range attempt {
+				placed[[2]int64{o.Call, int64(o.ClientId)}] = true
+			}
+		}
+	}
+	slices.SortFunc(ops, func(a, b porcupine.Operation) int { return int(a.Return - b.Return) })
+	n := 0
+	for _, o := range ops {
+		if !placed[[2]int64{o.Call, int64(o.ClientId)}] && n < 5 {
+			n++
+			text += fmt.Sprintf("  writer %d, %v to %v: %+v -> %+v\n", o.ClientId, time.Duration(o.Call), time.Duration(o.Return), o.Input, o.Output)
+		}
+	}
+	return text
+}
