@@ -77,7 +77,11 @@ func tellConsole(t *testing.T, p platform) {
 		if err := state(ctx, "fleet", &fleet); err != nil {
 			return err
 		}
-		for _, id := range []string{"catalog-a-1", "gateway-1", "console-1", "hello-next-1"} {
+		for _, instance := range []string{"catalog-a-1", "gateway-1", "console-1", "hello-next-1"} {
+			id, err := registered(ctx, p, instance)
+			if err != nil {
+				return err
+			}
 			if status, answers := fleet.status(id); status != "UP" || !answers {
 				return fmt.Errorf("%s is %q, answers: %v", id, status, answers)
 			}
@@ -108,24 +112,28 @@ func tellConsole(t *testing.T, p platform) {
 	})
 
 	t.Run("takes an instance out and back", func(t *testing.T) {
-		act(t, console, "discovery/SetOverride", `{"service":"catalog","id":"catalog-a-2","status":"STATUS_OUT_OF_SERVICE","author":"ann","reason":"disk"}`, http.StatusOK)
+		id, err := registered(t.Context(), p, "catalog-a-2")
+		if err != nil {
+			t.Fatal(err)
+		}
+		act(t, console, "discovery/SetOverride", `{"service":"catalog","id":"`+id+`","status":"STATUS_OUT_OF_SERVICE","author":"ann","reason":"disk"}`, http.StatusOK)
 		eventually(t, 10*time.Second, "the instance to be out", func(ctx context.Context) error {
 			var fleet consoleFleet
 			if err := state(ctx, "fleet", &fleet); err != nil {
 				return err
 			}
-			if status, _ := fleet.status("catalog-a-2"); status != "OUT_OF_SERVICE" {
+			if status, _ := fleet.status(id); status != "OUT_OF_SERVICE" {
 				return fmt.Errorf("it is %q", status)
 			}
 			return nil
 		})
-		must(t, p, "services", "back", "catalog-a-2", "--reason", "new disk") // it is one thing, whoever does it
+		must(t, p, "services", "back", id, "--reason", "new disk") // it is one thing, whoever does it
 		eventually(t, 10*time.Second, "the instance to be back", func(ctx context.Context) error {
 			var fleet consoleFleet
 			if err := state(ctx, "fleet", &fleet); err != nil {
 				return err
 			}
-			if status, _ := fleet.status("catalog-a-2"); status != "UP" {
+			if status, _ := fleet.status(id); status != "UP" {
 				return fmt.Errorf("it is %q", status)
 			}
 			return nil
@@ -195,6 +203,10 @@ func tellConsole(t *testing.T, p platform) {
 	})
 
 	t.Run("shows a killed instance and its return", func(t *testing.T) {
+		id, err := registered(t.Context(), p, "catalog-b-1")
+		if err != nil {
+			t.Fatal(err)
+		}
 		p.hold(t, "catalog-b-1")
 		answers := func(want bool) func(context.Context) error {
 			return func(ctx context.Context) error {
@@ -202,7 +214,7 @@ func tellConsole(t *testing.T, p platform) {
 				if err := state(ctx, "fleet", &fleet); err != nil {
 					return err
 				}
-				if _, answers := fleet.status("catalog-b-1"); answers != want {
+				if _, answers := fleet.status(id); answers != want {
 					return fmt.Errorf("it answers: %v", answers)
 				}
 				return nil

@@ -633,8 +633,8 @@ func tellRolling(t *testing.T, c *containers) {
 		for _, instance := range old {
 			c.restart(t, instance)
 			c.ready(t, instance)
-			l.during(t, 1)
 		}
+		l.during(t, 1)
 		if !alone {
 			if service == "gateway" {
 				front.set(c.addr("gateway-1", 8080))
@@ -678,17 +678,15 @@ func (r *rotation) client() *http.Client {
 
 // tellAnyOrder is a power cut: everything is gone at the same time, and comes back in any order.
 func tellAnyOrder(t *testing.T, c *containers) {
-	for range 2 {
-		names, err := c.names(t.Context())
-		if err != nil {
-			t.Fatal(err)
-		}
-		if out, err := exec.CommandContext(t.Context(), "docker", append([]string{"kill"}, names...)...).CombinedOutput(); err != nil {
-			t.Fatalf("docker kill: %v\n%s", err, out)
-		}
-		c.startShuffled(t, rand.Uint64())
-		wholeHome(t, c)
+	names, err := c.names(t.Context())
+	if err != nil {
+		t.Fatal(err)
 	}
+	if out, err := exec.CommandContext(t.Context(), "docker", append([]string{"kill"}, names...)...).CombinedOutput(); err != nil {
+		t.Fatalf("docker kill: %v\n%s", err, out)
+	}
+	c.startShuffled(t, rand.Uint64())
+	wholeHome(t, c)
 }
 
 // tellRestored loses the volumes of etcd and of profiles and puts them back, by the commands of docs/operations.md.

@@ -46,6 +46,13 @@ func tellAll(t *testing.T, p platform) {
 	}
 }
 
+// registered returns by what id the registry knows an instance, as it says itself.
+func registered(ctx context.Context, p platform, instance string) (string, error) {
+	var me struct{ Instance string }
+	err := getJSON(ctx, "http://"+p.addr(instance, 9090)+"/version", &me)
+	return me.Instance, err
+}
+
 // edge returns the address of the one port for everybody.
 func edge(p platform) string { return "http://" + p.addr("gateway", 8080) }
 

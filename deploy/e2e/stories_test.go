@@ -256,6 +256,10 @@ func tellBadSetting(t *testing.T, p platform) {
 func tellCommandLine(t *testing.T, p platform) {
 	wholeHome(t, p)
 	declared(t, p)
+	web, err := registered(t.Context(), p, "web-1")
+	if err != nil {
+		t.Fatal(err)
+	}
 	for _, q := range []struct {
 		exit int
 		says string
@@ -267,7 +271,7 @@ func tellCommandLine(t *testing.T, p platform) {
 		{0, "12\n", []string{"config", "get", "web.home.row"}}, // only web reads it
 		{0, "12\n", []string{"config", "get", "web.home.row", "--app", "web"}},
 		{0, `"value": "12"`, []string{"config", "get", "web.home.row", "--json"}},
-		{0, "web.home.row", []string{"config", "get", "--instance", "web-1"}},
+		{0, "web.home.row", []string{"config", "get", "--instance", web}},
 		{3, "has no value here", []string{"config", "get", "no.such.setting"}},
 		{3, `no instance "nobody"`, []string{"config", "get", "--instance", "nobody"}},
 		{0, "Films in a row", []string{"config", "list", "web.home.row"}},
