@@ -11,6 +11,7 @@ import (
 	circuitsv1 "bijou.dev/platform/api/circuits/v1"
 	"bijou.dev/platform/errs"
 	"github.com/sony/gobreaker/v2"
+	"go.opentelemetry.io/otel/attribute"
 	"go.opentelemetry.io/otel/trace"
 	"google.golang.org/protobuf/types/known/timestamppb"
 )
@@ -242,6 +243,30 @@ func (c *circuit) refuse(ctx context.Context, l *limits, cause error) error {
 	c.failed(ctx, evShortCircuited, err)
 	c.logChange()
 	return err
+}
+
+// explain puts into the span of ctx what the circuit is to the call that comes. It costs a look-up where nothing is recorded.
+func (c *circuit) explain(ctx context.Context, l *limits) {
+	span := trace.SpanFromContext(ctx)
+	if !span.IsRecording() {
+		return
+	}
+	state := l.mode.String()
+	if l.mode == modeBreaker {
+		state = c.breaker.Load().State().String()
+	}
+	span.SetAttributes(
+		attribute.String("bijou.circuit.name", c.name),
+		attribute.String("bijou.circuit.state", state),
+		attribute.Int64("bijou.circuit.concurrent", c.concurrent.Load()),
+		attribute.Int64("bijou.circuit.limit", l.concurrent),
+	)
+	c.window.mu.Lock()
+	why := c.window.why
+	c.window.mu.Unlock()
+	if why != "" {
+		span.SetAttributes(attribute.String("bijou.circuit.reason", why))
+	}
 }
 
 // full counts a call that the bulkhead refuses.

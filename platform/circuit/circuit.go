@@ -224,6 +224,7 @@ func (c *circuit) start(ctx context.Context) (func(error), error) {
 // admit takes one of the circuit's places and returns how many are taken now, and how to tell the breaker the verdict.
 func (c *circuit) admit(ctx context.Context, l *limits) (taken int64, report func(error), err error) {
 	report = unreported
+	c.explain(ctx, l)
 	switch l.mode {
 	case modeForcedOpen:
 		return 0, nil, c.refuse(ctx, l, errForced)

@@ -17,6 +17,8 @@ import (
 	"bijou.dev/platform/config"
 	"bijou.dev/platform/errs"
 	"github.com/google/go-cmp/cmp"
+	sdktrace "go.opentelemetry.io/otel/sdk/trace"
+	"go.opentelemetry.io/otel/sdk/trace/tracetest"
 	"go.opentelemetry.io/otel/trace"
 )
 
@@ -603,5 +605,46 @@ func TestSuccessAllocatesLittle(t *testing.T) {
 	defer cancel()
 	if got := testing.AllocsPerRun(100, func() { _ = s.Do(ctx, getMovie, succeed) }); got > 1 {
 		t.Errorf("a call allocates %v times, want at most once", got)
+	}
+}
+
+func TestASpanSaysWhatTheCircuitWas(t *testing.T) {
+	rec := tracetest.NewSpanRecorder()
+	tracer := sdktrace.NewTracerProvider(sdktrace.WithSpanProcessor(rec)).Tracer("test")
+	synctest.Test(t, func(t *testing.T) {
+		s := circuit.New(circuit.Options{})
+		calls(t, s, 20, fail)
+		ctx, span := tracer.Start(t.Context(), "home page")
+		_, err := circuit.Fallback(ctx, func(ctx context.Context) (string, error) {
+			return "", s.Do(ctx, getMovie, succeed)
+		}, func(context.Context, error) (string, error) { return "popular", nil })
+		if err != nil {
+			t.Fatal(err)
+		}
+		span.End()
+	})
+	span := rec.Ended()[0]
+	got := map[string]string{}
+	for _, kv := range span.Attributes() {
+		got[string(kv.Key)] = fmt.Sprint(kv.Value.AsInterface())
+	}
+	if got["bijou.circuit.name"] != "catalog.GetMovie" || got["bijou.circuit.state"] != "open" || !strings.Contains(got["bijou.circuit.reason"], "20 of 20 calls failed") {
+		t.Errorf("attributes: %v", got)
+	}
+	if events := span.Events(); len(events) != 1 || events[0].Name != "fallback" {
+		t.Errorf("events: %+v, want one: fallback", events)
+	}
+}
+
+func TestACallThatIsNotRecordedPaysNothingForItsSpan(t *testing.T) {
+	s := circuit.New(circuit.Options{})
+	deadline, cancel := context.WithTimeout(t.Context(), time.Millisecond)
+	defer cancel()
+	unsampled := trace.ContextWithSpanContext(deadline, trace.NewSpanContext(trace.SpanContextConfig{TraceID: trace.TraceID{1}, SpanID: trace.SpanID{1}}))
+	allocs := func(ctx context.Context) float64 {
+		return testing.AllocsPerRun(100, func() { _ = s.Do(ctx, getMovie, succeed) })
+	}
+	if with, without := allocs(unsampled), allocs(deadline); with > without {
+		t.Errorf("%v allocations under a span that is not recorded, %v without a span", with, without)
 	}
 }

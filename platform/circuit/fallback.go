@@ -5,6 +5,9 @@ import (
 	"fmt"
 	"sync/atomic"
 	"time"
+
+	"go.opentelemetry.io/otel/attribute"
+	"go.opentelemetry.io/otel/trace"
 )
 
 // record is what circuits below a Fallback tell it.
@@ -39,6 +42,9 @@ func Fallback[T any](ctx context.Context, call func(context.Context) (T, error),
 	if fallback == nil {
 		c.fallbackFailed(ctx, evFallbackMissing)
 		return v, err
+	}
+	if span := trace.SpanFromContext(ctx); span.IsRecording() && c != nil {
+		span.AddEvent("fallback", trace.WithAttributes(attribute.String("bijou.circuit.name", c.name)))
 	}
 	if ev := c.startFallback(); ev != evFallbackSuccess {
 		c.fallbackFailed(ctx, ev)

@@ -264,6 +264,9 @@ func (c *calls) stream(ctx context.Context, desc *grpc.StreamDesc, cc *grpc.Clie
 	call.Stream = true // its duration is no latency
 	s, err := open(route.WithCall(ctx, call), desc, cc, full, opts...)
 	err = errs.FromRPC(err)
+	if _, ok := call.Endpoint(); ok {
+		explain(span, 1, call, err)
+	}
 	endClient(span, err)
 	if err != nil {
 		return nil, err

@@ -32,11 +32,11 @@ func newFault(c *config.Set) *fault {
 	}
 	return &fault{
 		latency: config.Duration(c, "fault.latency", 0, config.Spec{
-			Doc: "Game days: every call to this service takes this much longer. Publish it as an override with a time to live.",
+			Doc: "Game days: every unary gRPC call to this service takes this much longer; streams and HTTP do not. Publish it as an override with a time to live.",
 			Min: "0s", Max: "30s",
 		}),
 		errors: config.Int(c, "fault.errorPercent", 0, config.Spec{
-			Doc:  "Game days: so many of a hundred calls to this service fail as unavailable. Publish it as an override with a time to live.",
+			Doc:  "Game days: so many of a hundred unary gRPC calls to this service fail as unavailable; streams and HTTP do not. Publish it as an override with a time to live.",
 			Unit: "percent", Min: "0", Max: "100",
 		}),
 	}

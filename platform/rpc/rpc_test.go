@@ -231,14 +231,18 @@ func TestDeadlines(t *testing.T) {
 func TestSpansJoinAndExplainThePick(t *testing.T) {
 	rec := tracetest.NewInMemoryExporter()
 	synctest.Test(t, func(t *testing.T) {
-		p, err := trace.New(trace.Options{Service: "test", Exporter: keep{rec}})
+		set := config.Static(nil)
+		p, err := trace.New(trace.Options{Service: "test", Exporter: keep{rec}, Revision: set.Revision})
 		if err != nil {
 			t.Fatal(err)
 		}
 		defer p.Shutdown(context.WithoutCancel(t.Context()))
 		w := newWorld()
 		w.start(t, rpc.ServerOptions{Trace: p}, ok)
-		c := w.client(t, rpc.ClientOptions{Trace: p, Circuits: circuit.New(circuit.Options{}), Config: config.Static(nil)})
+		c := w.client(t, rpc.ClientOptions{Trace: p, Circuits: circuit.New(circuit.Options{}), Config: set})
+		if err := set.Put("retry.maxAttempts", "2"); err != nil { // revision 1
+			t.Fatal(err)
+		}
 		ctx := metadata.AppendToOutgoingContext(t.Context(), "x", "y")
 		if _, err := c.Get(ctx, &configv1.GetRequest{}); err != nil {
 			t.Fatal(err)
@@ -260,12 +264,23 @@ func TestSpansJoinAndExplainThePick(t *testing.T) {
 	if server.Parent().SpanID() != client.SpanContext().SpanID() || server.Name() != "bijou.config.v1.Config/Get" {
 		t.Errorf("server span %q has parent %v, client span is %v", server.Name(), server.Parent().SpanID(), client.SpanContext().SpanID())
 	}
-	found := false
-	for _, kv := range client.Attributes() {
-		found = found || kv.Value.AsString() == "config-1"
+	wantAttributes(t, client, map[string]string{
+		"bijou.route.instance": "config-1", "bijou.attempts": "1", "bijou.config.revision": "1",
+		"bijou.circuit.name": "config.Get", "bijou.circuit.state": "closed",
+	})
+	wantAttributes(t, server, map[string]string{"bijou.config.revision": "1"})
+}
+
+func wantAttributes(t *testing.T, span sdktrace.ReadOnlySpan, want map[string]string) {
+	t.Helper()
+	got := map[string]string{}
+	for _, kv := range span.Attributes() {
+		got[string(kv.Key)] = fmt.Sprint(kv.Value.AsInterface())
 	}
-	if !found {
-		t.Errorf("the client span does not say which instance was picked: %v", client.Attributes())
+	for key, value := range want {
+		if got[key] != value {
+			t.Errorf("the span of the %v: %s is %q, want %q; it has %v", span.SpanKind(), key, got[key], value, got)
+		}
 	}
 }
 

@@ -109,6 +109,7 @@ func explain(span oteltrace.Span, n int, call *route.Call, err error) {
 		return
 	}
 	span.SetAttributes(call.Why().Attributes()...)
+	span.SetAttributes(attribute.Int("bijou.attempts", n))
 	if n > 1 || err != nil {
 		picked, _ := call.Endpoint()
 		span.AddEvent("attempt", oteltrace.WithAttributes(

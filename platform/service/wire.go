@@ -60,7 +60,7 @@ func (p *Process) wire() (err error) {
 	p.OnStop("connection for spans", func(context.Context) error { return spans.Close() })
 	p.tracer, err = trace.New(trace.Options{
 		Service: o.Name, Instance: o.Instance, Version: o.Version, Environment: o.Environment, Region: o.Region, Zone: o.Zone,
-		Conn: func() grpc.ClientConnInterface { return spans }, Log: p.log,
+		Conn: func() grpc.ClientConnInterface { return spans }, Log: p.log, Revision: p.config.Revision,
 		Sampling: config.Float(p.config, "trace.sampling", 1, config.Spec{
 			Doc: "Share of new traces that are recorded. A trace that a caller has begun keeps its caller's decision.",
 			Min: "0", Max: "1",

@@ -10,6 +10,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"go.opentelemetry.io/otel/attribute"
 	"go.opentelemetry.io/otel/exporters/otlp/otlptrace"
 	sdktrace "go.opentelemetry.io/otel/sdk/trace"
 	"go.opentelemetry.io/otel/trace"
@@ -29,6 +30,7 @@ type queue struct {
 	every    time.Duration
 	timeout  time.Duration
 	log      *slog.Logger
+	revision func() int64 // nil: left out
 
 	exported, dropped atomic.Uint64
 
@@ -48,7 +50,7 @@ type queue struct {
 
 func newQueue(o Options) *queue {
 	q := &queue{
-		exporter: o.Exporter, size: o.Queue, batch: o.Batch, every: o.Every, timeout: o.Timeout, log: o.Log,
+		exporter: o.Exporter, size: o.Queue, batch: o.Batch, every: o.Every, timeout: o.Timeout, log: o.Log, revision: o.Revision,
 		full:    make(chan struct{}, 1),
 		flushes: make(chan chan struct{}),
 		stop:    make(chan struct{}),
@@ -62,8 +64,12 @@ func newQueue(o Options) *queue {
 	return q
 }
 
-// OnStart implements sdktrace.SpanProcessor.
-func (q *queue) OnStart(context.Context, sdktrace.ReadWriteSpan) {}
+// OnStart implements sdktrace.SpanProcessor. It is called for recorded spans only.
+func (q *queue) OnStart(_ context.Context, s sdktrace.ReadWriteSpan) {
+	if q.revision != nil {
+		s.SetAttributes(attribute.Int64("bijou.config.revision", q.revision()))
+	}
+}
 
 // OnEnd implements sdktrace.SpanProcessor. It never waits.
 func (q *queue) OnEnd(s sdktrace.ReadOnlySpan) {

@@ -60,6 +60,10 @@ type Options struct {
 	// means 1: record all.
 	Sampling interface{ Get() float64 }
 
+	// Revision returns the revision of the settings in use. Every recorded span says it as bijou.config.revision, so that
+	// what a request met can be told from what is set now. Nil: left out.
+	Revision func() int64
+
 	// Queue is the number of ended spans that may wait. Further ones are dropped. 0 means 4096.
 	Queue int
 	// Batch is the most spans in one export. 0 means 512; more than Queue means Queue.
