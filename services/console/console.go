@@ -102,8 +102,9 @@ func New(ctx context.Context, p *service.Process, opts Options) error {
 		circuits: circuitsv1.NewCircuitsClient(conns["circuits"]),
 		config:   configv1.NewConfigClient(conns["config"]),
 		http:     &http.Client{Transport: transport},
-		hub:      newHub(opts.MaxPages), seen: newSeen(), site: site,
+		seen:     newSeen(), site: site,
 	}
+	c.hub = newHub(opts.MaxPages, c.seen.forget)
 	p.OnStop("connections to admin pages", func(context.Context) error {
 		transport.CloseIdleConnections()
 		return nil

@@ -10,11 +10,13 @@ import (
 	"net/http"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/fstest"
 	"testing/synctest"
 	"time"
 
+	discoveryv1 "bijou.dev/platform/api/discovery/v1"
 	"bijou.dev/platform/discovery"
 	"bijou.dev/platform/memnet"
 	"bijou.dev/platform/service"
@@ -206,6 +208,58 @@ func TestAKilledInstanceIsShownWithinTwoSeconds(t *testing.T) {
 			next("fleet", &f)
 		}
 	})
+}
+
+// registry answers late as often as it is told to.
+type registry struct {
+	discoveryv1.UnimplementedDiscoveryServer
+	late atomic.Int64
+}
+
+func (r *registry) List(ctx context.Context, _ *discoveryv1.ListRequest) (*discoveryv1.ListResponse, error) {
+	if r.late.Add(-1) >= 0 {
+		<-ctx.Done()
+		return nil, ctx.Err()
+	}
+	return &discoveryv1.ListResponse{}, nil
+}
+
+func TestOneLateAnswerIsABusyMachineAndTwoAreSaid(t *testing.T) {
+	for late, want := range []bool{true, true, false} {
+		synctest.Test(t, func(t *testing.T) {
+			w := newWorld(t, console.Options{})
+			r := &registry{}
+			r.late.Store(int64(late))
+			_, stop := start(t, w.net, service.Options{
+				Name: "discovery", Listen: map[string]string{"grpc": "discovery:7000", "admin": "discovery:9090"},
+			}, func(_ context.Context, p *service.Process) error {
+				discoveryv1.RegisterDiscoveryServer(p.GRPC(), r)
+				return nil
+			})
+			defer stop()
+			w.p.Discovery().Put("discovery", []discovery.Instance{{ID: "discovery-1", Status: discovery.Up, Endpoints: map[string]string{"grpc": "discovery:7000"}}})
+			next := w.events(t)
+			type part struct {
+				OK    bool
+				Since time.Time
+			}
+			asked := time.Now()
+			var parts map[string]part
+			for parts = nil; ; {
+				if next("parts", &parts); parts["registry"] != (part{}) {
+					break
+				}
+			}
+			if got := parts["registry"]; got.OK != want {
+				t.Errorf("after %d late answers the registry answers: %v", late, got.OK)
+			} else if !got.OK && got.Since.Sub(asked) > 2*time.Second {
+				t.Errorf("it is away since %v after it was asked, want since the first late answer", got.Since.Sub(asked))
+			}
+			for !parts["registry"].OK {
+				next("parts", &parts)
+			}
+		})
+	}
 }
 
 func TestKillingGoesThroughTheInstanceAndIsAudited(t *testing.T) {

@@ -43,6 +43,7 @@ const (
 type seen struct {
 	mu       sync.Mutex
 	parts    map[string]part
+	late     map[string]time.Time // back end -> when its one late answer was asked for
 	list     *discoveryv1.ListResponse
 	probes   map[instanceKey]*probe
 	circuits *circuitsv1.WatchResponse
@@ -59,16 +60,40 @@ type part struct {
 }
 
 func newSeen() *seen {
-	return &seen{parts: map[string]part{}, probes: map[instanceKey]*probe{}, tables: map[string]json.RawMessage{}}
+	s := &seen{}
+	s.forget()
+	return s
 }
 
-// report notes whether a back end answered.
-func (c *Console) report(name string, err error) {
+// forget is called when nobody has looked for a while: what was seen then says nothing of now.
+func (s *seen) forget() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.parts, s.late, s.probes, s.tables = map[string]part{}, map[string]time.Time{}, map[instanceKey]*probe{}, map[string]json.RawMessage{}
+	s.list, s.circuits = nil, nil
+}
+
+// report notes whether a back end answered, and reports false when that cannot be told yet. One late answer is a busy
+// machine, above all the first: it waits for connections while every instance is asked at once. A second in a row is not,
+// and any other error says by itself that nobody is there.
+func (c *Console) report(name string, err error) (told bool) {
 	now := part{OK: err == nil, Since: time.Now().UTC()}
 	if err != nil {
 		now.Problem = errs.FromRPC(err).Error()
 	}
 	c.seen.mu.Lock()
+	since, wasLate := c.seen.late[name]
+	delete(c.seen.late, name)
+	if err != nil && isLate(err) {
+		if old, known := c.seen.parts[name]; !wasLate && (!known || old.OK) {
+			c.seen.late[name] = now.Since
+			c.seen.mu.Unlock()
+			return false
+		}
+		if wasLate {
+			now.Since = since
+		}
+	}
 	old, known := c.seen.parts[name]
 	if known && old.OK == now.OK {
 		now.Since = old.Since
@@ -77,6 +102,11 @@ func (c *Console) report(name string, err error) {
 	all := maps.Clone(c.seen.parts)
 	c.seen.mu.Unlock()
 	c.hub.publish(topicParts, all)
+	return true
+}
+
+func isLate(err error) bool {
+	return isTimeout(err) || errors.Is(errs.FromRPC(err), errs.Timeout)
 }
 
 // every calls fn each period while somebody looks.
@@ -154,7 +184,9 @@ func (c *Console) askRegistry(ctx context.Context) {
 	if ctx.Err() != nil && errors.Is(ctx.Err(), context.Canceled) {
 		return
 	}
-	c.report(partRegistry, err)
+	if !c.report(partRegistry, err) {
+		return
+	}
 	c.seen.mu.Lock()
 	defer c.seen.mu.Unlock()
 	c.seen.list = list // nil after an error: then those known last are shown

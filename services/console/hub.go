@@ -46,6 +46,7 @@ type hub struct {
 	asked  time.Time     // when somebody last wanted to know
 	wanted chan struct{} // is closed while somebody wants to know
 	closed chan struct{}
+	forget func() // is called with mu held when the states are forgotten
 }
 
 // page is one open stream.
@@ -55,8 +56,8 @@ type page struct {
 	wake   chan struct{}   // has one place
 }
 
-func newHub(maxPages int) *hub {
-	return &hub{now: map[string][]byte{}, pages: map[*page]bool{}, max: maxPages, wanted: make(chan struct{}), closed: make(chan struct{})}
+func newHub(maxPages int, forget func()) *hub {
+	return &hub{forget: forget, now: map[string][]byte{}, pages: map[*page]bool{}, max: maxPages, wanted: make(chan struct{}), closed: make(chan struct{})}
 }
 
 // publish makes v the newest state of a topic.
@@ -151,6 +152,7 @@ func (h *hub) interest(ctx context.Context) bool {
 		case <-h.wanted:
 			h.wanted = make(chan struct{})
 			clear(h.now)
+			h.forget()
 		default:
 		}
 	}

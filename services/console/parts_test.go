@@ -15,7 +15,7 @@ import (
 )
 
 func TestAPageThatReadsSlowlySkipsStates(t *testing.T) {
-	h := newHub(10)
+	h := newHub(10, func() {})
 	p, err := h.open([]string{topicFleet, topicParts})
 	if err != nil {
 		t.Fatal(err)
