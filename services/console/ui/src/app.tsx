@@ -1,9 +1,10 @@
 // The shell: what is on every page, and which view an address shows.
+import { effect } from "@preact/signals";
 import { render } from "preact";
 import { useEffect } from "preact/hooks";
 import { CircuitsView } from "./circuits.tsx";
 import { clock, span } from "./format.ts";
-import { connect, connection, hello, now, readOnly } from "./live.ts";
+import { connect, connection, fleet, hello, now, readOnly, traffic } from "./live.ts";
 import { MapView } from "./map.tsx";
 import { RoutesView } from "./routes.tsx";
 import { ServicesView } from "./services.tsx";
@@ -112,4 +113,9 @@ function App() {
 
 document.getElementById("app")!.replaceChildren();
 render(<App />, document.getElementById("app")!);
+// The marks are for whoever measures how soon the page can be used, and how soon it shows something.
+requestAnimationFrame(() => performance.mark("interactive"));
+const stop = effect(() => {
+  if (traffic.value && fleet.value) requestAnimationFrame(() => (performance.mark("picture"), stop()));
+});
 void connect();

@@ -87,7 +87,7 @@ function Row({ caller, c }: { caller: string; c: Circuit }) {
         {c.exampleTraces.length > 0 && (
           <span class="why">
             {" "}
-            failed lately: trace{" "}
+            failed lately:{" "}
             {c.exampleTraces.map((id, i) => (
               <Link key={id} href={`/traces/${id}`} label={`${i + 1}, trace ${id} of a failed call`}>
                 {i + 1}
@@ -128,6 +128,7 @@ function Spark({ samples, name }: { samples: { rate: number; errors: number }[];
   const last = samples.at(-1);
   return (
     <svg width={width} height={height} role="img" aria-label={`${name}: at most ${rate(top)} within the last minute${last ? `, now ${rate(last.rate)}` : ""}`} class="spark">
+      <line x2={width} y1={height - 1} y2={height - 1} class="axis" />
       <path class="errors" d={area<(typeof samples)[0]>((_, i) => x(i), height, (s) => y(s.errors))(samples) ?? ""} />
       <path class="rate" d={line<(typeof samples)[0]>((_, i) => x(i), (s) => y(s.rate))(samples) ?? ""} />
     </svg>

@@ -55,16 +55,30 @@ export function MapView() {
 
 type Box = { x: number; y: number; width: number; height: number };
 
+// textWidth measures with the fonts of this machine: what fits with one does not with another.
+const pen = document.createElement("canvas").getContext("2d")!;
+function textWidth(text: string, font: string) {
+  pen.font = `${font} ${getComputedStyle(document.documentElement).fontFamily}`;
+  return Math.ceil(pen.measureText(text).width);
+}
+const nameFont = "650 13px";
+const countFont = "650 11.5px";
+const countText = (n: Node) => `${n.up === 0 ? "✕ " : n.up < n.instances ? "▲ " : ""}${n.up}/${n.instances}`;
+// boxWidth has room for the name and for the widest count beside it, so that the picture stays still when the count changes.
+const boxWidth = (n: Node, least: number) => Math.max(least, 10 + textWidth(cut(n.name, 28), nameFont) + 12 + textWidth(`▲ ${n.instances}/${n.instances}`, countFont) + 10);
+// label is the place that is kept free for the figures of an edge: calls above its line, errors below.
+const label = { width: 50, height: 30 };
+
 // useLayout places boxes and lines. It runs only when who is there or who calls whom changes, so that the picture stays still
 // while its numbers move.
 function useLayout(nodes: Node[], edges: Edge[], compact: boolean, sizeOf: (n: Node) => { width: number; height: number }) {
   const key = `${compact};${nodes.map((n) => `${n.name}:${sizeOf(n).width}x${sizeOf(n).height}`)};${edges.map((e) => `${e.from}>${e.to}`)}`;
   return useMemo(() => {
     const g = new graphlib.Graph();
-    g.setGraph({ rankdir: "LR", nodesep: compact ? 12 : 16, ranksep: compact ? 44 : 70, marginx: 0, marginy: 0 });
+    g.setGraph({ rankdir: "LR", nodesep: compact ? 12 : 16, edgesep: 10, ranksep: compact ? 44 : 22, marginx: 0, marginy: 0 });
     g.setDefaultEdgeLabel(() => ({}));
     for (const n of nodes) g.setNode(n.name, { ...sizeOf(n) });
-    for (const e of edges) if (e.from !== e.to) g.setEdge(e.from, e.to, {});
+    for (const e of edges) if (e.from !== e.to) g.setEdge(e.from, e.to, compact ? {} : { ...label, labelpos: "c" });
     layout(g);
     const boxes = new Map<string, Box>(nodes.map((n) => [n.name, g.node(n.name) as unknown as Box]));
     const path = line<{ x: number; y: number }>((p) => p.x, (p) => p.y).curve(curveBasis);
@@ -72,15 +86,17 @@ function useLayout(nodes: Node[], edges: Edge[], compact: boolean, sizeOf: (n: N
       edges
         .filter((e) => e.from !== e.to)
         .map((e) => {
-          const points = (g.edge(e.from, e.to) as unknown as { points: { x: number; y: number }[] }).points;
-          return [`${e.from}~${e.to}`, { d: path(points) ?? "", mid: points[Math.floor(points.length / 2)] }] as const;
+          const { points, x, y } = g.edge(e.from, e.to) as unknown as { points: { x: number; y: number }[]; x?: number; y?: number };
+          const mid = x === undefined || y === undefined ? points[Math.floor(points.length / 2)] : { x, y };
+          return [`${e.from}~${e.to}`, { d: path(points) ?? "", mid }] as const;
         }),
     );
     // Lines that go around boxes may lie beyond what the library takes for the picture.
     const xs = [...boxes.values()].flatMap((b) => [b.x - b.width / 2, b.x + b.width / 2]);
     const ys = [...boxes.values()].flatMap((b) => [b.y - b.height / 2, b.y + b.height / 2]);
     for (const e of g.edges()) for (const p of (g.edge(e) as unknown as { points: { x: number; y: number }[] }).points) ys.push(p.y), xs.push(p.x);
-    const [left, top] = [Math.min(...xs) - 8, Math.min(...ys) - 22];
+    if (!compact) for (const { mid } of lines.values()) xs.push(mid.x - label.width / 2, mid.x + label.width / 2), ys.push(mid.y - label.height / 2, mid.y + label.height / 2);
+    const [left, top] = [Math.min(...xs) - 8, Math.min(...ys) - 8];
     return { boxes, lines, left, top, width: Math.max(...xs) + 8 - left, height: Math.max(...ys) + 8 - top };
   }, [key]);
 }
@@ -90,9 +106,9 @@ function Picture({ nodes, edges, chosen, edge }: { nodes: Node[]; edges: Edge[];
   for (const i of fleet.value?.instances ?? []) instances.set(i.service, [...(instances.get(i.service) ?? []), i]);
   const many = nodes.length > 30 || narrow.value;
   const sizeOf = (n: Node) => {
-    if (n.name === internet) return { width: 84, height: 34 };
+    if (n.name === internet) return { width: 76, height: 34 };
     const rows = Math.ceil((instances.get(n.name)?.length ?? 0) / 8);
-    return many ? { width: 128, height: 36 } : { width: 180, height: 58 + 16 * Math.max(1, rows) };
+    return many ? { width: boxWidth(n, 124), height: 36 } : { width: boxWidth(n, 148), height: 50 + 16 * Math.max(1, rows) };
   };
   const { boxes, lines, left, top, width, height } = useLayout(nodes, edges, many, sizeOf);
   return (
@@ -111,7 +127,7 @@ function Picture({ nodes, edges, chosen, edge }: { nodes: Node[]; edges: Edge[];
           if (!l) return null;
           const tone = edgeTone(e);
           const dim = chosen && chosen !== e.from && chosen !== e.to;
-          const text = `${rate(e.rate)}${e.errorPercent > 0 ? ` · ${percent(e.errorPercent)} ✕` : ""}`;
+          const text = `${rate(e.rate)}${e.errorPercent > 0 ? ` ✕ ${percent(e.errorPercent)}` : ""}`;
           const open = () => setQuery({ edge: edge === key ? "" : key, service: "" }, false);
           return (
             <g
@@ -123,11 +139,16 @@ function Picture({ nodes, edges, chosen, edge }: { nodes: Node[]; edges: Edge[];
               <path d={l.d} class="line" stroke-width={1 + Math.min(5, Math.sqrt(e.rate) / 2)} marker-end={`url(#tip-${tone})`} />
               {e.rate > 0 && <Dots d={l.d} rate={e.rate} bad={e.errorPercent} />}
               {e.open?.length ? (
-                <path d={`M${l.mid.x - 5} ${l.mid.y - 5}l10 10m0-10l-10 10`} class="cut" />
+                <path d={`M${l.mid.x - 5} ${l.mid.y - (many ? 5 : 22)}l10 10m0-10l-10 10`} class="cut" />
               ) : null}
               {(!many || edge === key) && e.rate > 0 && (
-                <text x={l.mid.x} y={l.mid.y - 7} class="label" text-anchor="middle">
-                  {text}
+                <text x={l.mid.x} y={l.mid.y - 4} class="label" text-anchor="middle">
+                  {rate(e.rate)}
+                  {e.errorPercent > 0 && (
+                    <tspan x={l.mid.x} dy={17} class="wrong">
+                      ✕ {percent(e.errorPercent)}
+                    </tspan>
+                  )}
                 </text>
               )}
             </g>
@@ -181,14 +202,13 @@ function Service({ node, box, instances, many, chosen, edges }: { node: Node; bo
       >
         <rect width={width} height={height} rx={6} />
         <text x={10} y={18} class="name">
-          {cut(node.name, many ? 13 : 16)}{" "}
+          {cut(node.name, 28)}{" "}
         </text>
         <text x={width - 10} y={18} class={`count ${tone}`} text-anchor="end">
-          {tone === "ok" ? "" : tone === "bad" ? "✕ " : "▲ "}
-          {node.up}/{node.instances}{" "}
+          {countText(node)}{" "}
         </text>
         <text x={10} y={many ? 31 : 36} class="figure">
-          {edges.some((e) => e.to === node.name) ? `${rate(node.rate)} · ${percent(node.errorPercent)}${many ? "" : ` · ${ms(node.p99Ms)}`}` : "is not called"}
+          {!edges.some((e) => e.to === node.name) ? "is not called" : node.rate === 0 ? "no calls now" : `${rate(node.rate)} · ${percent(node.errorPercent)}${many ? "" : ` · ${ms(node.p99Ms)}`}`}
         </text>
       </g>
       {!many &&
@@ -216,6 +236,9 @@ const cut = (s: string, n: number) => (s.length > n ? `${s.slice(0, n - 1)}…` 
 const Legend = () => (
   <details open={!narrow.value}>
     <summary>How to read it</summary>
+    <p>
+      New here? <Link href="/try">Try six failures</Link>, and watch this picture.
+    </p>
     <ul class="plain">
       <li>A box is a service: how many of its instances take calls, calls a second, errors, p99 latency.</li>
       <li>A small square is an instance. Its letter is its zone, or its version where there are several. <b>▲</b> is leaving or taken out, <b>✕</b> does not answer, <b>⊘</b> is ejected by its callers.</li>

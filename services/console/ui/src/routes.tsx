@@ -98,11 +98,11 @@ function RouteCard({ route, table }: { route: Route; table: RouteTable }) {
       <ol class="targets">
         {route.to.map((t, i) => (
           <li key={targetName(t)}>
-            {!split && <div class="bar"><span class="fill" style={{ width: `${next[i]}%` }} /></div>}
             <div class="target">
               <Link href={`/services/${t.service}`}>{targetName(t)}</Link>
               <span>{next[i]} %{next[i] === 0 && split ? ", only when the others have no instance" : ""}</span>
             </div>
+            {!split && <div class="bar"><span class="fill" style={{ width: `${next[i]}%` }} /></div>}
             {split && (
               <label>
                 <span class="hidden">Percent of {route.name} to {targetName(t)}</span>
@@ -142,7 +142,7 @@ function Behind({ target, origins }: { target: Target; origins: Origin[] }) {
         return (
           <li key={i.id}>
             <Badge tone={tone}>{i.phase === "admitted" ? (i.ready ? "takes requests" : "not connected") : i.phase}</Badge> <Link href={`/services/${target.service}/${i.id}`}>{i.id}</Link>{" "}
-            <span class="muted">zone {i.zone}, {ms(i.latency_ms)}, {i.pending} under way{i.share < 1 ? `, slow start: ${Math.round(i.share * 100)} % of its turn` : ""}{i.phase !== "admitted" ? `: ${i.reason}` : ""}</span>
+            <span class="muted">zone {i.zone}, {i.latency_ms ? ms(i.latency_ms) : "not used lately"}, {i.pending} under way{i.share < 1 ? `, slow start: ${Math.round(i.share * 100)} % of its turn` : ""}{i.phase !== "admitted" ? `: ${i.reason}` : ""}</span>
           </li>
         );
       })}

@@ -91,7 +91,7 @@ function Search() {
               <td class="text">{typeName(p.property.type)}{bounds(p.property)}</td>
               <td class="mono cut">{shown(p.property.defaultValue)}</td>
               <td class="text">
-                {p.values.length === 0 ? <span class="muted">default everywhere</span> : p.values.map((v) => (
+                {p.values.length === 0 ? <span class="muted">default</span> : p.values.map((v) => (
                   <div key={v.name + scopeText(v.scope)}>
                     <span class="mono">{v.name !== p.property.name && `${v.name} = `}{shown(v.value)}</span> <span class="muted">{scopeText(v.scope)}{v.expires && `, until ${new Date(v.expires).toLocaleTimeString()}`}</span>
                   </div>
@@ -403,7 +403,7 @@ function Revisions({ name }: { name: string }) {
   if (answer.revisions.length === 0) return <Empty>{name ? "It was never changed." : "Nothing was ever published. The first change will be revision 1 or later."}</Empty>;
   return (
     <>
-      <Table label="Revisions, the newest first" head={["Revision", "When", "Who", "Why", "What", "Action"]}>
+      <Table label="Revisions, the newest first" head={["Revision", "When", "Who", "Why", "What", ...(name ? [] : ["Action"])]}>
         {answer.revisions.map((r, i) => (
           <tr key={r.revision}>
             <td>{r.revision}</td>
@@ -418,10 +418,10 @@ function Revisions({ name }: { name: string }) {
                 </div>
               ))}
             </td>
-            <td>
-              {!name && i > 0 && <button disabled={readOnly.value} aria-label={`Roll back to here, revision ${r.revision}`} onClick={() => rollback(r.revision)}>Roll back to here</button>}
-              {!name && answer.revisions[i + 1] && <Link href={`/settings/history?from=${answer.revisions[i + 1].revision}&to=${r.revision}`}>Differences</Link>}
-            </td>
+            {!name && <td>
+              {i > 0 && <button disabled={readOnly.value} aria-label={`Roll back to here, revision ${r.revision}`} onClick={() => rollback(r.revision)}>Roll back to here</button>}{" "}
+              {answer.revisions[i + 1] && <Link href={`/settings/history?from=${answer.revisions[i + 1].revision}&to=${r.revision}`}>Differences</Link>}
+            </td>}
           </tr>
         ))}
       </Table>

@@ -31,8 +31,6 @@ type Step = {
   watch: () => ComponentChildren;
   // undo is how it ends; a sentence if it ends by itself.
   undo: string | { verb: string; run: (author: string, reason: string) => Promise<unknown> };
-  // over says that nothing of it is left, whoever ended it.
-  over?: () => boolean;
 };
 
 const victim = computed(() => fleet.value?.instances.find((i) => i.service === "catalog" && i.status === "UP")?.id ?? "catalog-a-1");

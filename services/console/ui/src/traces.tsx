@@ -102,15 +102,15 @@ function Scatter({ list }: { list: Summary[] }) {
   const height = 200;
   const times = list.map((t) => t.start / 1000);
   const took = list.map((t) => Math.max(t.duration, 50));
-  const x = scaleTime([Math.min(...times), Math.max(...times, Math.min(...times) + 1000)], [52, width - 12]);
+  const x = scaleTime([Math.min(...times), Math.max(...times, Math.min(...times) + 1000)], [66, width - 12]);
   const y = scaleLog([Math.min(...took), Math.max(...took, 1000)], [height - 24, 10]).nice();
   const ticks = y.ticks(4).filter((t) => Number.isInteger(Math.log10(t)));
   return (
     <svg class="scatter" viewBox={`0 0 ${width} ${height}`} role="group" aria-label="Traces by time and duration. The table below lists the same.">
       {ticks.map((t) => (
         <g key={t}>
-          <line x1={48} x2={width} y1={y(t)} y2={y(t)} class="grid" />
-          <text x={44} y={y(t) + 4} text-anchor="end">{us(t)}</text>
+          <line x1={60} x2={width} y1={y(t)} y2={y(t)} class="grid" />
+          <text x={56} y={y(t) + 4} text-anchor="end">{us(t)}</text>
         </g>
       ))}
       {x.ticks(6).map((t) => <text key={+t} x={x(t)} y={height - 6} text-anchor="middle">{clock(t)}</text>)}
@@ -159,14 +159,21 @@ function Waterfall({ spans }: { spans: Span[] }) {
   const rows = waterfall(spans, closed).filter((r) => !r.hidden);
   const total = Math.max(t.duration, 1);
   const toggle = (id: string) => setClosed((old) => (old.has(id) ? new Set([...old].filter((o) => o !== id)) : new Set([...old, id])));
-  const revision = spans.map((s) => s.tags?.["bijou.config.revision"]).find(Boolean);
+  const revisions = [...new Set(spans.map((s) => s.tags?.["bijou.config.revision"] ?? ""))].filter((r) => Number(r) > 0).sort((a, b) => Number(a) - Number(b));
+  const [copied, setCopied] = useState("");
+  const copy = () =>
+    navigator.clipboard.writeText(`${location.origin}/traces/${t.id}`).then(
+      () => setCopied("Copied."),
+      () => setCopied("The browser does not allow it: copy the address of this page."),
+    );
   return (
     <>
       <p>
         {service(t.root)} <span class="mono">{t.root.name}</span> took <b>{us(t.duration)}</b>, {plural(t.spans, "span")} of {plural(t.services.length, "service")}, began <Ago at={t.start / 1000} />.{" "}
-        {t.errors ? <Badge tone="bad">{plural(t.errors, "span")} failed</Badge> : <Badge tone="ok">no error</Badge>} {revision && `Settings revision ${revision}.`}{" "}
+        {t.errors ? <Badge tone="bad">{plural(t.errors, "span")} failed</Badge> : <Badge tone="ok">no error</Badge>} {revisions.length === 1 && <>Settings <Link href="/settings/history">revision {revisions[0]}</Link>.</>}
+        {revisions.length > 1 && <>The settings changed meanwhile: <Link href="/settings/history">revisions {revisions.join(" and ")}</Link>.</>}{" "}
         <Link href={`/traces/compare?a=${t.id}`}>Compare with another</Link>{" "}
-        <button onClick={() => navigator.clipboard?.writeText(`${location.origin}/traces/${t.id}`)}>Copy the link</button>
+        <button onClick={copy}>Copy the link</button> <span aria-live="polite">{copied}</span>
       </p>
       <div class="scroll" role="region" aria-label="Waterfall" tabIndex={0}>
         <table class="waterfall">
@@ -247,10 +254,17 @@ function decisions(t: Record<string, string>) {
     lines.push(`${line}.`);
     lines.push(`Chose ${({ local: "in its own zone", spilled: "in another zone, because its own cannot carry its share", widened: "beyond the zone, because others were excluded", probe: "this one to see whether it is well again", everywhere: "among all" })[r("scope")] ?? r("scope")}: ${r("ready")} of ${r("known")} instances ready, ${r("ejected")} ejected${r("excluded") ? `, ${r("excluded")} excluded by earlier attempts` : ""}${r("version") ? `, pinned to version ${r("version")}` : ""}.`);
   }
+  const c = (k: string) => t[`bijou.circuit.${k}`];
+  if (c("name")) {
+    const refused = c("state") !== "closed" && /circuit is/.test(t.error ?? "");
+    lines.push(`Circuit ${c("name")} was ${c("state")}, ${c("concurrent")} of at most ${c("limit")} calls running${refused ? "; it refused the call" : ""}${c("reason") ? `: ${c("reason")}` : ""}.`);
+  }
+  if (Number(t["bijou.attempts"]) > 1) lines.push(`It took ${t["bijou.attempts"]} attempts; the instance above is that of the last one.`);
+  if (t["bijou.attempts"] === "1") lines.push("It took one attempt.");
+  if (t["bijou.config.revision"]) lines.push(Number(t["bijou.config.revision"]) > 0 ? `Its process ran settings revision ${t["bijou.config.revision"]}.` : "Its process ran with the defaults of every setting.");
   if (r("panic")) lines.push("So many were ejected that ejections were ignored (panic).");
   if (t["bijou.fault.latency"]) lines.push(`A fault rule made it wait ${t["bijou.fault.latency"]}.`);
   if (t["bijou.fault.error"]) lines.push("A fault rule made it fail.");
-  for (const [k, v] of Object.entries(t)) if (/circuit|breaker|fallback|attempt/.test(k) && !k.startsWith("bijou.route")) lines.push(`${k}: ${v}`);
   if (t.error) lines.push(`It failed: ${t.error}`);
   return lines;
 }

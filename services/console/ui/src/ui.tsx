@@ -13,8 +13,11 @@ export const url = signal(new URL(location.href));
 addEventListener("popstate", () => (url.value = new URL(location.href)));
 
 export function go(href: string, replace = false) {
+  const from = location.pathname;
   history[replace ? "replaceState" : "pushState"](null, "", href);
   url.value = new URL(location.href);
+  // The link that had the focus may be gone with its view; keyboards and screen readers go on at the top of the new one.
+  if (location.pathname !== from) setTimeout(() => document.getElementById("main")?.focus({ preventScroll: true }));
 }
 
 // query returns a parameter of the address, or sets some and leaves the others.
@@ -179,16 +182,24 @@ export function Events({ limit = 8 }: { limit?: number }) {
 
 // --- asking and acting -----------------------------------------------------------------------------------------------------
 
-// useAnswer asks again whenever key changes, and forgets answers that come too late.
+// useAnswer asks again whenever key changes, and forgets answers that come too late. While nobody is there to answer it goes on
+// asking, so that a view mends itself.
 export function useAnswer<T>(key: string, ask: (signal: AbortSignal) => Promise<T>) {
   const [state, set] = useState<{ key: string; answer?: T; problem?: Problem }>({ key: "" });
   useEffect(() => {
     const stop = new AbortController();
-    ask(stop.signal).then(
-      (answer) => set({ key, answer }),
-      (problem) => problem.name !== "AbortError" && set((old) => ({ key, problem, answer: old.answer })),
-    );
-    return () => stop.abort();
+    let again: number | undefined;
+    const now = () =>
+      ask(stop.signal).then(
+        (answer) => set({ key, answer }),
+        (problem) => {
+          if (problem.name === "AbortError") return;
+          set((old) => ({ key, problem, answer: old.answer }));
+          if (problem.status === 0 || problem.status >= 502) again = setTimeout(now, 2000);
+        },
+      );
+    void now();
+    return () => (stop.abort(), clearTimeout(again));
   }, [key]);
   return { answer: state.answer, problem: state.problem, waiting: state.key !== key };
 }
@@ -212,9 +223,13 @@ type Deed = {
   run: (author: string, reason: string) => Promise<unknown>;
 };
 const deed = signal<Deed | undefined>(undefined);
+let opener: Element | null = null; // gets the focus back
 
 // act asks who and why, and then does it. Nothing in the console acts without passing here.
-export const act = (d: Deed) => (deed.value = d);
+export function act(d: Deed) {
+  opener = document.activeElement;
+  deed.value = d;
+}
 
 export function ActDialog() {
   const d = deed.value;
@@ -225,7 +240,7 @@ export function ActDialog() {
     setProblem("");
     setBusy(false);
     if (d) box.current?.showModal();
-    else box.current?.close();
+    else if (opener instanceof HTMLElement) opener.focus();
   }, [d]);
   if (!d) return null;
   const submit = async (e: Event) => {

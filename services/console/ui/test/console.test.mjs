@@ -1,283 +1,456 @@
 // The console in a real Chromium against a running stack, which must be one of its own: the tour breaks it and mends it.
+// With CONSOLE_DOCS set, the pictures of the documents are made.
 import assert from "node:assert/strict";
-import { mkdirSync } from "node:fs";
-import { after, before, test } from "node:test";
-import { artefacts, base, launch, open, settled, views, violations } from "./browser.mjs";
+import { mkdirSync, writeFileSync } from "node:fs";
+import { createServer } from "node:http";
+import { test } from "node:test";
+import { act, artefacts, base, browser, settled, show, state, story, until, violations } from "./browser.mjs";
 
-let browser;
-before(async () => {
-  assert.ok(base, "CONSOLE_URL must say where the console is");
-  mkdirSync(artefacts, { recursive: true });
-  browser = await launch();
-});
-after(() => browser?.close());
+const docs = process.env.CONSOLE_DOCS && "../../../docs/pictures";
+// What the documents show, and in which colours.
+const pictures = { map: "light", services: "light", circuits: "light", setting: "light", routes: "light", trace: "dark", try: "light" };
 
-const within = (ms) => ({ timeout: ms });
-const state = async (page, topic) => (await page.request.get(`${base}/api/state/${topic}`)).json();
-
-// withPage closes what it opened, and keeps a picture of what went wrong.
-async function withPage(path, options, fn) {
-  const page = await open(browser, path, options);
-  try {
-    await fn(page);
-    assert.deepEqual(page.problems, [], "errors in the browser's console");
-  } catch (e) {
-    await page.screenshot({ path: `${artefacts}/failed-${path.replaceAll(/\W+/g, "-")}.png` });
-    throw e;
-  } finally {
-    await page.context().close();
-  }
+// newestTrace is one through most services, with a span that says why an instance was picked.
+async function newestTrace(page) {
+  const traces = await (await page.request.get(`${base}/api/traces/traces?serviceName=gateway&limit=40`)).json();
+  const [t, other] = traces.filter((t) => t.some((s) => s.localEndpoint?.serviceName === "web")).sort((a, b) => b.length - a.length);
+  assert.ok(t && other, "two traces through web");
+  return { id: t[0].traceId, other: other[0].traceId, span: t.find((s) => s.tags?.["bijou.route.instance"] && s.tags["bijou.circuit.name"])?.id };
 }
 
-// act fills in the dialog that every action passes.
-async function act(page, button, reason) {
-  await page.getByRole("button", { name: button, exact: true }).click();
-  const dialog = page.getByRole("dialog");
-  await dialog.getByLabel("Your name").fill("ann");
-  if (reason) await dialog.getByLabel("Reason").fill(reason);
-  await dialog.locator("button.primary").click();
-  await dialog.waitFor({ state: "hidden", timeout: 20000 });
-}
-
-const expected = {
-  map: ["gateway", "catalog", "The same as a table"],
-  services: ["catalog-a-1", "22 instances of 16 services", "Take out"],
-  circuits: ["catalog.GetTitles", "Force"],
-  settings: ["web.home.row", "Films in a row of the home page."],
-  routes: ["hello v2", "route.zone"],
-  traces: ["Took", "Began"],
-  dependencies: ["recommendations", "Callee"],
-  try: ["Kill an instance", "What will happen"],
-};
-
-for (const [name, path] of views) {
-  test(`${name} shows the running stack, without violations, light, dark, wide and narrow`, async () => {
-    for (const [colorScheme, width] of [["light", 1280], ["dark", 1280], ["light", 390]]) {
-      await withPage(path, { colorScheme, viewport: { width, height: 800 } }, async (page) => {
-        for (const text of expected[name]) await page.getByText(text).first().waitFor(within(15000));
-        assert.deepEqual(await violations(page), []);
+// Every view: its address, and what it must say about the stack that runs.
+const views = [
+  ["map", "/map", ["gateway", "catalog", "The same as a table"]],
+  ["map-service", "/map?service=web&platform=1", ["config", "Instances", "Traces"]],
+  ["map-edge", "/map?edge=web~catalog", ["Traces of exactly these calls", "Answered by a fallback"]],
+  ["services", "/services", ["catalog-a-1", "Take out"]],
+  ["service", "/services/catalog", ["catalog-a-1", "catalog-b-1", "Its circuits"]],
+  ["instance", "/services/web/web-1", ["It says of itself: up", "What it checks of itself"]],
+  ["circuits", "/circuits", ["catalog.GetTitles", "Force"]],
+  ["settings", "/settings", ["web.home.row", "Films in a row of the home page."]],
+  ["setting", "/settings/web.home.row?app=web", ["Which value wins", "default, in the code", "Change it"]],
+  ["history", "/settings/history", ["Compare", "Revisions"]],
+  ["routes", "/routes", ["hello v2", "route.zone"]],
+  ["traces", "/traces", ["Took", "Began"]],
+  ["trace", async (page) => newestTrace(page).then((t) => `/traces/${t.id}?span=${t.span}`), ["Why it went there", /Circuit \w+\.\w+ was closed/, /settings revision|defaults of every setting/]],
+  ["compare", async (page) => newestTrace(page).then((t) => `/traces/compare?a=${t.id}&b=${t.other}`), ["Time in A"]],
+  ["dependencies", "/traces/dependencies", ["recommendations", "Callee"]],
+  ["try", "/try", ["Kill an instance", "What will happen", "What to watch"]],
+  ["try-break", "/try/break", ["Break recommendations", "Nothing has changed"]],
+  ["try-shift", "/try/shift", ["Shift 10 %", "The edge's table now"]],
+  ["nothing", "/nowhere", ["There is no view at /nowhere"]],
+];
+for (const [name, path, texts] of views) {
+  story(`view ${name}: the running stack, light and dark, wide and narrow, without violations`, "/try/setting", async (page) => {
+    await show(page, typeof path === "string" ? path : await path(page));
+    for (const text of texts) {
+      page.doing = `looking for "${text}"`;
+      await page.getByText(text).first().waitFor();
+    }
+    for (const colorScheme of ["light", "dark"]) {
+      await page.emulateMedia({ colorScheme, reducedMotion: "reduce" });
+      for (const width of [1280, 390]) {
+        await page.setViewportSize({ width, height: width === 390 ? 844 : 800 });
+        await settled(page);
+        assert.deepEqual(await violations(page), [], `${colorScheme}, ${width} px`);
         const wide = await page.evaluate(() => document.documentElement.scrollWidth - document.documentElement.clientWidth);
         assert.equal(wide, 0, `the page is ${wide} px too wide at ${width}`);
-      });
+        page.doing = "making a picture";
+        const png = await page.screenshot({ path: `${artefacts}/${name}-${colorScheme}-${width}.png` });
+        if (docs && width === 1280 && pictures[name] === colorScheme) {
+          mkdirSync(docs, { recursive: true });
+          writeFileSync(`${docs}/console-${name}.png`, png);
+        }
+      }
     }
   });
 }
 
-// A system of 100 services in layers, as the stream would tell it.
+// A system of n services in layers, as the stream would tell it.
 function large(n) {
-  const name = (i) => (i === 0 ? "INTERNET" : i === 1 ? "gateway" : `service-${i}`);
-  const load = { rate: 12.3, errorPercent: 0.4, p50Ms: 3, p99Ms: 40 };
-  const nodes = Array.from({ length: n }, (_, i) => ({ name: name(i), instances: 3, up: i % 17 === 5 ? 2 : 3, ...load }));
+  const words = ["catalog", "profiles", "recommendations", "entitlements", "playback-authorization", "search", "ratings", "billing"];
+  const name = (i) => (i === 0 ? "INTERNET" : i === 1 ? "gateway" : `${words[i % words.length]}-${i}`);
+  const load = { rate: 1234, errorPercent: 0.4, p50Ms: 3, p99Ms: 1240 };
+  const nodes = Array.from({ length: n + 1 }, (_, i) => ({ name: name(i), instances: 3, up: i % 17 === 5 ? 2 : 3, ...load }));
   const edges = [];
-  for (let i = 1; i < n; i++) edges.push({ from: name(i < 2 ? 0 : 1 + Math.floor((i - 2) / 4)), to: name(i), ...load, rejected: 0, fallbacks: 0, ...(i % 23 === 7 ? { open: ["x.Get"], errorPercent: 40 } : {}) });
+  for (let i = 1; i <= n; i++) {
+    edges.push({ from: name(i < 2 ? 0 : 1 + Math.floor((i - 2) / 4)), to: name(i), ...load, rejected: 0, fallbacks: 0, ...(i % 23 === 7 ? { open: ["x.Get"], errorPercent: 40 } : {}) });
+    if (i > 6 && i % 5 === 0) edges.push({ from: name(i - 4), to: name(i), ...load, errorPercent: 0, rejected: 0, fallbacks: 0 });
+  }
   const instances = nodes.slice(1).flatMap((s) => ["a", "b", "c"].map((z) => ({ service: s.name, id: `${s.name}-${z}`, zone: z, version: "v1", status: "UP", reported: "UP", endpoints: {} })));
   return Object.entries({ hello: { version: "x", readOnly: false }, parts: {}, traffic: { nodes, edges }, fleet: { instances } })
     .map(([topic, data]) => `event: ${topic}\ndata: ${JSON.stringify(data)}\n\n`)
     .join("");
 }
 
-test("the map is readable at 3 and at 100 services", async () => {
-  for (const n of [4, 101]) {
-    const context = await browser.newContext({ viewport: { width: 1280, height: 800 }, reducedMotion: "reduce" });
-    const page = await context.newPage();
+for (const n of [3, 12, 100]) {
+  story(`the map of ${n} services is readable`, "/try/setting", async (page) => {
     let answered = false; // a stream that ends is asked for again
     await page.route("**/api/stream", (r) => (answered ? r.abort() : ((answered = true), r.fulfill({ contentType: "text/event-stream", body: large(n) }))));
     await page.goto(`${base}/map`);
-    await page.locator(".node").nth(n - 1).waitFor({ state: "attached" });
-    await page.screenshot({ path: `${artefacts}/map-of-${n - 1}.png` });
-    const overlaps = await page.evaluate(() => {
-      const boxes = [...document.querySelectorAll(".node")].map((g) => g.querySelector("rect").getBoundingClientRect());
-      return boxes.flatMap((a, i) => boxes.slice(i + 1).filter((b) => a.left < b.right && b.left < a.right && a.top < b.bottom && b.top < a.bottom)).length;
-    });
-    assert.equal(overlaps, 0, `boxes over each other at ${n - 1} services`);
-    const px = await page.locator(".node .name").first().evaluate((t) => t.getBoundingClientRect().height);
-    assert.ok(px >= 9, `names are ${px} px high at ${n - 1} services`);
-    assert.deepEqual(await violations(page), []);
-    await context.close();
-  }
-});
-
-test("the first view is there within a second of its script, which is small", async () => {
-  await withPage("/map", {}, async (page) => {
-    const script = await page.request.get(`${base}/app.js`, { headers: { "Accept-Encoding": "gzip" } });
-    assert.equal(script.headers()["content-encoding"], "gzip");
-    await page.getByRole("navigation", { name: "Views" }).waitFor();
-  });
-});
-
-test("everything can be reached by keyboard", async () => {
-  await withPage("/map", {}, async (page) => {
-    await page.keyboard.press("Tab");
-    assert.equal(await page.evaluate(() => document.activeElement.textContent), "Skip to the view");
-    const node = page.getByRole("button", { name: /^catalog\b/ });
-    await node.focus();
-    await page.keyboard.press("Enter");
-    await page.getByRole("region", { name: "Service catalog" }).waitFor();
-    assert.match(page.url(), /service=catalog/);
-    await page.getByRole("link", { name: "Instances", exact: true }).focus();
-    await page.keyboard.press("Enter");
-    await page.getByRole("heading", { name: "Services / catalog" }).waitFor();
-    await page.getByRole("button", { name: "Take out catalog-a-1" }).focus();
-    await page.keyboard.press("Enter");
-    await page.getByRole("dialog").waitFor();
-    assert.deepEqual(await violations(page), []);
-    await page.keyboard.press("Escape");
-    await page.getByRole("dialog").waitFor({ state: "hidden" });
-  });
-});
-
-test("an edge leads to exactly its traces, a trace to its decisions, and two traces can be compared", async () => {
-  await withPage("/map?edge=web~catalog", {}, async (page) => {
-    await page.getByRole("link", { name: "Traces of exactly these calls" }).click();
-    await settled(page);
-    assert.match(page.url(), /service=web&remote=catalog/);
-    const rows = page.getByRole("region", { name: "Traces, the newest first" }).getByRole("row");
-    await rows.nth(1).getByRole("link").first().click();
-    await settled(page);
-    await page.getByRole("region", { name: "Waterfall" }).waitFor();
-    await page.getByRole("button", { name: /^Catalog\// }).first().click();
-    await page.getByText("Why it went there").waitFor();
-    await page.getByText(/Picked catalog-/).waitFor();
-    assert.deepEqual(await violations(page), []);
-    const a = page.url().match(/traces\/(\w+)/)[1];
-    const traces = await (await page.request.get(`${base}/api/traces/traces?serviceName=web&limit=10`)).json();
-    const b = traces.map((t) => t[0].traceId).find((id) => id !== a);
-    await page.getByRole("link", { name: "Compare with another" }).click();
-    await page.getByLabel("Trace B").fill(b);
-    await page.getByRole("button", { name: "Compare" }).click();
-    await page.getByRole("region", { name: "Differences by operation" }).waitFor();
-    assert.deepEqual(await violations(page), []);
-  });
-});
-
-test("an instance is taken out of service and put back", async () => {
-  await withPage("/services/hello", {}, async (page) => {
-    await act(page, "Take out hello-1", "disk");
-    await page.getByText("out of service").first().waitFor(within(10000));
-    await act(page, "Put back hello-1", "new disk");
-    await page.getByRole("button", { name: "Take out hello-1" }).waitFor(within(10000));
-  });
-});
-
-test("a circuit is forced and released", async () => {
-  await withPage("/circuits?q=search.Search&caller=web", {}, async (page) => {
-    await act(page, "Force search.Search of web", "game day");
-    await page.getByText("forced open").first().waitFor(within(15000));
-    await page.getByRole("button", { name: "Force search.Search of web" }).click();
-    await page.getByLabel(/release/).check();
-    await page.getByLabel("Reason").fill("over");
-    await page.getByRole("button", { name: "Publish" }).click();
-    await page.getByText("All 1 closed").or(page.getByText(/All \d+ closed/)).first().waitFor(within(20000));
-  });
-});
-
-test("a setting is checked as one types, published, followed, explained and rolled back", async () => {
-  await withPage("/settings/web.home.row?app=web", {}, async (page) => {
-    const box = page.getByLabel("New value");
-    await box.fill("many");
-    await page.getByText(/It does not fit/).waitFor();
-    assert.ok(await page.getByRole("button", { name: "Publish" }).isDisabled());
-    await box.fill("6");
-    await page.getByText("It fits.").waitFor();
-    assert.deepEqual(await violations(page), []);
-    await act(page, "Publish", "fits my screen");
-    await page.getByRole("cell", { name: "wins" }).waitFor();
-    await page.getByRole("row", { name: /wins 6/ }).waitFor(within(10000));
-    await page.waitForFunction(() => /(\d+) of \1 instances on revision/.test(document.body.innerText), null, within(20000));
-    await act(page, "Remove the value there", "as it was");
-    await page.getByRole("row", { name: /wins 12/ }).waitFor(within(10000));
-    page.problems = page.problems.filter((p) => !/400/.test(p)); // what did not fit was refused
-  });
-});
-
-test("a split is published with sliders and undone by rolling back", async () => {
-  await withPage("/routes", {}, async (page) => {
-    const slider = page.getByLabel("Percent of hello to hello v2");
-    await slider.focus();
-    for (let i = 0; i < 20; i++) await page.keyboard.press("ArrowRight");
-    await act(page, "Publish this split", "canary");
-    await page.waitForFunction(() => document.querySelector("main").innerText.includes("20 %"), null, within(15000));
-    await page.goto(`${base}/settings/history`);
-    await settled(page);
-    await page.getByText("canary").first().waitFor();
-    const { newest } = await state(page, "settings");
-    const r = await page.request.post(`${base}/api/config/Publish`, { data: { changes: [{ name: "gateway.routes", scope: { layer: "LAYER_APP", app: "gateway" }, remove: true }], author: "ann", reason: "as it was" } });
-    assert.equal(r.status(), 200, `after revision ${newest.revision}`);
-  });
-});
-
-test("a console that goes away is said, and found again", async () => {
-  await withPage("/map", {}, async (page) => {
-    await page.route("**/api/stream", (r) => r.abort());
-    await page.request.post(`${base}/api/kill`, { data: { service: "console", id: "console-1", for: "3s", author: "ann", reason: "disconnected back end" } });
-    await page.getByText("The console itself does not answer since").waitFor(within(15000));
-    await page.getByText("not connected").waitFor();
-    assert.deepEqual(await violations(page), []);
-    await page.unroute("**/api/stream");
-    await page.getByText("live").first().waitFor(within(30000));
-    await page.getByText("The console itself does not answer since").waitFor({ state: "hidden", ...within(10000) });
+    for (const width of [1280, 390]) {
+      await page.setViewportSize({ width, height: 800 });
+      page.doing = "waiting for the last box";
+      await page.locator(".node").nth(n).waitFor({ state: "attached" });
+      await page.screenshot({ path: `${artefacts}/map-of-${n}-${width}.png` });
+      const { overlaps, outside, least } = await page.evaluate(() => {
+        const rects = (css) => [...document.querySelectorAll(css)].map((e) => Object.assign(e.getBoundingClientRect(), { of: e.textContent }));
+        const over = (a, b) => a.left < b.right - 1 && b.left < a.right - 1 && a.top < b.bottom - 1 && b.top < a.bottom - 1;
+        const pairs = (list) => list.flatMap((a, i) => list.slice(i + 1).filter((b) => over(a, b)).map((b) => `${a.of.trim()} over ${b.of.trim()}`));
+        const svg = document.querySelector(".picture svg").getBoundingClientRect();
+        const boxes = rects(".node > g > rect:first-child, .node > rect:first-child");
+        const texts = rects(".node .name, .node .count, .edge .label");
+        return {
+          overlaps: [...pairs(boxes), ...pairs(texts)],
+          outside: [...boxes, ...texts].filter((r) => r.left < svg.left - 1 || r.right > svg.right + 1 || r.top < svg.top - 1 || r.bottom > svg.bottom + 1).map((r) => r.of.trim()),
+          least: Math.min(...rects(".node .name").map((r) => r.height)),
+        };
+      });
+      assert.deepEqual(overlaps, [], `over each other at ${width} px`);
+      assert.deepEqual(outside, [], `cut off at ${width} px`);
+      assert.ok(least >= 11, `names are ${least} px high at ${width} px`);
+      assert.deepEqual(await violations(page), []);
+    }
     page.problems = page.problems.filter((p) => !/Failed to load resource|ERR_/.test(p));
   });
+}
+
+test("the first view is small, comes from here alone, and how soon it can be used is reported", { timeout: 90000 }, async (t) => {
+  const tries = [];
+  for (let i = 0; i < 5; i++) {
+    const context = await browser.newContext({ viewport: { width: 1280, height: 800 } }); // with an empty cache
+    const page = await context.newPage();
+    const loaded = [];
+    page.on("response", (r) => loaded.push(r));
+    await page.goto(`${base}/map`);
+    await page.locator(".node").first().waitFor({ timeout: 20000 });
+    for (const r of loaded) assert.ok(r.url().startsWith(base), r.url());
+    const sizes = await page.evaluate(() => performance.getEntriesByType("resource").filter((r) => r.initiatorType === "script").map((r) => r.encodedBodySize));
+    const bytes = sizes.reduce((a, b) => a + b, 0);
+    assert.ok(bytes > 10000 && bytes <= 300 << 10, `${bytes} bytes of compressed script`);
+    tries.push({ bytes, ...(await page.evaluate(() => Object.fromEntries(performance.getEntriesByType("mark").map((m) => [m.name, Math.round(m.startTime)])))) });
+    await context.close();
+  }
+  const middle = (key) => tries.map((x) => x[key]).sort((a, b) => a - b)[2];
+  const report = { interactiveMs: middle("interactive"), firstPictureMs: middle("picture"), scriptBytes: tries[0].bytes };
+  assert.ok(report.interactiveMs > 0 && report.firstPictureMs > 0, JSON.stringify(tries));
+  writeFileSync(`${artefacts}/first-view.json`, JSON.stringify({ ...report, tries }, null, 2));
+  t.diagnostic(`first view, middle of 5: interactive after ${report.interactiveMs} ms, drawn after ${report.firstPictureMs} ms, ${(report.scriptBytes / 1024).toFixed(1)} KB of compressed script`);
 });
 
-test("the tour: kill an instance", async () => {
-  await withPage("/try/kill", {}, async (page) => {
-    await act(page, "Kill it");
-    await page.getByText("not answering").first().waitFor(within(10000));
-    await page.getByText(/stopped answering/).first().waitFor();
-    await page.getByText(/answers again|registered/).first().waitFor(within(60000));
-  });
+// tabTo presses Tab until the element that has the focus is the one. It must be in sight, or who uses the keyboard is lost.
+async function tabTo(page, name, most = 60) {
+  page.doing = `going to "${name}" with the Tab key`;
+  for (let i = 0; i < most; i++) {
+    await page.keyboard.press("Tab");
+    const at = await page.evaluate(() => {
+      const e = document.activeElement;
+      const r = e.getBoundingClientRect();
+      return { text: (e.getAttribute("aria-label") ?? e.labels?.[0]?.textContent ?? e.textContent).trim(), seen: r.bottom > 0 && r.top < innerHeight && r.width > 0 };
+    });
+    if (at.text.startsWith(name)) {
+      assert.ok(at.seen, `"${name}" has the focus and is out of sight`);
+      return;
+    }
+  }
+  assert.fail(`"${name}" cannot be reached with ${most} presses of Tab`);
+}
+
+story("the map is explored by keyboard, from service to instance to its circuits, settings and traces", "/map", async (page) => {
+  await page.keyboard.press("Tab");
+  assert.equal(await page.evaluate(() => document.activeElement.textContent), "Skip to the view");
+  await page.keyboard.press("Enter");
+  await tabTo(page, "catalog ", 120);
+  await page.keyboard.press("Enter");
+  await page.getByRole("region", { name: "Service catalog" }).waitFor();
+  assert.match(page.url(), /service=catalog/);
+  await tabTo(page, "Instances", 120);
+  await page.keyboard.press("Enter");
+  await page.getByRole("heading", { name: "Services / catalog" }).waitFor();
+  await tabTo(page, "Take out catalog-a-1");
+  await page.keyboard.press("Enter");
+  await page.getByRole("dialog").waitFor();
+  assert.deepEqual(await violations(page), []);
+  await page.keyboard.press("Escape");
+  await page.getByRole("dialog").waitFor({ state: "hidden" });
+  assert.equal(await page.evaluate(() => document.activeElement.getAttribute("aria-label")), "Take out catalog-a-1", "the focus goes back to where it was");
+  for (const [link, title] of [["Its circuits", "Circuits"], ["Its settings", "Settings"], ["Its traces", "Traces"], ["On the map", "Map"]]) {
+    await show(page, "/services/catalog");
+    await tabTo(page, link);
+    await page.keyboard.press("Enter");
+    await page.getByRole("heading", { level: 1, name: title }).waitFor();
+    assert.match(page.url(), /catalog/);
+  }
+}, { seconds: 90 });
+
+story("a step of the tour is taken by keyboard alone", "/map", async (page) => {
+  await tabTo(page, "Try it");
+  await page.keyboard.press("Enter");
+  await page.getByRole("heading", { level: 1, name: "Try it" }).waitFor();
+  await tabTo(page, "Publish a bad setting");
+  await page.keyboard.press("Enter");
+  await tabTo(page, "Publish it");
+  await page.keyboard.press("Enter");
+  await page.getByRole("dialog").waitFor();
+  await page.keyboard.type("ann");
+  await page.keyboard.press("Enter");
+  await page.getByText(/Refused, as it should be/).waitFor();
+  await page.getByRole("dialog").waitFor({ state: "hidden" });
+  page.problems = page.problems.filter((p) => !/400/.test(p)); // the refusal is the point
 });
 
-test("the tour: slow a service", async () => {
-  await withPage("/try/slow", {}, async (page) => {
-    await act(page, "Slow it down");
-    await page.waitForFunction(() => [...document.querySelectorAll("li")].some((l) => /web to ratings/.test(l.innerText) && /p50 (6\d\d|7\d\d|[89]\d\d) ms|p50 1\.\d+ s/.test(l.innerText)), null, within(90000));
-    await act(page, "Take the rule away");
-    await page.getByRole("button", { name: "Slow it down", exact: true }).waitFor();
-  });
+story("an edge leads to exactly its traces, a trace to its decisions, and two traces can be compared", "/map?edge=web~catalog", async (page) => {
+  await page.getByRole("link", { name: "Traces of exactly these calls" }).click();
+  await settled(page);
+  assert.match(page.url(), /service=web&remote=catalog/);
+  const rows = page.getByRole("region", { name: "Traces, the newest first" }).getByRole("row");
+  await rows.nth(1).getByRole("link").first().click();
+  await settled(page);
+  await page.getByRole("region", { name: "Waterfall" }).waitFor();
+  const a = page.url().match(/traces\/(\w+)/)[1];
+  await page.locator("tr", { has: page.getByText("client", { exact: true }) }).getByRole("button", { name: /^Catalog\// }).first().click();
+  const why = page.getByRole("region", { name: "Decisions" });
+  for (const text of [/Picked catalog-/, /\d+ of \d+ instances ready/, /Circuit catalog\.\w+ was closed/, /attempt/, /settings revision|defaults of every setting/]) {
+    page.doing = `looking for ${text}`;
+    await why.getByText(text).waitFor();
+  }
+  const traces = await (await page.request.get(`${base}/api/traces/traces?serviceName=web&limit=10`)).json();
+  const b = traces.map((t) => t[0].traceId).find((id) => id !== a);
+  await page.getByRole("link", { name: "Compare with another" }).click();
+  await page.getByLabel("Trace B").fill(b);
+  await page.getByRole("button", { name: "Compare" }).click();
+  await page.getByRole("region", { name: "Differences by operation" }).waitFor();
 });
 
-test("the tour: break recommendations", async () => {
-  await withPage("/try/break", {}, async (page) => {
-    await act(page, "Break it");
-    await page.getByText(/answered by a fallback/).first().waitFor(within(60000));
-    await page.waitForFunction(() => [...document.querySelectorAll("li")].some((l) => /web to recommendations\.Recommend/.test(l.innerText) && /^\W*(open|half-open)/.test(l.innerText.trim())), null, within(90000));
-    await act(page, "Mend it");
-    await page.waitForFunction(() => [...document.querySelectorAll("li")].some((l) => /web to recommendations\.Recommend/.test(l.innerText) && /^\W*closed/.test(l.innerText.trim())), null, within(60000));
-  });
+story("an instance is taken out of service and put back", "/services/hello", async (page) => {
+  await act(page, "Take out hello-1", "disk");
+  await page.getByText("out of service").first().waitFor();
+  await page.getByText("disk (ann)").waitFor();
+  await act(page, "Put back hello-1", "new disk");
+  await page.getByRole("button", { name: "Take out hello-1" }).waitFor();
 });
 
-test("the tour: publish a bad setting", async () => {
-  await withPage("/try/setting", {}, async (page) => {
-    const before = (await state(page, "settings")).status.revision;
-    await act(page, "Publish it");
-    await page.getByText(/Refused, as it should be/).waitFor();
-    assert.equal((await state(page, "settings")).status.revision, before);
-    page.problems = page.problems.filter((p) => !/400/.test(p)); // the refusal is the point
-  });
+story("a circuit is forced and released", "/circuits?q=search.Search&caller=web", async (page) => {
+  await page.request.post(`${base}/api/requests`, { data: { path: "/api/search?q=star", count: 1, author: "ann", reason: "a circuit appears with its first call" } });
+  await act(page, "Force search.Search of web", "game day");
+  await page.getByText("forced open").first().waitFor();
+  await page.getByRole("button", { name: "Force search.Search of web" }).click();
+  await page.getByLabel(/release/).check();
+  await page.getByLabel("Reason").fill("over");
+  await page.getByRole("button", { name: "Publish" }).click();
+  await page.getByText(/All \d+ closed/).first().waitFor();
 });
 
-test("the tour: shift 10 % to a new version", async () => {
-  await withPage("/try/shift", {}, async (page) => {
-    await act(page, "Shift 10 %");
-    await page.getByText(/v1 has weight 90, v2 has weight 10/).waitFor(within(15000));
-    await page.getByRole("button", { name: "Send 100 requests through the edge" }).click();
-    const text = await page.getByText(/^100 answers:/).innerText(within(30000));
-    const v2 = Number(text.match(/(\d+) from v2/)?.[1] ?? 0);
-    assert.ok(v2 >= 1 && v2 <= 30, text);
-    await act(page, "All back to v1");
-    await page.getByText(/v1 has weight 1, v2 has weight 0/).waitFor(within(15000));
-  });
+story("a setting is checked as one types, published, followed, explained and rolled back", "/settings/web.home.row?app=web", async (page) => {
+  const box = page.getByLabel("New value");
+  await box.fill("many");
+  await page.getByText(/It does not fit/).waitFor();
+  assert.ok(await page.getByRole("button", { name: "Publish" }).isDisabled());
+  await box.fill("6");
+  await page.getByText("It fits.").waitFor();
+  assert.deepEqual(await violations(page), []);
+  await act(page, "Publish", "fits my screen");
+  await page.getByRole("row", { name: /wins 6/ }).waitFor();
+  await until(page, "all run the newest revision", () => /(\d+) of \1 instances on revision/.test(document.body.innerText));
+  await act(page, "Remove the value there", "as it was");
+  await page.getByRole("row", { name: /wins 12/ }).waitFor();
+  await show(page, "/settings/history");
+  await page.getByRole("button", { name: /^Roll back to here/ }).first().click();
+  await page.getByRole("dialog").getByText("web.home.row").first().waitFor();
+  await page.getByLabel("Reason").fill("it did fit my screen");
+  await page.getByRole("button", { name: "Roll back", exact: true }).click();
+  await page.getByText("it did fit my screen").first().waitFor();
+  await page.getByRole("link", { name: "Differences" }).first().click();
+  await page.getByRole("region", { name: "Differences" }).getByText("+ 6").waitFor();
+  await show(page, "/settings/web.home.row?app=web");
+  await act(page, "Remove the value there", "as it was");
+  await page.getByRole("row", { name: /wins 12/ }).waitFor();
+  page.problems = page.problems.filter((p) => !/400/.test(p)); // what did not fit was refused
+}, { seconds: 90 });
+
+story("a split is published with sliders and taken back", "/routes", async (page) => {
+  const slider = page.getByLabel("Percent of hello to hello v2");
+  await slider.focus();
+  for (let i = 0; i < 20; i++) await page.keyboard.press("ArrowRight");
+  await act(page, "Publish this split", "canary");
+  await until(page, "the table has the split", () => document.querySelector("main").innerText.includes("20 %"));
+  const r = await page.request.post(`${base}/api/config/Publish`, { data: { changes: [{ name: "gateway.routes", scope: { layer: "LAYER_APP", app: "gateway" }, remove: true }], author: "ann", reason: "as it was" } });
+  assert.equal(r.status(), 200);
+  await until(page, "the table is as it was", () => document.querySelector("main").innerText.includes("0 %, only when the others have no instance"));
 });
 
-test("the tour: stop the registry", async () => {
-  await withPage("/try/registry", {}, async (page) => {
-    await act(page, "Stop it");
-    await page.locator("article .badge.bad", { hasText: "does not answer" }).waitFor(within(15000));
-    const edge = (await state(page, "traffic")).edges.find((e) => e.from === "INTERNET");
-    assert.ok(edge.errorPercent < 50, `the product while the registry is away: ${JSON.stringify(edge)}`);
-    await page.locator("article .badge.ok", { hasText: /answers$/ }).waitFor(within(60000));
-    page.problems = page.problems.filter((p) => !/50[34]/.test(p));
-  });
+story("a page of another site can do nothing", "/services/hello", async (page) => {
+  const started = async () => (await state(page, "fleet")).instances.find((i) => i.id === "hello-1").started;
+  const before = await started();
+  const body = JSON.stringify({ service: "hello", id: "hello-1", for: "1s", author: "eve", reason: "because I can" });
+  const site = createServer((_, w) => w.setHeader("Content-Type", "text/html").end("<!doctype html><title>another site</title>")).listen(0, "127.0.0.1");
+  try {
+    await new Promise((r) => site.once("listening", r));
+    const refused = [];
+    page.on("response", (r) => r.request().method() === "POST" && refused.push(r.status()));
+    page.doing = "acting from a page of another site";
+    await page.goto(`http://127.0.0.1:${site.address().port}/`);
+    const outcomes = await page.evaluate(async ([base, body]) => {
+      const kill = (mode, type) => fetch(`${base}/api/kill`, { method: "POST", mode, body, headers: { "Content-Type": type } }).then((r) => `answered ${r.status}`, () => "refused");
+      const read = await fetch(`${base}/api/state/fleet`).then((r) => `read ${r.status}`, () => "refused");
+      return [await kill("no-cors", "text/plain"), await kill("cors", "application/json"), read];
+    }, [base, body]);
+    assert.deepEqual(outcomes.slice(1), ["refused", "refused"], "requests that need to be allowed, and reading");
+    assert.ok(refused.every((s) => s === 403), `answers to what was sent: ${refused}`);
+    await page.evaluate(([base, body]) => {
+      const f = document.createElement("form");
+      Object.assign(f, { method: "post", action: `${base}/api/kill`, enctype: "text/plain" });
+      f.append(Object.assign(document.createElement("input"), { name: body.slice(0, -1) + ', "x":"', value: '"}' }));
+      document.body.append(f);
+      f.submit();
+    }, [base, body]);
+    await page.getByText("comes from a page of another site").waitFor();
+    page.doing = "framing the console in another site";
+    await page.goto(`http://127.0.0.1:${site.address().port}/`);
+    await page.evaluate((base) => new Promise((r) => document.body.append(Object.assign(document.createElement("iframe"), { src: `${base}/map`, onload: r }))), base);
+    assert.equal(await page.frameLocator("iframe").getByText("Bijou").count(), 0, "it shows in a frame of another site");
+  } finally {
+    site.close();
+  }
+  assert.equal(await started(), before, "hello-1 was killed by another site");
+  page.problems = [];
 });
+
+const readOnly = process.env.CONSOLE_READONLY_URL;
+story("a read-only console shows everything and does nothing", "/services/hello", async (page) => {
+  await page.getByText("live, read-only").waitFor();
+  assert.ok(await page.getByRole("button", { name: "Take out hello-1" }).isDisabled());
+  for (const [path, button] of [["/circuits?q=web", /^Force /], ["/try/kill", "Kill it"], ["/try/shift", "Send 100 requests through the edge"]]) {
+    await show(page, path, readOnly);
+    assert.ok(await page.getByRole("button", { name: button }).first().isDisabled(), `${button} can be pressed`);
+  }
+  await page.getByText("This console is read-only").waitFor();
+  for (const [method, data] of [["kill", { service: "hello", id: "hello-1" }], ["config/Publish", { changes: [] }], ["circuits/Force", { service: "web", name: "search.Search", state: "STATE_FORCED_OPEN" }], ["discovery/SetOverride", { service: "hello", id: "hello-1", status: "STATUS_DOWN" }]]) {
+    const r = await page.request.post(`${readOnly}/api/${method}`, { data: { ...data, author: "ann", reason: "try" } });
+    assert.equal(r.status(), 403, method);
+  }
+  const r = await page.request.post(`${readOnly}/api/config/List`, { data: {} });
+  assert.equal(r.status(), 200, "questions are answered");
+}, { from: readOnly });
+
+story("a console that goes away is said, and found again", "/map", async (page) => {
+  page.doing = "killing the console";
+  await page.route("**/api/stream", (r) => r.abort());
+  await page.request.post(`${base}/api/kill`, { data: { service: "console", id: "console-1", for: "3s", author: "ann", reason: "disconnected back end" } }).catch(() => {}); // it may not live to answer
+  page.doing = "waiting for the page to notice";
+  await page.getByText("The console itself does not answer since").waitFor();
+  await page.getByText("not connected").waitFor();
+  assert.deepEqual(await violations(page), []);
+  await page.screenshot({ path: `${artefacts}/away-console.png` });
+  await page.unroute("**/api/stream");
+  page.doing = "waiting for its return";
+  await page.locator(".connection", { hasText: "live" }).waitFor({ timeout: 40000 });
+  await page.getByText("The console itself does not answer since").waitFor({ state: "hidden" });
+  page.problems = page.problems.filter((p) => !/Failed to load resource|ERR_/.test(p));
+}, { seconds: 90 });
+
+for (const [service, path, said, works] of [
+  ["discovery", "/services", /The registry has not answered since/, "catalog-a-1"],
+  ["config", "/settings/web.home.row?app=web", /The configuration service has not answered since/, "Films in a row of the home page."],
+  ["circuits", "/circuits", /The board of circuits has not answered since/, "Circuits"],
+  ["tracing", "/traces", /The trace store is away|the trace store is away/, "Search again"],
+]) {
+  story(`without ${service} its part says so, the rest goes on, and it mends itself`, path, async (page) => {
+    await page.getByText(works).first().waitFor();
+    page.doing = `killing every instance of ${service}`;
+    const r = await page.request.post(`${base}/api/kill`, { data: { service, for: "6s", author: "ann", reason: "disconnected back end" } });
+    assert.equal(r.status(), 200, await r.text());
+    if (service === "tracing") await page.getByRole("button", { name: "Search again" }).click(); // it is asked only then
+    page.doing = "waiting until the page says so";
+    const trouble = page.getByRole("alert").filter({ hasText: said });
+    await trouble.waitFor();
+    await page.getByText(works).first().waitFor();
+    assert.deepEqual(await violations(page), []);
+    await page.screenshot({ path: `${artefacts}/away-${service}.png` });
+    const traffic = await state(page, "traffic");
+    const edge = traffic.edges.find((e) => e.from === "INTERNET");
+    assert.ok(!edge || edge.errorPercent < 50, `the product without ${service}: ${JSON.stringify(edge)}`);
+    page.doing = "waiting until it is back";
+    await trouble.waitFor({ state: "hidden", timeout: 40000 });
+    await settled(page);
+    page.problems = page.problems.filter((p) => !/50[234]/.test(p));
+  }, { seconds: 90 });
+}
+
+// A line of the tour's lists, such as "web to ratings: 3.1/s, ...".
+const line = (start, pattern) => [([start, pattern]) => [...document.querySelectorAll("article li")].some((l) => l.innerText.includes(start) && new RegExp(pattern).test(l.innerText)), [start, pattern]];
+const untilLine = (page, start, pattern, timeout) => {
+  const [fn, arg] = line(start, pattern);
+  return until(page, `"${start}" has ${pattern}`, fn, { arg, timeout });
+};
+
+story("the tour: kill an instance", "/try/kill", async (page, t) => {
+  await act(page, "Kill it");
+  const pressed = Date.now();
+  page.doing = "waiting until the death is shown";
+  await page.locator("article").getByText("not answering").first().waitFor();
+  t.diagnostic(`the death is shown ${Date.now() - pressed} ms after it`);
+  await page.getByText(/stopped answering/).first().waitFor();
+  await show(page, "/map");
+  await page.getByLabel(/catalog-a-1.*not answering/).first().waitFor();
+  await page.screenshot({ path: `${artefacts}/tour-kill-map.png` });
+  page.doing = "waiting for its return";
+  await page.getByText(/answers again|registered|is a new process/).first().waitFor({ timeout: 60000 });
+}, { seconds: 90 });
+
+story("the tour: slow a service", "/try/slow", async (page) => {
+  await act(page, "Slow it down");
+  await untilLine(page, "web to ratings", "p50 ([6-9]\\d\\d ms|1\\.\\d+ s)", 90000);
+  await page.screenshot({ path: `${artefacts}/tour-slow.png` });
+  await act(page, "Take the rule away");
+  await page.getByRole("button", { name: "Slow it down", exact: true }).waitFor();
+  await untilLine(page, "web to ratings", "p50 ([0-9.]+|[1-4]?\\d\\d) ms", 60000);
+}, { seconds: 170 });
+
+story("the tour: break recommendations", "/try/break", async (page) => {
+  await act(page, "Break it");
+  await untilLine(page, "web to recommendations.Recommend", "^\\W*(open|half-open)", 90000);
+  page.doing = "waiting for the fallback";
+  await page.getByText(/answered by a fallback/).first().waitFor({ timeout: 60000 });
+  await page.screenshot({ path: `${artefacts}/tour-break.png` });
+  await show(page, "/circuits?state=open");
+  await page.getByText(/calls failed within/).first().waitFor();
+  assert.deepEqual(await violations(page), []);
+  await page.screenshot({ path: `${artefacts}/tour-break-circuits.png` });
+  await show(page, "/map?edge=web~recommendations");
+  await page.screenshot({ path: `${artefacts}/tour-break-map.png` });
+  await show(page, "/try/break");
+  await act(page, "Mend it");
+  await untilLine(page, "web to recommendations.Recommend", "^\\W*closed", 60000);
+}, { seconds: 200 });
+
+story("the tour: publish a bad setting", "/try/setting", async (page) => {
+  const before = (await state(page, "settings")).status.revision;
+  await act(page, "Publish it");
+  await page.getByText(/Refused, as it should be/).waitFor();
+  assert.equal((await state(page, "settings")).status.revision, before);
+  page.problems = page.problems.filter((p) => !/400/.test(p)); // the refusal is the point
+});
+
+story("the tour: shift 10 % to a new version", "/try/shift", async (page) => {
+  await act(page, "Shift 10 %");
+  await page.getByText(/v1 has weight 90, v2 has weight 10/).waitFor();
+  await page.getByRole("button", { name: "Send 100 requests through the edge" }).click();
+  page.doing = "waiting for 100 answers";
+  const text = await page.getByText(/^100 answers:/).innerText();
+  const v2 = Number(text.match(/(\d+) from v2/)?.[1] ?? 0);
+  assert.ok(v2 >= 1 && v2 <= 30, text);
+  await act(page, "All back to v1");
+  await page.getByText(/v1 has weight 1, v2 has weight 0/).waitFor();
+});
+
+story("the tour: stop the registry", "/try/registry", async (page) => {
+  await act(page, "Stop it");
+  page.doing = "waiting until the registry is away";
+  await page.locator("article .badge.bad", { hasText: "does not answer" }).waitFor();
+  const edge = (await state(page, "traffic")).edges.find((e) => e.from === "INTERNET");
+  assert.ok(edge.errorPercent < 50, `the product while the registry is away: ${JSON.stringify(edge)}`);
+  page.doing = "waiting until it is back";
+  await page.locator("article .badge.ok", { hasText: /answers$/ }).waitFor({ timeout: 60000 });
+  page.problems = page.problems.filter((p) => !/50[34]/.test(p));
+}, { seconds: 110 });
