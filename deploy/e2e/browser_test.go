@@ -2,11 +2,13 @@ package e2e
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"syscall"
 	"testing"
 	"time"
@@ -32,6 +34,13 @@ func TestBrowser(t *testing.T) {
 		"CONSOLE_URL=http://" + p.addr("console", 8080),
 		"CONSOLE_ARTEFACTS=" + filepath.Join(root, "artifacts", "console"),
 	}
+	must(t, p, "services", "kill", "hello-1", "--reason", "what the tour does, the command line does")
+	eventually(t, time.Minute, "hello-1 to be back", func(context.Context) error {
+		if code, out := bijou(t, p, "services", "show", "hello-1"); code != 0 || !strings.Contains(out, "UP") {
+			return errors.New(out)
+		}
+		return nil
+	})
 	pattern := mode
 	switch mode {
 	case "1":

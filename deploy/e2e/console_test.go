@@ -104,11 +104,31 @@ func tellConsole(t *testing.T, p platform) {
 			{[]string{"map"}, "recommendations"},
 			{[]string{"routes"}, "hello v2"},
 			{[]string{"trace", "--deps", "--since", "5m"}, "catalog"},
+			{[]string{"services", "catalog"}, "catalog-a-1"},
+			{[]string{"services", "show", "catalog-a-1"}, "settings revision: "},
+			{[]string{"circuits"}, "catalog.GetTitles"},
+			{[]string{"config", "list"}, "web.home.row"},
+			{[]string{"config", "explain", "web.home.row", "--app", "web"}, "12"},
+			{[]string{"config", "status"}, "catalog-a-1"},
+			{[]string{"trace", "-s", "web"}, "web"},
 		} {
 			if out := must(t, p, c.args...); !strings.Contains(out, c.want) {
 				t.Errorf("bijou %v does not show %q:\n%s", c.args, c.want, out)
 			}
 		}
+		eventually(t, 30*time.Second, "a trace that says why", func(ctx context.Context) error {
+			var traces [][]struct{ TraceID string }
+			if err := getJSON(ctx, console+"/api/traces/traces?serviceName=web&remoteServiceName=catalog&limit=1", &traces); err != nil || len(traces) == 0 {
+				return fmt.Errorf("%d traces of web calling catalog (%w)", len(traces), err)
+			}
+			out := must(t, p, "trace", traces[0][0].TraceID, "--why")
+			for _, want := range []string{"route.instance=catalog-", "circuit.name=catalog.", "circuit.state=closed", "attempts=1", "config.revision="} {
+				if !strings.Contains(out, want) {
+					return fmt.Errorf("it lacks %q:\n%s", want, out)
+				}
+			}
+			return nil
+		})
 	})
 
 	t.Run("takes an instance out and back", func(t *testing.T) {

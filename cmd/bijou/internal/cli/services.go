@@ -16,6 +16,8 @@ import (
 
 type servicesCmd struct {
 	List servicesListCmd `cmd:"" default:"withargs" help:"List instances (the default)."`
+	Show servicesShowCmd `cmd:"" help:"Show what an instance says of itself: checks, settings revision, memory."`
+	Kill servicesKillCmd `cmd:"" help:"Kill an instance by its admin page, where it runs with -allow-kill."`
 	Out  servicesOutCmd  `cmd:"" help:"Take an instance out of service: callers stop choosing it, it keeps running."`
 	Back servicesBackCmd `cmd:"" help:"Put an instance back that was taken out."`
 }
@@ -24,6 +26,8 @@ type servicesCmd struct {
 func (servicesCmd) Help() string {
 	return `    bijou services
     bijou services catalog --json
+    bijou services show catalog-a-1
+    bijou services kill catalog-a-1 --for 20s --reason "game day"
     bijou services out catalog-a-1 --reason "disk"
     bijou services back catalog-a-1 --reason "new disk"`
 }
@@ -66,28 +70,39 @@ func (c *overrideFlags) set(ctx context.Context, e *env, status discoveryv1.Stat
 		return err
 	}
 	defer conn.Close()
-	client := discoveryv1.NewDiscoveryClient(conn)
-	list, err := ask(ctx, client.List, &discoveryv1.ListRequest{})
+	i, err := e.instance(ctx, c.Instance)
 	if err != nil {
 		return err
 	}
 	author := publishFlags{Author: c.Author}
-	for _, i := range list.GetInstances() {
-		if i.GetId() != c.Instance {
-			continue
-		}
-		answer, err := ask(ctx, client.SetOverride, &discoveryv1.SetOverrideRequest{
-			Service: i.GetService(), Id: i.GetId(), Status: status, Author: author.author(e), Reason: c.Reason,
-		})
-		if err != nil {
-			return err
-		}
-		return e.print(answer, func() error {
-			_, err := fmt.Fprintf(e.Stdout, "%s is %s\n", c.Instance, e.instanceStatus(answer.GetInstance()))
-			return err
-		})
+	answer, err := ask(ctx, discoveryv1.NewDiscoveryClient(conn).SetOverride, &discoveryv1.SetOverrideRequest{
+		Service: i.GetService(), Id: i.GetId(), Status: status, Author: author.author(e), Reason: c.Reason,
+	})
+	if err != nil {
+		return err
 	}
-	return errs.Errorf(errs.NotFound, "the registry has no instance %q", c.Instance)
+	return e.print(answer, func() error {
+		_, err := fmt.Fprintf(e.Stdout, "%s is %s\n", c.Instance, e.instanceStatus(answer.GetInstance()))
+		return err
+	})
+}
+
+// instance asks the registry for one instance.
+func (e *env) instance(ctx context.Context, id string) (*discoveryv1.Instance, error) {
+	seeds, err := e.registry(ctx)
+	if err != nil {
+		return nil, err
+	}
+	list, err := e.list(ctx, seeds, "")
+	if err != nil {
+		return nil, err
+	}
+	for _, i := range list.GetInstances() {
+		if i.GetId() == id {
+			return i, nil
+		}
+	}
+	return nil, errs.Errorf(errs.NotFound, "the registry has no instance %q", id)
 }
 
 // registry returns the addresses of the registry.

@@ -24,6 +24,7 @@ const zipkinPort = 9411
 type traceCmd struct {
 	ID      string        `arg:"" optional:"" help:"A trace id: draw this trace."`
 	With    string        `placeholder:"ID" help:"Compare the trace with this one, operation by operation."`
+	Why     bool          `help:"Say below each call of the trace why it went there: pick, attempts, circuit, settings revision."`
 	Deps    bool          `help:"Show who called whom, from the traces since --since."`
 	Service string        `short:"s" help:"Only traces with a span of this service."`
 	Span    string        `help:"Only traces with a span of this name."`
@@ -40,7 +41,7 @@ func (traceCmd) Help() string {
 	return `    bijou trace                           the newest traces
     bijou trace -s web --min 100ms        slow ones through web
     bijou trace -e                        those with an error
-    bijou trace 0af7651916cd43dd8448eb211c80319c
+    bijou trace 0af7651916cd43dd8448eb211c80319c --why
     bijou trace 0af7651916cd43dd8448eb211c80319c --with 4bf92f3577b34da6a3ce929d0e0e4736
     bijou trace --deps --since 1h         who called whom`
 }
@@ -73,7 +74,7 @@ func (c *traceCmd) draw(ctx context.Context, e *env) error {
 	if len(spans) == 0 {
 		return errs.Errorf(errs.NotFound, "there is no trace %s", c.ID)
 	}
-	return term.Waterfall(e.Stdout, e.style, e.columns, spans)
+	return term.Waterfall(e.Stdout, e.style, e.columns, spans, c.Why)
 }
 
 // operation is what two traces spent on the same.

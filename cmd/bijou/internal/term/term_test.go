@@ -65,6 +65,20 @@ func span(id, parent, service, name string, start, took int64) term.Span {
 	}
 }
 
+func TestAWaterfallSaysWhy(t *testing.T) {
+	call := span("1", "", "web", "catalog.v1.Catalog/Get", 0, 1000)
+	call.Tags = map[string]string{"bijou.route.instance": "catalog-a-1", "bijou.circuit.state": "closed", "peer.service": "catalog"}
+	for why, want := range map[bool]bool{false: false, true: true} {
+		var out bytes.Buffer
+		if err := term.Waterfall(&out, term.Style{}, 80, []term.Span{call}, why); err != nil {
+			t.Fatal(err)
+		}
+		if got := strings.Contains(out.String(), "\n  circuit.state=closed  route.instance=catalog-a-1\n"); got != want {
+			t.Errorf("with why %v the decisions are shown: %v\n%s", why, got, out.String())
+		}
+	}
+}
+
 func TestWaterfall(t *testing.T) {
 	client := span("2", "1", "gateway", "catalog.get", 10_000, 80_000)
 	client.Kind = "CLIENT"
@@ -80,7 +94,7 @@ func TestWaterfall(t *testing.T) {
 	}
 	spans[7].Start = 1_000_000
 	var out bytes.Buffer
-	if err := term.Waterfall(&out, term.Style{}, 80, spans); err != nil {
+	if err := term.Waterfall(&out, term.Style{}, 80, spans, false); err != nil {
 		t.Fatal(err)
 	}
 	lines := strings.Split(out.String(), "\n")
@@ -112,7 +126,7 @@ func TestWaterfall(t *testing.T) {
 		}
 	}
 	out.Reset()
-	if err := term.Waterfall(&out, term.Style{}, 80, nil); err != nil || out.Len() > 0 {
+	if err := term.Waterfall(&out, term.Style{}, 80, nil, false); err != nil || out.Len() > 0 {
 		t.Errorf("no spans: %q, %v", out.String(), err)
 	}
 }
@@ -135,7 +149,7 @@ func TestTitle(t *testing.T) {
 func TestWaterfallInANarrowTerminal(t *testing.T) {
 	var out bytes.Buffer
 	long := span("1", "", "recommendations", strings.Repeat("a long name ", 10), 0, 1)
-	if err := term.Waterfall(&out, term.Style{}, 60, []term.Span{long}); err != nil {
+	if err := term.Waterfall(&out, term.Style{}, 60, []term.Span{long}, false); err != nil {
 		t.Fatal(err)
 	}
 	if line := strings.Split(out.String(), "\n")[2]; len([]rune(line)) > 60 || !strings.Contains(line, "…") {

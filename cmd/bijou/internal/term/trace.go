@@ -64,8 +64,21 @@ type node struct {
 	depth int
 }
 
-// Waterfall draws the spans of one trace: the tree of calls on the left, when each ran on the right.
-func Waterfall(w io.Writer, s Style, columns int, spans []Span) error {
+// Why returns the decisions of the platform that the span carries, "circuit.state=closed", sorted.
+func (s Span) Why() []string {
+	var why []string
+	for key, value := range s.Tags {
+		if name, ok := strings.CutPrefix(key, "bijou."); ok {
+			why = append(why, name+"="+value)
+		}
+	}
+	slices.Sort(why)
+	return why
+}
+
+// Waterfall draws the spans of one trace: the tree of calls on the left, when each ran on the right, and below each span its
+// decisions if why is set.
+func Waterfall(w io.Writer, s Style, columns int, spans []Span, why bool) error {
 	if len(spans) == 0 {
 		return nil
 	}
@@ -91,6 +104,9 @@ func Waterfall(w io.Writer, s Style, columns int, spans []Span) error {
 		_, err = fmt.Fprintf(w, "%s  %8s  %s\n", text, micros(n.Duration), bar(s, n, begin, end, barWidth))
 		if problem, failed := n.Failed(); failed && err == nil {
 			_, err = fmt.Fprintf(w, "%s%s\n", strings.Repeat("  ", n.depth+1), s.Red("error: "+Cut(cmp.Or(problem, "yes"), columns-2*n.depth-10)))
+		}
+		if reasons := n.Why(); why && len(reasons) > 0 && err == nil {
+			_, err = fmt.Fprintf(w, "%s%s\n", strings.Repeat("  ", n.depth+1), s.Dim(strings.Join(reasons, "  ")))
 		}
 	}
 	return err

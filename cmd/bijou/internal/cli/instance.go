@@ -1,0 +1,155 @@
+package cli
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net/http"
+	"strings"
+	"time"
+
+	"bijou.dev/cmd/bijou/internal/term"
+	"bijou.dev/platform/errs"
+)
+
+type servicesShowCmd struct {
+	Instance string `arg:"" help:"The instance, as \"bijou services\" names it."`
+}
+
+// shownInstance is what --json prints: the registry's word, and the instance's own.
+type shownInstance struct {
+	Service   string            `json:"service"`
+	ID        string            `json:"id"`
+	Status    string            `json:"status"`
+	Zone      string            `json:"zone"`
+	Version   string            `json:"version"`
+	Started   time.Time         `json:"started"`
+	Endpoints map[string]string `json:"endpoints"`
+	Ready     bool              `json:"ready"`
+	Checks    []shownCheck      `json:"checks"`
+	Figures   map[string]string `json:"figures"`
+}
+
+type shownCheck struct {
+	Name   string `json:"name"`
+	OK     bool   `json:"ok"`
+	Needed bool   `json:"needed"`
+	Reason string `json:"reason,omitempty"`
+}
+
+// figures are the metrics that are shown, by what they are called here.
+var figures = map[string]string{
+	"bijou_config_revision": "settings revision", "process_resident_memory_bytes": "memory in bytes", "go_goroutines": "goroutines",
+}
+
+// Run is `bijou services show`.
+func (c *servicesShowCmd) Run(ctx context.Context, e *env) error {
+	i, err := e.instance(ctx, c.Instance)
+	if err != nil {
+		return err
+	}
+	s := shownInstance{
+		Service: i.GetService(), ID: i.GetId(), Status: strings.TrimPrefix(i.GetStatus().String(), "STATUS_"), Zone: i.GetZone(),
+		Version: i.GetVersion(), Started: i.GetStarted().AsTime(), Endpoints: i.GetEndpoints(), Figures: map[string]string{},
+	}
+	addr := i.GetEndpoints()["admin"]
+	ready, code, err := askAdmin(ctx, http.MethodGet, addr, "/readyz", nil)
+	if err != nil {
+		return err
+	}
+	var word struct{ Checks []shownCheck }
+	if err := json.Unmarshal(ready, &word); err != nil {
+		return fmt.Errorf("reading what %s says of itself: %w", c.Instance, err)
+	}
+	s.Ready, s.Checks = code == http.StatusOK, word.Checks
+	metrics, _, err := askAdmin(ctx, http.MethodGet, addr, "/metrics", nil)
+	if err != nil {
+		return err
+	}
+	for line := range strings.Lines(string(metrics)) {
+		if name, value, ok := strings.Cut(strings.TrimSpace(line), " "); ok && figures[name] != "" {
+			s.Figures[figures[name]] = value
+		}
+	}
+	if e.program.JSON {
+		return e.printJSON(s)
+	}
+	fmt.Fprintf(e.Stdout, "%s is %s, zone %s, version %s, up for %v\n", e.style.Name(s.Service, s.ID), e.instanceStatus(i), s.Zone, s.Version, time.Since(s.Started).Round(time.Second))
+	for _, name := range []string{"settings revision", "memory in bytes", "goroutines"} {
+		fmt.Fprintf(e.Stdout, "%s: %s\n", name, s.Figures[name])
+	}
+	t := term.Table{Header: []string{"CHECK", "STATE", "NEEDED", "REASON"}}
+	for _, k := range s.Checks {
+		state, needed := e.style.Green("good"), "no"
+		if !k.OK {
+			state = e.style.Red("not good")
+		}
+		if k.Needed {
+			needed = "yes"
+		}
+		t.Add(k.Name, state, needed, k.Reason)
+	}
+	return t.Write(e.Stdout, e.style)
+}
+
+type servicesKillCmd struct {
+	overrideFlags
+	For time.Duration `help:"Keep it down so long, at most 2m. It comes back as its supervisor has it."`
+}
+
+// Run is `bijou services kill`.
+func (c *servicesKillCmd) Run(ctx context.Context, e *env) error {
+	if err := checkReason(c.Reason); err != nil {
+		return err
+	}
+	i, err := e.instance(ctx, c.Instance)
+	if err != nil {
+		return err
+	}
+	author := publishFlags{Author: c.Author}
+	order := map[string]string{"actor": author.author(e), "reason": c.Reason}
+	if c.For > 0 {
+		order["for"] = c.For.String()
+	}
+	body, err := json.Marshal(order)
+	if err != nil {
+		return fmt.Errorf("killing %s: %w", c.Instance, err)
+	}
+	answer, code, err := askAdmin(ctx, http.MethodPost, i.GetEndpoints()["admin"], "/kill", body)
+	switch {
+	case err != nil:
+		return err
+	case code == http.StatusNotFound || code == http.StatusMethodNotAllowed:
+		return errs.Errorf(errs.Precondition, "killing %s: it does not allow it; it must run with -allow-kill", c.Instance)
+	case code >= 300:
+		return errs.Errorf(errs.Invalid, "killing %s: %s", c.Instance, bytes.TrimSpace(answer))
+	}
+	_, err = fmt.Fprintf(e.Stdout, "killed %s\n", c.Instance)
+	return err
+}
+
+// askAdmin asks the admin page of an instance.
+func askAdmin(ctx context.Context, method, addr, path string, body []byte) (answer []byte, code int, err error) {
+	if addr == "" {
+		return nil, 0, errs.Errorf(errs.Precondition, "the instance has no admin page")
+	}
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	req, err := http.NewRequestWithContext(ctx, method, "http://"+addr+path, bytes.NewReader(body))
+	if err != nil {
+		return nil, 0, fmt.Errorf("asking the admin page at %s: %w", addr, err)
+	}
+	req.Header.Set("Content-Type", "application/json")
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		return nil, 0, errs.Errorf(errs.Unavailable, "asking the admin page at %s: %w", addr, err)
+	}
+	defer resp.Body.Close()
+	answer, err = io.ReadAll(io.LimitReader(resp.Body, 4<<20))
+	if err != nil {
+		return nil, 0, errs.Errorf(errs.Unavailable, "asking the admin page at %s: %w", addr, err)
+	}
+	return answer, resp.StatusCode, nil
+}
