@@ -43,9 +43,14 @@ function View() {
       return <TourView rest={a} />;
     default:
       return (
-        <Empty>
-          There is no view at {url.value.pathname}. Start from the <Link href="/map">map</Link>.
-        </Empty>
+        <>
+          <header class="view">
+            <h1>Not found</h1>
+          </header>
+          <Empty>
+            There is no view at {url.value.pathname}. Start from the <Link href="/map">map</Link>.
+          </Empty>
+        </>
       );
   }
 }

@@ -113,7 +113,7 @@ function Picture({ nodes, edges, chosen, edge }: { nodes: Node[]; edges: Edge[];
   const { boxes, lines, left, top, width, height } = useLayout(nodes, edges, many, sizeOf);
   return (
     <div class="scroll picture" role="region" aria-label="Map of services. The table below has the same as text." tabIndex={0}>
-      <svg style={{ width: "100%", maxWidth: `${width}px`, minWidth: `${width * 0.66}px` }} viewBox={`${left} ${top} ${width} ${height}`} role="group" aria-label={`${plural(nodes.length, "node")}, ${plural(edges.length, "edge")}`}>
+      <svg style={{ width: "100%", maxWidth: `${width}px`, minWidth: `${width * 0.85}px` }} viewBox={`${left} ${top} ${width} ${height}`} role="group" aria-label={`${plural(nodes.length, "node")}, ${plural(edges.length, "edge")}`}>
         <defs>
           {["ok", "warn", "bad", "off"].map((tone) => (
             <marker key={tone} id={`tip-${tone}`} viewBox="0 0 8 8" refX="7" refY="4" markerWidth="7" markerHeight="7" markerUnits="userSpaceOnUse" orient="auto">
