@@ -1,20 +1,15 @@
 // The map: internet, edge, services and their instances, drawn from the calls that are made.
-import { signal } from "@preact/signals";
 import { curveBasis, line } from "d3-shape";
 import { graphlib, layout } from "@dagrejs/dagre";
-import { useMemo } from "preact/hooks";
+import { useLayoutEffect, useMemo, useRef } from "preact/hooks";
 import { ms, percent, plural, rate } from "./format.ts";
 import { fleet, traffic } from "./live.ts";
 import type { Edge, Instance, Node } from "./types.ts";
-import { Badge, condition, Empty, Events, go, Link, Needs, query, setQuery, Sign, Table, type Tone } from "./ui.tsx";
+import { Badge, condition, Empty, Events, go, Link, narrow, Needs, query, setQuery, Sign, Table, type Tone } from "./ui.tsx";
 
-const edgeTone = (e: Edge): Tone => (e.open?.length || e.errorPercent >= 5 ? "bad" : e.errorPercent > 0 || e.ejected ? "warn" : e.rate ? "ok" : "off");
+const edgeTone = (e: Edge): Tone => (e.open?.length || e.errorPercent >= 5 ? "bad" : e.errorPercent >= 1 || e.ejected ? "warn" : e.rate ? "ok" : "off");
+const severity: Tone[] = ["bad", "warn", "info", "ok", "off"];
 export const internet = "INTERNET";
-
-// narrow is true on small screens, where boxes are small.
-const small = matchMedia("(max-width: 700px)");
-const narrow = signal(small.matches);
-small.addEventListener("change", () => (narrow.value = small.matches));
 
 export function MapView() {
   const t = traffic.value;
@@ -32,6 +27,11 @@ export function MapView() {
         <label class="check">
           <input type="checkbox" checked={all} onChange={(e) => setQuery({ platform: e.currentTarget.checked ? "1" : "" })} /> Services of the platform, too
         </label>
+        {nodes.length > 12 && (
+          <label class="check">
+            <input type="checkbox" checked={query("whole") === "1"} onChange={(e) => setQuery({ whole: e.currentTarget.checked ? "1" : "" })} /> The whole at once
+          </label>
+        )}
         <a href="/vizceral.json">Vizceral JSON</a>
       </header>
       <Needs of={["registry", "circuits"]} />
@@ -67,7 +67,7 @@ const countText = (n: Node) => `${n.up === 0 ? "✕ " : n.up < n.instances ? "�
 // boxWidth has room for the name and for the widest count beside it, so that the picture stays still when the count changes.
 const boxWidth = (n: Node, least: number) => Math.max(least, 10 + textWidth(cut(n.name, 28), nameFont) + 12 + textWidth(`▲ ${n.instances}/${n.instances}`, countFont) + 10);
 // label is the place that is kept free for the figures of an edge: calls above its line, errors below.
-const label = { width: 50, height: 30 };
+const label = { width: 50, height: 36 };
 
 // useLayout places boxes and lines. It runs only when who is there or who calls whom changes, so that the picture stays still
 // while its numbers move.
@@ -111,9 +111,18 @@ function Picture({ nodes, edges, chosen, edge }: { nodes: Node[]; edges: Edge[];
     return many ? { width: boxWidth(n, 124), height: 36 } : { width: boxWidth(n, 148), height: 50 + 16 * Math.max(1, rows) };
   };
   const { boxes, lines, left, top, width, height } = useLayout(nodes, edges, many, sizeOf);
+  const whole = query("whole") === "1";
+  // A picture larger than its place begins where the calls come in.
+  const place = useRef<HTMLDivElement>(null);
+  const entry = boxes.get(internet)?.y;
+  useLayoutEffect(() => {
+    const p = place.current;
+    if (p && entry !== undefined) p.scrollTop = ((entry - top) * p.scrollHeight) / height - p.clientHeight / 2;
+  }, [entry, height, whole]);
+  const size = whole ? { width: "100%", height: "72vh" } : { width: "100%", maxWidth: `${width}px`, minWidth: `${width * (narrow.value ? 0.85 : 0.78)}px` };
   return (
-    <div class="scroll picture" role="region" aria-label="Map of services. The table below has the same as text." tabIndex={0}>
-      <svg style={{ width: "100%", maxWidth: `${width}px`, minWidth: `${width * 0.85}px` }} viewBox={`${left} ${top} ${width} ${height}`} role="group" aria-label={`${plural(nodes.length, "node")}, ${plural(edges.length, "edge")}`}>
+    <div ref={place} class="scroll picture" role="region" aria-label="Map of services. The table below has the same as text." tabIndex={0}>
+      <svg style={size} viewBox={`${left} ${top} ${width} ${height}`} role="group" aria-label={`${plural(nodes.length, "node")}, ${plural(edges.length, "edge")}`}>
         <defs>
           {["ok", "warn", "bad", "off"].map((tone) => (
             <marker key={tone} id={`tip-${tone}`} viewBox="0 0 8 8" refX="7" refY="4" markerWidth="7" markerHeight="7" markerUnits="userSpaceOnUse" orient="auto">
@@ -136,16 +145,16 @@ function Picture({ nodes, edges, chosen, edge }: { nodes: Node[]; edges: Edge[];
               onClick={open} onKeyDown={(k) => (k.key === "Enter" || k.key === " ") && (k.preventDefault(), open())}
             >
               <path d={l.d} class="wide" />
-              <path d={l.d} class="line" stroke-width={1 + Math.min(5, Math.sqrt(e.rate) / 2)} marker-end={`url(#tip-${tone})`} />
+              <path d={l.d} class="line" stroke-width={1 + Math.min(3, Math.sqrt(e.rate) / 3)} marker-end={`url(#tip-${tone})`} />
               {e.rate > 0 && <Dots d={l.d} rate={e.rate} bad={e.errorPercent} />}
               {e.open?.length ? (
-                <path d={`M${l.mid.x - 5} ${l.mid.y - (many ? 5 : 22)}l10 10m0-10l-10 10`} class="cut" />
+                <path d={`M${l.mid.x - 5} ${l.mid.y - (many ? 5 : 24)}l10 10m0-10l-10 10`} class="cut" />
               ) : null}
               {(!many || edge === key) && e.rate > 0 && (
-                <text x={l.mid.x} y={l.mid.y - 4} class="label" text-anchor="middle">
+                <text x={l.mid.x} y={l.mid.y - 6} class="label" text-anchor="middle">
                   {rate(e.rate)}
                   {e.errorPercent > 0 && (
-                    <tspan x={l.mid.x} dy={17} class="wrong">
+                    <tspan x={l.mid.x} dy={21} class="wrong">
                       ✕ {percent(e.errorPercent)}
                     </tspan>
                   )}
@@ -339,10 +348,10 @@ function EdgePanel({ edge: e }: { edge?: Edge }) {
 
 const EdgeTable = ({ edges }: { edges: Edge[] }) => (
   <section aria-label="The map as a table">
-    <h2>The same as a table</h2>
+    <h2>The same as a table, trouble first</h2>
     <Table label="Calls between services" head={["From", "To", "Calls", "Errors", "p50", "p99", "Refused", "Fallback", "Trouble"]} class="numbers">
       {[...edges]
-        .sort((a, b) => b.rate - a.rate)
+        .sort((a, b) => severity.indexOf(edgeTone(a)) - severity.indexOf(edgeTone(b)) || b.rate - a.rate)
         .map((e) => (
           <tr key={e.from + e.to}>
             <td>{e.from === internet ? "internet" : <Link href={`/services/${e.from}`}>{e.from}</Link>}</td>
@@ -359,8 +368,8 @@ const EdgeTable = ({ edges }: { edges: Edge[] }) => (
             <td>{rate(e.fallbacks)}</td>
             <td class="text">
               {e.open?.length ? `not closed: ${e.open.join(", ")} ` : ""}
-              {e.ejected ? `ejected: ${Object.keys(e.ejected).join(", ")}` : ""}
-              {!e.open?.length && !e.ejected && <Link href={`/map?edge=${e.from}~${e.to}`}>none; look closer</Link>}
+              {e.ejected ? `ejected: ${Object.keys(e.ejected).join(", ")} ` : ""}
+              <Link href={`/map?edge=${e.from}~${e.to}`}>details</Link>
             </td>
           </tr>
         ))}

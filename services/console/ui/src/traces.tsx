@@ -5,7 +5,7 @@ import { get } from "./api.ts";
 import { clock, percent, plural, us } from "./format.ts";
 import { fleet } from "./live.ts";
 import type { Span } from "./types.ts";
-import { Ago, Badge, Empty, go, Link, query, setQuery, Sign, Table, Trouble, useAnswer } from "./ui.tsx";
+import { Ago, Badge, Empty, go, Link, narrow, query, setQuery, Sign, Table, Trouble, useAnswer } from "./ui.tsx";
 
 export function TracesView({ rest }: { rest: string }) {
   const title = rest === "dependencies" ? "dependencies" : rest === "compare" ? "compare" : rest ? `trace ${rest.slice(0, 8)}…${rest.slice(-4)}` : "";
@@ -61,8 +61,8 @@ function Search() {
         <label>Service <select {...field("service")}><option value="">any</option>{names.map((n) => <option key={n}>{n}</option>)}</select></label>
         <label>calling <select {...field("remote")}><option value="">any</option>{names.map((n) => <option key={n}>{n}</option>)}</select></label>
         <label>Operation <input {...field("operation")} list="operations" /><datalist id="operations">{operations.map((o) => <option key={o} value={o} />)}</datalist></label>
-        <label>at least <input {...field("min")} inputMode="numeric" size={5} pattern="[0-9.]*" /> ms</label>
-        <label>at most <input {...field("max")} inputMode="numeric" size={5} pattern="[0-9.]*" /> ms</label>
+        <label>at least, in ms <input {...field("min")} inputMode="numeric" size={5} pattern="[0-9.]*" /></label>
+        <label>at most, in ms <input {...field("max")} inputMode="numeric" size={5} pattern="[0-9.]*" /></label>
         <label>Tags <input {...field("tags")} placeholder="http.route=/ and bijou.zone=a" /></label>
         <label>within <select {...field("minutes")}>{[["", "15 minutes"], ["1", "1 minute"], ["5", "5 minutes"], ["60", "1 hour"], ["1440", "1 day"]].map(([v, t]) => <option key={v} value={v}>{t}</option>)}</select></label>
         <label class="check"><input type="checkbox" checked={!!p("errors")} onChange={(e) => setQuery({ errors: e.currentTarget.checked ? "1" : "" })} /> only with errors</label>
@@ -98,7 +98,7 @@ function Search() {
 
 // Scatter has a mark for each trace: a dot, or a cross if something failed.
 function Scatter({ list }: { list: Summary[] }) {
-  const width = 1000;
+  const width = narrow.value ? 400 : 1000;
   const height = 200;
   const times = list.map((t) => t.start / 1000);
   const took = list.map((t) => Math.max(t.duration, 50));
@@ -113,7 +113,7 @@ function Scatter({ list }: { list: Summary[] }) {
           <text x={56} y={y(t) + 4} text-anchor="end">{us(t)}</text>
         </g>
       ))}
-      {x.ticks(6).map((t) => <text key={+t} x={x(t)} y={height - 6} text-anchor="middle">{clock(t)}</text>)}
+      {x.ticks(narrow.value ? 3 : 6).map((t) => <text key={+t} x={x(t)} y={height - 6} text-anchor="middle">{clock(t)}</text>)}
       {list.map((t) => {
         const [cx, cy] = [x(t.start / 1000), y(Math.max(t.duration, 50))];
         return (

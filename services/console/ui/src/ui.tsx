@@ -42,6 +42,11 @@ export function Link(p: { href: string; children: ComponentChildren; class?: str
   );
 }
 
+// narrow is true on small screens, where pictures are drawn smaller.
+const small = matchMedia("(max-width: 700px)");
+export const narrow = signal(small.matches);
+small.addEventListener("change", () => (narrow.value = small.matches));
+
 // --- words with a sign: colour is never the only one -----------------------------------------------------------------------
 
 export type Tone = "ok" | "warn" | "bad" | "info" | "off";

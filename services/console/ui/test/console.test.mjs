@@ -146,7 +146,7 @@ async function tabTo(page, name, most = 60) {
     const at = await page.evaluate(() => {
       const e = document.activeElement;
       const r = e.getBoundingClientRect();
-      return { text: (e.getAttribute("aria-label") ?? e.labels?.[0]?.textContent ?? e.textContent).trim(), seen: r.bottom > 0 && r.top < innerHeight && r.width > 0 };
+      return { text: (e.getAttribute("aria-label") ?? e.labels?.[0]?.textContent ?? e.textContent).replace(/^[●▲✕◆○]/, "").trim(), seen: r.bottom > 0 && r.top < innerHeight && r.width > 0 };
     });
     if (at.text.startsWith(name)) {
       assert.ok(at.seen, `"${name}" has the focus and is out of sight`);
@@ -316,8 +316,9 @@ story("a page of another site can do nothing", "/services/hello", async (page) =
   page.problems = [];
 });
 
-const readOnly = process.env.CONSOLE_READONLY_URL;
-story("a read-only console shows everything and does nothing", "/services/hello", async (page) => {
+const readOnly = process.env.CONSOLE_READONLY_URL; // another console, which runs with -read-only
+if (!readOnly) test.skip("a read-only console: CONSOLE_READONLY_URL does not say where one is", () => {});
+else story("a read-only console shows everything and does nothing", "/services/hello", async (page) => {
   await page.getByText("live, read-only").waitFor();
   assert.ok(await page.getByRole("button", { name: "Take out hello-1" }).isDisabled());
   for (const [path, button] of [["/circuits?q=web", /^Force /], ["/try/kill", "Kill it"], ["/try/shift", "Send 100 requests through the edge"]]) {
@@ -360,9 +361,12 @@ for (const [service, path, said, works] of [
     page.doing = `killing every instance of ${service}`;
     const r = await page.request.post(`${base}/api/kill`, { data: { service, for: "6s", author: "ann", reason: "disconnected back end" } });
     assert.equal(r.status(), 200, await r.text());
-    if (service === "tracing") await page.getByRole("button", { name: "Search again" }).click(); // it is asked only then
     page.doing = "waiting until the page says so";
     const trouble = page.getByRole("alert").filter({ hasText: said });
+    for (let i = 0; service === "tracing" && i < 10 && !(await trouble.isVisible()); i++) {
+      await page.getByRole("button", { name: "Search again" }).click(); // it is asked only then, and takes a moment to die
+      await page.waitForTimeout(300);
+    }
     await trouble.waitFor();
     await page.getByText(works).first().waitFor();
     assert.deepEqual(await violations(page), []);
@@ -404,7 +408,7 @@ story("the tour: slow a service", "/try/slow", async (page) => {
   await page.screenshot({ path: `${artefacts}/tour-slow.png` });
   await act(page, "Take the rule away");
   await page.getByRole("button", { name: "Slow it down", exact: true }).waitFor();
-  await untilLine(page, "web to ratings", "p50 ([0-9.]+|[1-4]?\\d\\d) ms", 60000);
+  await untilLine(page, "web to ratings", "p50 (\\d\\.\\d+|\\d\\d|[1-4]\\d\\d) ms", 60000);
 }, { seconds: 170 });
 
 story("the tour: break recommendations", "/try/break", async (page) => {
