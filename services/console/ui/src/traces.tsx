@@ -168,7 +168,7 @@ function Waterfall({ spans }: { spans: Span[] }) {
     );
   return (
     <>
-      <p>
+      <p class="wide">
         {service(t.root)} <span class="mono">{t.root.name}</span> took <b>{us(t.duration)}</b>, {plural(t.spans, "span")} of {plural(t.services.length, "service")}, began <Ago at={t.start / 1000} />.{" "}
         {t.errors ? <Badge tone="bad">{plural(t.errors, "span")} failed</Badge> : <Badge tone="ok">no error</Badge>} {revisions.length === 1 && <>Settings <Link href="/settings/history">revision {revisions[0]}</Link>.</>}
         {revisions.length > 1 && <>The settings changed meanwhile: <Link href="/settings/history">revisions {revisions.join(" and ")}</Link>.</>}{" "}
@@ -222,7 +222,7 @@ function Waterfall({ spans }: { spans: Span[] }) {
 function Attributes({ s }: { s: Span }) {
   const tags = s.tags ?? {};
   const story = decisions(tags);
-  const rest = Object.entries(tags).filter(([k]) => !k.startsWith("otel.scope"));
+  const rest = Object.entries(tags).filter(([k]) => !/^(otel\.scope|telemetry\.sdk)/.test(k));
   return (
     <div class="attributes">
       {story.length > 0 && (
