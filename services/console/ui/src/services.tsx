@@ -1,7 +1,7 @@
 // Services: every instance, its state and why, and taking it out and back.
 import { post } from "./api.ts";
 import { bytes, ms, percent, plural, rate, span } from "./format.ts";
-import { fleet, now, parts, readOnly, settings } from "./live.ts";
+import { answering, fleet, now, parts, readOnly, settings } from "./live.ts";
 import type { Instance } from "./types.ts";
 import { act, Ago, At, Badge, condition, Empty, Link, Needs, Note, query, setQuery, Sign, Table } from "./ui.tsx";
 
@@ -105,7 +105,7 @@ function Row({ i }: { i: Instance }) {
       <td class="text">
         <Badge tone={c.tone}>{c.word}</Badge> {c.why && <span class="why">{c.why}</span>}
       </td>
-      <td>{i.started ? <time dateTime={i.started} title={i.started}>{span(now.value - Date.parse(i.started))}</time> : "unknown"}</td>
+      <td>{!answering(i) ? "–" : i.started ? <time dateTime={i.started} title={i.started}>{span(now.value - Date.parse(i.started))}</time> : "unknown"}</td>
       <td>
         {i.admin ? (
           <>

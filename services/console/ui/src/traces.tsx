@@ -28,7 +28,11 @@ const failed = (s: Span) => s.tags?.error !== undefined;
 // operation is a span's name without the package of a gRPC method, which is the same for all of a service.
 const operation = (s: Span) => (s.name ?? "unnamed").replace(/^[a-z0-9_.]+\.(?=[A-Z])/, "");
 const service = (s: Span) => s.localEndpoint?.serviceName ?? "unknown";
-const Away = ({ text }: { text: string }) => <Trouble>{text}. Everything else works; spans are kept for a moment and then dropped. Ask again when it is back.</Trouble>;
+const Away = ({ text }: { text: string }) => (
+  <Trouble>
+    {text[0].toUpperCase() + text.slice(1)}. Everything else works; spans are kept for a moment and then dropped. This page goes on asking.
+  </Trouble>
+);
 
 // summary is one line for a trace.
 function summarize(spans: Span[]) {
