@@ -70,6 +70,7 @@ const steps: Step[] = [
         <p class="links">
           <Link href="/traces?service=ratings&min=500">Slow traces through ratings</Link>
         </p>
+        <p class="muted">Percentiles are of the last minute: p99 shows it at once, p50 when half of the minute was slow.</p>
       </>
     ),
     undo: { verb: "Take the rule away", run: (author, reason) => post("/api/config/Publish", { changes: [remove("fault.latency", "ratings"), remove("audience.rate", "audience")], author, reason }) },
