@@ -3,6 +3,7 @@ package errs_test
 import (
 	"io"
 	"net/http"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -16,7 +17,7 @@ func FuzzResponse(f *testing.F) {
 	f.Add(99, "", "", `{`)
 	f.Fuzz(func(t *testing.T, code int, kind, retry, body string) {
 		resp := &http.Response{
-			StatusCode: code, Status: http.StatusText(code), Body: io.NopCloser(strings.NewReader(body)),
+			StatusCode: code, Status: strconv.Itoa(code) + " " + http.StatusText(code), Body: io.NopCloser(strings.NewReader(body)),
 			Header: http.Header{"Content-Type": {kind}, "Retry-After": {retry}},
 		}
 		err := errs.FromResponse(resp)

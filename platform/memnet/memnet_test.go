@@ -113,6 +113,31 @@ func TestCutSwallowsAndHealDelivers(t *testing.T) {
 	})
 }
 
+// While a host is cut off, its end of a connection may close without the other end hearing of it, whatever that does.
+func TestCutHidesAClose(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n := memnet.New()
+		client, server := connect(t, n, "a")
+		n.Cut("a")
+		server.Close()
+		if k, err := client.Write([]byte("hello?")); k != 6 || err != nil {
+			t.Errorf("writing while cut: %d, %v", k, err)
+		}
+		client.SetReadDeadline(time.Now().Add(time.Second))
+		if _, err := client.Read(make([]byte, 4)); !errors.Is(err, os.ErrDeadlineExceeded) {
+			t.Errorf("reading while cut: %v, want a deadline", err)
+		}
+		n.Heal("a")
+		if _, err := client.Write([]byte("hello?")); !errors.Is(err, syscall.EPIPE) {
+			t.Errorf("writing after heal: %v", err)
+		}
+		client.SetReadDeadline(time.Time{})
+		if _, err := client.Read(make([]byte, 4)); !errors.Is(err, io.EOF) {
+			t.Errorf("reading after heal: %v", err)
+		}
+	})
+}
+
 // A dial that meets the end of its listener gets an answer, one way or the other: a connection that nobody will ever accept
 // is closed.
 func TestADialNeverOutlivesItsListenerUnnoticed(t *testing.T) {

@@ -29,12 +29,8 @@ import (
 	"bijou.dev/services/tracing/internal/store"
 )
 
-// maxBody is the largest request on the wire, over gRPC also after decompression; maxPlain is the largest body after
-// decompression.
-const (
-	maxBody  = 4 << 20
-	maxPlain = 8 << 20
-)
+// maxBody is the largest request, on the wire and after decompression, over gRPC and HTTP.
+const maxBody = 4 << 20
 
 // jsonCost is what reading JSON takes besides the body, as a multiple of it.
 const jsonCost = 3
@@ -248,7 +244,7 @@ func writeOTLP(w http.ResponseWriter, asJSON bool, status int, m proto.Message) 
 // There are no kinds of error for these two. errTooLarge is answered with 413: sending again does not help, and smaller
 // does. errSlow is answered with 408.
 var (
-	errTooLarge = errs.Errorf(errs.Invalid, "reading spans: a request may have %d MiB, decompressed %d MiB; send smaller batches", maxBody>>20, maxPlain>>20)
+	errTooLarge = errs.Errorf(errs.Invalid, "reading spans: a request may have %d MiB, also decompressed; send smaller batches", maxBody>>20)
 	errSlow     = errs.Errorf(errs.Invalid, "reading spans: the body must come within %v", bodyTimeout)
 )
 
@@ -317,7 +313,7 @@ func (in *ingest) withBody(w http.ResponseWriter, r *http.Request, format string
 			return err
 		}
 		n, err := io.CopyN(&buf, body, 64<<10)
-		if buf.Len() > maxPlain {
+		if buf.Len() > maxBody {
 			in.metrics.dropped.WithLabelValues(dropRefused).Inc()
 			return errTooLarge
 		}

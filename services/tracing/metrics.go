@@ -50,6 +50,7 @@ func newMetrics(r prometheus.Registerer, st *store.Store) *metrics {
 			}
 			return float64(s.Oldest.Unix())
 		}),
+		gauge("bijou_tracing_store_lost_bytes", "Size of the part of the log that was found damaged at the start, and put aside.", func(s store.Stats) float64 { return float64(s.Lost) }),
 		gauge("bijou_tracing_store_full", "1 while spans are refused for want of space.", func(s store.Stats) float64 {
 			if s.Full {
 				return 1

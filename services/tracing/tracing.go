@@ -16,6 +16,7 @@ import (
 	"net/http"
 	"time"
 
+	"github.com/cockroachdb/pebble/v2/vfs"
 	"google.golang.org/grpc"
 
 	"bijou.dev/platform/config"
@@ -37,6 +38,8 @@ type Options struct {
 	InFlight int64
 	// Autocomplete lists tags whose values the query API lists. Nil means environment, zone and version.
 	Autocomplete []string
+
+	fs vfs.FS // of tests that fill the disk
 }
 
 func (o Options) validate() error {
@@ -89,7 +92,7 @@ func New(_ context.Context, p *service.Process, opts Options) error {
 	})
 	st, err := store.Open(store.Options{
 		Dir: opts.Dir, Retention: retention.Get, MaxBytes: maxBytes.Get, Cache: opts.Cache,
-		Autocomplete: opts.Autocomplete, Log: p.Log(),
+		Autocomplete: opts.Autocomplete, Log: p.Log(), FS: opts.fs,
 	})
 	if err != nil {
 		return err

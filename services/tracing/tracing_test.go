@@ -255,6 +255,7 @@ func TestIngestRefuses(t *testing.T) {
 		{"broken gzip", "4318", "/v1/traces", "application/json", "gzip", []byte(`{}`), 400},
 		{"gzip bomb", "4318", "/v1/traces", "application/json", "gzip", bomb, 413},
 		{"gzip bomb for Zipkin", "9411", "/api/v2/spans", "application/json", "gzip", bomb, 413},
+		{"5 MiB packed", "4318", "/v1/traces", "application/x-protobuf", "gzip", zip(make([]byte, 5<<20)), 413},
 		{"large body", "4318", "/v1/traces", "application/json", "", make([]byte, 5<<20), 413},
 		{"wrong method", "4318", "/v1/traces", "application/json", "", nil, 405},
 	}

@@ -3,16 +3,8 @@ package store
 import (
 	"context"
 
-	"github.com/cockroachdb/pebble/v2/vfs"
-
 	"bijou.dev/services/tracing/internal/span"
 )
-
-// WithFS lets a test break the disk.
-func WithFS(o Options, fs vfs.FS) Options {
-	o.fs = fs
-	return o
-}
 
 // Flush writes memory to files, so that a test can measure them.
 func (s *Store) Flush() error {

@@ -15,12 +15,13 @@ type Stats struct {
 	Buckets int       // parts of time with spans
 	Oldest  time.Time // start of the oldest part; zero: none
 	Full    bool      // spans are refused for want of space
+	Lost    int64     // bytes of the log that were found damaged at the start, and put aside
 }
 
 // Stats returns them as of now.
 func (s *Store) Stats() Stats {
 	all := s.allBuckets()
-	st := Stats{Buckets: len(all), Bytes: s.size(all), Full: s.disk.room() != nil}
+	st := Stats{Buckets: len(all), Bytes: s.size(all), Full: s.disk.room() != nil, Lost: s.lost}
 	if len(all) > 0 {
 		st.Oldest = time.Unix(int64(all[0]), 0)
 	}

@@ -40,7 +40,8 @@ type Options struct {
 	// Log is told about trouble. Nil discards.
 	Log *slog.Logger
 
-	fs vfs.FS // of tests that break the disk
+	// FS is the file system. Nil means the machine's; tests break theirs.
+	FS vfs.FS
 }
 
 // Store keeps spans. It is safe for concurrent use.
@@ -57,6 +58,7 @@ type Store struct {
 	failed chan struct{} // closed by fail
 	reason atomic.Pointer[string]
 	once   sync.Once // of Close
+	lost   int64     // bytes of the log that were damaged when it was opened
 	encode encoder   // of the committer
 	seq    uint32    // number of the last commit; under writing
 
@@ -85,7 +87,15 @@ func Open(opts Options) (*Store, error) {
 		done:   make(chan struct{}),
 		failed: make(chan struct{}),
 	}
-	if err := s.open(); err != nil {
+	opened := make(chan error, 1)
+	go func() { opened <- s.open() }()
+	var err error
+	select {
+	case err = <-opened:
+	case <-s.failed: // the goroutine hangs where the database gave up
+		err = s.Err()
+	}
+	if err != nil {
 		return nil, fmt.Errorf("opening the trace store %q: %w", opts.Dir, err)
 	}
 	go s.commits()
@@ -105,16 +115,16 @@ func (o *Options) setDefaults() {
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
-	if o.fs == nil {
-		o.fs = vfs.Default
+	if o.FS == nil {
+		o.FS = vfs.Default
 	}
 }
 
 func (s *Store) open() (err error) {
-	if err := s.opts.fs.MkdirAll(s.opts.Dir, 0o755); err != nil {
+	if err := s.opts.FS.MkdirAll(s.opts.Dir, 0o755); err != nil {
 		return err
 	}
-	if s.disk, err = newDisk(s.opts.fs, s.opts.Dir, s.log); err != nil {
+	if s.disk, err = newDisk(s.opts.FS, s.opts.Dir, s.log); err != nil {
 		return err
 	}
 	opts := &pebble.Options{
@@ -127,13 +137,26 @@ func (s *Store) open() (err error) {
 		// Files that hold only forgotten spans go soon after.
 		FlushDelayDeleteRange: 5 * time.Second,
 		Logger:                &logger{s},
+		// By default the store would stop, and stop again whenever somebody asks for the same spans. An error will do.
+		EventListener: &pebble.EventListener{DataCorruption: func(i pebble.DataCorruptionInfo) {
+			s.log.Error("a file of the trace store is damaged; spans in it cannot be read", "file", i.Path, "error", i.Details)
+		}},
 	}
 	opts.ApplyCompressionSettings(func() pebble.DBCompressionSettings { return pebble.DBCompressionBalanced })
 	for i := range opts.Levels {
 		opts.Levels[i].BlockSize = 32 << 10 // more neighbours to compress against
 		opts.Levels[i].FilterPolicy = bloom.FilterPolicy(10)
 	}
-	if s.db, err = pebble.Open(s.opts.Dir, opts); err != nil {
+	s.db, err = s.openDB(opts)
+	if pebble.IsCorruptionError(err) {
+		if s.lost, err = repair(s.disk.guarded, s.opts.Dir, err); err != nil {
+			return err
+		}
+		s.log.Error("the log of the trace store was damaged on disk; acknowledged spans are lost, the files *.damaged have them",
+			"dir", s.opts.Dir, "bytes", s.lost)
+		s.db, err = pebble.Open(s.opts.Dir, opts)
+	}
+	if err != nil {
 		return err
 	}
 	s.states = &states{db: s.db, all: make(map[uint32]*state)}
@@ -141,6 +164,22 @@ func (s *Store) open() (err error) {
 		return errors.Join(err, s.db.Close())
 	}
 	return nil
+}
+
+// openDB opens a new database twice, because its first log does not say what was synced, so that damage could not be told
+// from a torn end.
+func (s *Store) openDB(opts *pebble.Options) (*pebble.DB, error) {
+	if desc, err := pebble.Peek(s.opts.Dir, opts.FS); err != nil || desc.Exists {
+		return pebble.Open(s.opts.Dir, opts)
+	}
+	db, err := pebble.Open(s.opts.Dir, opts)
+	if err == nil {
+		err = db.Close()
+	}
+	if err != nil {
+		return nil, err
+	}
+	return pebble.Open(s.opts.Dir, opts)
 }
 
 // load finds the buckets by seeking from one to the next.
