@@ -17,12 +17,11 @@ import (
 	"sync"
 	"testing"
 	"time"
-
-	"bijou.dev/cmd/bijou/stack"
 )
 
 var (
 	faultsFile = flag.String("faults", "", "tell all faults and write their table to this file; empty: only the short ones are told")
+	faultAfter = flag.Duration("window", time.Minute, "how long after a fault a request that fails counts against it, with -faults")
 	faultSeed  = flag.Uint64("seed", 1, "seed of the arrivals of TestFaults")
 )
 
@@ -44,6 +43,9 @@ type fault struct {
 	victims []string // instances that may be restarted, and whose memory and files are not looked at
 	hurt    func(t testing.TB, p platform)
 	heal    func(t testing.TB, p platform)
+	// beside, if set, starts something beside the load before anything is broken. What it returns is called when
+	// everything is as before, and gives what it has to say and what it missed.
+	beside func(t testing.TB, p platform) (end func() (note string, missed []string))
 
 	// tell breaks what it wants and returns what came of it; p is nil for rows that need no platform (alone).
 	// It leaves the platform as it found it. What it reports to t fails the row.
@@ -54,7 +56,7 @@ type fault struct {
 type where string
 
 const (
-	alone       where = "without a stack"                // the row starts what it needs
+	alone       where = ""                               // the row starts what it needs
 	processesOf where = "as processes"                   // compose.yaml
 	threeStores where = "as processes over three stores" // compose.yaml and compose.ha.yaml
 	oneProcess  where = "in one process"                 // whose connections can be hurt: see [wired]
@@ -74,6 +76,7 @@ type figures struct {
 // and what tells itself comes last.
 var faults = slices.Concat(
 	staticFaults,
+	aloneFaults,
 	trafficFaults,
 )
 
@@ -84,10 +87,8 @@ type pace struct {
 	window time.Duration // after it healed, in which requests that fail count against it
 }
 
-var (
-	fullPace  = pace{5 * time.Second, 15 * time.Second, time.Minute}
-	shortPace = pace{2 * time.Second, 8 * time.Second, 10 * time.Second}
-)
+// shortPace is for go test; make faults takes a minute.
+var shortPace = pace{2 * time.Second, 5 * time.Second, 10 * time.Second}
 
 // sample is one request that was offered.
 type sample struct {
@@ -275,12 +276,18 @@ type turn struct {
 	begun, broken, healed time.Duration // since the load began
 	over                  time.Duration // when the next one may begin; its window may last longer
 	calls, retries        float64
+	note                  string
+	missed                []string
 }
 
 // take hurts and heals a platform under load, and waits until everything is as before.
 func (o *offer) take(t *testing.T, p platform, f fault, at pace) turn {
 	wholeHome(t, p)
 	x := turn{fault: f, begun: time.Since(o.begun)}
+	end := func() (string, []string) { return "", nil }
+	if f.beside != nil {
+		end = f.beside(t, p)
+	}
 	o.pass(t, at.calm)
 	before := readVitals(t.Context(), p)
 	x.broken = time.Since(o.begun)
@@ -299,6 +306,10 @@ func (o *offer) take(t *testing.T, p platform, f fault, at pace) turn {
 	eventually(t, time.Minute, "everybody to be as before", func(ctx context.Context) error {
 		return leaks(before, readVitals(ctx, p), f.victims)
 	})
+	x.note, x.missed = end()
+	if t.Failed() {
+		x.missed = append(x.missed, "see the log")
+	}
 	return x
 }
 
@@ -309,7 +320,7 @@ func (x turn) judge(t testing.TB, all []sample, at pace) figures {
 	back, whole := look(all, x.healed+at.settle, x.over), look(all, x.broken, x.healed+at.window)
 	f := figures{
 		offered: whole.offered, failed: whole.failed, before: was.p99, during: in.p99, after: back.p99,
-		recovery: max(0, whole.last-x.healed), calls: x.calls, retries: x.retries,
+		recovery: max(0, whole.last-x.healed), calls: x.calls, retries: x.retries, missed: x.missed, note: x.note,
 	}
 	for why, n := range whole.why {
 		t.Logf("%s: %d x %s", x.name, n, why)
@@ -354,9 +365,10 @@ func tellFaults(t *testing.T, p platform, rows []fault, at pace, line func(strin
 		o := startOffer(t, *faultSeed, p.rate(), url, edge(p)+"/browse", edge(p)+"/")
 		var turns []turn
 		for _, f := range slices.Concat(quiet, costly) {
-			begun, done := false, false
+			begun, done, skipped := false, false, false
 			t.Run(f.name, func(t *testing.T) {
 				begun = true
+				defer func() { skipped = t.Skipped() }()
 				if f.must < .99 { // what it costs is not to count against others
 					for _, before := range turns {
 						o.pass(t, before.healed+at.window-time.Since(o.begun))
@@ -366,7 +378,7 @@ func tellFaults(t *testing.T, p platform, rows []fault, at pace, line func(strin
 				done = true
 			})
 			if begun && !done {
-				line(f.line(unfinished))
+				line(f.line(figures{missed: []string{map[bool]string{true: "this machine cannot do it", false: unfinished.missed[0]}[skipped]}}))
 			}
 		}
 		for _, turn := range turns {
@@ -388,7 +400,7 @@ func tellFaults(t *testing.T, p platform, rows []fault, at pace, line func(strin
 
 // verdict fails the test if the row is red, and returns its line.
 func (f fault) verdict(t testing.TB, r figures) string {
-	if t.Failed() && len(r.missed) == 0 && f.tell != nil {
+	if f.tell != nil && t.Failed() && len(r.missed) == 0 {
 		r.missed = []string{"see the log"}
 	}
 	if len(r.missed) > 0 {
@@ -444,7 +456,7 @@ func TestFaults(t *testing.T) {
 		tellFaults(t, nil, rowsOf(alone, true), shortPace, func(string) {})
 		return
 	}
-	at := fullPace
+	at := pace{calm: 5 * time.Second, settle: 15 * time.Second, window: *faultAfter}
 	var b strings.Builder
 	fmt.Fprintf(&b, `# What happens when things break
 
@@ -461,7 +473,7 @@ special about a row. "missed" is red; a figure that is only aimed at and not rea
 		on    where
 		start func(t testing.TB) platform
 	}{
-		{processesOf, func(t testing.TB) platform { return startProcesses(t, stack.Options{}) }},
+		{processesOf, func(t testing.TB) platform { return startFragile(t) }},
 		{threeStores, func(t testing.TB) platform { return startThreeStores(t) }},
 		{oneProcess, func(t testing.TB) platform { return startInProcess(t, nil) }},
 		{alone, func(testing.TB) platform { return nil }},
@@ -470,13 +482,14 @@ special about a row. "missed" is red; a figure that is only aimed at and not rea
 		if len(rows) == 0 {
 			continue
 		}
-		t.Run(string(r.on), func(t *testing.T) {
+		title := cmp.Or(string(r.on), "with what they need alone")
+		t.Run(title, func(t *testing.T) {
 			fmt.Fprintf(&b, `
 ## %s%s
 
 | Row | What was broken | Offered | Failed | p99 before / during / after | Recovery | Retries per request | Verdict |
 |---|---|---|---|---|---|---|---|
-`, strings.ToUpper(string(r.on[:1])), r.on[1:])
+`, strings.ToUpper(title[:1]), title[1:])
 			tellFaults(t, r.start(t), rows, at, func(line string) { fmt.Fprintln(&b, line) })
 		})
 	}

@@ -390,7 +390,8 @@ type wire struct {
 	open  map[net.Conn]bool
 	ls    []net.Listener
 	delay time.Duration
-	eased chan struct{} // closed when the delay changes
+	eased chan struct{}   // closed when the delay changes
+	lost  map[string]bool // addresses that cannot be reached
 }
 
 func newWire() *wire { return &wire{open: map[net.Conn]bool{}, eased: make(chan struct{})} }
@@ -428,6 +429,22 @@ func (w *wire) resetAll() {
 	clear(w.open)
 }
 
+// lose breaks what is open to some addresses and reaches them no more, until it is called with none.
+func (w *wire) lose(addrs ...string) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.lost = map[string]bool{}
+	for _, a := range addrs {
+		w.lost[a] = true
+	}
+	for c := range w.open {
+		if w.lost[c.RemoteAddr().String()] {
+			reset(c)
+			delete(w.open, c)
+		}
+	}
+}
+
 func (w *wire) listen(network, address string) (net.Listener, error) {
 	l, err := net.Listen(network, address)
 	if err != nil {
@@ -440,7 +457,10 @@ func (w *wire) listen(network, address string) (net.Listener, error) {
 }
 
 func (w *wire) dial(ctx context.Context, network, address string) (net.Conn, error) {
-	if w.dead() {
+	w.mu.Lock()
+	unreachable := w.isCut || w.lost[address]
+	w.mu.Unlock()
+	if unreachable {
 		return nil, net.ErrClosed
 	}
 	c, err := (&net.Dialer{}).DialContext(ctx, network, address)

@@ -38,20 +38,32 @@ var buildCLI = sync.OnceValue(func() error {
 })
 
 // processes is compose.yaml run as processes.
-type processes struct{ *stack.Stack }
+type processes struct {
+	*stack.Stack
+	dir string // of its volumes, logs and record
+}
 
 // startProcesses runs the stack and waits until every instance is healthy.
 func startProcesses(t testing.TB, o stack.Options) processes {
 	t.Helper()
+	return startProcessesBehind(t, o, nil)
+}
+
+// startProcessesBehind calls started, if set, when addresses are known.
+func startProcessesBehind(t testing.TB, o stack.Options, started func(*stack.Stack)) processes {
+	t.Helper()
 	if err := build(); err != nil {
 		t.Fatal(err)
 	}
-	o.File, o.Dir, o.Bin, o.RandomPorts = cmp.Or(o.File, filepath.Join(root, "compose.yaml")), t.TempDir(), bin, true
+	o.File, o.Dir, o.Bin, o.RandomPorts = cmp.Or(o.File, filepath.Join(root, "compose.yaml")), cmp.Or(o.Dir, t.TempDir()), bin, true
 	s, err := stack.Start(t.Context(), o)
 	if err != nil {
 		t.Fatal(err)
 	}
-	p := processes{s}
+	if started != nil {
+		started(s)
+	}
+	p := processes{s, o.Dir}
 	t.Cleanup(func() {
 		ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 		defer cancel()

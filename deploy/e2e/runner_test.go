@@ -13,6 +13,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"bijou.dev/platform/kv/kvetcd/etcdtest"
 )
 
 // platform is a running stack, however it runs. An instance is named "<service>-<n>"; a service stands for its first
@@ -177,6 +179,7 @@ func must2(s string, err error) string {
 var bin = must2(os.MkdirTemp("", "bijou-e2e-"))
 
 func TestMain(m *testing.M) {
+	etcdtest.Child()
 	code := m.Run()
 	_ = os.RemoveAll(bin)
 	os.Exit(code)
