@@ -39,11 +39,11 @@ type Summary struct {
 	// Operations are all that were begun; Acknowledged publishes made a revision, Unchanged ones found everything as they
 	// wanted it, Stale ones came too late, and for Unknown ones the writer was not told.
 	Operations, Acknowledged, Unchanged, Stale, Unknown int
-	// WriteGap is the longest time without an acknowledged publish, ReadErrors how many Gets failed, and Slowest the
-	// longest that any operation took.
-	WriteGap   time.Duration
-	ReadErrors int
-	Slowest    time.Duration
+	// WriteGap is the longest time without an acknowledged publish, ReadErrors how many Gets failed. Slowest is the
+	// longest that any operation took, Refusal what most publishes with an unknown end took at the most: their median.
+	WriteGap         time.Duration
+	ReadErrors       int
+	Slowest, Refusal time.Duration
 }
 
 const (
@@ -220,7 +220,7 @@ func (r *Recorder) Told() Summary {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	sum := Summary{Operations: len(r.ops)}
-	var acked []int64
+	var acked, refused []int64
 	for _, o := range r.ops {
 		in, out := o.Input.(op), o.Output.(told)
 		sum.Slowest = max(sum.Slowest, time.Duration(o.Return-o.Call))
@@ -237,7 +237,11 @@ func (r *Recorder) Told() Summary {
 			sum.Stale++
 		default:
 			sum.Unknown++
+			refused = append(refused, o.Return-o.Call)
 		}
+	}
+	if slices.Sort(refused); len(refused) > 0 {
+		sum.Refusal = time.Duration(refused[len(refused)/2])
 	}
 	slices.Sort(acked)
 	for i := range acked {
