@@ -34,8 +34,8 @@ test-containers: ## tell the stories over docker compose; needs Linux and an eng
 	BIJOU_TEST_CONTAINERS=1 go test -count=1 -timeout 30m -run '^TestContainers$$' ./deploy/e2e
 
 SEED ?= 1
-faults: ## break one thing after the other under load, and write docs/faults.md; needs a quiet machine and minutes
-	go test -count=1 -timeout 40m -v -run '^TestFaults$$' ./deploy/e2e -faults $(CURDIR)/docs/faults.md -seed $(SEED)
+faults: ## break one thing after the other under load, and write docs/faults.md; needs a quiet machine and half an hour
+	go test -count=1 -timeout 60m -v -run '^TestFaults$$' ./deploy/e2e -faults $(CURDIR)/docs/faults.md -seed $(SEED)
 
 AGAINST ?= main
 lint: $(TOOLS)/golangci-lint $(TOOLS)/buf ## lint every module and every contract; no contract may break those of AGAINST (main)

@@ -57,7 +57,14 @@ var staticFaults = []fault{
 		victims: append([]string{"catalog-a-2"}, controlPlane...),
 		hurt: func(t testing.TB, p platform) {
 			each(t, p.hold, controlPlane...)
-			p.kill(t, "catalog-a-2") // starts from what it kept on disk
+			p.kill(t, "catalog-a-2")
+			eventually(t, 20*time.Second, "an instance that starts from what it kept on disk", func(ctx context.Context) error {
+				n, err := known(ctx, p, "catalog-a-2", "catalog")
+				if err == nil && n != len(catalogs) {
+					err = fmt.Errorf("it knows %d catalogs", n)
+				}
+				return err
+			})
 		},
 		heal: func(t testing.TB, p platform) { each(t, p.start, controlPlane...) },
 	},
