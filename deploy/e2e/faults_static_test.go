@@ -53,7 +53,7 @@ var staticFaults = []fault{
 		heal: func(testing.TB, platform) {},
 	},
 	{
-		row: "5, 35", name: "the control plane and etcd dead; a catalog restarted meanwhile", on: processesOf, short: true, seconds: 8, must: 1,
+		row: "5, 35", name: "the control plane and etcd dead; a catalog restarted meanwhile", on: processesOf, seconds: 8, must: 1,
 		victims: append([]string{"catalog-a-2"}, controlPlane...),
 		hurt: func(t testing.TB, p platform) {
 			each(t, p.hold, controlPlane...)
@@ -69,7 +69,7 @@ var staticFaults = []fault{
 		heal: func(t testing.TB, p platform) { each(t, p.start, controlPlane...) },
 	},
 	{
-		row: "6", name: "the registry back empty, etcd dead", on: processesOf, short: true, seconds: 8, must: 1,
+		row: "6", name: "the registry back empty, etcd dead", on: processesOf, seconds: 8, must: 1,
 		victims: []string{"etcd-1", "discovery-1", "discovery-2"},
 		hurt: func(t testing.TB, p platform) {
 			each(t, p.hold, "etcd-1", "discovery-1", "discovery-2")
@@ -266,8 +266,8 @@ func replicasKilled() fault {
 	}
 }
 
-// registered returns how many instances a registry knows, and whether it doubts losses.
-func registered(ctx context.Context, p platform, registry string) (n, suspects int, preserving bool, err error) {
+// doubts returns how many instances a registry knows, and whether it doubts losses.
+func doubts(ctx context.Context, p platform, registry string) (n, suspects int, preserving bool, err error) {
 	var list struct {
 		Instances []struct{ Suspect bool }
 	}
@@ -298,7 +298,7 @@ func preservation() fault {
 			s := p.(*inProcess)
 			whole := 0
 			eventually(t, 20*time.Second, "a registry that doubts nothing", func(ctx context.Context) error {
-				n, suspects, on, err := registered(ctx, p, "discovery-1")
+				n, suspects, on, err := doubts(ctx, p, "discovery-1")
 				if whole = n; err != nil || on || suspects > 0 || n < len(cast) {
 					return fmt.Errorf("%d instances, %d suspects, self-preservation %v, %v", n, suspects, on, err)
 				}
@@ -309,7 +309,7 @@ func preservation() fault {
 			}, silent...)
 			least := whole
 			eventually(t, 30*time.Second, "self-preservation", func(ctx context.Context) error {
-				n, suspects, on, err := registered(ctx, p, "discovery-1")
+				n, suspects, on, err := doubts(ctx, p, "discovery-1")
 				if least = min(least, n); err != nil || !on || suspects < len(silent) {
 					return fmt.Errorf("%d instances, %d suspects, self-preservation %v, %v", n, suspects, on, err)
 				}
@@ -325,7 +325,7 @@ func preservation() fault {
 			each(t, func(t testing.TB, i string) { s.wireOf(t, i).lose() }, silent...)
 			begun := time.Now()
 			off := func(ctx context.Context) error {
-				n, suspects, on, err := registered(ctx, p, "discovery-1")
+				n, suspects, on, err := doubts(ctx, p, "discovery-1")
 				if err != nil || on || suspects > 0 {
 					return fmt.Errorf("%d instances, %d suspects, self-preservation %v, %v", n, suspects, on, err)
 				}
