@@ -81,7 +81,8 @@ function Row({ caller, c }: { caller: string; c: Circuit }) {
         {c.state !== "STATE_CLOSED" && (
           <div class="why">
             {open > 0 && `${open} of ${plural(c.reportingHosts, "instance")}. `}
-            {c.reason} {c.since && <>Since <At at={c.since} />.</>}
+            {c.reason}
+            {c.since && <>, since <At at={c.since} /></>}
           </div>
         )}
         {c.exampleTraces.length > 0 && (

@@ -313,11 +313,11 @@ function EdgePanel({ edge: e }: { edge?: Edge }) {
         <dd>{percent(e.errorPercent)}</dd>
         <dt>Latency</dt>
         <dd>
-          p50 {ms(e.p50Ms)}, p99 {ms(e.p99Ms)}
+          p50 {ms(e.p50Ms)}, p99 {ms(e.p99Ms)}, of the last minute
         </dd>
-        <dt>Refused by a circuit</dt>
+        <dt>Refused</dt>
         <dd>{rate(e.rejected)}</dd>
-        <dt>Answered by a fallback</dt>
+        <dt>By a fallback</dt>
         <dd>{rate(e.fallbacks)}</dd>
       </dl>
       {e.open?.map((name) => (

@@ -57,18 +57,18 @@ const steps: Step[] = [
   {
     id: "slow",
     title: "Slow a service",
-    will: "Every call to ratings takes 600 ms longer, for two minutes at the most. Everything that waits for ratings gets slower, and you can see who that is. Nothing fails yet: the callers' time-out is a second.",
+    will: "Every call to ratings takes 200 ms longer, for two minutes at the most. Everything that waits for ratings gets slower, and you can see who that is. Nothing fails: its callers wait longer than that.",
     how: "An override of the setting fault.latency of ratings, with a time to live, and more visitors so that there is something to see.",
     verb: "Slow it down",
     run: async (author, reason) => {
-      await post("/api/config/Publish", { changes: [override("fault.latency", "ratings", "600ms", 120), busy], author, reason });
+      await post("/api/config/Publish", { changes: [override("fault.latency", "ratings", "200ms", 120), busy], author, reason });
       begin("slow", { ends: Date.now() + 120000 });
     },
     watch: () => (
       <>
         <Calls pairs={[["web", "ratings"], ["recommendations", "ratings"], ["gateway", "web"]]} />
         <p class="links">
-          <Link href="/traces?service=ratings&min=500">Slow traces through ratings</Link>
+          <Link href="/traces?service=ratings&min=200">Slow traces through ratings</Link>
         </p>
         <p class="muted">Percentiles are of the last minute: p99 shows it at once, p50 when half of the minute was slow.</p>
       </>
@@ -283,7 +283,7 @@ function Calls({ pairs }: { pairs: [string, string][] }) {
             <Link href={`/map?edge=${from}~${to}`}>
               {from === "INTERNET" ? "internet" : from} to {to}
             </Link>
-            : {e ? `${rate(e.rate)}, ${percent(e.errorPercent)} errors, p50 ${ms(e.p50Ms)}, p99 ${ms(e.p99Ms)}${e.fallbacks ? `, ${rate(e.fallbacks)} answered by a fallback` : ""}` : "no calls yet"}
+            : {e && e.rate === 0 ? "no calls now" : e ? `${rate(e.rate)}, ${percent(e.errorPercent)} errors, p50 ${ms(e.p50Ms)}, p99 ${ms(e.p99Ms)}${e.fallbacks ? `, ${rate(e.fallbacks)} answered by a fallback` : ""}` : "no calls yet"}
           </li>
         );
       })}
@@ -303,7 +303,7 @@ function Circuits({ group }: { group: string }) {
             {s} to {c.name}
           </Link>{" "}
           <span class="muted">
-            {rate(circuitLoad(c).rate)}, {percent(circuitLoad(c).errorPercent)} errors {c.reason}
+            {rate(circuitLoad(c).rate)}, {percent(circuitLoad(c).errorPercent)} errors{c.reason && `: ${c.reason}`}
           </span>
         </li>
       ))}
