@@ -112,16 +112,20 @@ func tellConsole(t *testing.T, p platform) {
 			{[]string{"config", "status"}, "catalog-a-1"},
 			{[]string{"trace", "-s", "web"}, "web"},
 		} {
-			if out := must(t, p, c.args...); !strings.Contains(out, c.want) {
-				t.Errorf("bijou %v does not show %q:\n%s", c.args, c.want, out)
-			}
+			eventually(t, 30*time.Second, fmt.Sprintf("bijou %v to show %q", c.args, c.want), func(context.Context) error {
+				code, out := bijou(t, p, c.args...)
+				if code != 0 || !strings.Contains(out, c.want) {
+					return fmt.Errorf("exit %d\n%s", code, out)
+				}
+				return nil
+			})
 		}
 		eventually(t, 30*time.Second, "a trace that says why", func(ctx context.Context) error {
 			var traces [][]struct{ TraceID string }
 			if err := getJSON(ctx, console+"/api/traces/traces?serviceName=web&remoteServiceName=catalog&limit=1", &traces); err != nil || len(traces) == 0 {
 				return fmt.Errorf("%d traces of web calling catalog (%w)", len(traces), err)
 			}
-			out := must(t, p, "trace", traces[0][0].TraceID, "--why")
+			_, out := bijou(t, p, "trace", traces[0][0].TraceID, "--why")
 			for _, want := range []string{"route.instance=catalog-", "circuit.name=catalog.", "circuit.state=closed", "attempts=1", "config.revision="} {
 				if !strings.Contains(out, want) {
 					return fmt.Errorf("it lacks %q:\n%s", want, out)
