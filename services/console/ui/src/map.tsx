@@ -23,7 +23,7 @@ export function MapView() {
     <>
       <header class="view">
         <h1>Map</h1>
-        <p class="muted">Who calls whom, over the last ten seconds. Choose a service or an edge to go deeper.</p>
+        <p class="muted">Who calls whom: calls of the last ten seconds, latency of the last minute. Choose a service or an edge.</p>
         <label class="check">
           <input type="checkbox" checked={all} onChange={(e) => setQuery({ platform: e.currentTarget.checked ? "1" : "" })} /> Services of the platform, too
         </label>
