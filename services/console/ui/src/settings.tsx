@@ -218,7 +218,7 @@ const Declaration = ({ p, apps }: { p: Property; apps: string[] }) => (
       <dt>Default</dt>
       <dd class="mono">{p.defaultValue.length > 200 ? `${p.defaultValue.slice(0, 200)}…` : p.defaultValue || '""'}</dd>
       <dt>Declared by</dt>
-      <dd>{apps.join(", ") || "nobody any more"}</dd>
+      <dd class="links">{apps.length ? apps.map((a) => <Link key={a} href={`/services/${a}`}>{a}</Link>) : "nobody any more"}</dd>
     </dl>
   </>
 );

@@ -1,5 +1,6 @@
 // Traces: search, where they lie in time and duration, the waterfall with every decision, comparison, dependencies.
 import { scaleLog, scaleTime } from "d3-scale";
+import type { ComponentChildren } from "preact";
 import { useMemo, useState } from "preact/hooks";
 import { get } from "./api.ts";
 import { clock, percent, plural, us } from "./format.ts";
@@ -225,14 +226,14 @@ function Waterfall({ spans }: { spans: Span[] }) {
 // Attributes tells the decisions of a span in sentences, and lists the rest.
 function Attributes({ s }: { s: Span }) {
   const tags = s.tags ?? {};
-  const story = decisions(tags);
+  const story = decisions(s);
   const rest = Object.entries(tags).filter(([k]) => !/^(otel\.scope|telemetry\.sdk)/.test(k));
   return (
     <div class="attributes">
       {story.length > 0 && (
         <section aria-label="Decisions">
           <h2>Why it went there</h2>
-          <ul class="plain">{story.map((line) => <li key={line}>{line}</li>)}</ul>
+          <ul class="plain">{story.map((line, i) => <li key={i}>{line}</li>)}</ul>
         </section>
       )}
       {s.annotations?.length ? (
@@ -249,27 +250,43 @@ function Attributes({ s }: { s: Span }) {
   );
 }
 
-function decisions(t: Record<string, string>) {
-  const lines: string[] = [];
+const scopes: Record<string, string> = {
+  local: "in its own zone",
+  spilled: "in another zone, because its own cannot carry its share",
+  widened: "beyond the zone, because others were excluded",
+  probe: "this one to see whether it is well again",
+  everywhere: "among all",
+};
+
+// decisions are sentences, each with a way to where its matter is.
+function decisions(s: Span): ComponentChildren[] {
+  const t = s.tags ?? {};
+  const lines: ComponentChildren[] = [];
   const r = (k: string) => t[`bijou.route.${k}`];
-  if (r("instance")) {
-    let line = `Picked ${r("instance")} in zone ${r("zone")}, cost ${Number(r("cost_ms")).toFixed(2)} ms`;
-    if (r("other")) line += `, over ${r("other")}, cost ${Number(r("other_cost_ms")).toFixed(2)} ms`;
-    lines.push(`${line}.`);
-    lines.push(`Chose ${({ local: "in its own zone", spilled: "in another zone, because its own cannot carry its share", widened: "beyond the zone, because others were excluded", probe: "this one to see whether it is well again", everywhere: "among all" })[r("scope")] ?? r("scope")}: ${r("ready")} of ${r("known")} instances ready, ${r("ejected")} ejected${r("excluded") ? `, ${r("excluded")} excluded by earlier attempts` : ""}${r("version") ? `, pinned to version ${r("version")}` : ""}.`);
-  }
   const c = (k: string) => t[`bijou.circuit.${k}`];
+  const revision = Number(t["bijou.config.revision"] ?? 0);
+  const callee = t["peer.service"] ?? "";
+  const cost = (k: string) => `cost ${Number(r(k)).toFixed(2)} ms`;
+  if (t["bijou.gateway.route"]) {
+    lines.push(<>The edge's <Link href="/routes">route {t["bijou.gateway.route"]}</Link> took it to {t["bijou.gateway.service"]}, in {plural(Number(t["bijou.gateway.attempts"]), "attempt")}.</>);
+  }
+  if (r("instance")) {
+    lines.push(<>Picked <Link href={`/services/${callee}/${r("instance")}`}>{r("instance")}</Link> in zone {r("zone")}, {cost("cost_ms")}{r("other") && <>, over {r("other")}, {cost("other_cost_ms")}</>}.</>);
+    lines.push(`Chose ${scopes[r("scope")] ?? r("scope")}: ${r("ready")} of ${r("known")} instances ready, ${r("ejected")} ejected${r("excluded") ? `, ${r("excluded")} excluded by earlier attempts` : ""}${r("version") ? `, pinned to version ${r("version")}` : ""}.`);
+  }
+  if (r("panic")) lines.push("So many were ejected that ejections were ignored (panic).");
   if (c("name")) {
     const refused = c("state") !== "closed" && /circuit is/.test(t.error ?? "");
-    lines.push(`Circuit ${c("name")} was ${c("state")}, ${c("concurrent")} of at most ${c("limit")} calls running${refused ? "; it refused the call" : ""}${c("reason") ? `: ${c("reason")}` : ""}.`);
+    lines.push(<>Circuit <Link href={`/circuits?q=${c("name")}&caller=${service(s)}`}>{c("name")}</Link> was {c("state")}, {c("concurrent")} of at most {c("limit")} calls running{refused && "; it refused the call"}{c("reason") && `: ${c("reason")}`}.</>);
   }
   if (Number(t["bijou.attempts"]) > 1) lines.push(`It took ${t["bijou.attempts"]} attempts; the instance above is that of the last one.`);
   if (t["bijou.attempts"] === "1") lines.push("It took one attempt.");
-  if (t["bijou.config.revision"]) lines.push(Number(t["bijou.config.revision"]) > 0 ? `Its process ran settings revision ${t["bijou.config.revision"]}.` : "Its process ran with the defaults of every setting.");
-  if (r("panic")) lines.push("So many were ejected that ejections were ignored (panic).");
+  if (s.annotations?.some((a) => a.value.startsWith("fallback"))) lines.push("What failed below was answered by a fallback.");
   if (t["bijou.fault.latency"]) lines.push(`A fault rule made it wait ${t["bijou.fault.latency"]}.`);
   if (t["bijou.fault.error"]) lines.push("A fault rule made it fail.");
   if (t.error) lines.push(`It failed: ${t.error}`);
+  if (revision > 0) lines.push(<>{service(s)} ran <Link href="/settings/history">settings revision {revision}</Link>.</>);
+  else if (t["bijou.config.revision"]) lines.push(`${service(s)} ran with the defaults of every setting.`);
   return lines;
 }
 
