@@ -130,7 +130,7 @@ function Spark({ samples, name }: { samples: { rate: number; errors: number }[];
   return (
     <svg width={width} height={height} role="img" aria-label={`${name}: at most ${rate(top)} within the last minute${last ? `, now ${rate(last.rate)}` : ""}`} class="spark">
       <line x2={width} y1={height - 1} y2={height - 1} class="axis" />
-      <path class="errors" d={area<(typeof samples)[0]>((_, i) => x(i), height, (s) => y(s.errors))(samples) ?? ""} />
+      <path class="errors" d={area<(typeof samples)[0]>((_, i) => x(i), height - 1, (s) => y(s.errors))(samples) ?? ""} />
       <path class="rate" d={line<(typeof samples)[0]>((_, i) => x(i), (s) => y(s.rate))(samples) ?? ""} />
     </svg>
   );

@@ -1,7 +1,7 @@
 // What the browser tests share: a real Chromium, the address of a running stack, axe, and an end to everything that waits.
 import { chromium } from "playwright-core";
 import assert from "node:assert/strict";
-import { mkdirSync, readFileSync, writeFileSync } from "node:fs";
+import { mkdirSync, readFileSync, readdirSync, rmSync, writeFileSync } from "node:fs";
 import { createRequire } from "node:module";
 import { after, before, test } from "node:test";
 
@@ -15,6 +15,7 @@ export let browser;
 before(async () => {
   assert.ok(base, "CONSOLE_URL must say where the console is");
   mkdirSync(artefacts, { recursive: true });
+  for (const f of readdirSync(artefacts)) if (f.startsWith("failed-")) rmSync(`${artefacts}/${f}`); // of another time
   browser = await chromium.launch({
     executablePath: process.env.CHROMIUM ?? "/usr/bin/chromium",
     args: ["--headless", "--no-sandbox", "--disable-dev-shm-usage", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking", "--disable-component-update", "--disable-sync"],

@@ -8,7 +8,7 @@ import { act, artefacts, base, browser, settled, show, state, story, until, viol
 
 const docs = process.env.CONSOLE_DOCS && "../../../docs/pictures";
 // What the documents show, and in which colours.
-const pictures = { map: "light", services: "light", circuits: "light", setting: "light", routes: "light", trace: "dark", try: "light" };
+const pictures = { map: "light", circuits: "light", trace: "dark", try: "light" };
 
 // newestTrace is one through most services, with a span that says why an instance was picked.
 async function newestTrace(page) {
@@ -47,6 +47,8 @@ for (const [name, path, texts] of views) {
       page.doing = `looking for "${text}"`;
       await page.getByText(text).first().waitFor();
     }
+    if (docs && name === "map") await until(page, "what just started no longer fails", () => !document.querySelector(".edge.bad, .edge.warn"), { timeout: 60000 });
+    if (docs && name === "circuits") await page.waitForTimeout(40000); // for the charts of the last minute
     for (const colorScheme of ["light", "dark"]) {
       await page.emulateMedia({ colorScheme, reducedMotion: "reduce" });
       for (const width of [1280, 390]) {
@@ -63,7 +65,7 @@ for (const [name, path, texts] of views) {
         }
       }
     }
-  });
+  }, { seconds: docs ? 120 : 60 });
 }
 
 // A system of n services in layers, as the stream would tell it.
