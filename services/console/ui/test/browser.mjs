@@ -24,7 +24,7 @@ before(async () => {
 });
 after(() => browser?.close());
 
-// story is a test on a page of its own. It ends within its time: one that hangs says what it was doing, and leaves a picture and
+// story is a test on a page of its own, opened at path, which may have to be asked for. It ends within its time: one that hangs says what it was doing, and leaves a picture and
 // the text of its page among the artefacts, as one that fails does.
 export function story(name, path, fn, { seconds = 60, from = base, ...options } = {}) {
   test(name, { timeout: (seconds + 20) * 1000 }, async (t) => {
@@ -53,7 +53,7 @@ export function story(name, path, fn, { seconds = 60, from = base, ...options } 
       t.diagnostic(`${((Date.now() - began) / 1000).toFixed(1)} s`);
     }
     async function tell() {
-      await show(page, path, from);
+      if (path) await show(page, typeof path === "function" ? await path(page) : path, from);
       await fn(page, t);
       assert.deepEqual(page.problems, [], "errors in the browser's console");
     }

@@ -41,8 +41,7 @@ const views = [
   ["nothing", "/nowhere", ["There is no view at /nowhere"]],
 ];
 for (const [name, path, texts] of views) {
-  story(`view ${name}: the running stack, light and dark, wide and narrow, without violations`, "/try/setting", async (page) => {
-    await show(page, typeof path === "string" ? path : await path(page));
+  story(`view ${name}: the running stack, light and dark, wide and narrow, without violations`, path, async (page) => {
     for (const text of texts) {
       page.doing = `looking for "${text}"`;
       await page.getByText(text).first().waitFor();
@@ -86,7 +85,7 @@ function large(n) {
 }
 
 for (const n of [3, 12, 100]) {
-  story(`the map of ${n} services is readable`, "/try/setting", async (page) => {
+  story(`the map of ${n} services is readable`, "", async (page) => {
     let answered = false; // a stream that ends is asked for again
     await page.route("**/api/stream", (r) => (answered ? r.abort() : ((answered = true), r.fulfill({ contentType: "text/event-stream", body: large(n) }))));
     await page.goto(`${base}/map`);
