@@ -24,8 +24,8 @@ before(async () => {
 });
 after(() => browser?.close());
 
-// story is a test on a page of its own, opened at path, which may have to be asked for. It ends within its time: one that hangs says what it was doing, and leaves a picture and
-// the text of its page among the artefacts, as one that fails does.
+// story is a test on a page of its own, opened at path, which may have to be asked for. It ends within its time: one that hangs
+// says what it was doing, and leaves a picture and the text of its page among the artefacts, as one that fails does.
 export function story(name, path, fn, { seconds = 60, from = base, ...options } = {}) {
   test(name, { timeout: (seconds + 20) * 1000 }, async (t) => {
     const began = Date.now();

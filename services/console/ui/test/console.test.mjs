@@ -12,9 +12,14 @@ const pictures = { map: "light", circuits: "light", trace: "dark", try: "light" 
 
 // newestTrace is one through most services, with a span that says why an instance was picked.
 async function newestTrace(page) {
-  const traces = await (await page.request.get(`${base}/api/traces/traces?serviceName=gateway&limit=40`)).json();
-  const [t, other] = traces.filter((t) => t.some((s) => s.localEndpoint?.serviceName === "web")).sort((a, b) => b.length - a.length);
-  assert.ok(t && other, "two traces through web");
+  let t, other;
+  page.doing = "waiting for two traces through web";
+  for (let i = 0; !other; i++) {
+    assert.ok(i < 40, "there are no two traces through web");
+    const traces = await (await page.request.get(`${base}/api/traces/traces?serviceName=gateway&limit=40`)).json();
+    [t, other] = traces.filter((t) => t.some((s) => s.localEndpoint?.serviceName === "web")).sort((a, b) => b.length - a.length);
+    if (!other) await page.waitForTimeout(500);
+  }
   return { id: t[0].traceId, other: other[0].traceId, span: t.find((s) => s.tags?.["bijou.route.instance"] && s.tags["bijou.circuit.name"])?.id };
 }
 
