@@ -1,6 +1,7 @@
 package gateway
 
 import (
+	"net"
 	"net/http"
 	"slices"
 )
@@ -108,4 +109,14 @@ func Frames(pieces [][]byte) (whole int) {
 		}
 	}
 	return whole
+}
+
+// Limited is l with the edge's limits and checks on its connections.
+func Limited(e *Edge, l net.Listener) net.Listener { return e.conns.listener(l) }
+
+// CutOff cuts off the client of a connection that has spoken HTTP/2, as for answers that it does not take.
+func CutOff(c net.Conn) {
+	for g := c.(*conn).http2; !g.isCut(); {
+		g.stalled()
+	}
 }

@@ -28,7 +28,10 @@ type http2Guard struct {
 	since time.Time // when the frame or block began that is not whole; zero: there is none
 	armed bool      // the connection has a deadline for reading
 
-	mu     sync.Mutex
+	reads sync.Mutex // guards the deadline for reading
+	over  bool       // nothing is read any more for the server; the deadline is not the reader's now
+
+	mu     sync.Mutex // locked before reads when both are
 	out    frameHeads
 	last   uint32               // the newest stream
 	opened [recentStreams]int64 // when, in Unix nanoseconds, by half of the stream's number
@@ -146,7 +149,7 @@ func (g *http2Guard) beforeRead() {
 	if g.since.IsZero() {
 		if g.armed {
 			g.armed = false
-			_ = g.conn.SetReadDeadline(time.Time{}) // fails only if it is closed
+			g.readUntil(time.Time{})
 		}
 		return
 	}
@@ -155,7 +158,17 @@ func (g *http2Guard) beforeRead() {
 		limit += time.Duration(g.in.length()/bodyRate) * time.Second
 	}
 	g.armed = true
-	_ = g.conn.SetReadDeadline(g.since.Add(limit)) // fails only if it is closed
+	g.readUntil(g.since.Add(limit))
+}
+
+// readUntil sets the deadline for reading, unless the client was cut off: that set one that must stand, as must the one of
+// closing, while the server may be about to read.
+func (g *http2Guard) readUntil(t time.Time) {
+	g.reads.Lock()
+	defer g.reads.Unlock()
+	if !g.over {
+		_ = g.conn.SetReadDeadline(t) // fails only if it is closed
+	}
 }
 
 // received looks at what the client sent; false: it is cut off.
@@ -291,6 +304,9 @@ func (g *http2Guard) calmLocked(kind string) {
 		binary.BigEndian.PutUint32(frame[headSize+4:], codeCalm)
 		_, _ = g.conn.Conn.Write(frame[:]) // it is cut off in any case
 	}
+	g.reads.Lock()
+	defer g.reads.Unlock()
+	g.over = true
 	_ = g.conn.SetReadDeadline(longAgo) // so that the server notices
 }
 
