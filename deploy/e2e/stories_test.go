@@ -370,6 +370,13 @@ func tellKilled(t *testing.T, p platform) {
 	l := startLoad(t, p, url, edge(p)+"/", edge(p)+"/browse")
 	l.during(t, 2)
 	p.hold(t, "catalog-a-1")
+	// Until its lease is over nobody can tell whether it is dead or only cut off, so it may run old settings.
+	eventually(t, 6*time.Second, "the status of settings to miss catalog-a-1", func(context.Context) error {
+		if _, out := bijou(t, p, "config", "status", "--app", "catalog"); !strings.Contains(out, "cut off") {
+			return fmt.Errorf("it says %s", out)
+		}
+		return nil
+	})
 	l.during(t, 4)
 	p.start(t, "catalog-a-1")
 	l.during(t, 2)

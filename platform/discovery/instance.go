@@ -64,6 +64,13 @@ func ParseStatus(name string) (Status, error) {
 	return 0, errs.Errorf(errs.Invalid, "status %q is none of %s", name, strings.Join(statusNames[1:], ", "))
 }
 
+// MetaSettings is the key in [Instance.Metadata] that says where an instance has its settings from. With the value
+// SettingsWatched it follows the config service, which therefore misses it when it does not.
+const (
+	MetaSettings    = "settings"
+	SettingsWatched = "watched"
+)
+
 // Instance is one process of a service.
 type Instance struct {
 	// Service is the name callers use: "catalog".

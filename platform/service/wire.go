@@ -118,7 +118,8 @@ func (p *Process) finish() error {
 	p.registrar = discovery.NewRegistrar(p.discovery, discovery.Instance{
 		Service: p.opts.Name, ID: p.opts.Instance, Endpoints: p.endpoints(),
 		Environment: p.opts.Environment, Region: p.opts.Region, Zone: p.opts.Zone, Version: p.opts.Version,
-		Status: discovery.Starting,
+		Metadata: map[string]string{discovery.MetaSettings: discovery.SettingsWatched},
+		Status:   discovery.Starting,
 	}, discovery.RegistrarOptions{Log: p.log})
 	p.observe()
 	return nil

@@ -16,6 +16,7 @@ package config
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"maps"
@@ -23,6 +24,7 @@ import (
 
 	configv1 "bijou.dev/platform/api/config/v1"
 	settings "bijou.dev/platform/config"
+	"bijou.dev/platform/discovery"
 	"bijou.dev/platform/errs"
 	"bijou.dev/platform/kv"
 	"bijou.dev/platform/rpc"
@@ -45,6 +47,9 @@ type Options struct {
 	MaxChanges int
 	// Peers returns the other replicas by name, for Status. Nil: there are none. [New] finds them through discovery.
 	Peers func() map[string]configv1.ConfigClient
+	// Registered returns everybody in the registry, for Status, which counts those that ought to watch. The error says why
+	// the list may not be true at the moment. Nil: only who watches is known. [New] uses the process's own view of discovery.
+	Registered func() ([]discovery.Instance, error)
 	// Log receives what an operator should know. Nil: nothing is logged. [New] uses the process's.
 	Log *slog.Logger
 }
@@ -74,6 +79,7 @@ func New(_ context.Context, p *service.Process, opts Options) error {
 	opts.Log = p.Log()
 	replicas := &peers{p: p, client: rpc.NewClient(rpc.ClientOptions{Service: p.Name(), Trace: p.Tracer(), DialContext: p.DialContext}), conns: map[string]*grpc.ClientConn{}}
 	opts.Peers = replicas.all
+	opts.Registered = func() ([]discovery.Instance, error) { return registered(p.Discovery()) }
 	s, err := NewServer(opts)
 	if err != nil {
 		return err
@@ -94,6 +100,15 @@ func New(_ context.Context, p *service.Process, opts Options) error {
 	return nil
 }
 
+// registered returns everybody that discovery knows, from memory, and why that may be old news.
+func registered(d *discovery.Client) ([]discovery.Instance, error) {
+	all := d.Instances("")
+	if now := d.Stats(); !now.Connected {
+		return all, errors.New(cmp.Or(now.Problem, "no registry has answered yet"))
+	}
+	return all, nil
+}
+
 // observe registers the replica's metrics.
 func (s *Server) observe(r prometheus.Registerer) {
 	gauge := func(name, help string, value func() float64) {
@@ -103,7 +118,7 @@ func (s *Server) observe(r prometheus.Registerer) {
 		newest, _ := s.newest()
 		return float64(newest)
 	})
-	gauge("watchers", "Instances that watch this replica.", func() float64 { return float64(len(s.statuses(""))) })
+	gauge("watchers", "Instances that watch this replica.", func() float64 { return float64(len(s.watching(""))) })
 	gauge("writable", "1 while the store takes publishes, else 0.", func() float64 {
 		if s.writable() != nil {
 			return 0

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	configv1 "bijou.dev/platform/api/config/v1"
+	"bijou.dev/platform/discovery"
 	"bijou.dev/platform/errs"
 	"bijou.dev/platform/kv/kvmem"
 	"bijou.dev/platform/memnet"
@@ -33,6 +34,12 @@ func catalog() *configv1.DeclareRequest {
 // replicas starts n replicas over one store, which know each other.
 func replicas(t *testing.T, n int) ([]*configtest.Server, []*kvmem.Store) {
 	t.Helper()
+	return replicasOf(t, n, nil)
+}
+
+// replicasOf starts n replicas that see the registry given.
+func replicasOf(t *testing.T, n int, registered func() ([]discovery.Instance, error)) ([]*configtest.Server, []*kvmem.Store) {
+	t.Helper()
 	network := memnet.New()
 	first := kvmem.New()
 	servers, stores := make([]*configtest.Server, n), make([]*kvmem.Store, n)
@@ -44,7 +51,7 @@ func replicas(t *testing.T, n int) ([]*configtest.Server, []*kvmem.Store) {
 		}
 		clients := map[string]configv1.ConfigClient{}
 		servers[i] = configtest.NewServer(t, &configtest.Options{Net: network, Addr: "config-" + names[i] + ":7000", Config: config.Options{
-			Store: stores[i],
+			Store: stores[i], Registered: registered,
 			Peers: func() map[string]configv1.ConfigClient {
 				for j, other := range servers {
 					if j != i && clients[names[j]] == nil {

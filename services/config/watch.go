@@ -1,23 +1,17 @@
 package config
 
 import (
-	"cmp"
-	"context"
 	"errors"
 	"fmt"
 	"io"
 	"maps"
 	"slices"
 	"sync"
-	"time"
 
 	configv1 "bijou.dev/platform/api/config/v1"
 	settings "bijou.dev/platform/config"
 	"bijou.dev/platform/errs"
 
-	"google.golang.org/grpc/metadata"
-	"google.golang.org/protobuf/proto"
-	"google.golang.org/protobuf/types/known/durationpb"
 	"google.golang.org/protobuf/types/known/timestamppb"
 )
 
@@ -27,12 +21,13 @@ type audience struct {
 
 	amu      sync.Mutex // locked after state.mu when both are
 	watchers map[*watcher]struct{}
-	acked    chan struct{} // closed and replaced when a status changes
-	released chan struct{} // closed and replaced when all streams have to go elsewhere
+	left     map[member]*configv1.InstanceStatus // the last word of instances that watched and do so no more
+	acked    chan struct{}                       // closed and replaced when a status changes
+	released chan struct{}                       // closed and replaced when all streams have to go elsewhere
 }
 
 func newAudience() audience {
-	return audience{watchers: map[*watcher]struct{}{}, acked: make(chan struct{}), released: make(chan struct{})}
+	return audience{watchers: map[*watcher]struct{}{}, left: map[member]*configv1.InstanceStatus{}, acked: make(chan struct{}), released: make(chan struct{})}
 }
 
 // watcher is one stream.
@@ -161,6 +156,7 @@ func (s *Server) part(w *watcher) {
 	s.amu.Lock()
 	defer s.amu.Unlock()
 	delete(s.watchers, w)
+	s.leftLocked(w)
 	s.statusChangedLocked()
 }
 
@@ -216,141 +212,4 @@ func (s *Server) setStatusLocked(w *watcher, ack *configv1.WatchRequest) {
 func (s *Server) statusChangedLocked() {
 	close(s.acked)
 	s.acked = make(chan struct{})
-}
-
-// hop marks a question from another replica in gRPC metadata: it is answered for the own watchers only.
-const hop = "bijou-config-hop"
-
-// Time-outs of Status.
-const (
-	maxWait     = 5 * time.Minute
-	peerTimeout = 2 * time.Second // beyond the wait
-)
-
-// Status implements the contract.
-func (s *Server) Status(ctx context.Context, req *configv1.StatusRequest) (*configv1.StatusResponse, error) {
-	md, _ := metadata.FromIncomingContext(ctx)
-	forPeer := len(md.Get(hop)) > 0
-	head, err := s.newest()
-	if !forPeer {
-		head, err = s.reach(ctx, req.GetRevision())
-	}
-	if err != nil {
-		return nil, err
-	}
-	wait := req.GetWait().AsDuration()
-	bad := errs.Errorf(errs.Invalid, "asking for status")
-	switch {
-	case req.GetRevision() < 0 || req.GetRevision() > head && !forPeer:
-		return nil, bad.Field("revision", fmt.Sprintf("must be 0 to the newest, %d, is %d", head, req.GetRevision()))
-	case wait < 0 || wait > maxWait:
-		return nil, bad.Field("wait", fmt.Sprintf("must be 0s to %v, is %v", maxWait, wait))
-	}
-	resp := &configv1.StatusResponse{Revision: cmp.Or(req.GetRevision(), head)}
-	instances := map[string]*configv1.InstanceStatus{}
-	if !forPeer {
-		finish := s.askPeers(ctx, req.GetApp(), resp.GetRevision(), wait)
-		defer finish.cancel()
-		s.awaitAcks(ctx, req.GetApp(), resp.GetRevision(), wait)
-		resp.Unreachable = finish.collect(instances)
-	} else {
-		s.awaitAcks(ctx, req.GetApp(), resp.GetRevision(), wait)
-	}
-	merge(instances, s.statuses(req.GetApp()))
-	for _, key := range slices.Sorted(maps.Keys(instances)) {
-		in := instances[key]
-		if in.GetRevision() >= resp.GetRevision() {
-			resp.Current++
-		}
-		resp.Instances = append(resp.Instances, in)
-	}
-	resp.Total = int32(len(resp.Instances))
-	return resp, nil
-}
-
-// merge adds statuses. An instance that is in two places has moved: the later word counts.
-func merge(all map[string]*configv1.InstanceStatus, list []*configv1.InstanceStatus) {
-	for _, in := range list {
-		key := in.GetIdentity().GetApp() + "\x00" + in.GetIdentity().GetInstance()
-		if had := all[key]; had == nil || had.GetAcknowledged().AsTime().Before(in.GetAcknowledged().AsTime()) {
-			all[key] = in
-		}
-	}
-}
-
-func (s *Server) statuses(app string) []*configv1.InstanceStatus {
-	s.amu.Lock()
-	defer s.amu.Unlock()
-	var list []*configv1.InstanceStatus
-	for w := range s.watchers {
-		if app == "" || w.id.GetApp() == app {
-			list = append(list, w.status)
-		}
-	}
-	return list
-}
-
-// awaitAcks waits until all watchers of this replica run the revision, at most for wait.
-func (s *Server) awaitAcks(ctx context.Context, app string, revision int64, wait time.Duration) {
-	if wait == 0 {
-		return
-	}
-	ctx, cancel := context.WithTimeout(ctx, wait)
-	defer cancel()
-	for {
-		s.amu.Lock()
-		acked := s.acked
-		s.amu.Unlock()
-		behind := slices.ContainsFunc(s.statuses(app), func(in *configv1.InstanceStatus) bool { return in.GetRevision() < revision })
-		if !behind {
-			return
-		}
-		select {
-		case <-ctx.Done():
-			return
-		case <-acked:
-		}
-	}
-}
-
-// asked is a question to all other replicas.
-type asked struct {
-	cancel  context.CancelFunc
-	group   sync.WaitGroup
-	mu      sync.Mutex
-	answers []*configv1.StatusResponse
-	silent  []string
-}
-
-func (s *Server) askPeers(ctx context.Context, app string, revision int64, wait time.Duration) *asked {
-	a := &asked{}
-	ctx, a.cancel = context.WithTimeout(metadata.AppendToOutgoingContext(ctx, hop, "1"), wait+peerTimeout)
-	req := &configv1.StatusRequest{App: app, Revision: revision, Wait: durationpb.New(wait)}
-	if s.opts.Peers == nil {
-		return a
-	}
-	for name, peer := range s.opts.Peers() {
-		a.group.Go(func() {
-			resp, err := peer.Status(ctx, proto.CloneOf(req))
-			a.mu.Lock()
-			defer a.mu.Unlock()
-			if err != nil {
-				s.log.WarnContext(ctx, "config: a replica does not answer", "replica", name, "err", err)
-				a.silent = append(a.silent, name)
-				return
-			}
-			a.answers = append(a.answers, resp)
-		})
-	}
-	return a
-}
-
-// collect waits for the answers and returns who gave none.
-func (a *asked) collect(instances map[string]*configv1.InstanceStatus) (silent []string) {
-	a.group.Wait()
-	for _, resp := range a.answers {
-		merge(instances, resp.GetInstances())
-	}
-	slices.Sort(a.silent)
-	return a.silent
 }

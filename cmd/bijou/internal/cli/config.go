@@ -344,8 +344,9 @@ func (p *publishFlags) await(ctx context.Context, e *env, client configv1.Config
 		return fmt.Errorf("published, but asking who runs it: %w", err)
 	}
 	fmt.Fprintln(e.Stderr, statusText(status))
-	if behind := laggards(status); len(behind) > 0 {
-		return fmt.Errorf("published, but not everywhere yet: %s", strings.Join(behind, ", "))
+	// What was refused before is another story: `bijou config status` tells it.
+	if behind := laggards(status, revision); len(behind) > 0 {
+		return fmt.Errorf("published, but not everywhere in use: %s", strings.Join(behind, "; "))
 	}
 	return nil
 }
@@ -353,19 +354,36 @@ func (p *publishFlags) await(ctx context.Context, e *env, client configv1.Config
 func statusText(s *configv1.StatusResponse) string {
 	text := fmt.Sprintf("%d of %d instances on revision %d", s.GetCurrent(), s.GetTotal(), s.GetRevision())
 	if away := s.GetUnreachable(); len(away) > 0 {
-		text += fmt.Sprintf("; not counted: the instances connected to %s, which did not answer", strings.Join(away, ", "))
+		text += fmt.Sprintf("; %s did not answer, so the instances connected there count as cut off", strings.Join(away, ", "))
+	}
+	if problem := s.GetRegistryProblem(); problem != "" {
+		text += "; who else there is cannot be said: " + problem
 	}
 	return text
 }
 
-func laggards(s *configv1.StatusResponse) []string {
-	var names []string
+// laggards names each instance that is behind, or has refused a value of revision since or a newer one, and says why.
+func laggards(s *configv1.StatusResponse, since int64) []string {
+	var all []string
 	for _, i := range s.GetInstances() {
-		if i.GetRevision() < s.GetRevision() || len(i.GetRejections()) > 0 {
-			names = append(names, i.GetIdentity().GetApp()+"/"+i.GetIdentity().GetInstance())
+		var why []string
+		switch {
+		case i.GetRevision() >= s.GetRevision():
+		case i.GetCutOff():
+			why = append(why, "is cut off from config")
+		default:
+			why = append(why, fmt.Sprintf("is on revision %d", i.GetRevision()))
+		}
+		for _, r := range i.GetRejections() {
+			if r.GetRevision() >= since {
+				why = append(why, "refused "+r.GetName()+", keeping what it had: "+r.GetProblem())
+			}
+		}
+		if len(why) > 0 {
+			all = append(all, i.GetIdentity().GetApp()+"/"+i.GetIdentity().GetInstance()+" "+strings.Join(why, ", "))
 		}
 	}
-	return names
+	return all
 }
 
 type configExplainCmd struct {
@@ -517,7 +535,8 @@ type configStatusCmd struct {
 
 // Help is what `bijou config status --help` says beyond the flags.
 func (configStatusCmd) Help() string {
-	return `Exits with 1 when an instance is behind or has refused a value.`
+	return `Counted is who is connected to config, and who is registered but cut off from it. Exits with 1 when an instance is behind
+or has refused a value.`
 }
 
 // Run is `bijou config status`.
@@ -528,13 +547,13 @@ func (c *configStatusCmd) Run(ctx context.Context, e *env) error {
 			return err
 		}
 		if answer.GetTotal() == 0 && c.App != "" {
-			return errs.Errorf(errs.NotFound, "no instance of %q is connected to config; `bijou services` lists them", c.App)
+			return errs.Errorf(errs.NotFound, "no instance of %q is connected to config or registered; `bijou services` lists them", c.App)
 		}
 		if err := e.print(answer, func() error { return e.showStatus(answer) }); err != nil {
 			return err
 		}
-		if behind := laggards(answer); len(behind) > 0 {
-			return fmt.Errorf("behind: %s", strings.Join(behind, ", "))
+		if behind := laggards(answer, 0); len(behind) > 0 {
+			return fmt.Errorf("not everybody runs revision %d: %s", answer.GetRevision(), strings.Join(behind, "; "))
 		}
 		return nil
 	})
@@ -546,6 +565,9 @@ func (e *env) showStatus(answer *configv1.StatusResponse) error {
 		revision := strconv.FormatInt(i.GetRevision(), 10)
 		if i.GetRevision() < answer.GetRevision() {
 			revision = e.style.Yellow(revision)
+		}
+		if i.GetCutOff() {
+			revision += e.style.Yellow(" cut off")
 		}
 		refused := make([]string, 0, len(i.GetRejections()))
 		for _, r := range i.GetRejections() {

@@ -1915,17 +1915,21 @@ func (x *StatusRequest) GetWait() *durationpb.Duration {
 	return nil
 }
 
-// StatusResponse says "current of total instances run the revision".
+// StatusResponse says "current of total instances run the revision". Counted are the instances that watch a replica, and
+// those that are registered as ones that should.
 type StatusResponse struct {
 	state     protoimpl.MessageState `protogen:"open.v1"`
 	Revision  int64                  `protobuf:"varint,1,opt,name=revision,proto3" json:"revision,omitempty"`
 	Current   int32                  `protobuf:"varint,2,opt,name=current,proto3" json:"current,omitempty"`
 	Total     int32                  `protobuf:"varint,3,opt,name=total,proto3" json:"total,omitempty"`
 	Instances []*InstanceStatus      `protobuf:"bytes,4,rep,name=instances,proto3" json:"instances,omitempty"`
-	// Replicas of this service that did not answer: their instances are missing above.
-	Unreachable   []string `protobuf:"bytes,5,rep,name=unreachable,proto3" json:"unreachable,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	// Replicas of this service that did not answer: the instances that watch them are cut off in this answer, or missing.
+	Unreachable []string `protobuf:"bytes,5,rep,name=unreachable,proto3" json:"unreachable,omitempty"`
+	// Why the registry cannot say at the moment who else there is: instances that watch no replica may be missing above,
+	// and some that are gone may be there. Empty while it can.
+	RegistryProblem string `protobuf:"bytes,6,opt,name=registry_problem,json=registryProblem,proto3" json:"registry_problem,omitempty"`
+	unknownFields   protoimpl.UnknownFields
+	sizeCache       protoimpl.SizeCache
 }
 
 func (x *StatusResponse) Reset() {
@@ -1993,13 +1997,23 @@ func (x *StatusResponse) GetUnreachable() []string {
 	return nil
 }
 
+func (x *StatusResponse) GetRegistryProblem() string {
+	if x != nil {
+		return x.RegistryProblem
+	}
+	return ""
+}
+
 // InstanceStatus is the revision that one instance runs.
 type InstanceStatus struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Identity      *Identity              `protobuf:"bytes,1,opt,name=identity,proto3" json:"identity,omitempty"`
-	Revision      int64                  `protobuf:"varint,2,opt,name=revision,proto3" json:"revision,omitempty"`
-	Acknowledged  *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=acknowledged,proto3" json:"acknowledged,omitempty"`
-	Rejections    []*Rejection           `protobuf:"bytes,4,rep,name=rejections,proto3" json:"rejections,omitempty"`
+	state        protoimpl.MessageState `protogen:"open.v1"`
+	Identity     *Identity              `protobuf:"bytes,1,opt,name=identity,proto3" json:"identity,omitempty"`
+	Revision     int64                  `protobuf:"varint,2,opt,name=revision,proto3" json:"revision,omitempty"`
+	Acknowledged *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=acknowledged,proto3" json:"acknowledged,omitempty"`
+	Rejections   []*Rejection           `protobuf:"bytes,4,rep,name=rejections,proto3" json:"rejections,omitempty"`
+	// Registered, but watches no replica: it goes on with what it has. The fields above are the last that was heard of it;
+	// its revision is 0 if nobody remembers.
+	CutOff        bool `protobuf:"varint,5,opt,name=cut_off,json=cutOff,proto3" json:"cut_off,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2060,6 +2074,13 @@ func (x *InstanceStatus) GetRejections() []*Rejection {
 		return x.Rejections
 	}
 	return nil
+}
+
+func (x *InstanceStatus) GetCutOff() bool {
+	if x != nil {
+		return x.CutOff
+	}
+	return false
 }
 
 // DeclareRequest is the full set of properties that an app version reads.
@@ -2286,20 +2307,22 @@ const file_api_config_v1_config_proto_rawDesc = "" +
 	"\rStatusRequest\x12\x10\n" +
 	"\x03app\x18\x01 \x01(\tR\x03app\x12\x1a\n" +
 	"\brevision\x18\x02 \x01(\x03R\brevision\x12-\n" +
-	"\x04wait\x18\x03 \x01(\v2\x19.google.protobuf.DurationR\x04wait\"\xbd\x01\n" +
+	"\x04wait\x18\x03 \x01(\v2\x19.google.protobuf.DurationR\x04wait\"\xe8\x01\n" +
 	"\x0eStatusResponse\x12\x1a\n" +
 	"\brevision\x18\x01 \x01(\x03R\brevision\x12\x18\n" +
 	"\acurrent\x18\x02 \x01(\x05R\acurrent\x12\x14\n" +
 	"\x05total\x18\x03 \x01(\x05R\x05total\x12=\n" +
 	"\tinstances\x18\x04 \x03(\v2\x1f.bijou.config.v1.InstanceStatusR\tinstances\x12 \n" +
-	"\vunreachable\x18\x05 \x03(\tR\vunreachable\"\xdf\x01\n" +
+	"\vunreachable\x18\x05 \x03(\tR\vunreachable\x12)\n" +
+	"\x10registry_problem\x18\x06 \x01(\tR\x0fregistryProblem\"\xf8\x01\n" +
 	"\x0eInstanceStatus\x125\n" +
 	"\bidentity\x18\x01 \x01(\v2\x19.bijou.config.v1.IdentityR\bidentity\x12\x1a\n" +
 	"\brevision\x18\x02 \x01(\x03R\brevision\x12>\n" +
 	"\facknowledged\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\facknowledged\x12:\n" +
 	"\n" +
 	"rejections\x18\x04 \x03(\v2\x1a.bijou.config.v1.RejectionR\n" +
-	"rejections\"]\n" +
+	"rejections\x12\x17\n" +
+	"\acut_off\x18\x05 \x01(\bR\x06cutOff\"]\n" +
 	"\x0eDeclareRequest\x12\x10\n" +
 	"\x03app\x18\x01 \x01(\tR\x03app\x129\n" +
 	"\n" +

@@ -39,9 +39,10 @@ export function Progress() {
       <label>
         <progress max={Math.max(1, s.total)} value={s.current} aria-label="Instances on the newest revision" /> {s.current} of {plural(s.total, "instance")} on revision {s.revision}
       </label>
-      {behind.length > 0 && <span class="why"><Sign tone="warn" /> not yet: {behind.map((i) => `${i.identity.instance} (${i.revision})`).join(", ")}</span>}
+      {behind.length > 0 && <span class="why"><Sign tone="warn" /> not yet: {behind.map((i) => `${i.identity.instance} (${i.cutOff ? "cut off" : i.revision})`).join(", ")}</span>}
       {refused.length > 0 && <span class="why"><Sign tone="bad" /> refused a value: {refused.map((i) => i.identity.instance).join(", ")}</span>}
-      {s.unreachable?.length > 0 && <span class="why"><Sign tone="warn" /> not counted, their replica does not answer: {s.unreachable.join(", ")}</span>}
+      {s.unreachable?.length > 0 && <span class="why"><Sign tone="warn" /> does not answer, so the instances connected there count as cut off: {s.unreachable.join(", ")}</span>}
+      {s.registryProblem && <span class="why"><Sign tone="warn" /> who else there is cannot be said: {s.registryProblem}</span>}
     </div>
   );
 }

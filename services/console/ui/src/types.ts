@@ -73,8 +73,9 @@ export type Status = {
   revision: string;
   current: number;
   total: number;
-  instances: { identity: Identity; revision: string; acknowledged?: string; rejections: { name: string; revision: string; problem: string }[] }[];
+  instances: { identity: Identity; revision: string; acknowledged?: string; rejections: { name: string; revision: string; problem: string }[]; cutOff?: boolean }[];
   unreachable: string[];
+  registryProblem?: string;
 };
 export type SettingsState = { status: Status; newest?: Revision };
 

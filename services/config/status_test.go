@@ -1,0 +1,167 @@
+package config_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	configv1 "bijou.dev/platform/api/config/v1"
+	"bijou.dev/platform/discovery"
+
+	"google.golang.org/protobuf/types/known/durationpb"
+)
+
+// registry is what replicas see of discovery.
+type registry struct {
+	mu      sync.Mutex
+	list    []discovery.Instance
+	problem error
+}
+
+func (r *registry) set(problem error, ids ...string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.list, r.problem = nil, problem
+	for _, id := range ids {
+		r.list = append(r.list, discovery.Instance{
+			Service: "catalog", ID: id, Zone: "eu-1", Status: discovery.Up,
+			Metadata: map[string]string{discovery.MetaSettings: discovery.SettingsWatched},
+		})
+	}
+	// One that has its settings from elsewhere.
+	r.list = append(r.list, discovery.Instance{Service: "catalog", ID: "old-client", Status: discovery.Up})
+}
+
+func (r *registry) registered() ([]discovery.Instance, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.list, r.problem
+}
+
+// watch watches as an instance that acknowledges what it gets, until cut, which ends the stream as a broken network does.
+func watch(t *testing.T, c configv1.ConfigClient, instance string) (cut func()) {
+	t.Helper()
+	ctx, cancel := context.WithCancel(t.Context())
+	stream, err := c.Watch(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := stream.Send(&configv1.WatchRequest{Identity: id(instance)}); err != nil {
+		t.Fatal(err)
+	}
+	var done sync.WaitGroup
+	done.Go(func() {
+		for {
+			m, err := stream.Recv()
+			if err != nil {
+				return
+			}
+			_ = stream.Send(&configv1.WatchRequest{AppliedRevision: m.GetRevision()}) // Recv says why it failed
+		}
+	})
+	t.Cleanup(func() { cancel(); done.Wait() })
+	return cancel
+}
+
+// counted writes a status as "1 of 2: catalog-1@7, catalog-2@6 cut off".
+func counted(t *testing.T, c configv1.ConfigClient, req *configv1.StatusRequest) string {
+	t.Helper()
+	resp, err := c.Status(t.Context(), req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	list := make([]string, 0, len(resp.GetInstances()))
+	for _, in := range resp.GetInstances() {
+		text := in.GetIdentity().GetInstance() + "@" + fmt.Sprint(in.GetRevision())
+		if in.GetCutOff() {
+			text += " cut off"
+		}
+		list = append(list, text)
+	}
+	return fmt.Sprintf("%d of %d: ", resp.GetCurrent(), resp.GetTotal()) + strings.Join(list, ", ")
+}
+
+func TestStatusCountsWhoIsCutOff(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		known := &registry{}
+		known.set(nil, "catalog-1", "catalog-2")
+		servers, _ := replicasOf(t, 2, known.registered)
+		a, b := servers[0].Client(t), servers[1].Client(t)
+		declare(t, a)
+		watch(t, a, "catalog-1")
+		cut := watch(t, b, "catalog-2")
+		synctest.Wait()
+		check := func(when, want string) {
+			t.Helper()
+			synctest.Wait()
+			for _, c := range []configv1.ConfigClient{a, b} {
+				if got := counted(t, c, &configv1.StatusRequest{App: "catalog"}); got != want {
+					t.Errorf("%s: %s, want %s", when, got, want)
+				}
+			}
+		}
+		publish(t, a, set("search.limit", "30"))
+		check("all watch", "2 of 2: catalog-1@1, catalog-2@1")
+		cut()
+		check("cut off, with the newest settings", "2 of 2: catalog-1@1, catalog-2@1 cut off")
+		publish(t, a, set("search.limit", "40"))
+		check("cut off, with old settings", "1 of 2: catalog-1@2, catalog-2@1 cut off")
+		known.set(nil, "catalog-1", "catalog-2", "catalog-3")
+		check("one that never watched", "1 of 3: catalog-1@2, catalog-2@1 cut off, catalog-3@0 cut off")
+		if got := counted(t, a, &configv1.StatusRequest{App: "web"}); got != "0 of 0: " {
+			t.Errorf("of another app: %s", got)
+		}
+		known.set(nil, "catalog-1", "catalog-3")
+		check("its lease is over", "1 of 2: catalog-1@2, catalog-3@0 cut off")
+		known.set(nil, "catalog-1", "catalog-2")
+		check("back in the registry: its last word is forgotten", "1 of 2: catalog-1@2, catalog-2@0 cut off")
+		watch(t, a, "catalog-2")
+		check("back, at the other replica", "2 of 2: catalog-1@2, catalog-2@2")
+		known.set(nil)
+		check("the registry has forgotten who watches", "2 of 2: catalog-1@2, catalog-2@2")
+	})
+}
+
+func TestStatusWaitsForWhoIsCutOff(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		known := &registry{}
+		known.set(nil, "catalog-1", "catalog-2")
+		servers, _ := replicasOf(t, 2, known.registered)
+		a, b := servers[0].Client(t), servers[1].Client(t)
+		declare(t, a)
+		watch(t, a, "catalog-1")
+		synctest.Wait()
+		publish(t, a, set("search.limit", "30"))
+		req := &configv1.StatusRequest{App: "catalog", Wait: durationpb.New(10 * time.Second)}
+		start := time.Now()
+		if got := counted(t, b, req); got != "1 of 2: catalog-1@1, catalog-2@0 cut off" || time.Since(start) != 10*time.Second {
+			t.Errorf("it stays away: %s after %v", got, time.Since(start))
+		}
+		time.AfterFunc(3*time.Second, func() { watch(t, b, "catalog-2") })
+		start = time.Now()
+		if got := counted(t, a, req); got != "2 of 2: catalog-1@1, catalog-2@1" || time.Since(start) > 4*time.Second {
+			t.Errorf("it comes back after 3s: %s after %v", got, time.Since(start))
+		}
+	})
+}
+
+func TestStatusSaysThatTheRegistryIsAway(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		known := &registry{}
+		known.set(errors.New("no registry has answered yet"))
+		servers, _ := replicasOf(t, 1, known.registered)
+		c := servers[0].Client(t)
+		declare(t, c)
+		watch(t, c, "catalog-1")
+		synctest.Wait()
+		resp, err := c.Status(t.Context(), &configv1.StatusRequest{})
+		if err != nil || resp.GetTotal() != 1 || resp.GetRegistryProblem() != "no registry has answered yet" {
+			t.Errorf("got %v, %v", resp, err)
+		}
+	})
+}
