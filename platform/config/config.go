@@ -489,15 +489,19 @@ func Enum(s *Set, name, def string, options []string, spec Spec) *Value[string] 
 }
 
 // JSON declares a document that is read into a T by encoding/json. The service refuses what does not fit the JSON schema
-// of T: unknown fields, wrong types, and missing fields unless they are marked omitempty or omitzero. If T or *T has a method
-// Validate() error, a value that it refuses is not used either. T must not be recursive.
+// of T: unknown fields, wrong types, and missing fields unless they are marked omitempty or omitzero. If T has a method
+// JSONSchema() string, that is the schema, which can say more: bounds, patterns, what goes together. If T or *T has a method
+// Validate() error, a value that it refuses is not used either, but published all the same: the service cannot ask it.
+// T must not be recursive.
 func JSON[T any](s *Set, name string, def T, spec Spec) *Value[T] {
 	text, err := json.Marshal(def)
 	if err != nil {
 		panic(fmt.Sprintf("declaring setting %q: %v", name, err))
 	}
 	p := property(configv1.Type_TYPE_JSON, name, string(text), spec)
-	if p.JsonSchema, err = inferSchema[T](); err != nil {
+	if own, ok := any(def).(interface{ JSONSchema() string }); ok {
+		p.JsonSchema = own.JSONSchema()
+	} else if p.JsonSchema, err = inferSchema[T](); err != nil {
 		panic(fmt.Sprintf("declaring setting %q: %v", name, err))
 	}
 	return value(s, p, def, decodeJSON[T])

@@ -101,14 +101,48 @@ func (p *Property) Check(text string) error {
 		return err
 	}
 	if err := p.schema.Validate(v); err != nil {
-		return fmt.Errorf("must fit its JSON schema: %s", shorten(schemaProblem(err)))
+		return fmt.Errorf("must fit its JSON schema: %s", shorten(p.schemaProblem(err.Error())))
 	}
 	return nil
 }
 
-// schemaProblem leaves out the leading word of the validator, which says nothing to the writer of a value.
-func schemaProblem(err error) string {
-	return strings.TrimPrefix(err.Error(), "validating root: ")
+// schemaProblem puts the validator's words in those of the writer of a value: "[].to[].service must be the name of a service".
+// The validator names the place by the way through the schema; what is said there by a description that begins with "must" is
+// better than how the rule is written.
+func (p *Property) schemaProblem(problem string) string {
+	at := ""
+	for strings.HasPrefix(problem, "validating ") {
+		at, problem, _ = strings.Cut(strings.TrimPrefix(problem, "validating "), ": ")
+	}
+	var schema any
+	if at == "root" {
+		at = ""
+	}
+	if err := json.Unmarshal([]byte(p.proto.GetJsonSchema()), &schema); err != nil {
+		return problem // cannot be: it was read before
+	}
+	place, member := "", false // whether the next step is a name
+	for step := range strings.SplitSeq(strings.TrimPrefix(at, "/"), "/") {
+		in, _ := schema.(map[string]any)
+		schema = in[step]
+		switch {
+		case member:
+			place, member = place+"."+step, false
+		case step == "properties":
+			member = true
+		case step == "items":
+			place += "[]"
+		}
+	}
+	place = strings.TrimPrefix(place, ".")
+	in, _ := schema.(map[string]any)
+	if rule, _ := in["description"].(string); strings.HasPrefix(rule, "must ") {
+		return strings.TrimSpace(place + " " + rule)
+	}
+	if place == "" {
+		return problem
+	}
+	return place + ": " + problem
 }
 
 // CheckName says what is wrong with the name of a setting, or returns nil: one or more segments joined by dots, each of

@@ -121,3 +121,27 @@ func FuzzProperty(f *testing.F) {
 		}
 	})
 }
+
+type shelf struct{ Books []int }
+
+// JSONSchema says more than the type.
+func (shelf) JSONSchema() string {
+	return `{"type":"object","additionalProperties":false,"properties":{"Books":{"type":"array","maxItems":2,
+		"items":{"type":"integer","minimum":1,"description":"must be the number of a book, from 1"}}}}`
+}
+
+func TestSchemaOfATypesOwn(t *testing.T) {
+	set := config.Static(map[string]string{"shelf": `{"Books":[0]}`})
+	config.JSON(set, "shelf", shelf{Books: []int{}}, config.Spec{})
+	if problem := set.Entries()[0].Problem; problem != "must fit its JSON schema: Books[] must be the number of a book, from 1" {
+		t.Errorf("the problem is %q", problem)
+	}
+	for text, want := range map[string]string{
+		`{"Books":[1,2,3]}`: "Books: maxItems", `{"Book":[]}`: "unexpected additional properties", `[]`: "type", `{"Books":[1]}`: "",
+	} {
+		err := set.Put("shelf", text)
+		if (err == nil) != (want == "") || err != nil && !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: error %v, want %q", text, err, want)
+		}
+	}
+}

@@ -1,6 +1,7 @@
 package gateway
 
 import (
+	_ "embed"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -110,6 +111,13 @@ const (
 	maxWeight   = 1_000_000
 	maxAttempts = 10
 )
+
+//go:embed routes.schema.json
+var routesSchema string
+
+// JSONSchema is by what the config service judges routes when they are published. It refuses nothing that Validate takes;
+// what it cannot say is a condition on two routes, such as two of one name: that, the edge says when it gets them.
+func (Routes) JSONSchema() string { return routesSchema }
 
 // Validate says what is wrong with the routes, naming the route and the field. It also refuses routes that could never
 // be reached because another one takes all of their requests.

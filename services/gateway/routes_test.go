@@ -7,6 +7,8 @@ import (
 	"strings"
 	"testing"
 
+	configv1 "bijou.dev/platform/api/config/v1"
+	"bijou.dev/platform/config"
 	"bijou.dev/platform/errs"
 	"bijou.dev/services/gateway"
 )
@@ -77,38 +79,45 @@ func TestMatching(t *testing.T) {
 
 func TestRoutesAreRefused(t *testing.T) {
 	const to = `"to":[{"service":"s"}]`
-	for _, c := range []struct{ routes, want string }{
-		{`[{"name":"",` + to + `}]`, "routes[0].name"},
-		{`[{"name":"a b",` + to + `}]`, "routes[0].name"},
-		{`[{"name":"a","match":{"prefix":"/a"},` + to + `},{"name":"a",` + to + `}]`, "is used twice"},
-		{`[{"name":"a","to":[]}]`, "routes[0].to"},
-		{`[{"name":"a","to":[{"service":"s","endpoint":"admin"}]}]`, "admin"},
-		{`[{"name":"a","to":[{"service":"S/x"}]}]`, "to[0].service"},
-		{`[{"name":"a","to":[{"service":"s","version":"v1"},{"service":"s","version":"v2"}]}]`, "must have weights"},
-		{`[{"name":"a","to":[{"service":"s","weight":1},{"service":"s","weight":1}]}]`, "twice"},
-		{`[{"name":"a","to":[{"service":"s","weight":-1}]}]`, "weight"},
-		{`[{"name":"a","match":{"prefix":"a"},` + to + `}]`, "match"},
-		{`[{"name":"a","match":{"prefix":"/a/../b"},` + to + `}]`, "match"},
-		{`[{"name":"a","match":{"prefix":"/a","path":"/b"},` + to + `}]`, "match.prefix"},
-		{`[{"name":"a","match":{"host":"a:80"},` + to + `}]`, "match.host"},
-		{`[{"name":"a","match":{"host":"a.*"},` + to + `}]`, "match.host"},
-		{`[{"name":"a","match":{"methods":["G T"]},` + to + `}]`, "match.methods[0]"},
-		{`[{"name":"a","match":{"headers":[{"name":"x-bijou-pin"}]},` + to + `}]`, "match.headers[0].name"},
-		{`[{"name":"a","match":{"headers":[{"name":"host"}]},` + to + `}]`, "match.host"},
-		{`[{"name":"a","match":{"path":"/a"},"rewrite":{"prefix":"/b"},` + to + `}]`, "rewrite.prefix"},
-		{`[{"name":"a","rewrite":{"host":"a b"},` + to + `}]`, "rewrite.host"},
-		{`[{"name":"a","timeout":{"header":"0s"},` + to + `}]`, "timeout.header"},
-		{`[{"name":"a","timeout":{"total":"soon"},` + to + `}]`, "timeout.total"},
-		{`[{"name":"a","retry":{"attempts":11},` + to + `}]`, "retry.attempts"},
-		{`[{"name":"a","sticky":"a b",` + to + `}]`, "sticky"},
+	p := declared(t)
+	for _, c := range []struct {
+		routes, want string
+		late         bool // only the edge can say so, not the schema by which the config service judges
+	}{
+		{`[{"name":"",` + to + `}]`, "routes[0].name", false},
+		{`[{"name":"a b",` + to + `}]`, "routes[0].name", false},
+		{`[{"name":"a","match":{"prefix":"/a"},` + to + `},{"name":"a",` + to + `}]`, "is used twice", true},
+		{`[{"name":"a","to":[]}]`, "routes[0].to", false},
+		{`[{"name":"a","to":[{"service":"s","endpoint":"admin"}]}]`, "admin", false},
+		{`[{"name":"a","to":[{"service":"S/x"}]}]`, "to[0].service", false},
+		{`[{"name":"a","to":[{"service":"s","version":"v1"},{"service":"s","version":"v2"}]}]`, "must have weights", false},
+		{`[{"name":"a","to":[{"service":"s","weight":1},{"service":"s","weight":1}]}]`, "twice", true},
+		{`[{"name":"a","to":[{"service":"s","weight":-1}]}]`, "weight", false},
+		{`[{"name":"a","match":{"prefix":"a"},` + to + `}]`, "match", false},
+		{`[{"name":"a","match":{"prefix":"/a/../b"},` + to + `}]`, "match", true},
+		{`[{"name":"a","match":{"prefix":"/a","path":"/b"},` + to + `}]`, "match.prefix", false},
+		{`[{"name":"a","match":{"host":"a:80"},` + to + `}]`, "match.host", false},
+		{`[{"name":"a","match":{"host":"a.*"},` + to + `}]`, "match.host", false},
+		{`[{"name":"a","match":{"methods":["G T"]},` + to + `}]`, "match.methods[0]", false},
+		{`[{"name":"a","match":{"headers":[{"name":"x-bijou-pin"}]},` + to + `}]`, "match.headers[0].name", true},
+		{`[{"name":"a","match":{"headers":[{"name":"host"}]},` + to + `}]`, "match.host", true},
+		{`[{"name":"a","match":{"path":"/a"},"rewrite":{"prefix":"/b"},` + to + `}]`, "rewrite.prefix", true},
+		{`[{"name":"a","rewrite":{"host":"a b"},` + to + `}]`, "rewrite.host", false},
+		{`[{"name":"a","timeout":{"header":"0s"},` + to + `}]`, "timeout.header", true},
+		{`[{"name":"a","timeout":{"total":"soon"},` + to + `}]`, "timeout.total", false},
+		{`[{"name":"a","retry":{"attempts":11},` + to + `}]`, "retry.attempts", false},
+		{`[{"name":"a","sticky":"a b",` + to + `}]`, "sticky", false},
 		// The same, and out of reach.
-		{`[{"name":"a","match":{"prefix":"/"},` + to + `},{"name":"b",` + to + `}]`, `is the same as that of route "a"`},
-		{`[{"name":"a","match":{"methods":["GET","PUT"]},` + to + `},{"name":"b","match":{"methods":["PUT"]},` + to + `}]`, `route "a" takes all`},
-		{`[{"name":"a","match":{"headers":[{"name":"X"}]},` + to + `},{"name":"b","match":{"headers":[{"name":"x","value":"1"}]},` + to + `}]`, `"b"`},
+		{`[{"name":"a","match":{"prefix":"/"},` + to + `},{"name":"b",` + to + `}]`, `is the same as that of route "a"`, true},
+		{`[{"name":"a","match":{"methods":["GET","PUT"]},` + to + `},{"name":"b","match":{"methods":["PUT"]},` + to + `}]`, `route "a" takes all`, true},
+		{`[{"name":"a","match":{"headers":[{"name":"X"}]},` + to + `},{"name":"b","match":{"headers":[{"name":"x","value":"1"}]},` + to + `}]`, `"b"`, true},
 	} {
 		err := parse(t, c.routes).Validate()
 		if !errors.Is(err, errs.Invalid) || !strings.Contains(err.Error(), c.want) {
 			t.Errorf("%s: error %v, want one with %q", c.routes, err, c.want)
+		}
+		if err := p.Check(c.routes); (err != nil) == c.late {
+			t.Errorf("%s: when it is published the error is %v, want one: %t", c.routes, err, !c.late)
 		}
 	}
 }
@@ -165,6 +174,8 @@ func FuzzRoutes(f *testing.F) {
 	f.Add(toWeb, "x", "/", "GET")
 	f.Add(`[{"name":"a","match":{"host":"*.x.y","prefix":"/a"},"to":[{"service":"s"}]},{"name":"b","match":{"path":"/a"},"to":[{"service":"s"}]}]`, "z.x.y", "/a/b", "PUT")
 	f.Add(`[{"name":"a","match":{"methods":["GET"],"headers":[{"name":"q","value":"1"}]},"to":[{"service":"s","weight":1},{"service":"s","version":"2"}]}]`, "", "/", "GET")
+	f.Add(everything, "a.x.y", "/a", "GET")
+	p := declared(f)
 	f.Fuzz(func(t *testing.T, text, host, path, method string) {
 		var routes gateway.Routes
 		if json.Unmarshal([]byte(text), &routes) != nil || routes.Validate() != nil {
@@ -200,6 +211,9 @@ func FuzzRoutes(f *testing.F) {
 		var again gateway.Routes
 		if err := again.Set(routes.String()); err != nil {
 			t.Errorf("reading back %s: %v", routes.String(), err)
+		}
+		if err := p.Check(routes.String()); err != nil {
+			t.Errorf("what the edge takes cannot be published: %s: %v", routes.String(), err)
 		}
 	})
 }
@@ -255,4 +269,21 @@ func unescapeOnce(s string) string {
 		}
 	}
 	return b.String()
+}
+
+// everything is a table that uses each field.
+const everything = `[{"name":"a","match":{"host":"*.x.y","prefix":"/a","methods":["GET"],"headers":[{"name":"q","value":"1"}]},
+	"to":[{"service":"s","endpoint":"grpc","version":"v1","weight":1},{"service":"s"}],"rewrite":{"prefix":"/","host":"z:80"},
+	"timeout":{"header":"1.5s","total":"1m30s"},"retry":{"attempts":2,"methods":["POST"]},"criticality":"SHEDDABLE","sticky":"id","maxBody":-1}]`
+
+// declared is the setting as the config service knows it.
+func declared(t testing.TB) *config.Property {
+	t.Helper()
+	p, err := config.ParseProperty(&configv1.Property{
+		Name: "routes", Type: configv1.Type_TYPE_JSON, DefaultValue: "[]", JsonSchema: gateway.Routes(nil).JSONSchema(),
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return p
 }
