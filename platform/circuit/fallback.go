@@ -43,9 +43,6 @@ func Fallback[T any](ctx context.Context, call func(context.Context) (T, error),
 		c.fallbackFailed(ctx, evFallbackMissing)
 		return v, err
 	}
-	if span := trace.SpanFromContext(ctx); span.IsRecording() && c != nil {
-		span.AddEvent("fallback", trace.WithAttributes(attribute.String("bijou.circuit.name", c.name)))
-	}
 	if ev := c.startFallback(); ev != evFallbackSuccess {
 		c.fallbackFailed(ctx, ev)
 		return v, err
@@ -57,6 +54,9 @@ func Fallback[T any](ctx context.Context, call func(context.Context) (T, error),
 		return v, fmt.Errorf("%w; its fallback: %w", err, fallbackErr)
 	}
 	c.countFallback(evFallbackSuccess)
+	if span := trace.SpanFromContext(ctx); span.IsRecording() && c != nil {
+		span.AddEvent("fallback", trace.WithAttributes(attribute.String("bijou.circuit.name", c.name)))
+	}
 	return v, nil
 }
 

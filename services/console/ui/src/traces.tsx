@@ -281,7 +281,7 @@ function decisions(s: Span): ComponentChildren[] {
   }
   if (Number(t["bijou.attempts"]) > 1) lines.push(`It took ${t["bijou.attempts"]} attempts; the instance above is that of the last one.`);
   if (t["bijou.attempts"] === "1") lines.push("It took one attempt.");
-  if (s.annotations?.some((a) => a.value.startsWith("fallback"))) lines.push("What failed below was answered by a fallback.");
+  if (s.annotations?.some((a) => /^"?fallback"?/.test(a.value))) lines.push("What failed below was answered by a fallback.");
   if (t["bijou.fault.latency"]) lines.push(`A fault rule made it wait ${t["bijou.fault.latency"]}.`);
   if (t["bijou.fault.error"]) lines.push("A fault rule made it fail.");
   if (t.error) lines.push(`It failed: ${t.error}`);
