@@ -7,7 +7,6 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
-	"time"
 
 	"bijou.dev/platform/overload"
 )
@@ -20,7 +19,8 @@ type httpServer struct {
 }
 
 // Handle serves h on a listener, HTTP/1.1 and HTTP/2 without TLS, with a span per request except on the admin
-// listener, and the criticality that the caller gave it in the request's context. Time-outs are set against clients that send slowly; answers may stream for ever.
+// listener, and the criticality that the caller gave it in the request's context. Connections, headers and bodies are
+// bounded in number, size and time: a body has 8 MiB and 30 s at the most. Answers may stream for ever.
 func (p *Process) Handle(listener string, h http.Handler) error {
 	l, err := p.Listen(listener)
 	if err != nil {
@@ -30,15 +30,16 @@ func (p *Process) Handle(listener string, h http.Handler) error {
 		h = overload.Middleware(p.tracer.Middleware(h)) // the span reads the pattern from the request it passed on
 	}
 	srv := &http.Server{
-		Handler:           h,
-		ReadHeaderTimeout: 10 * time.Second, // slow loris
-		IdleTimeout:       2 * time.Minute,  // longer than a caller's pool, so that callers close first
-		MaxHeaderBytes:    32 << 10,
+		Handler:           limitBodies(h),
+		ReadHeaderTimeout: headerWithin,
+		IdleTimeout:       idleFor,
+		MaxHeaderBytes:    maxHeader,
 		ErrorLog:          slog.NewLogLogger(p.log.Handler(), slog.LevelDebug),
 		Protocols:         new(http.Protocols),
 	}
 	srv.Protocols.SetHTTP1(true)
 	srv.Protocols.SetUnencryptedHTTP2(true)
+	l = limitConns(l, maxHTTPConns, p.refused.WithLabelValues(listener))
 	p.servers = append(p.servers, &httpServer{listener, l, srv})
 	return nil
 }

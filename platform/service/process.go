@@ -35,6 +35,7 @@ type Process struct {
 	opts      Options
 	log       *slog.Logger
 	metrics   *prometheus.Registry
+	refused   *prometheus.CounterVec // connections, by listener
 	listeners map[string]net.Listener
 	claimed   map[string]bool // listeners that something serves
 
@@ -88,6 +89,7 @@ func New(ctx context.Context, opts Options, setup Setup) (_ *Process, err error)
 		health:    health.NewServer(),
 		admin:     http.NewServeMux(),
 	}
+	p.refused = newRefused(p.metrics)
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, p.undo(ctx))

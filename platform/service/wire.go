@@ -101,7 +101,7 @@ func (p *Process) finish() error {
 		if err != nil {
 			return err
 		}
-		p.onGRPC = l
+		p.onGRPC = limitConns(l, maxGRPCConns, p.refused.WithLabelValues("grpc"))
 	} else if p.serves {
 		return fmt.Errorf("serving gRPC of %s: no listener \"grpc\" is free for it; add grpc=:7000 to -listen", p.opts.Name)
 	}
@@ -136,6 +136,15 @@ func newMetrics(o Options) *prometheus.Registry {
 	info.Set(1)
 	r.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), info)
 	return r
+}
+
+// newRefused counts connections that were closed because there were too many.
+func newRefused(r prometheus.Registerer) *prometheus.CounterVec {
+	c := prometheus.NewCounterVec(prometheus.CounterOpts{
+		Name: "bijou_connections_refused_total", Help: "Connections closed at once because their listener had as many as it may.",
+	}, []string{"listener"})
+	r.MustRegister(c)
+	return c
 }
 
 // observe exports what the parts say of themselves.

@@ -35,9 +35,6 @@ const maxBody = 4 << 20
 // jsonCost is what reading JSON takes besides the body, as a multiple of it.
 const jsonCost = 3
 
-// bodyTimeout is how long a sender may take for a body: while it comes, it is counted as in flight.
-const bodyTimeout = 30 * time.Second
-
 // retryBusy is when a sender should come back after a refusal for want of memory.
 const retryBusy = time.Second
 
@@ -208,7 +205,7 @@ func (in *ingest) otlpHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	var rej rejection
-	err := in.withBody(w, r, format, func(b []byte) error {
+	err := in.withBody(r, format, func(b []byte) error {
 		spans, invalid, err := parse(b)
 		if err != nil {
 			return in.unparsed(err)
@@ -245,7 +242,7 @@ func writeOTLP(w http.ResponseWriter, asJSON bool, status int, m proto.Message) 
 // does. errSlow is answered with 408.
 var (
 	errTooLarge = errs.Errorf(errs.Invalid, "reading spans: a request may have %d MiB, also decompressed; send smaller batches", maxBody>>20)
-	errSlow     = errs.Errorf(errs.Invalid, "reading spans: the body must come within %v", bodyTimeout)
+	errSlow     = errs.Errorf(errs.Invalid, "reading spans: the body did not come in time")
 )
 
 // httpStatus sets Retry-After where it helps and returns the status.
@@ -269,7 +266,7 @@ func (in *ingest) zipkin(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, "Content-Type must be application/json: Zipkin v2 JSON", http.StatusUnsupportedMediaType)
 		return
 	}
-	err := in.withBody(w, r, "zipkin", func(b []byte) error {
+	err := in.withBody(r, "zipkin", func(b []byte) error {
 		spans, err := span.ParseZipkin(b)
 		if err != nil {
 			return in.unparsed(err)
@@ -285,7 +282,7 @@ func (in *ingest) zipkin(w http.ResponseWriter, r *http.Request) {
 }
 
 // withBody reads a body, holding its memory against the limit until fn returns.
-func (in *ingest) withBody(w http.ResponseWriter, r *http.Request, format string, fn func([]byte) error) error {
+func (in *ingest) withBody(r *http.Request, format string, fn func([]byte) error) error {
 	if r.ContentLength > maxBody {
 		in.metrics.dropped.WithLabelValues(dropRefused).Inc()
 		return errTooLarge
@@ -301,8 +298,6 @@ func (in *ingest) withBody(w http.ResponseWriter, r *http.Request, format string
 		held += n
 		return nil
 	}
-	rc := http.NewResponseController(w)
-	_ = rc.SetReadDeadline(time.Now().Add(bodyTimeout)) // every server of ours has deadlines
 	body, err := plainBody(r)
 	if err != nil {
 		return in.unparsed(err)
@@ -333,7 +328,6 @@ func (in *ingest) withBody(w http.ResponseWriter, r *http.Request, format string
 			return in.unparsed(fmt.Errorf("reading the body: %w", err))
 		}
 	}
-	_ = rc.SetReadDeadline(time.Time{}) // or it would end the request while the spans are stored
 	in.metrics.bytes.WithLabelValues(format).Add(float64(buf.Len()))
 	if format != "otlp_http" {
 		if err := hold(jsonCost * int64(buf.Len())); err != nil {
