@@ -120,7 +120,7 @@ type Edge struct {
 	wire     *wire
 	h1, h2   *http.Transport
 	conns    *connections
-	tunnels  tunnels
+	lasting  lasting
 	unwatch  func()
 	stopping atomic.Bool
 
@@ -277,15 +277,16 @@ func (e *Edge) Serve(l net.Listener) error {
 }
 
 // Shutdown stops taking connections and waits for requests under way: HTTP/1.1 answers say Connection: close, HTTP/2
-// gets GOAWAY, WebSockets a close frame with code 1001 at a random moment within half of the time that ctx leaves, so
-// that clients do not all come back at once. When ctx ends, what is left is cut off; that is not an error.
+// gets GOAWAY. WebSockets get a close frame with code 1001, gRPC streams the status UNAVAILABLE, event streams their end, each
+// at a random moment within half of the time that ctx leaves, so that clients do not all come back at once. When ctx ends,
+// what is left is cut off; that is not an error.
 func (e *Edge) Shutdown(ctx context.Context) error {
 	e.stopping.Store(true)
 	e.conns.closeUnused()
-	e.tunnels.drain(ctx)
+	e.lasting.drain(ctx)
 	err := e.server.Shutdown(ctx)
 	if err == nil || errors.Is(err, ctx.Err()) {
-		err = e.tunnels.wait(ctx)
+		err = e.lasting.wait(ctx)
 	}
 	if ctx.Err() != nil && errors.Is(err, ctx.Err()) {
 		e.log.Warn("stopping the edge: cutting off what did not end in time")
@@ -302,7 +303,7 @@ func (e *Edge) Close() error {
 	e.closed = true
 	e.mu.Unlock()
 	err := e.server.Close()
-	e.tunnels.close()
+	e.lasting.close()
 	e.work.Wait()
 	e.wire.close()
 	e.h1.CloseIdleConnections()

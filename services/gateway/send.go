@@ -379,7 +379,11 @@ func (x *exchange) answer() {
 	x.limitAnswer(stream)
 	x.status = res.StatusCode
 	x.w.WriteHeader(res.StatusCode)
-	if err := x.copy(stream); err != nil {
+	switch err := x.copy(stream); {
+	case errors.Is(err, errLeaving):
+		x.leave()
+		return
+	case err != nil:
 		x.broke(err)
 		return
 	}
@@ -409,7 +413,11 @@ func (x *exchange) copy(stream bool) error {
 		return nil // a gRPC status in the header is the whole answer, and must be in the last frame
 	}
 	var flush func() error
+	var s *streaming
 	if stream {
+		if s = x.streaming(); s != nil {
+			defer x.edge.lasting.remove(s)
+		}
 		flush = http.NewResponseController(x.w).Flush
 		if err := flush(); err != nil { // the client waits for the header, and the first piece may be long in coming
 			return &clientError{err}
@@ -419,7 +427,8 @@ func (x *exchange) copy(stream bool) error {
 	buf := buffers.Get().(*[32 << 10]byte)
 	defer buffers.Put(buf)
 	for {
-		n, err := x.res.Body.Read(buf[:])
+		read, err := x.res.Body.Read(buf[:])
+		n, end := s.pass(buf[:read])
 		if n > 0 {
 			stall.begin()
 			m, werr := x.w.Write(buf[:n])
@@ -432,10 +441,12 @@ func (x *exchange) copy(stream bool) error {
 				return &clientError{werr}
 			}
 		}
-		if err == io.EOF {
+		switch {
+		case err == io.EOF && n == read:
 			return nil
-		}
-		if err != nil {
+		case end || err != nil && s.leaving():
+			return errLeaving
+		case err != nil:
 			return err
 		}
 	}

@@ -9,7 +9,9 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -340,6 +342,121 @@ func TestWebSocketsDrain(t *testing.T) {
 		busy.Close()
 		if err := <-stopped; err != nil {
 			t.Error(err)
+		}
+	})
+}
+
+// TestStreamsDrain holds that a stop ends gRPC streams with a status and event streams with their end, between two messages
+// and not all at once, and that calls which have an end of their own get there.
+func TestStreamsDrain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, `[{"name":"half","match":{"path":"/test.v1.Calls/Half"},"to":[{"service":"web","endpoint":"grpc"}]},
+			{"name":"calls","match":{"prefix":"/test.v1.Calls"},"to":[{"service":"calls","endpoint":"grpc"}]},
+			{"name":"web","to":[{"service":"web"}]}]`)
+		w.grpcOrigin("calls", "calls-1")
+		half, rest := make(chan struct{}), make(chan struct{})
+		w.origin("web", "web-1", "", http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
+			rc := http.NewResponseController(rw)
+			if r.URL.Path == "/test.v1.Calls/Half" { // a gRPC server in the middle of a message of 4 bytes
+				rw.Header().Set("Content-Type", "application/grpc")
+				_, _ = io.WriteString(rw, "\x00\x00\x00\x00\x04ab")
+				_ = rc.Flush()
+				close(half)
+				<-rest
+				_, _ = io.WriteString(rw, "cd\x00\x00\x00\x00\x01")
+				_ = rc.Flush()
+				<-r.Context().Done()
+				return
+			}
+			rw.Header().Set("Content-Type", "text/event-stream")
+			_, _ = io.WriteString(rw, "data: a\n\n")
+			_ = rc.Flush()
+			<-r.Context().Done()
+		}))
+		var left sync.WaitGroup
+		var mu sync.Mutex
+		var moments []time.Duration
+		var begin time.Time
+		gone := func() {
+			mu.Lock()
+			defer mu.Unlock()
+			moments = append(moments, time.Since(begin))
+		}
+		for range 50 {
+			s, err := w.grpcClient().NewStream(t.Context(), &calls.Streams[0], "/test.v1.Calls/Chat")
+			if err != nil {
+				t.Fatal(err)
+			}
+			out := new(wrapperspb.StringValue)
+			if err := errors.Join(s.SendMsg(wrapperspb.String("a")), s.RecvMsg(out)); err != nil {
+				t.Fatal(err)
+			}
+			left.Go(func() {
+				if err := s.RecvMsg(out); status.Code(err) != codes.Unavailable || !strings.Contains(err.Error(), "the edge is stopping") {
+					t.Errorf("a gRPC stream ended with %v", err)
+				}
+				gone()
+			})
+		}
+		for i := range 50 {
+			req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, "http://x/", nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			res, err := w.client(i%2 == 0).Do(req)
+			if err != nil {
+				t.Fatal(err)
+			}
+			left.Go(func() {
+				defer res.Body.Close()
+				if text, err := io.ReadAll(res.Body); err != nil || string(text) != "data: a\n\n" {
+					t.Errorf("an event stream ended with %q, %v", text, err)
+				}
+				gone()
+			})
+		}
+		req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, "http://x/test.v1.Calls/Half", http.NoBody)
+		if err != nil {
+			t.Fatal(err)
+		}
+		req.Header.Set("Content-Type", "application/grpc")
+		req.Header.Set("Te", "trailers")
+		res, err := w.client(true).Do(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		<-half
+		unary := make(chan error, 1)
+		go func() {
+			unary <- w.grpcClient().Invoke(t.Context(), "/test.v1.Calls/Echo", wrapperspb.String("sleep"), new(wrapperspb.StringValue))
+		}()
+		synctest.Wait()
+		begin = time.Now()
+		stopped := make(chan error, 1)
+		go func() {
+			ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+			defer cancel()
+			stopped <- w.edge.Shutdown(ctx)
+		}()
+		if err := <-unary; err != nil {
+			t.Errorf("a call in hand: %v", err)
+		}
+		left.Wait()
+		if first, last := slices.Min(moments), slices.Max(moments); last > 10*time.Second || last-first < 8*time.Second {
+			t.Errorf("streams ended from %v to %v, want them spread over 10s", first, last)
+		}
+		time.Sleep(11*time.Second - time.Since(begin))
+		close(rest)
+		text, err := io.ReadAll(res.Body)
+		res.Body.Close()
+		if err != nil || string(text) != "\x00\x00\x00\x00\x04abcd" || res.Trailer.Get("Grpc-Status") != "14" {
+			t.Errorf("the stream in the middle of a message ended with %q, %v, %v", text, res.Trailer, err)
+		}
+		if err := <-stopped; err != nil {
+			t.Error(err)
+		}
+		if took := time.Since(begin); took > 12*time.Second {
+			t.Errorf("the stop took %v", took)
 		}
 	})
 }

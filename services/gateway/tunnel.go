@@ -13,20 +13,27 @@ import (
 	"bijou.dev/platform/route"
 )
 
-// tunnels are the upgraded connections.
-type tunnels struct {
-	mu       sync.Mutex
-	all      map[*tunnel]struct{}
-	goodbyes time.Time // until when all have been told; zero: nobody stops
-	empty    chan struct{}
-	closed   bool
+// lasting are the answers that end when somebody wants them to: upgraded connections and streams.
+type lasting struct {
+	mu     sync.Mutex
+	all    map[leaver]*time.Timer // says goodbye; nil: nobody stops
+	until  time.Time              // all have been told; zero: nobody stops
+	empty  chan struct{}
+	closed bool
+}
+
+// leaver is one of them.
+type leaver interface {
+	// goAway ends it, but not in the middle of a message, so that its client comes back.
+	goAway()
+	// close cuts it off.
+	close()
 }
 
 // tunnel passes WebSocket frames both ways. It looks at the frames to the client only as far as it must to say goodbye
 // between two of them.
 type tunnel struct {
 	client, origin io.ReadWriteCloser
-	timer          *time.Timer // says goodbye; nil: not yet. Guarded by tunnels.mu
 
 	mu     sync.Mutex // guards writing to the client
 	frames frames
@@ -61,12 +68,12 @@ func (x *exchange) tunnel() *failure {
 		return nil
 	}
 	t := &tunnel{client: nc, origin: origin}
-	if !x.edge.tunnels.add(t) {
+	if !x.edge.lasting.add(t) {
 		return nil
 	}
 	x.edge.metrics.tunnels.Inc()
 	defer x.edge.metrics.tunnels.Dec()
-	defer x.edge.tunnels.remove(t)
+	defer x.edge.lasting.remove(t)
 	x.bytes = t.run(rw)
 	return nil
 }
@@ -235,62 +242,66 @@ func (f *frames) headDone() bool {
 	return true
 }
 
-// add takes a tunnel in; false: everything is closed.
-func (ts *tunnels) add(t *tunnel) bool {
-	ts.mu.Lock()
-	defer ts.mu.Unlock()
-	if ts.closed {
+// add takes one in; false: everything is closed.
+func (s *lasting) add(l leaver) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closed {
 		return false
 	}
-	if ts.all == nil {
-		ts.all = map[*tunnel]struct{}{}
+	if s.all == nil {
+		s.all = map[leaver]*time.Timer{}
 	}
-	ts.all[t] = struct{}{}
-	if !ts.goodbyes.IsZero() {
-		t.timer = time.AfterFunc(0, t.goAway)
+	s.all[l] = nil
+	if !s.until.IsZero() {
+		s.tellLocked(l, max(time.Until(s.until), time.Second)) // it may be about to end by itself
 	}
 	return true
 }
 
-func (ts *tunnels) remove(t *tunnel) {
-	ts.mu.Lock()
-	defer ts.mu.Unlock()
-	delete(ts.all, t)
-	if t.timer != nil {
-		t.timer.Stop()
+func (s *lasting) remove(l leaver) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if timer := s.all[l]; timer != nil {
+		timer.Stop()
 	}
-	if len(ts.all) == 0 && ts.empty != nil {
-		close(ts.empty)
-		ts.empty = nil
+	delete(s.all, l)
+	if len(s.all) == 0 && s.empty != nil {
+		close(s.empty)
+		s.empty = nil
 	}
 }
 
 // drain says goodbye to all, spread over half of the time that ctx leaves.
-func (ts *tunnels) drain(ctx context.Context) {
-	ts.mu.Lock()
-	defer ts.mu.Unlock()
+func (s *lasting) drain(ctx context.Context) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	window := time.Second
 	if until, ok := ctx.Deadline(); ok {
 		window = max(time.Millisecond, time.Until(until)/2)
 	}
-	ts.goodbyes = time.Now().Add(window)
-	for t := range ts.all {
-		t.timer = time.AfterFunc(rand.N(window), t.goAway)
+	s.until = time.Now().Add(window)
+	for l := range s.all {
+		s.tellLocked(l, window)
 	}
 }
 
+func (s *lasting) tellLocked(l leaver, within time.Duration) {
+	s.all[l] = time.AfterFunc(rand.N(within), l.goAway)
+}
+
 // wait returns when there are none, or with ctx's error.
-func (ts *tunnels) wait(ctx context.Context) error {
-	ts.mu.Lock()
-	if len(ts.all) == 0 {
-		ts.mu.Unlock()
+func (s *lasting) wait(ctx context.Context) error {
+	s.mu.Lock()
+	if len(s.all) == 0 {
+		s.mu.Unlock()
 		return nil
 	}
-	if ts.empty == nil {
-		ts.empty = make(chan struct{})
+	if s.empty == nil {
+		s.empty = make(chan struct{})
 	}
-	empty := ts.empty
-	ts.mu.Unlock()
+	empty := s.empty
+	s.mu.Unlock()
 	select {
 	case <-empty:
 		return nil
@@ -300,11 +311,11 @@ func (ts *tunnels) wait(ctx context.Context) error {
 }
 
 // close cuts all.
-func (ts *tunnels) close() {
-	ts.mu.Lock()
-	defer ts.mu.Unlock()
-	ts.closed = true
-	for t := range ts.all {
-		t.close()
+func (s *lasting) close() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.closed = true
+	for l := range s.all {
+		l.close()
 	}
 }

@@ -1,0 +1,114 @@
+package gateway
+
+import (
+	"encoding/binary"
+	"errors"
+	"net/http"
+	"strconv"
+	"strings"
+	"sync"
+
+	"google.golang.org/grpc/codes"
+
+	"bijou.dev/platform/route"
+)
+
+// errLeaving ends the copying of a stream because the edge stops.
+var errLeaving = errors.New("the edge is stopping")
+
+// streaming is an answer without an end of its own: a gRPC call whose answer has begun, or server-sent events. It follows the
+// messages of gRPC (a byte, four bytes of length, the message) only as far as it must to leave between two of them. Events need
+// no such care: a client drops one that is not whole.
+type streaming struct {
+	grpc bool
+	cut  func() // ends reading from the origin
+
+	mu    sync.Mutex
+	head  [5]byte
+	n     int    // bytes of head
+	left  uint32 // bytes of the message to come
+	leave bool   // end when the message is whole
+}
+
+// streaming takes the answer in, if it is one; nil: it is not. The caller removes it from lasting.
+func (x *exchange) streaming() *streaming {
+	if !x.grpc && !strings.HasPrefix(contentType(x.res.Header), "text/event-stream") {
+		return nil
+	}
+	s := &streaming{grpc: x.grpc, cut: func() {
+		if x.body != nil {
+			_ = x.body.Close() // never fails; while it is being sent the end of the context is not noticed (golang/go#80085)
+		}
+		x.cancel(errLeaving)
+	}}
+	if !x.edge.lasting.add(s) {
+		s.goAway()
+	}
+	return s
+}
+
+// goAway implements leaver.
+func (s *streaming) goAway() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.leave = true
+	if s.between() {
+		s.cut()
+	}
+}
+
+func (s *streaming) close() { s.cut() }
+
+func (s *streaming) between() bool { return s.n == 0 && s.left == 0 }
+
+// leaving reports whether that reading from the origin failed is our doing.
+func (s *streaming) leaving() bool {
+	if s == nil {
+		return false
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.leave && s.between()
+}
+
+// pass returns how much of p is to be passed on, and whether that is the end.
+func (s *streaming) pass(p []byte) (n int, end bool) {
+	if s == nil {
+		return len(p), false
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !s.grpc {
+		return len(p), s.leave
+	}
+	for {
+		if s.leave && s.between() {
+			return n, true
+		}
+		switch {
+		case n == len(p):
+			return n, false
+		case s.left > 0:
+			k := min(s.left, uint32(len(p)-n))
+			s.left -= k
+			n += int(k)
+		default:
+			s.head[s.n] = p[n]
+			s.n++
+			n++
+			if s.n == len(s.head) {
+				s.n, s.left = 0, binary.BigEndian.Uint32(s.head[1:])
+			}
+		}
+	}
+}
+
+// leave ends an answer because the edge stops. The origin has done nothing wrong.
+func (x *exchange) leave() {
+	x.outcome = route.Success
+	if x.grpc {
+		h := x.w.Header()
+		h[http.TrailerPrefix+"Grpc-Status"] = []string{strconv.Itoa(int(codes.Unavailable))}
+		h[http.TrailerPrefix+"Grpc-Message"] = []string{grpcMessage(errLeaving.Error() + "; connect again")}
+	}
+}
