@@ -182,7 +182,7 @@ func loggedInstances(dir string, names []string) ([]string, error) {
 	}
 	for _, name := range names {
 		if !found[name] {
-			return nil, fmt.Errorf("no log of %q in %s: %w", name, dir, fs.ErrNotExist)
+			return nil, fmt.Errorf("%w: there is no log of %q in %s; `bijou status` lists instances", ErrNoInstance, name, dir)
 		}
 	}
 	return all, nil

@@ -414,7 +414,7 @@ func (s *Stack) process(instance string) (*proc.Process, error) {
 	defer s.mu.Unlock()
 	p, ok := s.procs[instance]
 	if !ok {
-		return nil, fmt.Errorf("%w: %q", ErrNoInstance, instance)
+		return nil, fmt.Errorf("%w: %q; `bijou status` lists them", ErrNoInstance, instance)
 	}
 	return p, nil
 }

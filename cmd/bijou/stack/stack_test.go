@@ -266,7 +266,7 @@ func TestLogs(t *testing.T) {
 	if lines, err = stack.ReadLogs(dir, 1, "back"); err != nil || len(lines) != 1 || !strings.HasPrefix(lines[0].Instance, "back-") {
 		t.Errorf("the last line of back: %+v, %v", lines, err)
 	}
-	if _, err := stack.ReadLogs(dir, 0, "nobody"); !errors.Is(err, os.ErrNotExist) {
+	if _, err := stack.ReadLogs(dir, 0, "nobody"); !errors.Is(err, stack.ErrNoInstance) {
 		t.Errorf("the log of nobody: %v", err)
 	}
 

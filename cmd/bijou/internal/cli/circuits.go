@@ -26,7 +26,9 @@ type circuitsCmd struct {
 
 // Help is what `bijou circuits --help` says beyond the flags.
 func (circuitsCmd) Help() string {
-	return `    bijou circuits --watch
+	return `For example:
+
+    bijou circuits --watch
     bijou circuits open recommendations --for 5m --reason "game day"
     bijou circuits release recommendations --reason "over"`
 }

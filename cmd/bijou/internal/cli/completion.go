@@ -40,7 +40,9 @@ type completionCmd struct {
 
 // Help is what `bijou completion --help` says beyond the flags.
 func (completionCmd) Help() string {
-	return `    source <(bijou completion bash)
+	return `For example:
+
+    source <(bijou completion bash)
     bijou completion zsh > "${fpath[1]}/_bijou"
     bijou completion fish > ~/.config/fish/completions/bijou.fish`
 }

@@ -29,7 +29,9 @@ type configCmd struct {
 
 // Help is what `bijou config --help` says beyond the flags.
 func (configCmd) Help() string {
-	return `    bijou config set web.home.row 4 --reason "fits a phone"
+	return `For example:
+
+    bijou config set web.home.row 4 --reason "fits a phone"
     bijou config explain web.home.row --app web
     bijou config history
     bijou config rollback 17 --reason "18 was a mistake"`

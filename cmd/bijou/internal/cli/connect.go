@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"math/rand/v2"
+	"net"
 	"strings"
 	"time"
 
@@ -53,12 +54,25 @@ func (e *env) addresses(ctx context.Context, service, listener string, port int)
 
 // list asks the registry at the given addresses.
 func (e *env) list(ctx context.Context, seeds []string, service string) (*discoveryv1.ListResponse, error) {
+	for _, seed := range seeds {
+		if _, port, err := net.SplitHostPort(strings.TrimSpace(seed)); err != nil || port == "" {
+			return nil, usagef("the registry's address must be host:port, is %q; see --discovery and BIJOU_DISCOVERY", seed)
+		}
+	}
 	conn, err := connect("discovery", seeds)
 	if err != nil {
 		return nil, err
 	}
 	defer conn.Close()
-	return ask(ctx, discoveryv1.NewDiscoveryClient(conn).List, &discoveryv1.ListRequest{Service: service})
+	list, err := ask(ctx, discoveryv1.NewDiscoveryClient(conn).List, &discoveryv1.ListRequest{Service: service})
+	if errs.KindOf(err) == errs.Unavailable && err != nil {
+		why := err.Error()
+		if _, dialing, ok := strings.Cut(why, "Error while dialing: "); ok { // without gRPC's own words
+			why = strings.TrimSuffix(dialing, `"`)
+		}
+		return nil, errs.Errorf(errs.Unavailable, "the registry at %s does not answer: %s", strings.Join(seeds, ", "), why)
+	}
+	return list, err
 }
 
 // dial connects to any instance of a service.

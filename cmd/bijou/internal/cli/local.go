@@ -115,7 +115,9 @@ type logsCmd struct {
 
 // Help is what `bijou logs --help` says beyond the flags.
 func (logsCmd) Help() string {
-	return `    bijou logs -f gateway         what the gateway writes from now on
+	return `For example:
+
+    bijou logs -f gateway         what the gateway writes from now on
     bijou logs -n 0 catalog-a-1   everything one instance has written
 
 The files themselves are in .bijou/logs and stay there until the next "bijou up".`

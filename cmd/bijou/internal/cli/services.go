@@ -24,7 +24,9 @@ type servicesCmd struct {
 
 // Help is what `bijou services --help` says beyond the flags.
 func (servicesCmd) Help() string {
-	return `    bijou services
+	return `For example:
+
+    bijou services
     bijou services catalog --json
     bijou services show catalog-a-1
     bijou services kill catalog-a-1 --for 20s --reason "game day"

@@ -38,7 +38,9 @@ type traceCmd struct {
 
 // Help is what `bijou trace --help` says beyond the flags.
 func (traceCmd) Help() string {
-	return `    bijou trace                           the newest traces
+	return `For example:
+
+    bijou trace                           the newest traces
     bijou trace -s web --min 100ms        slow ones through web
     bijou trace -e                        those with an error
     bijou trace 0af7651916cd43dd8448eb211c80319c --why
@@ -232,7 +234,7 @@ func (e *env) zipkin(ctx context.Context, path string, query url.Values, answer 
 	case err != nil:
 		return nil, fmt.Errorf("asking for traces: %w", err)
 	case resp.StatusCode == http.StatusNotFound:
-		return nil, errs.Errorf(errs.NotFound, "the trace store does not have it")
+		return nil, errs.Errorf(errs.NotFound, "the trace store does not have it; spans arrive a second or two late, and `bijou trace` lists the newest traces")
 	case resp.StatusCode == http.StatusBadRequest:
 		return nil, errs.Errorf(errs.Invalid, "asking for traces: %s", strings.TrimSpace(string(body)))
 	case resp.StatusCode != http.StatusOK:
