@@ -152,7 +152,7 @@ func (p Policy) mayRetry(err error) bool {
 	if Rejected(err) {
 		return false
 	}
-	if _, final := errors.AsType[*givenUp](err); final {
+	if GaveUp(err) {
 		return false
 	}
 	reason := errs.Reason(err)
@@ -175,6 +175,12 @@ func Final(err error) error {
 		return nil
 	}
 	return &givenUp{err}
+}
+
+// GaveUp reports whether err is one that Retry gave up on, so that the caller of whoever gets it need not try again either.
+func GaveUp(err error) bool {
+	_, ok := errors.AsType[*givenUp](err)
+	return ok
 }
 
 // givenUp marks an error that was worth a retry and will not get another.

@@ -24,6 +24,7 @@ import (
 	"google.golang.org/grpc/backoff"
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/keepalive"
+	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/resolver"
 )
 
@@ -175,7 +176,16 @@ func (c *calls) unary(ctx context.Context, full string, req, reply any, cc *grpc
 	if err := expired(ctx); err != nil {
 		return err
 	}
-	attempt := func(ctx context.Context) error { return invoke(ctx, full, req, reply, cc, opts...) }
+	var trailer metadata.MD
+	opts = append(opts, grpc.Trailer(&trailer))
+	attempt := func(ctx context.Context) error {
+		trailer = nil
+		err := invoke(ctx, full, req, reply, cc, opts...)
+		if v := trailer[pushback]; err != nil && len(v) > 0 && strings.HasPrefix(v[0], "-") {
+			return circuit.Final(err)
+		}
+		return err
+	}
 	if c.opts.Circuits == nil {
 		return c.withoutCircuit(ctx, attempt)
 	}

@@ -7,7 +7,8 @@
 //  3. deadline: a call whose deadline has passed is not worth a place in the bulkhead.
 //  4. circuit: time-out, breaker and bulkhead see one logical call, however many attempts it takes; an open circuit
 //     stops retries before they begin.
-//  5. retry: attempts share the call's deadline and a budget, and avoid instances already tried.
+//  5. retry: attempts share the call's deadline and a budget, and avoid instances already tried. A server whose own
+//     retries are used up says so (grpc-retry-pushback-ms: -1), and is not asked again elsewhere.
 //  6. pick: each attempt chooses its instance anew.
 //  7. wire.
 //

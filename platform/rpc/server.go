@@ -8,6 +8,7 @@ import (
 	"runtime/debug"
 	"time"
 
+	"bijou.dev/platform/circuit"
 	"bijou.dev/platform/config"
 	"bijou.dev/platform/errs"
 	"bijou.dev/platform/overload"
@@ -120,6 +121,9 @@ func (s *server) finish(ctx context.Context, m *method, start time.Time, err err
 	}
 	st := errs.ToStatus(ownShed(err))
 	s.observe(m, st.Code(), start)
+	if circuit.GaveUp(err) {
+		_ = grpc.SetTrailer(ctx, metadata.Pairs(pushback, "-1")) // fails only for a call that has ended
+	}
 	if st.Code() == codes.Internal {
 		s.Log.ErrorContext(ctx, "answering a call", "method", m.full, "problem", err.Error())
 	}
@@ -139,6 +143,10 @@ func (s *server) recover(ctx context.Context, m *method, err *error) {
 		*err = errs.Errorf(errs.Internal, "internal error in %s", m.name)
 	}
 }
+
+// pushback is the trailer that asks a client not to try again (gRPC proposal A6). A server sends it when the call failed because
+// one that it made failed after all its own retries: layers of retries would multiply.
+const pushback = "grpc-retry-pushback-ms"
 
 // expired refuses work that nobody waits for any more.
 func expired(ctx context.Context) error {
