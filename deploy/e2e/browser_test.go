@@ -17,8 +17,8 @@ import (
 )
 
 // TestBrowser shows the console to a real Chromium, over the stack as processes: every view, the tour, axe, and a picture of
-// each view in artifacts/console. BIJOU_TEST_BROWSER=1 tells all its stories, "screenshots" opens only the views and makes
-// the pictures of the documents, anything else is a pattern of the stories to tell. It needs Node.js 20 and Chromium; CHROMIUM
+// each view in artifacts/console. BIJOU_TEST_BROWSER=1 tells all its stories, "screenshots" makes
+// only the pictures of the documents, anything else is a pattern of the stories to tell. It needs Node.js 20 and Chromium; CHROMIUM
 // says where, if not /usr/bin/chromium.
 func TestBrowser(t *testing.T) {
 	mode := os.Getenv("BIJOU_TEST_BROWSER")
@@ -46,7 +46,7 @@ func TestBrowser(t *testing.T) {
 	case "1":
 		pattern = "."
 	case "screenshots":
-		pattern, env = "^view ", append(env, "CONSOLE_DOCS=1")
+		pattern, env = "^view (map|circuits|trace|try):", append(env, "CONSOLE_DOCS=1")
 	}
 	if mode != "screenshots" {
 		env = append(env, "CONSOLE_READONLY_URL=http://"+readOnlyConsole(t, p))
