@@ -119,7 +119,7 @@ export const Note = ({ tone = "info", children }: { tone?: Tone; children: Compo
 
 const partNames: Record<string, [string, string]> = {
   registry: ["The registry", "The instances shown are those known last."],
-  circuits: ["The board of circuits", "Circuits go on working in their processes; only the picture is missing."],
+  circuits: ["The board of circuits", "Circuits go on working in their processes. What is shown is the last that was heard."],
   settings: ["The configuration service", "Every process goes on with the settings it has; they cannot be changed now."],
   edge: ["The gateway's admin page", "The routes shown may be old."],
 };
