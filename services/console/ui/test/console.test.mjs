@@ -433,6 +433,17 @@ story("the tour: break recommendations", "/try/break", async (page) => {
   await page.screenshot({ path: `${artefacts}/tour-break-circuits.png` });
   await show(page, "/map?edge=web~recommendations");
   await page.screenshot({ path: `${artefacts}/tour-break-map.png` });
+  let span;
+  page.doing = "waiting for a trace with a fallback";
+  for (let i = 0; !span; i++) {
+    assert.ok(i < 40, "no span says that a fallback answered");
+    await page.waitForTimeout(500);
+    const traces = await (await page.request.get(`${base}/api/traces/traces?serviceName=web&limit=40`)).json();
+    span = traces.flat().find((s) => s.annotations?.some((a) => a.value.includes("fallback")));
+  }
+  await show(page, `/traces/${span.traceId}?span=${span.id}`);
+  await page.getByText("What failed below was answered by a fallback.").waitFor();
+  await page.screenshot({ path: `${artefacts}/tour-break-trace.png` });
   await show(page, "/try/break");
   await act(page, "Mend it");
   await untilLine(page, "web to recommendations.Recommend", "^\\W*closed", 60000);
