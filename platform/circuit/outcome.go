@@ -22,6 +22,9 @@ const (
 	// instance may have less to do, and trying it is safe for every call. It is no sign of a callee that is broken: if it
 	// opened the circuit, the important calls would be refused with the unimportant ones.
 	ReasonShed = "SHED"
+	// ReasonMisdirected marks a call that was refused unread by an instance of another service, whose address the callee's
+	// instance once had. Its kind is Unavailable, and trying another instance is safe for every call.
+	ReasonMisdirected = "MISDIRECTED"
 )
 
 // Rejected reports whether a circuit of this process refused the call, so that it was not made. Time-outs are not

@@ -115,7 +115,7 @@ type Policy struct {
 	// Budget pays for retries. Nil: there are none.
 	Budget *Budget
 	// Idempotent says that doing the call twice does no harm. If false, a call is made again only after an error with
-	// ReasonNotSent or ReasonShed, which prove that the callee did not do it.
+	// ReasonNotSent, ReasonShed or ReasonMisdirected, which prove that the callee did not do it.
 	Idempotent bool
 }
 
@@ -156,7 +156,7 @@ func (p Policy) mayRetry(err error) bool {
 		return false
 	}
 	reason := errs.Reason(err)
-	if !p.Idempotent && reason != ReasonNotSent && reason != ReasonShed {
+	if !p.Idempotent && reason != ReasonNotSent && reason != ReasonShed && reason != ReasonMisdirected {
 		return false
 	}
 	switch errs.KindOf(err) {

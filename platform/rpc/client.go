@@ -109,7 +109,7 @@ func (c *Client) Dial(target string) (*grpc.ClientConn, error) {
 		c.mu.Lock()
 		c.balancers[target] = balancer
 		c.mu.Unlock()
-		opts = append(opts, grpc.WithResolvers(route.Resolver(naming{c.opts.Discovery.Builder()}, balancer)))
+		opts = append(opts, grpc.WithAuthority(authority(callee)), grpc.WithResolvers(route.Resolver(naming{c.opts.Discovery.Builder()}, balancer)))
 		target = discovery.Scheme + ":///" + target
 	}
 	call := &calls{Client: c, callee: callee, budget: circuit.NewBudget(c.opts.Config)}

@@ -14,6 +14,7 @@
 //
 // A server runs these, outermost first:
 //
+//  0. what was meant for another service is refused before it is read: see ServerOptions.Service.
 //  1. trace, metrics and errors see also what is refused.
 //  2. deadline: work that nobody waits for is refused.
 //  3. overload: a call that is shed must cost as little as can be, so nothing is done before; but one that has expired is

@@ -27,6 +27,9 @@ const MaxMessage = 4 << 20
 
 // ServerOptions say what a server is part of. The zero value is a server with none of the platform but its errors.
 type ServerOptions struct {
+	// Service is the name under which callers find this server. Calls that were meant for another name are refused. Empty:
+	// every call is taken.
+	Service string
 	// Trace records a span per call. Nil: none.
 	Trace *trace.Provider
 	// Log is told of internal errors and panics. Nil: nobody.
@@ -56,6 +59,7 @@ func NewServer(o ServerOptions) *grpc.Server {
 		s.Log = slog.New(slog.DiscardHandler)
 	}
 	return grpc.NewServer(
+		grpc.InTapHandle(s.meant),
 		grpc.ChainUnaryInterceptor(s.unary),
 		grpc.ChainStreamInterceptor(s.stream),
 		grpc.MaxRecvMsgSize(MaxMessage),
@@ -119,7 +123,7 @@ func (s *server) finish(ctx context.Context, m *method, start time.Time, err err
 		s.observe(m, codes.OK, start)
 		return nil
 	}
-	st := errs.ToStatus(ownShed(err))
+	st := errs.ToStatus(ownRefusal(err))
 	s.observe(m, st.Code(), start)
 	if circuit.GaveUp(err) {
 		_ = grpc.SetTrailer(ctx, metadata.Pairs(pushback, "-1")) // fails only for a call that has ended

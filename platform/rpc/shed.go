@@ -57,14 +57,14 @@ func sendCriticality(ctx context.Context) context.Context {
 	return ctx
 }
 
-// ownShed takes the reason from an error that another process was given: what was shed there was begun here, so to do it
-// again is not safe.
-func ownShed(err error) error {
+// ownRefusal takes the reason from an error that another process was given: what was refused there was begun here, so to do
+// it again is not safe.
+func ownRefusal(err error) error {
 	e, ok := errors.AsType[*errs.Error](err)
-	if !ok || e.Reason != circuit.ReasonShed || !errs.Wire(e) {
+	if !ok || e.Reason != circuit.ReasonShed && e.Reason != circuit.ReasonMisdirected || !errs.Wire(e) {
 		return err
 	}
-	return errs.Errorf(errs.Exhausted, "%w", errors.New(e.Message)).RetryIn(e.RetryAfter)
+	return errs.Errorf(e.Kind, "%w", errors.New(e.Message)).RetryIn(e.RetryAfter)
 }
 
 // unimportant reports whether a call that was shed should be left at that. Another attempt is for calls that matter.

@@ -76,7 +76,7 @@ func (p *Process) wire() (err error) {
 		Config: p.config, Circuits: p.circuits, Trace: p.tracer, Metrics: p.metrics,
 	})
 	p.overload = overload.New(overload.Options{Config: p.config, Metrics: p.metrics})
-	p.grpc = rpc.NewServer(rpc.ServerOptions{Trace: p.tracer, Log: p.log, Metrics: p.metrics, Limiter: p.overload.Limiter("grpc"), Config: p.config})
+	p.grpc = rpc.NewServer(rpc.ServerOptions{Service: o.Name, Trace: p.tracer, Log: p.log, Metrics: p.metrics, Limiter: p.overload.Limiter("grpc"), Config: p.config})
 	healthv1.RegisterHealthServer(p.grpc, p.health)
 	p.health.SetServingStatus("", healthv1.HealthCheckResponse_NOT_SERVING)
 	return nil
