@@ -291,11 +291,11 @@ func (o *offer) take(t *testing.T, p platform, f fault, at pace) turn {
 	o.pass(t, at.calm)
 	before := readVitals(t.Context(), p)
 	x.broken = time.Since(o.begun)
-	t.Cleanup(func() {
+	defer func() {
 		if x.healed == 0 { // hurting it failed half-way
 			f.heal(t, p)
 		}
-	})
+	}()
 	f.hurt(t, p)
 	o.pass(t, time.Duration(f.seconds)*time.Second)
 	f.heal(t, p)

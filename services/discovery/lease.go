@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"maps"
+	"slices"
 	"time"
 
 	discoveryv1 "bijou.dev/platform/api/discovery/v1"
@@ -102,15 +103,21 @@ func (r *registry) judge(now time.Time) []key {
 		r.relaxLocked("nothing has changed for "+r.opts.PreserveFor.String()+", so the losses are believed", gone, expected)
 		return ended
 	case p.active:
-	case alarm && len(ended) > 0:
+	case alarm: // before any lease has ended, so that replicas with fewer of the lost than would alarm them hear of it in time
 		p.active, p.since, p.changed = true, now, now
-		p.reason = fmt.Sprintf("%d of %d instances have stopped renewing within %v without leaving: not evicting", gone, expected, r.opts.Lease)
 		r.opts.Log.Warn("self-preservation begins", "lost", gone, "instances", expected)
 	default:
 		return ended
 	}
-	for _, k := range ended {
-		r.suspectLocked(k, r.findLocked(k))
+	doubted := ended
+	if p.active {
+		doubted = slices.Collect(maps.Keys(lost))
+		p.reason = fmt.Sprintf("%d of %d instances have stopped renewing within %v without leaving: not evicting", gone, expected, r.opts.Lease)
+	}
+	for _, k := range doubted {
+		if rec := r.findLocked(k); r.mineLocked(rec) {
+			r.suspectLocked(k, rec)
+		}
 	}
 	return nil
 }

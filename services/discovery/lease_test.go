@@ -198,6 +198,48 @@ func TestSelfPreservation(t *testing.T) {
 	})
 }
 
+// Of what is lost at once a replica may watch over one instance only, which alone would be a crash.
+func TestSelfPreservationOverReplicas(t *testing.T) {
+	inStack(t, func(t *testing.T, s *stack) {
+		a, b := s.replica("discovery-1"), s.replica("discovery-2")
+		settle()
+		var m []*member
+		for i := range 20 { // with heartbeats that are spread as in life
+			seed := a.Addr
+			if i%5 == 3 { // of those that are lost, the first whose lease ends
+				seed = b.Addr
+			}
+			m = append(m, s.join(instance("catalog", fmt.Sprint(i+1)), discovery.RegistrarOptions{}, seed))
+			after(700 * time.Millisecond)
+		}
+		for _, m := range m[3:11] { // two of b, six of a
+			m.crash()
+		}
+		for range 60 {
+			after(time.Second)
+			for _, r := range []*replica{a, b} {
+				if n := len(r.list()); n != 20 {
+					t.Fatalf("%s has %d instances, want 20", r.Addr, n)
+				}
+			}
+		}
+		for _, r := range []*replica{a, b} {
+			if p := s.state(r).GetSelfPreservation(); !p.GetActive() {
+				t.Errorf("%s: self-preservation is %v, want it active", r.Addr, p)
+			}
+		}
+		for i, m := range m[3:11] {
+			s.join(m.in, discovery.RegistrarOptions{}, []string{a.Addr, b.Addr}[i%2])
+		}
+		after(5 * time.Second)
+		for _, r := range []*replica{a, b} {
+			if p := s.state(r).GetSelfPreservation(); p.GetActive() || strings.Contains(fmt.Sprint(r.list()), "true") {
+				t.Errorf("%s: all are back, self-preservation is %v, instances %v", r.Addr, p, r.list())
+			}
+		}
+	})
+}
+
 func TestSelfPreservationBelievesInTheEnd(t *testing.T) {
 	inStack(t, func(t *testing.T, s *stack) {
 		r := s.replica("discovery-1", func(o *registry.Options) { o.PreserveFor = 2 * time.Minute })
