@@ -97,6 +97,10 @@ func tellConsole(t *testing.T, p platform) {
 	})
 
 	t.Run("shows what the command line shows", func(t *testing.T) {
+		catalog, err := registered(t.Context(), p, "catalog-a-1")
+		if err != nil {
+			t.Fatal(err)
+		}
 		for _, c := range []struct {
 			args []string
 			want string
@@ -104,12 +108,12 @@ func tellConsole(t *testing.T, p platform) {
 			{[]string{"map"}, "recommendations"},
 			{[]string{"routes"}, "hello v2"},
 			{[]string{"trace", "--deps", "--since", "5m"}, "catalog"},
-			{[]string{"services", "catalog"}, "catalog-a-1"},
-			{[]string{"services", "show", "catalog-a-1"}, "settings revision: "},
+			{[]string{"services", "catalog"}, catalog},
+			{[]string{"services", "show", catalog}, "settings revision: "},
 			{[]string{"circuits"}, "catalog.GetTitles"},
 			{[]string{"config", "list"}, "web.home.row"},
 			{[]string{"config", "explain", "web.home.row", "--app", "web"}, "12"},
-			{[]string{"config", "status"}, "catalog-a-1"},
+			{[]string{"config", "status"}, catalog},
 			{[]string{"trace", "-s", "web"}, "web"},
 		} {
 			eventually(t, 30*time.Second, fmt.Sprintf("bijou %v to show %q", c.args, c.want), func(context.Context) error {

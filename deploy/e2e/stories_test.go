@@ -504,6 +504,7 @@ const seeds = 20
 func TestAnyOrderInProcess(t *testing.T) {
 	for seed := range seeds {
 		t.Run(fmt.Sprint("seed ", seed), func(t *testing.T) {
+			t.Parallel() // most of it is waiting: for leases, and for a clean stop
 			wholeHome(t, startInProcess(t, mathrand.New(mathrand.NewPCG(uint64(seed), 0))))
 		})
 	}
@@ -512,6 +513,7 @@ func TestAnyOrderInProcess(t *testing.T) {
 func TestAnyOrderProcesses(t *testing.T) {
 	for seed := range seeds {
 		t.Run(fmt.Sprint("seed ", seed), func(t *testing.T) {
+			t.Parallel() // most of it is waiting: for leases, and for a clean stop
 			wholeHome(t, startProcesses(t, stack.Options{Shuffle: mathrand.New(mathrand.NewPCG(uint64(seed), 0))}))
 		})
 	}
