@@ -86,14 +86,21 @@ func counted(t *testing.T, c configv1.ConfigClient, req *configv1.StatusRequest)
 	return fmt.Sprintf("%d of %d: ", resp.GetCurrent(), resp.GetTotal()) + strings.Join(list, ", ")
 }
 
+// catalogs starts two replicas and a registry that has catalog-1 and catalog-2. The first watches the first replica.
+func catalogs(t *testing.T) (known *registry, a, b configv1.ConfigClient) {
+	t.Helper()
+	known = &registry{}
+	known.set(nil, "catalog-1", "catalog-2")
+	servers, _ := replicasOf(t, 2, known.registered)
+	a, b = servers[0].Client(t), servers[1].Client(t)
+	declare(t, a)
+	watch(t, a, "catalog-1")
+	return known, a, b
+}
+
 func TestStatusCountsWhoIsCutOff(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		known := &registry{}
-		known.set(nil, "catalog-1", "catalog-2")
-		servers, _ := replicasOf(t, 2, known.registered)
-		a, b := servers[0].Client(t), servers[1].Client(t)
-		declare(t, a)
-		watch(t, a, "catalog-1")
+		known, a, b := catalogs(t)
 		cut := watch(t, b, "catalog-2")
 		synctest.Wait()
 		check := func(when, want string) {
@@ -129,12 +136,7 @@ func TestStatusCountsWhoIsCutOff(t *testing.T) {
 
 func TestStatusWaitsForWhoIsCutOff(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		known := &registry{}
-		known.set(nil, "catalog-1", "catalog-2")
-		servers, _ := replicasOf(t, 2, known.registered)
-		a, b := servers[0].Client(t), servers[1].Client(t)
-		declare(t, a)
-		watch(t, a, "catalog-1")
+		_, a, b := catalogs(t)
 		synctest.Wait()
 		publish(t, a, set("search.limit", "30"))
 		req := &configv1.StatusRequest{App: "catalog", Wait: durationpb.New(10 * time.Second)}
