@@ -114,7 +114,7 @@ func tellConsole(t *testing.T, p platform) {
 			{[]string{"config", "list"}, "web.home.row"},
 			{[]string{"config", "explain", "web.home.row", "--app", "web"}, "12"},
 			{[]string{"config", "status"}, catalog},
-			{[]string{"trace", "-s", "web"}, "web"},
+			{[]string{"trace", "-s", "web"}, "gateway GET /api/home"}, // the edge has the root span of what web took part in
 		} {
 			eventually(t, 30*time.Second, fmt.Sprintf("bijou %v to show %q", c.args, c.want), func(context.Context) error {
 				code, out := bijou(t, p, c.args...)
