@@ -43,22 +43,34 @@ start() {
 	fail "dockerd does not answer, see above"
 }
 
-# plugin compiles NAME from the main package PACKAGE at VERSION, with LDFLAGS. A module of its own makes it work for those that
-# `go install` refuses.
-plugin() {
-	command -v go >/dev/null || fail "compiling docker-$1 needs Go"
-	say "compiling docker-$1 $3 from its module (a few minutes the first time)"
+# compile makes the plug-ins it is given, in one module, so that what they share is compiled once. It is a module of its own
+# because `go install` refuses one of them.
+compile() {
+	command -v go >/dev/null || fail "compiling docker-$* needs Go"
+	say "compiling from their modules: $* (a few minutes the first time)"
 	work=$(mktemp -d)
 	(
 		cd "$work"
 		export GOWORK=off GOFLAGS=-mod=mod CGO_ENABLED=0
-		go mod init plugin >/dev/null 2>&1
-		go get "$2@$3" >/dev/null
+		go mod init plugins >/dev/null 2>&1
 		mkdir -p "$plugins"
-		go build -trimpath -ldflags "$4" -o "$plugins/docker-$1" "$2"
-	) || { rm -rf "$work"; fail "docker-$1 does not compile"; }
+		for name; do
+			case $name in
+			compose) go get "github.com/docker/compose/v5/cmd@$COMPOSE" ;;
+			buildx) go get "github.com/docker/buildx/cmd/buildx@$BUILDX" ;;
+			esac >/dev/null
+		done
+		for name; do
+			case $name in
+			compose) go build -trimpath -ldflags "-s -w -X github.com/docker/compose/v5/internal.Version=$COMPOSE" -o "$plugins/docker-compose" github.com/docker/compose/v5/cmd ;;
+			buildx) go build -trimpath -ldflags "-s -w -X github.com/docker/buildx/version.Version=$BUILDX" -o "$plugins/docker-buildx" github.com/docker/buildx/cmd/buildx ;;
+			esac
+		done
+	) || { rm -rf "$work"; fail "$* cannot be compiled"; }
 	rm -rf "$work"
-	docker "$1" version >/dev/null 2>&1 || fail "docker-$1 was compiled but docker does not take it from $plugins"
+	for name; do
+		docker "$name" version >/dev/null 2>&1 || fail "docker-$name was compiled but docker does not take it from $plugins"
+	done
 }
 
 if ! docker info >/dev/null 2>&1; then
@@ -67,10 +79,11 @@ if ! docker info >/dev/null 2>&1; then
 fi
 say "engine $(docker version --format '{{.Server.Version}}') answers"
 
-# Old Compose 1 is another command, `docker-compose`; any `docker compose` is new enough.
-docker compose version >/dev/null 2>&1 ||
-	plugin compose github.com/docker/compose/v5/cmd "$COMPOSE" "-s -w -X github.com/docker/compose/v5/internal.Version=$COMPOSE"
-# Compose refuses to build with a buildx that does not know its version.
-docker buildx version >/dev/null 2>&1 ||
-	plugin buildx github.com/docker/buildx/cmd/buildx "$BUILDX" "-s -w -X github.com/docker/buildx/version.Version=$BUILDX"
+# Old Compose 1 is another command, `docker-compose`; any `docker compose` is new enough. Compose refuses to build with a
+# buildx that does not know its version.
+missing=
+docker compose version >/dev/null 2>&1 || missing=compose
+docker buildx version >/dev/null 2>&1 || missing="$missing buildx"
+# shellcheck disable=SC2086 # a list
+[ -z "$missing" ] || compile $missing
 say "$(docker compose version), $(docker buildx version)"
