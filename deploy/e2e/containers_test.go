@@ -12,6 +12,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -44,6 +45,8 @@ type container struct {
 	RestartCount int
 	HostConfig   struct {
 		Memory, PidsLimit int64
+		RestartPolicy     struct{ Name string }
+		LogConfig         struct{ Config map[string]string }
 	}
 	Config struct {
 		Env []string
@@ -55,7 +58,7 @@ type container struct {
 	}
 }
 
-type mount struct{ Name string }
+type mount struct{ Type, Name string }
 
 // startContainers builds the images and runs the stack on free ports until every container is healthy. The containers start
 // in a random order, as after a boot, and as with tools that know no depends_on.
@@ -354,6 +357,19 @@ func tellLockedDown(t *testing.T, c *containers) {
 			if one.HostConfig.PidsLimit <= 0 {
 				t.Error("the number of its threads has no limit")
 			}
+			if one.HostConfig.RestartPolicy.Name != "unless-stopped" || one.HostConfig.LogConfig.Config["max-size"] == "" {
+				t.Errorf("its restart policy is %q and its log is kept %v; want a restart, and a bound", one.HostConfig.RestartPolicy.Name, one.HostConfig.LogConfig.Config)
+			}
+			if slices.ContainsFunc(one.Mounts, func(m mount) bool { return m.Type != "volume" }) {
+				t.Errorf("it sees more than volumes: %+v", one.Mounts)
+			}
+			for port, at := range one.NetworkSettings.Ports {
+				for _, to := range at {
+					if to.HostIp != "127.0.0.1" {
+						t.Errorf("port %s is open on %s, want this machine alone", port, to.HostIp)
+					}
+				}
+			}
 			if options := rootMount(t, one.State.Pid); !slices.Contains(options, "ro") {
 				t.Errorf("its root is mounted %v, want read-only", options)
 			}
@@ -361,30 +377,48 @@ func tellLockedDown(t *testing.T, c *containers) {
 	}
 }
 
-// tellImages asks the engine what the images are made of. One is built again, with other caches warm than the first
-// time: a layer is the same for the same source.
+// image is what the tests need of `docker image inspect`.
+type image struct {
+	Size         int64
+	Architecture string
+	Config       struct{ Labels map[string]string }
+	RootFS       struct{ Layers []string }
+}
+
+func (c *containers) image(t *testing.T, name string) (one image) {
+	t.Helper()
+	out, err := exec.CommandContext(t.Context(), "docker", "image", "inspect", "--format", "{{json .}}", name).Output()
+	if err == nil {
+		err = json.Unmarshal(out, &one)
+	}
+	if err != nil {
+		t.Fatalf("docker image inspect %s: %v", name, err)
+	}
+	return one
+}
+
+// build makes an image of a program from a source tree, and returns it and what was said meanwhile.
+func (c *containers) build(t *testing.T, tree, program string, args ...string) (image, string) {
+	t.Helper()
+	name := c.project + "/built"
+	cmd := exec.CommandContext(t.Context(), "docker", append([]string{"build", "--progress", "plain", "--file", "deploy/Dockerfile", "--tag", name, "--build-arg", "SERVICE=" + program}, append(args, ".")...)...)
+	cmd.Dir = tree
+	out, err := cmd.CombinedOutput()
+	if err != nil {
+		t.Fatalf("docker build of %s: %v\n%s", program, err, out)
+	}
+	defer exec.Command("docker", "image", "rm", name).Run()
+	return c.image(t, name), string(out)
+}
+
+// tellImages asks the engine what the images are made of, and builds a few again.
 func tellImages(t *testing.T, c *containers) {
 	names, err := c.compose(t.Context(), "config", "--images").Output()
 	if err != nil {
 		t.Fatalf("docker compose config: %v", err)
 	}
-	type image struct {
-		Size   int64
-		Config struct{ Labels map[string]string }
-		RootFS struct{ Layers []string }
-	}
-	look := func(name string) (one image) {
-		out, err := exec.CommandContext(t.Context(), "docker", "image", "inspect", "--format", "{{json .}}", name).Output()
-		if err == nil {
-			err = json.Unmarshal(out, &one)
-		}
-		if err != nil {
-			t.Fatalf("docker image inspect %s: %v", name, err)
-		}
-		return one
-	}
 	for _, name := range strings.Fields(string(names)) {
-		one := look(name)
+		one := c.image(t, name)
 		if one.Size > 25_000_000 {
 			t.Errorf("%s has %d bytes, want at most 25 MB", name, one.Size)
 		}
@@ -394,16 +428,37 @@ func tellImages(t *testing.T, c *containers) {
 			}
 		}
 	}
-	again := c.project + "/hello"
-	defer exec.Command("docker", "image", "rm", again).Run()
-	build := exec.CommandContext(t.Context(), "docker", "build", "--quiet", "--file", "deploy/Dockerfile", "--tag", again,
-		"--build-arg", "SERVICE=hello/cmd/hello", "--build-arg", "GOPROXY=off", ".") // another argument: it is compiled again
-	build.Dir = root
-	if out, err := build.CombinedOutput(); err != nil {
-		t.Fatalf("docker build: %v\n%s", err, out)
+
+	const hello, web = "hello/cmd/hello", "cinema/cmd/web"
+	first := c.image(t, "bijou/hello").RootFS.Layers
+	// Another argument, so it is compiled again; with the same modules, which are there.
+	if again, _ := c.build(t, root, hello, "--build-arg", "GOPROXY=off"); !slices.Equal(first, again.RootFS.Layers) {
+		t.Errorf("built again from the same source, the layers are %v; they were %v", again.RootFS.Layers, first)
 	}
-	if first, second := look("bijou/hello").RootFS.Layers, look(again).RootFS.Layers; !slices.Equal(first, second) {
-		t.Errorf("built again from the same source, the layers are %v; they were %v", second, first)
+
+	// A change to one service is a new image of that one. For the others nothing is compiled.
+	tree := t.TempDir()
+	for _, folder := range []string{"deploy", "platform", "services"} {
+		if err := os.CopyFS(filepath.Join(tree, folder), os.DirFS(filepath.Join(root, folder))); err != nil {
+			t.Fatal(err)
+		}
+	}
+	ignored, err := os.ReadFile(filepath.Join(root, ".dockerignore"))
+	if err := errors.Join(err, os.WriteFile(filepath.Join(tree, ".dockerignore"), ignored, 0o644),
+		os.WriteFile(filepath.Join(tree, "services/hello/changed.go"), []byte("package hello\n\nfunc init() { println(\"changed\") }\n"), 0o644)); err != nil {
+		t.Fatal(err)
+	}
+	if changed, _ := c.build(t, tree, hello, "--build-arg", "GOPROXY"); slices.Equal(first, changed.RootFS.Layers) {
+		t.Error("hello was changed, and its image is the same")
+	}
+	compiled := regexp.MustCompile(`(?m)^#(\d+) \[build .* RUN `)
+	_, out := c.build(t, tree, web, "--build-arg", "GOPROXY")
+	if step := compiled.FindStringSubmatch(out); step == nil || !strings.Contains(out, "\n#"+step[1]+" CACHED") {
+		t.Errorf("hello was changed, and web was compiled again:\n%s", out)
+	}
+
+	if arm, _ := c.build(t, root, hello, "--build-arg", "GOPROXY", "--platform", "linux/arm64"); arm.Architecture != "arm64" {
+		t.Errorf("built for arm64, the image is for %s", arm.Architecture)
 	}
 }
 
