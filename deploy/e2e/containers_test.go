@@ -72,6 +72,8 @@ func startContainers(t testing.TB) *containers {
 		if out, err := c.compose(context.Background(), "down", "--volumes", "--timeout", "20").CombinedOutput(); err != nil {
 			t.Errorf("stopping the stack: %v\n%s", err, out)
 		}
+		// Compose leaves behind what no service uses any more.
+		removeVolumes(context.Background(), t, "label=com.docker.compose.project="+c.project)
 	})
 	ctx, cancel := context.WithTimeout(t.Context(), 25*time.Minute)
 	defer cancel()
@@ -668,15 +670,13 @@ func tellRolling(t *testing.T, c *containers) {
 	l.during(t, 1)
 	for _, service := range services {
 		old := c.instances(t, service)
-		scale := func(n int) {
-			if out, err := c.compose(t.Context(), "up", "--detach", "--no-build", "--no-deps", "--no-recreate", "--scale", fmt.Sprint(service, "=", n), service).CombinedOutput(); err != nil {
-				t.Fatalf("scaling %s to %d: %v\n%s", service, n, err, out)
-			}
-			c.forget()
-		}
 		alone := c.hasState(t, old[0])
 		if !alone {
-			scale(len(old) + 1)
+			n := fmt.Sprint(service, "=", len(old)+1)
+			if out, err := c.compose(t.Context(), "up", "--detach", "--no-build", "--no-deps", "--no-recreate", "--scale", n, service).CombinedOutput(); err != nil {
+				t.Fatalf("scaling %s: %v\n%s", n, err, out)
+			}
+			c.forget()
 			for _, instance := range c.instances(t, service) {
 				c.ready(t, instance)
 			}
@@ -694,7 +694,12 @@ func tellRolling(t *testing.T, c *containers) {
 			if service == "gateway" {
 				front.set(c.addr("gateway-1", 8080))
 			}
-			scale(len(old))
+			for _, instance := range c.instances(t, service) {
+				if !slices.Contains(old, instance) {
+					c.docker(t, instance, "stop")
+					c.docker(t, instance, "rm", "--volumes")
+				}
+			}
 		}
 		if n := len(l.failed()); n > 0 {
 			t.Errorf("%d requests failed by the time %s was replaced", n, service)
@@ -782,7 +787,7 @@ func tellRestored(t *testing.T, c *containers) {
 		return nil
 	})
 	for service, data := range backup {
-		run(nil, "rm", "-sf", service)
+		run(nil, "rm", "-sfv", service)
 		if out, err := exec.CommandContext(t.Context(), "docker", "volume", "rm", c.project+"_"+service).CombinedOutput(); err != nil {
 			t.Fatalf("docker volume rm: %v\n%s", err, out)
 		}
