@@ -13,13 +13,15 @@ import (
 	"go.etcd.io/etcd/api/v3/etcdserverpb"
 	"go.etcd.io/etcd/server/v3/embed"
 	"go.uber.org/zap"
+	"google.golang.org/grpc"
 )
 
 // Server is one etcd. It cannot be used inside a testing/synctest bubble: its goroutines wait for real input.
 type Server struct {
 	t    testing.TB
 	dir  string
-	etcd *embed.Etcd // nil while stopped
+	etcd *embed.Etcd  // nil while stopped
+	grpc *grpc.Server // of etcd
 }
 
 // Start runs an empty etcd until the test ends.
@@ -46,10 +48,12 @@ func (s *Server) Socket() string { return socket(s.dir) }
 
 // Stop ends etcd and keeps its data. Stopping twice is fine.
 func (s *Server) Stop() {
-	if s.etcd != nil {
-		s.etcd.Close()
-		s.etcd = nil
+	if s.etcd == nil {
+		return
 	}
+	s.grpc.Stop() // Close would let nobody in, and wait five seconds for watches, which do not end
+	s.etcd.Close()
+	s.etcd = nil
 }
 
 // Wipe ends etcd and throws its data away: the next Restart is an empty etcd at the same address.
@@ -65,16 +69,20 @@ func (s *Server) Wipe() {
 func (s *Server) Restart() {
 	s.t.Helper()
 	s.Stop()
-	etcd, err := embed.StartEtcd(config(s.dir))
+	cfg, serving := config(s.dir), make(chan *grpc.Server, 1)
+	cfg.ServiceRegister = func(g *grpc.Server) { serving <- g }
+	etcd, err := embed.StartEtcd(cfg)
 	if err != nil {
 		s.t.Fatalf("starting etcd: %v", err)
 	}
-	s.etcd = etcd
 	select {
-	case <-etcd.Server.ReadyNotify():
+	case s.grpc = <-serving: // it is ready, and has a listener
+		s.etcd = etcd
 	case err := <-etcd.Err():
+		etcd.Close()
 		s.t.Fatalf("starting etcd: %v", err)
 	case <-time.After(30 * time.Second):
+		etcd.Close()
 		s.t.Fatal("starting etcd: not ready within 30s")
 	}
 }
