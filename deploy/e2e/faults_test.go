@@ -201,11 +201,14 @@ func (w window) share() float64 {
 // vitals are what an instance says of itself.
 type vitals struct{ goroutines, files, memory, retries, calls, started float64 }
 
+// visitor keeps no connection: where all instances share a process, one that is kept counts among the files of all.
+var visitor = &http.Client{Timeout: 10 * time.Second, Transport: &http.Transport{DisableKeepAlives: true}}
+
 // readVitals reads the metrics of every instance that answers.
 func readVitals(ctx context.Context, p platform) map[string]vitals {
 	all := map[string]vitals{}
 	for _, m := range cast {
-		a, err := get(ctx, "http://"+p.addr(m.instance(), 9090)+"/metrics")
+		a, err := getBy(ctx, visitor, "http://"+p.addr(m.instance(), 9090)+"/metrics")
 		if err != nil || a.status != http.StatusOK {
 			continue
 		}

@@ -473,7 +473,7 @@ func (w *wire) dial(ctx context.Context, network, address string) (net.Conn, err
 func (w *wire) own(c net.Conn) net.Conn {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if w.isCut {
+	if w.isCut || w.lost[c.RemoteAddr().String()] { // it was being opened just then
 		reset(c)
 		return c
 	}
