@@ -2,6 +2,9 @@
 //
 // A write has been synced to disk when Write returns. Writes that arrive together share one sync, so many writers are
 // not slower than one. One process at a time may open a file.
+//
+// A full disk refuses writes until there is space. A disk that fails to write or to sync ends all writing, see [DB.Run]:
+// after a failed sync nobody knows what is on disk, and the next one would say that all is well.
 package disk
 
 import (
@@ -10,6 +13,8 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"sync"
+	"syscall"
 	"time"
 
 	bolt "go.etcd.io/bbolt"
@@ -23,6 +28,10 @@ import (
 type DB struct {
 	bolt *bolt.DB
 	temp string // removed by Close; empty: nothing to remove
+
+	failed chan struct{} // closed when reason is set
+	reason error
+	once   sync.Once
 }
 
 // Open opens or makes the file dir/name.db with these buckets. It waits up to five seconds for a process that is about
@@ -41,7 +50,7 @@ func Open(dir, name string, buckets ...string) (*DB, error) {
 		_ = os.RemoveAll(temp)
 		return nil, err
 	}
-	return &DB{bolt: db, temp: temp}, nil
+	return &DB{bolt: db, temp: temp, failed: make(chan struct{})}, nil
 }
 
 func open(path string, buckets []string) (*bolt.DB, error) {
@@ -83,11 +92,51 @@ func (db *DB) Close() error {
 
 // Write runs fn in a transaction that is all on disk, or not at all, when Write returns. fn may run more than once, so it
 // must set what it gives to the outside anew each time. An error of fn undoes the transaction and is returned as it is.
+// Errors of its own are Exhausted when the disk is full and Unavailable when it has failed or the file is closed.
 func (db *DB) Write(ctx context.Context, fn func(*bolt.Tx) error) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
-	return closed(db.bolt.Batch(fn))
+	var own error
+	err := db.bolt.Batch(func(tx *bolt.Tx) error {
+		if own = db.err(); own == nil {
+			own = fn(tx)
+		}
+		return own
+	})
+	switch {
+	case err == nil:
+		return db.err() // a sync that succeeds after one that failed means nothing
+	case own != nil, errors.Is(err, berrors.ErrDatabaseNotOpen):
+		return closed(err)
+	case errors.Is(err, syscall.ENOSPC):
+		return errs.Errorf(errs.Exhausted, "writing to the data file: %w", err)
+	}
+	db.once.Do(func() {
+		db.reason = errs.Errorf(errs.Unavailable, "writing to the data file: the disk failed; start again when it is well: %w", err)
+		close(db.failed)
+	})
+	return db.reason
+}
+
+// Run waits until ctx ends, or until the disk has failed, and then returns why: nothing can be written until the file is
+// opened again. It is for a service's background work, so that the process ends.
+func (db *DB) Run(ctx context.Context) error {
+	select {
+	case <-ctx.Done():
+		return nil
+	case <-db.failed:
+		return db.reason
+	}
+}
+
+func (db *DB) err() error {
+	select {
+	case <-db.failed:
+		return db.reason
+	default:
+		return nil
+	}
 }
 
 // Read runs fn in a transaction that sees one state of the data.

@@ -7,8 +7,11 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"path/filepath"
+	"strconv"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 
 	bolt "go.etcd.io/bbolt"
@@ -102,6 +105,117 @@ func TestAcknowledgedWritesSurviveKill(t *testing.T) {
 	})
 	if err != nil || len(acknowledged) < 200 {
 		t.Errorf("%d acknowledged, %v", len(acknowledged), err)
+	}
+}
+
+// A disk that does not sync ends all writing, also when it syncs again, and says why. What was acknowledged can be read, and
+// is there for the next process.
+func TestDiskFails(t *testing.T) {
+	dir := t.TempDir()
+	db, err := disk.Open(dir, "x", "b")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := put(db, "a"); err != nil {
+		t.Fatal(err)
+	}
+	mend := breakSync(t, filepath.Join(dir, "x.db"))
+	if err := put(db, "b"); !errors.Is(err, errs.Unavailable) || !errors.Is(err, syscall.EINVAL) {
+		t.Errorf("a write that could not be synced: %v", err)
+	}
+	mend()
+	var writers sync.WaitGroup
+	for w := range 8 {
+		writers.Go(func() {
+			if err := put(db, fmt.Sprint("later-", w)); !errors.Is(err, errs.Unavailable) {
+				t.Errorf("a write after it: %v", err)
+			}
+		})
+	}
+	writers.Wait()
+	if err := db.Run(t.Context()); !errors.Is(err, syscall.EINVAL) {
+		t.Errorf("it ends with %v", err)
+	}
+	if n := count(t, db); n != 1 {
+		t.Errorf("there are %d entries, of which one was acknowledged", n)
+	}
+	if err := db.Close(); err != nil {
+		t.Error(err)
+	}
+	if db, err = disk.Open(dir, "x", "b"); err != nil {
+		t.Fatal(err)
+	}
+	defer db.Close()
+	if err := put(db, "c"); err != nil || count(t, db) != 2 {
+		t.Errorf("after a new start: %v, %d entries", err, count(t, db))
+	}
+}
+
+// breakSync puts something else in the place of this process's open file: it takes every write and does not know how to
+// sync.
+func breakSync(t *testing.T, path string) (mend func()) {
+	t.Helper()
+	null, err := os.OpenFile(os.DevNull, os.O_RDWR, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer null.Close()
+	all, err := os.ReadDir("/proc/self/fd")
+	if err != nil {
+		t.Skip("open files cannot be listed: ", err)
+	}
+	for _, e := range all {
+		if name, err := os.Readlink("/proc/self/fd/" + e.Name()); err != nil || name != path {
+			continue
+		}
+		fd, _ := strconv.Atoi(e.Name())
+		whole, err := syscall.Dup(fd)
+		if err == nil {
+			err = syscall.Dup3(int(null.Fd()), fd, 0)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		return func() {
+			if err := errors.Join(syscall.Dup3(whole, fd, 0), syscall.Close(whole)); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	t.Fatalf("%s is not open", path)
+	return nil
+}
+
+// A full disk refuses writes and takes them again when there is space.
+func TestDiskFull(t *testing.T) {
+	dir := t.TempDir()
+	if err := syscall.Mount("tmpfs", dir, "tmpfs", 0, "size=1m"); err != nil {
+		t.Skip("a small disk has to be mounted: ", err)
+	}
+	defer func() { _ = syscall.Unmount(dir, syscall.MNT_DETACH) }()
+	db, err := disk.Open(dir, "x", "b")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer db.Close()
+	filler := filepath.Join(dir, "filler")
+	if err := os.WriteFile(filler, make([]byte, 2<<20), 0o600); !errors.Is(err, syscall.ENOSPC) {
+		t.Fatalf("the disk is not full: %v", err)
+	}
+	n := 0
+	for err == nil && n < 1000 {
+		if err = put(db, fmt.Sprint(n)); err == nil {
+			n++
+		}
+	}
+	if !errors.Is(err, errs.Exhausted) || count(t, db) != n {
+		t.Errorf("on a full disk: %v; %d entries, %d were acknowledged", err, count(t, db), n)
+	}
+	if err := os.Remove(filler); err != nil {
+		t.Fatal(err)
+	}
+	if err := put(db, "again"); err != nil || count(t, db) != n+1 {
+		t.Errorf("with space again: %v; %d entries, %d were acknowledged", err, count(t, db), n+1)
 	}
 }
 

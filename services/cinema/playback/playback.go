@@ -34,6 +34,7 @@ func New(_ context.Context, p *service.Process, o Options) error {
 		return err
 	}
 	p.OnStop("playback store", func(context.Context) error { return s.Close() })
+	p.Go("playback store", s.db.Run)
 	playbackv1.RegisterPlaybackServer(p.GRPC(), s)
 	p.Go("bookmark delivery", s.Run)
 	return p.Metrics().Register(prometheus.NewGaugeFunc(prometheus.GaugeOpts{

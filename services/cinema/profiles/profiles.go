@@ -46,6 +46,7 @@ func New(_ context.Context, p *service.Process, o Options) error {
 		return err
 	}
 	p.OnStop("profiles store", func(context.Context) error { return s.Close() })
+	p.Go("profiles store", s.db.Run)
 	profilesv1.RegisterProfilesServer(p.GRPC(), s)
 	return nil
 }

@@ -25,6 +25,7 @@ func New(_ context.Context, p *service.Process, o Options) error {
 		return err
 	}
 	p.OnStop("ratings store", func(context.Context) error { return s.Close() })
+	p.Go("ratings store", s.db.Run)
 	ratingsv1.RegisterRatingsServer(p.GRPC(), s)
 	return nil
 }

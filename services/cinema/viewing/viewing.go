@@ -25,6 +25,7 @@ func New(_ context.Context, p *service.Process, o Options) error {
 		return err
 	}
 	p.OnStop("viewing store", func(context.Context) error { return s.Close() })
+	p.Go("viewing store", s.db.Run)
 	viewingv1.RegisterViewingServer(p.GRPC(), s)
 	return nil
 }
