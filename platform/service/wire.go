@@ -173,7 +173,10 @@ func (p *Process) observe() {
 		ok, _ := p.config.Connected()
 		return flag(ok)
 	})
-	p.metrics.MustRegister(prometheus.NewCounterFunc(prometheus.CounterOpts{
-		Name: "bijou_trace_spans_dropped_total", Help: "Spans lost because the queue was full or the export failed.",
-	}, func() float64 { return float64(p.tracer.Dropped()) }))
+	counter := func(name, help string, fn func() uint64) {
+		p.metrics.MustRegister(prometheus.NewCounterFunc(prometheus.CounterOpts{Name: name, Help: help}, func() float64 { return float64(fn()) }))
+	}
+	counter("bijou_trace_spans_total", "Spans recorded. What is neither exported nor dropped is queued.", p.tracer.Ended)
+	counter("bijou_trace_spans_exported_total", "Spans that the trace store has acknowledged.", p.tracer.Exported)
+	counter("bijou_trace_spans_dropped_total", "Spans lost because the queue was full or the export failed.", p.tracer.Dropped)
 }

@@ -32,7 +32,7 @@ type queue struct {
 	log      *slog.Logger
 	revision func() int64 // nil: left out
 
-	exported, dropped atomic.Uint64
+	ended, exported, dropped atomic.Uint64
 
 	mu     sync.Mutex
 	spans  []sdktrace.ReadOnlySpan // ended, not yet taken; at most size
@@ -73,6 +73,7 @@ func (q *queue) OnStart(_ context.Context, s sdktrace.ReadWriteSpan) {
 
 // OnEnd implements sdktrace.SpanProcessor. It never waits.
 func (q *queue) OnEnd(s sdktrace.ReadOnlySpan) {
+	q.ended.Add(1)
 	q.mu.Lock()
 	if q.closed || len(q.spans) >= q.size {
 		q.mu.Unlock()

@@ -182,6 +182,14 @@ func (p *Provider) Tracer() trace.Tracer { return p.tracer }
 // Carriers are asked for lower-case keys. Use propagation.HeaderCarrier for HTTP and [MD] for gRPC.
 func (p *Provider) Propagator() propagation.TextMapPropagator { return propagator{} }
 
+// Ended returns how many spans were recorded and have ended. Those that are neither exported nor dropped are queued.
+func (p *Provider) Ended() uint64 {
+	if p.queue == nil {
+		return 0
+	}
+	return p.queue.ended.Load()
+}
+
 // Dropped returns how many recorded spans were not delivered and never will be: the queue was full, the export failed,
 // the store refused them, or the process stopped.
 func (p *Provider) Dropped() uint64 {

@@ -74,7 +74,7 @@ func TestTracingNeverHurtsRequests(t *testing.T) {
 					t.Errorf("%d spans were dropped when all was well again", n-lost)
 				}
 				sent, exported, dropped := 2*uint64(w.n), w.spans.Exported(), w.spans.Dropped()
-				if exported+dropped != sent || exported != there+2*second*minute {
+				if exported+dropped != sent || w.spans.Ended() != sent || exported != there+2*second*minute {
 					t.Errorf("of %d spans %d were exported and %d dropped", sent, exported, dropped)
 				}
 				stored := uint64(w.store.metric("bijou_tracing_spans_stored_total"))
