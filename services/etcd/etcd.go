@@ -1,5 +1,6 @@
 // Package etcd runs etcd from its Go module, with settings fit for the platform's control plane, and tells whether one is
-// healthy. It adds nothing to etcd: every flag and every ETCD_* variable of etcd works and wins over what is set here.
+// healthy. Every flag and every ETCD_* variable of etcd works and wins over what is set here. All that it adds to etcd is that it
+// waits for space when there is none on disk.
 package etcd
 
 import (
@@ -44,7 +45,9 @@ func Main(args, env []string, stderr io.Writer) int {
 		}
 		return 0
 	}
-	etcdmain.Main(append(args, Missing(args[1:], env)...))
+	args = append(args, Missing(args[1:], env)...)
+	waitForRoom(dataDir(args[1:], env), stderr)
+	etcdmain.Main(args)
 	return 0
 }
 

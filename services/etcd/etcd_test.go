@@ -1,11 +1,17 @@
 package etcd_test
 
 import (
+	"bufio"
 	"context"
+	"errors"
 	"net/http"
 	"net/http/httptest"
+	"os"
+	"os/exec"
+	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 
 	"bijou.dev/services/etcd"
@@ -78,4 +84,54 @@ func TestHealthcheck(t *testing.T) {
 	if err := etcd.Healthy(ctx, "http://127.0.0.1:1"); err == nil {
 		t.Error("nobody there, and healthy")
 	}
+}
+
+// On a full disk etcd is not started, and when there is space it is.
+func TestWaitsForRoom(t *testing.T) {
+	dir := t.TempDir()
+	if err := syscall.Mount("tmpfs", dir, "tmpfs", 0, "size=200m"); err != nil { // its log takes 64 MB for each file
+		t.Skip("a small disk has to be mounted: ", err)
+	}
+	defer func() { _ = syscall.Unmount(dir, syscall.MNT_DETACH) }()
+	filler := filepath.Join(dir, "filler")
+	if err := os.WriteFile(filler, make([]byte, 201<<20), 0o600); !errors.Is(err, syscall.ENOSPC) {
+		t.Fatalf("the disk is not full: %v", err)
+	}
+	cmd := exec.CommandContext(t.Context(), os.Args[0])
+	socket := "unix://" + filepath.Join(dir, "s")
+	cmd.Env = append(os.Environ(), "ETCD_TEST_RUN=1", "ETCD_LOG_LEVEL=info", "ETCD_DATA_DIR="+filepath.Join(dir, "data"), "ETCD_LISTEN_CLIENT_URLS="+socket, "ETCD_ADVERTISE_CLIENT_URLS="+socket,
+		"ETCD_LISTEN_PEER_URLS="+socket+"p", "ETCD_INITIAL_ADVERTISE_PEER_URLS=http://127.0.0.1:1", "ETCD_INITIAL_CLUSTER=default=http://127.0.0.1:1")
+	said, err := cmd.StderrPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = cmd.Wait() }() // it was killed
+	defer func() { _ = cmd.Process.Kill() }()
+	lines := bufio.NewScanner(said)
+	if !lines.Scan() || !strings.Contains(lines.Text(), "0 KiB left") {
+		t.Fatalf("it said %q, %v", lines.Text(), lines.Err())
+	}
+	if _, err := os.Stat(filepath.Join(dir, "data")); !os.IsNotExist(err) {
+		t.Errorf("it has begun: %v", err)
+	}
+	if err := os.Remove(filler); err != nil {
+		t.Fatal(err)
+	}
+	for lines.Scan() {
+		if strings.Contains(lines.Text(), "serving client traffic") {
+			return
+		}
+	}
+	t.Errorf("it ended: %v", lines.Err())
+}
+
+// TestMain is etcd when it is told so.
+func TestMain(m *testing.M) {
+	if os.Getenv("ETCD_TEST_RUN") != "" {
+		os.Exit(etcd.Main(os.Args, os.Environ(), os.Stderr))
+	}
+	os.Exit(m.Run())
 }
