@@ -4,10 +4,14 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math/rand/v2"
+	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
+	"strconv"
 	"strings"
-	"syscall"
+	"sync"
 	"testing"
 	"time"
 
@@ -53,7 +57,7 @@ var staticFaults = []fault{
 		heal: func(testing.TB, platform) {},
 	},
 	{
-		row: "5, 35", name: "the control plane and etcd dead; a catalog restarted meanwhile", on: processesOf, seconds: 8, must: 1,
+		row: "5, 35", name: "the control plane and etcd dead; a catalog restarted meanwhile", on: processesOf, short: true, seconds: 8, must: 1,
 		victims: append([]string{"catalog-a-2"}, controlPlane...),
 		hurt: func(t testing.TB, p platform) {
 			each(t, p.hold, controlPlane...)
@@ -69,7 +73,7 @@ var staticFaults = []fault{
 		heal: func(t testing.TB, p platform) { each(t, p.start, controlPlane...) },
 	},
 	{
-		row: "6", name: "the registry back empty, etcd dead", on: processesOf, seconds: 8, must: 1,
+		row: "6", name: "the registry back empty, etcd dead", on: processesOf, short: true, seconds: 5, must: 1,
 		victims: []string{"etcd-1", "discovery-1", "discovery-2"},
 		hurt: func(t testing.TB, p platform) {
 			each(t, p.hold, "etcd-1", "discovery-1", "discovery-2")
@@ -82,7 +86,7 @@ var staticFaults = []fault{
 		row: "6", name: "the store back empty, its data lost", on: processesOf, seconds: 4, must: 1, victims: []string{"config-1", "config-2"},
 		hurt: func(t testing.TB, p platform) {
 			p.hold(t, "etcd-1")
-			files, err := filepath.Glob(filepath.Join(p.(fragile).storeDisk(), "*"))
+			files, err := filepath.Glob(filepath.Join(p.(fragile).volume("etcd"), "*"))
 			if err != nil || len(files) == 0 {
 				t.Fatalf("the store has no files: %v", err)
 			}
@@ -120,6 +124,11 @@ var staticFaults = []fault{
 	},
 	slowStore(),
 	fullDisk(),
+	failedSync("etcd-1", 1, publishers(linearizable)),
+	failedSync("tracing-1", 1, sentTraces),
+	failedSync("profiles-1", .99, madeProfiles),
+	fullTraces(),
+	killedTraces(),
 	leaderKilled(),
 	majorityLost(),
 	replicasKilled(),
@@ -178,24 +187,29 @@ func leader(t testing.TB, p platform) (found string) {
 // publishers publishes and reads settings through both replicas of config while something breaks, and has a checker decide
 // whether what writers and readers were told can have come from one configuration.
 func publishers(judge func(configtest.Summary) (note string, missed []string)) func(testing.TB, platform) func() (string, []string) {
-	return func(t testing.TB, p platform) func() (string, []string) {
-		t.Helper()
-		var clients []configv1.ConfigClient
-		for _, instance := range []string{"config-1", "config-2"} {
-			conn, err := rpc.NewClient(rpc.ClientOptions{Service: "e2e"}).Dial("passthrough:///" + p.addr(instance, 7000))
-			if err != nil {
-				t.Fatal(err)
-			}
-			t.Cleanup(func() { _ = conn.Close() })
-			clients = append(clients, configv1.NewConfigClient(conn))
+	return func(t testing.TB, p platform) func() (string, []string) { return told(record(t, p), judge) }
+}
+
+func record(t testing.TB, p platform) *configtest.Recorder {
+	t.Helper()
+	var clients []configv1.ConfigClient
+	for _, instance := range []string{"config-1", "config-2"} {
+		conn, err := rpc.NewClient(rpc.ClientOptions{Service: "e2e"}).Dial("passthrough:///" + p.addr(instance, 7000))
+		if err != nil {
+			t.Fatal(err)
 		}
-		r := configtest.Record(t, *faultSeed, clients...)
-		return func() (string, []string) {
-			sum := r.Check()
-			note, missed := judge(sum)
-			return fmt.Sprintf("%d operations on settings, of which %d publishes acknowledged, are linearizable and in the history; writes paused for %v, %d reads failed%s",
-				sum.Operations, sum.Acknowledged, sum.WriteGap.Round(10*time.Millisecond), sum.ReadErrors, note), missed
-		}
+		t.Cleanup(func() { _ = conn.Close() })
+		clients = append(clients, configv1.NewConfigClient(conn))
+	}
+	return configtest.Record(t, *faultSeed, clients...)
+}
+
+func told(r *configtest.Recorder, judge func(configtest.Summary) (note string, missed []string)) func() (string, []string) {
+	return func() (string, []string) {
+		sum := r.Check()
+		note, missed := judge(sum)
+		return fmt.Sprintf("%d operations on settings, of which %d publishes acknowledged, are linearizable and in the history; writes paused for %v, %d reads failed%s",
+			sum.Operations, sum.Acknowledged, sum.WriteGap.Round(10*time.Millisecond), sum.ReadErrors, note), missed
 	}
 }
 
@@ -393,46 +407,355 @@ func slowStore() fault {
 	undo := func() {}
 	return fault{
 		row: "14", name: "each sync of the store to disk 500 ms slower", on: processesOf, seconds: 8, must: 1,
-		hurt:   func(t testing.TB, p platform) { undo = p.(fragile).slowDisk(t, "etcd-1", 500*time.Millisecond) },
+		hurt: func(t testing.TB, p platform) {
+			_, undo = p.(fragile).inject(t, "etcd-1", fmt.Sprintf("delay_enter=%d", (500*time.Millisecond).Microseconds()))
+		},
 		heal:   func(testing.TB, platform) { undo() },
 		beside: publishers(linearizable),
 	}
 }
 
+// fullDisk has something take all the space of the store's disk, and go on with it. People publish meanwhile, by the command
+// line too: a value that is there already, so that nothing comes of it but an answer.
 func fullDisk() fault {
-	var filler string
+	same := []string{"config", "set", "web.home.row", "12", "--app", "web", "--reason", "on a full disk"}
+	var writers *configtest.Recorder
+	undo := func() {}
+	note, restarts := "", 0
 	return fault{
-		row: "15", name: "the store's disk full", on: processesOf, seconds: 10, must: 1,
+		row: "15", name: "the store's disk full, and something that goes on to fill it", on: processesOf, seconds: 10, must: 1,
 		hurt: func(t testing.TB, p platform) {
 			f := p.(fragile)
-			if f.small != nil {
-				t.Skip("a small disk has to be mounted: ", f.small)
-			}
-			filler = filepath.Join(f.storeDisk(), "filler")
-			file, err := os.Create(filler)
-			if err != nil {
-				t.Fatal(err)
-			}
-			defer file.Close()
-			for piece := make([]byte, 1<<20); err == nil && len(piece) > 0; piece = piece[:len(piece)/2] {
-				for err == nil {
-					_, err = file.Write(piece)
+			restarts = f.instance(t, "etcd-1").Restarts
+			undo = f.fill(t, "etcd")
+			refused := false
+			eventually(t, 20*time.Second, "a refusal", func(context.Context) error {
+				begun := time.Now()
+				code, out := bijou(t, p, same...)
+				took := time.Since(begun)
+				if code == 0 {
+					return fmt.Errorf("published: %s", out)
 				}
-				if errors.Is(err, syscall.ENOSPC) {
-					err = nil
-				}
+				refused = true
+				note = fmt.Sprintf("; a publish by the command line ended after %v with exit code %d: %s", took.Round(10*time.Millisecond), code, strings.TrimSpace(out))
+				return nil
+			})
+			if code, out := bijou(t, p, "config", "get", "web.home.row", "--app", "web"); !refused || code != 0 || out != "12\n" {
+				t.Errorf("reading a setting: exit code %d: %s", code, out)
 			}
-			if err != nil {
-				t.Fatal(err)
-			}
-			p.kill(t, "etcd-1") // it has taken the space of its log in advance, and would not notice for long
 		},
 		heal: func(t testing.TB, p platform) {
-			if err := os.Remove(filler); err != nil {
-				t.Error(err)
-			}
-			p.start(t, "etcd-1")
+			undo()
+			before, space := writers.Told().Acknowledged, time.Now()
+			eventually(t, 30*time.Second, "a publish", func(context.Context) error {
+				if writers.Told().Acknowledged == before {
+					return errors.New("none was acknowledged")
+				}
+				return nil
+			})
+			note += fmt.Sprintf("; the first one succeeded %v after there was space", time.Since(space).Round(10*time.Millisecond))
+			ended := p.(fragile).instance(t, "etcd-1").Restarts - restarts
+			note += fmt.Sprintf("; etcd cannot go on when it cannot write: it was started again (%d), and waited for space", ended)
 		},
-		beside: publishers(linearizable),
+		beside: func(t testing.TB, p platform) func() (string, []string) {
+			must(t, p, same...)
+			writers = record(t, p)
+			end := told(writers, func(sum configtest.Summary) (string, []string) {
+				if sum.ReadErrors > 0 {
+					return note, []string{fmt.Sprintf("%d reads of settings failed", sum.ReadErrors)}
+				}
+				return fmt.Sprintf("%s; a refusal took %v (median), at most %v", note, sum.Refusal.Round(100*time.Microsecond), sum.Slowest.Round(10*time.Millisecond)), nil
+			})
+			return func() (string, []string) {
+				note, missed := end()
+				unset(t, p, "web.home.row", "web")
+				return note, missed
+			}
+		},
 	}
+}
+
+// failedSync has every sync of an instance's files to disk fail until the instance ends, which it has to do by itself: who tries
+// again is told that all is well, and what was to be written may be lost.
+func failedSync(instance string, share float64, beside func(testing.TB, platform) func() (string, []string)) fault {
+	note := ""
+	return fault{
+		row: "16", name: "syncs of " + instance + " to disk fail", on: processesOf, seconds: 4, must: share, victims: []string{instance},
+		hurt: func(t testing.TB, p platform) {
+			f := p.(fragile)
+			before := f.instance(t, instance).Restarts
+			seen, undo := f.inject(t, instance, "error=EIO")
+			eventually(t, 30*time.Second, "the end of "+instance, func(context.Context) error {
+				for _, i := range f.Instances() {
+					if i.Name == instance && i.Restarts == before && i.Phase != "restarting" {
+						return fmt.Errorf("it is %s", i.Phase)
+					}
+				}
+				return nil
+			})
+			undo()
+			lived, n := failures(t, seen)
+			note = fmt.Sprintf("it ended %v after the first of %d failures", lived.Round(10*time.Millisecond), n)
+			if lived > time.Second {
+				note += " (aimed at 1 s)"
+			}
+		},
+		heal: func(testing.TB, platform) {},
+		beside: func(t testing.TB, p platform) func() (string, []string) {
+			end := beside(t, p)
+			return func() (string, []string) {
+				more, missed := end()
+				return note + "; " + more, missed
+			}
+		},
+	}
+}
+
+// failures reads what strace saw: how many calls were made to fail, and how long the process lived on after the first.
+func failures(t testing.TB, seen string) (lived time.Duration, n int) {
+	t.Helper()
+	b, err := os.ReadFile(seen)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var first, last float64
+	for line := range strings.Lines(string(b)) {
+		f := strings.Fields(line)
+		if len(f) < 3 {
+			continue
+		}
+		at, _ := strconv.ParseFloat(f[1], 64)
+		if strings.Contains(line, "(INJECTED)") {
+			if n++; n == 1 {
+				first = at
+			}
+		}
+		if f[2] == "+++" { // a thread ended
+			last = at
+		}
+	}
+	if n == 0 || last < first {
+		t.Errorf("nothing failed, or nothing ended:\n%s", b)
+	}
+	return time.Duration((last - first) * float64(time.Second)), n
+}
+
+// madeProfiles makes profiles by the edge, one after the other, and in the end looks for each that was acknowledged.
+func madeProfiles(t testing.TB, p platform) func() (string, []string) {
+	household := fmt.Sprintf("e2e-%d", time.Now().UnixNano())
+	return acknowledged(t, "profiles", func(ctx context.Context, n int) (string, error) {
+		id := fmt.Sprintf("%s-%d", household, n)
+		a, err := post(ctx, edge(p)+"/api/profiles", fmt.Sprintf(`{"id": %q, "name": "%d", "household": %q}`, id, n, household))
+		if err == nil && a.status != http.StatusOK {
+			err = fmt.Errorf("%d %.200s", a.status, a.body)
+		}
+		return id, err
+	}, func(ctx context.Context, ids []string) (there int, err error) {
+		var all struct{ Profiles []struct{ ID string } }
+		if err := getJSON(ctx, edge(p)+"/api/profiles?household="+household, &all); err != nil {
+			return 0, err
+		}
+		for _, one := range all.Profiles {
+			if slices.Contains(ids, one.ID) {
+				there++
+			}
+		}
+		return there, nil
+	})
+}
+
+// sentTraces sends traces to the trace store, one after the other, and in the end looks for each that was acknowledged.
+func sentTraces(t testing.TB, p platform) func() (string, []string) {
+	const spans = 3
+	zipkin := "http://" + p.addr("tracing-1", 9411) + "/api/v2/"
+	return acknowledged(t, "traces", func(ctx context.Context, _ int) (string, error) {
+		id := fmt.Sprintf("%016x", rand.Uint64())
+		var all []string
+		for i := range spans {
+			all = append(all, fmt.Sprintf(`{"traceId": %q, "id": "%016x", "name": "span %d", "timestamp": %d, "duration": 1000, "localEndpoint": {"serviceName": "e2e"}}`,
+				id, i+1, i, time.Now().UnixMicro()))
+		}
+		a, err := post(ctx, zipkin+"spans", "["+strings.Join(all, ",")+"]")
+		if err == nil && a.status != http.StatusAccepted {
+			err = fmt.Errorf("%d %.200s", a.status, a.body)
+		}
+		return id, err
+	}, func(ctx context.Context, ids []string) (there int, err error) {
+		for some := range slices.Chunk(ids, 50) {
+			var traces [][]struct{ ID string }
+			if err := getJSON(ctx, zipkin+"traceMany?traceIds="+strings.Join(some, ","), &traces); err != nil {
+				return 0, err
+			}
+			for _, trace := range traces {
+				if len(trace) == spans {
+					there++
+				}
+			}
+		}
+		return there, nil
+	})
+}
+
+// acknowledged writes one thing after the other, and in the end counts how many are there of those that were acknowledged.
+func acknowledged(t testing.TB, what string, write func(ctx context.Context, n int) (id string, err error), count func(ctx context.Context, ids []string) (int, error)) func() (string, []string) {
+	ctx, stop := context.WithCancel(t.Context())
+	var ids []string
+	refusals := map[string]int{}
+	var writing sync.WaitGroup
+	t.Cleanup(func() { stop(); writing.Wait() })
+	writing.Go(func() {
+		tick := time.NewTicker(10 * time.Millisecond)
+		defer tick.Stop()
+		for n := 0; ; n++ {
+			select {
+			case <-tick.C:
+			case <-ctx.Done():
+				return
+			}
+			one, cancel := context.WithTimeout(context.Background(), within)
+			id, err := write(one, n)
+			cancel()
+			if err != nil {
+				refusals[err.Error()]++
+				continue
+			}
+			ids = append(ids, id)
+		}
+	})
+	return func() (string, []string) {
+		stop()
+		writing.Wait()
+		refused := 0
+		for why, n := range refusals {
+			refused += n
+			t.Logf("%s: %d x %s", what, n, why)
+		}
+		there, err := count(t.Context(), ids)
+		note := fmt.Sprintf("of %d %s that were acknowledged %d are there, %d were refused", len(ids), what, there, refused)
+		if err != nil || there < len(ids) || len(ids) == 0 {
+			return "", []string{fmt.Sprintf("%s, %v", note, err)}
+		}
+		return note, nil
+	}
+}
+
+// fullTraces has something take all the space of the trace store's disk.
+func fullTraces() fault {
+	undo := func() {}
+	took := time.Duration(0)
+	full := func(p platform, want float64) func(context.Context) error {
+		return func(ctx context.Context) error {
+			if got := metrics(ctx, p, "tracing-1")["bijou_tracing_store_full"]; got != want {
+				return fmt.Errorf("bijou_tracing_store_full is %v", got)
+			}
+			return nil
+		}
+	}
+	return counted(true, fault{
+		row: "15, 34", name: "the trace store's disk full, and something that goes on to fill it", on: processesOf, seconds: 15, must: 1,
+		hurt: func(t testing.TB, p platform) {
+			undo = p.(fragile).fill(t, "tracing")
+			eventually(t, 20*time.Second, "a refusal", full(p, 1))
+		},
+		heal: func(t testing.TB, p platform) {
+			undo()
+			space := time.Now()
+			eventually(t, 20*time.Second, "the store to take spans", full(p, 0))
+			took = time.Since(space)
+		},
+		beside: func(t testing.TB, p platform) func() (string, []string) {
+			end := sentTraces(t, p)
+			return func() (string, []string) {
+				note, missed := end()
+				return fmt.Sprintf("it took spans again %v after there was space; %s", took.Round(10*time.Millisecond), note), missed
+			}
+		},
+	})
+}
+
+// killedTraces kills the trace store in the middle of whatever it does, again and again, and once leaves an end of its log that
+// was never written.
+func killedTraces() fault {
+	return counted(false, fault{
+		row: "12, 13, 34", name: "the trace store killed again and again, once with a torn log", on: processesOf, must: 1, victims: []string{"tracing-1"},
+		hurt: func(t testing.TB, p platform) {
+			for n := range 6 {
+				p.hold(t, "tracing-1")
+				if n == 3 {
+					tear(t, p.(fragile).volume("tracing"))
+				}
+				p.start(t, "tracing-1")
+				<-time.After(time.Second)
+			}
+		},
+		heal:   func(testing.TB, platform) {},
+		beside: sentTraces,
+	})
+}
+
+// tear makes the newest log of the trace store end in the beginning of something.
+func tear(t testing.TB, dir string) {
+	t.Helper()
+	logs, err := filepath.Glob(filepath.Join(dir, "*.log"))
+	if err != nil || len(logs) == 0 {
+		t.Fatalf("there is no log: %v", err)
+	}
+	slices.Sort(logs)
+	f, err := os.OpenFile(logs[len(logs)-1], os.O_WRONLY|os.O_APPEND, 0)
+	if err == nil {
+		_, err = f.WriteString("\x12\x34\x56\x78\xff\x00\x05torn")
+		err = errors.Join(err, f.Close())
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// metrics returns what an instance counts, added up over labels. It is empty when the instance does not answer.
+func metrics(ctx context.Context, p platform, instance string) map[string]float64 {
+	all := map[string]float64{}
+	a, err := getBy(ctx, visitor, "http://"+p.addr(instance, 9090)+"/metrics")
+	if err != nil || a.status != http.StatusOK {
+		return nil
+	}
+	for line := range strings.Lines(a.body) {
+		name, value, _ := strings.Cut(strings.TrimSpace(line), " ")
+		if n, err := strconv.ParseFloat(value[strings.LastIndexByte(value, ' ')+1:], 64); err == nil {
+			base, _, _ := strings.Cut(name, "{")
+			all[base] += n
+		}
+	}
+	return all
+}
+
+// counted tells a row under load of its own, and when that has ended adds up, for every instance, the spans that it made, those
+// that the trace store has and those that it dropped and counted. A sender tries for 10 s; loses says that the fault is longer.
+func counted(loses bool, f fault) fault {
+	return fault{row: f.row, name: f.name, on: f.on, tell: func(t *testing.T, p platform, seed uint64) figures {
+		url := wholeHome(t, p)
+		o := startOffer(t, seed, p.rate(), url, edge(p)+"/browse", edge(p)+"/")
+		at := shortPace
+		x := o.take(t, p, f, at)
+		o.pass(t, x.healed+at.window-time.Since(o.begun))
+		all := o.end()
+		result := x.judge(t, all, at)
+		made, exported, dropped := 0., 0., 0.
+		eventually(t, 30*time.Second, "every span to be accounted for", func(ctx context.Context) error {
+			made, exported, dropped = 0, 0, 0
+			for _, m := range cast {
+				n := metrics(ctx, p, m.instance())
+				one, good, lost := n["bijou_trace_spans_total"], n["bijou_trace_spans_exported_total"], n["bijou_trace_spans_dropped_total"]
+				if n == nil || one != good+lost {
+					return fmt.Errorf("of %.0f spans of %s %.0f were exported and %.0f dropped", one, m.instance(), good, lost)
+				}
+				made, exported, dropped = made+one, exported+good, dropped+lost
+			}
+			return nil
+		})
+		result.note += fmt.Sprintf("; of %.0f spans of all instances since their start %.0f were acknowledged and %.0f dropped and counted", made, exported, dropped)
+		if loses && dropped == 0 {
+			result.missed = append(result.missed, "no span was dropped")
+		}
+		return result
+	}}
 }

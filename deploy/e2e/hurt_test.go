@@ -1,12 +1,15 @@
 package e2e
 
 import (
+	"context"
+	"errors"
 	"fmt"
 	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"sync"
 	"syscall"
 	"testing"
@@ -28,24 +31,21 @@ type wired interface {
 	reset(t testing.TB, instance string)
 }
 
-// fragile is a platform whose store is reached through a proxy and, where this machine lets us, is on a small disk.
+// fragile is a platform whose store is reached through a proxy and, where this machine lets us, whose stores of settings and
+// of traces have small disks.
 type fragile struct {
 	processes
 	store *proxy
-	small error // why the disk is not small
+	small error // why the disks are not small
 }
 
 // startFragile runs the stack with a proxy between config, discovery and their store.
 func startFragile(t testing.TB) platform {
 	t.Helper()
 	o := stack.Options{Dir: t.TempDir()}
-	disk := filepath.Join(o.Dir, "volumes", "etcd")
-	if err := os.MkdirAll(disk, 0o700); err != nil {
-		t.Fatal(err)
-	}
-	small := syscall.Mount("tmpfs", disk, "tmpfs", 0, "size=200m") // its log takes 64 MiB for each file
-	if small == nil {
-		t.Cleanup(func() { _ = syscall.Unmount(disk, syscall.MNT_DETACH) })
+	var small error
+	for _, volume := range []string{"etcd", "tracing"} {
+		small = errors.Join(small, smallDisk(t, filepath.Join(o.Dir, "volumes", volume)))
 	}
 	store := startProxy(t)
 	o.Env = map[string]string{"BIJOU_ETCD_ENDPOINTS": "http://" + store.addr()}
@@ -53,32 +53,90 @@ func startFragile(t testing.TB) platform {
 	return fragile{p, store, small}
 }
 
-// storeDisk is where the store of compose.yaml keeps its data.
-func (p fragile) storeDisk() string { return filepath.Join(p.dir, "volumes", "etcd") }
+// smallDisks is how the machine calls our disks, and those of earlier runs that were killed: the number is a process.
+const smallDisks = "bijou-e2e-%d"
 
-// slowDisk makes each sync of an instance to disk take so much longer, until the returned function is called.
-func (p processes) slowDisk(t testing.TB, instance string, d time.Duration) (undo func()) {
+// smallDisk mounts one until the test ends.
+func smallDisk(t testing.TB, dir string) error {
+	t.Helper()
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	mounts, _ := os.ReadFile("/proc/self/mounts")
+	for line := range strings.Lines(string(mounts)) {
+		owner, left := 0, strings.Fields(line)
+		if n, _ := fmt.Sscanf(left[0], smallDisks, &owner); n == 1 && syscall.Kill(owner, 0) == syscall.ESRCH {
+			_ = syscall.Unmount(left[1], syscall.MNT_DETACH)
+		}
+	}
+	// The log of etcd takes 64 MB for each file.
+	if err := syscall.Mount(fmt.Sprintf(smallDisks, os.Getpid()), dir, "tmpfs", 0, "size=200m"); err != nil {
+		return err
+	}
+	t.Cleanup(func() { _ = syscall.Unmount(dir, syscall.MNT_DETACH) })
+	return nil
+}
+
+// volume is where a volume of compose.yaml is.
+func (p processes) volume(name string) string { return filepath.Join(p.dir, "volumes", name) }
+
+// fill takes all the space of a small disk, and whatever is given up meanwhile, until the returned function is called.
+func (p fragile) fill(t testing.TB, volume string) (undo func()) {
+	t.Helper()
+	if p.small != nil {
+		t.Skip("a small disk has to be mounted: ", p.small)
+	}
+	file, err := os.Create(filepath.Join(p.volume(volume), "filler"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, stop := context.WithCancel(context.Background())
+	full := make(chan struct{})
+	first := sync.OnceFunc(func() { close(full) })
+	var filling sync.WaitGroup
+	filling.Go(func() {
+		for ctx.Err() == nil {
+			for piece := make([]byte, 1<<20); len(piece) > 0; piece = piece[:len(piece)/2] {
+				for err := error(nil); err == nil; {
+					_, err = file.Write(piece)
+				}
+			}
+			first()
+			<-time.After(10 * time.Millisecond)
+		}
+	})
+	<-full
+	undo = sync.OnceFunc(func() {
+		stop()
+		filling.Wait()
+		if err := errors.Join(file.Close(), os.Remove(file.Name())); err != nil {
+			t.Error(err)
+		}
+	})
+	t.Cleanup(undo)
+	return undo
+}
+
+// inject has the machine do something to all syncs of an instance to disk, in the words of strace, until undo is called or the
+// instance has ended. What was done is in the file seen, with times.
+func (p processes) inject(t testing.TB, instance, what string) (seen string, undo func()) {
 	t.Helper()
 	path, err := exec.LookPath("strace")
 	if err != nil {
-		t.Skip("a slow disk needs strace: ", err)
+		t.Skip("this needs strace: ", err)
 	}
-	for _, i := range p.Instances() {
-		if i.Name != instance || i.PID == 0 {
-			continue
-		}
-		cmd := exec.Command(path, "-f", "-qq", "-o", "/dev/null", "-p", strconv.Itoa(i.PID), "-e", "trace=fsync,fdatasync",
-			"-e", fmt.Sprintf("inject=fsync,fdatasync:delay_enter=%d", d.Microseconds()))
-		if err := cmd.Start(); err != nil {
-			t.Skip("a slow disk needs strace: ", err)
-		}
-		return sync.OnceFunc(func() {
-			_ = cmd.Process.Signal(syscall.SIGTERM) // it lets go
-			_ = cmd.Wait()
-		})
+	seen = filepath.Join(t.TempDir(), "seen")
+	cmd := exec.Command(path, "-f", "-q", "-ttt", "-o", seen, "-p", strconv.Itoa(p.instance(t, instance).PID),
+		"-e", "trace=fsync,fdatasync", "-e", "inject=fsync,fdatasync:"+what)
+	if err := cmd.Start(); err != nil {
+		t.Skip("this needs strace: ", err)
 	}
-	t.Fatalf("there is no live %s", instance)
-	return nil
+	undo = sync.OnceFunc(func() {
+		_ = cmd.Process.Signal(syscall.SIGTERM) // it lets go
+		_ = cmd.Wait()
+	})
+	t.Cleanup(undo)
+	return seen, undo
 }
 
 // each does the same to several instances.
@@ -89,17 +147,23 @@ func each(t testing.TB, do func(t testing.TB, instance string), instances ...str
 	}
 }
 
-func (p processes) signal(t testing.TB, instance string, sig syscall.Signal) {
+// instance returns a process that lives.
+func (p processes) instance(t testing.TB, name string) stack.Instance {
 	t.Helper()
 	for _, i := range p.Instances() {
-		if i.Name == instance && i.PID > 0 {
-			if err := syscall.Kill(i.PID, sig); err != nil {
-				t.Fatalf("signalling %s: %v", instance, err)
-			}
-			return
+		if i.Name == name && i.PID > 0 {
+			return i
 		}
 	}
-	t.Fatalf("there is no live %s", instance)
+	t.Fatalf("there is no live %s", name)
+	return stack.Instance{}
+}
+
+func (p processes) signal(t testing.TB, instance string, sig syscall.Signal) {
+	t.Helper()
+	if err := syscall.Kill(p.instance(t, instance).PID, sig); err != nil {
+		t.Fatalf("signalling %s: %v", instance, err)
+	}
 }
 
 func (p processes) pause(t testing.TB, instance string)  { p.signal(t, instance, syscall.SIGSTOP) }
