@@ -27,7 +27,7 @@ func waitForRoom(dir string, stderr io.Writer) {
 		if !said {
 			fmt.Fprintf(stderr, "etcd: the disk of %s has %d KiB left: waiting for %d KiB before it starts\n", dir, left>>10, leastRoom>>10)
 		}
-		time.Sleep(lookAgain)
+		<-time.After(lookAgain)
 	}
 }
 
