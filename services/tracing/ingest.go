@@ -1,7 +1,6 @@
 package tracing
 
 import (
-	"bytes"
 	"compress/gzip"
 	"context"
 	"errors"
@@ -287,54 +286,68 @@ func (in *ingest) withBody(r *http.Request, format string, fn func([]byte) error
 		in.metrics.dropped.WithLabelValues(dropRefused).Inc()
 		return errTooLarge
 	}
-	// Of a compressed body, or one of unknown length, nobody knows how large it gets. It is counted as it is read.
-	held := int64(0)
-	defer func() { in.give(held) }()
-	hold := func(n int64) error {
-		if err := in.take(n); err != nil {
-			in.metrics.dropped.WithLabelValues(dropBusy).Inc()
-			return err
-		}
-		held += n
-		return nil
-	}
 	body, err := plainBody(r)
 	if err != nil {
 		return in.unparsed(err)
 	}
-	var buf bytes.Buffer
-	for {
-		if err := hold(64 << 10); err != nil {
-			return err
-		}
-		n, err := io.CopyN(&buf, body, 64<<10)
-		if buf.Len() > maxBody {
-			in.metrics.dropped.WithLabelValues(dropRefused).Inc()
-			return errTooLarge
-		}
-		if errors.Is(err, io.EOF) {
-			break
-		}
-		var tooLong *http.MaxBytesError
-		if errors.As(err, &tooLong) {
-			in.metrics.dropped.WithLabelValues(dropRefused).Inc()
-			return errTooLarge
-		}
-		if errors.Is(err, os.ErrDeadlineExceeded) {
-			in.metrics.dropped.WithLabelValues(dropRefused).Inc()
-			return errSlow
-		}
-		if err != nil || n == 0 {
-			return in.unparsed(fmt.Errorf("reading the body: %w", err))
-		}
+	buf, held, err := in.read(body)
+	defer func() { in.give(held) }()
+	if err != nil {
+		return err
 	}
-	in.metrics.bytes.WithLabelValues(format).Add(float64(buf.Len()))
+	in.metrics.bytes.WithLabelValues(format).Add(float64(len(buf)))
 	if format != "otlp_http" {
-		if err := hold(jsonCost * int64(buf.Len())); err != nil {
+		cost := jsonCost * int64(len(buf))
+		if err := in.hold(cost); err != nil {
 			return err
 		}
+		defer in.give(cost)
 	}
-	return fn(buf.Bytes())
+	return fn(buf)
+}
+
+func (in *ingest) hold(n int64) error {
+	err := in.take(n)
+	if err != nil {
+		in.metrics.dropped.WithLabelValues(dropBusy).Inc()
+	}
+	return err
+}
+
+// read returns a body and what of the limit is held for it. Of a compressed body, or one of unknown length, nobody knows how
+// large it gets: it is counted as it grows.
+func (in *ingest) read(body io.Reader) (buf []byte, held int64, err error) {
+	held = 64 << 10
+	if err := in.hold(held); err != nil {
+		return nil, 0, err
+	}
+	buf = make([]byte, 0, held)
+	for {
+		if len(buf) == cap(buf) {
+			larger := int64(min(2*cap(buf), maxBody+1))
+			if err := in.hold(larger); err != nil { // both are there while one is copied to the other
+				return buf, held, err
+			}
+			buf = append(make([]byte, 0, larger), buf...)
+			in.give(held)
+			held = larger
+		}
+		n, err := body.Read(buf[len(buf):cap(buf)])
+		buf = buf[:len(buf)+n]
+		_, tooLong := errors.AsType[*http.MaxBytesError](err)
+		switch {
+		case len(buf) > maxBody, tooLong:
+			in.metrics.dropped.WithLabelValues(dropRefused).Inc()
+			return buf, held, errTooLarge
+		case errors.Is(err, io.EOF):
+			return buf, held, nil
+		case errors.Is(err, os.ErrDeadlineExceeded):
+			in.metrics.dropped.WithLabelValues(dropRefused).Inc()
+			return buf, held, errSlow
+		case err != nil:
+			return buf, held, in.unparsed(fmt.Errorf("reading the body: %w", err))
+		}
+	}
 }
 
 func plainBody(r *http.Request) (io.Reader, error) {
