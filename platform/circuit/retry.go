@@ -12,11 +12,12 @@ import (
 )
 
 // Budget bounds the retries to one callee, so that an outage is not made worse by them: within the last ttl there may be
-// ratio retries for each call plus floor retries a second. Share one Budget between all calls to a callee. Its settings
-// are live:
+// ratio retries for each call, or floor retries a second where that is more. What was not used within the ttl is there for an
+// instance that goes down with many calls in hand, so that an outage that lasts for one ttl or longer gets at most two ratios
+// for each call: 1.2 attempts. Share one Budget between all calls to a callee. Its settings are live:
 //
-//	retry.budget.ratio           0.2
-//	retry.budget.floorPerSecond  10
+//	retry.budget.ratio           0.1
+//	retry.budget.floorPerSecond  1
 //	retry.budget.ttl             10s
 //	retry.maxAttempts            3     the first included; 1: no retries
 //	retry.backoff.base           20ms  the wait before the first retry, doubled each time
@@ -43,11 +44,11 @@ func NewBudget(set *config.Set) *Budget {
 		set = config.Static(nil)
 	}
 	return &Budget{
-		ratio: config.Float(set, "retry.budget.ratio", 0.2, config.Spec{
+		ratio: config.Float(set, "retry.budget.ratio", 0.1, config.Spec{
 			Doc: "How many retries there may be for each call.", Min: "0", Max: "1",
 		}),
-		floor: config.Int(set, "retry.budget.floorPerSecond", 10, config.Spec{
-			Doc: "How many retries a second there may be besides, for callers with few calls.", Min: "0", Max: "10000",
+		floor: config.Int(set, "retry.budget.floorPerSecond", 1, config.Spec{
+			Doc: "How many retries a second there may be in any case, for callers with few calls.", Min: "0", Max: "10000",
 		}),
 		ttl: config.Duration(set, "retry.budget.ttl", 10*time.Second, config.Spec{
 			Doc: "For how long calls and retries are remembered.", Min: "1s", Max: "10m",
@@ -96,7 +97,7 @@ func (b *Budget) withdraw() bool {
 			retries += bucket.retries
 		}
 	}
-	allowed := b.ratio.Get()*float64(calls) + float64(b.floor.Get())*b.ttl.Get().Seconds()
+	allowed := max(b.ratio.Get()*float64(calls), float64(b.floor.Get())*b.ttl.Get().Seconds())
 	if float64(retries+1) > allowed {
 		return false
 	}

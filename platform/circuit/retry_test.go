@@ -156,9 +156,9 @@ func TestRetryStorm(t *testing.T) {
 		set  map[string]string
 		max  float64 // attempts
 	}{
-		// Besides a fifth of the calls, the floor of 10 a second, and the budget of one ttl at the start.
-		{"default", nil, rate*seconds*1.2 + 10*seconds + 10*10},
-		{"no floor", map[string]string{"retry.budget.floorPerSecond": "0"}, rate * seconds * 1.2},
+		{"default", nil, rate * seconds * 1.1},
+		{"more", map[string]string{"retry.budget.ratio": "0.2"}, rate * seconds * 1.2},
+		{"a high floor", map[string]string{"retry.budget.floorPerSecond": "100"}, rate*seconds + 100*(seconds+1)},
 		{"off", map[string]string{"retry.budget.ratio": "0", "retry.budget.floorPerSecond": "0"}, rate * seconds},
 	}
 	for _, tt := range tests {

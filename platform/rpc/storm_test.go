@@ -132,9 +132,7 @@ func TestStorms(t *testing.T) {
 				}
 				s.is(tt.mood)
 				hurt := s.pass(t, tt.long)
-				// Each of the three processes may try again for a fifth of its calls and ten a second, in any ten seconds: see
-				// circuit.Budget. The first ten were before.
-				if most := hurt.offered + (hurt.offered+10*rate)/5 + 3*10*int64((tt.long+10*time.Second)/time.Second); hurt.attempts > most {
+				if most := hurt.offered * 6 / 5; hurt.attempts > most {
 					t.Errorf("%d calls made %d attempts, want at most %d", hurt.offered, hurt.attempts, most)
 				}
 				if hurt.most > 200 {
