@@ -43,6 +43,8 @@ type fault struct {
 	victims []string // instances that may be restarted, and whose memory and files are not looked at
 	hurt    func(t testing.TB, p platform)
 	heal    func(t testing.TB, p platform)
+	// storm, if set, is a service whose callers are to ask it at most 1.2 times for each call, from hurt to heal.
+	storm string
 	// beside, if set, starts something beside the load before anything is broken. What it returns is called when
 	// everything is as before, and gives what it has to say and what it missed.
 	beside func(t testing.TB, p platform) (end func() (note string, missed []string))
@@ -199,44 +201,78 @@ func (w window) share() float64 {
 }
 
 // vitals are what an instance says of itself.
-type vitals struct{ goroutines, files, memory, retries, calls, started float64 }
+type vitals struct {
+	goroutines, files, memory, started float64
+
+	made map[string]attempts // by callee; the edge's own are under ""
+}
+
+// attempts are calls, and how many of them were tried once more.
+type attempts struct{ calls, retries float64 }
+
+func (a attempts) ratio() float64 { return (a.calls + a.retries) / max(1, a.calls) }
 
 // visitor keeps no connection: where all instances share a process, one that is kept counts among the files of all.
 var visitor = &http.Client{Timeout: 10 * time.Second, Transport: &http.Transport{DisableKeepAlives: true}}
 
-// readVitals reads the metrics of every instance that answers.
-func readVitals(ctx context.Context, p platform) map[string]vitals {
+// readVitals reads the metrics of every instance that answers, one after the other, but for those not to be asked.
+func readVitals(ctx context.Context, p platform, except ...string) map[string]vitals {
 	all := map[string]vitals{}
 	for _, m := range cast {
-		a, err := getBy(ctx, visitor, "http://"+p.addr(m.instance(), 9090)+"/metrics")
-		if err != nil || a.status != http.StatusOK {
+		if slices.Contains(except, m.instance()) {
 			continue
 		}
-		var v vitals
-		for s := bufio.NewScanner(strings.NewReader(a.body)); s.Scan(); {
-			name, value, ok := strings.Cut(s.Text(), " ")
-			n, err := strconv.ParseFloat(value[strings.LastIndexByte(value, ' ')+1:], 64)
-			if !ok || err != nil {
-				continue
-			}
-			switch base, _, _ := strings.Cut(name, "{"); base {
-			case "go_goroutines":
-				v.goroutines = n
-			case "process_open_fds":
-				v.files = n
-			case "process_resident_memory_bytes":
-				v.memory = n
-			case "process_start_time_seconds":
-				v.started = n
-			case "bijou_rpc_client_retries_total", "bijou_gateway_retries_total":
-				v.retries += n
-			case "bijou_rpc_client_seconds_count", "bijou_gateway_requests_total":
-				v.calls += n
-			}
+		a, err := getBy(ctx, visitor, "http://"+p.addr(m.instance(), 9090)+"/metrics")
+		if err == nil && a.status == http.StatusOK {
+			all[m.instance()] = parseVitals(a.body)
 		}
-		all[m.instance()] = v
 	}
 	return all
+}
+
+func parseVitals(metrics string) vitals {
+	v := vitals{made: map[string]attempts{}}
+	for s := bufio.NewScanner(strings.NewReader(metrics)); s.Scan(); {
+		name, n, ok := sampleOf(s.Text())
+		if !ok {
+			continue
+		}
+		base, labels, _ := strings.Cut(name, "{")
+		_, callee, _ := strings.Cut(labels, `callee="`)
+		if _, method, ok := strings.Cut(labels, `method="bijou.`); ok { // bijou.cinema.catalog.v1.Catalog/Shelves
+			callee, _, _ = strings.Cut(strings.TrimPrefix(method, "cinema."), ".")
+		}
+		callee, _, _ = strings.Cut(callee, `"`)
+		made := v.made[callee]
+		switch base {
+		case "go_goroutines":
+			v.goroutines = n
+		case "process_open_fds":
+			v.files = n
+		case "process_resident_memory_bytes":
+			v.memory = n
+		case "process_start_time_seconds":
+			v.started = n
+		case "bijou_rpc_client_retries_total", "bijou_gateway_retries_total":
+			made.retries += n
+		case "bijou_rpc_client_seconds_count", "bijou_gateway_requests_total":
+			made.calls += n
+		default:
+			continue
+		}
+		v.made[callee] = made
+	}
+	return v
+}
+
+// sampleOf splits a line of metrics: name and labels, value.
+func sampleOf(line string) (name string, n float64, ok bool) {
+	i := strings.LastIndexByte(line, ' ')
+	if i < 0 || strings.HasPrefix(line, "#") {
+		return "", 0, false
+	}
+	n, err := strconv.ParseFloat(line[i+1:], 64)
+	return line[:i], n, err == nil
 }
 
 // leaks compares every instance with how it was: nobody but the victims was restarted, and nothing is held on to.
@@ -260,17 +296,21 @@ func leaks(before, now map[string]vitals, victims []string) error {
 	return nil
 }
 
-// tally adds up calls and retries of all instances since before. A victim that is new counts from zero.
-func tally(before, now map[string]vitals) (calls, retries float64) {
+// tally adds up what all instances have sent to each callee since before. A victim that is new counts from zero.
+func tally(before, now map[string]vitals) map[string]attempts {
+	sum := map[string]attempts{}
 	for name, n := range now {
 		b := before[name]
-		if n.started != b.started || n.calls < b.calls {
-			b = vitals{}
+		for callee, a := range n.made {
+			was := b.made[callee]
+			if n.started != b.started || a.calls < was.calls {
+				was = attempts{}
+			}
+			s := sum[callee]
+			sum[callee] = attempts{s.calls + a.calls - was.calls, s.retries + a.retries - was.retries}
 		}
-		calls += n.calls - b.calls
-		retries += n.retries - b.retries
 	}
-	return calls, retries
+	return sum
 }
 
 // turn is a row of which the platform has been hurt and healed.
@@ -278,7 +318,8 @@ type turn struct {
 	fault
 	begun, broken, healed time.Duration // since the load began
 	over                  time.Duration // when the next one may begin; its window may last longer
-	calls, retries        float64
+	attempts                            // from hurt until over, to everybody
+	during                attempts      // from hurt to heal, to the service of a storm
 	note                  string
 	missed                []string
 }
@@ -301,10 +342,15 @@ func (o *offer) take(t *testing.T, p platform, f fault, at pace) turn {
 	}()
 	f.hurt(t, p)
 	o.pass(t, time.Duration(f.seconds)*time.Second)
+	if f.storm != "" {
+		x.during = tally(before, readVitals(t.Context(), p, f.victims...))[f.storm]
+	}
 	f.heal(t, p)
 	x.healed = time.Since(o.begun)
 	o.pass(t, at.settle+5*time.Second)
-	x.calls, x.retries = tally(before, readVitals(t.Context(), p))
+	for _, a := range tally(before, readVitals(t.Context(), p)) {
+		x.calls, x.retries = x.calls+a.calls, x.retries+a.retries
+	}
 	x.over = time.Since(o.begun)
 	eventually(t, time.Minute, "everybody to be as before", func(ctx context.Context) error {
 		return leaks(before, readVitals(ctx, p), f.victims)
@@ -321,6 +367,9 @@ func (o *offer) take(t *testing.T, p platform, f fault, at pace) turn {
 func (x turn) judge(t testing.TB, all []sample, at pace) figures {
 	was, in := look(all, x.begun, x.broken), look(all, x.broken, x.healed)
 	back, whole := look(all, x.healed+at.settle, x.over), look(all, x.broken, x.healed+at.window)
+	if x.must < .99 { // nothing else is broken in its window, so nobody may fail in the rest of it
+		back = look(all, x.healed+at.settle, x.healed+at.window)
+	}
 	f := figures{
 		offered: whole.offered, failed: whole.failed, before: was.p99, during: in.p99, after: back.p99,
 		recovery: max(0, whole.last-x.healed), calls: x.calls, retries: x.retries, missed: x.missed, note: x.note,
@@ -337,9 +386,15 @@ func (x turn) judge(t testing.TB, all []sample, at pace) figures {
 	if must := cmp.Or(x.after, 1); back.share() < must {
 		f.missed = append(f.missed, fmt.Sprintf("%d of %d failed %v after it healed", back.failed, back.offered, at.settle))
 	}
-	// A budget of a fifth and ten a second for each caller and callee, of which few have so many calls.
-	if x.retries > .2*x.calls+10*(x.over-x.broken).Seconds() {
-		f.missed = append(f.missed, fmt.Sprintf("%.0f retries of %.0f calls", x.retries, x.calls))
+	if r := x.attempts.ratio(); r > 1.2 {
+		f.missed = append(f.missed, fmt.Sprintf("%.2f attempts for each call", r))
+	}
+	if x.storm != "" {
+		r := x.during.ratio()
+		f.note = fmt.Sprintf("%.3f attempts for each of %.0f calls of %s; ", r, x.during.calls, x.storm) + f.note
+		if r > 1.2 || x.during.calls == 0 {
+			f.missed = append(f.missed, "attempts for each call must be at most 1.2")
+		}
 	}
 	if whole.offered == 0 || back.offered == 0 {
 		f.missed = append(f.missed, "nothing was offered")

@@ -1,26 +1,146 @@
 package e2e
 
 import (
+	"context"
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
 	"testing"
 	"time"
 )
 
 // trafficFaults hurt what requests run through: drains, storms, connections, the edge, tracing.
 var trafficFaults = []fault{
-	{
-		row: "18", name: "all catalogs 1 s slower", on: oneProcess, seconds: 8, victims: catalogs,
+	storm("catalog", true, fault{
+		row: "18", name: "all catalogs 1 s slower", on: oneProcess, seconds: 10, victims: catalogs,
 		hurt: func(t testing.TB, p platform) {
 			each(t, func(t testing.TB, i string) { p.(wired).slow(t, i, time.Second) }, catalogs...)
 		},
 		heal: func(t testing.TB, p platform) { each(t, p.(wired).resume, catalogs...) },
-	},
+	}),
 	{
 		row: "17", name: "all connections of catalogs reset", on: oneProcess, seconds: 4, must: .995, victims: catalogs,
 		hurt: func(t testing.TB, p platform) { each(t, p.(wired).reset, catalogs...) },
 		heal: func(testing.TB, platform) {},
 	},
-	held("20", "all catalogs dead", processesOf, 8, 0, catalogs...),
+	storm("catalog", false, fault{
+		row: "19", name: "half of what catalogs are asked fails", on: processesOf, seconds: 20,
+		hurt: func(t testing.TB, p platform) {
+			must(t, p, "config", "set", "fault.errorPercent", "50", "--app", "catalog", "--reason", "a storm", "--wait", "20s")
+		},
+		heal: func(t testing.TB, p platform) { unset(t, p, "fault.errorPercent", "catalog") },
+	}),
+	storm("catalog", true, held("20", "all catalogs dead", processesOf, 30, 0, catalogs...)),
 	{row: "21", name: "nothing, but three times the load", on: oneProcess, tell: tellOverload},
 	held("34", "tracing dead", processesOf, 6, 1, "tracing-1"),
 	paused("34", "tracing paused", processesOf, 8, 1, "tracing-1"),
+}
+
+// storm watches the circuits in which callers have a service while f makes it ill. Opens says that some must open.
+func storm(service string, opens bool, f fault) fault {
+	var broken, healed time.Time
+	hurt, heal := f.hurt, f.heal
+	f.storm = service
+	f.hurt = func(t testing.TB, p platform) { broken = time.Now(); hurt(t, p) }
+	f.heal = func(t testing.TB, p platform) { heal(t, p); healed = time.Now() }
+	f.beside = func(t testing.TB, p platform) func() (string, []string) {
+		seen := watchCircuits(t, p, service)
+		return func() (note string, missed []string) { return seen().verdict(broken, healed, opens) }
+	}
+	return f
+}
+
+// seenCircuits is what became of circuits while somebody looked.
+type seenCircuits struct {
+	names   []string // of circuits that were not closed at some time
+	first   time.Time
+	last    time.Time // when one was not closed
+	running int       // at most, in one of them
+	limit   int       // on running
+	open    []string  // at the end
+}
+
+func (s seenCircuits) verdict(broken, healed time.Time, opens bool) (note string, missed []string) {
+	note = "no circuit opened"
+	switch {
+	case len(s.names) > 0:
+		closed := max(0, s.last.Sub(healed)).Round(100 * time.Millisecond)
+		note = fmt.Sprintf("%d circuits opened, the first after %v, and all were closed %v after it healed",
+			len(s.names), s.first.Sub(broken).Round(100*time.Millisecond), closed)
+		if closed > 10*time.Second {
+			note += " (aimed at 10 s)"
+		}
+	case opens:
+		missed = append(missed, note)
+	}
+	note += fmt.Sprintf("; at most %d calls were under way in one, of %d allowed", s.running, s.limit)
+	if s.running > s.limit {
+		missed = append(missed, "more calls than allowed were under way")
+	}
+	if len(s.open) > 0 {
+		missed = append(missed, "still open: "+strings.Join(s.open, ", "))
+	}
+	return note, missed
+}
+
+// watchCircuits looks at the circuits of a service in all its callers until the returned function is called.
+func watchCircuits(t testing.TB, p platform, service string) func() seenCircuits {
+	ctx, stop := context.WithCancel(t.Context())
+	var s seenCircuits
+	var done sync.WaitGroup
+	done.Go(func() {
+		tick := time.NewTicker(100 * time.Millisecond)
+		defer tick.Stop()
+		for ctx.Err() == nil {
+			s.look(ctx, p, service)
+			select {
+			case <-tick.C:
+			case <-ctx.Done():
+			}
+		}
+	})
+	end := func() seenCircuits { stop(); done.Wait(); return s }
+	t.Cleanup(func() { end() })
+	return end
+}
+
+func (s *seenCircuits) look(ctx context.Context, p platform, service string) {
+	var open []string
+	for _, instance := range []string{"web-1", "recommendations-a-1", "recommendations-b-1", "search-1", "playback-1"} {
+		var page struct {
+			Circuits []struct {
+				Name, Group, State string
+				MaxConcurrent      int
+				Properties         struct{ ExecutionIsolationSemaphoreMaxConcurrentRequests string }
+			}
+		}
+		if err := getJSON(ctx, "http://"+p.addr(instance, 9090)+"/circuits", &page); err != nil {
+			continue // the last look is when everybody is as before
+		}
+		for _, c := range page.Circuits {
+			if c.Group != service {
+				continue
+			}
+			if limit, err := strconv.Atoi(c.Properties.ExecutionIsolationSemaphoreMaxConcurrentRequests); err == nil {
+				s.limit = max(s.limit, limit)
+			}
+			s.running = max(s.running, c.MaxConcurrent)
+			if c.State == "STATE_CLOSED" {
+				continue
+			}
+			name := instance + " " + c.Name
+			open = append(open, name)
+			if s.last = time.Now(); s.first.IsZero() {
+				s.first = s.last
+			}
+			if !slices.Contains(s.names, name) {
+				s.names = append(s.names, name)
+			}
+		}
+	}
+	if ctx.Err() == nil {
+		s.open = open
+	}
 }
