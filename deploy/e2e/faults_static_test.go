@@ -47,7 +47,7 @@ var controlPlane = []string{"etcd-1", "config-1", "config-2", "discovery-1", "di
 // staticFaults take away what is not on a request's path, and instances of what is.
 var staticFaults = []fault{
 	catalogKilled(),
-	paused("2", "one of three catalogs paused", processesOf, 8, .995, "catalog-a-1"),
+	noticed("catalog", "catalog-a-1", paused("2", "one of three catalogs paused", processesOf, 8, .995, "catalog-a-1")),
 	{
 		row: "3", name: "every replicated service restarted, one instance after the other", on: processesOf, must: 1,
 		victims: []string{"catalog-a-1", "catalog-a-2", "catalog-b-1", "recommendations-a-1", "recommendations-b-1", "config-1", "config-2", "discovery-1", "discovery-2"},

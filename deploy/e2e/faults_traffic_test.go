@@ -87,23 +87,9 @@ func (s seenCircuits) verdict(broken, healed time.Time, opens bool) (note string
 
 // watchCircuits looks at the circuits of a service in all its callers until the returned function is called.
 func watchCircuits(t testing.TB, p platform, service string) func() seenCircuits {
-	ctx, stop := context.WithCancel(t.Context())
 	var s seenCircuits
-	var done sync.WaitGroup
-	done.Go(func() {
-		tick := time.NewTicker(100 * time.Millisecond)
-		defer tick.Stop()
-		for ctx.Err() == nil {
-			s.look(ctx, p, service)
-			select {
-			case <-tick.C:
-			case <-ctx.Done():
-			}
-		}
-	})
-	end := func() seenCircuits { stop(); done.Wait(); return s }
-	t.Cleanup(func() { end() })
-	return end
+	stop := watch(t, 100*time.Millisecond, func(ctx context.Context) { s.look(ctx, p, service) })
+	return func() seenCircuits { stop(); return s }
 }
 
 func (s *seenCircuits) look(ctx context.Context, p platform, service string) {
@@ -143,4 +129,108 @@ func (s *seenCircuits) look(ctx context.Context, p platform, service string) {
 	if ctx.Err() == nil {
 		s.open = open
 	}
+}
+
+// noticed tells when web left an instance of a service alone that f makes silent, and when that one served again.
+func noticed(service, victim string, f fault) fault {
+	var broken, healed time.Time
+	hurt, heal := f.hurt, f.heal
+	f.hurt = func(t testing.TB, p platform) { hurt(t, p); broken = time.Now() }
+	f.heal = func(t testing.TB, p platform) { heal(t, p); healed = time.Now() }
+	f.beside = func(t testing.TB, p platform) func() (string, []string) {
+		var shunned, ejected []time.Time // when it was so
+		type reading struct {
+			at     time.Time
+			served float64
+		}
+		var readings []reading
+		lookAtWeb := watch(t, 50*time.Millisecond, func(ctx context.Context) {
+			var all map[string][]struct {
+				ID, Addr, Phase string
+				Latency         float64 `json:"latency_ms"`
+				Pending         int
+			}
+			if err := getJSON(ctx, "http://"+p.addr("web-1", 9090)+"/balancers", &all); err != nil {
+				return
+			}
+			for _, e := range all[service] {
+				if e.Addr != p.addr(victim, 7000) {
+					continue
+				}
+				now := time.Now()
+				if e.Phase != "admitted" {
+					ejected = append(ejected, now)
+				}
+				if e.Phase != "admitted" || e.Pending == 0 && e.Latency > 100 {
+					shunned = append(shunned, now)
+				}
+			}
+		})
+		lookAtVictim := watch(t, 100*time.Millisecond, func(ctx context.Context) {
+			ctx, cancel := context.WithTimeout(ctx, time.Second)
+			defer cancel()
+			if n, err := metric(ctx, p, victim, "bijou_rpc_server_seconds_count", `code="OK"`, service); err == nil {
+				readings = append(readings, reading{time.Now(), n})
+			}
+		})
+		return func() (note string, missed []string) {
+			lookAtWeb()
+			lookAtVictim()
+			var served []time.Time
+			for i, r := range readings {
+				if i > 0 && readings[i-1].at.After(healed) && r.served > readings[i-1].served {
+					served = append(served, r.at)
+				}
+			}
+			after := func(moments []time.Time, since time.Time) string {
+				for _, m := range moments {
+					if m.After(since) {
+						return m.Sub(since).Round(100 * time.Millisecond).String()
+					}
+				}
+				return "never"
+			}
+			return fmt.Sprintf("web left it alone after %s (aimed at 3 s; ejected: %s), it served again %s after it went on (aimed at 10 s)",
+				after(shunned, broken), after(ejected, broken), after(served, healed)), nil
+		}
+	}
+	return f
+}
+
+// watch calls look again and again until the returned function is called.
+func watch(t testing.TB, period time.Duration, look func(ctx context.Context)) (stop func()) {
+	ctx, cancel := context.WithCancel(t.Context())
+	var done sync.WaitGroup
+	done.Go(func() {
+		tick := time.NewTicker(period)
+		defer tick.Stop()
+		for ctx.Err() == nil {
+			look(ctx)
+			select {
+			case <-tick.C:
+			case <-ctx.Done():
+			}
+		}
+	})
+	stop = func() { cancel(); done.Wait() }
+	t.Cleanup(stop)
+	return stop
+}
+
+// metric adds up the samples of a metric of an instance whose labels contain all of some texts.
+func metric(ctx context.Context, p platform, instance, name string, labels ...string) (sum float64, err error) {
+	a, err := get(ctx, "http://"+p.addr(instance, 9090)+"/metrics")
+	if err != nil {
+		return 0, err
+	}
+	for line := range strings.Lines(a.body) {
+		sample, n, ok := sampleOf(strings.TrimSpace(line))
+		if !ok || sample != name && !strings.HasPrefix(sample, name+"{") {
+			continue
+		}
+		if !slices.ContainsFunc(labels, func(l string) bool { return !strings.Contains(sample, l) }) {
+			sum += n
+		}
+	}
+	return sum, nil
 }
