@@ -49,6 +49,7 @@ type exchange struct {
 	path     string // as it came, escaped
 	upgrade  string // the protocol the client wants to switch to; empty: none
 	grpc     bool
+	deadline time.Time // of a gRPC call, by its client; zero: none
 
 	rule    *rule
 	target  *target
@@ -139,6 +140,9 @@ func (x *exchange) admit() *failure {
 		return hangUp(http.StatusBadRequest, "the method is not a token")
 	case !isHost(r.Host):
 		return hangUp(http.StatusBadRequest, "the host %q is not valid", r.Host)
+	}
+	if x.grpc {
+		x.deadline = deadlineOf(r.Header, x.start)
 	}
 	x.path = rawPath(r)
 	if err := checkPath(x.path); err != nil {
@@ -386,6 +390,8 @@ func (x *exchange) verdict() error {
 	switch {
 	case x.grpc && x.res.Header.Get("Grpc-Status") == exhausted:
 		return errAborted // shed: if it opened the circuit, the important calls would be refused with the others
+	case x.grpc && x.outcome == route.Abandoned:
+		return errAborted
 	case x.grpc && x.outcome != route.Success:
 		return errBroken
 	}

@@ -76,6 +76,9 @@ func (x *exchange) attempt(ctx context.Context, n int, last *failure) (*failure,
 		x.header = maps.Clone(x.header) // whoever sent the last attempt may still read it
 	}
 	x.picked = picked
+	if !x.passDeadline() {
+		return x.impatient(), errFinal
+	}
 	to := picked.Endpoint()
 	x.tried = append(x.tried, to.ID)
 	begin := time.Now()
@@ -252,6 +255,9 @@ func (x *exchange) explain(ctx context.Context, err error) (*failure, error) {
 	if x.r.Context().Err() != nil {
 		return x.gone(), errFinal
 	}
+	if x.expired() {
+		return x.impatient(), errFinal
+	}
 	x.outcome = route.Unreachable
 	untouched := x.body == nil || x.body.spare()
 	if errors.Is(err, errLate) || errors.Is(context.Cause(ctx), errLate) {
@@ -293,6 +299,10 @@ func (x *exchange) judge() {
 func (x *exchange) judgeGRPC(h http.Header) {
 	n, err := strconv.Atoi(h.Get("Grpc-Status"))
 	if err != nil {
+		return
+	}
+	if codes.Code(n) == codes.DeadlineExceeded && x.expired() {
+		x.outcome = route.Abandoned
 		return
 	}
 	x.outcome = route.OutcomeOfRPC(status.Error(codes.Code(n), ""))
@@ -498,17 +508,26 @@ func (x *exchange) broke(err error) {
 		x.fault, x.outcome = FaultClientGone, route.Abandoned
 	case x.late():
 		x.fault, x.outcome = FaultTimeout, route.Unreachable
+	case x.expired():
+		x.fault, x.outcome = FaultClient, route.Abandoned
+		x.endGRPC(codes.DeadlineExceeded, x.impatient().detail)
+		return
 	default:
 		x.fault, x.outcome = FaultOrigin, route.Unreachable
 	}
 	if x.grpc && x.outcome == route.Unreachable {
 		// The client can be told what happened, not only that something did.
-		h := x.w.Header()
-		h[http.TrailerPrefix+"Grpc-Status"] = []string{strconv.Itoa(int(codes.Unavailable))}
-		h[http.TrailerPrefix+"Grpc-Message"] = []string{grpcMessage("the instance of " + x.target.Service + " broke off")}
+		x.endGRPC(codes.Unavailable, "the instance of "+x.target.Service+" broke off")
 		return
 	}
 	x.abort = true
+}
+
+// endGRPC ends a call whose answer has begun.
+func (x *exchange) endGRPC(code codes.Code, message string) {
+	h := x.w.Header()
+	h[http.TrailerPrefix+"Grpc-Status"] = []string{strconv.Itoa(int(code))}
+	h[http.TrailerPrefix+"Grpc-Message"] = []string{grpcMessage(message)}
 }
 
 // late reports whether the time for everything is over.

@@ -36,8 +36,14 @@ var calls = grpc.ServiceDesc{
 			_ = grpc.SetTrailer(ctx, metadata.Pairs("x-trailer", "t"))
 			return nil, status.Error(codes.NotFound, "no such thing: 100 %")
 		}
-		if in.Value == "sleep" {
+		switch deadline, _ := ctx.Deadline(); in.Value {
+		case "sleep":
 			time.Sleep(100 * time.Millisecond)
+		case "work":
+			<-ctx.Done()
+			return nil, status.FromContextError(ctx.Err()).Err()
+		case "deadline":
+			return wrapperspb.String(time.Until(deadline).String()), nil
 		}
 		return in, nil
 	}}},
@@ -112,6 +118,67 @@ func TestGRPCUnary(t *testing.T) {
 			t.Errorf("%s: %v, want %v", method, err, want)
 		}
 	}
+}
+
+// TestGRPCDeadline holds that the time which a call spends at the edge is not given to the origin once more.
+func TestGRPCDeadline(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, toCalls)
+		w.grpcOrigin("calls", "calls-1")
+		w.register("calls", "calls-2", "", "calls-2:80")
+		w.net.Cut("calls-2") // to find that out takes a second
+		c := w.grpcClient()
+		waited := false
+		for range 10 {
+			ctx, cancel := context.WithTimeout(t.Context(), 3*time.Second)
+			begin, out := time.Now(), new(wrapperspb.StringValue)
+			if err := c.Invoke(ctx, "/test.v1.Calls/Echo", wrapperspb.String("deadline"), out); err != nil {
+				t.Fatal(err)
+			}
+			cancel()
+			took := time.Since(begin)
+			if left, err := time.ParseDuration(out.Value); err != nil || left+took > 3*time.Second || left < time.Second {
+				t.Errorf("after %v the origin was given %v of 3 s, %v", took, left, err)
+			}
+			waited = waited || took >= time.Second
+		}
+		if !waited {
+			t.Error("no call had to wait")
+		}
+	})
+}
+
+// TestGRPCImpatience holds that clients which give a call too little time take the origin away from nobody else.
+func TestGRPCImpatience(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, toCalls)
+		w.grpcOrigin("calls", "calls-1")
+		w.grpcOrigin("calls", "calls-2")
+		c, out := w.grpcClient(), new(wrapperspb.StringValue)
+		for _, patience := range []string{"50m", "1n", "0S"} { // written by hand: a gRPC client ends such a call before the origin does
+			for range 40 {
+				req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, "http://x/test.v1.Calls/Echo", bytes.NewReader([]byte("\x00\x00\x00\x00\x06\x0a\x04work")))
+				if err != nil {
+					t.Fatal(err)
+				}
+				req.Header = http.Header{"Content-Type": {"application/grpc"}, "Te": {"trailers"}, "Grpc-Timeout": {patience}}
+				res, err := w.client(true).Do(req)
+				if err != nil {
+					continue // the origin's server has reset it
+				}
+				_, _ = io.Copy(io.Discard, res.Body)
+				res.Body.Close()
+				if got := res.Header.Get("Grpc-Status") + res.Trailer.Get("Grpc-Status"); got != "4" {
+					t.Errorf("patience of %s: status %s", patience, got)
+				}
+			}
+		}
+		for range 20 {
+			if err := c.Invoke(t.Context(), "/test.v1.Calls/Echo", wrapperspb.String("hi"), out); err != nil {
+				t.Fatalf("a client that gives its call time enough: %v", err)
+			}
+		}
+	})
 }
 
 // TestGRPCDuplex holds that a stream whose server leaves early ends at once, although its client never stops sending

@@ -3,8 +3,6 @@ package gateway
 import (
 	"encoding/binary"
 	"errors"
-	"net/http"
-	"strconv"
 	"strings"
 	"sync"
 
@@ -107,8 +105,6 @@ func (s *streaming) pass(p []byte) (n int, end bool) {
 func (x *exchange) leave() {
 	x.outcome = route.Success
 	if x.grpc {
-		h := x.w.Header()
-		h[http.TrailerPrefix+"Grpc-Status"] = []string{strconv.Itoa(int(codes.Unavailable))}
-		h[http.TrailerPrefix+"Grpc-Message"] = []string{grpcMessage(errLeaving.Error() + "; connect again")}
+		x.endGRPC(codes.Unavailable, errLeaving.Error()+"; connect again")
 	}
 }
