@@ -13,6 +13,7 @@ import (
 
 // trafficFaults hurt what requests run through: drains, storms, connections, the edge, tracing.
 var trafficFaults = []fault{
+	{row: "4", name: "the edge restarted with conversations through it", on: processesOf, short: true, tell: tellEdgeStopped},
 	storm("catalog", true, fault{
 		row: "18", name: "all catalogs 1 s slower", on: oneProcess, seconds: 10, victims: catalogs,
 		hurt: func(t testing.TB, p platform) {
@@ -25,6 +26,8 @@ var trafficFaults = []fault{
 		hurt: func(t testing.TB, p platform) { each(t, p.(wired).reset, catalogs...) },
 		heal: func(testing.TB, platform) {},
 	},
+	losing("7 % of the packets between edge and web lost", processesOf, "web-1", 8080, 0),
+	losing("7 % of the packets from and to one of three catalogs lost, and what it gets 100 ms late", oneProcess, "catalog-a-1", 7000, 100*time.Millisecond),
 	storm("catalog", false, fault{
 		row: "19", name: "half of what catalogs are asked fails", on: processesOf, seconds: 20,
 		hurt: func(t testing.TB, p platform) {
@@ -33,9 +36,32 @@ var trafficFaults = []fault{
 		heal: func(t testing.TB, p platform) { unset(t, p, "fault.errorPercent", "catalog") },
 	}),
 	storm("catalog", true, held("20", "all catalogs dead", processesOf, 30, 0, catalogs...)),
+	{row: "22", name: "nothing, but 2000 clients come back at once, and 500 instances register at once", on: processesOf, tell: tellHerd},
+	{row: "23", name: "clients that wait for 50 ms of 500 ms of work", on: processesOf, short: true, tell: tellExpired},
+	{row: "24", name: "clients that leave in the middle of requests", on: processesOf, short: true, tell: tellGone},
 	{row: "21", name: "nothing, but three times the load", on: oneProcess, tell: tellOverload},
 	held("34", "tracing dead", processesOf, 6, 1, "tracing-1"),
 	paused("34", "tracing paused", processesOf, 8, 1, "tracing-1"),
+}
+
+// losing loses packets of an instance, and makes those it gets late.
+func losing(name string, on where, instance string, port int, late time.Duration) fault {
+	undo := func() {}
+	return fault{
+		row: "17", name: name, on: on, seconds: 20, must: .995,
+		hurt: func(t testing.TB, p platform) {
+			undo = lossy(t, p.addr(instance, port), .07)
+			if late > 0 {
+				p.(wired).slow(t, instance, late)
+			}
+		},
+		heal: func(t testing.TB, p platform) {
+			undo()
+			if late > 0 {
+				p.(wired).resume(t, instance)
+			}
+		},
+	}
 }
 
 // storm watches the circuits in which callers have a service while f makes it ill. Opens says that some must open.

@@ -1,9 +1,11 @@
 package e2e
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"os"
 	"os/exec"
@@ -137,6 +139,44 @@ func (p processes) inject(t testing.TB, instance, what string) (seen string, und
 	})
 	t.Cleanup(undo)
 	return seen, undo
+}
+
+// lossy drops a share of the packets from and to an address of this machine until the returned function is called. A shell
+// does it that undoes it too, when its input ends: whatever becomes of this process, the rules do not stay.
+func lossy(t testing.TB, addr string, share float64) (undo func()) {
+	t.Helper()
+	_, port, err := net.SplitHostPort(addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.Command("sh", "-c", `
+		rule() { iptables -w "$1" INPUT -i lo -p tcp "$2" "$port" -m statistic --mode random --probability "$share" -j DROP; }
+		rule -I --dport && rule -I --sport && echo on && read -r _
+		rule -D --dport; rule -D --sport`)
+	cmd.Env = append(os.Environ(), "port="+port, fmt.Sprint("share=", share))
+	var problems bytes.Buffer
+	cmd.Stderr = &problems
+	in, err := cmd.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Skip("to lose packets needs a shell and iptables: ", err)
+	}
+	undo = sync.OnceFunc(func() {
+		_ = in.Close()
+		_ = cmd.Wait() // the last rule it takes away may be one that it could not make
+	})
+	t.Cleanup(undo)
+	if on, _ := io.ReadAll(io.LimitReader(out, 3)); string(on) != "on\n" {
+		undo()
+		t.Skip("to lose packets needs iptables and the right to use it: ", problems.String())
+	}
+	return undo
 }
 
 // each does the same to several instances.

@@ -1,0 +1,761 @@
+package e2e
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"math/rand/v2"
+	"net"
+	"net/http"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	members "bijou.dev/platform/discovery"
+	"bijou.dev/platform/errs"
+	"bijou.dev/platform/service"
+
+	"github.com/gorilla/websocket"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/credentials/insecure"
+	rpcstatus "google.golang.org/grpc/status"
+	"google.golang.org/protobuf/types/known/wrapperspb"
+)
+
+// seedsOf is where newcomers ask for the others.
+func seedsOf(p platform) []string {
+	return []string{p.addr("discovery-1", 7000), p.addr("discovery-2", 7000)}
+}
+
+// join makes this process an instance of a service of its own until the test ends: gRPC, and HTTP if setup handles it.
+func join(t testing.TB, p platform, name string, setup service.Setup) {
+	t.Helper()
+	ctx, stop := context.WithCancel(context.Background())
+	log := &tail{}
+	member, err := service.New(ctx, service.Options{
+		Name: name, Instance: name + "-1", Discovery: seedsOf(p), StateDir: t.TempDir(), Drain: 2 * time.Second,
+		Listen: map[string]string{"grpc": "127.0.0.1:0", "http": "127.0.0.1:0", "admin": "127.0.0.1:0"},
+		Log:    slog.New(slog.NewTextHandler(log, nil)),
+	}, setup)
+	if err != nil {
+		stop()
+		t.Fatal(err)
+	}
+	var done sync.WaitGroup
+	done.Go(func() {
+		if err := member.Run(ctx); err != nil {
+			t.Errorf("running %s: %v\n%s", name, err, log.odd())
+		}
+	})
+	t.Cleanup(func() { stop(); done.Wait() })
+}
+
+// withRoutes adds routes to those of the edge. What it returns takes them away.
+func withRoutes(t testing.TB, p platform, more ...map[string]any) (undo func()) {
+	t.Helper()
+	declared(t, p)
+	now, _, err := effective(t.Context(), p, "gateway-1", "gateway.routes")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var routes []map[string]any
+	if err := json.Unmarshal([]byte(now), &routes); err != nil {
+		t.Fatal(err)
+	}
+	b, err := json.Marshal(append(routes, more...))
+	if err != nil {
+		t.Fatal(err)
+	}
+	must(t, p, "config", "set", "gateway.routes", string(b), "--app", "gateway", "--reason", "a story", "--wait", "20s")
+	return func() { unset(t, p, "gateway.routes", "gateway") }
+}
+
+// sameAsNow returns what waits until every instance is as it is now.
+func sameAsNow(t testing.TB, p platform, victims ...string) (wait func()) {
+	before := readVitals(t.Context(), p)
+	return func() {
+		t.Helper()
+		eventually(t, time.Minute, "everybody to be as before", func(ctx context.Context) error {
+			return leaks(before, readVitals(ctx, p), victims)
+		})
+	}
+}
+
+// talk is a gRPC service whose calls are work and whose streams say everything back.
+func talk(do func(ctx context.Context, in string) error) *grpc.ServiceDesc {
+	return &grpc.ServiceDesc{
+		ServiceName: "bijou.e2e.v1.Talk", HandlerType: (*any)(nil),
+		Methods: []grpc.MethodDesc{{MethodName: "Do", Handler: func(_ any, ctx context.Context, dec func(any) error, around grpc.UnaryServerInterceptor) (any, error) {
+			in := new(wrapperspb.StringValue)
+			if err := dec(in); err != nil {
+				return nil, err
+			}
+			info := &grpc.UnaryServerInfo{FullMethod: "/bijou.e2e.v1.Talk/Do"}
+			return around(ctx, in, info, func(ctx context.Context, _ any) (any, error) { return in, do(ctx, in.Value) })
+		}}},
+		Streams: []grpc.StreamDesc{{StreamName: "Echo", ServerStreams: true, ClientStreams: true, Handler: func(_ any, s grpc.ServerStream) error {
+			for {
+				in := new(wrapperspb.StringValue)
+				if err := s.RecvMsg(in); errors.Is(err, io.EOF) {
+					return nil
+				} else if err != nil {
+					return err
+				}
+				if err := s.SendMsg(in); err != nil {
+					return err
+				}
+			}
+		}}},
+	}
+}
+
+// toTalk are the routes to a service that talks.
+func toTalk(name string) []map[string]any {
+	return []map[string]any{
+		{"name": name, "match": map[string]any{"prefix": "/" + name}, "to": []map[string]any{{"service": name}}},
+		{"name": name + "-grpc", "match": map[string]any{"prefix": "/bijou.e2e.v1.Talk"}, "to": []map[string]any{{"service": name, "endpoint": "grpc"}}},
+	}
+}
+
+// dialEdge returns a connection of a gRPC client to the edge.
+func dialEdge(t testing.TB, p platform) *grpc.ClientConn {
+	t.Helper()
+	conn, err := grpc.NewClient("passthrough:///"+p.addr("gateway-1", 8080), grpc.WithTransportCredentials(insecure.NewCredentials()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = conn.Close() })
+	return conn
+}
+
+// parting is the end of a conversation through the edge.
+type parting struct {
+	at  time.Time
+	why string // empty: as it should be
+}
+
+// download is how much an answer in hand has, in so many pieces a quarter of a second apart.
+const downloadSize, downloadPieces = 256 << 10, 8
+
+// tellEdgeStopped restarts the edge with conversations and downloads through it. Each conversation is to be told that it is
+// over, between two messages; each download is to come to its end.
+func tellEdgeStopped(t *testing.T, p platform, _ uint64) (f figures) {
+	wholeHome(t, p)
+	join(t, p, "e2e-talk", func(_ context.Context, m *service.Process) error {
+		m.GRPC().RegisterService(talk(func(context.Context, string) error { return nil }), struct{}{})
+		mux := http.NewServeMux()
+		mux.HandleFunc("/e2e-talk/ws", echoFrames)
+		mux.HandleFunc("/e2e-talk/download", func(w http.ResponseWriter, _ *http.Request) {
+			w.Header().Set("Content-Length", strconv.Itoa(downloadSize))
+			for range downloadPieces {
+				_, _ = w.Write(make([]byte, downloadSize/downloadPieces)) // who is gone gets none
+				_ = http.NewResponseController(w).Flush()
+				<-time.After(250 * time.Millisecond)
+			}
+		})
+		return m.Handle("http", mux)
+	})
+	defer withRoutes(t, p, toTalk("e2e-talk")...)()
+	settled := sameAsNow(t, p, "gateway-1")
+	addr := p.addr("gateway-1", 8080)
+	socket := func() (*websocket.Conn, error) {
+		c, res, err := (&websocket.Dialer{HandshakeTimeout: within}).Dial("ws://"+addr+"/e2e-talk/ws", nil)
+		if res != nil && res.Body != nil {
+			_ = res.Body.Close() // a dialler's answer has been read
+		}
+		return c, err
+	}
+	conns := make([]*grpc.ClientConn, 10)
+	for i := range conns {
+		conns[i] = dialEdge(t, p)
+	}
+	stream := func(i int) (grpc.ClientStream, error) {
+		return conns[i%len(conns)].NewStream(t.Context(), &talk(nil).Streams[0], "/bijou.e2e.v1.Talk/Echo")
+	}
+	eventually(t, 20*time.Second, "the routes", func(context.Context) error {
+		c, err := socket()
+		if err == nil {
+			err = c.Close()
+		}
+		return err
+	})
+
+	const sockets, streams, downloads = 200, 50, 20
+	partings := make(chan parting, sockets+streams)
+	var all, open sync.WaitGroup
+	defer all.Wait()
+	ctx, end := context.WithCancel(t.Context())
+	defer end()
+	for range sockets {
+		c, err := socket()
+		if err != nil {
+			t.Fatal(err)
+		}
+		all.Go(func() { <-ctx.Done(); _ = c.Close() })
+		open.Add(1)
+		all.Go(func() {
+			partings <- converse(ctx, open.Done,
+				func(text string) error { return c.WriteMessage(websocket.TextMessage, []byte(text)) },
+				func() (string, error) { _, b, err := c.ReadMessage(); return string(b), err },
+				func(err error) bool { return websocket.IsCloseError(err, websocket.CloseGoingAway) })
+		})
+	}
+	for i := range streams {
+		s, err := stream(i)
+		if err != nil {
+			t.Fatal(err)
+		}
+		open.Add(1)
+		all.Go(func() {
+			partings <- converse(ctx, open.Done,
+				func(text string) error { return s.SendMsg(wrapperspb.String(text)) },
+				func() (string, error) {
+					out := new(wrapperspb.StringValue)
+					err := s.RecvMsg(out)
+					return out.Value, err
+				},
+				func(err error) bool {
+					return rpcstatus.Code(err) == codes.Unavailable && strings.Contains(err.Error(), "the edge is stopping")
+				})
+		})
+	}
+	open.Wait() // each has had an answer
+	var truncated atomic.Int64
+	var begun, loaded sync.WaitGroup
+	h2 := &http.Transport{Protocols: new(http.Protocols)}
+	h2.Protocols.SetUnencryptedHTTP2(true)
+	defer h2.CloseIdleConnections()
+	for i := range downloads {
+		begun.Add(1)
+		loaded.Go(func() {
+			by := &http.Client{}
+			if i%2 == 0 {
+				by.Transport = h2
+			}
+			n, err := download(ctx, by, "http://"+addr+"/e2e-talk/download", begun.Done)
+			if err != nil || n != downloadSize {
+				truncated.Add(1)
+				t.Logf("a download ended after %d bytes: %v", n, err)
+			}
+		})
+	}
+	begun.Wait()
+
+	begin := time.Now()
+	p.restart(t, "gateway-1")
+	restarted := time.Now()
+	loaded.Wait()
+	var moments []time.Time
+	unclean := 0
+	for range sockets + streams {
+		select {
+		case x := <-partings:
+			moments = append(moments, x.at)
+			if x.why != "" {
+				if unclean++; unclean <= 5 {
+					t.Logf("a conversation ended with %s", x.why)
+				}
+			}
+		case <-time.After(20 * time.Second):
+			t.Fatalf("%d conversations go on", sockets+streams-len(moments))
+		}
+	}
+	var back sync.WaitGroup
+	for range sockets {
+		back.Go(func() {
+			for time.Since(restarted) < 20*time.Second {
+				if c, err := socket(); err == nil {
+					_ = c.Close()
+					return
+				}
+				<-time.After(rand.N(100 * time.Millisecond))
+			}
+			t.Error("a WebSocket did not come back")
+		})
+	}
+	back.Wait()
+	returned := time.Since(restarted)
+	end()
+	settled()
+	spread := slices.MaxFunc(moments, time.Time.Compare).Sub(slices.MinFunc(moments, time.Time.Compare))
+	f = figures{offered: sockets + streams + downloads, failed: unclean + int(truncated.Load())}
+	f.note = fmt.Sprintf("%d WebSockets were closed with 1001 and %d gRPC streams ended with UNAVAILABLE, spread over %v of the 2 s that the edge gives them; %d downloads came to their end; the edge was away for %v, and %v later all WebSockets were back",
+		sockets, streams, spread.Round(10*time.Millisecond), downloads, restarted.Sub(begin).Round(100*time.Millisecond), returned.Round(10*time.Millisecond))
+	if f.failed > 0 {
+		f.missed = append(f.missed, fmt.Sprintf("%d conversations and %d downloads were cut off", unclean, truncated.Load()))
+	}
+	return f
+}
+
+// echoFrames says every message of a WebSocket back.
+func echoFrames(w http.ResponseWriter, r *http.Request) {
+	c, err := (&websocket.Upgrader{}).Upgrade(w, r, nil)
+	if err != nil {
+		return // the client has been told
+	}
+	defer c.Close()
+	for {
+		kind, b, err := c.ReadMessage()
+		if err != nil || c.WriteMessage(kind, b) != nil {
+			return
+		}
+	}
+}
+
+// converse sends messages and expects them back in order until the other side ends it. It calls heard with the first answer.
+func converse(ctx context.Context, heard func(), send func(string) error, receive func() (string, error), clean func(error) bool) parting {
+	once := sync.OnceFunc(heard)
+	defer once()
+	over := make(chan struct{})
+	var writer sync.WaitGroup
+	defer writer.Wait()
+	defer close(over)
+	writer.Go(func() {
+		for i := 0; ; i++ {
+			if send(strconv.Itoa(i)) != nil {
+				return // whoever reads knows why
+			}
+			select {
+			case <-time.After(250*time.Millisecond + rand.N(500*time.Millisecond)):
+			case <-over:
+				return
+			case <-ctx.Done():
+				return
+			}
+		}
+	})
+	for i := 0; ; i++ {
+		text, err := receive()
+		switch {
+		case err != nil && clean(err):
+			return parting{at: time.Now()}
+		case err != nil:
+			return parting{time.Now(), err.Error()}
+		case text != strconv.Itoa(i):
+			return parting{time.Now(), fmt.Sprintf("message %d was %q", i, text)}
+		}
+		once()
+	}
+}
+
+// download reads an answer to its end and returns its length. It calls begun when the answer's header is there.
+func download(ctx context.Context, by *http.Client, url string, begun func()) (int64, error) {
+	once := sync.OnceFunc(begun)
+	defer once()
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
+	if err != nil {
+		return 0, err
+	}
+	res, err := by.Do(req)
+	if err != nil {
+		return 0, err
+	}
+	defer res.Body.Close()
+	once()
+	return io.Copy(io.Discard, res.Body)
+}
+
+// chain joins two services, one behind the other. What the second does is up to the test; the first asks it, for those
+// who come by HTTP and by gRPC.
+func chain(t *testing.T, p platform, work func(ctx context.Context, in string) error, passing func(ctx context.Context)) (undo func()) {
+	join(t, p, "e2e-back", func(_ context.Context, m *service.Process) error {
+		m.GRPC().RegisterService(talk(work), struct{}{})
+		return m.Handle("http", http.NotFoundHandler())
+	})
+	join(t, p, "e2e-front", func(_ context.Context, m *service.Process) error {
+		back, err := m.Dial("e2e-back")
+		if err != nil {
+			return err
+		}
+		ask := func(ctx context.Context, in string) error {
+			passing(ctx)
+			return back.Invoke(ctx, "/bijou.e2e.v1.Talk/Do", wrapperspb.String(in), new(wrapperspb.StringValue))
+		}
+		m.GRPC().RegisterService(talk(ask), struct{}{})
+		return m.Handle("http", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			if err := ask(r.Context(), r.URL.Query().Get("in")); err != nil {
+				errs.WriteProblem(w, r, err)
+			}
+		}))
+	})
+	undo = withRoutes(t, p, toTalk("e2e-front")...)
+	eventually(t, 20*time.Second, "the way to the last of them", func(ctx context.Context) error {
+		a, err := get(ctx, edge(p)+"/e2e-front")
+		if err != nil || a.status != http.StatusOK {
+			return fmt.Errorf("%d %v %.200s", a.status, err, a.body)
+		}
+		return nil
+	})
+	return undo
+}
+
+// tellExpired asks through the edge, with a deadline of 50 ms, a service that asks another one for half a second of work.
+func tellExpired(t *testing.T, p platform, _ uint64) (f figures) {
+	wholeHome(t, p)
+	const calls, patience, step = 100, 50 * time.Millisecond, 5 * time.Millisecond
+	var worked, late atomic.Int64 // steps of work, and those that nobody waited for any more
+	var mu sync.Mutex
+	var left [2][]time.Duration // what the first and the second service were given
+	given := func(hop int, ctx context.Context) {
+		mu.Lock()
+		defer mu.Unlock()
+		if deadline, ok := ctx.Deadline(); ok {
+			left[hop] = append(left[hop], time.Until(deadline))
+		}
+	}
+	work := func(ctx context.Context, in string) error {
+		if in == "" {
+			return nil
+		}
+		given(1, ctx)
+		expiry, err := strconv.ParseInt(in, 10, 64)
+		if err != nil {
+			return err
+		}
+		for begun := time.Now(); time.Since(begun) < 500*time.Millisecond; {
+			select {
+			case <-time.After(step):
+			case <-ctx.Done():
+				return ctx.Err()
+			}
+			if worked.Add(1); time.Now().After(time.UnixMicro(expiry)) {
+				late.Add(1)
+			}
+		}
+		return nil
+	}
+	defer chain(t, p, work, func(ctx context.Context) { given(0, ctx) })()
+	// The circuit between the two services is shared with nobody here. It would open, and there would be no work.
+	const closed = "hystrix.command.e2e-back.circuitBreaker.forceClosed"
+	must(t, p, "config", "set", closed, "true", "--app", "e2e-front", "--reason", "a story", "--wait", "20s")
+	defer unset(t, p, closed, "e2e-front")
+	mu.Lock()
+	left = [2][]time.Duration{}
+	mu.Unlock()
+	settled := sameAsNow(t, p)
+	conn := dialEdge(t, p)
+	for range calls {
+		begin := time.Now()
+		ctx, cancel := context.WithDeadline(t.Context(), begin.Add(patience))
+		in := strconv.FormatInt(begin.Add(patience).UnixMicro(), 10)
+		err := conn.Invoke(ctx, "/bijou.e2e.v1.Talk/Do", wrapperspb.String(in), new(wrapperspb.StringValue))
+		cancel()
+		f.offered++
+		if rpcstatus.Code(err) != codes.DeadlineExceeded {
+			f.failed++
+			t.Logf("a call that takes too long ended with %v", err)
+		}
+	}
+	if err := conn.Invoke(t.Context(), "/bijou.e2e.v1.Talk/Do", wrapperspb.String(""), new(wrapperspb.StringValue)); err != nil {
+		f.missed = append(f.missed, "the edge kept a patient client waiting for the others: "+err.Error())
+	}
+	settled()
+	share := float64(late.Load()) / float64(max(1, worked.Load()))
+	median := func(hop int) time.Duration {
+		if len(left[hop]) == 0 {
+			return 0
+		}
+		slices.Sort(left[hop])
+		return left[hop][len(left[hop])/2]
+	}
+	f.note = fmt.Sprintf("of 50 ms the first service was given %v, the second %v (medians); %.1f %% of the work was done when nobody waited any more",
+		median(0).Round(100*time.Microsecond), median(1).Round(100*time.Microsecond), 100*share)
+	switch {
+	case worked.Load() < calls:
+		f.missed = append(f.missed, fmt.Sprintf("only %d steps were worked", worked.Load()))
+	case median(0) > patience || median(1) > median(0):
+		f.missed = append(f.missed, "deadlines do not shrink on the way")
+	case share > .05 && told() || share > .5:
+		f.missed = append(f.missed, "more than 5 % of the work was for nobody")
+	}
+	return f
+}
+
+// told reports whether figures count: make test runs on machines that are busy.
+func told() bool { return *faultsFile != "" }
+
+// tellGone leaves in the middle of requests, in all the ways that clients have.
+func tellGone(t *testing.T, p platform, _ uint64) (f figures) {
+	wholeHome(t, p)
+	began, ended := make(chan struct{}), make(chan time.Time)
+	work := func(ctx context.Context, in string) error {
+		if in == "" {
+			return nil
+		}
+		began <- struct{}{}
+		select {
+		case <-ctx.Done():
+		case <-time.After(5 * time.Second):
+		}
+		ended <- time.Now()
+		return ctx.Err()
+	}
+	defer chain(t, p, work, func(context.Context) {})()
+	// Circuits would end the work by themselves after a second.
+	const timeout = "hystrix.command.e2e-back.execution.isolation.thread.timeoutInMilliseconds"
+	must(t, p, "config", "set", timeout, "10000", "--app", "e2e-front", "--reason", "a story", "--wait", "20s")
+	defer unset(t, p, timeout, "e2e-front")
+	settled := sameAsNow(t, p)
+	conn := dialEdge(t, p)
+	h2 := &http.Transport{Protocols: new(http.Protocols)}
+	h2.Protocols.SetUnencryptedHTTP2(true)
+	defer h2.CloseIdleConnections()
+	by := func(c *http.Client) func(ctx context.Context) {
+		return func(ctx context.Context) { _, _ = getBy(ctx, c, edge(p)+"/e2e-front?in=work") }
+	}
+	var took []time.Duration
+	var notes []string
+	for _, way := range []struct {
+		name string
+		ask  func(ctx context.Context)
+	}{
+		{"HTTP/1.1", by(&http.Client{Transport: &http.Transport{DisableKeepAlives: true}})},
+		{"HTTP/2", by(&http.Client{Transport: h2})},
+		{"gRPC", func(ctx context.Context) {
+			_ = conn.Invoke(ctx, "/bijou.e2e.v1.Talk/Do", wrapperspb.String("work"), new(wrapperspb.StringValue))
+		}},
+	} {
+		var worst time.Duration
+		for range 20 {
+			ctx, leave := context.WithCancel(t.Context())
+			var asked sync.WaitGroup
+			asked.Go(func() { way.ask(ctx) })
+			select {
+			case <-began:
+			case <-time.After(10 * time.Second):
+				leave()
+				t.Fatalf("%s: no work began", way.name)
+			}
+			left := time.Now()
+			leave()
+			lasted := (<-ended).Sub(left)
+			asked.Wait()
+			f.offered++
+			if lasted > 4*time.Second {
+				f.failed++
+			}
+			worst = max(worst, lasted)
+			took = append(took, lasted)
+		}
+		notes = append(notes, fmt.Sprintf("%v by %s", worst.Round(100*time.Microsecond), way.name))
+	}
+	eventually(t, 10*time.Second, "nothing in hand at the edge", func(ctx context.Context) error {
+		n, err := metric(ctx, p, "gateway-1", "bijou_gateway_requests_in_flight")
+		if err != nil || n > 0 {
+			return fmt.Errorf("%v requests, %v", n, err)
+		}
+		return nil
+	})
+	settled()
+	f.note = "two services behind the edge the work ended after at most " + strings.Join(notes, ", ") + " (aimed at 200 ms)"
+	if f.failed > 0 {
+		f.missed = append(f.missed, fmt.Sprintf("%d of %d requests were worked on to their end", f.failed, f.offered))
+	}
+	return f
+}
+
+// tellHerd has two thousand clients lose their connections and come back at once, and then five hundred instances register at
+// once, while others are served.
+func tellHerd(t *testing.T, p platform, seed uint64) (f figures) {
+	url := wholeHome(t, p)
+	const clients, newcomers = 2000, 500
+	herd := make([]*sheep, clients)
+	for i := range herd {
+		// One address may have so many connections only, and the others come from the first.
+		herd[i] = &sheep{from: net.IPv4(127, 0, 0, byte(2+i%8)), to: p.addr("gateway-1", 8080)}
+		defer herd[i].drop()
+	}
+	run := func(do func(s *sheep)) {
+		var all sync.WaitGroup
+		for _, s := range herd {
+			all.Go(func() { do(s) })
+		}
+		all.Wait()
+	}
+	near := make(chan struct{}, 50) // they come one after the other, at first
+	run(func(s *sheep) {
+		near <- struct{}{}
+		defer func() { <-near }()
+		s.until200(t.Context())
+	})
+	for _, s := range herd {
+		if s.conn == nil {
+			t.Fatal("a client could not connect")
+		}
+		s.drop()
+		s.tries = 0
+	}
+	o := startOffer(t, seed, p.rate(), url, edge(p)+"/browse", edge(p)+"/")
+	o.pass(t, 3*time.Second)
+	settled := sameAsNow(t, p)
+	broken := time.Since(o.begun)
+	run(func(s *sheep) { s.until200(t.Context()) })
+	steady := time.Since(o.begun) - broken
+	var times []time.Duration
+	for _, s := range herd {
+		f.offered++
+		times = append(times, s.took)
+		if s.conn == nil {
+			f.missed = append(f.missed, "a client did not come back")
+		}
+		if s.tries > 1 {
+			f.failed++
+		}
+	}
+	slices.Sort(times)
+	o.pass(t, 5*time.Second)
+
+	registries := []string{"discovery-1", "discovery-2"}
+	cpu := func() (sum float64) {
+		for _, r := range registries {
+			n, err := metric(t.Context(), p, r, "process_cpu_seconds_total")
+			if err != nil {
+				t.Error(err)
+			}
+			sum += n
+		}
+		return sum
+	}
+	spent := cpu()
+	begin := time.Now()
+	ctx, leave := context.WithCancel(t.Context())
+	var away sync.WaitGroup
+	defer func() { leave(); away.Wait() }()
+	var registrars []*members.Registrar
+	for i := range newcomers {
+		id := fmt.Sprint("newcomer-", i)
+		c, err := members.New(members.Options{Seeds: seedsOf(p), Name: id})
+		if err != nil {
+			t.Fatal(err)
+		}
+		r := members.NewRegistrar(c, members.Instance{Service: "newcomer", ID: id, Status: members.Up, Endpoints: map[string]string{"grpc": fmt.Sprint("192.0.2.1:", 1+i)}}, members.RegistrarOptions{})
+		away.Go(func() { _ = r.Run(ctx) }) // it returns nil
+		registrars = append(registrars, r)
+	}
+	started := time.Since(begin)
+	count := func(want int) func(ctx context.Context) error {
+		return func(ctx context.Context) error {
+			for _, r := range registries {
+				var list struct{ Instances []struct{ Service string } }
+				if err := getJSON(ctx, "http://"+p.addr(r, 8761)+"/v1/instances", &list); err != nil {
+					return err
+				}
+				n := 0
+				for _, in := range list.Instances {
+					if in.Service == "newcomer" {
+						n++
+					}
+				}
+				if n != want {
+					return fmt.Errorf("%s has %d of %d", r, n, want)
+				}
+			}
+			return nil
+		}
+	}
+	eventually(t, 30*time.Second, "all newcomers in both registries", count(newcomers))
+	known := time.Since(begin)
+	o.pass(t, 5*time.Second)
+	spent = cpu() - spent
+	window := time.Since(begin)
+	var all sync.WaitGroup
+	for _, r := range registrars {
+		all.Go(func() {
+			ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+			defer cancel()
+			if err := r.Leave(ctx); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	all.Wait()
+	leave()
+	eventually(t, 30*time.Second, "no newcomers", count(0))
+	o.pass(t, 2*time.Second)
+	end := time.Since(o.begun)
+	samples := o.end()
+	was, others := look(samples, 0, broken), look(samples, broken, end)
+	f.before, f.during, f.after = was.p99, others.p99, look(samples, end-2*time.Second, end).p99
+	f.recovery = steady
+	run(func(s *sheep) { s.drop() })
+	settled()
+	f.note = fmt.Sprintf("%d clients were back after %v (p99 %v; %d were refused at first); %d instances began within %v, and both registries had all of them after %v, for which the two took %.2f s of CPU in %v; of %d other requests %d failed",
+		clients, steady.Round(10*time.Millisecond), times[len(times)*99/100].Round(10*time.Millisecond), f.failed, newcomers, started.Round(10*time.Millisecond), known.Round(10*time.Millisecond),
+		spent, window.Round(100*time.Millisecond), others.offered, others.failed)
+	f.failed = others.failed
+	for why, n := range others.why {
+		t.Logf("others: %d x %s", n, why)
+	}
+	if others.failed > 0 {
+		f.missed = append(f.missed, "others were harmed")
+	}
+	if max(steady, known) > 15*time.Second {
+		f.missed = append(f.missed, "it took longer than 15 s")
+	}
+	return f
+}
+
+// sheep is a client that keeps one connection to the edge.
+type sheep struct {
+	from  net.IP
+	to    string
+	conn  net.Conn // nil: it has none
+	tries int
+	took  time.Duration
+}
+
+func (s *sheep) drop() {
+	if s.conn != nil {
+		reset(s.conn)
+		s.conn = nil
+	}
+}
+
+// until200 connects and asks until it gets a good answer, with the jittered back-off of a client that behaves.
+func (s *sheep) until200(ctx context.Context) {
+	begin := time.Now()
+	for wait := 50 * time.Millisecond; time.Since(begin) < 30*time.Second; wait = min(2*wait, time.Second) {
+		s.tries++
+		if s.ask(ctx) == nil {
+			s.took = time.Since(begin)
+			return
+		}
+		s.drop()
+		<-time.After(wait/2 + rand.N(wait))
+	}
+}
+
+func (s *sheep) ask(ctx context.Context) (err error) {
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+	defer cancel()
+	s.conn, err = (&net.Dialer{LocalAddr: &net.TCPAddr{IP: s.from}}).DialContext(ctx, "tcp", s.to)
+	if err != nil {
+		s.conn = nil
+		return err
+	}
+	if err := s.conn.SetDeadline(time.Now().Add(5 * time.Second)); err != nil {
+		return err
+	}
+	if _, err := io.WriteString(s.conn, "GET /hello/version HTTP/1.1\r\nHost: edge\r\n\r\n"); err != nil {
+		return err
+	}
+	res, err := http.ReadResponse(bufio.NewReader(s.conn), nil)
+	if err != nil {
+		return err
+	}
+	defer res.Body.Close()
+	_, _ = io.Copy(io.Discard, res.Body)
+	if res.StatusCode != http.StatusOK {
+		return fmt.Errorf("status %d", res.StatusCode)
+	}
+	return nil
+}
