@@ -84,9 +84,15 @@ func sameAsNow(t testing.TB, p platform, victims ...string) (wait func()) {
 	before := readVitals(t.Context(), p)
 	return func() {
 		t.Helper()
+		begin, last := time.Now(), error(nil)
 		eventually(t, time.Minute, "everybody to be as before", func(ctx context.Context) error {
-			return leaks(before, readVitals(ctx, p), victims)
+			err := leaks(before, readVitals(ctx, p), victims)
+			if err != nil {
+				last = err
+			}
+			return err
 		})
+		t.Logf("DBG settled after %v; %v", time.Since(begin), last)
 	}
 }
 
@@ -592,7 +598,7 @@ func tellHerd(t *testing.T, p platform, seed uint64) (f figures) {
 			t.Fatal("a client could not connect")
 		}
 		s.drop()
-		s.tries = 0
+		s.tries, s.why = 0, ""
 	}
 	o := startOffer(t, seed, p.rate(), url, edge(p)+"/browse", edge(p)+"/")
 	o.pass(t, 3*time.Second)
@@ -601,6 +607,7 @@ func tellHerd(t *testing.T, p platform, seed uint64) (f figures) {
 	run(func(s *sheep) { s.until200(t.Context()) })
 	steady := time.Since(o.begun) - broken
 	var times []time.Duration
+	refusals := map[string]int{}
 	for _, s := range herd {
 		f.offered++
 		times = append(times, s.took)
@@ -608,7 +615,7 @@ func tellHerd(t *testing.T, p platform, seed uint64) (f figures) {
 			f.missed = append(f.missed, "a client did not come back")
 		}
 		if s.tries > 1 {
-			f.failed++
+			refusals[s.why]++
 		}
 	}
 	slices.Sort(times)
@@ -688,8 +695,8 @@ func tellHerd(t *testing.T, p platform, seed uint64) (f figures) {
 	f.recovery = steady
 	run(func(s *sheep) { s.drop() })
 	settled()
-	f.note = fmt.Sprintf("%d clients were back after %v (p99 %v; %d were refused at first); %d instances began within %v, and both registries had all of them after %v, for which the two took %.2f s of CPU in %v; of %d other requests %d failed",
-		clients, steady.Round(10*time.Millisecond), times[len(times)*99/100].Round(10*time.Millisecond), f.failed, newcomers, started.Round(10*time.Millisecond), known.Round(10*time.Millisecond),
+	f.note = fmt.Sprintf("%d clients were back after %v (p99 %v; refused at first: %v); %d instances began within %v, and both registries had all of them after %v, for which the two took %.2f s of CPU in %v; of %d other requests %d failed",
+		clients, steady.Round(10*time.Millisecond), times[len(times)*99/100].Round(10*time.Millisecond), refusals, newcomers, started.Round(10*time.Millisecond), known.Round(10*time.Millisecond),
 		spent, window.Round(100*time.Millisecond), others.offered, others.failed)
 	f.failed = others.failed
 	for why, n := range others.why {
@@ -710,6 +717,7 @@ type sheep struct {
 	to    string
 	conn  net.Conn // nil: it has none
 	tries int
+	why   string // that the first try failed
 	took  time.Duration
 }
 
@@ -725,9 +733,13 @@ func (s *sheep) until200(ctx context.Context) {
 	begin := time.Now()
 	for wait := 50 * time.Millisecond; time.Since(begin) < 30*time.Second; wait = min(2*wait, time.Second) {
 		s.tries++
-		if s.ask(ctx) == nil {
+		err := s.ask(ctx)
+		if err == nil {
 			s.took = time.Since(begin)
 			return
+		}
+		if s.tries == 1 {
+			s.why = err.Error()
 		}
 		s.drop()
 		<-time.After(wait/2 + rand.N(wait))
@@ -755,7 +767,7 @@ func (s *sheep) ask(ctx context.Context) (err error) {
 	defer res.Body.Close()
 	_, _ = io.Copy(io.Discard, res.Body)
 	if res.StatusCode != http.StatusOK {
-		return fmt.Errorf("status %d", res.StatusCode)
+		return fmt.Errorf("%d %s", res.StatusCode, res.Header.Get("X-Bijou-Fault"))
 	}
 	return nil
 }

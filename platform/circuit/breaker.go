@@ -63,12 +63,10 @@ func (c *circuit) newBreaker(sleep time.Duration, open bool) *gobreaker.TwoStepC
 // excluded says which verdicts the breaker does not see.
 func excluded(verdict error, trial bool) bool {
 	switch {
-	case errors.Is(verdict, errIgnored):
-		return true
 	case errors.Is(verdict, errBadRequest):
 		return !trial
 	}
-	return errors.Is(verdict, errFull) && trial
+	return errors.Is(verdict, errIgnored)
 }
 
 // tooMany says whether a closed circuit opens. Calls still running are not counted.
@@ -111,7 +109,6 @@ func whyOpen(s sums, n gobreaker.Counts, l *limits) string {
 	}{
 		{s.n[evTimeout], "timed out"},
 		{s.n[evSlow], fmt.Sprintf("took longer than %v", l.slow)},
-		{s.n[evSemaphoreRejected], fmt.Sprintf("found %d running", l.concurrent)},
 	} {
 		if part.n > 0 {
 			why += fmt.Sprintf(", %d %s", part.n, part.what)

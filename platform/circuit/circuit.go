@@ -236,7 +236,7 @@ func (c *circuit) admit(ctx context.Context, l *limits) (taken int64, report fun
 	}
 	if taken = c.concurrent.Add(1); taken > l.concurrent {
 		c.concurrent.Add(-1)
-		report(errFull)
+		report(errIgnored)
 		err := c.full(ctx, l)
 		c.logChange()
 		return 0, nil, err

@@ -8,6 +8,7 @@ import (
 	"math/rand/v2"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -401,9 +402,40 @@ func TestBulkhead(t *testing.T) {
 		wantEvents(t, s, map[string]int64{
 			"TIMEOUT": 2, "SEMAPHORE_REJECTED": 1, "SUCCESS": 1, "FALLBACK_MISSING": 3, "EXCEPTION_THROWN": 3,
 		})
-		if snap := snapshot(t, s); snap.Concurrent != 0 || snap.Requests != 4 || snap.Errors != 3 {
+		if snap := snapshot(t, s); snap.Concurrent != 0 || snap.Requests != 3 || snap.Errors != 2 {
 			t.Errorf("after all: %d running, %d errors of %d", snap.Concurrent, snap.Errors, snap.Requests)
 		}
+	})
+}
+
+// A crowd is refused as far as it goes beyond the limit, and those that have a place are served.
+func TestACrowdDoesNotOpenTheCircuit(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := circuit.New(circuit.Options{})
+		var served, full atomic.Int64
+		var all sync.WaitGroup
+		for range 2000 {
+			all.Go(func() {
+				for {
+					err := s.Do(t.Context(), getMovie, func(context.Context) error { time.Sleep(10 * time.Millisecond); return nil })
+					switch {
+					case err == nil:
+						served.Add(1)
+						return
+					case errs.Reason(err) != circuit.ReasonFull:
+						t.Errorf("got %v", err)
+						return
+					}
+					full.Add(1)
+					time.Sleep(100 * time.Millisecond)
+				}
+			})
+		}
+		all.Wait()
+		if served.Load() != 2000 || full.Load() == 0 {
+			t.Errorf("%d were served, %d refused on the way", served.Load(), full.Load())
+		}
+		wantState(t, s, closed)
 	})
 }
 

@@ -31,8 +31,12 @@
 //	  errors without a kind, panics
 //	the callee refused it unread, for it has too      SHED                nothing
 //	  much to do (ReasonShed)
-//	refused: too many calls run                       SEMAPHORE_REJECTED  failure; a half-open circuit sees nothing
+//	refused: too many calls run                       SEMAPHORE_REJECTED  nothing
 //	refused: the circuit is open                      SHORT_CIRCUITED     nothing
+//
+// In Hystrix a call that finds too many running is a failure. But a crowd is no sign of a callee that is ill, and an open
+// circuit would refuse those too that have a place: two thousand clients that came back at once had a healthy service closed to
+// everybody for five seconds.
 //
 // A bad request closes a half-open circuit because it proves that the callee answers. EXCEPTION_THROWN is the sum of
 // BAD_REQUEST and the FALLBACK events that left the caller with an error, as in Hystrix. A failed call that no Fallback

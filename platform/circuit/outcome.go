@@ -82,7 +82,6 @@ var (
 	errFailed     = errors.New("failed")
 	errBadRequest = errors.New("bad request")
 	errIgnored    = errors.New("says nothing about the callee")
-	errFull       = errors.New("full")
 )
 
 func verdict(ev event, slow bool) error {
@@ -93,8 +92,6 @@ func verdict(ev event, slow bool) error {
 		return errBadRequest
 	case ev == evCanceled, ev == evShed:
 		return errIgnored
-	case ev == evSemaphoreRejected:
-		return errFull
 	}
 	return nil
 }

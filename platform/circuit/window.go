@@ -140,7 +140,8 @@ type sums struct {
 	requests, errors int64
 }
 
-// sumLocked adds up the rolling window. Requests and errors are Hystrix's health counts, with slow calls as errors.
+// sumLocked adds up the rolling window. Requests and errors are what the breaker sees: Hystrix's health counts, with slow calls as
+// errors and without those that found the bulkhead full.
 func (w *window) sumLocked(now time.Duration) sums {
 	var s sums
 	oldest := int64(now/countPeriod) - countBuckets + 1
@@ -154,7 +155,7 @@ func (w *window) sumLocked(now time.Duration) sums {
 		}
 		s.maxConcurrent = max(s.maxConcurrent, b.maxConcurrent)
 		if b.epoch >= w.healthFrom {
-			bad := b.n[evFailure] + b.n[evTimeout] + b.n[evSemaphoreRejected]
+			bad := b.n[evFailure] + b.n[evTimeout]
 			s.errors += bad + b.n[evSlow]
 			s.requests += bad + b.n[evSuccess]
 		}
