@@ -352,6 +352,7 @@ func (o *offer) take(t *testing.T, p platform, f fault, at pace) turn {
 		x.calls, x.retries = x.calls+a.calls, x.retries+a.retries
 	}
 	x.over = time.Since(o.begun)
+	client.CloseIdleConnections() // the load's own, of which it needed more than before
 	eventually(t, time.Minute, "everybody to be as before", func(ctx context.Context) error {
 		return leaks(before, readVitals(ctx, p), f.victims)
 	})

@@ -35,6 +35,17 @@ var trafficFaults = []fault{
 		},
 		heal: func(t testing.TB, p platform) { unset(t, p, "fault.errorPercent", "catalog") },
 	}),
+	storm("catalog", true, fault{
+		row: "19", name: "half of what catalogs are asked fails, and circuits of web are set to open at 25 %", on: processesOf, seconds: 12,
+		hurt: func(t testing.TB, p platform) {
+			must(t, p, "config", "set", threshold, "25", "--app", "web", "--reason", "a storm", "--wait", "20s")
+			must(t, p, "config", "set", "fault.errorPercent", "50", "--app", "catalog", "--reason", "a storm", "--wait", "20s")
+		},
+		heal: func(t testing.TB, p platform) {
+			unset(t, p, "fault.errorPercent", "catalog")
+			unset(t, p, threshold, "web")
+		},
+	}),
 	storm("catalog", true, held("20", "all catalogs dead", processesOf, 30, 0, catalogs...)),
 	{row: "22", name: "nothing, but 2000 clients come back at once, and 500 instances register at once", on: processesOf, tell: tellHerd},
 	{row: "23", name: "clients that wait for 50 ms of 500 ms of work", on: processesOf, short: true, tell: tellExpired},
@@ -64,6 +75,9 @@ func losing(name string, on where, instance string, port int, late time.Duration
 	}
 }
 
+// threshold is the share of failures at which the circuits of catalog open.
+const threshold = "hystrix.command.catalog.circuitBreaker.errorThresholdPercentage"
+
 // storm watches the circuits in which callers have a service while f makes it ill. Opens says that some must open.
 func storm(service string, opens bool, f fault) fault {
 	var broken, healed time.Time
@@ -82,6 +96,7 @@ func storm(service string, opens bool, f fault) fault {
 type seenCircuits struct {
 	names   []string // of circuits that were not closed at some time
 	first   time.Time
+	why     string    // the first one opened
 	last    time.Time // when one was not closed
 	running int       // at most, in one of them
 	limit   int       // on running
@@ -93,8 +108,8 @@ func (s seenCircuits) verdict(broken, healed time.Time, opens bool) (note string
 	switch {
 	case len(s.names) > 0:
 		closed := max(0, s.last.Sub(healed)).Round(100 * time.Millisecond)
-		note = fmt.Sprintf("%d circuits opened, the first after %v, and all were closed %v after it healed",
-			len(s.names), s.first.Sub(broken).Round(100*time.Millisecond), closed)
+		note = fmt.Sprintf("%d circuits opened, the first, %s, after %v (%s), and all were closed %v after it healed",
+			len(s.names), s.names[0], s.first.Sub(broken).Round(100*time.Millisecond), s.why, closed)
 		if closed > 10*time.Second {
 			note += " (aimed at 10 s)"
 		}
@@ -123,9 +138,9 @@ func (s *seenCircuits) look(ctx context.Context, p platform, service string) {
 	for _, instance := range []string{"web-1", "recommendations-a-1", "recommendations-b-1", "search-1", "playback-1"} {
 		var page struct {
 			Circuits []struct {
-				Name, Group, State string
-				MaxConcurrent      int
-				Properties         struct{ ExecutionIsolationSemaphoreMaxConcurrentRequests string }
+				Name, Group, State, Reason string
+				MaxConcurrent              int
+				Properties                 struct{ ExecutionIsolationSemaphoreMaxConcurrentRequests string }
 			}
 		}
 		if err := getJSON(ctx, "http://"+p.addr(instance, 9090)+"/circuits", &page); err != nil {
@@ -146,6 +161,7 @@ func (s *seenCircuits) look(ctx context.Context, p platform, service string) {
 			open = append(open, name)
 			if s.last = time.Now(); s.first.IsZero() {
 				s.first = s.last
+				s.why, _, _ = strings.Cut(c.Reason, "; last")
 			}
 			if !slices.Contains(s.names, name) {
 				s.names = append(s.names, name)
