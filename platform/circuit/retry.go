@@ -13,8 +13,8 @@ import (
 
 // Budget bounds the retries to one callee, so that an outage is not made worse by them: within the last ttl there may be
 // ratio retries for each call, or floor retries a second where that is more. What was not used within the ttl is there for an
-// instance that goes down with many calls in hand, so that an outage that lasts for one ttl or longer gets at most two ratios
-// for each call: 1.2 attempts. Share one Budget between all calls to a callee. Its settings are live:
+// instance that goes down with many calls in hand, so that an outage of one ttl or longer gets up to two ratios for each
+// call, 1.2 attempts: see ADR 16. Share one Budget between all calls to a callee. Its settings are live:
 //
 //	retry.budget.ratio           0.1
 //	retry.budget.floorPerSecond  1
@@ -188,6 +188,9 @@ func GaveUp(err error) bool {
 type givenUp struct{ error }
 
 func (g *givenUp) Unwrap() error { return g.error }
+
+// GivenUp is for errs.SetRetry.
+func (g *givenUp) GivenUp() bool { return true }
 
 func timeFor(ctx context.Context, wait time.Duration) bool {
 	deadline, ok := ctx.Deadline()

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/http/httptest"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -134,6 +135,21 @@ func TestOneLayerOfRetries(t *testing.T) {
 		})
 		if attempts != 3 || !errors.Is(err, errs.Unavailable) {
 			t.Errorf("%d attempts, want 3; %v", attempts, err)
+		}
+	})
+}
+
+// A callee over HTTP says that its own retries are used up, as one over gRPC does.
+func TestOneLayerOfRetriesOverHTTP(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		err := circuit.Retry(t.Context(), circuit.Policy{Budget: circuit.NewBudget(nil), Idempotent: true},
+			func(context.Context, int) error { return errDown })
+		for want, err := range map[string]error{"-1": fmt.Errorf("showing films: %w", err), "": errDown} {
+			w := httptest.NewRecorder()
+			errs.WriteProblem(w, httptest.NewRequest("GET", "/browse", nil), err)
+			if got := w.Header().Get(errs.Pushback); got != want || w.Code != 503 {
+				t.Errorf("%v: %s is %q, want %q; status %d", err, errs.Pushback, got, want, w.Code)
+			}
 		}
 	})
 }

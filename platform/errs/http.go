@@ -68,19 +68,38 @@ func ProblemOf(err error) Problem {
 	return p
 }
 
-// WriteProblem answers r with err as application/problem+json and, where the error says when to retry, Retry-After.
+// SetRetry puts into the header of an answer when to ask again: Retry-After, where err says so, and Pushback where whoever
+// answers has tried in vain as often as it may. It is for answers that are no problems, such as pages.
+func SetRetry(h http.Header, err error) {
+	setRetryAfter(h, RetryAfter(err))
+	var up interface{ GivenUp() bool }
+	if errors.As(err, &up) && up.GivenUp() {
+		h.Set(Pushback, "-1")
+	}
+}
+
+// Pushback is the header by which an answer asks not to try again elsewhere, when it is -1: layers of retries would
+// multiply. gRPC has it as a trailer (proposal A6).
+const Pushback = "Grpc-Retry-Pushback-Ms"
+
+func setRetryAfter(h http.Header, d time.Duration) {
+	if d > 0 {
+		h.Set("Retry-After", strconv.Itoa(int(math.Ceil(d.Seconds()))))
+	}
+}
+
+// WriteProblem answers r with err as application/problem+json and, where the error says so, when to retry: see SetRetry.
 func WriteProblem(w http.ResponseWriter, r *http.Request, err error) {
 	p := ProblemOf(err)
 	p.Instance = r.URL.Path
-	WriteProblemBody(w, p, RetryAfter(err))
+	SetRetry(w.Header(), err)
+	WriteProblemBody(w, p, 0)
 }
 
 // WriteProblemBody writes a body that the caller has completed. Retry-After is rounded up to whole seconds; zero
 // leaves it out.
 func WriteProblemBody(w http.ResponseWriter, p Problem, retry time.Duration) {
-	if retry > 0 {
-		w.Header().Set("Retry-After", strconv.Itoa(int(math.Ceil(retry.Seconds()))))
-	}
+	setRetryAfter(w.Header(), retry)
 	w.Header().Set("Content-Type", "application/problem+json")
 	w.Header().Set("X-Content-Type-Options", "nosniff")
 	w.Header().Set("Cache-Control", "no-store")

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"runtime/debug"
+	"strings"
 	"time"
 
 	"bijou.dev/platform/circuit"
@@ -150,7 +151,7 @@ func (s *server) recover(ctx context.Context, m *method, err *error) {
 
 // pushback is the trailer that asks a client not to try again (gRPC proposal A6). A server sends it when the call failed because
 // one that it made failed after all its own retries: layers of retries would multiply.
-const pushback = "grpc-retry-pushback-ms"
+var pushback = strings.ToLower(errs.Pushback)
 
 // expired refuses work that nobody waits for any more.
 func expired(ctx context.Context) error {

@@ -17,6 +17,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"bijou.dev/platform/errs"
 	"bijou.dev/services/gateway"
 
 	"github.com/google/go-cmp/cmp"
@@ -171,6 +172,10 @@ func TestEventsPass(t *testing.T) {
 
 func TestRetriesGoElsewhere(t *testing.T) {
 	reset := http.HandlerFunc(func(http.ResponseWriter, *http.Request) { panic(http.ErrAbortHandler) })
+	tired := http.HandlerFunc(func(rw http.ResponseWriter, _ *http.Request) {
+		rw.Header().Set(errs.Pushback, "-1")
+		rw.WriteHeader(http.StatusServiceUnavailable)
+	})
 	for name, c := range map[string]struct {
 		method, body, header string
 		bad                  http.Handler // nil: refuses connections
@@ -178,6 +183,7 @@ func TestRetriesGoElsewhere(t *testing.T) {
 		attempts             int
 	}{
 		"503":                 {"GET", "", "", answers(503), []int{200}, 2},
+		"503 after retries":   {"GET", "", "", tired, []int{503}, 1},
 		"reset":               {"GET", "", "", reset, []int{200}, 2},
 		"refused":             {"GET", "", "", nil, []int{200}, 2},
 		"put with body":       {"PUT", "abc", "", answers(503), []int{200}, 2},

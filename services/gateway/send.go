@@ -96,7 +96,7 @@ func (x *exchange) attempt(ctx context.Context, n int, last *failure) (*failure,
 	x.res = res
 	x.judge()
 	x.picked.Answered(x.outcome)
-	if x.repeatable && x.body == nil && x.outcome == route.Unreachable && !x.grpc {
+	if x.repeatable && x.body == nil && x.outcome == route.Unreachable && !x.grpc && !strings.HasPrefix(res.Header.Get(errs.Pushback), "-") {
 		return nil, errAgain // 502, 503, 504: the client gets this answer unless there is a better one
 	}
 	return nil, nil

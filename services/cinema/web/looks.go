@@ -203,6 +203,7 @@ func (s *Server) showError(w http.ResponseWriter, r *http.Request, err error) {
 	if kind.HTTP() >= 500 {
 		s.log.WarnContext(r.Context(), "page failed", "path", r.URL.Path, "problem", err.Error())
 	}
+	errs.SetRetry(w.Header(), err)
 	if err := s.show(w, r, view{Name: "error", Title: said.Heading, Viewer: viewerOf(r), Status: kind.HTTP(), Main: said}); err != nil {
 		s.log.ErrorContext(r.Context(), "error page failed", "problem", err.Error())
 		http.Error(w, said.Sentence, kind.HTTP())
