@@ -474,14 +474,14 @@ func tellExpired(t *testing.T, p platform, _ uint64) (f figures) {
 		f.missed = append(f.missed, fmt.Sprintf("only %d steps were worked", worked.Load()))
 	case median(0) > patience || median(1) > median(0):
 		f.missed = append(f.missed, "deadlines do not shrink on the way")
-	case share > .05 && told() || share > .5:
+	case share > .05 && figuresCount() || share > .5:
 		f.missed = append(f.missed, "more than 5 % of the work was for nobody")
 	}
 	return f
 }
 
-// told reports whether figures count: make test runs on machines that are busy.
-func told() bool { return *faultsFile != "" }
+// figuresCount: make test runs on machines that are busy.
+func figuresCount() bool { return *faultsFile != "" }
 
 // tellGone leaves in the middle of requests, in all the ways that clients have.
 func tellGone(t *testing.T, p platform, _ uint64) (f figures) {
