@@ -29,9 +29,9 @@ const (
 	idleTime   = time.Minute      // between requests
 	bodyTime   = 10 * time.Second // that a client may keep us waiting for its body, plus a second for each bodyRate bytes
 	bodyRate   = 1 << 10
-	placeTime  = 25 * time.Millisecond // that a gRPC client may keep us waiting for its message before the circuit's place is given up
-	writeTime  = 10 * time.Second      // for a client to take what was written
-	dialTime   = time.Second           // to connect to an instance
+	placeTime  = 25 * time.Millisecond   // that a gRPC client may keep us waiting for its message before the circuit's place is given up
+	writeTime  = 10 * time.Second        // for a client to take what was written
+	dialTime   = 1500 * time.Millisecond // to connect to an instance: a first packet that was lost is sent again after a second
 
 	maxReplay = 64 << 10 // bytes of body that are kept to send a request again
 )

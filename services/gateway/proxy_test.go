@@ -170,6 +170,27 @@ func TestEventsPass(t *testing.T) {
 	}
 }
 
+// TestALostPacketIsNoDeadInstance holds that an instance is reached although the first packet to it was lost: the kernel sends it
+// again after a second (RFC 6298).
+func TestALostPacketIsNoDeadInstance(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var w *world
+		late := func(ctx context.Context, kind, addr string) (net.Conn, error) {
+			select {
+			case <-time.After(time.Second + 50*time.Millisecond):
+				return w.net.DialContext(ctx, kind, addr)
+			case <-ctx.Done():
+				return nil, &net.OpError{Op: "dial", Net: kind, Err: ctx.Err()}
+			}
+		}
+		w = worldWith(t, gateway.EdgeOptions{DialContext: late}, toWeb)
+		w.origin("web", "web-1", "", says("hello"))
+		if res := w.get("http://x/"); res.StatusCode != http.StatusOK {
+			t.Errorf("got %d %s", res.StatusCode, res.body)
+		}
+	})
+}
+
 func TestRetriesGoElsewhere(t *testing.T) {
 	reset := http.HandlerFunc(func(http.ResponseWriter, *http.Request) { panic(http.ErrAbortHandler) })
 	tired := http.HandlerFunc(func(rw http.ResponseWriter, _ *http.Request) {
