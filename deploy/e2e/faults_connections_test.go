@@ -24,6 +24,7 @@ import (
 	"bijou.dev/platform/service"
 
 	"github.com/gorilla/websocket"
+	"golang.org/x/sync/errgroup"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials/insecure"
@@ -143,8 +144,11 @@ type parting struct {
 	why string // empty: as it should be
 }
 
-// download is how much an answer in hand has, in so many pieces a quarter of a second apart.
-const downloadSize, downloadPieces = 256 << 10, 8
+// What goes through the edge when it is stopped, and how much an answer in hand has, in so many pieces.
+const (
+	sockets, streams, downloads    = 200, 50, 20
+	downloadSize, downloadInPieces = 256 << 10, 8
+)
 
 // tellEdgeStopped restarts the edge with conversations and downloads through it. Each conversation is to be told that it is
 // over, between two messages; each download is to come to its end.
@@ -154,106 +158,27 @@ func tellEdgeStopped(t *testing.T, p platform, _ uint64) (f figures) {
 		m.GRPC().RegisterService(talk(func(context.Context, string) error { return nil }), struct{}{})
 		mux := http.NewServeMux()
 		mux.HandleFunc("/e2e-talk/ws", echoFrames)
-		mux.HandleFunc("/e2e-talk/download", func(w http.ResponseWriter, _ *http.Request) {
-			w.Header().Set("Content-Length", strconv.Itoa(downloadSize))
-			for range downloadPieces {
-				_, _ = w.Write(make([]byte, downloadSize/downloadPieces)) // who is gone gets none
-				_ = http.NewResponseController(w).Flush()
-				<-time.After(250 * time.Millisecond)
-			}
-		})
+		mux.HandleFunc("/e2e-talk/download", drip)
 		return m.Handle("http", mux)
 	})
 	defer withRoutes(t, p, toTalk("e2e-talk")...)()
 	settled := sameAsNow(t, p, "gateway-1")
-	addr := p.addr("gateway-1", 8080)
-	socket := func() (*websocket.Conn, error) {
-		c, res, err := (&websocket.Dialer{HandshakeTimeout: within}).Dial("ws://"+addr+"/e2e-talk/ws", nil)
-		if res != nil && res.Body != nil {
-			_ = res.Body.Close() // a dialler's answer has been read
-		}
-		return c, err
-	}
-	conns := make([]*grpc.ClientConn, 10)
-	for i := range conns {
-		conns[i] = dialEdge(t, p)
-	}
-	stream := func(i int) (grpc.ClientStream, error) {
-		return conns[i%len(conns)].NewStream(t.Context(), &talk(nil).Streams[0], "/bijou.e2e.v1.Talk/Echo")
-	}
 	eventually(t, 20*time.Second, "the routes", func(context.Context) error {
-		c, err := socket()
+		c, err := socketTo(p)
 		if err == nil {
 			err = c.Close()
 		}
 		return err
 	})
-
-	const sockets, streams, downloads = 200, 50, 20
-	partings := make(chan parting, sockets+streams)
-	var all, open sync.WaitGroup
-	defer all.Wait()
 	ctx, end := context.WithCancel(t.Context())
-	defer end()
-	for range sockets {
-		c, err := socket()
-		if err != nil {
-			t.Fatal(err)
-		}
-		all.Go(func() { <-ctx.Done(); _ = c.Close() })
-		open.Add(1)
-		all.Go(func() {
-			partings <- converse(ctx, open.Done,
-				func(text string) error { return c.WriteMessage(websocket.TextMessage, []byte(text)) },
-				func() (string, error) { _, b, err := c.ReadMessage(); return string(b), err },
-				func(err error) bool { return websocket.IsCloseError(err, websocket.CloseGoingAway) })
-		})
-	}
-	for i := range streams {
-		s, err := stream(i)
-		if err != nil {
-			t.Fatal(err)
-		}
-		open.Add(1)
-		all.Go(func() {
-			partings <- converse(ctx, open.Done,
-				func(text string) error { return s.SendMsg(wrapperspb.String(text)) },
-				func() (string, error) {
-					out := new(wrapperspb.StringValue)
-					err := s.RecvMsg(out)
-					return out.Value, err
-				},
-				func(err error) bool {
-					return rpcstatus.Code(err) == codes.Unavailable && strings.Contains(err.Error(), "the edge is stopping")
-				})
-		})
-	}
-	open.Wait() // each has had an answer
-	var truncated atomic.Int64
-	var begun, loaded sync.WaitGroup
-	h2 := &http.Transport{Protocols: new(http.Protocols)}
-	h2.Protocols.SetUnencryptedHTTP2(true)
-	defer h2.CloseIdleConnections()
-	for i := range downloads {
-		begun.Add(1)
-		loaded.Go(func() {
-			by := &http.Client{}
-			if i%2 == 0 {
-				by.Transport = h2
-			}
-			n, err := download(ctx, by, "http://"+addr+"/e2e-talk/download", begun.Done)
-			if err != nil || n != downloadSize {
-				truncated.Add(1)
-				t.Logf("a download ended after %d bytes: %v", n, err)
-			}
-		})
-	}
-	begun.Wait()
+	var talks sync.WaitGroup
+	defer func() { end(); talks.Wait() }()
+	partings := converseAll(ctx, t, p, &talks)
+	truncated := downloadAll(ctx, t, p)
 
 	begin := time.Now()
 	p.restart(t, "gateway-1")
 	restarted := time.Now()
-	loaded.Wait()
 	var moments []time.Time
 	unclean := 0
 	for range sockets + streams {
@@ -269,11 +194,12 @@ func tellEdgeStopped(t *testing.T, p platform, _ uint64) (f figures) {
 			t.Fatalf("%d conversations go on", sockets+streams-len(moments))
 		}
 	}
+	cut := truncated()
 	var back sync.WaitGroup
 	for range sockets {
 		back.Go(func() {
 			for time.Since(restarted) < 20*time.Second {
-				if c, err := socket(); err == nil {
+				if c, err := socketTo(p); err == nil {
 					_ = c.Close()
 					return
 				}
@@ -287,13 +213,101 @@ func tellEdgeStopped(t *testing.T, p platform, _ uint64) (f figures) {
 	end()
 	settled()
 	spread := slices.MaxFunc(moments, time.Time.Compare).Sub(slices.MinFunc(moments, time.Time.Compare))
-	f = figures{offered: sockets + streams + downloads, failed: unclean + int(truncated.Load())}
-	f.note = fmt.Sprintf("%d WebSockets were closed with 1001 and %d gRPC streams ended with UNAVAILABLE, spread over %v of the 2 s that the edge gives them; %d downloads came to their end; the edge was away for %v, and %v later all WebSockets were back",
+	f = figures{offered: sockets + streams + downloads, failed: unclean + cut}
+	f.note = fmt.Sprintf("%d WebSockets were closed with 1001 and %d gRPC streams ended with UNAVAILABLE, spread over %v of the 2 s that the edge takes for it; %d downloads came to their end; the edge was away for %v, and %v later all WebSockets were back",
 		sockets, streams, spread.Round(10*time.Millisecond), downloads, restarted.Sub(begin).Round(100*time.Millisecond), returned.Round(10*time.Millisecond))
 	if f.failed > 0 {
-		f.missed = append(f.missed, fmt.Sprintf("%d conversations and %d downloads were cut off", unclean, truncated.Load()))
+		f.missed = append(f.missed, fmt.Sprintf("%d conversations and %d downloads were cut off", unclean, cut))
 	}
 	return f
+}
+
+// socketTo opens a WebSocket through the edge.
+func socketTo(p platform) (*websocket.Conn, error) {
+	c, res, err := (&websocket.Dialer{HandshakeTimeout: within}).Dial("ws://"+p.addr("gateway-1", 8080)+"/e2e-talk/ws", nil)
+	if res != nil && res.Body != nil {
+		_ = res.Body.Close() // the dialler has read it
+	}
+	return c, err
+}
+
+// converseAll begins all conversations and returns when each has had an answer. They end with ctx at the latest.
+func converseAll(ctx context.Context, t testing.TB, p platform, running *sync.WaitGroup) <-chan parting {
+	partings := make(chan parting, sockets+streams)
+	var open sync.WaitGroup
+	begin := func(send func(string) error, receive func() (string, error), clean func(error) bool) {
+		open.Add(1)
+		running.Go(func() { partings <- converse(ctx, open.Done, send, receive, clean) })
+	}
+	for range sockets {
+		c, err := socketTo(p)
+		if err != nil {
+			t.Fatal(err)
+		}
+		running.Go(func() { <-ctx.Done(); _ = c.Close() })
+		begin(func(text string) error { return c.WriteMessage(websocket.TextMessage, []byte(text)) },
+			func() (string, error) { _, b, err := c.ReadMessage(); return string(b), err },
+			func(err error) bool { return websocket.IsCloseError(err, websocket.CloseGoingAway) })
+	}
+	var conn *grpc.ClientConn
+	for i := range streams {
+		if i%5 == 0 {
+			conn = dialEdge(t, p)
+		}
+		s, err := conn.NewStream(ctx, &talk(nil).Streams[0], "/bijou.e2e.v1.Talk/Echo")
+		if err != nil {
+			t.Fatal(err)
+		}
+		begin(func(text string) error { return s.SendMsg(wrapperspb.String(text)) },
+			func() (string, error) {
+				out := new(wrapperspb.StringValue)
+				err := s.RecvMsg(out)
+				return out.Value, err
+			},
+			func(err error) bool {
+				return rpcstatus.Code(err) == codes.Unavailable && strings.Contains(err.Error(), "the edge is stopping")
+			})
+	}
+	open.Wait()
+	return partings
+}
+
+// downloadAll begins all downloads, half of them by HTTP/2, and returns when each has its header. What it returns waits for their
+// ends and says how many were cut off.
+func downloadAll(ctx context.Context, t testing.TB, p platform) (truncated func() int) {
+	h2 := &http.Transport{Protocols: new(http.Protocols)}
+	h2.Protocols.SetUnencryptedHTTP2(true)
+	var begun, loaded sync.WaitGroup
+	var cut atomic.Int64
+	for i := range downloads {
+		by := &http.Client{Transport: &http.Transport{DisableKeepAlives: true}}
+		if i%2 == 0 {
+			by.Transport = h2
+		}
+		begun.Add(1)
+		loaded.Go(func() {
+			if n, err := download(ctx, by, edge(p)+"/e2e-talk/download", begun.Done); err != nil || n != downloadSize {
+				cut.Add(1)
+				t.Logf("a download ended after %d bytes: %v", n, err)
+			}
+		})
+	}
+	begun.Wait()
+	return func() int {
+		loaded.Wait()
+		h2.CloseIdleConnections()
+		return int(cut.Load())
+	}
+}
+
+// drip takes two seconds to answer.
+func drip(w http.ResponseWriter, _ *http.Request) {
+	w.Header().Set("Content-Length", strconv.Itoa(downloadSize))
+	for range downloadInPieces {
+		_, _ = w.Write(make([]byte, downloadSize/downloadInPieces)) // who is gone gets none
+		_ = http.NewResponseController(w).Flush()
+		<-time.After(2 * time.Second / downloadInPieces)
+	}
 }
 
 // echoFrames says every message of a WebSocket back.
@@ -376,6 +390,7 @@ func chain(t *testing.T, p platform, work func(ctx context.Context, in string) e
 		if err != nil {
 			return err
 		}
+		m.OnStop("back", func(context.Context) error { return back.Close() })
 		ask := func(ctx context.Context, in string) error {
 			passing(ctx)
 			return back.Invoke(ctx, "/bijou.e2e.v1.Talk/Do", wrapperspb.String(in), new(wrapperspb.StringValue))
@@ -461,6 +476,8 @@ func tellExpired(t *testing.T, p platform, _ uint64) (f figures) {
 	settled()
 	share := float64(late.Load()) / float64(max(1, worked.Load()))
 	median := func(hop int) time.Duration {
+		mu.Lock()
+		defer mu.Unlock()
 		if len(left[hop]) == 0 {
 			return 0
 		}
@@ -470,6 +487,8 @@ func tellExpired(t *testing.T, p platform, _ uint64) (f figures) {
 	f.note = fmt.Sprintf("of 50 ms the first service was given %v, the second %v (medians); %.1f %% of the work was done when nobody waited any more",
 		median(0).Round(100*time.Microsecond), median(1).Round(100*time.Microsecond), 100*share)
 	switch {
+	case f.failed > 0:
+		f.missed = append(f.missed, fmt.Sprintf("%d calls did not end by their deadline", f.failed))
 	case worked.Load() < calls:
 		f.missed = append(f.missed, fmt.Sprintf("only %d steps were worked", worked.Load()))
 	case median(0) > patience || median(1) > median(0):
@@ -512,7 +531,6 @@ func tellGone(t *testing.T, p platform, _ uint64) (f figures) {
 	by := func(c *http.Client) func(ctx context.Context) {
 		return func(ctx context.Context) { _, _ = getBy(ctx, c, edge(p)+"/e2e-front?in=work") }
 	}
-	var took []time.Duration
 	var notes []string
 	for _, way := range []struct {
 		name string
@@ -544,7 +562,6 @@ func tellGone(t *testing.T, p platform, _ uint64) (f figures) {
 				f.failed++
 			}
 			worst = max(worst, lasted)
-			took = append(took, lasted)
 		}
 		notes = append(notes, fmt.Sprintf("%v by %s", worst.Round(100*time.Microsecond), way.name))
 	}
@@ -567,54 +584,79 @@ func tellGone(t *testing.T, p platform, _ uint64) (f figures) {
 // once, while others are served.
 func tellHerd(t *testing.T, p platform, seed uint64) (f figures) {
 	url := wholeHome(t, p)
-	const clients, newcomers = 2000, 500
-	herd := make([]*sheep, clients)
+	herd := make([]*sheep, 2000)
 	for i := range herd {
 		// One address may have so many connections only, and the others come from the first.
 		herd[i] = &sheep{from: net.IPv4(127, 0, 0, byte(2+i%8)), to: p.addr("gateway-1", 8080)}
 		defer herd[i].drop()
 	}
-	run := func(do func(s *sheep)) {
-		var all sync.WaitGroup
-		for _, s := range herd {
-			all.Go(func() { do(s) })
-		}
-		all.Wait()
-	}
-	near := make(chan struct{}, 50) // they come one after the other, at first
-	run(func(s *sheep) {
-		near <- struct{}{}
-		defer func() { <-near }()
-		s.until200(t.Context())
-	})
+	come(t, herd, 50)
 	for _, s := range herd {
-		if s.conn == nil {
-			t.Fatal("a client could not connect")
-		}
 		s.drop()
-		s.tries, s.why = 0, ""
 	}
 	o := startOffer(t, seed, p.rate(), url, edge(p)+"/browse", edge(p)+"/")
 	o.pass(t, 3*time.Second)
 	settled := sameAsNow(t, p, "hello-1") // the edge keeps its connections for a minute
 	broken := time.Since(o.begun)
-	run(func(s *sheep) { s.until200(t.Context()) })
-	steady := time.Since(o.begun) - broken
-	var times []time.Duration
-	refusals := map[string]int{}
+	back := come(t, herd, len(herd))
+	o.pass(t, 5*time.Second)
 	for _, s := range herd {
-		f.offered++
-		times = append(times, s.took)
-		if s.conn == nil {
-			f.missed = append(f.missed, "a client did not come back")
-		}
-		if s.tries > 1 {
-			refusals[s.why]++
+		s.drop()
+	}
+	known, newcomers := registerAll(t, p, o)
+	o.pass(t, 2*time.Second)
+	end := time.Since(o.begun)
+	samples := o.end()
+	settled()
+
+	was, others := look(samples, 0, broken), look(samples, broken, end)
+	f.offered, f.failed, f.recovery = others.offered, others.failed, back.after
+	f.before, f.during, f.after = was.p99, others.p99, look(samples, end-2*time.Second, end).p99
+	for why, n := range others.why {
+		t.Logf("others: %d x %s", n, why)
+	}
+	f.note = fmt.Sprintf("%d clients were back after %v (refused at first: %v); %s; the requests are those of others",
+		len(herd), back.after.Round(10*time.Millisecond), back.refusals, newcomers)
+	if others.failed > 0 {
+		f.missed = append(f.missed, "others were harmed")
+	}
+	if max(back.after, known) > 15*time.Second {
+		f.missed = append(f.missed, "it took longer than 15 s")
+	}
+	return f
+}
+
+// comeback is how a herd came back.
+type comeback struct {
+	after    time.Duration
+	refusals map[string]int // of first tries
+}
+
+// come connects a herd, so many at a time.
+func come(t testing.TB, herd []*sheep, atOnce int) (c comeback) {
+	t.Helper()
+	begin := time.Now()
+	var all errgroup.Group
+	all.SetLimit(atOnce)
+	for _, s := range herd {
+		all.Go(func() error { return s.until200(t.Context()) })
+	}
+	if err := all.Wait(); err != nil {
+		t.Fatalf("a client did not come back: %v", err)
+	}
+	c = comeback{time.Since(begin), map[string]int{}}
+	for _, s := range herd {
+		if s.why != "" {
+			c.refusals[s.why]++
 		}
 	}
-	slices.Sort(times)
-	o.pass(t, 5*time.Second)
+	return c
+}
 
+// registerAll has five hundred instances register at once, and leave again in order, and returns how long it took until every
+// registry had them all.
+func registerAll(t testing.TB, p platform, o *offer) (known time.Duration, note string) {
+	t.Helper()
 	registries := []string{"discovery-1", "discovery-2"}
 	cpu := func() (sum float64) {
 		for _, r := range registries {
@@ -626,93 +668,71 @@ func tellHerd(t *testing.T, p platform, seed uint64) (f figures) {
 		}
 		return sum
 	}
-	spent := cpu()
-	begin := time.Now()
-	ctx, leave := context.WithCancel(t.Context())
-	var away sync.WaitGroup
-	defer func() { leave(); away.Wait() }()
-	var registrars []*members.Registrar
-	for i := range newcomers {
-		id := fmt.Sprint("newcomer-", i)
-		c, err := members.New(members.Options{Seeds: seedsOf(p), Name: id})
-		if err != nil {
-			t.Fatal(err)
-		}
-		r := members.NewRegistrar(c, members.Instance{Service: "newcomer", ID: id, Status: members.Up, Endpoints: map[string]string{"grpc": fmt.Sprint("192.0.2.1:", 1+i)}}, members.RegistrarOptions{})
-		away.Go(func() { _ = r.Run(ctx) }) // it returns nil
-		registrars = append(registrars, r)
-	}
-	started := time.Since(begin)
 	count := func(want int) func(ctx context.Context) error {
 		return func(ctx context.Context) error {
 			for _, r := range registries {
-				var list struct{ Instances []struct{ Service string } }
-				if err := getJSON(ctx, "http://"+p.addr(r, 8761)+"/v1/instances", &list); err != nil {
-					return err
-				}
-				n := 0
-				for _, in := range list.Instances {
-					if in.Service == "newcomer" {
-						n++
-					}
-				}
-				if n != want {
-					return fmt.Errorf("%s has %d of %d", r, n, want)
+				n, err := registeredAs(ctx, p, r, "newcomer")
+				if err != nil || n != want {
+					return fmt.Errorf("%s has %d of %d, %v", r, n, want, err)
 				}
 			}
 			return nil
 		}
 	}
-	eventually(t, 30*time.Second, "all newcomers in both registries", count(newcomers))
-	known := time.Since(begin)
+	ctx, stop := context.WithCancel(t.Context())
+	var running sync.WaitGroup
+	defer func() { stop(); running.Wait() }()
+	spent, begin := cpu(), time.Now()
+	registrars := make([]*members.Registrar, 500)
+	for i := range registrars {
+		id := fmt.Sprint("newcomer-", i)
+		c, err := members.New(members.Options{Seeds: seedsOf(p), Name: id})
+		if err != nil {
+			t.Fatal(err)
+		}
+		in := members.Instance{Service: "newcomer", ID: id, Status: members.Up, Endpoints: map[string]string{"grpc": fmt.Sprint("192.0.2.1:", 1+i)}}
+		registrars[i] = members.NewRegistrar(c, in, members.RegistrarOptions{})
+		running.Go(func() { _ = registrars[i].Run(ctx) }) // it returns nil
+	}
+	eventually(t, 30*time.Second, "all newcomers in both registries", count(len(registrars)))
+	known = time.Since(begin)
 	o.pass(t, 5*time.Second)
 	spent = cpu() - spent
-	window := time.Since(begin)
-	var all sync.WaitGroup
+	note = fmt.Sprintf("%d instances began at once, and both registries had all of them after %v, which cost the two %.2f s of CPU in %v",
+		len(registrars), known.Round(10*time.Millisecond), spent, time.Since(begin).Round(100*time.Millisecond))
+	var leaving errgroup.Group
 	for _, r := range registrars {
-		all.Go(func() {
-			ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+		leaving.Go(func() error {
+			ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 			defer cancel()
-			if err := r.Leave(ctx); err != nil {
-				t.Error(err)
-			}
+			return r.Leave(ctx)
 		})
 	}
-	all.Wait()
-	leave()
+	if err := leaving.Wait(); err != nil {
+		t.Error(err)
+	}
 	eventually(t, 30*time.Second, "no newcomers", count(0))
-	o.pass(t, 2*time.Second)
-	end := time.Since(o.begun)
-	samples := o.end()
-	was, others := look(samples, 0, broken), look(samples, broken, end)
-	f.before, f.during, f.after = was.p99, others.p99, look(samples, end-2*time.Second, end).p99
-	f.recovery = steady
-	run(func(s *sheep) { s.drop() })
-	settled()
-	f.note = fmt.Sprintf("%d clients were back after %v (p99 %v; refused at first: %v); %d instances began within %v, and both registries had all of them after %v, for which the two took %.2f s of CPU in %v; of %d other requests %d failed",
-		clients, steady.Round(10*time.Millisecond), times[len(times)*99/100].Round(10*time.Millisecond), refusals, newcomers, started.Round(10*time.Millisecond), known.Round(10*time.Millisecond),
-		spent, window.Round(100*time.Millisecond), others.offered, others.failed)
-	f.failed = others.failed
-	for why, n := range others.why {
-		t.Logf("others: %d x %s", n, why)
+	return known, note
+}
+
+// registeredAs counts the instances of a service in one registry.
+func registeredAs(ctx context.Context, p platform, registry, service string) (n int, err error) {
+	var list struct{ Instances []struct{ Service string } }
+	err = getJSON(ctx, "http://"+p.addr(registry, 8761)+"/v1/instances", &list)
+	for _, in := range list.Instances {
+		if in.Service == service {
+			n++
+		}
 	}
-	if others.failed > 0 {
-		f.missed = append(f.missed, "others were harmed")
-	}
-	if max(steady, known) > 15*time.Second {
-		f.missed = append(f.missed, "it took longer than 15 s")
-	}
-	return f
+	return n, err
 }
 
 // sheep is a client that keeps one connection to the edge.
 type sheep struct {
-	from  net.IP
-	to    string
-	conn  net.Conn // nil: it has none
-	tries int
-	why   string // that the first try failed
-	took  time.Duration
+	from net.IP
+	to   string
+	conn net.Conn // nil: it has none
+	why  string   // that the first try failed; empty: it did not
 }
 
 func (s *sheep) drop() {
@@ -723,16 +743,16 @@ func (s *sheep) drop() {
 }
 
 // until200 connects and asks until it gets a good answer, with the jittered back-off of a client that behaves.
-func (s *sheep) until200(ctx context.Context) {
-	begin := time.Now()
-	for wait := 50 * time.Millisecond; time.Since(begin) < 30*time.Second; wait = min(2*wait, time.Second) {
-		s.tries++
+func (s *sheep) until200(ctx context.Context) error {
+	s.why = ""
+	for begin, wait := time.Now(), 50*time.Millisecond; ; wait = min(2*wait, time.Second) {
 		err := s.ask(ctx)
-		if err == nil {
-			s.took = time.Since(begin)
-			return
-		}
-		if s.tries == 1 {
+		switch {
+		case err == nil:
+			return nil
+		case time.Since(begin) > 30*time.Second:
+			return err
+		case s.why == "":
 			s.why = err.Error()
 		}
 		s.drop()
@@ -743,18 +763,18 @@ func (s *sheep) until200(ctx context.Context) {
 func (s *sheep) ask(ctx context.Context) (err error) {
 	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
 	defer cancel()
-	s.conn, err = (&net.Dialer{LocalAddr: &net.TCPAddr{IP: s.from}}).DialContext(ctx, "tcp", s.to)
+	c, err := (&net.Dialer{LocalAddr: &net.TCPAddr{IP: s.from}}).DialContext(ctx, "tcp", s.to)
 	if err != nil {
-		s.conn = nil
 		return err
 	}
-	if err := s.conn.SetDeadline(time.Now().Add(5 * time.Second)); err != nil {
+	s.conn = c
+	if err := c.SetDeadline(time.Now().Add(5 * time.Second)); err != nil {
 		return err
 	}
-	if _, err := io.WriteString(s.conn, "GET /hello/version HTTP/1.1\r\nHost: edge\r\n\r\n"); err != nil {
+	if _, err := io.WriteString(c, "GET /hello/version HTTP/1.1\r\nHost: edge\r\n\r\n"); err != nil {
 		return err
 	}
-	res, err := http.ReadResponse(bufio.NewReader(s.conn), nil)
+	res, err := http.ReadResponse(bufio.NewReader(c), nil)
 	if err != nil {
 		return err
 	}

@@ -2,7 +2,6 @@ package e2e
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
 	"math/rand/v2"
 	"net/http"
@@ -16,27 +15,16 @@ import (
 // Each answer takes 50 ms and at most 10 may be under way, of which 7 for those that can be shed: about 150 a second.
 func tellOverload(t *testing.T, p platform, seed uint64) figures {
 	wholeHome(t, p)
-	declared(t, p)
-	now, _, err := effective(t.Context(), p, "gateway-1", "gateway.routes")
-	if err != nil {
-		t.Fatal(err)
-	}
 	var routes []map[string]any
-	if err := json.Unmarshal([]byte(now), &routes); err != nil {
-		t.Fatal(err)
-	}
 	for name, criticality := range map[string]string{"page": "CRITICAL", "prefetch": "SHEDDABLE"} {
 		routes = append(routes, map[string]any{
 			"name": name, "match": map[string]any{"prefix": "/" + name}, "rewrite": map[string]any{"prefix": "/"},
 			"to": []map[string]any{{"service": "hello", "version": "v1"}}, "criticality": criticality,
 		})
 	}
-	b, err := json.Marshal(routes)
-	if err != nil {
-		t.Fatal(err)
-	}
-	for name, value := range map[string]string{"gateway.routes": string(b), "overload.limit.max": "10", "overload.limit.min": "10"} {
-		must(t, p, "config", "set", name, value, "--app", "gateway", "--reason", "a storm", "--wait", "20s")
+	defer withRoutes(t, p, routes...)()
+	for _, name := range []string{"overload.limit.max", "overload.limit.min"} {
+		must(t, p, "config", "set", name, "10", "--app", "gateway", "--reason", "a storm", "--wait", "20s")
 		defer unset(t, p, name, "gateway")
 	}
 	p.(wired).slow(t, "hello-1", 50*time.Millisecond)
