@@ -123,7 +123,9 @@ func (h *half) read(p []byte, c *conn) (int, error) {
 		}
 		if healed == nil && len(h.buf) > 0 {
 			n := copy(p, h.buf)
-			h.buf = h.buf[n:]
+			if h.buf = h.buf[n:]; len(h.buf) == 0 {
+				h.buf = nil // it is kept no longer than it is of use: tests measure memory
+			}
 			h.signal()
 			h.mu.Unlock()
 			return n, nil

@@ -16,6 +16,7 @@ type body struct {
 	timer *time.Timer // fires when the client is too slow; nil: nothing was read yet
 
 	// Of the reader.
+	ahead  []byte // what was read before
 	n      int64
 	waited time.Duration
 
@@ -48,6 +49,12 @@ func (b *body) Read(p []byte) (int, error) {
 	if b.detached {
 		b.mu.Unlock()
 		return 0, errDetached
+	}
+	if len(b.ahead) > 0 {
+		n := copy(p, b.ahead)
+		b.ahead = b.ahead[n:]
+		b.mu.Unlock()
+		return n, nil
 	}
 	b.started, b.reading = true, true
 	b.mu.Unlock()
@@ -151,6 +158,13 @@ func (b *body) whole() bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	return b.ended && b.err == nil
+}
+
+// waits reports whether it is the client that keeps us waiting.
+func (b *body) waits() bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.reading
 }
 
 // failure says what the client did wrong with the body; nil: nothing so far.

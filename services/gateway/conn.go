@@ -2,8 +2,10 @@ package gateway
 
 import (
 	"context"
+	"errors"
 	"io"
 	"net"
+	"os"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -16,6 +18,7 @@ type conn struct {
 	conns    *connections
 	peer     *peer
 	used     atomic.Bool // something has come
+	stuck    atomic.Bool // it took nothing for writeTime
 	framing  framing
 	http2    *http2Guard  // nil: HTTP/1, or nothing has come yet
 	deadline atomic.Int64 // of writes, in Unix nanoseconds
@@ -82,10 +85,15 @@ func (c *conn) Write(p []byte) (int, error) {
 		}
 		c.deadline.Store(until.UnixNano())
 	}
+	write := c.Conn.Write
 	if c.http2 != nil {
-		return c.http2.write(p)
+		write = c.http2.write
 	}
-	return c.Conn.Write(p)
+	n, err := write(p)
+	if errors.Is(err, os.ErrDeadlineExceeded) {
+		c.stuck.Store(true)
+	}
+	return n, err
 }
 
 // CloseWrite tells the client that nothing more comes.
@@ -107,6 +115,9 @@ func (c *conn) Close() (err error) {
 		if (c.framing.dead.Load() || c.http2 != nil && c.http2.isCut()) && !c.conns.edge.stopping.Load() && c.CloseWrite() == nil {
 			_ = c.Conn.SetReadDeadline(time.Now().Add(lingerTime))
 			_, _ = io.CopyN(io.Discard, c.Conn, 8*maxHeader)
+		}
+		if l, ok := c.Conn.(interface{ SetLinger(sec int) error }); ok && c.stuck.Load() {
+			_ = l.SetLinger(0) // or the system would keep megabytes for it, for minutes
 		}
 		err = c.Conn.Close()
 	})

@@ -34,6 +34,7 @@ const (
 	dialTime   = 1500 * time.Millisecond // to connect to an instance: a first packet that was lost is sent again after a second
 
 	maxReplay = 64 << 10 // bytes of body that are kept to send a request again
+	maxKept   = 16 << 20 // bytes of all bodies that are; those that find no room are passed on as they come
 )
 
 // exchange is one request on its way.
@@ -59,6 +60,7 @@ type exchange struct {
 
 	header     http.Header // for the origin
 	replay     []byte      // the body, when it was read as a whole
+	kept       int64       // room that it has
 	repeatable bool        // doing it twice does no harm
 	body       *body       // being sent; nil: there is none, or replay is sent
 	tried      []string    // instance ids
@@ -346,6 +348,9 @@ func (x *exchange) streams() bool {
 	return !x.grpc && x.replay == nil && x.r.ContentLength != 0
 }
 
+// uploads reports whether the body is passed on to an origin that speaks HTTP/1.1.
+func (x *exchange) uploads() bool { return x.streams() && x.target.Endpoint != "grpc" }
+
 // settle tells the circuit and the limiter how it went; the first call counts.
 func (x *exchange) settle(err error) {
 	done := x.settled.Swap(nil)
@@ -457,6 +462,7 @@ func (x *exchange) end() {
 	}
 	x.settle(errAborted)
 	x.release()
+	x.edge.kept.Add(-x.kept)
 	if x.counted {
 		x.conn.peer.requests.Add(-1)
 	}
@@ -518,25 +524,45 @@ func (x *exchange) prepareBody() *failure {
 	if r.ContentLength <= 0 || r.ContentLength > maxReplay || x.grpc {
 		return nil
 	}
+	size := int(r.ContentLength)
+	if !x.keep(min(size, 4<<10)) {
+		return nil
+	}
 	b := newBody(x)
-	defer b.detach()
 	// The buffer grows with what has come, not with what was announced.
-	x.replay = make([]byte, 0, min(r.ContentLength, 4<<10))
+	x.replay = make([]byte, 0, min(size, 4<<10))
 	for {
 		n, err := b.Read(x.replay[len(x.replay):cap(x.replay)])
 		x.replay = x.replay[:len(x.replay)+n]
-		switch {
-		case int64(len(x.replay)) == r.ContentLength:
-			return nil
-		case err != nil:
-			if f := b.failure(); f != nil {
-				return f
+		if len(x.replay) == size || err != nil {
+			break
+		}
+		if len(x.replay) == cap(x.replay) {
+			more := min(size, 2*cap(x.replay)) - len(x.replay)
+			if !x.keep(more) {
+				b.ahead, x.replay, x.body = x.replay, nil, b
+				return nil
 			}
-			return hangUp(http.StatusBadRequest, "the body is shorter than its Content-Length")
-		case len(x.replay) == cap(x.replay):
-			more := min(int(r.ContentLength), 2*cap(x.replay)) - len(x.replay)
 			x.replay = slices.Grow(x.replay, more)
-			x.replay = x.replay[:len(x.replay):min(cap(x.replay), int(r.ContentLength))]
+			x.replay = x.replay[:len(x.replay):min(cap(x.replay), size)]
 		}
 	}
+	b.detach()
+	if f := b.failure(); f != nil {
+		return f
+	}
+	if len(x.replay) < size {
+		return hangUp(http.StatusBadRequest, "the body is shorter than its Content-Length")
+	}
+	return nil
+}
+
+// keep takes room for so many bytes of the body; false: there is none.
+func (x *exchange) keep(n int) bool {
+	if x.edge.kept.Add(int64(n)) > maxKept {
+		x.edge.kept.Add(-int64(n))
+		return false
+	}
+	x.kept += int64(n)
+	return true
 }

@@ -121,6 +121,7 @@ type Edge struct {
 	h1, h2   *http.Transport
 	conns    *connections
 	lasting  lasting
+	kept     atomic.Int64 // bytes of bodies that are kept to be sent again
 	unwatch  func()
 	stopping atomic.Bool
 

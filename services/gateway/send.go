@@ -6,12 +6,14 @@ import (
 	"errors"
 	"io"
 	"maps"
+	"math"
 	"net"
 	"net/http"
 	"net/url"
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"bijou.dev/platform/circuit"
@@ -72,7 +74,7 @@ func (x *exchange) attempt(ctx context.Context, n int, last *failure) (*failure,
 	if n > 1 {
 		x.edge.metrics.retries.WithLabelValues(x.rule.Name).Inc()
 		x.release()
-		x.res, x.outcome = nil, route.Success
+		x.res, x.body, x.outcome = nil, nil, route.Success
 		x.header = maps.Clone(x.header) // whoever sent the last attempt may still read it
 	}
 	x.picked = picked
@@ -161,11 +163,11 @@ func (x *exchange) roundTrip(parent context.Context, n int, to route.Endpoint) (
 // startTimer bounds the wait for the header of the answer. A gRPC server may be silent until its first message, so there
 // the time only ends the circuit's interest.
 func (x *exchange) startTimer(cancel context.CancelCauseFunc) {
-	limit := x.rule.header
-	if limit < 0 {
-		limit = x.edge.settings.header.Get()
-	}
-	if x.grpc {
+	limit := x.patience()
+	switch {
+	case x.uploads():
+		limit = math.MaxInt64 // whoever sends the body knows since when the origin keeps us waiting
+	case x.grpc:
 		x.timer = time.AfterFunc(limit, func() { x.settle(errAborted) })
 		return
 	}
@@ -173,6 +175,14 @@ func (x *exchange) startTimer(cancel context.CancelCauseFunc) {
 		limit = min(limit, max(0, total-time.Since(x.start)))
 	}
 	x.timer = time.AfterFunc(limit, func() { cancel(errLate) })
+}
+
+// patience is the time for the answer's header.
+func (x *exchange) patience() time.Duration {
+	if x.rule.header >= 0 {
+		return x.rule.header
+	}
+	return x.edge.settings.header.Get()
 }
 
 // total is the time for everything; 0: no limit.
@@ -185,35 +195,37 @@ func (x *exchange) total() time.Duration {
 
 // exchangeWith sends the request to an address and waits for the answer's header.
 func (x *exchange) exchangeWith(ctx context.Context, addr string) (*http.Response, error) {
-	if x.plain() {
+	if x.replay == nil && x.r.ContentLength != 0 {
+		if x.body == nil {
+			x.body = newBody(x)
+		}
+		if x.r.ProtoMajor == 1 {
+			// Or the server would read the rest of the body before the answer's header goes out.
+			_ = http.NewResponseController(x.w).EnableFullDuplex() // HTTP/1 can
+		}
+	}
+	overHTTP2 := x.grpc || x.target.Endpoint == "grpc"
+	switch {
+	case x.uploads():
+		return x.edge.wire.upload(ctx, addr, x)
+	case x.repeatable && x.upgrade == "" && !overHTTP2:
 		return x.edge.wire.roundTrip(ctx, addr, x)
 	}
 	req := (&http.Request{
 		Method: x.r.Method, URL: x.url(addr), Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1,
 		Header: x.header, Host: x.host(),
 	}).WithContext(ctx)
-	x.attachBody(req)
-	if x.grpc || x.target.Endpoint == "grpc" {
-		return x.edge.h2.RoundTrip(req)
-	}
-	return x.edge.h1.RoundTrip(req)
-}
-
-func (x *exchange) attachBody(req *http.Request) {
-	switch {
+	switch req.ContentLength = x.r.ContentLength; {
+	case x.body != nil:
+		req.Body = x.body
 	case x.replay != nil:
 		req.Body = io.NopCloser(bytes.NewReader(x.replay))
 		req.GetBody = func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(x.replay)), nil }
-		req.ContentLength = int64(len(x.replay))
-	case x.r.ContentLength != 0:
-		x.body = newBody(x)
-		req.Body = x.body
-		req.ContentLength = x.r.ContentLength
-		if x.r.ProtoMajor == 1 {
-			// Or the server would read the rest of the body before the answer's header goes out.
-			_ = http.NewResponseController(x.w).EnableFullDuplex() // HTTP/1 can
-		}
 	}
+	if overHTTP2 {
+		return x.edge.h2.RoundTrip(req)
+	}
+	return x.edge.h1.RoundTrip(req)
 }
 
 func (x *exchange) url(addr string) *url.URL {
@@ -261,6 +273,10 @@ func (x *exchange) explain(ctx context.Context, err error) (*failure, error) {
 	x.outcome = route.Unreachable
 	untouched := x.body == nil || x.body.spare()
 	if errors.Is(err, errLate) || errors.Is(context.Cause(ctx), errLate) {
+		if x.body != nil && x.body.waits() {
+			x.outcome = route.Abandoned
+			return hangUp(http.StatusRequestTimeout, "the body came too slowly"), errFinal
+		}
 		f := fail(FaultTimeout, http.StatusGatewayTimeout, "%s did not answer in time", service)
 		if total := x.total(); total > 0 && time.Since(x.start) >= total {
 			return f, errFinal
@@ -367,7 +383,49 @@ func (c carrier) Set(key, value string) {
 	c.x.header[key] = []string{value} // not by x.set: an earlier attempt may still read its line
 }
 
-var buffers = sync.Pool{New: func() any { return new([32 << 10]byte) }}
+// buffer is what a body is copied with. It is small while little comes at a time, as from most of those who keep us waiting,
+// and there may be thousands of them; and for all who come when the large ones are taken. It must be freed.
+type buffer struct {
+	small []byte
+	large *[largeBuffer]byte
+}
+
+const (
+	smallBuffer, largeBuffer = 4 << 10, 32 << 10
+	maxLarge                 = 256
+)
+
+var (
+	largeBuffers = sync.Pool{New: func() any { return new([largeBuffer]byte) }}
+	largeTaken   atomic.Int64
+)
+
+// next returns room for what comes next; n is how much came last.
+func (b *buffer) next(n int) []byte {
+	switch {
+	case n < smallBuffer/2:
+		b.free()
+	case b.large == nil && largeTaken.Add(1) <= maxLarge:
+		b.large = largeBuffers.Get().(*[largeBuffer]byte)
+	case b.large == nil:
+		largeTaken.Add(-1)
+	}
+	if b.large != nil {
+		return b.large[:]
+	}
+	if b.small == nil {
+		b.small = make([]byte, smallBuffer)
+	}
+	return b.small
+}
+
+func (b *buffer) free() {
+	if b.large != nil {
+		largeBuffers.Put(b.large)
+		largeTaken.Add(-1)
+		b.large = nil
+	}
+}
 
 // answer passes the origin's answer on.
 func (x *exchange) answer() {
@@ -434,14 +492,16 @@ func (x *exchange) copy(stream bool) error {
 		}
 	}
 	stall := x.watchWrites()
-	buf := buffers.Get().(*[32 << 10]byte)
-	defer buffers.Put(buf)
-	for {
-		read, err := x.res.Body.Read(buf[:])
-		n, end := s.pass(buf[:read])
+	var buf buffer
+	defer buf.free()
+	for read := int(min(x.res.ContentLength, largeBuffer)); ; {
+		p := buf.next(read)
+		var err error
+		read, err = x.res.Body.Read(p)
+		n, end := s.pass(p[:read])
 		if n > 0 {
 			stall.begin()
-			m, werr := x.w.Write(buf[:n])
+			m, werr := x.w.Write(p[:n])
 			x.bytes += int64(m)
 			if werr == nil && stream {
 				werr = flush()

@@ -6,9 +6,12 @@
 package gateway_test
 
 import (
+	"bufio"
+	"fmt"
 	"io"
 	"net/http"
 	"runtime"
+	"strings"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -23,8 +26,8 @@ var slow = map[string]struct {
 }{
 	"headers":      {"GET / HTTP/1.1\r\nHost: x\r\n", "a: b\r\n", true, 64},
 	"small bodies": {"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 60000\r\n\r\n", "x", true, 64},
-	"large bodies": {"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 1000000\r\n\r\n", "x", true, 192},
-	"chunks":       {"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n", "1\r\nx\r\n", true, 192},
+	"large bodies": {"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 1000000\r\n\r\n", "x", true, 96},
+	"chunks":       {"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n", "1\r\nx\r\n", true, 96},
 	"readers":      {"GET /large HTTP/1.1\r\nHost: x\r\n\r\n", "", false, 256},
 	"HTTP/2":       {"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\x00\x00\x00\x04\x00\x00\x00\x00\x00\x00\x40\x00\x01\x04\x00\x00\x00\x01", "x", true, 96},
 }
@@ -100,8 +103,49 @@ func TestManySlowClients(t *testing.T) {
 	}
 }
 
+// TestManySlowClientsWithSmallBodies holds that a thousand bodies small enough to be kept until they are whole are not all kept when their
+// clients take their time: those that find no room are passed on as they come, and none is lost.
+func TestManySlowClientsWithSmallBodies(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, toWeb, "hystrix.command.web.web.execution.isolation.semaphore.maxConcurrentRequests", "2000", "overload.enabled", "false")
+		w.origin("web", "web-1", "", http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
+			n, err := io.Copy(io.Discard, r.Body)
+			_, _ = fmt.Fprint(rw, n, err)
+		}))
+		before := inUse()
+		most := "POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 60000\r\n\r\n" + strings.Repeat("x", 59999)
+		var clients sync.WaitGroup
+		for range slowClients {
+			conn := w.dial()
+			clients.Go(func() {
+				_, _ = io.WriteString(conn, most)
+				time.Sleep(9 * time.Second)
+				_, _ = io.WriteString(conn, "x")
+				res, err := http.ReadResponse(bufio.NewReader(conn), nil)
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				defer res.Body.Close()
+				if text, err := io.ReadAll(res.Body); err != nil || string(text) != "60000 <nil>" {
+					t.Errorf("%d %s %v", res.StatusCode, text, err)
+				}
+			})
+		}
+		time.Sleep(5 * time.Second)
+		if took := (inUse() - before) / slowClients >> 10; took > 96 {
+			t.Errorf("each takes up %d KiB, want at most 96", took)
+		} else {
+			t.Logf("each takes up %d KiB", took)
+		}
+		clients.Wait()
+	})
+}
+
 func inUse() int64 {
-	runtime.GC()
+	for range 3 { // until the pools are empty
+		runtime.GC()
+	}
 	var m runtime.MemStats
 	runtime.ReadMemStats(&m)
 	return int64(m.HeapAlloc + m.StackInuse)

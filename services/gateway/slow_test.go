@@ -1,9 +1,13 @@
 package gateway_test
 
 import (
+	"bufio"
+	"fmt"
 	"io"
 	"net/http"
+	"strconv"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -145,5 +149,85 @@ func TestTraceContext(t *testing.T) {
 				t.Errorf("%s, h2 %v: the origin got state %q, want %q", name, h2, got["Tracestate"], c.state)
 			}
 		}
+	}
+}
+
+// TestSlowUploads measures in fake time that an instance is not blamed for a client that takes its time with a body: it has
+// its own time to take each piece, and to answer when it has all of them. So slow clients do not open the circuit of others.
+func TestSlowUploads(t *testing.T) {
+	const start = "POST %s HTTP/1.1\r\nHost: x\r\nContent-Length: 100000\r\n\r\n"
+	for name, c := range map[string]struct {
+		path   string
+		want   int
+		within time.Duration // exactly
+	}{
+		"taken and answered": {"/", 200, 49 * time.Second},
+		"never answered":     {"/hang", 504, 52 * time.Second},
+		"never taken":        {"/stuck", 504, 3 * time.Second},
+		"answered early":     {"/early", 403, 0},
+		"total time":         {"/quick", 408, 20 * time.Second},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				w := newWorld(t, `[{"name":"web","to":[{"service":"web"}]},
+					{"name":"quick","match":{"path":"/quick"},"to":[{"service":"web"}],"timeout":{"total":"20s"}}]`, "gateway.timeout.header", "3s")
+				over := make(chan struct{})
+				defer close(over)
+				w.origin("web", "web-1", "", http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
+					switch r.URL.Path {
+					case "/stuck":
+						<-over
+						return
+					case "/early":
+						_ = http.NewResponseController(rw).EnableFullDuplex() // or Go's server reads the body first
+						rw.WriteHeader(http.StatusForbidden)
+						return
+					}
+					n, _ := io.Copy(io.Discard, r.Body)
+					if r.URL.Path == "/hang" {
+						<-r.Context().Done()
+					}
+					_, _ = io.WriteString(rw, strconv.FormatInt(n, 10))
+				}))
+				var clients sync.WaitGroup
+				for range 30 { // enough to open a circuit
+					conn := w.dial()
+					begin := time.Now()
+					clients.Go(func() {
+						_, err := fmt.Fprintf(conn, start, c.path)
+						piece := make([]byte, 2000) // a second's worth: 49 s for all
+						for sent := 0; sent < 100000 && err == nil; sent += len(piece) {
+							if sent > 0 {
+								time.Sleep(time.Second)
+							}
+							if c.path == "/stuck" {
+								piece = make([]byte, 100000) // more than the network holds
+							}
+							_, err = conn.Write(piece)
+						}
+					})
+					clients.Go(func() {
+						res, err := http.ReadResponse(bufio.NewReader(conn), nil)
+						if err != nil {
+							t.Errorf("after %v: %v", time.Since(begin), err)
+							return
+						}
+						defer res.Body.Close()
+						body, _ := io.ReadAll(res.Body)
+						if took := time.Since(begin); res.StatusCode != c.want || took != c.within || c.want == 200 && string(body) != "100000" {
+							t.Errorf("got %d %s after %v, want %d after %v", res.StatusCode, body, took, c.want, c.within)
+						}
+						conn.Close()
+					})
+				}
+				clients.Wait()
+				if c.want == 504 {
+					return // the instance is to blame
+				}
+				if res := w.get("http://x/"); res.StatusCode != 200 {
+					t.Errorf("another client got %d %s", res.StatusCode, res.body)
+				}
+			})
+		})
 	}
 }

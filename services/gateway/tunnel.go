@@ -125,11 +125,13 @@ func (t *tunnel) close() {
 }
 
 func (t *tunnel) copyToClient() (sent int64) {
-	buf := buffers.Get().(*[32 << 10]byte)
-	defer buffers.Put(buf)
-	for {
-		n, err := t.origin.Read(buf[:])
-		m, werr := t.write(buf[:n])
+	var buf buffer
+	defer buf.free()
+	for n := 0; ; {
+		p := buf.next(n)
+		var err error
+		n, err = t.origin.Read(p)
+		m, werr := t.write(p[:n])
 		sent += int64(m)
 		if err != nil || werr != nil {
 			return sent

@@ -4,22 +4,26 @@ import (
 	"bufio"
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"math"
 	"net"
 	"net/http"
+	"os"
 	"strconv"
 	"sync"
 	"time"
 )
 
-// wire speaks HTTP/1.1 to origins for the requests that are nearly all: those that may be repeated and have no body, or
-// one that was read as a whole. It writes and reads in the goroutine of the request, where http.Transport passes each
-// request to two others and back; that is a third of the CPU time of a small request (see BenchmarkGateway). All other
-// requests go by http.Transport.
+// wire speaks HTTP/1.1 to origins for two kinds of requests. All others go by http.Transport.
 //
-// A connection from the pool may have been closed by the origin meanwhile. Then the request is sent on a new one: that
-// is safe because it may be repeated.
+// Nearly all may be repeated and have no body, or one that was read as a whole. They are written and read in the goroutine
+// of the request, where http.Transport passes each to two others and back; that is a third of the CPU time of a small
+// request (see BenchmarkGateway). A connection from the pool may have been closed by the origin meanwhile. Then the request
+// is sent on a new one: that is safe because it may be repeated.
+//
+// The others have a body that is passed on as it comes. Whoever sends it decides how long that takes, and http.Transport
+// holds 90 KiB meanwhile. They have connections of their own: such a request cannot be sent again.
 type wire struct {
 	dial func(ctx context.Context, network, addr string) (net.Conn, error)
 
@@ -67,19 +71,6 @@ func (c *wireConn) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// plain reports whether the request can go by wire.
-func (x *exchange) plain() bool {
-	if !x.repeatable || x.upgrade != "" || x.grpc || x.target.Endpoint == "grpc" || x.replay == nil && x.r.ContentLength != 0 {
-		return false
-	}
-	for i := range len(x.r.RequestURI) {
-		if x.r.RequestURI[i] >= 0x80 {
-			return false // http.Transport escapes it
-		}
-	}
-	return true
-}
-
 // roundTrip sends the exchange's request to an address and returns the answer, whose body must be read to its end or
 // closed. The request ends with ctx.
 func (w *wire) roundTrip(ctx context.Context, addr string, x *exchange) (*http.Response, error) {
@@ -88,7 +79,7 @@ func (w *wire) roundTrip(ctx context.Context, addr string, x *exchange) (*http.R
 		if err != nil {
 			return nil, err
 		}
-		stop := context.AfterFunc(ctx, func() { _ = c.SetDeadline(longAgo) }) // fails only if c is closed
+		stop := c.until(ctx)
 		res, err := c.exchange(x)
 		if err == nil {
 			res.Body = newWireBody(c, res, stop)
@@ -100,6 +91,100 @@ func (w *wire) roundTrip(ctx context.Context, addr string, x *exchange) (*http.R
 			return nil, err
 		}
 	}
+}
+
+// upload sends the exchange's request and its body, and returns the answer as roundTrip does. The origin may answer before
+// it has all of the body, so another goroutine sends that. The time that the client takes is not the origin's.
+func (w *wire) upload(ctx context.Context, addr string, x *exchange) (*http.Response, error) {
+	c, err := w.connect(ctx, addr)
+	if err != nil {
+		return nil, err
+	}
+	stop := c.until(ctx)
+	u := &upload{c: c, ctx: ctx, body: x.body, left: x.r.ContentLength, patience: x.patience()}
+	head, late, answered := x.appendHead(nil), x.cancel, make(chan struct{})
+	x.edge.work.Go(func() {
+		switch fromClient, toOrigin := u.send(head); {
+		case fromClient != nil:
+			_ = c.Close() // nobody wants the answer to half a request
+		case errors.Is(toOrigin, os.ErrDeadlineExceeded):
+			late(errLate)
+		default: // an origin that takes no more has an answer to explain it
+			select {
+			case <-answered:
+			case <-time.After(u.patience):
+				late(errLate)
+			}
+		}
+	})
+	defer close(answered)
+	res, err := c.answer(x)
+	if err != nil {
+		stop()
+		_ = c.Close() // the first error counts
+		return nil, err
+	}
+	res.Close = true // or more and more connections would be kept
+	res.Body = newWireBody(c, res, stop)
+	return res, nil
+}
+
+// upload is a body on its way.
+type upload struct {
+	c        *wireConn
+	ctx      context.Context
+	body     *body
+	left     int64         // bytes to come; negative: nobody knows
+	patience time.Duration // that the origin may take for each piece
+}
+
+// chunkHead is room for the size of a chunk.
+const chunkHead = len("8000\r\n")
+
+// send sends a head, and the body as it comes.
+func (u *upload) send(head []byte) (fromClient, toOrigin error) {
+	if err := u.write(head); err != nil {
+		return nil, err
+	}
+	chunked := u.left < 0
+	var buf buffer
+	defer buf.free()
+	for n := 0; u.left != 0; {
+		p := buf.next(n)
+		var err error
+		n, err = u.body.Read(p[chunkHead : len(p)-2])
+		u.left -= int64(n)
+		out := p[chunkHead : chunkHead+n]
+		switch {
+		case chunked && err == io.EOF && n == 0:
+			return nil, u.write([]byte("0\r\n\r\n"))
+		case chunked && n > 0:
+			size := strconv.AppendInt(make([]byte, 0, chunkHead), int64(n), 16)
+			out = p[chunkHead-2-len(size) : chunkHead+n+2]
+			copy(out, append(size, '\r', '\n'))
+			copy(out[len(out)-2:], "\r\n")
+		case err != nil && u.left != 0:
+			return err, nil
+		}
+		if err := u.write(out); err != nil {
+			return nil, err
+		}
+	}
+	return nil, nil
+}
+
+func (u *upload) write(p []byte) error {
+	_ = u.c.SetWriteDeadline(time.Now().Add(u.patience)) // fails only if c is closed, and so does writing
+	if u.ctx.Err() != nil {
+		_ = u.c.SetDeadline(longAgo) // until did so before
+	}
+	_, err := u.c.Write(p)
+	return err
+}
+
+// until ends what is done with the connection when ctx does.
+func (c *wireConn) until(ctx context.Context) (stop func() bool) {
+	return context.AfterFunc(ctx, func() { _ = c.SetDeadline(longAgo) }) // fails only if c is closed
 }
 
 // exchange sends the request and reads the answer's head.
@@ -114,6 +199,11 @@ func (c *wireConn) exchange(x *exchange) (*http.Response, error) {
 	if err != nil {
 		return nil, err
 	}
+	return c.answer(x)
+}
+
+// answer reads the head of the answer.
+func (c *wireConn) answer(x *exchange) (*http.Response, error) {
 	for range maxInterim {
 		res, err := http.ReadResponse(c.r, x.r)
 		switch {
@@ -134,7 +224,14 @@ func (c *wireConn) exchange(x *exchange) (*http.Response, error) {
 func (x *exchange) appendHead(b []byte) []byte {
 	b = append(b, x.r.Method...)
 	b = append(b, ' ')
-	b = append(b, x.targetPath()...)
+	path := x.targetPath()
+	for i := range len(path) {
+		if c := path[i]; c < 0x80 {
+			b = append(b, c)
+		} else {
+			b = fmt.Appendf(b, "%%%02X", c)
+		}
+	}
 	if x.r.URL.RawQuery != "" || x.r.URL.ForceQuery {
 		b = append(b, '?')
 		b = append(b, x.r.URL.RawQuery...)
@@ -152,9 +249,12 @@ func (x *exchange) appendHead(b []byte) []byte {
 			b = append(b, line...)
 		}
 	}
-	if x.replay != nil || x.r.Method == http.MethodPost || x.r.Method == http.MethodPut || x.r.Method == http.MethodPatch {
+	switch length := x.r.ContentLength; {
+	case length < 0:
+		b = append(b, "\r\nTransfer-Encoding: chunked"...)
+	case length > 0 || x.r.Method == http.MethodPost || x.r.Method == http.MethodPut || x.r.Method == http.MethodPatch:
 		b = append(b, "\r\nContent-Length: "...)
-		b = strconv.AppendInt(b, int64(len(x.replay)), 10)
+		b = strconv.AppendInt(b, length, 10)
 	}
 	return append(b, "\r\n\r\n"...)
 }
@@ -170,13 +270,18 @@ func (w *wire) get(ctx context.Context, addr string) (c *wireConn, fresh bool, e
 	if c != nil {
 		return c, false, nil
 	}
+	c, err = w.connect(ctx, addr)
+	return c, true, err
+}
+
+func (w *wire) connect(ctx context.Context, addr string) (*wireConn, error) {
 	nc, err := w.dial(ctx, "tcp", addr)
 	if err != nil {
-		return nil, true, &net.OpError{Op: "dial", Net: "tcp", Err: err}
+		return nil, &net.OpError{Op: "dial", Net: "tcp", Err: err}
 	}
-	c = &wireConn{Conn: nc, wire: w, addr: addr}
+	c := &wireConn{Conn: nc, wire: w, addr: addr, left: maxAnswerHead}
 	c.r = bufio.NewReader(c)
-	return c, true, nil
+	return c, nil
 }
 
 // put takes a connection back on which nothing is under way.
