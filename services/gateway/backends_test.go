@@ -400,15 +400,15 @@ func (m downgrade) send(w *world) []int {
 
 func (m downgrade) on(w *world) (status string) {
 	c := w.h2()
-	defer c.conn.Close()
+	defer c.Conn.Close()
 	pairs := []string{}
 	for _, p := range [][2]string{{":method", "GET"}, {":scheme", "http"}, {":authority", "x"}, {":path", "/a"}} {
 		if !slices.Contains(m.fields, p[0]) {
 			pairs = append(pairs, p[:]...)
 		}
 	}
-	id := c.request(append(pairs, m.fields...), m.body)
-	return c.outcome(id)
+	id := c.Request(append(pairs, m.fields...), m.body)
+	return c.Outcome(id)
 }
 
 // TestDowngrade holds that nothing from HTTP/2 becomes a second message, line or host in HTTP/1.

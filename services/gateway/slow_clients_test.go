@@ -16,41 +16,24 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"bijou.dev/services/gateway/gatewaytest"
 )
 
-// slow are clients that send or take as little as they can.
-var slow = map[string]struct {
-	start, drip string
-	read        bool  // takes the answer
-	memory      int64 // KiB for each, with the network of the test, its origin and its clients
-}{
-	"headers":      {"GET / HTTP/1.1\r\nHost: x\r\n", "a: b\r\n", true, 64},
-	"small bodies": {"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 60000\r\n\r\n", "x", true, 64},
-	"large bodies": {"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 1000000\r\n\r\n", "x", true, 96},
-	"chunks":       {"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n", "1\r\nx\r\n", true, 96},
-	"readers":      {"GET /large HTTP/1.1\r\nHost: x\r\n\r\n", "", false, 256},
-	"HTTP/2":       {"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\x00\x00\x00\x04\x00\x00\x00\x00\x00\x00\x40\x00\x01\x04\x00\x00\x00\x01", "x", true, 96},
-}
+// slowMemory is what each may take up in KiB, with the network of the test, its origin and its clients.
+var slowMemory = map[string]int64{"headers": 64, "small bodies": 64, "large bodies": 96, "chunks": 96, "readers": 256, "HTTP/2": 96}
 
 const slowClients = 1000
-
-var large = make([]byte, 1<<20)
 
 // TestManySlowClients holds that a thousand slow clients are all gone within their limit, take up little memory, and that
 // others are answered all the time.
 func TestManySlowClients(t *testing.T) {
-	for name, c := range slow {
+	for name, c := range gatewaytest.SlowClients {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				w := newWorld(t, `[{"name":"web","to":[{"service":"web"}]},{"name":"large","match":{"prefix":"/large"},"to":[{"service":"web"}]}]`,
 					"hystrix.command.web.large.execution.isolation.semaphore.maxConcurrentRequests", "2000", "overload.enabled", "false")
-				w.origin("web", "web-1", "", http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
-					_, _ = io.Copy(io.Discard, r.Body)
-					if r.URL.Path == "/large" {
-						_, _ = rw.Write(large)
-					}
-					_, _ = io.WriteString(rw, "ok")
-				}))
+				w.origin("web", "web-1", "", gatewaytest.Origin)
 				before := inUse()
 				begin := time.Now()
 				var clients sync.WaitGroup
@@ -59,14 +42,14 @@ func TestManySlowClients(t *testing.T) {
 				for range slowClients {
 					conn := w.dial()
 					clients.Go(func() {
-						_, err := io.WriteString(conn, c.start)
-						for c.drip != "" && err == nil {
+						_, err := io.WriteString(conn, c.Start)
+						for c.Drip != "" && err == nil {
 							time.Sleep(2 * time.Second)
-							_, err = io.WriteString(conn, c.drip)
+							_, err = io.WriteString(conn, c.Drip)
 						}
 					})
 					clients.Go(func() {
-						if !c.read {
+						if !c.Takes {
 							time.Sleep(10500 * time.Millisecond)
 						}
 						_, _ = io.Copy(io.Discard, conn) // until the edge closes it
@@ -92,8 +75,8 @@ func TestManySlowClients(t *testing.T) {
 				if longest > 11*time.Second {
 					t.Errorf("the last connection was held for %v", longest)
 				}
-				if took > c.memory {
-					t.Errorf("each took up %d KiB, want at most %d", took, c.memory)
+				if took > slowMemory[name] {
+					t.Errorf("each took up %d KiB, want at most %d", took, slowMemory[name])
 				}
 				if n := w.metric("bijou_gateway_requests_in_flight"); n != 0 {
 					t.Errorf("%v requests are under way", n)
