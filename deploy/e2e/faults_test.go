@@ -80,6 +80,7 @@ var faults = slices.Concat(
 	staticFaults,
 	aloneFaults,
 	trafficFaults,
+	edgeFaults,
 )
 
 // pace is how much time there is around a fault.

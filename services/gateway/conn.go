@@ -6,7 +6,6 @@ import (
 	"io"
 	"net"
 	"os"
-	"sync"
 	"sync/atomic"
 	"time"
 )
@@ -22,7 +21,7 @@ type conn struct {
 	framing  framing
 	http2    *http2Guard  // nil: HTTP/1, or nothing has come yet
 	deadline atomic.Int64 // of writes, in Unix nanoseconds
-	once     sync.Once
+	closed   atomic.Bool
 }
 
 // Read reads checked bytes.
@@ -109,19 +108,19 @@ const lingerTime = 500 * time.Millisecond
 
 // Close closes the connection. After a refusal it first lets the client send a little more: closing with unread bytes
 // makes TCP throw the answer away before the client has read it.
-func (c *conn) Close() (err error) {
-	c.once.Do(func() {
-		c.conns.remove(c)
-		if (c.framing.dead.Load() || c.http2 != nil && c.http2.isCut()) && !c.conns.edge.stopping.Load() && c.CloseWrite() == nil {
-			_ = c.Conn.SetReadDeadline(time.Now().Add(lingerTime))
-			_, _ = io.CopyN(io.Discard, c.Conn, 8*maxHeader)
-		}
-		if l, ok := c.Conn.(interface{ SetLinger(sec int) error }); ok && c.stuck.Load() {
-			_ = l.SetLinger(0) // or the system would keep megabytes for it, for minutes
-		}
-		err = c.Conn.Close()
-	})
-	return err
+func (c *conn) Close() error {
+	if c.closed.Swap(true) {
+		return nil
+	}
+	c.conns.remove(c)
+	if (c.framing.dead.Load() || c.http2 != nil && c.http2.isCut()) && !c.conns.edge.stopping.Load() && c.CloseWrite() == nil {
+		_ = c.Conn.SetReadDeadline(time.Now().Add(lingerTime))
+		_, _ = io.CopyN(io.Discard, c.Conn, 8*maxHeader)
+	}
+	if l, ok := c.Conn.(interface{ SetLinger(sec int) error }); ok && c.stuck.Load() {
+		_ = l.SetLinger(0) // or the system would keep megabytes for it, for minutes
+	}
+	return c.Conn.Close()
 }
 
 type connKey struct{}

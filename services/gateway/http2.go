@@ -237,7 +237,7 @@ func (g *http2Guard) write(p []byte) (int, error) {
 	if g.cut {
 		return 0, errCut
 	}
-	flood := ""
+	flood, last := "", false
 	for rest := p; len(rest) > 0; {
 		var found bool
 		h := &g.out
@@ -253,6 +253,7 @@ func (g *http2Guard) write(p []byte) (int, error) {
 		case frameGoAway:
 			if h.whole > headSize && h.code() != codeNoError {
 				g.conn.conns.edge.metrics.countHTTP2("goaway") // net/http does not count every reason for it
+				last = true
 			}
 		case frameReset:
 			switch h.code() {
@@ -265,8 +266,13 @@ func (g *http2Guard) write(p []byte) (int, error) {
 		}
 	}
 	n, err := g.conn.Conn.Write(p)
-	if flood != "" && err == nil {
+	switch {
+	case err != nil:
+	case flood != "":
 		g.calmLocked(flood)
+	case last: // net/http would go on reading for a second
+		g.cutLocked()
+		go func() { _ = g.conn.Close() }() // it lingers
 	}
 	return n, err
 }
@@ -296,7 +302,6 @@ func (g *http2Guard) calm(kind string) {
 }
 
 func (g *http2Guard) calmLocked(kind string) {
-	g.cut = true
 	g.conn.conns.edge.metrics.countHTTP2(kind)
 	if g.out.between() {
 		frame := [headSize + 8]byte{2: 8, 3: frameGoAway}
@@ -304,6 +309,12 @@ func (g *http2Guard) calmLocked(kind string) {
 		binary.BigEndian.PutUint32(frame[headSize+4:], codeCalm)
 		_, _ = g.conn.Conn.Write(frame[:]) // it is cut off in any case
 	}
+	g.cutLocked()
+}
+
+// cutLocked has the server close the connection.
+func (g *http2Guard) cutLocked() {
+	g.cut = true
 	g.reads.Lock()
 	defer g.reads.Unlock()
 	g.over = true

@@ -21,6 +21,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 )
@@ -28,6 +29,12 @@ import (
 // target is one fuzz function.
 type target struct {
 	dir, name string
+}
+
+// binary is a package's tests, built to be fuzzed once for all its targets.
+type binary struct {
+	file  string
+	cache string // where inputs are kept that were found, by target
 }
 
 func main() { os.Exit(run(os.Args[1:], os.Stdout, os.Stderr)) }
@@ -57,20 +64,35 @@ func run(args []string, stdout, stderr io.Writer) int {
 		fmt.Fprintln(stderr, "fuzz:", err)
 		return 1
 	}
-	failed := 0
-	for _, t := range targets {
-		if *list {
+	if *list {
+		for _, t := range targets {
 			fmt.Fprintln(stdout, t.dir, t.name)
-			continue
 		}
-		if err := t.run(ctx, *each, *keep, stdout); err != nil {
+		return 0
+	}
+	tmp, err := os.MkdirTemp("", "fuzz-")
+	if err != nil {
+		fmt.Fprintln(stderr, "fuzz:", err)
+		return 1
+	}
+	defer os.RemoveAll(tmp)
+	begin, failed, execs := time.Now(), 0, 0
+	var b binary
+	var broken error
+	for i, t := range targets {
+		if i == 0 || t.dir != targets[i-1].dir {
+			b, broken = build(ctx, t.dir, filepath.Join(tmp, "fuzz.test"))
+		}
+		n, err := 0, broken
+		if err == nil {
+			n, err = t.run(ctx, b, *each, *keep, stdout)
+		}
+		if execs += n; err != nil {
 			failed++
 			fmt.Fprintf(stdout, "%s %s: FAILED: %v\n", t.dir, t.name, err)
 		}
 	}
-	if !*list {
-		fmt.Fprintf(stdout, "%d passed, %d failed\n", len(targets)-failed, failed)
-	}
+	fmt.Fprintf(stdout, "%d targets, %d runs, %d failed, in %.0f s\n", len(targets), execs, failed, time.Since(begin).Seconds())
 	return min(failed, 1)
 }
 
@@ -103,43 +125,56 @@ func find(root string, match *regexp.Regexp) (all []target, err error) {
 	return all, err
 }
 
+// build builds the tests of the package in dir.
+func build(ctx context.Context, dir, file string) (binary, error) {
+	cmd := exec.CommandContext(ctx, "go", "test", "-c", "-fuzz=.", "-ldflags=-s -w", "-o", file, ".")
+	cmd.Dir = dir
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return binary{}, fmt.Errorf("building %s: %w\n%s", dir, err, out)
+	}
+	cmd = exec.CommandContext(ctx, "go", "list", "-f", "{{.ImportPath}}", ".")
+	cmd.Dir = dir
+	name, err := cmd.Output()
+	if err != nil {
+		return binary{}, fmt.Errorf("naming the package of %s: %w", dir, err)
+	}
+	cache, err := exec.CommandContext(ctx, "go", "env", "GOCACHE").Output()
+	if err != nil {
+		return binary{}, fmt.Errorf("asking for the cache: %w", err)
+	}
+	// Where go test has them, too.
+	return binary{file, filepath.Join(strings.TrimSpace(string(cache)), "fuzz", strings.TrimSpace(string(name)))}, nil
+}
+
 var progress = regexp.MustCompile(`execs: (\d+) .*total: (\d+)`)
 
-// run fuzzes with one worker for each core and prints what came of it.
-func (t target) run(ctx context.Context, each time.Duration, keep int, stdout io.Writer) error {
+// run fuzzes with one worker for each core, prints what came of it, and returns how many inputs were tried.
+func (t target) run(ctx context.Context, b binary, each time.Duration, keep int, stdout io.Writer) (execs int, err error) {
 	begin := time.Now()
-	cmd := exec.CommandContext(ctx, "go", "test", "-run=^$", "-fuzz=^"+t.name+"$", "-fuzztime="+each.String(), "-fuzzminimizetime=1s", ".")
+	cmd := exec.CommandContext(ctx, b.file, "-test.run=^$", "-test.fuzz=^"+t.name+"$", "-test.fuzztime="+each.String(),
+		"-test.fuzzminimizetime=1s", "-test.fuzzcachedir="+b.cache)
 	cmd.Dir = t.dir
 	out, err := cmd.CombinedOutput()
 	if err != nil {
 		_, _ = stdout.Write(out)
-		return err
+		return 0, err
 	}
-	execs, total := "?", "?"
+	total := "?"
 	if all := progress.FindAllSubmatch(out, -1); len(all) > 0 {
-		execs, total = string(all[len(all)-1][1]), string(all[len(all)-1][2])
+		last := all[len(all)-1]
+		execs, _ = strconv.Atoi(string(last[1])) // digits
+		total = string(last[2])
 	}
-	fmt.Fprintf(stdout, "%-32s %-16s %8s runs, %4s interesting, %5.1f s\n", t.dir, t.name, execs, total, time.Since(begin).Seconds())
+	fmt.Fprintf(stdout, "%-32s %-16s %8d runs, %4s interesting, %5.1f s\n", t.dir, t.name, execs, total, time.Since(begin).Seconds())
 	if keep == 0 {
-		return nil
+		return execs, nil
 	}
-	return t.keep(ctx, keep)
+	return execs, t.keep(b, keep)
 }
 
 // keep copies the shortest inputs from the cache that are not in testdata yet.
-func (t target) keep(ctx context.Context, n int) error {
-	cmd := exec.CommandContext(ctx, "go", "list", "-f", "{{.ImportPath}}", ".")
-	cmd.Dir = t.dir
-	name, err := cmd.Output()
-	if err != nil {
-		return fmt.Errorf("naming the package of %s: %w", t.dir, err)
-	}
-	cache, err := exec.CommandContext(ctx, "go", "env", "GOCACHE").Output()
-	if err != nil {
-		return fmt.Errorf("asking for the cache: %w", err)
-	}
-	from := filepath.Join(strings.TrimSpace(string(cache)), "fuzz", strings.TrimSpace(string(name)), t.name)
-	to := filepath.Join(t.dir, "testdata", "fuzz", t.name)
+func (t target) keep(b binary, n int) error {
+	from, to := filepath.Join(b.cache, t.name), filepath.Join(t.dir, "testdata", "fuzz", t.name)
 	if err := os.MkdirAll(to, 0o755); err != nil {
 		return err
 	}

@@ -112,7 +112,14 @@ func (c *Client) Open(method, path string, end bool, pairs ...string) uint32 {
 func (c *Client) Request(pairs []string, body string) uint32 {
 	id := c.Stream
 	c.Stream += 2
-	_ = c.WriteHeaders(http2.HeadersFrameParam{StreamID: id, EndStream: body == "", EndHeaders: true, BlockFragment: c.Fields(pairs...)})
+	const most = 16 << 10 // bytes of a frame
+	block := c.Fields(pairs...)
+	n := min(len(block), most)
+	_ = c.WriteHeaders(http2.HeadersFrameParam{StreamID: id, EndStream: body == "", EndHeaders: n == len(block), BlockFragment: block[:n]})
+	for block = block[n:]; len(block) > 0; block = block[n:] {
+		n = min(len(block), most)
+		_ = c.WriteContinuation(id, n == len(block), block[:n])
+	}
 	if body != "" {
 		_ = c.WriteData(id, true, []byte(body))
 	}

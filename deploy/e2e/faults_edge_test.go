@@ -1,0 +1,565 @@
+package e2e
+
+import (
+	"bufio"
+	"bytes"
+	"compress/gzip"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	members "bijou.dev/platform/discovery"
+	"bijou.dev/services/gateway/gatewaytest"
+
+	"golang.org/x/net/http2"
+)
+
+// edgeFaults attack the edge while others use it.
+var edgeFaults = []fault{
+	besieged("25", "1,000 connections with slow headers", "gateway-1", 10, slowly("headers", "HTTP/2")),
+	besieged("25", "1,000 connections with slow bodies", "gateway-1", 10, slowly("large bodies", "small bodies", "chunks")),
+	besieged("25", "1,000 connections that read nothing", "gateway-1", 10, slowly("readers")),
+	brief(besieged("26", "oversized everything", "gateway-1", 4, oversize)),
+	besieged("27", "floods and stalls of HTTP/2", "gateway-1", 10, flood),
+	brief(besieged("27", "gRPC streams whose server leaves while their client sends", "gateway-1", 4, leave)),
+	besieged("29", "bodies that unpack to 64 MiB", "tracing-1", 4, unpack),
+	{row: "28", name: "smuggled requests", tell: tellSmuggling},
+	{row: "29", name: "malformed bytes", tell: tellFuzz},
+}
+
+func brief(f fault) fault {
+	f.short = true
+	return f
+}
+
+// siege is an attack on an instance. Requests that ask the edge for host x come out at an origin of the attacker's.
+type siege struct {
+	platform
+	victim string
+	before map[string]float64 // what the victim said of itself
+	cpu    time.Duration      // of this process
+	peak   float64            // of the victim's memory
+
+	over   chan struct{} // closed when the attack is to end
+	forces sync.WaitGroup
+	judge  func(t testing.TB, grown func(metric string) float64) // nil: there is nothing more to see
+
+	mu            sync.Mutex
+	n             int // attacks that the victim was done with
+	longest       time.Duration
+	notes, missed []string
+}
+
+// besieged is a row in which attack sends attackers, who fight until s.over or until the victim is done with them.
+func besieged(row, name, victim string, seconds int, attack func(s *siege)) fault {
+	var s *siege
+	return fault{
+		row: row, name: name, on: processesOf, seconds: seconds, must: .999,
+		beside: func(t testing.TB, p platform) func() (string, []string) {
+			s = &siege{platform: p, victim: victim, over: make(chan struct{})}
+			lift := s.camp(t)
+			return func() (string, []string) { lift(); return s.report(t) }
+		},
+		hurt: func(t testing.TB, _ platform) { s.watch(t); attack(s) },
+		heal: func(testing.TB, platform) { close(s.over); s.forces.Wait() },
+	}
+}
+
+// camp starts the attacker's origin and has the edge know it.
+func (s *siege) camp(t testing.TB) (lift func()) {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	srv := &http.Server{Handler: siegeOrigin, Protocols: new(http.Protocols)}
+	srv.Protocols.SetHTTP1(true)
+	srv.Protocols.SetUnencryptedHTTP2(true)
+	c, err := members.New(members.Options{Seeds: []string{s.addr("discovery", 7000)}, Name: "siege-1"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	to := l.Addr().String()
+	r := members.NewRegistrar(c, members.Instance{Service: "siege", ID: "siege-1", Status: members.Up, Endpoints: map[string]string{"http": to, "grpc": to}}, members.RegistrarOptions{})
+	ctx, cancel := context.WithCancel(context.WithoutCancel(t.Context()))
+	var all sync.WaitGroup
+	all.Go(func() { _ = srv.Serve(l) }) // ends with Close
+	all.Go(func() { _ = r.Run(ctx) })
+	declared(t, s)
+	now, _, err := effective(t.Context(), s, "gateway-1", "gateway.routes")
+	var routes []map[string]any
+	if err := errors.Join(err, json.Unmarshal([]byte(now), &routes)); err != nil {
+		t.Fatal(err)
+	}
+	routes = append(routes,
+		map[string]any{"name": "siege", "match": map[string]any{"host": "x"}, "to": []map[string]any{{"service": "siege"}}},
+		map[string]any{"name": "siege-grpc", "match": map[string]any{"host": "x", "prefix": "/test.v1.Calls"}, "to": []map[string]any{{"service": "siege", "endpoint": "grpc"}}})
+	b, err := json.Marshal(routes)
+	if err != nil {
+		t.Fatal(err)
+	}
+	must(t, s, "config", "set", "gateway.routes", string(b), "--app", "gateway", "--reason", "a siege", "--wait", "20s")
+	eventually(t, 20*time.Second, "the attacker's origin", func(ctx context.Context) error {
+		req, err := http.NewRequestWithContext(ctx, http.MethodGet, edge(s)+"/", nil)
+		if err != nil {
+			return err
+		}
+		req.Host = "x"
+		if a, err := do(req); err != nil || a.body != "ok" {
+			return fmt.Errorf("%d %v %.200s", a.status, err, a.body)
+		}
+		return nil
+	})
+	return func() {
+		unset(t, s, "gateway.routes", "gateway")
+		if err := r.Leave(t.Context()); err != nil {
+			t.Errorf("the attacker's origin leaves: %v", err)
+		}
+		cancel()
+		_ = srv.Close()
+		all.Wait()
+	}
+}
+
+// scrape reads the metrics of an instance, with their labels in their names.
+func scrape(ctx context.Context, p platform, instance string) (map[string]float64, error) {
+	a, err := get(ctx, "http://"+p.addr(instance, 9090)+"/metrics")
+	if err != nil {
+		return nil, err
+	}
+	all := map[string]float64{}
+	for line := range strings.Lines(a.body) {
+		if i := strings.LastIndexByte(line, ' '); i > 0 && line[0] != '#' {
+			all[line[:i]], err = strconv.ParseFloat(strings.TrimSpace(line[i:]), 64)
+			if err != nil {
+				return nil, err
+			}
+		}
+	}
+	return all, nil
+}
+
+const residentMemory = "process_resident_memory_bytes"
+
+// watch follows the memory of the victim until the attack is over. What counts is what comes on top of now.
+func (s *siege) watch(t testing.TB) {
+	t.Helper()
+	var err error
+	if s.before, err = scrape(t.Context(), s, s.victim); err != nil {
+		t.Fatal(err)
+	}
+	s.cpu = cpuTime()
+	s.forces.Go(func() {
+		tick := time.NewTicker(250 * time.Millisecond)
+		defer tick.Stop()
+		for {
+			if now, err := scrape(t.Context(), s, s.victim); err == nil {
+				s.peak = max(s.peak, now[residentMemory])
+			}
+			select {
+			case <-tick.C:
+			case <-s.over:
+				return
+			}
+		}
+	})
+}
+
+// cpuTime is that of this process.
+func cpuTime() time.Duration {
+	var u syscall.Rusage
+	_ = syscall.Getrusage(syscall.RUSAGE_SELF, &u) // cannot fail for oneself
+	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
+}
+
+// send sends n attackers, one after the other: it is not how many come at once that is to hurt.
+func (s *siege) send(n int, attack func(i int)) {
+	tick := time.NewTicker(time.Millisecond)
+	defer tick.Stop()
+	for i := range n {
+		s.forces.Go(func() { attack(i) })
+		<-tick.C
+	}
+}
+
+// fight goes on until the attack is over, one round every 50 ms at most.
+func (s *siege) fight(round func()) {
+	tick := time.NewTicker(50 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		round()
+		select {
+		case <-tick.C:
+		case <-s.over:
+			return
+		}
+	}
+}
+
+// done notes that the victim was done with an attack.
+func (s *siege) done(begun time.Time) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.n++
+	s.longest = max(s.longest, time.Since(begun))
+}
+
+// miss notes what should not have been, a few times.
+func (s *siege) miss(format string, args ...any) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if len(s.missed) < 3 {
+		s.missed = append(s.missed, fmt.Sprintf(format, args...))
+	}
+}
+
+// dial opens a connection to the edge. One that is narrow has small buffers.
+func (s *siege) dial(narrow bool) net.Conn {
+	d := net.Dialer{Timeout: 10 * time.Second}
+	if narrow {
+		d.Control = func(_, _ string, c syscall.RawConn) error {
+			return c.Control(func(fd uintptr) {
+				_ = syscall.SetsockoptInt(int(fd), syscall.IPPROTO_TCP, syscall.TCP_MAXSEG, 536) // else the edge's system buffers megabytes
+				_ = syscall.SetsockoptInt(int(fd), syscall.SOL_SOCKET, syscall.SO_RCVBUF, 4<<10)
+			})
+		}
+	}
+	c, err := d.Dial("tcp", s.addr("gateway", 8080))
+	if err != nil {
+		s.miss("connecting: %v", err)
+		return nil
+	}
+	_ = c.SetDeadline(time.Now().Add(time.Minute)) // no attack lasts longer
+	return c
+}
+
+// maxGrowth is how much memory an attack may cost.
+const maxGrowth = 64 << 20
+
+// report says how it went.
+func (s *siege) report(t testing.TB) (string, []string) {
+	after, err := scrape(t.Context(), s, s.victim)
+	if err != nil {
+		t.Fatal(err)
+	}
+	grown := func(metric string) float64 { return after[metric] - s.before[metric] }
+	if s.judge != nil {
+		s.judge(t, grown)
+	}
+	growth := s.peak - s.before[residentMemory]
+	s.notes = append(s.notes, fmt.Sprintf("%s took up to %.0f MiB more, and %.1f s of CPU time while attackers and load took %.1f s",
+		s.victim, max(0, growth)/(1<<20), grown("process_cpu_seconds_total"), (cpuTime()-s.cpu).Seconds()))
+	if growth > maxGrowth {
+		s.miss("%s took %.0f MiB more, must be at most %d", s.victim, growth/(1<<20), maxGrowth>>20)
+	}
+	return strings.Join(s.notes, "; "), s.missed
+}
+
+// slowly sends a thousand slow clients of several kinds in equal parts.
+func slowly(kinds ...string) func(s *siege) {
+	const n = 1000
+	return func(s *siege) {
+		s.send(n, func(i int) {
+			c := gatewaytest.SlowClients[kinds[i%len(kinds)]]
+			conn := s.dial(!c.Takes)
+			if conn == nil {
+				return
+			}
+			defer conn.Close()
+			begun := time.Now()
+			_, err := io.WriteString(conn, c.Start)
+			every, drip := 2*time.Second, c.Drip
+			if c.Takes {
+				s.forces.Go(func() {
+					if _, err := io.Copy(io.Discard, conn); errors.Is(err, os.ErrDeadlineExceeded) {
+						s.miss("an attacker was served for a minute")
+					}
+					s.done(begun)
+				})
+			} else { // whether it was closed is seen by writing
+				every, drip = 250*time.Millisecond, "x"
+			}
+			tick := time.NewTicker(every)
+			defer tick.Stop()
+			for err == nil {
+				<-tick.C
+				_, err = io.WriteString(conn, drip)
+			}
+			if !c.Takes {
+				s.done(begun)
+			}
+		})
+		s.judge = func(testing.TB, func(string) float64) {
+			s.notes = append(s.notes, fmt.Sprintf("%d closed, the last after %.1f s of 10", s.n, s.longest.Seconds()))
+			if s.n < n || s.longest > 15*time.Second {
+				s.miss("%d of %d closed, the last after %v", s.n, n, s.longest)
+			}
+		}
+	}
+}
+
+// oversized are messages that are too large in some way, and their answers. All must end their connection.
+var oversized = map[string]struct {
+	in     string
+	status int
+}{
+	"field":              {"GET / HTTP/1.1\r\nHost: x\r\nA: " + strings.Repeat("x", 40<<10) + "\r\n\r\n", 431},
+	"header":             {"GET / HTTP/1.1\r\nHost: x\r\n" + strings.Repeat("A: "+strings.Repeat("x", 900)+"\r\n", 40) + "\r\n", 431},
+	"number of fields":   {"GET / HTTP/1.1\r\nHost: x\r\n" + strings.Repeat("A: x\r\n", 101) + "\r\n", 431},
+	"URL":                {"GET /" + strings.Repeat("x", 9<<10) + " HTTP/1.1\r\nHost: x\r\n\r\n", 414},
+	"URL without an end": {"GET /" + strings.Repeat("x", 40<<10), 414},
+	"announced body":     {"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 11000000\r\n\r\n", 413},
+	"body":               {"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n" + strings.Repeat("100000\r\n"+strings.Repeat("x", 1<<20)+"\r\n", 11), 413},
+	"chunk extensions":   {"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n" + strings.Repeat("1;"+strings.Repeat("a", 200)+"\r\nx\r\n", 100), 400},
+	"trailer":            {"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n" + strings.Repeat("A: "+strings.Repeat("x", 900)+"\r\n", 10), 400},
+}
+
+// oversizedHTTP2 are fields that are, beside those that every request has.
+var oversizedHTTP2 = map[string]struct {
+	pairs  []string
+	status string
+}{
+	"field":            {[]string{":path", "/", "a", strings.Repeat("x", 40<<10)}, "431"},
+	"number of fields": {slices.Concat([]string{":path", "/"}, slices.Repeat([]string{"a", "x"}, 101)), "431"},
+	"URL":              {[]string{":path", "/" + strings.Repeat("x", 9<<10)}, "414"},
+	"announced body":   {[]string{":path", "/", "content-length", "11000000"}, "413"},
+}
+
+func oversize(s *siege) {
+	s.send(4, func(int) {
+		s.fight(func() {
+			for name, o := range oversized {
+				s.oversized(name, o.in, o.status)
+			}
+			for name, o := range oversizedHTTP2 {
+				conn := s.dial(false)
+				if conn == nil {
+					return
+				}
+				begun, c := time.Now(), gatewaytest.NewClient(conn)
+				if got := c.Outcome(c.Request(slices.Concat([]string{":method", "POST", ":scheme", "http", ":authority", "x"}, o.pairs), "x")); got != o.status {
+					s.miss("%s by HTTP/2: %s", name, got)
+				}
+				_ = conn.Close()
+				s.done(begun)
+			}
+		})
+	})
+	s.judge = func(testing.TB, func(string) float64) {
+		s.notes = append(s.notes, fmt.Sprintf("%d messages of %d kinds, each got its status", s.n, len(oversized)+len(oversizedHTTP2)))
+	}
+}
+
+func (s *siege) oversized(name, in string, status int) {
+	conn := s.dial(false)
+	if conn == nil {
+		return
+	}
+	defer conn.Close()
+	begun := time.Now()
+	s.forces.Go(func() { _, _ = io.WriteString(conn, in) }) // the edge need not take it all
+	res, err := http.ReadResponse(bufio.NewReader(conn), nil)
+	if err != nil {
+		s.miss("%s: %v", name, err)
+		return
+	}
+	_, _ = io.Copy(io.Discard, res.Body) // an answer with nothing behind it
+	_ = res.Body.Close()
+	if _, err := conn.Read(make([]byte, 1)); res.StatusCode != status || errors.Is(err, os.ErrDeadlineExceeded) || err == nil {
+		s.miss("%s: %d, then %v", name, res.StatusCode, err)
+	}
+	s.done(begun)
+}
+
+// flood sends every kind of flood again and again, and requests whose answers are not taken.
+func flood(s *siege) {
+	names := slices.Sorted(maps.Keys(gatewaytest.Floods))
+	kinds := map[string]float64{}
+	s.send(4, func(i int) {
+		s.fight(func() {
+			name := names[i%len(names)]
+			i++
+			conn := s.dial(false)
+			if conn == nil {
+				return
+			}
+			defer conn.Close()
+			begun, frames, c := time.Now(), 0, gatewaytest.NewClient(conn)
+			for frames < 1e6 && !c.Closed() {
+				frames += gatewaytest.Floods[name].Step(c)
+			}
+			<-c.Done()
+			if took := time.Since(begun); frames > 1000 && took > time.Second {
+				s.miss("%s was cut off after %d frames and %v", name, frames, took)
+			}
+			s.done(begun)
+			s.mu.Lock()
+			defer s.mu.Unlock()
+			kinds[gatewaytest.Floods[name].Kind]++
+		})
+	})
+	const stalled = 5
+	s.send(stalled, func(int) {
+		conn := s.dial(false)
+		if conn == nil {
+			return
+		}
+		defer conn.Close()
+		begun, c := time.Now(), gatewaytest.NewClient(conn, http2.Setting{ID: http2.SettingInitialWindowSize, Val: 0})
+		for range 100 {
+			c.Open("GET", "/large", true)
+		}
+		<-c.Done()
+		if took := time.Since(begun); took > 15*time.Second {
+			s.miss("a client that takes nothing was cut off after %v", took)
+		}
+	})
+	s.judge = func(_ testing.TB, grown func(string) float64) {
+		kinds["stall_flood"] = stalled
+		for kind, n := range kinds {
+			if got := grown(`bijou_gateway_http2_errors_total{kind="` + kind + `"}`); got < n {
+				s.miss("%.0f of kind %s were counted, there were %.0f", got, kind, n)
+			}
+		}
+		s.notes = append(s.notes, fmt.Sprintf("%d floods of %d kinds cut off and counted, the last after %v; %d clients that take nothing", s.n, len(names),
+			s.longest.Round(time.Millisecond), stalled))
+	}
+}
+
+// siegeOrigin is where the attackers' requests come out. A call of gRPC gets some of its answer, and its end when 100 bytes
+// have come of what may have no end.
+var siegeOrigin = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+	if !strings.HasPrefix(r.URL.Path, "/test.v1.Calls/") {
+		gatewaytest.Origin(w, r)
+		return
+	}
+	w.Header().Set("Content-Type", "application/grpc")
+	w.Header().Set("Trailer", "Grpc-Status")
+	_, _ = io.WriteString(w, "first")
+	_ = http.NewResponseController(w).Flush()
+	_, _ = io.ReadFull(r.Body, make([]byte, 100))
+	w.Header().Set("Grpc-Status", "10")
+})
+
+// leave calls by gRPC and never stops sending (golang/go#80085).
+func leave(s *siege) {
+	s.send(4, func(int) {
+		tr := &http.Transport{Protocols: new(http.Protocols)}
+		tr.Protocols.SetUnencryptedHTTP2(true)
+		defer tr.CloseIdleConnections()
+		s.fight(func() {
+			begun := time.Now()
+			ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+			defer cancel()
+			body, send := io.Pipe()
+			defer body.Close()
+			s.forces.Go(func() {
+				for err := error(nil); err == nil; {
+					_, err = send.Write(make([]byte, 64<<10))
+				}
+			})
+			req, err := http.NewRequestWithContext(ctx, http.MethodPost, edge(s)+"/test.v1.Calls/Chat", body)
+			if err != nil {
+				s.miss("%v", err)
+				return
+			}
+			req.Host = "x"
+			req.Header.Set("Content-Type", "application/grpc")
+			res, err := tr.RoundTrip(req)
+			if err != nil {
+				s.miss("a call: %v", err)
+				return
+			}
+			defer res.Body.Close()
+			if got, err := io.ReadAll(res.Body); err != nil || string(got) != "first" || res.Trailer.Get("Grpc-Status") != "10" {
+				s.miss("a call ended with %q, %v, %v", got, res.Trailer, err)
+			}
+			s.done(begun)
+		})
+	})
+	s.judge = func(testing.TB, func(string) float64) {
+		s.notes = append(s.notes, fmt.Sprintf("%d calls, the longest took %v", s.n, s.longest.Round(time.Millisecond)))
+	}
+}
+
+// unpack sends the trace store a little that becomes much.
+func unpack(s *siege) {
+	var bomb bytes.Buffer
+	z := gzip.NewWriter(&bomb)
+	_, _ = z.Write(make([]byte, 64<<20)) // a buffer takes everything
+	_ = z.Close()
+	s.send(20, func(int) {
+		s.fight(func() {
+			req, err := http.NewRequest(http.MethodPost, "http://"+s.addr("tracing", 4318)+"/v1/traces", bytes.NewReader(bomb.Bytes()))
+			if err != nil {
+				s.miss("%v", err)
+				return
+			}
+			req.Header.Set("Content-Type", "application/x-protobuf")
+			req.Header.Set("Content-Encoding", "gzip")
+			begun := time.Now()
+			a, err := do(req)
+			if err != nil || a.status != http.StatusRequestEntityTooLarge && a.status != http.StatusServiceUnavailable {
+				s.miss("%d %v %.200s", a.status, err, a.body)
+			}
+			s.done(begun)
+		})
+	})
+	s.judge = func(testing.TB, func(string) float64) {
+		s.notes = append(s.notes, fmt.Sprintf("%d refused, the last after %v", s.n, s.longest.Round(time.Millisecond)))
+	}
+}
+
+// tellSmuggling runs the edge's own tests of what is a message, in front of nginx, HAProxy, Apache and Go.
+func tellSmuggling(t *testing.T, _ platform, _ uint64) (f figures) {
+	out := run(t, "go", "test", "-count=1", "-v", "-run", "^(TestFraming|TestDowngrade|TestBackends)$", "./services/gateway")
+	if m := regexp.MustCompile(`--- SKIP.*\n.*: (.*)`).FindStringSubmatch(out); m != nil {
+		t.Skip(m[1])
+	}
+	m := regexp.MustCompile(`(\d+) messages, (\d+) differences, (\d+) times`).FindStringSubmatch(out)
+	n := regexp.MustCompile(`read (\d+) messages of two sections differently`).FindStringSubmatch(out)
+	if m == nil || n == nil {
+		t.Fatal("the tests did not say how many messages there were")
+	}
+	f.note = fmt.Sprintf("%s messages before nginx, HAProxy, Apache and Go: %s read differently, %s times one of them was stricter; %d by HTTP/1 and %d by HTTP/2 had the answer they must have. Without the edge %s of two sections are read differently",
+		m[1], m[2], m[3], strings.Count(out, "--- PASS: TestFraming/"), strings.Count(out, "--- PASS: TestDowngrade/"), n[1])
+	return f
+}
+
+// tellFuzz runs every fuzz target.
+func tellFuzz(t *testing.T, _ platform, _ uint64) figures {
+	out := run(t, "go", "run", "./deploy/e2e/fuzz", "-time", "2s")
+	return figures{note: lastLine(out)}
+}
+
+// run runs a command at the top of the repository and returns what it printed. It must not fail.
+func run(t *testing.T, name string, args ...string) string {
+	t.Helper()
+	cmd := exec.CommandContext(t.Context(), name, args...)
+	cmd.Dir = root
+	out, err := cmd.CombinedOutput()
+	if err != nil {
+		t.Fatalf("%s %s: %v\n%s", name, strings.Join(args, " "), err, out)
+	}
+	return string(out)
+}
+
+func lastLine(s string) string {
+	s = strings.TrimSpace(s)
+	return s[strings.LastIndexByte(s, '\n')+1:]
+}
