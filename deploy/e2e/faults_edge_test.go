@@ -31,13 +31,13 @@ import (
 
 // edgeFaults attack the edge while others use it.
 var edgeFaults = []fault{
-	besieged("25", "1,000 connections with slow headers", "gateway-1", 10, slowly("headers", "HTTP/2")),
-	besieged("25", "1,000 connections with slow bodies", "gateway-1", 10, slowly("large bodies", "small bodies", "chunks")),
-	besieged("25", "1,000 connections that read nothing", "gateway-1", 10, slowly("readers")),
-	brief(besieged("26", "oversized everything", "gateway-1", 4, oversize)),
-	besieged("27", "floods and stalls of HTTP/2", "gateway-1", 10, flood),
-	brief(besieged("27", "gRPC streams whose server leaves while their client sends", "gateway-1", 4, leave)),
-	besieged("29", "bodies that unpack to 64 MiB", "tracing-1", 4, unpack),
+	besieged("25", "1,000 connections with slow headers", 10, theEdge, slowly("headers", "HTTP/2")),
+	besieged("25", "1,000 connections with slow bodies", 10, theEdge, slowly("large bodies", "small bodies", "chunks")),
+	besieged("25", "1,000 connections that read nothing", 10, theEdge, slowly("readers")),
+	brief(besieged("26", "oversized everything", 4, theEdge, oversize)),
+	besieged("27", "floods and stalls of HTTP/2", 12, theEdge, flood),
+	brief(besieged("27", "gRPC streams whose server leaves while their client sends", 4, theEdge, leave)),
+	besieged("29", "bodies that unpack to 64 MiB", 4, traces, unpack),
 	{row: "28", name: "smuggled requests", tell: tellSmuggling},
 	{row: "29", name: "malformed bytes", tell: tellFuzz},
 }
@@ -47,10 +47,21 @@ func brief(f fault) fault {
 	return f
 }
 
+// target is an instance that is attacked, and how much more memory that may cost it.
+type target struct {
+	victim string
+	spare  float64
+}
+
+var (
+	theEdge = target{"gateway-1", 64 << 20}
+	traces  = target{"tracing-1", 160 << 20} // it may hold 64 MiB of what it is sent, and its container has 256
+)
+
 // siege is an attack on an instance. Requests that ask the edge for host x come out at an origin of the attacker's.
 type siege struct {
 	platform
-	victim string
+	target
 	before map[string]float64 // what the victim said of itself
 	cpu    time.Duration      // of this process
 	peak   float64            // of the victim's memory
@@ -66,12 +77,12 @@ type siege struct {
 }
 
 // besieged is a row in which attack sends attackers, who fight until s.over or until the victim is done with them.
-func besieged(row, name, victim string, seconds int, attack func(s *siege)) fault {
+func besieged(row, name string, seconds int, on target, attack func(s *siege)) fault {
 	var s *siege
 	return fault{
 		row: row, name: name, on: processesOf, seconds: seconds, must: .999,
 		beside: func(t testing.TB, p platform) func() (string, []string) {
-			s = &siege{platform: p, victim: victim, over: make(chan struct{})}
+			s = &siege{platform: p, target: on, over: make(chan struct{})}
 			lift := s.camp(t)
 			return func() (string, []string) { lift(); return s.report(t) }
 		},
@@ -248,9 +259,6 @@ func (s *siege) dial(narrow bool) net.Conn {
 	return c
 }
 
-// maxGrowth is how much memory an attack may cost.
-const maxGrowth = 64 << 20
-
 // report says how it went.
 func (s *siege) report(t testing.TB) (string, []string) {
 	after, err := scrape(t.Context(), s, s.victim)
@@ -264,8 +272,8 @@ func (s *siege) report(t testing.TB) (string, []string) {
 	growth := s.peak - s.before[residentMemory]
 	s.notes = append(s.notes, fmt.Sprintf("%s took up to %.0f MiB more, and %.1f s of CPU time while attackers and load took %.1f s",
 		s.victim, max(0, growth)/(1<<20), grown("process_cpu_seconds_total"), (cpuTime()-s.cpu).Seconds()))
-	if growth > maxGrowth {
-		s.miss("%s took %.0f MiB more, must be at most %d", s.victim, growth/(1<<20), maxGrowth>>20)
+	if growth > s.spare {
+		s.miss("%s took %.0f MiB more, must be at most %.0f", s.victim, growth/(1<<20), s.spare/(1<<20))
 	}
 	return strings.Join(s.notes, "; "), s.missed
 }
@@ -283,25 +291,22 @@ func slowly(kinds ...string) func(s *siege) {
 			defer conn.Close()
 			begun := time.Now()
 			_, err := io.WriteString(conn, c.Start)
-			every, drip := 2*time.Second, c.Drip
-			if c.Takes {
-				s.forces.Go(func() {
-					if _, err := io.Copy(io.Discard, conn); errors.Is(err, os.ErrDeadlineExceeded) {
-						s.miss("an attacker was served for a minute")
-					}
-					s.done(begun)
-				})
-			} else { // whether it was closed is seen by writing
-				every, drip = 250*time.Millisecond, "x"
-			}
-			tick := time.NewTicker(every)
-			defer tick.Stop()
-			for err == nil {
-				<-tick.C
-				_, err = io.WriteString(conn, drip)
-			}
 			if !c.Takes {
+				for <-time.After(8 * time.Second); err == nil; <-time.After(100 * time.Millisecond) {
+					_, err = io.WriteString(conn, "x") // only so it is seen that the edge has closed
+				}
 				s.done(begun)
+				return
+			}
+			s.forces.Go(func() {
+				if _, err := io.Copy(io.Discard, conn); errors.Is(err, os.ErrDeadlineExceeded) {
+					s.miss("an attacker was served for a minute")
+				}
+				s.done(begun)
+			})
+			for err == nil {
+				<-time.After(2 * time.Second)
+				_, err = io.WriteString(conn, c.Drip)
 			}
 		})
 		s.judge = func(testing.TB, func(string) float64) {
@@ -334,7 +339,8 @@ var oversizedHTTP2 = map[string]struct {
 	pairs  []string
 	status string
 }{
-	"field":            {[]string{":path", "/", "a", strings.Repeat("x", 40<<10)}, "431"},
+	"field":            {[]string{":path", "/", "a", strings.Repeat("x", 40<<10)}, ""}, // GOAWAY: net/http gives up on it
+	"header":           {slices.Concat([]string{":path", "/"}, slices.Repeat([]string{"a", strings.Repeat("x", 900)}, 40)), "431"},
 	"number of fields": {slices.Concat([]string{":path", "/"}, slices.Repeat([]string{"a", "x"}, 101)), "431"},
 	"URL":              {[]string{":path", "/" + strings.Repeat("x", 9<<10)}, "414"},
 	"announced body":   {[]string{":path", "/", "content-length", "11000000"}, "413"},
@@ -389,7 +395,6 @@ func (s *siege) oversized(name, in string, status int) {
 // flood sends every kind of flood again and again, and requests whose answers are not taken.
 func flood(s *siege) {
 	names := slices.Sorted(maps.Keys(gatewaytest.Floods))
-	kinds := map[string]float64{}
 	s.send(4, func(i int) {
 		s.fight(func() {
 			name := names[i%len(names)]
@@ -408,9 +413,6 @@ func flood(s *siege) {
 				s.miss("%s was cut off after %d frames and %v", name, frames, took)
 			}
 			s.done(begun)
-			s.mu.Lock()
-			defer s.mu.Unlock()
-			kinds[gatewaytest.Floods[name].Kind]++
 		})
 	})
 	const stalled = 5
@@ -423,6 +425,7 @@ func flood(s *siege) {
 		begun, c := time.Now(), gatewaytest.NewClient(conn, http2.Setting{ID: http2.SettingInitialWindowSize, Val: 0})
 		for range 100 {
 			c.Open("GET", "/large", true)
+			<-time.After(10 * time.Millisecond) // or the origin would be found to have too much to do
 		}
 		<-c.Done()
 		if took := time.Since(begun); took > 15*time.Second {
@@ -430,14 +433,16 @@ func flood(s *siege) {
 		}
 	})
 	s.judge = func(_ testing.TB, grown func(string) float64) {
-		kinds["stall_flood"] = stalled
-		for kind, n := range kinds {
-			if got := grown(`bijou_gateway_http2_errors_total{kind="` + kind + `"}`); got < n {
-				s.miss("%.0f of kind %s were counted, there were %.0f", got, kind, n)
-			}
+		counted := 0.0
+		for _, kind := range []string{"reset_flood", "frame_flood", "goaway"} { // by the end of a flood the edge may see another
+			counted += grown(`bijou_gateway_http2_errors_total{kind="` + kind + `"}`)
 		}
-		s.notes = append(s.notes, fmt.Sprintf("%d floods of %d kinds cut off and counted, the last after %v; %d clients that take nothing", s.n, len(names),
-			s.longest.Round(time.Millisecond), stalled))
+		calm := grown(`bijou_gateway_http2_errors_total{kind="stall_flood"}`)
+		if counted < float64(s.n) || calm < stalled {
+			s.miss("%.0f floods and %.0f stalls were counted, there were %d and %d", counted, calm, s.n, stalled)
+		}
+		s.notes = append(s.notes, fmt.Sprintf("%d floods of %d kinds cut off and counted, the last after %v and no later than 1,000 frames or 1 s; %d clients that take nothing within 15 s",
+			s.n, len(names), s.longest.Round(time.Millisecond), stalled))
 	}
 }
 

@@ -19,6 +19,7 @@ type conn struct {
 	used     atomic.Bool // something has come
 	stuck    atomic.Bool // it took nothing for writeTime
 	framing  framing
+	little   [64]byte     // what is read for the server when it wants a byte
 	http2    *http2Guard  // nil: HTTP/1, or nothing has come yet
 	deadline atomic.Int64 // of writes, in Unix nanoseconds
 	closed   atomic.Bool
@@ -53,8 +54,12 @@ func (c *conn) read(p []byte) (int, error) {
 			return n, err
 		}
 		in := p
-		if len(in) < minRead {
+		switch {
+		case len(in) >= minRead:
+		case c.framing.state == inHTTP2:
 			in = c.framing.room()
+		default:
+			in = c.little[:]
 		}
 		n, err = c.Conn.Read(in)
 		if n > 0 {
@@ -67,8 +72,8 @@ func (c *conn) read(p []byte) (int, error) {
 	return 0, nil
 }
 
-// minRead keeps the server's reads of one byte, by which it looks for the client's leaving, and those of the heads of
-// HTTP/2 frames from becoming system calls for a few bytes each.
+// minRead keeps the server's reads of the heads of HTTP/2 frames from becoming system calls for a few bytes each. By reads of
+// one byte it looks for the client's leaving: while there is an answer, they need not hold a buffer.
 const minRead = 512
 
 // writeEvery is how old a deadline may be before a write sets a new one.

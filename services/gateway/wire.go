@@ -275,11 +275,16 @@ func (w *wire) get(ctx context.Context, addr string) (c *wireConn, fresh bool, e
 }
 
 func (w *wire) connect(ctx context.Context, addr string) (*wireConn, error) {
-	nc, err := w.dial(ctx, "tcp", addr)
-	if err != nil {
+	c := &wireConn{wire: w, addr: addr, left: maxAnswerHead}
+	var err error
+	done := make(chan struct{})
+	go func() { // or the stack of the request would grow to 16 KiB for this, and stay so
+		defer close(done)
+		c.Conn, err = w.dial(ctx, "tcp", addr)
+	}()
+	if <-done; err != nil {
 		return nil, &net.OpError{Op: "dial", Net: "tcp", Err: err}
 	}
-	c := &wireConn{Conn: nc, wire: w, addr: addr, left: maxAnswerHead}
 	c.r = bufio.NewReader(c)
 	return c, nil
 }
