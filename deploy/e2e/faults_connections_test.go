@@ -390,7 +390,6 @@ func chain(t *testing.T, p platform, work func(ctx context.Context, in string) e
 		if err != nil {
 			return err
 		}
-		m.OnStop("back", func(context.Context) error { return back.Close() })
 		ask := func(ctx context.Context, in string) error {
 			passing(ctx)
 			return back.Invoke(ctx, "/bijou.e2e.v1.Talk/Do", wrapperspb.String(in), new(wrapperspb.StringValue))

@@ -13,6 +13,7 @@ import (
 
 // tellOverload asks a slow service for three times what the edge lets through to it.
 // Each answer takes 50 ms and at most 10 may be under way, of which 7 for those that can be shed: about 150 a second.
+// With so few places chance alone sheds a critical request now and then; more of them would need more of a machine.
 func tellOverload(t *testing.T, p platform, seed uint64) figures {
 	wholeHome(t, p)
 	var routes []map[string]any
@@ -47,7 +48,7 @@ func tellOverload(t *testing.T, p platform, seed uint64) figures {
 	stream := func(kind int, path string, rate float64) {
 		rng := rand.New(rand.NewPCG(seed, uint64(kind)))
 		begun, due := time.Now(), time.Duration(0)
-		for due < 10*time.Second {
+		for due < 20*time.Second {
 			due += time.Duration(rng.ExpFloat64() / rate * float64(time.Second))
 			<-time.After(time.Until(begun.Add(due))) // open loop
 			all.Go(func() {
@@ -71,8 +72,8 @@ func tellOverload(t *testing.T, p platform, seed uint64) figures {
 			})
 		}
 	}
-	all.Go(func() { stream(0, "/page/version", 60) })
-	all.Go(func() { stream(1, "/prefetch/version", 390) })
+	all.Go(func() { stream(0, "/page/version", 30) })
+	all.Go(func() { stream(1, "/prefetch/version", 420) })
 	all.Wait()
 	critical, sheddable := results[0], results[1]
 	refusals := slices.Sorted(slices.Values(slices.Concat(critical.refusals, sheddable.refusals)))
