@@ -392,7 +392,7 @@ type buffer struct {
 
 const (
 	smallBuffer, largeBuffer = 4 << 10, 32 << 10
-	maxLarge                 = 128
+	maxLarge                 = 64
 )
 
 var (
