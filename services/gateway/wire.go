@@ -156,7 +156,7 @@ func (u *upload) send(head []byte) (fromClient, toOrigin error) {
 		u.left -= int64(n)
 		out := p[chunkHead : chunkHead+n]
 		switch {
-		case chunked && err == io.EOF && n == 0:
+		case chunked && errors.Is(err, io.EOF) && n == 0:
 			return nil, u.write([]byte("0\r\n\r\n"))
 		case chunked && n > 0:
 			size := strconv.AppendInt(make([]byte, 0, chunkHead), int64(n), 16)
