@@ -37,7 +37,7 @@ var edgeFaults = []fault{
 	besieged("25", "1,000 connections with slow bodies", 10, theEdge, slowly("large bodies", "small bodies", "chunks")),
 	besieged("25", "1,000 connections that read nothing", 10, theEdge, slowly("readers")),
 	brief(besieged("26", "oversized everything", 4, theEdge, oversize)),
-	besieged("27", "floods and stalls of HTTP/2", 12, theEdge, flood),
+	besieged("27", "floods and stalls of HTTP/2", 12, flooded, flood),
 	brief(besieged("27", "gRPC streams whose server leaves while their client sends", 4, theEdge, leave)),
 	besieged("29", "bodies that unpack to 64 MiB", 4, traces, unpack),
 	{row: "28", name: "smuggled requests", tell: tellSmuggling},
@@ -57,6 +57,7 @@ type target struct {
 
 var (
 	theEdge = target{"gateway-1", 64 << 20}
+	flooded = target{"gateway-1", 80 << 20} // what its memory limit leaves
 	traces  = target{"tracing-1", 160 << 20} // it may hold 64 MiB of what it is sent, and its container has 256
 )
 

@@ -329,6 +329,7 @@ func (x *exchange) forward() *failure {
 	x.settled.Store(&done)
 	x.header = x.outgoing()
 	f := x.send()
+	x.header = nil // the answer may take long
 	if f != nil {
 		x.settle(f.verdict())
 		return f

@@ -285,7 +285,7 @@ func (w *wire) connect(ctx context.Context, addr string) (*wireConn, error) {
 	if <-done; err != nil {
 		return nil, &net.OpError{Op: "dial", Net: "tcp", Err: err}
 	}
-	c.r = bufio.NewReader(c)
+	c.r = bufio.NewReaderSize(c, 2<<10) // nearly all heads are smaller; what is behind one is read in larger pieces
 	return c, nil
 }
 
