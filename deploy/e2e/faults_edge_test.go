@@ -57,7 +57,7 @@ type target struct {
 
 var (
 	theEdge = target{"gateway-1", 64 << 20}
-	flooded = target{"gateway-1", 80 << 20} // what its memory limit leaves
+	flooded = target{"gateway-1", 80 << 20}  // what its memory limit leaves
 	traces  = target{"tracing-1", 160 << 20} // it may hold 64 MiB of what it is sent, and its container has 256
 )
 
