@@ -535,7 +535,7 @@ func unpack(s *siege) {
 			req.Header.Set("Content-Encoding", "gzip")
 			begun := time.Now()
 			a, err := do(req)
-			if err != nil || a.status != http.StatusRequestEntityTooLarge && a.status != http.StatusServiceUnavailable {
+			if err != nil || a.status != http.StatusRequestEntityTooLarge && a.status != http.StatusTooManyRequests {
 				s.miss("%d %v %.200s", a.status, err, a.body)
 			}
 			s.done(begun)

@@ -46,8 +46,8 @@ var controlPlane = []string{"etcd-1", "config-1", "config-2", "discovery-1", "di
 
 // staticFaults take away what is not on a request's path, and instances of what is.
 var staticFaults = []fault{
-	catalogKilled(),
 	noticed("catalog", "catalog-a-1", paused("2", "one of three catalogs paused", processesOf, 8, .995, "catalog-a-1")),
+	catalogKilled(),
 	{
 		row: "3", name: "every replicated service restarted, one instance after the other", on: processesOf, must: 1,
 		victims: []string{"catalog-a-1", "catalog-a-2", "catalog-b-1", "recommendations-a-1", "recommendations-b-1", "config-1", "config-2", "discovery-1", "discovery-2"},
@@ -137,9 +137,9 @@ var staticFaults = []fault{
 // catalogKilled takes an instance away for longer than its lease.
 func catalogKilled() fault {
 	note := ""
-	f := held("1, 8", "one of three catalogs killed", processesOf, 2, .999, "catalog-a-1")
+	f := held("1, 8", "one of three catalogs killed", processesOf, 2, .999, "catalog-a-2")
 	f.hurt = func(t testing.TB, p platform) {
-		p.hold(t, "catalog-a-1")
+		p.hold(t, "catalog-a-2")
 		killed := time.Now()
 		eventually(t, 30*time.Second, "web to hear of it", func(ctx context.Context) error {
 			if n, err := known(ctx, p, "web-1", "catalog"); err != nil || n != len(catalogs)-1 {
