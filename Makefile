@@ -34,7 +34,7 @@ test-containers: ## tell the stories over docker compose; needs Linux and an eng
 	BIJOU_TEST_CONTAINERS=1 go test -count=1 -timeout 30m -run '^TestContainers$$' ./deploy/e2e
 
 SEED ?= 1
-faults: ## break one thing after the other under load, and write docs/faults.md; needs a quiet machine and 20 minutes
+faults: ## break one thing after the other under load, and write docs/faults.md; needs a quiet machine and 40 minutes
 	go test -count=1 -timeout 60m -v -run '^TestFaults$$' ./deploy/e2e -faults $(CURDIR)/docs/faults.md -seed $(SEED)
 
 AGAINST ?= main

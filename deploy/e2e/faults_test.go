@@ -508,8 +508,8 @@ func tellShortFaults(t *testing.T, p platform, on where) {
 	t.Run("Fault", func(t *testing.T) { tellFaults(t, p, rowsOf(on, true), shortPace, func(string) {}) })
 }
 
-// TestFaults breaks one thing after the other. With -faults it tells every row and writes the table, which takes half an
-// hour and wants a quiet machine; without, it tells the short rows that need no platform.
+// TestFaults breaks one thing after the other. With -faults it tells every row and writes the table, which takes forty
+// minutes and wants a quiet machine; without, it tells the short rows that need no platform.
 func TestFaults(t *testing.T) {
 	t.Logf("seed %d", *faultSeed)
 	if *faultsFile == "" {
