@@ -111,7 +111,7 @@ func (s seenCircuits) verdict(broken, healed time.Time, opens bool) (note string
 		note = fmt.Sprintf("%d circuits opened, the first, %s, after %v (%s), and all were closed %v after it healed",
 			len(s.names), s.names[0], s.first.Sub(broken).Round(100*time.Millisecond), s.why, closed)
 		if closed > 10*time.Second {
-			note += " (aimed at 10 s)"
+			note += " (aimed at 10 s: one whose caller has few calls waits for the next)"
 		}
 	case opens:
 		missed = append(missed, note)
