@@ -12,10 +12,14 @@ func (p *Picked) judge(o Outcome, timed bool) {
 	elapsed := now - p.start
 	switch o {
 	case Success:
-		if timed {
+		switch {
+		case p.again: // what was measured while it was ill no longer counts
+			p.m.ewma.set(float64(max(elapsed, 1)), now)
+		case timed:
 			p.m.ewma.observe(elapsed, now, t.decay)
 		}
 		p.m.failures.Store(0)
+		p.m.ill.Store(0)
 		p.m.good.Add(1)
 		if p.probe {
 			p.b.admit(p.m, elapsed, now)
@@ -26,6 +30,7 @@ func (p *Picked) judge(o Outcome, timed bool) {
 			cost = max(cost, elapsed)
 		}
 		p.m.ewma.observe(cost, now, t.decay)
+		p.m.ill.Store(max(now, 1))
 		p.m.bad.Add(1)
 		p.fail(o, now, t)
 	default:

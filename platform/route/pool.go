@@ -220,9 +220,17 @@ func (p *Picked) cheaper(t *tuning, a, c *member) {
 		}
 	}
 	if swap {
-		p.m, p.other = p.other, p.m
-		p.cost, p.otherCost = p.otherCost, p.cost
+		p.swap()
 	}
+	if !p.stream && p.other.retry(p.start, t) {
+		p.again = true
+		p.swap()
+	}
+}
+
+func (p *Picked) swap() {
+	p.m, p.other = p.other, p.m
+	p.cost, p.otherCost = p.otherCost, p.cost
 }
 
 // turn reports whether m takes its turn, which during slow start it does only with the probability of its share. If

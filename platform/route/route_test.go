@@ -373,6 +373,47 @@ func TestEjectionAndReturn(t *testing.T) {
 	})
 }
 
+// One request that failed costs an endpoint its traffic for five seconds, not until the penalty has faded: then it is tried with
+// one request at a time.
+func TestAFailureIsTriedAgain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := route.New(route.Options{Rand: seeded(1)})
+		b.Update(endpoints("a", "", 3))
+		traffic(t, b, 20_000, allGood)
+		for {
+			p := pick(t, b, route.PickInfo{})
+			ill := p.Endpoint().ID == "a1"
+			if ill {
+				time.Sleep(time.Second) // it was silent
+				p.Done(route.Unreachable)
+				break
+			}
+			p.Done(route.Success)
+		}
+		if n := traffic(t, b, 4900, allGood)["a1"]; n != 0 {
+			t.Errorf("%d requests went to it within five seconds of its failure", n)
+		}
+		silent := func(id string) route.Outcome {
+			if id == "a1" {
+				return route.Unreachable
+			}
+			return route.Success
+		}
+		if n := traffic(t, b, 10_000, silent)["a1"]; n != 2 {
+			t.Errorf("it was tried %d times in ten seconds, want 2", n)
+		}
+		if s := stateOf(t, b, "a1"); s.Phase != "admitted" || s.Failures != 3 {
+			t.Errorf("after three failures: %+v", s)
+		}
+		if n := traffic(t, b, 6000, allGood)["a1"]; n < 100 {
+			t.Errorf("it is well, and got %d of 6000 requests", n)
+		}
+		if n := traffic(t, b, 3000, allGood)["a1"]; n < 500 {
+			t.Errorf("it is well, and got %d of 3000 requests", n)
+		}
+	})
+}
+
 func TestOneProbeAtATime(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := route.New(route.Options{Rand: seeded(1)})
