@@ -232,8 +232,12 @@ func noticed(service, victim string, f fault) fault {
 				}
 				return "never"
 			}
-			return fmt.Sprintf("web left it alone after %s (aimed at 3 s; ejected: %s), it served again %s after it went on (aimed at 10 s; a slow call fades with route.ewma.decay, and until then others that have little to do are cheaper)",
-				after(shunned, broken), after(ejected, broken), after(served, healed)), nil
+			back := after(served, healed)
+			if back == "never" {
+				missed = append(missed, "it did not serve again")
+			}
+			return fmt.Sprintf("web left it alone after %s (aimed at 3 s; ejected: %s), it served again %s after it went on (aimed at 10 s)",
+				after(shunned, broken), after(ejected, broken), back), missed
 		}
 	}
 	return f

@@ -12,17 +12,20 @@ func (p *Picked) judge(o Outcome, timed bool) {
 	elapsed := now - p.start
 	switch o {
 	case Success:
+		p.m.failures.Store(0)
+		p.m.ill.Store(0)
+		p.m.good.Add(1)
 		switch {
-		case p.again: // what was measured while it was ill no longer counts
+		case p.again || p.probe: // what was measured while it was ill no longer counts
+			if !timed {
+				elapsed = int64(time.Millisecond)
+			}
 			p.m.ewma.set(float64(max(elapsed, 1)), now)
 		case timed:
 			p.m.ewma.observe(elapsed, now, t.decay)
 		}
-		p.m.failures.Store(0)
-		p.m.ill.Store(0)
-		p.m.good.Add(1)
 		if p.probe {
-			p.b.admit(p.m, elapsed, now)
+			p.b.admit(p.m, now)
 		}
 	case Failure, Unreachable:
 		cost := int64(t.penalty)
@@ -59,9 +62,8 @@ func (p *Picked) fail(o Outcome, now int64, t *tuning) {
 	}
 }
 
-// admit ends an ejection: the probe succeeded. What was measured while the endpoint was ill no longer counts; slow
-// start is caution enough.
-func (b *Balancer) admit(m *member, latency, now int64) {
+// admit ends an ejection: the probe succeeded. Slow start is caution enough.
+func (b *Balancer) admit(m *member, now int64) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if m.phase.Load() != probation {
@@ -69,7 +71,6 @@ func (b *Balancer) admit(m *member, latency, now int64) {
 	}
 	m.phase.Store(admitted)
 	m.failures.Store(0)
-	m.ewma.set(float64(latency), now)
 	m.born.Store(now)
 	b.rebuildLocked(now)
 }

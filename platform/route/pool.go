@@ -222,7 +222,7 @@ func (p *Picked) cheaper(t *tuning, a, c *member) {
 	if swap {
 		p.swap()
 	}
-	if !p.stream && p.other.retry(p.start, t) {
+	if p.other.retry(p.start, t) {
 		p.again = true
 		p.swap()
 	}
@@ -244,8 +244,8 @@ func (p *Picked) turn(t *tuning, m *member) bool {
 func (p *Picked) takeProbe(t *tuning) bool {
 	for _, m := range p.pool.probes {
 		if m.claim(p.start, t) {
-			p.m, p.cost, p.probe, p.scope = m, m.cost(p.start, t, false), true, Probe
-			m.pending.Add(1)
+			p.m, p.cost, p.probe, p.scope = m, m.cost(p.start, t, p.stream), true, Probe
+			p.open().Add(1)
 			return true
 		}
 	}

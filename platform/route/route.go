@@ -224,7 +224,7 @@ func (b *Balancer) Pick(info PickInfo) (Picked, error) {
 		return Picked{}, b.noVersion(s, info.Version)
 	}
 	p := Picked{b: b, pool: pl, start: now, excluded: len(info.Exclude), stream: info.Stream}
-	if len(pl.probes) > 0 && !info.Stream && len(info.Exclude) == 0 && p.takeProbe(s.tuning) {
+	if len(pl.probes) > 0 && len(info.Exclude) == 0 && p.takeProbe(s.tuning) {
 		return p, nil
 	}
 	if !p.choose(s.tuning, info.Exclude) {

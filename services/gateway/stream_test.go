@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -15,6 +16,8 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"bijou.dev/platform/route"
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
@@ -177,6 +180,53 @@ func TestGRPCImpatience(t *testing.T) {
 			if err := c.Invoke(t.Context(), "/test.v1.Calls/Echo", wrapperspb.String("hi"), out); err != nil {
 				t.Fatalf("a client that gives its call time enough: %v", err)
 			}
+		}
+	})
+}
+
+// TestGRPCEjection holds that an instance which was ejected comes back, although all that comes are gRPC calls.
+func TestGRPCEjection(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, toCalls)
+		w.grpcOrigin("calls", "calls-1")
+		ill := w.grpcOrigin("calls", "calls-2")
+		c := w.grpcClient()
+		ask := func(seconds int) {
+			for range 20 * seconds {
+				if err := c.Invoke(t.Context(), "/test.v1.Calls/Echo", wrapperspb.String("x"), new(wrapperspb.StringValue)); err != nil {
+					t.Fatal(err)
+				}
+				time.Sleep(50 * time.Millisecond)
+			}
+		}
+		phase := func() string {
+			var shown struct {
+				Origins []struct{ Instances []route.EndpointState }
+			}
+			page := newRecorder()
+			w.edge.RoutesHandler().ServeHTTP(page, nil)
+			if err := json.Unmarshal(page.body.Bytes(), &shown); err != nil {
+				t.Fatal(err)
+			}
+			for _, o := range shown.Origins {
+				for _, e := range o.Instances {
+					if e.ID == "calls-2" {
+						return e.Phase
+					}
+				}
+			}
+			return "unknown"
+		}
+		ask(1)
+		ill.Stop()
+		ask(40)
+		if phase() == "admitted" {
+			t.Fatal("it was not ejected")
+		}
+		w.grpcOrigin("calls", "calls-2")
+		ask(20)
+		if got := phase(); got != "admitted" {
+			t.Errorf("20 s after it is well it is %s", got)
 		}
 	})
 }
