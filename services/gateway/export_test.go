@@ -120,3 +120,6 @@ func CutOff(c net.Conn) {
 		g.stalled()
 	}
 }
+
+// Stick has a connection be taken for one whose client takes nothing.
+func Stick(c net.Conn) { c.(*conn).stuck.Store(true) }

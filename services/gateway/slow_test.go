@@ -2,15 +2,20 @@ package gateway_test
 
 import (
 	"bufio"
+	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"strconv"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"bijou.dev/services/gateway"
 )
 
 // TestDuplexUnderLoad holds that a call whose origin ends it early with a trailer ends at once although its client goes
@@ -229,5 +234,36 @@ func TestSlowUploads(t *testing.T) {
 				}
 			})
 		})
+	}
+}
+
+// TestStuckIsReset holds that the connection of a client that takes nothing is reset: after a close the system would keep
+// what it was sent, for minutes.
+func TestStuckIsReset(t *testing.T) {
+	w := newWorld(t, toWeb)
+	for stuck, want := range map[bool]error{false: io.EOF, true: syscall.ECONNRESET} {
+		l, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer l.Close()
+		client, err := net.Dial("tcp", l.Addr().String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer client.Close()
+		server, err := gateway.Limited(w.edge, l).Accept()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if stuck {
+			gateway.Stick(server)
+		}
+		if err := server.Close(); err != nil {
+			t.Error(err)
+		}
+		if _, err := client.Read(make([]byte, 1)); !errors.Is(err, want) {
+			t.Errorf("stuck %v: the client got %v, want %v", stuck, err, want)
+		}
 	}
 }
