@@ -170,6 +170,7 @@ func TestSlowUploads(t *testing.T) {
 		"never answered":     {"/hang", 504, 52 * time.Second},
 		"never taken":        {"/stuck", 504, 3 * time.Second},
 		"answered early":     {"/early", 403, 0},
+		"answered at length": {"/long", 200, 6 * time.Second},
 		"total time":         {"/quick", 408, 20500 * time.Millisecond},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -186,6 +187,14 @@ func TestSlowUploads(t *testing.T) {
 					case "/early":
 						_ = http.NewResponseController(rw).EnableFullDuplex() // or Go's server reads the body first
 						rw.WriteHeader(http.StatusForbidden)
+						return
+					case "/long":
+						_ = http.NewResponseController(rw).EnableFullDuplex()
+						for _, digit := range "100000" {
+							_, _ = rw.Write([]byte(string(digit)))
+							_ = http.NewResponseController(rw).Flush()
+							time.Sleep(time.Second)
+						}
 						return
 					}
 					n, _ := io.Copy(io.Discard, r.Body)
@@ -205,7 +214,7 @@ func TestSlowUploads(t *testing.T) {
 							if sent > 0 {
 								time.Sleep(time.Second)
 							}
-							if c.path == "/stuck" {
+							if c.path == "/stuck" || c.path == "/long" {
 								piece = make([]byte, 100000) // more than the network holds
 							}
 							_, err = conn.Write(piece)

@@ -104,17 +104,21 @@ func (w *wire) upload(ctx context.Context, addr string, x *exchange) (*http.Resp
 	u := &upload{c: c, ctx: ctx, body: x.body, left: x.r.ContentLength, patience: x.patience()}
 	head, late, answered := x.appendHead(nil), x.cancel, make(chan struct{})
 	x.edge.work.Go(func() {
-		switch fromClient, toOrigin := u.send(head); {
+		fromClient, toOrigin := u.send(head)
+		switch {
 		case fromClient != nil:
 			_ = c.Close() // nobody wants the answer to half a request
-		case errors.Is(toOrigin, os.ErrDeadlineExceeded):
-			late(errLate)
-		default: // an origin that takes no more has an answer to explain it
+			return
+		case !errors.Is(toOrigin, os.ErrDeadlineExceeded): // one that takes no more for another reason has an answer to explain it
 			select {
 			case <-answered:
 			case <-time.After(u.patience):
-				late(errLate)
 			}
+		}
+		select {
+		case <-answered:
+		default:
+			late(errLate)
 		}
 	})
 	defer close(answered)
