@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"encoding/hex"
@@ -151,17 +152,22 @@ type status struct {
 	Current, Total int
 }
 
-// revision returns the newest settings revision.
+// revision waits until every instance runs the newest settings revision, and returns it. A stack that has just started has
+// some that did not find config yet.
 func revision(t testing.TB, p platform) string {
 	t.Helper()
 	var s status
-	if err := json.Unmarshal([]byte(must(t, p, "config", "status", "--json")), &s); err != nil {
-		t.Fatal(err)
-	}
-	if s.Revision == "" {
-		return "0"
-	}
-	return s.Revision.String()
+	eventually(t, 20*time.Second, "an acknowledgement by everybody", func(context.Context) error {
+		code, out := bijou(t, p, "config", "status", "--json")
+		if code != 0 {
+			return fmt.Errorf("exit %d: %s", code, out)
+		}
+		if err := json.Unmarshal([]byte(out), &s); err != nil || s.Current != s.Total || s.Total < 15 {
+			return fmt.Errorf("%d of %d instances, %v", s.Current, s.Total, err)
+		}
+		return nil
+	})
+	return cmp.Or(s.Revision.String(), "0")
 }
 
 // unset removes what a story published.
@@ -201,16 +207,6 @@ func tellSetting(t *testing.T, p platform) {
 	if r := h.row("popular"); r == nil || len(r.Cards) != 5 {
 		t.Errorf("the row of popular films is %+v, want 5 films", r)
 	}
-	eventually(t, 20*time.Second, "an acknowledgement by everybody", func(context.Context) error {
-		var s status
-		if err := json.Unmarshal([]byte(must(t, p, "config", "status", "--json")), &s); err != nil {
-			return err
-		}
-		if s.Current != s.Total || s.Total < 15 {
-			return fmt.Errorf("%d of %d instances", s.Current, s.Total)
-		}
-		return nil
-	})
 	at5 := revision(t, p)
 	must(t, p, "config", "set", "web.home.row", "6", "--app", "web", "--reason", "a second thought", "--wait", "20s")
 	must(t, p, "config", "rollback", at5, "--reason", "a third", "--wait", "20s")
