@@ -179,15 +179,15 @@ func (s *inProcess) port(t testing.TB, m member, listener string) int {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	key := m.instance() + "/" + listener
-	taken := slices.Collect(maps.Values(s.ports))
 	for try := 0; s.ports[key] == 0; try++ {
 		port := 20000 + rand.IntN(12000)
+		if _, found := drawn.LoadOrStore(port, true); found {
+			continue
+		}
 		l, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", port))
 		switch {
-		case err == nil && !slices.Contains(taken, port):
-			s.ports[key] = port
-			l.Close()
 		case err == nil:
+			s.ports[key] = port
 			l.Close()
 		case try > 100:
 			t.Fatal(err)
@@ -195,6 +195,9 @@ func (s *inProcess) port(t testing.TB, m member, listener string) int {
 	}
 	return s.ports[key]
 }
+
+// drawn are the ports of all casts in this process: one is free until its owner listens, and another cast must not take it.
+var drawn sync.Map
 
 func (s *inProcess) seeds() (seeds []string) {
 	s.mu.Lock()

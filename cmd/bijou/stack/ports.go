@@ -27,7 +27,9 @@ func (p *ports) find(wanted int) (int, error) {
 	var last error
 	for range 1000 {
 		port := lowestPort + rand.N(highestPort-lowestPort+1)
-		if last = p.hold(port); last == nil {
+		if _, found := drawn.LoadOrStore(port, true); found {
+			last = errHeld
+		} else if last = p.hold(port); last == nil {
 			return port, nil
 		}
 	}
@@ -35,6 +37,10 @@ func (p *ports) find(wanted int) (int, error) {
 }
 
 var errHeld = errors.New("given out already")
+
+// drawn are the ports that were drawn for any stack of this process. Between [ports.close] and the start of its owner a port is
+// free, and another stack must not take it.
+var drawn sync.Map
 
 func (p *ports) hold(port int) error {
 	p.mu.Lock()
