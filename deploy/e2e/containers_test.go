@@ -517,7 +517,7 @@ func tellDisconnected(t *testing.T, c *containers) {
 }
 
 // tellSilenced makes an instance fall silent without a reset, so only time-outs can tell. What it had accepted is lost; the
-// callers must learn from that, and from then on nothing may fail. Later it has its share of the calls again.
+// callers must learn from that, and from then on only what tries it again may fail. Later it has its share of the calls again.
 func tellSilenced(t *testing.T, c *containers, instance string, silence, restore func()) {
 	url := wholeHome(t, c)
 	l := startLoad(t, c, url, edge(c)+"/", edge(c)+"/browse")
@@ -535,7 +535,13 @@ func tellSilenced(t *testing.T, c *containers, instance string, silence, restore
 	t.Logf("%d of %d requests failed before the instance was ejected", len(l.failures), l.offered)
 	l = startLoad(t, c, url, edge(c)+"/", edge(c)+"/browse")
 	l.during(t, 4)
-	l.finish(t)
+	l.cancel()
+	l.wg.Wait()
+	// Each of its three callers tries it again with one request every five seconds (route.ejection.base), until its lease ends.
+	if len(l.failures) > 3 {
+		t.Errorf("%d of %d requests failed after it had been ejected, want at most one for each caller:\n%s", len(l.failures), l.offered, l.failures[0])
+	}
+	t.Logf("%d of %d requests failed while it was away", len(l.failures), l.offered)
 	restored()
 	c.ready(t, instance)
 	before := c.served(t, instance)
