@@ -9,21 +9,21 @@ import (
 	"time"
 )
 
-// lookupTimeout bounds the question which addresses a name stands for. Without an answer the name itself will do.
+// lookupTimeout bounds the look-up of the advertised name. Without an answer the name itself is advertised.
 const lookupTimeout = 2 * time.Second
 
-// ownAddress returns the one of this machine's addresses that host, a name or a network, stands for. Without one, a name is
-// returned as it is, and for a network nothing.
-func ownAddress(host string) string {
+// ownAddress returns this machine's address that belongs to host, which is a name or a network. If there is none, it
+// returns a name as it is, and "" for a network.
+func (n Net) ownAddress(host string) string {
 	if network, err := netip.ParsePrefix(host); err == nil {
 		return addressIn(network)
 	}
-	if host == "" || net.ParseIP(host) != nil {
+	if host == "" || net.ParseIP(host) != nil || n.LookupHost == nil {
 		return host
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), lookupTimeout)
 	defer cancel()
-	found, err := net.DefaultResolver.LookupHost(ctx, host)
+	found, err := n.LookupHost(ctx, host)
 	if err != nil {
 		return host
 	}

@@ -2,12 +2,23 @@ package service_test
 
 import (
 	"bytes"
+	"context"
+	"errors"
 	"log/slog"
 	"strings"
 	"testing"
+	"testing/synctest"
 
 	"bijou.dev/platform/memnet"
 )
+
+// lookupLocalhost is a resolver that knows one name.
+func lookupLocalhost(_ context.Context, host string) ([]string, error) {
+	if host == "localhost" {
+		return []string{"127.0.0.1"}, nil
+	}
+	return nil, errors.New("no such host")
+}
 
 func TestAdvertisedNames(t *testing.T) {
 	for advertise, want := range map[string]string{
@@ -21,6 +32,7 @@ func TestAdvertisedNames(t *testing.T) {
 		var log bytes.Buffer
 		n := memnet.New()
 		o := alone(n, "alone-1")
+		o.Net.LookupHost = lookupLocalhost
 		o.Advertise, o.Log = advertise, slog.New(slog.NewJSONHandler(&log, nil))
 		_, stop := run(t, o, greet)
 		if resp, err := client(n).Get("http://alone-1:9090/healthz"); err != nil {
@@ -34,5 +46,26 @@ func TestAdvertisedNames(t *testing.T) {
 		if !strings.Contains(log.String(), `"http":"`+want+`"`) {
 			t.Errorf("advertising %q: want http at %s\n%s", advertise, want, &log)
 		}
+	}
+}
+
+// The machine's resolver knows nothing about the names of another network. In a synctest bubble a look-up even stops the
+// whole test process, because package net keeps its state for all bubbles.
+func TestNamesOfAnotherNetworkAreNotLookedUp(t *testing.T) {
+	for range 2 {
+		synctest.Test(t, func(t *testing.T) {
+			o := alone(memnet.New(), "alone-1")
+			o.Advertise = "localhost"
+			var log bytes.Buffer
+			o.Log = slog.New(slog.NewJSONHandler(&log, nil))
+			_, stop := run(t, o, greet)
+			synctest.Wait()
+			if err := stop(); err != nil {
+				t.Fatal(err)
+			}
+			if want := `"http":"localhost:8080"`; !strings.Contains(log.String(), want) {
+				t.Errorf("the log does not contain %s:\n%s", want, &log)
+			}
+		})
 	}
 }

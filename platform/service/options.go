@@ -49,12 +49,15 @@ type Options struct {
 	Net Net
 }
 
-// Net is how a process reaches the network. Nil functions are those of package net.
+// Net is how a process reaches the network. Nil functions are those of package net, except for LookupHost.
 type Net struct {
 	// Listen binds an address.
 	Listen func(network, address string) (net.Listener, error)
 	// DialContext connects to an address.
 	DialContext func(ctx context.Context, network, address string) (net.Conn, error)
+	// LookupHost returns the addresses of a host name, for Options.Advertise. Nil: the machine's resolver, or no
+	// resolver at all when DialContext is set: another network has other names, so names are advertised as they are.
+	LookupHost func(ctx context.Context, host string) ([]string, error)
 }
 
 // serviceName is what a service may be called: it becomes part of keys, metric labels and host names.
@@ -93,6 +96,9 @@ func (o Options) complete() (Options, error) {
 	}
 	if o.Net.Listen == nil {
 		o.Net.Listen = net.Listen
+	}
+	if o.Net.LookupHost == nil && o.Net.DialContext == nil {
+		o.Net.LookupHost = net.DefaultResolver.LookupHost
 	}
 	if o.Net.DialContext == nil {
 		o.Net.DialContext = (&net.Dialer{Timeout: 5 * time.Second}).DialContext

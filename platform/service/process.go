@@ -293,7 +293,7 @@ func bounded(ctx context.Context, limit time.Duration, t task) error {
 // endpoints returns the addresses to register: every listener under the advertised host.
 func (p *Process) endpoints() map[string]string {
 	eps := make(map[string]string, len(p.listeners))
-	advertise := ownAddress(p.opts.Advertise)
+	advertise := p.opts.Net.ownAddress(p.opts.Advertise)
 	for name, l := range p.listeners {
 		host, port, err := net.SplitHostPort(l.Addr().String())
 		if err != nil {
