@@ -5,6 +5,7 @@
 //	find instances, register one                  platform/discovery
 //	choose the instance for a request             platform/route
 //	guard a call: time-out, breaker, retry        platform/circuit
+//	count calls, errors and latencies             platform/load
 //	take no more than can be done                 platform/overload
 //	record what happened to a request             platform/trace
 //	call and serve gRPC with all of the above     platform/rpc

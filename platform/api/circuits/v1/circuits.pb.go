@@ -104,7 +104,7 @@ type Snapshot struct {
 	ErrorPercentage int32            `protobuf:"varint,9,opt,name=error_percentage,json=errorPercentage,proto3" json:"error_percentage,omitempty"`
 	Concurrent      int32            `protobuf:"varint,10,opt,name=concurrent,proto3" json:"concurrent,omitempty"`
 	MaxConcurrent   int32            `protobuf:"varint,11,opt,name=max_concurrent,json=maxConcurrent,proto3" json:"max_concurrent,omitempty"`
-	// Execution latency in milliseconds: mean and percentiles "0","25","50","75","90","95","99","99.5","100".
+	// The latency in load, in milliseconds: mean and percentiles "0","25","50","75","90","95","99","99.5","100".
 	LatencyMeanMs float64            `protobuf:"fixed64,12,opt,name=latency_mean_ms,json=latencyMeanMs,proto3" json:"latency_mean_ms,omitempty"`
 	LatencyMs     map[string]float64 `protobuf:"bytes,13,rep,name=latency_ms,json=latencyMs,proto3" json:"latency_ms,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"fixed64,2,opt,name=value"`
 	// Settings in force by their Hystrix property suffix: "circuitBreakerSleepWindowInMilliseconds" -> "5000".
@@ -113,8 +113,12 @@ type Snapshot struct {
 	ExampleTraces []string `protobuf:"bytes,15,rep,name=example_traces,json=exampleTraces,proto3" json:"example_traces,omitempty"`
 	// Number of processes summed here; 1 in a report.
 	ReportingHosts int32 `protobuf:"varint,16,opt,name=reporting_hosts,json=reportingHosts,proto3" json:"reporting_hosts,omitempty"`
-	unknownFields  protoimpl.UnknownFields
-	sizeCache      protoimpl.SizeCache
+	// The calls of this circuit, which are a part of the load of the link to its group.
+	Load *Load `protobuf:"bytes,17,opt,name=load,proto3" json:"load,omitempty"`
+	// The figures of load. Only Watch fills it in. Unset: they are being measured.
+	Figures       *Figures `protobuf:"bytes,18,opt,name=figures,proto3" json:"figures,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Snapshot) Reset() {
@@ -259,20 +263,212 @@ func (x *Snapshot) GetReportingHosts() int32 {
 	return 0
 }
 
+func (x *Snapshot) GetLoad() *Load {
+	if x != nil {
+		return x.Load
+	}
+	return nil
+}
+
+func (x *Snapshot) GetFigures() *Figures {
+	if x != nil {
+		return x.Figures
+	}
+	return nil
+}
+
+// Load is the calls of one link that ended within the last ten complete seconds. The package bijou.dev/platform/load
+// defines each figure and adds loads up.
+type Load struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// How much of the ten seconds the counts cover. Less: the figures are not known yet, and are shown as "measuring".
+	Measured *durationpb.Duration `protobuf:"bytes,1,opt,name=measured,proto3" json:"measured,omitempty"`
+	// All calls but those that their caller canceled.
+	Calls uint64 `protobuf:"varint,2,opt,name=calls,proto3" json:"calls,omitempty"`
+	// Those of calls where the callee is at fault or did not answer in time.
+	Failures uint64 `protobuf:"varint,3,opt,name=failures,proto3" json:"failures,omitempty"`
+	// Those of calls that were not run: the circuit was open, the bulkhead was full, or the callee shed them.
+	Rejected uint64 `protobuf:"varint,4,opt,name=rejected,proto3" json:"rejected,omitempty"`
+	// Calls that a fallback answered.
+	Fallbacks uint64 `protobuf:"varint,5,opt,name=fallbacks,proto3" json:"fallbacks,omitempty"`
+	// The latency of those calls that ran. Unset: none ran.
+	Latency       *Histogram `protobuf:"bytes,6,opt,name=latency,proto3" json:"latency,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Load) Reset() {
+	*x = Load{}
+	mi := &file_api_circuits_v1_circuits_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Load) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Load) ProtoMessage() {}
+
+func (x *Load) ProtoReflect() protoreflect.Message {
+	mi := &file_api_circuits_v1_circuits_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Load.ProtoReflect.Descriptor instead.
+func (*Load) Descriptor() ([]byte, []int) {
+	return file_api_circuits_v1_circuits_proto_rawDescGZIP(), []int{1}
+}
+
+func (x *Load) GetMeasured() *durationpb.Duration {
+	if x != nil {
+		return x.Measured
+	}
+	return nil
+}
+
+func (x *Load) GetCalls() uint64 {
+	if x != nil {
+		return x.Calls
+	}
+	return 0
+}
+
+func (x *Load) GetFailures() uint64 {
+	if x != nil {
+		return x.Failures
+	}
+	return 0
+}
+
+func (x *Load) GetRejected() uint64 {
+	if x != nil {
+		return x.Rejected
+	}
+	return 0
+}
+
+func (x *Load) GetFallbacks() uint64 {
+	if x != nil {
+		return x.Fallbacks
+	}
+	return 0
+}
+
+func (x *Load) GetLatency() *Histogram {
+	if x != nil {
+		return x.Latency
+	}
+	return nil
+}
+
+// Histogram counts latencies in buckets that are the same in every process, so that histograms can be added up. There
+// are 176: eight of 8.192 us each, then eight equal ones for each doubling, up to 137 s. Longer ones are in the last.
+type Histogram struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The number of the first bucket that has a latency, from 0.
+	First uint32 `protobuf:"varint,1,opt,name=first,proto3" json:"first,omitempty"`
+	// The counts of that bucket and the following ones, up to the last that has a latency.
+	Counts []uint64 `protobuf:"varint,2,rep,packed,name=counts,proto3" json:"counts,omitempty"`
+	// The sum, the smallest and the largest of the latencies, in nanoseconds.
+	SumNs         float64 `protobuf:"fixed64,3,opt,name=sum_ns,json=sumNs,proto3" json:"sum_ns,omitempty"`
+	MinNs         int64   `protobuf:"varint,4,opt,name=min_ns,json=minNs,proto3" json:"min_ns,omitempty"`
+	MaxNs         int64   `protobuf:"varint,5,opt,name=max_ns,json=maxNs,proto3" json:"max_ns,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Histogram) Reset() {
+	*x = Histogram{}
+	mi := &file_api_circuits_v1_circuits_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Histogram) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Histogram) ProtoMessage() {}
+
+func (x *Histogram) ProtoReflect() protoreflect.Message {
+	mi := &file_api_circuits_v1_circuits_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Histogram.ProtoReflect.Descriptor instead.
+func (*Histogram) Descriptor() ([]byte, []int) {
+	return file_api_circuits_v1_circuits_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *Histogram) GetFirst() uint32 {
+	if x != nil {
+		return x.First
+	}
+	return 0
+}
+
+func (x *Histogram) GetCounts() []uint64 {
+	if x != nil {
+		return x.Counts
+	}
+	return nil
+}
+
+func (x *Histogram) GetSumNs() float64 {
+	if x != nil {
+		return x.SumNs
+	}
+	return 0
+}
+
+func (x *Histogram) GetMinNs() int64 {
+	if x != nil {
+		return x.MinNs
+	}
+	return 0
+}
+
+func (x *Histogram) GetMaxNs() int64 {
+	if x != nil {
+		return x.MaxNs
+	}
+	return 0
+}
+
 // ReportRequest is the state of all circuits of one process.
 type ReportRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The caller, whose circuits these are.
-	Service       string      `protobuf:"bytes,1,opt,name=service,proto3" json:"service,omitempty"`
-	Instance      string      `protobuf:"bytes,2,opt,name=instance,proto3" json:"instance,omitempty"`
-	Circuits      []*Snapshot `protobuf:"bytes,3,rep,name=circuits,proto3" json:"circuits,omitempty"`
+	Service  string      `protobuf:"bytes,1,opt,name=service,proto3" json:"service,omitempty"`
+	Instance string      `protobuf:"bytes,2,opt,name=instance,proto3" json:"instance,omitempty"`
+	Circuits []*Snapshot `protobuf:"bytes,3,rep,name=circuits,proto3" json:"circuits,omitempty"`
+	// The calls that this process answered, whoever made them. Calls that last as long as two processes live, such as a
+	// watch, are not counted, nor are health checks.
+	Served *Load `protobuf:"bytes,4,opt,name=served,proto3" json:"served,omitempty"`
+	// This process takes its calls from outside the platform: served is a part of the load of the link from "INTERNET".
+	Edge          bool `protobuf:"varint,5,opt,name=edge,proto3" json:"edge,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *ReportRequest) Reset() {
 	*x = ReportRequest{}
-	mi := &file_api_circuits_v1_circuits_proto_msgTypes[1]
+	mi := &file_api_circuits_v1_circuits_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -284,7 +480,7 @@ func (x *ReportRequest) String() string {
 func (*ReportRequest) ProtoMessage() {}
 
 func (x *ReportRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_api_circuits_v1_circuits_proto_msgTypes[1]
+	mi := &file_api_circuits_v1_circuits_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -297,7 +493,7 @@ func (x *ReportRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReportRequest.ProtoReflect.Descriptor instead.
 func (*ReportRequest) Descriptor() ([]byte, []int) {
-	return file_api_circuits_v1_circuits_proto_rawDescGZIP(), []int{1}
+	return file_api_circuits_v1_circuits_proto_rawDescGZIP(), []int{3}
 }
 
 func (x *ReportRequest) GetService() string {
@@ -321,6 +517,20 @@ func (x *ReportRequest) GetCircuits() []*Snapshot {
 	return nil
 }
 
+func (x *ReportRequest) GetServed() *Load {
+	if x != nil {
+		return x.Served
+	}
+	return nil
+}
+
+func (x *ReportRequest) GetEdge() bool {
+	if x != nil {
+		return x.Edge
+	}
+	return false
+}
+
 // ReportResponse ends a report stream.
 type ReportResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -330,7 +540,7 @@ type ReportResponse struct {
 
 func (x *ReportResponse) Reset() {
 	*x = ReportResponse{}
-	mi := &file_api_circuits_v1_circuits_proto_msgTypes[2]
+	mi := &file_api_circuits_v1_circuits_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -342,7 +552,7 @@ func (x *ReportResponse) String() string {
 func (*ReportResponse) ProtoMessage() {}
 
 func (x *ReportResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_api_circuits_v1_circuits_proto_msgTypes[2]
+	mi := &file_api_circuits_v1_circuits_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -355,7 +565,7 @@ func (x *ReportResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReportResponse.ProtoReflect.Descriptor instead.
 func (*ReportResponse) Descriptor() ([]byte, []int) {
-	return file_api_circuits_v1_circuits_proto_rawDescGZIP(), []int{2}
+	return file_api_circuits_v1_circuits_proto_rawDescGZIP(), []int{4}
 }
 
 // WatchRequest chooses what to watch.
@@ -369,7 +579,7 @@ type WatchRequest struct {
 
 func (x *WatchRequest) Reset() {
 	*x = WatchRequest{}
-	mi := &file_api_circuits_v1_circuits_proto_msgTypes[3]
+	mi := &file_api_circuits_v1_circuits_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -381,7 +591,7 @@ func (x *WatchRequest) String() string {
 func (*WatchRequest) ProtoMessage() {}
 
 func (x *WatchRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_api_circuits_v1_circuits_proto_msgTypes[3]
+	mi := &file_api_circuits_v1_circuits_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -394,7 +604,7 @@ func (x *WatchRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchRequest.ProtoReflect.Descriptor instead.
 func (*WatchRequest) Descriptor() ([]byte, []int) {
-	return file_api_circuits_v1_circuits_proto_rawDescGZIP(), []int{3}
+	return file_api_circuits_v1_circuits_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *WatchRequest) GetService() string {
@@ -414,7 +624,7 @@ type WatchResponse struct {
 
 func (x *WatchResponse) Reset() {
 	*x = WatchResponse{}
-	mi := &file_api_circuits_v1_circuits_proto_msgTypes[4]
+	mi := &file_api_circuits_v1_circuits_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -426,7 +636,7 @@ func (x *WatchResponse) String() string {
 func (*WatchResponse) ProtoMessage() {}
 
 func (x *WatchResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_api_circuits_v1_circuits_proto_msgTypes[4]
+	mi := &file_api_circuits_v1_circuits_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -439,7 +649,7 @@ func (x *WatchResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchResponse.ProtoReflect.Descriptor instead.
 func (*WatchResponse) Descriptor() ([]byte, []int) {
-	return file_api_circuits_v1_circuits_proto_rawDescGZIP(), []int{4}
+	return file_api_circuits_v1_circuits_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *WatchResponse) GetServices() []*ServiceCircuits {
@@ -451,17 +661,19 @@ func (x *WatchResponse) GetServices() []*ServiceCircuits {
 
 // ServiceCircuits are the circuits of one calling service, summed over its instances.
 type ServiceCircuits struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Service       string                 `protobuf:"bytes,1,opt,name=service,proto3" json:"service,omitempty"`
-	Instances     []string               `protobuf:"bytes,2,rep,name=instances,proto3" json:"instances,omitempty"`
-	Circuits      []*Snapshot            `protobuf:"bytes,3,rep,name=circuits,proto3" json:"circuits,omitempty"`
+	state     protoimpl.MessageState `protogen:"open.v1"`
+	Service   string                 `protobuf:"bytes,1,opt,name=service,proto3" json:"service,omitempty"`
+	Instances []string               `protobuf:"bytes,2,rep,name=instances,proto3" json:"instances,omitempty"`
+	Circuits  []*Snapshot            `protobuf:"bytes,3,rep,name=circuits,proto3" json:"circuits,omitempty"`
+	// What each instance served. Only other replicas of the circuits service get it.
+	Served        []*Served `protobuf:"bytes,4,rep,name=served,proto3" json:"served,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *ServiceCircuits) Reset() {
 	*x = ServiceCircuits{}
-	mi := &file_api_circuits_v1_circuits_proto_msgTypes[5]
+	mi := &file_api_circuits_v1_circuits_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -473,7 +685,7 @@ func (x *ServiceCircuits) String() string {
 func (*ServiceCircuits) ProtoMessage() {}
 
 func (x *ServiceCircuits) ProtoReflect() protoreflect.Message {
-	mi := &file_api_circuits_v1_circuits_proto_msgTypes[5]
+	mi := &file_api_circuits_v1_circuits_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -486,7 +698,7 @@ func (x *ServiceCircuits) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ServiceCircuits.ProtoReflect.Descriptor instead.
 func (*ServiceCircuits) Descriptor() ([]byte, []int) {
-	return file_api_circuits_v1_circuits_proto_rawDescGZIP(), []int{5}
+	return file_api_circuits_v1_circuits_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *ServiceCircuits) GetService() string {
@@ -510,6 +722,454 @@ func (x *ServiceCircuits) GetCircuits() []*Snapshot {
 	return nil
 }
 
+func (x *ServiceCircuits) GetServed() []*Served {
+	if x != nil {
+		return x.Served
+	}
+	return nil
+}
+
+// Served is the load of the calls that one instance answered.
+type Served struct {
+	state    protoimpl.MessageState `protogen:"open.v1"`
+	Instance string                 `protobuf:"bytes,1,opt,name=instance,proto3" json:"instance,omitempty"`
+	Load     *Load                  `protobuf:"bytes,2,opt,name=load,proto3" json:"load,omitempty"`
+	// See ReportRequest.
+	Edge          bool `protobuf:"varint,3,opt,name=edge,proto3" json:"edge,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Served) Reset() {
+	*x = Served{}
+	mi := &file_api_circuits_v1_circuits_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Served) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Served) ProtoMessage() {}
+
+func (x *Served) ProtoReflect() protoreflect.Message {
+	mi := &file_api_circuits_v1_circuits_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Served.ProtoReflect.Descriptor instead.
+func (*Served) Descriptor() ([]byte, []int) {
+	return file_api_circuits_v1_circuits_proto_rawDescGZIP(), []int{8}
+}
+
+func (x *Served) GetInstance() string {
+	if x != nil {
+		return x.Instance
+	}
+	return ""
+}
+
+func (x *Served) GetLoad() *Load {
+	if x != nil {
+		return x.Load
+	}
+	return nil
+}
+
+func (x *Served) GetEdge() bool {
+	if x != nil {
+		return x.Edge
+	}
+	return false
+}
+
+// Figures are what is shown of a load, rounded to three digits. Where figures are unset, the load does not cover the
+// last ten complete seconds yet: show "measuring", not 0.
+type Figures struct {
+	state          protoimpl.MessageState `protogen:"open.v1"`
+	CallsPerSecond float64                `protobuf:"fixed64,1,opt,name=calls_per_second,json=callsPerSecond,proto3" json:"calls_per_second,omitempty"`
+	// Failed and rejected calls, as a percentage of calls.
+	ErrorPercent       float64 `protobuf:"fixed64,2,opt,name=error_percent,json=errorPercent,proto3" json:"error_percent,omitempty"`
+	RejectedPerSecond  float64 `protobuf:"fixed64,3,opt,name=rejected_per_second,json=rejectedPerSecond,proto3" json:"rejected_per_second,omitempty"`
+	FallbacksPerSecond float64 `protobuf:"fixed64,4,opt,name=fallbacks_per_second,json=fallbacksPerSecond,proto3" json:"fallbacks_per_second,omitempty"`
+	// Percentiles of the latency. Unset: no call ran in the window.
+	P50Ms         *float64 `protobuf:"fixed64,5,opt,name=p50_ms,json=p50Ms,proto3,oneof" json:"p50_ms,omitempty"`
+	P90Ms         *float64 `protobuf:"fixed64,6,opt,name=p90_ms,json=p90Ms,proto3,oneof" json:"p90_ms,omitempty"`
+	P99Ms         *float64 `protobuf:"fixed64,7,opt,name=p99_ms,json=p99Ms,proto3,oneof" json:"p99_ms,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Figures) Reset() {
+	*x = Figures{}
+	mi := &file_api_circuits_v1_circuits_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Figures) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Figures) ProtoMessage() {}
+
+func (x *Figures) ProtoReflect() protoreflect.Message {
+	mi := &file_api_circuits_v1_circuits_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Figures.ProtoReflect.Descriptor instead.
+func (*Figures) Descriptor() ([]byte, []int) {
+	return file_api_circuits_v1_circuits_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *Figures) GetCallsPerSecond() float64 {
+	if x != nil {
+		return x.CallsPerSecond
+	}
+	return 0
+}
+
+func (x *Figures) GetErrorPercent() float64 {
+	if x != nil {
+		return x.ErrorPercent
+	}
+	return 0
+}
+
+func (x *Figures) GetRejectedPerSecond() float64 {
+	if x != nil {
+		return x.RejectedPerSecond
+	}
+	return 0
+}
+
+func (x *Figures) GetFallbacksPerSecond() float64 {
+	if x != nil {
+		return x.FallbacksPerSecond
+	}
+	return 0
+}
+
+func (x *Figures) GetP50Ms() float64 {
+	if x != nil && x.P50Ms != nil {
+		return *x.P50Ms
+	}
+	return 0
+}
+
+func (x *Figures) GetP90Ms() float64 {
+	if x != nil && x.P90Ms != nil {
+		return *x.P90Ms
+	}
+	return 0
+}
+
+func (x *Figures) GetP99Ms() float64 {
+	if x != nil && x.P99Ms != nil {
+		return *x.P99Ms
+	}
+	return 0
+}
+
+// LinksRequest asks for all links.
+type LinksRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *LinksRequest) Reset() {
+	*x = LinksRequest{}
+	mi := &file_api_circuits_v1_circuits_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *LinksRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*LinksRequest) ProtoMessage() {}
+
+func (x *LinksRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_api_circuits_v1_circuits_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use LinksRequest.ProtoReflect.Descriptor instead.
+func (*LinksRequest) Descriptor() ([]byte, []int) {
+	return file_api_circuits_v1_circuits_proto_rawDescGZIP(), []int{10}
+}
+
+// LinksResponse has the links sorted by from and to, the services by name, and the instances by service and id.
+type LinksResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Links         []*Link                `protobuf:"bytes,1,rep,name=links,proto3" json:"links,omitempty"`
+	Services      []*ServiceLoad         `protobuf:"bytes,2,rep,name=services,proto3" json:"services,omitempty"`
+	Instances     []*InstanceLoad        `protobuf:"bytes,3,rep,name=instances,proto3" json:"instances,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *LinksResponse) Reset() {
+	*x = LinksResponse{}
+	mi := &file_api_circuits_v1_circuits_proto_msgTypes[11]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *LinksResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*LinksResponse) ProtoMessage() {}
+
+func (x *LinksResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_api_circuits_v1_circuits_proto_msgTypes[11]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use LinksResponse.ProtoReflect.Descriptor instead.
+func (*LinksResponse) Descriptor() ([]byte, []int) {
+	return file_api_circuits_v1_circuits_proto_rawDescGZIP(), []int{11}
+}
+
+func (x *LinksResponse) GetLinks() []*Link {
+	if x != nil {
+		return x.Links
+	}
+	return nil
+}
+
+func (x *LinksResponse) GetServices() []*ServiceLoad {
+	if x != nil {
+		return x.Services
+	}
+	return nil
+}
+
+func (x *LinksResponse) GetInstances() []*InstanceLoad {
+	if x != nil {
+		return x.Instances
+	}
+	return nil
+}
+
+// Link is all calls of one service to another, summed over instances, methods and circuits.
+type Link struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The calling service, or "INTERNET" for the callers outside the platform.
+	From    string   `protobuf:"bytes,1,opt,name=from,proto3" json:"from,omitempty"`
+	To      string   `protobuf:"bytes,2,opt,name=to,proto3" json:"to,omitempty"`
+	Figures *Figures `protobuf:"bytes,3,opt,name=figures,proto3" json:"figures,omitempty"`
+	// The circuits of this link that are not closed, by name.
+	NotClosed     []string `protobuf:"bytes,4,rep,name=not_closed,json=notClosed,proto3" json:"not_closed,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Link) Reset() {
+	*x = Link{}
+	mi := &file_api_circuits_v1_circuits_proto_msgTypes[12]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Link) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Link) ProtoMessage() {}
+
+func (x *Link) ProtoReflect() protoreflect.Message {
+	mi := &file_api_circuits_v1_circuits_proto_msgTypes[12]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Link.ProtoReflect.Descriptor instead.
+func (*Link) Descriptor() ([]byte, []int) {
+	return file_api_circuits_v1_circuits_proto_rawDescGZIP(), []int{12}
+}
+
+func (x *Link) GetFrom() string {
+	if x != nil {
+		return x.From
+	}
+	return ""
+}
+
+func (x *Link) GetTo() string {
+	if x != nil {
+		return x.To
+	}
+	return ""
+}
+
+func (x *Link) GetFigures() *Figures {
+	if x != nil {
+		return x.Figures
+	}
+	return nil
+}
+
+func (x *Link) GetNotClosed() []string {
+	if x != nil {
+		return x.NotClosed
+	}
+	return nil
+}
+
+// ServiceLoad is the sum of all links to one service.
+type ServiceLoad struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Service       string                 `protobuf:"bytes,1,opt,name=service,proto3" json:"service,omitempty"`
+	Figures       *Figures               `protobuf:"bytes,2,opt,name=figures,proto3" json:"figures,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ServiceLoad) Reset() {
+	*x = ServiceLoad{}
+	mi := &file_api_circuits_v1_circuits_proto_msgTypes[13]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ServiceLoad) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ServiceLoad) ProtoMessage() {}
+
+func (x *ServiceLoad) ProtoReflect() protoreflect.Message {
+	mi := &file_api_circuits_v1_circuits_proto_msgTypes[13]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ServiceLoad.ProtoReflect.Descriptor instead.
+func (*ServiceLoad) Descriptor() ([]byte, []int) {
+	return file_api_circuits_v1_circuits_proto_rawDescGZIP(), []int{13}
+}
+
+func (x *ServiceLoad) GetService() string {
+	if x != nil {
+		return x.Service
+	}
+	return ""
+}
+
+func (x *ServiceLoad) GetFigures() *Figures {
+	if x != nil {
+		return x.Figures
+	}
+	return nil
+}
+
+// InstanceLoad is what one instance says that it served.
+type InstanceLoad struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Service       string                 `protobuf:"bytes,1,opt,name=service,proto3" json:"service,omitempty"`
+	Instance      string                 `protobuf:"bytes,2,opt,name=instance,proto3" json:"instance,omitempty"`
+	Figures       *Figures               `protobuf:"bytes,3,opt,name=figures,proto3" json:"figures,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *InstanceLoad) Reset() {
+	*x = InstanceLoad{}
+	mi := &file_api_circuits_v1_circuits_proto_msgTypes[14]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *InstanceLoad) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*InstanceLoad) ProtoMessage() {}
+
+func (x *InstanceLoad) ProtoReflect() protoreflect.Message {
+	mi := &file_api_circuits_v1_circuits_proto_msgTypes[14]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use InstanceLoad.ProtoReflect.Descriptor instead.
+func (*InstanceLoad) Descriptor() ([]byte, []int) {
+	return file_api_circuits_v1_circuits_proto_rawDescGZIP(), []int{14}
+}
+
+func (x *InstanceLoad) GetService() string {
+	if x != nil {
+		return x.Service
+	}
+	return ""
+}
+
+func (x *InstanceLoad) GetInstance() string {
+	if x != nil {
+		return x.Instance
+	}
+	return ""
+}
+
+func (x *InstanceLoad) GetFigures() *Figures {
+	if x != nil {
+		return x.Figures
+	}
+	return nil
+}
+
 // ForceRequest forces circuits of a calling service.
 type ForceRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -529,7 +1189,7 @@ type ForceRequest struct {
 
 func (x *ForceRequest) Reset() {
 	*x = ForceRequest{}
-	mi := &file_api_circuits_v1_circuits_proto_msgTypes[6]
+	mi := &file_api_circuits_v1_circuits_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -541,7 +1201,7 @@ func (x *ForceRequest) String() string {
 func (*ForceRequest) ProtoMessage() {}
 
 func (x *ForceRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_api_circuits_v1_circuits_proto_msgTypes[6]
+	mi := &file_api_circuits_v1_circuits_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -554,7 +1214,7 @@ func (x *ForceRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ForceRequest.ProtoReflect.Descriptor instead.
 func (*ForceRequest) Descriptor() ([]byte, []int) {
-	return file_api_circuits_v1_circuits_proto_rawDescGZIP(), []int{6}
+	return file_api_circuits_v1_circuits_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *ForceRequest) GetService() string {
@@ -609,7 +1269,7 @@ type ForceResponse struct {
 
 func (x *ForceResponse) Reset() {
 	*x = ForceResponse{}
-	mi := &file_api_circuits_v1_circuits_proto_msgTypes[7]
+	mi := &file_api_circuits_v1_circuits_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -621,7 +1281,7 @@ func (x *ForceResponse) String() string {
 func (*ForceResponse) ProtoMessage() {}
 
 func (x *ForceResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_api_circuits_v1_circuits_proto_msgTypes[7]
+	mi := &file_api_circuits_v1_circuits_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -634,7 +1294,7 @@ func (x *ForceResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ForceResponse.ProtoReflect.Descriptor instead.
 func (*ForceResponse) Descriptor() ([]byte, []int) {
-	return file_api_circuits_v1_circuits_proto_rawDescGZIP(), []int{7}
+	return file_api_circuits_v1_circuits_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *ForceResponse) GetRevision() int64 {
@@ -648,7 +1308,7 @@ var File_api_circuits_v1_circuits_proto protoreflect.FileDescriptor
 
 const file_api_circuits_v1_circuits_proto_rawDesc = "" +
 	"\n" +
-	"\x1eapi/circuits/v1/circuits.proto\x12\x11bijou.circuits.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xe1\x06\n" +
+	"\x1eapi/circuits/v1/circuits.proto\x12\x11bijou.circuits.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xc4\a\n" +
 	"\bSnapshot\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x14\n" +
 	"\x05group\x18\x02 \x01(\tR\x05group\x12.\n" +
@@ -671,7 +1331,9 @@ const file_api_circuits_v1_circuits_proto_rawDesc = "" +
 	"properties\x18\x0e \x03(\v2+.bijou.circuits.v1.Snapshot.PropertiesEntryR\n" +
 	"properties\x12%\n" +
 	"\x0eexample_traces\x18\x0f \x03(\tR\rexampleTraces\x12'\n" +
-	"\x0freporting_hosts\x18\x10 \x01(\x05R\x0ereportingHosts\x1a:\n" +
+	"\x0freporting_hosts\x18\x10 \x01(\x05R\x0ereportingHosts\x12+\n" +
+	"\x04load\x18\x11 \x01(\v2\x17.bijou.circuits.v1.LoadR\x04load\x124\n" +
+	"\afigures\x18\x12 \x01(\v2\x1a.bijou.circuits.v1.FiguresR\afigures\x1a:\n" +
 	"\fRollingEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\x03R\x05value:\x028\x01\x1a<\n" +
@@ -680,20 +1342,69 @@ const file_api_circuits_v1_circuits_proto_rawDesc = "" +
 	"\x05value\x18\x02 \x01(\x01R\x05value:\x028\x01\x1a=\n" +
 	"\x0fPropertiesEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"~\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xe1\x01\n" +
+	"\x04Load\x125\n" +
+	"\bmeasured\x18\x01 \x01(\v2\x19.google.protobuf.DurationR\bmeasured\x12\x14\n" +
+	"\x05calls\x18\x02 \x01(\x04R\x05calls\x12\x1a\n" +
+	"\bfailures\x18\x03 \x01(\x04R\bfailures\x12\x1a\n" +
+	"\brejected\x18\x04 \x01(\x04R\brejected\x12\x1c\n" +
+	"\tfallbacks\x18\x05 \x01(\x04R\tfallbacks\x126\n" +
+	"\alatency\x18\x06 \x01(\v2\x1c.bijou.circuits.v1.HistogramR\alatency\"~\n" +
+	"\tHistogram\x12\x14\n" +
+	"\x05first\x18\x01 \x01(\rR\x05first\x12\x16\n" +
+	"\x06counts\x18\x02 \x03(\x04R\x06counts\x12\x15\n" +
+	"\x06sum_ns\x18\x03 \x01(\x01R\x05sumNs\x12\x15\n" +
+	"\x06min_ns\x18\x04 \x01(\x03R\x05minNs\x12\x15\n" +
+	"\x06max_ns\x18\x05 \x01(\x03R\x05maxNs\"\xc3\x01\n" +
 	"\rReportRequest\x12\x18\n" +
 	"\aservice\x18\x01 \x01(\tR\aservice\x12\x1a\n" +
 	"\binstance\x18\x02 \x01(\tR\binstance\x127\n" +
-	"\bcircuits\x18\x03 \x03(\v2\x1b.bijou.circuits.v1.SnapshotR\bcircuits\"\x10\n" +
+	"\bcircuits\x18\x03 \x03(\v2\x1b.bijou.circuits.v1.SnapshotR\bcircuits\x12/\n" +
+	"\x06served\x18\x04 \x01(\v2\x17.bijou.circuits.v1.LoadR\x06served\x12\x12\n" +
+	"\x04edge\x18\x05 \x01(\bR\x04edge\"\x10\n" +
 	"\x0eReportResponse\"(\n" +
 	"\fWatchRequest\x12\x18\n" +
 	"\aservice\x18\x01 \x01(\tR\aservice\"O\n" +
 	"\rWatchResponse\x12>\n" +
-	"\bservices\x18\x01 \x03(\v2\".bijou.circuits.v1.ServiceCircuitsR\bservices\"\x82\x01\n" +
+	"\bservices\x18\x01 \x03(\v2\".bijou.circuits.v1.ServiceCircuitsR\bservices\"\xb5\x01\n" +
 	"\x0fServiceCircuits\x12\x18\n" +
 	"\aservice\x18\x01 \x01(\tR\aservice\x12\x1c\n" +
 	"\tinstances\x18\x02 \x03(\tR\tinstances\x127\n" +
-	"\bcircuits\x18\x03 \x03(\v2\x1b.bijou.circuits.v1.SnapshotR\bcircuits\"\xc9\x01\n" +
+	"\bcircuits\x18\x03 \x03(\v2\x1b.bijou.circuits.v1.SnapshotR\bcircuits\x121\n" +
+	"\x06served\x18\x04 \x03(\v2\x19.bijou.circuits.v1.ServedR\x06served\"e\n" +
+	"\x06Served\x12\x1a\n" +
+	"\binstance\x18\x01 \x01(\tR\binstance\x12+\n" +
+	"\x04load\x18\x02 \x01(\v2\x17.bijou.circuits.v1.LoadR\x04load\x12\x12\n" +
+	"\x04edge\x18\x03 \x01(\bR\x04edge\"\xaf\x02\n" +
+	"\aFigures\x12(\n" +
+	"\x10calls_per_second\x18\x01 \x01(\x01R\x0ecallsPerSecond\x12#\n" +
+	"\rerror_percent\x18\x02 \x01(\x01R\ferrorPercent\x12.\n" +
+	"\x13rejected_per_second\x18\x03 \x01(\x01R\x11rejectedPerSecond\x120\n" +
+	"\x14fallbacks_per_second\x18\x04 \x01(\x01R\x12fallbacksPerSecond\x12\x1a\n" +
+	"\x06p50_ms\x18\x05 \x01(\x01H\x00R\x05p50Ms\x88\x01\x01\x12\x1a\n" +
+	"\x06p90_ms\x18\x06 \x01(\x01H\x01R\x05p90Ms\x88\x01\x01\x12\x1a\n" +
+	"\x06p99_ms\x18\a \x01(\x01H\x02R\x05p99Ms\x88\x01\x01B\t\n" +
+	"\a_p50_msB\t\n" +
+	"\a_p90_msB\t\n" +
+	"\a_p99_ms\"\x0e\n" +
+	"\fLinksRequest\"\xb9\x01\n" +
+	"\rLinksResponse\x12-\n" +
+	"\x05links\x18\x01 \x03(\v2\x17.bijou.circuits.v1.LinkR\x05links\x12:\n" +
+	"\bservices\x18\x02 \x03(\v2\x1e.bijou.circuits.v1.ServiceLoadR\bservices\x12=\n" +
+	"\tinstances\x18\x03 \x03(\v2\x1f.bijou.circuits.v1.InstanceLoadR\tinstances\"\x7f\n" +
+	"\x04Link\x12\x12\n" +
+	"\x04from\x18\x01 \x01(\tR\x04from\x12\x0e\n" +
+	"\x02to\x18\x02 \x01(\tR\x02to\x124\n" +
+	"\afigures\x18\x03 \x01(\v2\x1a.bijou.circuits.v1.FiguresR\afigures\x12\x1d\n" +
+	"\n" +
+	"not_closed\x18\x04 \x03(\tR\tnotClosed\"]\n" +
+	"\vServiceLoad\x12\x18\n" +
+	"\aservice\x18\x01 \x01(\tR\aservice\x124\n" +
+	"\afigures\x18\x02 \x01(\v2\x1a.bijou.circuits.v1.FiguresR\afigures\"z\n" +
+	"\fInstanceLoad\x12\x18\n" +
+	"\aservice\x18\x01 \x01(\tR\aservice\x12\x1a\n" +
+	"\binstance\x18\x02 \x01(\tR\binstance\x124\n" +
+	"\afigures\x18\x03 \x01(\v2\x1a.bijou.circuits.v1.FiguresR\afigures\"\xc9\x01\n" +
 	"\fForceRequest\x12\x18\n" +
 	"\aservice\x18\x01 \x01(\tR\aservice\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12.\n" +
@@ -710,11 +1421,12 @@ const file_api_circuits_v1_circuits_proto_rawDesc = "" +
 	"\n" +
 	"STATE_OPEN\x10\x03\x12\x15\n" +
 	"\x11STATE_FORCED_OPEN\x10\x04\x12\x17\n" +
-	"\x13STATE_FORCED_CLOSED\x10\x052\xfa\x01\n" +
+	"\x13STATE_FORCED_CLOSED\x10\x052\xcb\x02\n" +
 	"\bCircuits\x12O\n" +
 	"\x06Report\x12 .bijou.circuits.v1.ReportRequest\x1a!.bijou.circuits.v1.ReportResponse(\x01\x12L\n" +
 	"\x05Watch\x12\x1f.bijou.circuits.v1.WatchRequest\x1a .bijou.circuits.v1.WatchResponse0\x01\x12O\n" +
-	"\x05Force\x12\x1f.bijou.circuits.v1.ForceRequest\x1a .bijou.circuits.v1.ForceResponse\"\x03\x90\x02\x02B/Z-bijou.dev/platform/api/circuits/v1;circuitsv1b\x06proto3"
+	"\x05Force\x12\x1f.bijou.circuits.v1.ForceRequest\x1a .bijou.circuits.v1.ForceResponse\"\x03\x90\x02\x02\x12O\n" +
+	"\x05Links\x12\x1f.bijou.circuits.v1.LinksRequest\x1a .bijou.circuits.v1.LinksResponse\"\x03\x90\x02\x01B/Z-bijou.dev/platform/api/circuits/v1;circuitsv1b\x06proto3"
 
 var (
 	file_api_circuits_v1_circuits_proto_rawDescOnce sync.Once
@@ -729,45 +1441,69 @@ func file_api_circuits_v1_circuits_proto_rawDescGZIP() []byte {
 }
 
 var file_api_circuits_v1_circuits_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_api_circuits_v1_circuits_proto_msgTypes = make([]protoimpl.MessageInfo, 11)
+var file_api_circuits_v1_circuits_proto_msgTypes = make([]protoimpl.MessageInfo, 20)
 var file_api_circuits_v1_circuits_proto_goTypes = []any{
 	(State)(0),                    // 0: bijou.circuits.v1.State
 	(*Snapshot)(nil),              // 1: bijou.circuits.v1.Snapshot
-	(*ReportRequest)(nil),         // 2: bijou.circuits.v1.ReportRequest
-	(*ReportResponse)(nil),        // 3: bijou.circuits.v1.ReportResponse
-	(*WatchRequest)(nil),          // 4: bijou.circuits.v1.WatchRequest
-	(*WatchResponse)(nil),         // 5: bijou.circuits.v1.WatchResponse
-	(*ServiceCircuits)(nil),       // 6: bijou.circuits.v1.ServiceCircuits
-	(*ForceRequest)(nil),          // 7: bijou.circuits.v1.ForceRequest
-	(*ForceResponse)(nil),         // 8: bijou.circuits.v1.ForceResponse
-	nil,                           // 9: bijou.circuits.v1.Snapshot.RollingEntry
-	nil,                           // 10: bijou.circuits.v1.Snapshot.LatencyMsEntry
-	nil,                           // 11: bijou.circuits.v1.Snapshot.PropertiesEntry
-	(*timestamppb.Timestamp)(nil), // 12: google.protobuf.Timestamp
-	(*durationpb.Duration)(nil),   // 13: google.protobuf.Duration
+	(*Load)(nil),                  // 2: bijou.circuits.v1.Load
+	(*Histogram)(nil),             // 3: bijou.circuits.v1.Histogram
+	(*ReportRequest)(nil),         // 4: bijou.circuits.v1.ReportRequest
+	(*ReportResponse)(nil),        // 5: bijou.circuits.v1.ReportResponse
+	(*WatchRequest)(nil),          // 6: bijou.circuits.v1.WatchRequest
+	(*WatchResponse)(nil),         // 7: bijou.circuits.v1.WatchResponse
+	(*ServiceCircuits)(nil),       // 8: bijou.circuits.v1.ServiceCircuits
+	(*Served)(nil),                // 9: bijou.circuits.v1.Served
+	(*Figures)(nil),               // 10: bijou.circuits.v1.Figures
+	(*LinksRequest)(nil),          // 11: bijou.circuits.v1.LinksRequest
+	(*LinksResponse)(nil),         // 12: bijou.circuits.v1.LinksResponse
+	(*Link)(nil),                  // 13: bijou.circuits.v1.Link
+	(*ServiceLoad)(nil),           // 14: bijou.circuits.v1.ServiceLoad
+	(*InstanceLoad)(nil),          // 15: bijou.circuits.v1.InstanceLoad
+	(*ForceRequest)(nil),          // 16: bijou.circuits.v1.ForceRequest
+	(*ForceResponse)(nil),         // 17: bijou.circuits.v1.ForceResponse
+	nil,                           // 18: bijou.circuits.v1.Snapshot.RollingEntry
+	nil,                           // 19: bijou.circuits.v1.Snapshot.LatencyMsEntry
+	nil,                           // 20: bijou.circuits.v1.Snapshot.PropertiesEntry
+	(*timestamppb.Timestamp)(nil), // 21: google.protobuf.Timestamp
+	(*durationpb.Duration)(nil),   // 22: google.protobuf.Duration
 }
 var file_api_circuits_v1_circuits_proto_depIdxs = []int32{
 	0,  // 0: bijou.circuits.v1.Snapshot.state:type_name -> bijou.circuits.v1.State
-	12, // 1: bijou.circuits.v1.Snapshot.since:type_name -> google.protobuf.Timestamp
-	9,  // 2: bijou.circuits.v1.Snapshot.rolling:type_name -> bijou.circuits.v1.Snapshot.RollingEntry
-	10, // 3: bijou.circuits.v1.Snapshot.latency_ms:type_name -> bijou.circuits.v1.Snapshot.LatencyMsEntry
-	11, // 4: bijou.circuits.v1.Snapshot.properties:type_name -> bijou.circuits.v1.Snapshot.PropertiesEntry
-	1,  // 5: bijou.circuits.v1.ReportRequest.circuits:type_name -> bijou.circuits.v1.Snapshot
-	6,  // 6: bijou.circuits.v1.WatchResponse.services:type_name -> bijou.circuits.v1.ServiceCircuits
-	1,  // 7: bijou.circuits.v1.ServiceCircuits.circuits:type_name -> bijou.circuits.v1.Snapshot
-	0,  // 8: bijou.circuits.v1.ForceRequest.state:type_name -> bijou.circuits.v1.State
-	13, // 9: bijou.circuits.v1.ForceRequest.ttl:type_name -> google.protobuf.Duration
-	2,  // 10: bijou.circuits.v1.Circuits.Report:input_type -> bijou.circuits.v1.ReportRequest
-	4,  // 11: bijou.circuits.v1.Circuits.Watch:input_type -> bijou.circuits.v1.WatchRequest
-	7,  // 12: bijou.circuits.v1.Circuits.Force:input_type -> bijou.circuits.v1.ForceRequest
-	3,  // 13: bijou.circuits.v1.Circuits.Report:output_type -> bijou.circuits.v1.ReportResponse
-	5,  // 14: bijou.circuits.v1.Circuits.Watch:output_type -> bijou.circuits.v1.WatchResponse
-	8,  // 15: bijou.circuits.v1.Circuits.Force:output_type -> bijou.circuits.v1.ForceResponse
-	13, // [13:16] is the sub-list for method output_type
-	10, // [10:13] is the sub-list for method input_type
-	10, // [10:10] is the sub-list for extension type_name
-	10, // [10:10] is the sub-list for extension extendee
-	0,  // [0:10] is the sub-list for field type_name
+	21, // 1: bijou.circuits.v1.Snapshot.since:type_name -> google.protobuf.Timestamp
+	18, // 2: bijou.circuits.v1.Snapshot.rolling:type_name -> bijou.circuits.v1.Snapshot.RollingEntry
+	19, // 3: bijou.circuits.v1.Snapshot.latency_ms:type_name -> bijou.circuits.v1.Snapshot.LatencyMsEntry
+	20, // 4: bijou.circuits.v1.Snapshot.properties:type_name -> bijou.circuits.v1.Snapshot.PropertiesEntry
+	2,  // 5: bijou.circuits.v1.Snapshot.load:type_name -> bijou.circuits.v1.Load
+	10, // 6: bijou.circuits.v1.Snapshot.figures:type_name -> bijou.circuits.v1.Figures
+	22, // 7: bijou.circuits.v1.Load.measured:type_name -> google.protobuf.Duration
+	3,  // 8: bijou.circuits.v1.Load.latency:type_name -> bijou.circuits.v1.Histogram
+	1,  // 9: bijou.circuits.v1.ReportRequest.circuits:type_name -> bijou.circuits.v1.Snapshot
+	2,  // 10: bijou.circuits.v1.ReportRequest.served:type_name -> bijou.circuits.v1.Load
+	8,  // 11: bijou.circuits.v1.WatchResponse.services:type_name -> bijou.circuits.v1.ServiceCircuits
+	1,  // 12: bijou.circuits.v1.ServiceCircuits.circuits:type_name -> bijou.circuits.v1.Snapshot
+	9,  // 13: bijou.circuits.v1.ServiceCircuits.served:type_name -> bijou.circuits.v1.Served
+	2,  // 14: bijou.circuits.v1.Served.load:type_name -> bijou.circuits.v1.Load
+	13, // 15: bijou.circuits.v1.LinksResponse.links:type_name -> bijou.circuits.v1.Link
+	14, // 16: bijou.circuits.v1.LinksResponse.services:type_name -> bijou.circuits.v1.ServiceLoad
+	15, // 17: bijou.circuits.v1.LinksResponse.instances:type_name -> bijou.circuits.v1.InstanceLoad
+	10, // 18: bijou.circuits.v1.Link.figures:type_name -> bijou.circuits.v1.Figures
+	10, // 19: bijou.circuits.v1.ServiceLoad.figures:type_name -> bijou.circuits.v1.Figures
+	10, // 20: bijou.circuits.v1.InstanceLoad.figures:type_name -> bijou.circuits.v1.Figures
+	0,  // 21: bijou.circuits.v1.ForceRequest.state:type_name -> bijou.circuits.v1.State
+	22, // 22: bijou.circuits.v1.ForceRequest.ttl:type_name -> google.protobuf.Duration
+	4,  // 23: bijou.circuits.v1.Circuits.Report:input_type -> bijou.circuits.v1.ReportRequest
+	6,  // 24: bijou.circuits.v1.Circuits.Watch:input_type -> bijou.circuits.v1.WatchRequest
+	16, // 25: bijou.circuits.v1.Circuits.Force:input_type -> bijou.circuits.v1.ForceRequest
+	11, // 26: bijou.circuits.v1.Circuits.Links:input_type -> bijou.circuits.v1.LinksRequest
+	5,  // 27: bijou.circuits.v1.Circuits.Report:output_type -> bijou.circuits.v1.ReportResponse
+	7,  // 28: bijou.circuits.v1.Circuits.Watch:output_type -> bijou.circuits.v1.WatchResponse
+	17, // 29: bijou.circuits.v1.Circuits.Force:output_type -> bijou.circuits.v1.ForceResponse
+	12, // 30: bijou.circuits.v1.Circuits.Links:output_type -> bijou.circuits.v1.LinksResponse
+	27, // [27:31] is the sub-list for method output_type
+	23, // [23:27] is the sub-list for method input_type
+	23, // [23:23] is the sub-list for extension type_name
+	23, // [23:23] is the sub-list for extension extendee
+	0,  // [0:23] is the sub-list for field type_name
 }
 
 func init() { file_api_circuits_v1_circuits_proto_init() }
@@ -775,13 +1511,14 @@ func file_api_circuits_v1_circuits_proto_init() {
 	if File_api_circuits_v1_circuits_proto != nil {
 		return
 	}
+	file_api_circuits_v1_circuits_proto_msgTypes[9].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_api_circuits_v1_circuits_proto_rawDesc), len(file_api_circuits_v1_circuits_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   11,
+			NumMessages:   20,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

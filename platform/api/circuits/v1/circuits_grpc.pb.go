@@ -25,6 +25,7 @@ const (
 	Circuits_Report_FullMethodName = "/bijou.circuits.v1.Circuits/Report"
 	Circuits_Watch_FullMethodName  = "/bijou.circuits.v1.Circuits/Watch"
 	Circuits_Force_FullMethodName  = "/bijou.circuits.v1.Circuits/Force"
+	Circuits_Links_FullMethodName  = "/bijou.circuits.v1.Circuits/Links"
 )
 
 // CircuitsClient is the client API for Circuits service.
@@ -39,6 +40,8 @@ type CircuitsClient interface {
 	Watch(ctx context.Context, in *WatchRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[WatchResponse], error)
 	// Force opens or closes circuits by publishing an operator override with an expiry and a reason.
 	Force(ctx context.Context, in *ForceRequest, opts ...grpc.CallOption) (*ForceResponse, error)
+	// Links returns the load of every link between services, of every service and of every instance.
+	Links(ctx context.Context, in *LinksRequest, opts ...grpc.CallOption) (*LinksResponse, error)
 }
 
 type circuitsClient struct {
@@ -91,6 +94,16 @@ func (c *circuitsClient) Force(ctx context.Context, in *ForceRequest, opts ...gr
 	return out, nil
 }
 
+func (c *circuitsClient) Links(ctx context.Context, in *LinksRequest, opts ...grpc.CallOption) (*LinksResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(LinksResponse)
+	err := c.cc.Invoke(ctx, Circuits_Links_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // CircuitsServer is the server API for Circuits service.
 // All implementations must embed UnimplementedCircuitsServer
 // for forward compatibility.
@@ -103,6 +116,8 @@ type CircuitsServer interface {
 	Watch(*WatchRequest, grpc.ServerStreamingServer[WatchResponse]) error
 	// Force opens or closes circuits by publishing an operator override with an expiry and a reason.
 	Force(context.Context, *ForceRequest) (*ForceResponse, error)
+	// Links returns the load of every link between services, of every service and of every instance.
+	Links(context.Context, *LinksRequest) (*LinksResponse, error)
 	mustEmbedUnimplementedCircuitsServer()
 }
 
@@ -121,6 +136,9 @@ func (UnimplementedCircuitsServer) Watch(*WatchRequest, grpc.ServerStreamingServ
 }
 func (UnimplementedCircuitsServer) Force(context.Context, *ForceRequest) (*ForceResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Force not implemented")
+}
+func (UnimplementedCircuitsServer) Links(context.Context, *LinksRequest) (*LinksResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method Links not implemented")
 }
 func (UnimplementedCircuitsServer) mustEmbedUnimplementedCircuitsServer() {}
 func (UnimplementedCircuitsServer) testEmbeddedByValue()                  {}
@@ -179,6 +197,24 @@ func _Circuits_Force_Handler(srv interface{}, ctx context.Context, dec func(inte
 	return interceptor(ctx, in, info, handler)
 }
 
+func _Circuits_Links_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(LinksRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(CircuitsServer).Links(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Circuits_Links_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(CircuitsServer).Links(ctx, req.(*LinksRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // Circuits_ServiceDesc is the grpc.ServiceDesc for Circuits service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -189,6 +225,10 @@ var Circuits_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "Force",
 			Handler:    _Circuits_Force_Handler,
+		},
+		{
+			MethodName: "Links",
+			Handler:    _Circuits_Links_Handler,
 		},
 	},
 	Streams: []grpc.StreamDesc{
