@@ -30,7 +30,7 @@ func (k Key) String() string { return k.Group + "." + k.Method }
 // Options configures a Set. The zero value works alone, with default settings and no log.
 type Options struct {
 	// Config holds the live settings. Nil: the defaults.
-	Config *config.Set
+	Config config.Set
 	// Log gets one line for each change of state. Nil: none.
 	Log *slog.Logger
 	// Service and Instance are the calling process, as Report names it. Empty is allowed when Report is not used.

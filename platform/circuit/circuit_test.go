@@ -72,7 +72,7 @@ func wantEvents(t *testing.T, s *circuit.Set, want map[string]int64) {
 	}
 }
 
-func set(t *testing.T, cfg *config.Set, name, value string) {
+func set(t *testing.T, cfg *config.StaticSet, name, value string) {
 	t.Helper()
 	if err := cfg.Put("hystrix.command."+name, value); err != nil {
 		t.Fatal(err)

@@ -39,7 +39,7 @@ const budgetBuckets = 10
 type budgetBucket struct{ epoch, calls, retries int64 }
 
 // NewBudget returns a full budget with the settings of set. Nil: the defaults.
-func NewBudget(set *config.Set) *Budget {
+func NewBudget(set config.Set) *Budget {
 	if set == nil {
 		set = config.Static(nil)
 	}

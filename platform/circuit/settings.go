@@ -16,7 +16,7 @@ type settings struct {
 	streamInterval, streamConnections *config.Value[int64]
 }
 
-func newSettings(set *config.Set) settings {
+func newSettings(set config.Set) settings {
 	flag := func(name string, def bool, doc string) *config.Family[bool] {
 		return config.BoolFamily(set, "hystrix.command.*."+name, def, config.Spec{Doc: doc})
 	}

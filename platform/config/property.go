@@ -1,13 +1,9 @@
 package config
 
 import (
-	"bytes"
-	"encoding"
-	"encoding/json"
+	"cmp"
 	"fmt"
-	"io"
 	"math"
-	"reflect"
 	"slices"
 	"strconv"
 	"strings"
@@ -20,7 +16,7 @@ import (
 	"github.com/google/jsonschema-go/jsonschema"
 )
 
-// Limits that both sides of the wire keep. What is larger is refused with an error of kind errs.Invalid.
+// Limits that a process and the config service share. What is larger is refused with an error of kind errs.Invalid.
 const (
 	// MaxName is the longest name of a setting, in bytes.
 	MaxName = 256
@@ -28,7 +24,7 @@ const (
 	MaxText = 256 << 10
 )
 
-// Property is a declaration that has been checked and can check values. Make it with [ParseProperty].
+// Property is the declaration of a setting, checked, so that it can check values. Make one with [ParseProperty].
 type Property struct {
 	proto    *configv1.Property
 	prefix   string // of a pattern: what is before and after the star
@@ -38,8 +34,8 @@ type Property struct {
 	schema   *jsonschema.Resolved
 }
 
-// ParseProperty checks a declaration: its name, its type, and that default, bounds, options and schema fit the type. An
-// error is of kind errs.Invalid and names the field.
+// ParseProperty checks a declaration: its name, its type, and whether default, bounds, options and schema fit the type.
+// An error is of kind errs.Invalid and names the field.
 func ParseProperty(p *configv1.Property) (*Property, error) {
 	fail := func(field string, err error) (*Property, error) {
 		return nil, errs.Errorf(errs.Invalid, "declaring setting %q", shorten(p.GetName())).Field(field, err.Error())
@@ -83,14 +79,20 @@ func (p *Property) Name() string { return p.proto.GetName() }
 // Pattern reports whether the name has a star, so that the property declares a family of settings.
 func (p *Property) Pattern() bool { return p.pattern }
 
-// Match reports whether the property declares the setting called name: it has that name, or its star stands for one or
-// more whole segments of it. No other pattern than its own text matches a pattern.
+// Match reports whether the property declares the setting called name: the names are equal, or name fits the pattern,
+// whose star stands for one or more whole segments. A name that is itself a pattern fits no pattern.
 func (p *Property) Match(name string) bool {
 	if !p.pattern {
 		return name == p.Name()
 	}
 	middle := len(name) - len(p.prefix) - len(p.suffix)
 	return middle > 0 && strings.HasPrefix(name, p.prefix) && strings.HasSuffix(name, p.suffix) && CheckName(name) == nil
+}
+
+// LongestFirst orders properties by the length of their names, the longest first. Where two patterns match a name, the
+// first of them in this order declares it.
+func LongestFirst(a, b *Property) int {
+	return cmp.Or(cmp.Compare(len(b.Name()), len(a.Name())), cmp.Compare(b.Name(), a.Name()))
 }
 
 // Check says why text cannot be a value of the property, or returns nil. The error is a predicate without the name:
@@ -104,45 +106,6 @@ func (p *Property) Check(text string) error {
 		return fmt.Errorf("must fit its JSON schema: %s", shorten(p.schemaProblem(err.Error())))
 	}
 	return nil
-}
-
-// schemaProblem puts the validator's words in those of the writer of a value: "[].to[].service must be the name of a service".
-// The validator names the place by the way through the schema; what is said there by a description that begins with "must" is
-// better than how the rule is written.
-func (p *Property) schemaProblem(problem string) string {
-	at := ""
-	for strings.HasPrefix(problem, "validating ") {
-		at, problem, _ = strings.Cut(strings.TrimPrefix(problem, "validating "), ": ")
-	}
-	var schema any
-	if at == "root" {
-		at = ""
-	}
-	if err := json.Unmarshal([]byte(p.proto.GetJsonSchema()), &schema); err != nil {
-		return problem // cannot be: it was read before
-	}
-	place, member := "", false // whether the next step is a name
-	for step := range strings.SplitSeq(strings.TrimPrefix(at, "/"), "/") {
-		in, _ := schema.(map[string]any)
-		schema = in[step]
-		switch {
-		case member:
-			place, member = place+"."+step, false
-		case step == "properties":
-			member = true
-		case step == "items":
-			place += "[]"
-		}
-	}
-	place = strings.TrimPrefix(place, ".")
-	in, _ := schema.(map[string]any)
-	if rule, _ := in["description"].(string); strings.HasPrefix(rule, "must ") {
-		return strings.TrimSpace(place + " " + rule)
-	}
-	if place == "" {
-		return problem
-	}
-	return place + ": " + problem
 }
 
 // CheckName says what is wrong with the name of a setting, or returns nil: one or more segments joined by dots, each of
@@ -165,7 +128,7 @@ func CheckName(name string) error {
 }
 
 func nameByte(c byte) bool {
-	return c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' || c >= '0' && c <= '9' || c == '_' || c == '-' || c == ':' || c == '@'
+	return c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' || c >= '0' && c <= '9' || strings.IndexByte("_-:@", c) >= 0
 }
 
 func (p *Property) parseName(name string) error {
@@ -221,8 +184,8 @@ func (p *Property) parseBound(text string, bound *any) (err error) {
 
 // parse reads a value and checks its bounds; of JSON, only that it is JSON.
 func (p *Property) parse(text string) (any, error) {
-	if len(text) > MaxText {
-		return nil, fmt.Errorf("must have at most %d bytes, has %d", MaxText, len(text))
+	if err := checkLength(text); err != nil {
+		return nil, err
 	}
 	v, err := parseText(p.proto, text)
 	if err != nil {
@@ -237,7 +200,15 @@ func (p *Property) parse(text string) (any, error) {
 	return v, nil
 }
 
-// parseText reads the text form of a type: string, bool, int64, float64, time.Duration, or what encoding/json makes.
+func checkLength(text string) error {
+	if len(text) > MaxText {
+		return fmt.Errorf("must have at most %d bytes, has %d", MaxText, len(text))
+	}
+	return nil
+}
+
+// parseText reads the text form of a type: string, bool, int64, float64, time.Duration, or for JSON what encoding/json
+// returns.
 func parseText(p *configv1.Property, text string) (any, error) {
 	switch p.GetType() {
 	case configv1.Type_TYPE_STRING:
@@ -277,129 +248,17 @@ func parseText(p *configv1.Property, text string) (any, error) {
 	return parseJSON(text)
 }
 
-func parseJSON(text string) (any, error) {
-	if !utf8.ValidString(text) {
-		return nil, fmt.Errorf("must be UTF-8")
-	}
-	var v any
-	if err := json.Unmarshal([]byte(text), &v); err != nil {
-		return nil, fmt.Errorf("must be JSON: %s", shorten(err.Error()))
-	}
-	return v, nil
-}
-
 // compare orders two values of the same ordered type.
 func compare(a, b any) int {
 	switch a := a.(type) {
 	case int64:
-		return order(a, b.(int64))
+		return cmp.Compare(a, b.(int64))
 	case time.Duration:
-		return order(a, b.(time.Duration))
+		return cmp.Compare(a, b.(time.Duration))
 	case float64:
-		return order(a, b.(float64))
+		return cmp.Compare(a, b.(float64))
 	}
 	return 0
-}
-
-func order[T int64 | float64 | time.Duration](a, b T) int {
-	switch {
-	case a < b:
-		return -1
-	case a > b:
-		return 1
-	}
-	return 0
-}
-
-// parseSchema resolves the JSON schema. References are refused: a schema that refers to itself would make the
-// validator recurse without end, and inferred schemas have none.
-func (p *Property) parseSchema() error {
-	text := p.proto.GetJsonSchema()
-	switch {
-	case text == "":
-		return nil
-	case p.proto.GetType() != configv1.Type_TYPE_JSON:
-		return fmt.Errorf("is for JSON only")
-	case len(text) > MaxText:
-		return fmt.Errorf("must have at most %d bytes, has %d", MaxText, len(text))
-	}
-	if err := refuseReferences(text); err != nil {
-		return err
-	}
-	var schema jsonschema.Schema
-	if err := json.Unmarshal([]byte(text), &schema); err != nil {
-		return fmt.Errorf("must be a JSON schema: %s", shorten(err.Error()))
-	}
-	resolved, err := schema.Resolve(nil)
-	if err != nil {
-		return fmt.Errorf("must be a JSON schema: %s", shorten(err.Error()))
-	}
-	p.schema = resolved
-	return nil
-}
-
-// maxDepth bounds the nesting of schemas, whose readers recurse.
-const maxDepth = 64
-
-func refuseReferences(text string) error {
-	dec := json.NewDecoder(bytes.NewReader([]byte(text)))
-	depth := 0
-	for {
-		token, err := dec.Token()
-		if err == io.EOF {
-			return nil
-		}
-		if err != nil {
-			return fmt.Errorf("must be JSON: %s", shorten(err.Error()))
-		}
-		switch token {
-		case json.Delim('{'), json.Delim('['):
-			if depth++; depth > maxDepth {
-				return fmt.Errorf("must nest at most %d deep", maxDepth)
-			}
-		case json.Delim('}'), json.Delim(']'):
-			depth--
-		case "$ref", "$dynamicRef":
-			return fmt.Errorf("must not have references, has %v", token)
-		}
-	}
-}
-
-// inferSchema returns the JSON schema of T. Types that read themselves from text are strings, types that read
-// themselves from JSON are anything: their shape is theirs to check.
-func inferSchema[T any]() (string, error) {
-	own := map[reflect.Type]*jsonschema.Schema{}
-	findReaders(reflect.TypeFor[T](), own, map[reflect.Type]bool{})
-	schema, err := jsonschema.For[T](&jsonschema.ForOptions{TypeSchemas: own})
-	if err != nil {
-		return "", err
-	}
-	text, err := json.Marshal(schema)
-	return string(text), err
-}
-
-func findReaders(t reflect.Type, own map[reflect.Type]*jsonschema.Schema, seen map[reflect.Type]bool) {
-	if seen[t] || t == reflect.TypeFor[time.Time]() {
-		return
-	}
-	seen[t] = true
-	switch p := reflect.PointerTo(t); {
-	case t.Kind() == reflect.Interface:
-	case p.Implements(reflect.TypeFor[json.Unmarshaler]()):
-		own[t] = &jsonschema.Schema{}
-		return
-	case p.Implements(reflect.TypeFor[encoding.TextUnmarshaler]()):
-		own[t] = &jsonschema.Schema{Type: "string"}
-		return
-	}
-	switch t.Kind() {
-	case reflect.Pointer, reflect.Slice, reflect.Array, reflect.Map:
-		findReaders(t.Elem(), own, seen)
-	case reflect.Struct:
-		for field := range t.Fields() {
-			findReaders(field.Type, own, seen)
-		}
-	}
 }
 
 // shorten bounds text that is quoted in messages.

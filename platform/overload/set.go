@@ -18,7 +18,7 @@ import (
 // Options configures a Set. The zero value works alone, with default settings.
 type Options struct {
 	// Config holds the live settings. Nil: the defaults.
-	Config *config.Set
+	Config config.Set
 	// Metrics gets bijou_overload_*. Nil: none.
 	Metrics prometheus.Registerer
 }

@@ -17,7 +17,7 @@ type Settings struct {
 
 // NewSettings declares the settings of balancers in set, all named "route.", and follows their changes. Balancers
 // obey a change with the next pick. A nil set gives the defaults for good.
-func NewSettings(set *config.Set) *Settings {
+func NewSettings(set config.Set) *Settings {
 	s := defaultSettings()
 	if set == nil {
 		return s
@@ -38,7 +38,7 @@ func NewSettings(set *config.Set) *Settings {
 	return s
 }
 
-func (s *Settings) declareSlowStart(set *config.Set, d tuning) {
+func (s *Settings) declareSlowStart(set config.Set, d tuning) {
 	bind(s, config.Duration(set, "route.slowStart.window", d.slowStart, config.Spec{
 		Doc: "A new endpoint takes a growing share of its turn for this long. 0 turns slow start off.",
 		Min: "0s", Max: "15m",
@@ -53,7 +53,7 @@ func (s *Settings) declareSlowStart(set *config.Set, d tuning) {
 	}), func(t *tuning, v float64) { t.minShare = v })
 }
 
-func (s *Settings) declareZone(set *config.Set, d tuning) {
+func (s *Settings) declareZone(set config.Set, d tuning) {
 	bind(s, config.Bool(set, "route.zone.prefer", d.preferZone, config.Spec{
 		Doc: "Prefer endpoints in the caller's zone.",
 	}), func(t *tuning, v bool) { t.preferZone = v })
@@ -67,7 +67,7 @@ func (s *Settings) declareZone(set *config.Set, d tuning) {
 	}), func(t *tuning, v int64) { t.zoneMin = int(v) })
 }
 
-func (s *Settings) declareEjection(set *config.Set, d tuning) {
+func (s *Settings) declareEjection(set config.Set, d tuning) {
 	bind(s, config.Int(set, "route.ejection.consecutiveFailures", d.consecutive, config.Spec{
 		Doc: "An endpoint is ejected after so many requests in a row without an answer (refused, lost, timed out). 0 turns it off.",
 		Min: "0", Max: "1000",
@@ -90,7 +90,7 @@ func (s *Settings) declareEjection(set *config.Set, d tuning) {
 	}), func(t *tuning, v float64) { t.panicThreshold = v })
 }
 
-func (s *Settings) declareSuccessRate(set *config.Set, d tuning) {
+func (s *Settings) declareSuccessRate(set config.Set, d tuning) {
 	bind(s, config.Duration(set, "route.ejection.interval", d.interval, config.Spec{
 		Doc: "How often success rates are compared, less up to a fifth at random.",
 		Min: "100ms", Max: "10m",

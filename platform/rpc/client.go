@@ -37,7 +37,7 @@ type ClientOptions struct {
 	// Discovery finds instances. Nil: only targets with a scheme of gRPC's own, such as dns:///, can be dialled.
 	Discovery *discovery.Client
 	// Config steers balancing. Nil: defaults.
-	Config *config.Set
+	Config config.Set
 	// Circuits guards calls. Nil: no time-out, breaker, bulkhead or retry but the deadline of MaxWait.
 	Circuits *circuit.Set
 	// Trace records calls and passes the trace on. Nil: neither.

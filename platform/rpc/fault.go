@@ -26,7 +26,7 @@ type fault struct {
 	errors  *config.Value[int64]
 }
 
-func newFault(c *config.Set) *fault {
+func newFault(c config.Set) *fault {
 	if c == nil {
 		return nil
 	}

@@ -40,7 +40,7 @@ type ServerOptions struct {
 	// Limiter sheds calls when there are too many. Nil: none is shed.
 	Limiter *overload.Limiter
 	// Config may hold a fault rule: the settings fault.latency and fault.errorPercent. Nil: none.
-	Config *config.Set
+	Config config.Set
 }
 
 // server holds what the interceptors of one server share.

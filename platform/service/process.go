@@ -42,7 +42,7 @@ type Process struct {
 	tracer    *trace.Provider
 	discovery *discovery.Client
 	registrar *discovery.Registrar
-	config    *config.Set
+	config    *config.LiveSet
 	circuits  *circuit.Set
 	overload  *overload.Set
 	client    *rpc.Client
@@ -149,7 +149,7 @@ func (p *Process) Identity() *configv1.Identity {
 func (p *Process) Log() *slog.Logger { return p.log }
 
 // Config returns the process's settings.
-func (p *Process) Config() *config.Set { return p.config }
+func (p *Process) Config() config.Set { return p.config }
 
 // Discovery returns what the process knows of others.
 func (p *Process) Discovery() *discovery.Client { return p.discovery }

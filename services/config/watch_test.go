@@ -29,7 +29,7 @@ func TestPublishReachesInstancesOfAllReplicas(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		servers, _ := replicas(t, 2)
 		a, b := servers[0].Client(t), servers[1].Client(t)
-		sets := []*settings.Set{servers[0].Follow(t, id("catalog-1")), servers[1].Follow(t, id("catalog-2"))}
+		sets := []*settings.LiveSet{servers[0].Follow(t, id("catalog-1")), servers[1].Follow(t, id("catalog-2"))}
 		var limits []*settings.Value[int64]
 		for _, s := range sets {
 			limits = append(limits, settings.Int(s, "search.limit", 20, settings.Spec{Min: "1", Max: "100"}))

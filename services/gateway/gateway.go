@@ -91,7 +91,7 @@ type EdgeOptions struct {
 	// Zone is where the edge runs; instances in it are preferred. Empty: no preference.
 	Zone string
 	// Config holds the settings. Nil: the defaults.
-	Config *config.Set
+	Config config.Set
 	// Discovery knows the instances. Required.
 	Discovery *discovery.Client
 	// Circuits guards the origins. Nil: circuits with default settings.

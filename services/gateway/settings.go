@@ -27,7 +27,7 @@ const (
 	logOff    = "off"
 )
 
-func declare(set *config.Set, routes Routes) *settings {
+func declare(set config.Set, routes Routes) *settings {
 	if routes == nil {
 		routes = Routes{}
 	}

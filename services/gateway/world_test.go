@@ -25,7 +25,7 @@ import (
 type world struct {
 	t       testing.TB
 	net     *memnet.Network
-	set     *config.Set
+	set     *config.StaticSet
 	disc    *discovery.Client
 	metrics *prometheus.Registry
 	log     *lockedBuffer

@@ -40,7 +40,7 @@ const followed = "bench.value"
 func newFollowers(ctx context.Context, addr string) (*followers, error) {
 	run, cancel := context.WithCancel(ctx)
 	f := &followers{crowd: newCrowd(), cancel: cancel}
-	sets := make([]*settings.Set, watchers)
+	sets := make([]*settings.LiveSet, watchers)
 	for i := range sets {
 		conn, err := f.dial(addr)
 		if err != nil {

@@ -38,7 +38,7 @@ type LoadOptions struct {
 	// DialContext connects. Nil: the real network.
 	DialContext func(ctx context.Context, network, addr string) (net.Conn, error)
 	// Settings hold audience.*. Nil: the defaults.
-	Settings *config.Set
+	Settings config.Set
 	// Metrics gets cinema_audience_*. Nil: none.
 	Metrics prometheus.Registerer
 	// Log gets a line every ten seconds. Nil: none.
@@ -65,7 +65,7 @@ type Load struct {
 
 // NewLoad returns a load that has not begun.
 func NewLoad(o LoadOptions) (*Load, error) {
-	set := cmp.Or(o.Settings, config.Static(nil))
+	set := cmp.Or[config.Set](o.Settings, config.Static(nil))
 	l := &Load{
 		opts: o, log: cmp.Or(o.Log, slog.New(slog.DiscardHandler)),
 		rate: config.Float(set, "audience.rate", cmp.Or(o.Rate, 1), config.Spec{

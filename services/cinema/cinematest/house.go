@@ -36,7 +36,7 @@ import (
 // House is a network with services on it. Make one with New or Full.
 type House struct {
 	// Settings steer circuits and whatever else the test declares.
-	Settings *config.Set
+	Settings *config.StaticSet
 	// Circuits guard the calls of all connections of the house.
 	Circuits *circuit.Set
 

@@ -29,7 +29,7 @@ type Server struct {
 }
 
 // NewServer returns a server that asks peers, and declares its settings in set.
-func NewServer(peers Peers, set *config.Set, log *slog.Logger) (*Server, error) {
+func NewServer(peers Peers, set config.Set, log *slog.Logger) (*Server, error) {
 	looks, err := newLooks()
 	if err != nil {
 		return nil, err

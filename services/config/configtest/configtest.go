@@ -99,7 +99,7 @@ func (s *Server) Client(t testing.TB) configv1.ConfigClient {
 
 // Follow returns a running set of settings that the replica feeds, for an instance of an app. It is stopped at the end of the
 // test.
-func (s *Server) Follow(t testing.TB, id *configv1.Identity) *settings.Set {
+func (s *Server) Follow(t testing.TB, id *configv1.Identity) *settings.LiveSet {
 	t.Helper()
 	set, err := settings.Open(settings.Options{Identity: id, Conn: s.Conn(t)})
 	if err != nil {

@@ -19,22 +19,24 @@ import (
 	"google.golang.org/protobuf/encoding/protojson"
 )
 
-// The file of last known good values is a WatchResponse in JSON, for people to read: a snapshot of the values in use.
+// The file of last known good values is a WatchResponse as JSON, which people can read: a snapshot of the values in
+// use.
 const fileMark = "bijou settings 1 sha256"
 
-func lastKnownGood(dir string, id *configv1.Identity) string {
+// fileName returns the path of the file, or "" if dir is empty.
+func fileName(dir string, id *configv1.Identity) string {
 	if dir == "" {
 		return ""
 	}
 	return filepath.Join(dir, id.GetApp()+".settings")
 }
 
-// load takes over the values of the file that still apply to this instance.
-func (s *Set) load() {
-	if s.remote.file == "" {
+// load uses the values of the file that still apply to this instance.
+func (s *LiveSet) load() {
+	if s.file == "" {
 		return
 	}
-	m, err := readFile(s.remote.file)
+	m, err := readFile(s.file)
 	if errors.Is(err, fs.ErrNotExist) {
 		return
 	}
@@ -45,7 +47,7 @@ func (s *Set) load() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, v := range m.GetValues() {
-		if Applies(v.GetScope(), s.identity) && !expired(v, time.Now()) {
+		if Applies(v.GetScope(), s.identity) && !Expired(v, time.Now()) {
 			s.values[v.GetName()] = v
 		}
 	}
@@ -65,9 +67,9 @@ func readFile(name string) (*configv1.WatchResponse, error) {
 	return m, nil
 }
 
-// keepSaved writes the file after changes, at most about once a second, and once more at the end.
-func (s *Set) keepSaved(ctx context.Context) {
-	if s.remote.file == "" {
+// keepSaved writes the file after changes, about once a second at most. When ctx ends it writes the last change.
+func (s *LiveSet) keepSaved(ctx context.Context) {
+	if s.file == "" {
 		return
 	}
 	var last []byte
@@ -76,35 +78,36 @@ func (s *Set) keepSaved(ctx context.Context) {
 		select {
 		case <-ctx.Done():
 			select {
-			case <-s.remote.save:
+			case <-s.save:
 				s.saveIfChanged(&last, &failing)
 			default:
 			}
 			return
-		case <-s.remote.save:
+		case <-s.save:
 			s.saveIfChanged(&last, &failing)
 		}
 		sleep(ctx, time.Second/2+rand.N(time.Second))
 	}
 }
 
-// saveIfChanged logs the first of a row of failures: the process works without the file.
-func (s *Set) saveIfChanged(last *[]byte, failing *bool) {
+// saveIfChanged writes the file. Only the first of consecutive failures is logged: the process works without the file.
+func (s *LiveSet) saveIfChanged(last *[]byte, failing *bool) {
 	data := s.fileContent()
 	if data == nil || bytes.Equal(data, *last) {
 		return
 	}
-	err := lastknown.Write(s.remote.file, fileMark, data)
+	err := lastknown.Write(s.file, fileMark, data)
 	if err == nil {
 		*last = data
 	} else if !*failing {
-		s.log.Warn("settings: cannot keep last known good values, a restart without the config service starts with older ones", "err", err)
+		s.log.Warn("settings: cannot save last known good values; a restart without the config service uses older ones",
+			"err", err)
 	}
 	*failing = err != nil
 }
 
-// fileContent returns the file that holds the values in use.
-func (s *Set) fileContent() []byte {
+// fileContent returns the content of the file for the values in use.
+func (s *LiveSet) fileContent() []byte {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	m := &configv1.WatchResponse{Revision: s.revision, Snapshot: true}
@@ -113,7 +116,7 @@ func (s *Set) fileContent() []byte {
 	}
 	loose, err := protojson.Marshal(m)
 	if err != nil {
-		return nil // a text that is not UTF-8 cannot have come over the wire
+		return nil // only for text that is not UTF-8, which gRPC does not deliver
 	}
 	var body bytes.Buffer
 	if err := json.Indent(&body, loose, "", " "); err != nil { // protojson varies its spaces
