@@ -6,12 +6,12 @@ import (
 	"fmt"
 	"io"
 	"maps"
-	"math/rand/v2"
 	"slices"
 	"sync"
 	"time"
 
 	configv1 "bijou.dev/platform/api/config/v1"
+	"bijou.dev/platform/pace"
 
 	"google.golang.org/grpc"
 )
@@ -25,38 +25,21 @@ const (
 
 // follow opens a stream to the service, and another one whenever it breaks, until ctx ends.
 func (s *LiveSet) follow(ctx context.Context) {
-	for attempt := 0; ; attempt++ {
+	backoff := pace.Backoff{First: minDelay, Max: maxDelay}
+	for {
 		err := s.receive(ctx)
 		if ctx.Err() != nil {
 			return
 		}
 		if s.disconnected(err) {
-			attempt = 0
+			backoff.Reset()
 			s.log.WarnContext(ctx, "settings: disconnected from the config service, keeping the values in use",
 				"revision", s.Revision(), "err", err)
 		}
 		s.dropExpired(time.Now())
-		if !sleep(ctx, delay(attempt)) {
+		if !backoff.Wait(ctx) {
 			return
 		}
-	}
-}
-
-// delay returns how long to wait before another attempt: it doubles up to maxDelay, and a random part of it is taken
-// off so that the processes of a platform do not all reconnect at the same moment.
-func delay(attempt int) time.Duration {
-	d := min(maxDelay, minDelay<<min(attempt, 10))
-	return d/2 + rand.N(d/2)
-}
-
-func sleep(ctx context.Context, d time.Duration) bool {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-ctx.Done():
-		return false
-	case <-t.C:
-		return true
 	}
 }
 

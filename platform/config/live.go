@@ -9,6 +9,7 @@ import (
 
 	configv1 "bijou.dev/platform/api/config/v1"
 	"bijou.dev/platform/errs"
+	"bijou.dev/platform/pace"
 
 	"google.golang.org/grpc"
 )
@@ -135,14 +136,16 @@ const declareTimeout = 10 * time.Second
 
 // keepDeclared sends all declarations to the service after each change of them, and retries until it succeeds.
 func (s *LiveSet) keepDeclared(ctx context.Context) {
-	for attempt := 0; ; {
+	backoff := pace.Backoff{First: minDelay, Max: maxDelay}
+	failing := false
+	for {
 		select {
 		case <-ctx.Done():
 			return
 		case <-s.declare:
 		}
 		// Declarations come in bursts, when a process starts and when it first calls another service: send them together.
-		if !sleep(ctx, delay(attempt)) {
+		if !backoff.Wait(ctx) {
 			return
 		}
 		select {
@@ -152,17 +155,20 @@ func (s *LiveSet) keepDeclared(ctx context.Context) {
 		err := s.declareAll(ctx)
 		switch {
 		case err == nil:
-			attempt = 0
+			backoff.Reset()
+			failing = false
 		case ctx.Err() != nil:
 			return
 		case errs.KindOf(err) == errs.Invalid:
 			s.log.ErrorContext(ctx, "settings: the config service refuses the declarations, values cannot be published",
 				"err", err)
-			attempt = 0
+			backoff.Reset()
+			failing = false
 		default:
-			if attempt++; attempt == 1 {
+			if !failing {
 				s.log.WarnContext(ctx, "settings: cannot declare, retrying", "err", err)
 			}
+			failing = true
 			signal(s.declare)
 		}
 	}

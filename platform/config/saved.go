@@ -8,13 +8,13 @@ import (
 	"fmt"
 	"io/fs"
 	"maps"
-	"math/rand/v2"
 	"path/filepath"
 	"slices"
 	"time"
 
 	configv1 "bijou.dev/platform/api/config/v1"
 	"bijou.dev/platform/internal/lastknown"
+	"bijou.dev/platform/pace"
 
 	"google.golang.org/protobuf/encoding/protojson"
 )
@@ -86,7 +86,7 @@ func (s *LiveSet) keepSaved(ctx context.Context) {
 		case <-s.save:
 			s.saveIfChanged(&last, &failing)
 		}
-		sleep(ctx, time.Second/2+rand.N(time.Second))
+		pace.Sleep(ctx, pace.Jitter(time.Second, 0.5))
 	}
 }
 
