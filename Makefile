@@ -28,10 +28,16 @@ test: ## test every module with the race detector; the stories last, with the ma
 	go test -run TestManySlowClients ./services/gateway # not with the race detector: see the test
 	go test -race -count=1 -p 1 -timeout 20m ./deploy/e2e/...
 	GOWORK=off go -C tools/hosts test -count=1 ./...
+	GOWORK=off go -C tools/mutate test -count=1 ./...
 
 test-containers: ## tell the stories over docker compose; needs Linux and an engine (deploy/engine.sh)
 	deploy/base-image.sh
 	BIJOU_TEST_CONTAINERS=1 go test -count=1 -timeout 30m -run '^TestContainers$$' ./deploy/e2e
+
+CORE ?= circuit config discovery errs kv=./kv,./kv/kvmem,./kv/kvetcd overload retry route rpc service trace
+N ?= 10
+mutate: ## change one thing at a time in the core packages, see which tests notice, and write docs/mutation.md
+	GOWORK=off go -C tools/mutate run . -n $(N) -seed $(SEED) -out $(CURDIR)/docs/mutation.md $(CORE)
 
 SEED ?= 1
 faults: ## break one thing after the other under load, and write docs/faults.md; needs a quiet machine and 40 minutes
@@ -70,4 +76,4 @@ $(TOOLS)/buf: tools/buf/go.mod
 $(TOOLS)/%: tools/go.mod
 	GOWORK=off GOBIN=$(TOOLS) go -C tools install $$(GOWORK=off go -C tools list tool | grep '/$*$$')
 
-.PHONY: help up dev down build test test-containers faults lint generate bench bench-stack screenshots fix tidy
+.PHONY: help up dev down build test test-containers mutate faults lint generate bench bench-stack screenshots fix tidy

@@ -1,0 +1,3 @@
+module bijou.dev/tools/mutate
+
+go 1.26.0

@@ -1,0 +1,204 @@
+// Command mutate changes one thing in a package, runs the tests that should notice, and repeats that for a random sample of
+// all possible changes. A change that no test notices has survived: either a test is missing or the code does nothing.
+//
+//	go run . -root ../.. -n 12 -seed 1 -out ../../docs/mutation.md circuit=./circuit config=./config,./config/...
+//
+// Each argument names a package below platform/, and after "=" the test packages, separated by commas. Without "=" they are
+// the package's own. The source files stay as they are: a changed file reaches the compiler by an overlay (go help build).
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"flag"
+	"fmt"
+	"log"
+	"math/rand/v2"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"time"
+)
+
+// result is what became of a mutant.
+type result int
+
+const (
+	killed    result = iota // a test failed
+	timedOut                // the tests did not end; that counts as killed
+	survived                // all tests passed
+	notViable               // it does not compile
+)
+
+type report struct {
+	pkg                           string
+	possible, tried, killed, hung int
+	survivors                     []mutant
+}
+
+func main() {
+	log.SetFlags(0)
+	root := flag.String("root", "../..", "the top of the repository")
+	module := flag.String("module", "platform", "the module's folder below the top")
+	n := flag.Int("n", 10, "mutants of each package; 0 means all")
+	seed := flag.Uint64("seed", 1, "chooses the sample; the same seed on the same code is the same sample")
+	limit := flag.Duration("limit", 2*time.Minute, "the longest that the tests of one mutant may take")
+	out := flag.String("out", "", "the file for the table; empty: standard output only")
+	flag.Parse()
+	if flag.NArg() == 0 {
+		log.Fatal("mutate: name at least one package, such as circuit")
+	}
+	dir, err := filepath.Abs(filepath.Join(*root, *module))
+	if err != nil {
+		log.Fatalf("mutate: finding the module: %v", err)
+	}
+	var reports []report
+	for _, arg := range flag.Args() {
+		r, err := run(dir, arg, *n, *seed, *limit)
+		if err != nil {
+			log.Fatalf("mutate: %v", err)
+		}
+		reports = append(reports, r)
+	}
+	table := write(reports, *module, *seed)
+	fmt.Print(table)
+	if *out != "" {
+		if err := os.WriteFile(*out, []byte(table), 0o644); err != nil { //nolint:gosec // a document
+			log.Fatalf("mutate: writing the table: %v", err)
+		}
+	}
+}
+
+// run tries n mutants of one package.
+func run(dir, arg string, n int, seed uint64, limit time.Duration) (report, error) {
+	pkg, tests, ok := strings.Cut(arg, "=")
+	if !ok {
+		tests = "./" + pkg
+	}
+	all, err := mutantsOfPackage(filepath.Join(dir, pkg))
+	if err != nil {
+		return report{}, err
+	}
+	r := report{pkg: pkg, possible: len(all)}
+	if got, out := test(dir, strings.Split(tests, ","), "", limit); got != survived {
+		return r, fmt.Errorf("the tests of %s do not pass as they are: %s", pkg, out)
+	}
+	random := rand.New(rand.NewPCG(seed, 0)) //nolint:gosec // a sample, not a secret
+	random.Shuffle(len(all), func(i, j int) { all[i], all[j] = all[j], all[i] })
+	for _, m := range all {
+		if n > 0 && r.tried == n {
+			break
+		}
+		got, err := tryMutant(dir, strings.Split(tests, ","), m, limit)
+		if err != nil {
+			return r, err
+		}
+		if got == notViable {
+			continue
+		}
+		r.tried++
+		switch got {
+		case killed:
+			r.killed++
+		case timedOut:
+			r.hung++
+		default:
+			r.survivors = append(r.survivors, m)
+			log.Printf("survived: %s:%d: %s", m.file, m.line, m.what)
+		}
+	}
+	log.Printf("%s: %d of %d killed", pkg, r.killed+r.hung, r.tried)
+	return r, nil
+}
+
+func mutantsOfPackage(dir string) ([]mutant, error) {
+	files, err := filepath.Glob(filepath.Join(dir, "*.go"))
+	if err != nil || len(files) == 0 {
+		return nil, fmt.Errorf("no Go files in %s: %w", dir, err)
+	}
+	var all []mutant
+	for _, file := range files {
+		if strings.HasSuffix(file, "_test.go") || strings.HasSuffix(file, ".pb.go") {
+			continue
+		}
+		source, err := os.ReadFile(file)
+		if err != nil {
+			return nil, fmt.Errorf("reading %s: %w", file, err)
+		}
+		more, err := mutantsOf(file, source)
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, more...)
+	}
+	return all, nil
+}
+
+func tryMutant(dir string, tests []string, m mutant, limit time.Duration) (result, error) {
+	tmp, err := os.MkdirTemp("", "mutate")
+	if err != nil {
+		return 0, fmt.Errorf("making a folder for the mutant: %w", err)
+	}
+	defer os.RemoveAll(tmp)
+	changed, overlay := filepath.Join(tmp, "mutant.go"), filepath.Join(tmp, "overlay.json")
+	replace, err := json.Marshal(map[string]map[string]string{"Replace": {m.file: changed}})
+	if err != nil {
+		return 0, fmt.Errorf("describing the overlay: %w", err)
+	}
+	if err := errors.Join(os.WriteFile(changed, m.source, 0o600), os.WriteFile(overlay, replace, 0o600)); err != nil {
+		return 0, fmt.Errorf("writing the mutant: %w", err)
+	}
+	got, _ := test(dir, tests, overlay, limit)
+	return got, nil
+}
+
+// test runs the tests once, with the overlay if there is one.
+func test(dir string, tests []string, overlay string, limit time.Duration) (result, string) {
+	ctx, cancel := context.WithTimeout(context.Background(), limit+time.Minute)
+	defer cancel()
+	args := []string{"test", "-count=1", "-failfast", "-vet=off", "-short", "-timeout", limit.String()}
+	if overlay != "" {
+		args = append(args, "-overlay", overlay)
+	}
+	cmd := exec.CommandContext(ctx, "go", append(args, tests...)...)
+	cmd.Dir = dir
+	out, err := cmd.CombinedOutput()
+	text := string(out)
+	switch {
+	case err == nil:
+		return survived, text
+	case strings.Contains(text, "[build failed]") || strings.Contains(text, "[setup failed]"):
+		return notViable, text
+	case ctx.Err() != nil || strings.Contains(text, "panic: test timed out"):
+		return timedOut, text
+	}
+	return killed, text
+}
+
+// write returns the document: a table, and the survivors below it.
+func write(reports []report, module string, seed uint64) string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "# Mutation tests\n\n`make mutate` changes one thing at a time in the core packages of `%s` and runs their tests. "+
+		"A change that no test\nnotices has survived. The sample is chosen by seed %d; what does not compile is left out. %s.\n\n",
+		module, seed, time.Now().UTC().Format("2 January 2006"))
+	b.WriteString("| Package | Possible | Tried | Killed | of these by time-out | Share |\n|---|---|---|---|---|---|\n")
+	var all report
+	for _, r := range append(reports, all) {
+		if r.pkg == "" {
+			r = all
+			r.pkg = "**all**"
+		}
+		fmt.Fprintf(&b, "| %s | %d | %d | %d | %d | %d %% |\n",
+			r.pkg, r.possible, r.tried, r.killed+r.hung, r.hung, 100*(r.killed+r.hung)/max(r.tried, 1))
+		all.possible, all.tried, all.killed, all.hung = all.possible+r.possible, all.tried+r.tried, all.killed+r.killed, all.hung+r.hung
+	}
+	b.WriteString("\n## Survivors\n\n")
+	for _, r := range reports {
+		for _, m := range r.survivors {
+			fmt.Fprintf(&b, "* `%s/%s:%d`: %s\n", r.pkg, filepath.Base(m.file), m.line, m.what)
+		}
+	}
+	return b.String()
+}
