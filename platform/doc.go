@@ -11,6 +11,8 @@
 //	call and serve gRPC with all of the above     platform/rpc
 //	return errors that survive the wire           platform/errs
 //	keep small state that replicas share          platform/kv
+//	check what a person calls a thing             platform/names
+//	keep and print text from outside safely       platform/text
 //	wait, with jitter or growing pauses           platform/pace
 //	test without ports, in fake time              platform/memnet
 //	speak to the control plane yourself           platform/api

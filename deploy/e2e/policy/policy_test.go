@@ -147,14 +147,16 @@ type rule struct {
 }
 
 // vocabulary is what every package with a rule that allows anything may import.
-var vocabulary = []string{"platform/errs", "platform/memnet", "platform/pace"}
+var vocabulary = []string{"platform/errs", "platform/memnet", "platform/names", "platform/pace", "platform/text"}
 
 // Arrows point down: platform/api <- platform <- services <- cmd, deploy.
 var rules = []rule{
 	{"platform/api", nil, "contracts import protobuf and gRPC only"},
 	{"platform/errs", nil, "vocabulary is at the bottom"},
 	{"platform/memnet", nil, "vocabulary is at the bottom"},
+	{"platform/names", nil, "vocabulary is at the bottom"},
 	{"platform/pace", nil, "vocabulary is at the bottom"},
+	{"platform/text", nil, "vocabulary is at the bottom"},
 	{"platform/internal/lastknown", nil, "a file knows nothing of what is in it"},
 	{"platform/trace", []string{}, "tracing must be usable alone"},
 	{"platform/kv", []string{"platform/kv/..."}, "a store knows nothing of what is stored"},
