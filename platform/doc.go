@@ -4,7 +4,8 @@
 //	read settings that change while running       platform/config
 //	find instances, register one                  platform/discovery
 //	choose the instance for a request             platform/route
-//	guard a call: time-out, breaker, retry        platform/circuit
+//	guard a call: time-out, breaker, fallback     platform/circuit
+//	make a failed call again, within a budget     platform/retry
 //	count calls, errors and latencies             platform/load
 //	take no more than can be done                 platform/overload
 //	record what happened to a request             platform/trace

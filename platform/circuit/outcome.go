@@ -15,16 +15,10 @@ const (
 	ReasonFull = "CIRCUIT_FULL"
 	// ReasonTimeout marks a call that the circuit canceled after its time-out. Its kind is Timeout.
 	ReasonTimeout = "CIRCUIT_TIMEOUT"
-	// ReasonNotSent marks a failure that proves that the callee never saw the request, so that even a call that is not
-	// idempotent can be tried again. It is set by who sends: platform/rpc, or a test.
-	ReasonNotSent = "NOT_SENT"
 	// ReasonShed marks a call that the callee refused unread because it has too much to do. Its kind is Exhausted. Another
 	// instance may have less to do, and trying it is safe for every call. It is no sign of a callee that is broken: if it
 	// opened the circuit, the important calls would be refused with the unimportant ones.
 	ReasonShed = "SHED"
-	// ReasonMisdirected marks a call that was refused unread by an instance of another service, whose address the callee's
-	// instance once had. Its kind is Unavailable, and trying another instance is safe for every call.
-	ReasonMisdirected = "MISDIRECTED"
 )
 
 // Rejected reports whether a circuit of this process refused the call, so that it was not made. Time-outs are not

@@ -5,10 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"math/rand/v2"
 	"time"
 
 	circuitsv1 "bijou.dev/platform/api/circuits/v1"
+	"bijou.dev/platform/pace"
 	"google.golang.org/grpc"
 )
 
@@ -26,11 +26,11 @@ const (
 // reporting stops and resumes.
 func (s *Set) Report(ctx context.Context, conn grpc.ClientConnInterface) error {
 	client := circuitsv1.NewCircuitsClient(conn)
-	wait, broken := time.Duration(0), false
+	wait, broken := pace.Backoff{First: reportInterval / 4, Max: reportWait}, false
 	for ctx.Err() == nil {
 		sent, err := s.reportOnce(ctx, client, &broken)
 		if sent > 1 {
-			wait = 0
+			wait.Reset()
 		}
 		if err == nil || ctx.Err() != nil {
 			continue
@@ -39,8 +39,7 @@ func (s *Set) Report(ctx context.Context, conn grpc.ClientConnInterface) error {
 			broken = true
 			s.log.Warn("circuits are not reported; trying again", "err", err)
 		}
-		wait = min(max(2*wait, reportInterval/4), reportWait)
-		sleep(ctx, wait/2+rand.N(wait/2))
+		wait.Wait(ctx)
 	}
 	return ctx.Err()
 }
@@ -56,7 +55,7 @@ func (s *Set) reportOnce(ctx context.Context, client circuitsv1.CircuitsClient, 
 	if err != nil {
 		return 0, fmt.Errorf("opening the report stream: %w", err)
 	}
-	for end := time.Now().Add(jittered(reportStream)); time.Now().Before(end); sent++ {
+	for end := time.Now().Add(pace.Jitter(reportStream, 0.05)); time.Now().Before(end); sent++ {
 		stuck.Reset(reportSend)
 		if err := stream.Send(&circuitsv1.ReportRequest{Service: s.opts.Service, Instance: s.opts.Instance, Circuits: s.Snapshots()}); err != nil {
 			return sent, reportError(stream, err)
@@ -66,7 +65,7 @@ func (s *Set) reportOnce(ctx context.Context, client circuitsv1.CircuitsClient, 
 			*broken = false
 			s.log.Info("circuits are reported again")
 		}
-		if !sleep(stream.Context(), jittered(reportInterval)) {
+		if !pace.Sleep(stream.Context(), pace.Jitter(reportInterval, 0.05)) {
 			return sent, reportError(stream, io.EOF)
 		}
 	}

@@ -3,12 +3,12 @@ package circuit
 import (
 	"bytes"
 	"fmt"
-	"math/rand/v2"
 	"net/http"
 	"time"
 
 	circuitsv1 "bijou.dev/platform/api/circuits/v1"
 	"bijou.dev/platform/errs"
+	"bijou.dev/platform/pace"
 	"google.golang.org/protobuf/encoding/protojson"
 )
 
@@ -59,15 +59,10 @@ func ServeEvents(w http.ResponseWriter, r *http.Request, interval func() time.Du
 		if err := rc.Flush(); err != nil {
 			return
 		}
-		if !sleep(r.Context(), jittered(interval())) {
+		if !pace.Sleep(r.Context(), pace.Jitter(interval(), 0.05)) {
 			return
 		}
 	}
-}
-
-// jittered returns d plus or minus 5 %, so that many processes do not work in step.
-func jittered(d time.Duration) time.Duration {
-	return d - d/20 + rand.N(d/10+1)
 }
 
 // Handler serves the circuits as JSON: {"circuits": [...]} in the form of the contract's Snapshot, with state, reason,

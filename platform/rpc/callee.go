@@ -6,8 +6,8 @@ import (
 
 	"google.golang.org/grpc/tap"
 
-	"bijou.dev/platform/circuit"
 	"bijou.dev/platform/errs"
+	"bijou.dev/platform/retry"
 )
 
 // byName ends the authority of calls to a service that was dialled by its name: "catalog.bijou". No host is called that, so
@@ -24,7 +24,7 @@ func (s *server) meant(ctx context.Context, call *tap.Info) (context.Context, er
 	for _, a := range call.Header[":authority"] {
 		if name, ok := strings.CutSuffix(a, byName); ok && s.Service != "" && name != s.Service {
 			return nil, errs.ToStatus(errs.Errorf(errs.Unavailable, "this is an instance of %s, not of %s", s.Service, name).
-				Because(circuit.ReasonMisdirected)).Err()
+				Because(retry.ReasonMisdirected)).Err()
 		}
 	}
 	return ctx, nil

@@ -15,6 +15,7 @@ import (
 	"bijou.dev/platform/config"
 	"bijou.dev/platform/discovery"
 	"bijou.dev/platform/errs"
+	"bijou.dev/platform/retry"
 	"bijou.dev/platform/route"
 	"bijou.dev/platform/trace"
 
@@ -112,7 +113,7 @@ func (c *Client) Dial(target string) (*grpc.ClientConn, error) {
 		opts = append(opts, grpc.WithAuthority(authority(callee)), grpc.WithResolvers(route.Resolver(naming{c.opts.Discovery.Builder()}, balancer)))
 		target = discovery.Scheme + ":///" + target
 	}
-	call := &calls{Client: c, callee: callee, budget: circuit.NewBudget(c.opts.Config)}
+	call := &calls{Client: c, callee: callee, budget: retry.NewBudget(c.opts.Config)}
 	opts = append(opts, grpc.WithChainUnaryInterceptor(call.unary), grpc.WithChainStreamInterceptor(call.stream))
 	conn, err := grpc.NewClient(target, opts...)
 	if err != nil {
@@ -159,7 +160,7 @@ func (n namingConn) UpdateState(s resolver.State) error {
 type calls struct {
 	*Client
 	callee string
-	budget *circuit.Budget
+	budget *retry.Budget
 }
 
 // unary is the order of a call's steps.
@@ -182,7 +183,7 @@ func (c *calls) unary(ctx context.Context, full string, req, reply any, cc *grpc
 		trailer = nil
 		err := invoke(ctx, full, req, reply, cc, opts...)
 		if v := trailer[pushback]; err != nil && len(v) > 0 && strings.HasPrefix(v[0], "-") {
-			return circuit.Final(err)
+			return retry.Final(err)
 		}
 		return err
 	}
@@ -209,7 +210,7 @@ func (c *calls) withoutCircuit(ctx context.Context, attempt func(context.Context
 func (c *calls) retry(ctx context.Context, m *method, span oteltrace.Span, attempt func(context.Context) error) error {
 	var tried []string
 	var last error
-	return circuit.Retry(ctx, circuit.Policy{Budget: c.budget, Idempotent: m.idempotent}, func(ctx context.Context, n int) error {
+	return retry.Do(ctx, retry.Policy{Budget: c.budget, Idempotent: m.idempotent}, func(ctx context.Context, n int) error {
 		call := &route.Call{}
 		if pinned, ok := route.CallOf(ctx); ok {
 			call.PickInfo = pinned.PickInfo
@@ -224,7 +225,7 @@ func (c *calls) retry(ctx context.Context, m *method, span oteltrace.Span, attem
 		picked, ok := call.Endpoint()
 		switch {
 		case !ok && last != nil:
-			return circuit.Final(last)
+			return retry.Final(last)
 		case !ok:
 			return notSent(err)
 		}
@@ -233,7 +234,7 @@ func (c *calls) retry(ctx context.Context, m *method, span oteltrace.Span, attem
 			tried, last = append(tried, picked.ID), sent(err)
 		}
 		if unimportant(ctx, err) {
-			return circuit.Final(err)
+			return retry.Final(err)
 		}
 		return err
 	})
@@ -241,7 +242,7 @@ func (c *calls) retry(ctx context.Context, m *method, span oteltrace.Span, attem
 
 // sent takes from an answer what the instance says of a call of its own: that one was not sent, but ours was.
 func sent(err error) error {
-	if e, ok := errors.AsType[*errs.Error](err); ok && e.Reason == circuit.ReasonNotSent {
+	if e, ok := errors.AsType[*errs.Error](err); ok && e.Reason == retry.ReasonNotSent {
 		e.Reason, e.Meta = "", nil
 	}
 	return err
@@ -251,7 +252,7 @@ func sent(err error) error {
 func notSent(err error) error {
 	var e *errs.Error
 	if errors.As(err, &e) && e.Kind == errs.Unavailable && e.Reason == "" {
-		return e.Because(circuit.ReasonNotSent)
+		return e.Because(retry.ReasonNotSent)
 	}
 	return err
 }

@@ -20,6 +20,7 @@ import (
 	"bijou.dev/platform/errs"
 	"bijou.dev/platform/memnet"
 	"bijou.dev/platform/overload"
+	"bijou.dev/platform/retry"
 	"bijou.dev/platform/rpc"
 	"bijou.dev/platform/trace"
 
@@ -155,7 +156,7 @@ func TestAnothersNotSentIsNoLicenceToRepeat(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld()
 		notSent := func(context.Context) error {
-			return errs.Errorf(errs.Unavailable, "asking catalog").Because(circuit.ReasonNotSent)
+			return errs.Errorf(errs.Unavailable, "asking catalog").Because(retry.ReasonNotSent)
 		}
 		a, _ := w.start(t, rpc.ServerOptions{}, notSent)
 		b, _ := w.start(t, rpc.ServerOptions{}, notSent)
@@ -163,7 +164,7 @@ func TestAnothersNotSentIsNoLicenceToRepeat(t *testing.T) {
 		if !errors.Is(err, errs.Unavailable) || a.calls.Load()+b.calls.Load() != 1 {
 			t.Errorf("a publish that was made was made %d times: %v", a.calls.Load()+b.calls.Load(), err)
 		}
-		if errs.Reason(err) == circuit.ReasonNotSent {
+		if errs.Reason(err) == retry.ReasonNotSent {
 			t.Errorf("the caller is told that its call was not sent: %v", err)
 		}
 	})

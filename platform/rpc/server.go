@@ -9,10 +9,10 @@ import (
 	"strings"
 	"time"
 
-	"bijou.dev/platform/circuit"
 	"bijou.dev/platform/config"
 	"bijou.dev/platform/errs"
 	"bijou.dev/platform/overload"
+	"bijou.dev/platform/retry"
 	"bijou.dev/platform/trace"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -126,7 +126,7 @@ func (s *server) finish(ctx context.Context, m *method, start time.Time, err err
 	}
 	st := errs.ToStatus(ownRefusal(err))
 	s.observe(m, st.Code(), start)
-	if circuit.GaveUp(err) {
+	if retry.GaveUp(err) {
 		_ = grpc.SetTrailer(ctx, metadata.Pairs(pushback, "-1")) // fails only for a call that has ended
 	}
 	if st.Code() == codes.Internal {

@@ -8,6 +8,7 @@ import (
 	"bijou.dev/platform/circuit"
 	"bijou.dev/platform/errs"
 	"bijou.dev/platform/overload"
+	"bijou.dev/platform/retry"
 
 	"google.golang.org/grpc/metadata"
 )
@@ -61,7 +62,7 @@ func sendCriticality(ctx context.Context) context.Context {
 // it again is not safe.
 func ownRefusal(err error) error {
 	e, ok := errors.AsType[*errs.Error](err)
-	if !ok || e.Reason != circuit.ReasonShed && e.Reason != circuit.ReasonMisdirected || !errs.Wire(e) {
+	if !ok || e.Reason != circuit.ReasonShed && e.Reason != retry.ReasonMisdirected || !errs.Wire(e) {
 		return err
 	}
 	return errs.Errorf(e.Kind, "%w", errors.New(e.Message)).RetryIn(e.RetryAfter)

@@ -5,9 +5,9 @@ import (
 	"sync"
 	"sync/atomic"
 
-	"bijou.dev/platform/circuit"
 	"bijou.dev/platform/discovery"
 	"bijou.dev/platform/overload"
+	"bijou.dev/platform/retry"
 	"bijou.dev/platform/route"
 )
 
@@ -21,7 +21,7 @@ func (k originKey) String() string { return k.service + "/" + k.endpoint }
 type origin struct {
 	originKey
 	balancer *route.Balancer
-	budget   *circuit.Budget
+	budget   *retry.Budget
 	limiter  *overload.Limiter
 	versions atomic.Pointer[[]string] // of the instances that can be called, each once
 	stop     func()                   // following discovery, and being shown
@@ -70,7 +70,7 @@ func (o *origins) getLocked(key originKey) *origin {
 	or := &origin{
 		originKey: key,
 		balancer:  route.New(route.Options{Service: key.service, Zone: o.edge.opts.Zone, Settings: o.edge.settings.route}),
-		budget:    circuit.NewBudget(o.edge.opts.Config),
+		budget:    retry.NewBudget(o.edge.opts.Config),
 		limiter:   o.edge.opts.Overload.Limiter(key.String()),
 	}
 	or.versions.Store(&[]string{})

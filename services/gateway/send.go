@@ -16,8 +16,8 @@ import (
 	"sync/atomic"
 	"time"
 
-	"bijou.dev/platform/circuit"
 	"bijou.dev/platform/errs"
+	"bijou.dev/platform/retry"
 	"bijou.dev/platform/route"
 
 	"go.opentelemetry.io/otel/attribute"
@@ -27,11 +27,11 @@ import (
 	"google.golang.org/grpc/status"
 )
 
-// What an attempt tells circuit.Retry.
+// What an attempt tells retry.Do.
 var (
 	errFinal   = errs.Errorf(errs.Internal, "another attempt would not help")
 	errAgain   = errs.Errorf(errs.Unavailable, "another instance may do better")
-	errNotSent = errs.Errorf(errs.Unavailable, "no instance has seen the request").Because(circuit.ReasonNotSent)
+	errNotSent = errs.Errorf(errs.Unavailable, "no instance has seen the request").Because(retry.ReasonNotSent)
 )
 
 // errLate ends an attempt whose time is over.
@@ -39,8 +39,8 @@ var errLate = errors.New("the time for the answer is over")
 
 // send makes attempts until x.res is an answer for the client, or returns why there is none.
 func (x *exchange) send() (f *failure) {
-	policy := circuit.Policy{Budget: x.target.origin.budget, Idempotent: x.repeatable}
-	_ = circuit.Retry(x.r.Context(), policy, func(ctx context.Context, n int) error { // f and x.res say it better
+	policy := retry.Policy{Budget: x.target.origin.budget, Idempotent: x.repeatable}
+	_ = retry.Do(x.r.Context(), policy, func(ctx context.Context, n int) error { // f and x.res say it better
 		var again error
 		f, again = x.attempt(ctx, n, f)
 		if again != nil && n >= x.rule.attempts {

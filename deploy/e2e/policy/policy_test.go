@@ -165,6 +165,7 @@ var rules = []rule{
 	{"platform/route", []string{"platform/route/...", "platform/config"}, "a balancer knows no registry"},
 	{"platform/load", []string{"platform/api/..."}, "load is counted the same everywhere"},
 	{"platform/circuit", []string{"platform/circuit/...", "platform/api/...", "platform/config", "platform/load"}, "a circuit knows no transport"},
+	{"platform/retry", []string{"platform/retry", "platform/circuit", "platform/config", "platform/api/circuits/v1"}, "a retry knows no transport"},
 	{"platform/overload", []string{"platform/overload/...", "platform/config"}, "a limiter knows no transport"},
 	{"platform/rpc", []string{"platform/..."}, "rpc puts the parts in order"},
 	{"platform/service", []string{"platform/..."}, "service puts everything together"},
