@@ -9,6 +9,7 @@ import (
 	"bijou.dev/platform/config"
 	"bijou.dev/platform/errs"
 
+	"bijou.dev/platform/pace"
 	"go.opentelemetry.io/otel/attribute"
 	oteltrace "go.opentelemetry.io/otel/trace"
 )
@@ -53,11 +54,7 @@ func (f *fault) strike(ctx context.Context, m *method, span oteltrace.Span) erro
 	}
 	if wait > 0 {
 		span.SetAttributes(attribute.String("bijou.fault.latency", wait.String()))
-		t := time.NewTimer(wait)
-		defer t.Stop()
-		select {
-		case <-t.C:
-		case <-ctx.Done():
+		if !pace.Sleep(ctx, wait) {
 			return expired(ctx)
 		}
 	}

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"bijou.dev/platform/errs"
+	"bijou.dev/platform/pace"
 )
 
 // maxDown bounds how long a killed process may stay down.
@@ -111,11 +112,6 @@ func stayDown(ctx context.Context, o Options) error {
 	if o.Log != nil && wait > 0 {
 		o.Log.Warn("staying down after a kill", "until", until)
 	}
-	t := time.NewTimer(wait)
-	defer t.Stop()
-	select {
-	case <-t.C:
-	case <-ctx.Done():
-	}
+	pace.Sleep(ctx, wait)
 	return nil
 }

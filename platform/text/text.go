@@ -53,18 +53,18 @@ func Escape(s string) string {
 		return s
 	}
 	var b strings.Builder
-	for i, width := 0, 0; i < len(s); i += width {
-		var r rune
-		r, width = utf8.DecodeRuneInString(s[i:])
+	for len(s) > 0 {
+		r, width := utf8.DecodeRuneInString(s)
 		switch {
 		case r == utf8.RuneError && width == 1:
-			fmt.Fprintf(&b, `\x%02x`, s[i])
+			fmt.Fprintf(&b, `\x%02x`, s[0])
 		case unicode.IsGraphic(r):
 			b.WriteRune(r)
 		default:
 			quoted := strconv.QuoteRuneToASCII(r)
 			b.WriteString(quoted[1 : len(quoted)-1])
 		}
+		s = s[width:]
 	}
 	return b.String()
 }

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"math/rand/v2"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -19,6 +18,7 @@ import (
 	"google.golang.org/grpc"
 
 	"bijou.dev/platform/errs"
+	"bijou.dev/platform/pace"
 )
 
 // queue is the span processor between request code and exporter. The SDK's own batcher does the same but keeps no exact
@@ -139,7 +139,7 @@ func (q *queue) run() {
 	defer close(q.done)
 	defer q.cancel()
 	for {
-		timer := time.NewTimer(jitter(q.every))
+		timer := time.NewTimer(pace.Jitter(q.every, 0.1))
 		select {
 		case <-timer.C:
 			q.drain(q.ctx)
@@ -219,10 +219,6 @@ func (q *queue) report(err error) {
 	q.failing = err != nil
 }
 
-func jitter(d time.Duration) time.Duration {
-	return d*9/10 + rand.N(d/5+1)
-}
-
 // refused is a partial success: the store took the batch but for some spans.
 type refused struct {
 	spans  int64
@@ -257,7 +253,8 @@ func (c *otlpClient) UploadTraces(ctx context.Context, spans []*otlp.ResourceSpa
 	}
 	req := &collector.ExportTraceServiceRequest{ResourceSpans: spans}
 	stop, _ := ctx.Value(stopKey{}).(chan struct{})
-	for wait := 100 * time.Millisecond; ; wait = min(2*wait, 5*time.Second) {
+	backoff := pace.Backoff{First: 150 * time.Millisecond, Max: 5 * time.Second}
+	for {
 		resp, err := c.service.Export(ctx, req)
 		if err == nil {
 			if p := resp.GetPartialSuccess(); p.GetRejectedSpans() > 0 {
@@ -270,7 +267,7 @@ func (c *otlpClient) UploadTraces(ctx context.Context, spans []*otlp.ResourceSpa
 		if !retryable(err) || absent && closed(stop) {
 			return err
 		}
-		if pause := errs.RetryAfter(err) + jitter(wait); !sleep(ctx, pause, stop) {
+		if pause := errs.RetryAfter(err) + backoff.Next(); !sleep(ctx, pause, stop) {
 			return err
 		}
 	}

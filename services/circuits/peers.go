@@ -2,13 +2,13 @@ package circuits
 
 import (
 	"context"
-	"math/rand/v2"
 	"net"
 	"sync"
 	"time"
 
 	circuitsv1 "bijou.dev/platform/api/circuits/v1"
 	"bijou.dev/platform/discovery"
+	"bijou.dev/platform/pace"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/keepalive"
@@ -81,18 +81,19 @@ func (b *Board) followPeer(ctx context.Context, id, addr string) {
 		return
 	}
 	defer conn.Close()
-	client, wait, broken := circuitsv1.NewCircuitsClient(conn), time.Duration(0), false
+	client, broken := circuitsv1.NewCircuitsClient(conn), false
+	backoff := pace.Backoff{First: period / 4, Max: expiry}
 	for ctx.Err() == nil {
 		got, err := b.watchPeer(ctx, id, client)
 		if got {
-			wait, broken = 0, false
+			broken = false
+			backoff.Reset()
 		}
 		if !broken && ctx.Err() == nil {
 			broken = true
 			b.log.Warn("a replica is not watched; trying again", "peer", id, "address", addr, "err", err)
 		}
-		wait = min(max(2*wait, period/4), expiry)
-		sleep(ctx, wait/2+rand.N(wait/2))
+		backoff.Wait(ctx)
 	}
 }
 

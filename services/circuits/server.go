@@ -6,12 +6,12 @@ import (
 	"fmt"
 	"io"
 	"math"
-	"math/rand/v2"
 	"slices"
 	"time"
 
 	circuitsv1 "bijou.dev/platform/api/circuits/v1"
 	"bijou.dev/platform/errs"
+	"bijou.dev/platform/pace"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/metadata"
 )
@@ -164,7 +164,7 @@ func (b *Board) Watch(req *circuitsv1.WatchRequest, stream grpc.ServerStreamingS
 		if err := stream.Send(b.state(req.Service, peer)); err != nil {
 			return err
 		}
-		if !sleep(ctx, jittered(period)) {
+		if !pace.Sleep(ctx, pace.Jitter(period, 0.05)) {
 			break
 		}
 	}
@@ -172,19 +172,4 @@ func (b *Board) Watch(req *circuitsv1.WatchRequest, stream grpc.ServerStreamingS
 		return errs.Errorf(errs.Unavailable, "watching circuits: this replica is stopping; watch another one")
 	}
 	return ctx.Err()
-}
-
-// jittered returns d plus or minus 5 %.
-func jittered(d time.Duration) time.Duration { return d - d/20 + rand.N(d/10+1) }
-
-// sleep reports whether it slept for all of d.
-func sleep(ctx context.Context, d time.Duration) bool {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-t.C:
-		return true
-	case <-ctx.Done():
-		return false
-	}
 }

@@ -18,6 +18,7 @@ import (
 	"bijou.dev/platform/discovery"
 	"bijou.dev/platform/errs"
 
+	"bijou.dev/platform/pace"
 	oteltrace "go.opentelemetry.io/otel/trace"
 	"google.golang.org/protobuf/encoding/protojson"
 	"google.golang.org/protobuf/proto"
@@ -114,7 +115,7 @@ func (c *Console) every(ctx context.Context, fn func(context.Context)) {
 	for c.hub.interest(ctx) {
 		begin := time.Now()
 		fn(unsampled(ctx))
-		sleep(ctx, period-time.Since(begin))
+		pace.Sleep(ctx, max(period-time.Since(begin), 10*time.Millisecond))
 	}
 }
 
@@ -126,15 +127,6 @@ func unsampled(ctx context.Context) context.Context {
 	}
 	copy(c.SpanID[:], c.TraceID[:])
 	return oteltrace.ContextWithRemoteSpanContext(ctx, oteltrace.NewSpanContext(c))
-}
-
-func sleep(ctx context.Context, d time.Duration) {
-	t := time.NewTimer(max(d, 10*time.Millisecond))
-	defer t.Stop()
-	select {
-	case <-t.C:
-	case <-ctx.Done():
-	}
 }
 
 // fleet is every instance, as the registry and its own admin page have it.
@@ -284,7 +276,7 @@ func (c *Console) followCircuits(ctx context.Context) {
 			c.seen.circuits = nil
 			c.seen.mu.Unlock()
 		}
-		sleep(ctx, period)
+		pace.Sleep(ctx, period)
 	}
 }
 

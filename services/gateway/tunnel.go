@@ -4,12 +4,12 @@ import (
 	"bytes"
 	"context"
 	"io"
-	"math/rand/v2"
 	"net/http"
 	"strings"
 	"sync"
 	"time"
 
+	"bijou.dev/platform/pace"
 	"bijou.dev/platform/route"
 )
 
@@ -289,7 +289,7 @@ func (s *lasting) drain(ctx context.Context) {
 }
 
 func (s *lasting) tellLocked(l leaver, within time.Duration) {
-	s.all[l] = time.AfterFunc(rand.N(within), l.goAway)
+	s.all[l] = time.AfterFunc(pace.Jitter(within/2, 1), l.goAway)
 }
 
 // wait returns when there are none, or with ctx's error.

@@ -12,7 +12,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"math/rand/v2"
 	"net/http"
 	"time"
 
@@ -20,6 +19,7 @@ import (
 	"google.golang.org/grpc"
 
 	"bijou.dev/platform/config"
+	"bijou.dev/platform/pace"
 	"bijou.dev/platform/service"
 	"bijou.dev/services/tracing/internal/store"
 )
@@ -143,15 +143,12 @@ func listen(p *service.Process, in *ingest, q *queries) error {
 // new start may find a disk that works.
 func expire(ctx context.Context, p *service.Process, st *store.Store, m *metrics) error {
 	for {
-		timer := time.NewTimer(4*time.Second + rand.N(2*time.Second))
 		select {
 		case <-ctx.Done():
-			timer.Stop()
 			return nil
 		case <-st.Failed():
-			timer.Stop()
 			return st.Err()
-		case <-timer.C:
+		case <-time.After(pace.Jitter(5*time.Second, 0.2)):
 		}
 		n, err := st.Expire(ctx, time.Now())
 		m.expired.Add(float64(n))

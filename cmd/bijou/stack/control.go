@@ -19,6 +19,8 @@ import (
 	"sync"
 	"syscall"
 	"time"
+
+	"bijou.dev/platform/pace"
 )
 
 // Run is the record of a running stack, kept as run.json in its folder.
@@ -246,10 +248,8 @@ func (r *Remote) Down(ctx context.Context) error {
 		if _, err := readRun(r.dir); errors.Is(err, fs.ErrNotExist) {
 			return nil
 		}
-		select {
-		case <-ctx.Done():
+		if !pace.Sleep(ctx, 50*time.Millisecond) {
 			return fmt.Errorf("waiting for the stack to end: %w", context.Cause(ctx))
-		case <-time.After(50 * time.Millisecond):
 		}
 	}
 }

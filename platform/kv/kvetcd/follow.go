@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"math/rand/v2"
 	"strings"
 	"time"
 
@@ -13,6 +12,7 @@ import (
 
 	"bijou.dev/platform/errs"
 	"bijou.dev/platform/kv"
+	"bijou.dev/platform/pace"
 )
 
 // follower is the one watch on a prefix.
@@ -62,30 +62,21 @@ func (s *Store) forget(f *follower) {
 	}
 }
 
-// How long to wait before listing again: etcd may be busy enough with everybody else doing so.
-const (
-	minRetry = 50 * time.Millisecond
-	maxRetry = 2 * time.Second
-)
-
-// follow lists and watches for ever.
+// follow lists and watches until ctx ends. Between attempts it waits: when etcd comes back, every client lists.
 func (s *Store) follow(ctx context.Context, f *follower) {
-	retry := minRetry
+	backoff := pace.Backoff{First: 100 * time.Millisecond, Max: 3 * time.Second}
 	for {
 		listed, err := s.tail(ctx, f)
 		if ctx.Err() != nil {
 			return
 		}
 		if listed {
-			retry = minRetry
+			backoff.Reset()
 		}
 		s.lost(f, err)
-		select {
-		case <-ctx.Done():
+		if !backoff.Wait(ctx) {
 			return
-		case <-time.After(retry/2 + rand.N(retry)):
 		}
-		retry = min(2*retry, maxRetry)
 	}
 }
 
@@ -143,7 +134,7 @@ func (s *Store) tail(ctx context.Context, f *follower) (listed bool, err error) 
 				return true, fmt.Errorf("%w: nothing for %v", errSilent, quiet.Round(time.Millisecond))
 			}
 			s.askProgress(ctx)
-			tick.Reset(beat*3/4 + rand.N(beat/4+1))
+			tick.Reset(pace.Jitter(beat*7/8, 0.1))
 		}
 	}
 }

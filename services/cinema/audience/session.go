@@ -12,6 +12,8 @@ import (
 	"net/url"
 	"strings"
 	"time"
+
+	"bijou.dev/platform/pace"
 )
 
 // subscribers is how many profiles the audience has. They are a household of their own.
@@ -123,12 +125,7 @@ func (v *visit) play(ctx context.Context, one film) {
 // pause plans the next step and waits for it, unless it is late already.
 func (v *visit) pause(ctx context.Context) bool {
 	v.due = v.due.Add(time.Duration(v.random.ExpFloat64() * float64(v.think.Get())))
-	select {
-	case <-ctx.Done():
-		return false
-	case <-time.After(time.Until(v.due)):
-		return true
-	}
+	return pace.Sleep(ctx, time.Until(v.due))
 }
 
 // do makes one request, which was due at v.due, and counts it. check may refuse the body of a good answer.

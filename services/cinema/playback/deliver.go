@@ -2,13 +2,13 @@ package playback
 
 import (
 	"context"
-	"math/rand/v2"
 	"slices"
 	"time"
 
 	bolt "go.etcd.io/bbolt"
 
 	"bijou.dev/platform/errs"
+	"bijou.dev/platform/pace"
 	playbackv1 "bijou.dev/services/cinema/api/playback/v1"
 	"bijou.dev/services/cinema/disk"
 )
@@ -32,10 +32,8 @@ func (s *Server) Run(ctx context.Context) error {
 				return err
 			}
 		}
-		select {
-		case <-ctx.Done():
+		if !pace.Sleep(ctx, pace.Jitter(pause, 0.5)) {
 			return nil
-		case <-time.After(pause/2 + rand.N(pause)):
 		}
 	}
 }

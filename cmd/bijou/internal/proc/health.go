@@ -4,10 +4,11 @@ import (
 	"bytes"
 	"context"
 	"fmt"
-	"math/rand/v2"
 	"os/exec"
 	"strings"
 	"time"
+
+	"bijou.dev/platform/pace"
 )
 
 // Before a child has answered once it is asked soon and then ever less often, up to the interval of its check: that
@@ -39,10 +40,8 @@ func (p *Process) askForever(ctx context.Context) {
 	delay := min(firstQuestion, h.Interval)
 	for {
 		// Half to one and a half of the delay: many processes that start together do not ask together.
-		select {
-		case <-ctx.Done():
+		if !pace.Sleep(ctx, pace.Jitter(delay, 0.5)) {
 			return
-		case <-time.After(delay/2 + rand.N(delay)):
 		}
 		err := p.ask(ctx)
 		if ctx.Err() != nil {

@@ -6,11 +6,12 @@ import (
 	"context"
 	"fmt"
 	"io"
-	"math/rand/v2"
 	"os/exec"
 	"sync"
 	"syscall"
 	"time"
+
+	"bijou.dev/platform/pace"
 )
 
 // Spec says what to run.
@@ -219,17 +220,18 @@ func (p *Process) update(change func(*State)) {
 
 func (p *Process) run() {
 	defer close(p.done)
-	backoff, inARow := firstBackoff, 0
+	backoff, inARow := pace.Backoff{First: firstBackoff, Max: longestBackoff}, 0
 	for {
 		started := time.Now()
 		err := p.child()
 		if time.Since(started) > livedLong {
-			backoff, inARow = firstBackoff, 0
+			backoff.Reset()
+			inARow = 0
 		}
-		if !p.goOn(err, inARow) || !p.pause(backoff, err) {
+		if !p.goOn(err, inARow) || !p.pause(backoff.Next(), err) {
 			return
 		}
-		backoff, inARow = min(2*backoff, longestBackoff), inARow+1
+		inARow++
 		p.update(func(s *State) { s.Restarts++ })
 	}
 }
@@ -255,9 +257,9 @@ func (p *Process) goOn(err error, inARow int) bool {
 	return true
 }
 
-// pause waits until the next child is due: for the back-off, or while held. It returns false when none will come.
-func (p *Process) pause(backoff time.Duration, err error) bool {
-	timer := time.NewTimer(backoff/2 + rand.N(backoff))
+// pause waits until the next child is due: for wait, or while held. It returns false when none will come.
+func (p *Process) pause(wait time.Duration, err error) bool {
+	timer := time.NewTimer(wait)
 	defer timer.Stop()
 	problem := problemOf(err)
 	for due := false; ; {
