@@ -38,7 +38,7 @@ func seedsOf(p platform) []string {
 }
 
 // join makes this process an instance of a service of its own until the test ends: gRPC, and HTTP if setup handles it.
-func join(t testing.TB, p platform, name string, setup service.Setup) {
+func join(t testing.TB, p platform, name string, setup service.SetupFunc) {
 	t.Helper()
 	ctx, stop := context.WithCancel(context.Background())
 	log := &tail{}
@@ -154,12 +154,12 @@ const (
 // over, between two messages; each download is to come to its end.
 func tellEdgeStopped(t *testing.T, p platform, _ uint64) (f figures) {
 	wholeHome(t, p)
-	join(t, p, "e2e-talk", func(_ context.Context, m *service.Process) error {
-		m.GRPC().RegisterService(talk(func(context.Context, string) error { return nil }), struct{}{})
+	join(t, p, "e2e-talk", func(_ context.Context, setup *service.Setup) error {
+		setup.GRPC().RegisterService(talk(func(context.Context, string) error { return nil }), struct{}{})
 		mux := http.NewServeMux()
 		mux.HandleFunc("/e2e-talk/ws", echoFrames)
 		mux.HandleFunc("/e2e-talk/download", drip)
-		return m.Handle("http", mux)
+		return setup.Handle("http", mux)
 	})
 	defer withRoutes(t, p, toTalk("e2e-talk")...)()
 	settled := sameAsNow(t, p, "gateway-1")
@@ -381,12 +381,12 @@ func download(ctx context.Context, by *http.Client, url string, begun func()) (i
 // chain joins two services, one behind the other. What the second does is up to the test; the first asks it, for those
 // who come by HTTP and by gRPC.
 func chain(t *testing.T, p platform, work func(ctx context.Context, in string) error, passing func(ctx context.Context)) (undo func()) {
-	join(t, p, "e2e-back", func(_ context.Context, m *service.Process) error {
-		m.GRPC().RegisterService(talk(work), struct{}{})
-		return m.Handle("http", http.NotFoundHandler())
+	join(t, p, "e2e-back", func(_ context.Context, setup *service.Setup) error {
+		setup.GRPC().RegisterService(talk(work), struct{}{})
+		return setup.Handle("http", http.NotFoundHandler())
 	})
-	join(t, p, "e2e-front", func(_ context.Context, m *service.Process) error {
-		back, err := m.Dial("e2e-back")
+	join(t, p, "e2e-front", func(_ context.Context, setup *service.Setup) error {
+		back, err := setup.Dial("e2e-back")
 		if err != nil {
 			return err
 		}
@@ -394,8 +394,8 @@ func chain(t *testing.T, p platform, work func(ctx context.Context, in string) e
 			passing(ctx)
 			return back.Invoke(ctx, "/bijou.e2e.v1.Talk/Do", wrapperspb.String(in), new(wrapperspb.StringValue))
 		}
-		m.GRPC().RegisterService(talk(ask), struct{}{})
-		return m.Handle("http", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		setup.GRPC().RegisterService(talk(ask), struct{}{})
+		return setup.Handle("http", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			if err := ask(r.Context(), r.URL.Query().Get("in")); err != nil {
 				errs.WriteProblem(w, r, err)
 			}

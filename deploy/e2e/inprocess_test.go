@@ -43,7 +43,7 @@ type member struct {
 	version string
 	ports   map[string]int // listeners beside grpc and admin, by the port of compose.yaml
 	noGRPC  bool
-	setup   func(p *inProcess, dir string) service.Setup
+	setup   func(p *inProcess, dir string) service.SetupFunc
 }
 
 func (m member) instance() string { return fmt.Sprintf("%s-%d", m.name, m.n) }
@@ -54,81 +54,87 @@ var cast = []member{
 	{name: "config", n: 2, ports: map[string]int{"http": 8080}, setup: setupConfig},
 	{name: "discovery", n: 1, ports: map[string]int{"http": 8761}, setup: setupDiscovery},
 	{name: "discovery", n: 2, ports: map[string]int{"http": 8761}, setup: setupDiscovery},
-	{name: "gateway", n: 1, noGRPC: true, ports: map[string]int{"http": 8080}, setup: func(*inProcess, string) service.Setup {
-		return func(ctx context.Context, p *service.Process) error {
-			return gateway.New(ctx, p, gateway.Options{Routes: composeRoutes()})
+	{name: "gateway", n: 1, noGRPC: true, ports: map[string]int{"http": 8080}, setup: func(*inProcess, string) service.SetupFunc {
+		return func(ctx context.Context, setup *service.Setup) error {
+			return gateway.New(ctx, setup, gateway.Options{Routes: composeRoutes()})
 		}
 	}},
-	{name: "circuits", n: 1, ports: map[string]int{"http": 8080}, setup: func(*inProcess, string) service.Setup {
-		return func(ctx context.Context, p *service.Process) error { return circuits.New(ctx, p, circuits.Options{}) }
-	}},
-	{name: "tracing", n: 1, noGRPC: true, ports: map[string]int{"otlp": 4317, "otlphttp": 4318, "zipkin": 9411}, setup: func(_ *inProcess, dir string) service.Setup {
-		return func(ctx context.Context, p *service.Process) error {
-			return tracing.New(ctx, p, tracing.Options{Dir: dir})
+	{name: "circuits", n: 1, ports: map[string]int{"http": 8080}, setup: func(*inProcess, string) service.SetupFunc {
+		return func(ctx context.Context, setup *service.Setup) error {
+			return circuits.New(ctx, setup, circuits.Options{})
 		}
 	}},
-	{name: "console", n: 1, ports: map[string]int{"http": 8080}, setup: func(*inProcess, string) service.Setup {
-		return func(ctx context.Context, p *service.Process) error { return console.New(ctx, p, console.Options{}) }
+	{name: "tracing", n: 1, noGRPC: true, ports: map[string]int{"otlp": 4317, "otlphttp": 4318, "zipkin": 9411}, setup: func(_ *inProcess, dir string) service.SetupFunc {
+		return func(ctx context.Context, setup *service.Setup) error {
+			return tracing.New(ctx, setup, tracing.Options{Dir: dir})
+		}
 	}},
-	{name: "web", n: 1, ports: map[string]int{"http": 8080}, setup: func(*inProcess, string) service.Setup {
-		return func(ctx context.Context, p *service.Process) error { return web.New(ctx, p, web.Options{}) }
+	{name: "console", n: 1, ports: map[string]int{"http": 8080}, setup: func(*inProcess, string) service.SetupFunc {
+		return func(ctx context.Context, setup *service.Setup) error {
+			return console.New(ctx, setup, console.Options{})
+		}
+	}},
+	{name: "web", n: 1, ports: map[string]int{"http": 8080}, setup: func(*inProcess, string) service.SetupFunc {
+		return func(ctx context.Context, setup *service.Setup) error { return web.New(ctx, setup, web.Options{}) }
 	}},
 	{name: "catalog-a", n: 1, service: "catalog", setup: setupCatalog},
 	{name: "catalog-a", n: 2, service: "catalog", setup: setupCatalog},
 	{name: "catalog-b", n: 1, service: "catalog", zone: "b", setup: setupCatalog},
 	{name: "recommendations-a", n: 1, service: "recommendations", setup: setupRecommendations},
 	{name: "recommendations-b", n: 1, service: "recommendations", zone: "b", setup: setupRecommendations},
-	{name: "search", n: 1, setup: func(*inProcess, string) service.Setup {
-		return func(ctx context.Context, p *service.Process) error { return search.New(ctx, p, search.Options{}) }
+	{name: "search", n: 1, setup: func(*inProcess, string) service.SetupFunc {
+		return func(ctx context.Context, setup *service.Setup) error { return search.New(ctx, setup, search.Options{}) }
 	}},
-	{name: "profiles", n: 1, setup: func(_ *inProcess, dir string) service.Setup {
-		return func(ctx context.Context, p *service.Process) error {
-			return profiles.New(ctx, p, profiles.Options{Dir: dir})
+	{name: "profiles", n: 1, setup: func(_ *inProcess, dir string) service.SetupFunc {
+		return func(ctx context.Context, setup *service.Setup) error {
+			return profiles.New(ctx, setup, profiles.Options{Dir: dir})
 		}
 	}},
-	{name: "viewing", n: 1, setup: func(_ *inProcess, dir string) service.Setup {
-		return func(ctx context.Context, p *service.Process) error {
-			return viewing.New(ctx, p, viewing.Options{Dir: dir})
+	{name: "viewing", n: 1, setup: func(_ *inProcess, dir string) service.SetupFunc {
+		return func(ctx context.Context, setup *service.Setup) error {
+			return viewing.New(ctx, setup, viewing.Options{Dir: dir})
 		}
 	}},
-	{name: "ratings", n: 1, setup: func(_ *inProcess, dir string) service.Setup {
-		return func(ctx context.Context, p *service.Process) error {
-			return ratings.New(ctx, p, ratings.Options{Dir: dir})
+	{name: "ratings", n: 1, setup: func(_ *inProcess, dir string) service.SetupFunc {
+		return func(ctx context.Context, setup *service.Setup) error {
+			return ratings.New(ctx, setup, ratings.Options{Dir: dir})
 		}
 	}},
-	{name: "playback", n: 1, setup: func(_ *inProcess, dir string) service.Setup {
-		return func(ctx context.Context, p *service.Process) error {
-			return playback.New(ctx, p, playback.Options{Dir: dir})
+	{name: "playback", n: 1, setup: func(_ *inProcess, dir string) service.SetupFunc {
+		return func(ctx context.Context, setup *service.Setup) error {
+			return playback.New(ctx, setup, playback.Options{Dir: dir})
 		}
 	}},
 	{name: "hello", n: 1, version: "v1", ports: map[string]int{"http": 8080}, setup: setupHello},
 	{name: "hello-next", n: 1, service: "hello", version: "v2", ports: map[string]int{"http": 8080}, setup: setupHello},
 }
 
-func setupConfig(s *inProcess, _ string) service.Setup {
-	return func(ctx context.Context, p *service.Process) error {
-		return config.New(ctx, p, config.Options{EtcdEndpoints: s.etcd.Endpoints()})
+func setupConfig(s *inProcess, _ string) service.SetupFunc {
+	return func(ctx context.Context, setup *service.Setup) error {
+		return config.New(ctx, setup, config.Options{EtcdEndpoints: s.etcd.Endpoints()})
 	}
 }
 
-func setupDiscovery(s *inProcess, _ string) service.Setup {
-	return func(ctx context.Context, p *service.Process) error {
-		return discovery.New(ctx, p, discovery.Options{EtcdEndpoints: s.etcd.Endpoints()})
+func setupDiscovery(s *inProcess, _ string) service.SetupFunc {
+	return func(ctx context.Context, setup *service.Setup) error {
+		return discovery.New(ctx, setup, discovery.Options{EtcdEndpoints: s.etcd.Endpoints()})
 	}
 }
 
-func setupCatalog(*inProcess, string) service.Setup {
-	return func(ctx context.Context, p *service.Process) error { return catalog.New(ctx, p, catalog.Options{}) }
-}
-
-func setupRecommendations(*inProcess, string) service.Setup {
-	return func(ctx context.Context, p *service.Process) error {
-		return recommendations.New(ctx, p, recommendations.Options{})
+func setupCatalog(*inProcess, string) service.SetupFunc {
+	return func(ctx context.Context, setup *service.Setup) error {
+		return catalog.New(ctx, setup, catalog.Options{})
 	}
 }
 
-func setupHello(*inProcess, string) service.Setup {
-	return func(ctx context.Context, p *service.Process) error { return hello.New(ctx, p, hello.Options{}) }
+func setupRecommendations(*inProcess, string) service.SetupFunc {
+	return func(ctx context.Context, setup *service.Setup) error {
+		return recommendations.New(ctx, setup, recommendations.Options{})
+	}
+}
+
+func setupHello(*inProcess, string) service.SetupFunc {
+	return func(ctx context.Context, setup *service.Setup) error { return hello.New(ctx, setup, hello.Options{}) }
 }
 
 // inProcess is the whole cast in this process.

@@ -12,9 +12,8 @@ import (
 )
 
 // adminHandler is the page every process serves on its admin listener, which is never routed by the edge.
-func (p *Process) adminHandler() http.Handler {
+func (p *Process) adminHandler(m *http.ServeMux) http.Handler {
 	started := time.Now()
-	m := p.admin
 	m.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) {
 		writeJSON(w, http.StatusOK, map[string]string{"status": "alive"})
 	})

@@ -52,3 +52,36 @@ func addressIn(network netip.Prefix) string {
 	}
 	return ""
 }
+
+// endpoints returns the addresses to register: every listener under the advertised host.
+func (p *Process) endpoints() map[string]string {
+	eps := make(map[string]string, len(p.listeners))
+	advertise := p.opts.Net.ownAddress(p.opts.Advertise)
+	for name, l := range p.listeners {
+		host, port, err := net.SplitHostPort(l.Addr().String())
+		if err != nil {
+			continue
+		}
+		if ip := net.ParseIP(host); advertise != "" {
+			host = advertise
+		} else if ip != nil && ip.IsUnspecified() {
+			host = outboundHost()
+		}
+		eps[name] = net.JoinHostPort(host, port)
+	}
+	return eps
+}
+
+// outboundHost returns the first address of this machine that another one can reach, else the loopback address.
+func outboundHost() string {
+	addrs, err := net.InterfaceAddrs()
+	if err != nil {
+		return "127.0.0.1"
+	}
+	for _, a := range addrs {
+		if n, ok := a.(*net.IPNet); ok && n.IP.IsGlobalUnicast() && !strings.Contains(n.IP.String(), ":") {
+			return n.IP.String()
+		}
+	}
+	return "127.0.0.1"
+}

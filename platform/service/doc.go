@@ -6,7 +6,7 @@
 //		var o hello.Options
 //		service.Main("hello",
 //			func(f *service.Flags) { f.StringVar(&o.Greeting, "greeting", "Hello", "what to say") },
-//			func(ctx context.Context, p *service.Process) error { return hello.New(ctx, p, o) })
+//			func(ctx context.Context, setup *service.Setup) error { return hello.New(ctx, setup, o) })
 //	}
 //
 // and gets registration, live settings, tracing, metrics, deadlines, breakers, retries, load balancing, health, an
@@ -14,21 +14,23 @@
 //
 // # Life
 //
-// [New] binds the listeners, wires the parts and calls the service's Setup. [Process.Run] serves. The instance is
-// STARTING until every check given to [Process.Ready] passes, UP while they do, DOWN while one does not. When the
-// context ends:
+// [New] binds the listeners, makes the parts and calls the service's [SetupFunc]. Everything that the service adds it
+// registers on the [Setup] that it gets; after the function has returned nothing can be added. [Process.Run] serves.
+// The instance is STARTING until every check given to [Setup.Ready] passes, UP while they do, DOWN while one does not.
+// When the context of Run ends, a part fails or [Process.Stop] is called:
 //
-//  1. the health service answers NOT_SERVING and the registry is told DRAINING;
-//  2. the process waits until all callers have acknowledged that, or half of the drain time is over;
-//  3. listeners stop accepting, connections get GOAWAY, work in hand finishes, until the drain time is over;
+//  1. the health service answers NOT_SERVING and the registry gets the status DRAINING;
+//  2. the process waits until all callers have acknowledged that, or until half of the drain time is over;
+//  3. listeners stop accepting, long-lived streams are ended ([Setup.OnDrain]), connections get GOAWAY, requests in
+//     progress finish, until the drain time is over;
 //  4. the instance leaves the registry;
-//  5. background work ends, and everything New made is undone, last in, first out, each step bounded and named.
+//  5. background work ends, and the teardown runs, last in, first out, each step bounded and named.
 //
 // # Anything may be missing
 //
-// Nothing has to be there when a process starts. It begins with the settings and instances it kept on disk, or with
-// defaults and nobody, says so on /readyz, and catches up in the background. For the same reason none of the
-// platform's own checks makes a process unready.
+// Nothing has to be running when a process starts. It begins with the settings and instances that it kept on disk, else
+// with defaults and no instances. /readyz shows that, and the process catches up in the background. For the same reason
+// none of the platform's own checks makes a process unready.
 //
 // # Admin
 //

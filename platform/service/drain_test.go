@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"net"
 	"net/http"
 	"slices"
 	"strings"
@@ -98,16 +99,16 @@ func TestTheOrderOfAStop(t *testing.T) {
 		o := alone(n, "hello-1")
 		o.Discovery, o.Drain = []string{"registry:7000"}, 20*time.Second
 		entered, finish := make(chan struct{}), make(chan struct{})
-		_, stop := run(t, o, func(_ context.Context, p *service.Process) error {
+		_, stop := run(t, o, func(_ context.Context, setup *service.Setup) error {
 			begin := time.Now()
-			p.Ready("films", func() error {
+			setup.Ready("films", func() error {
 				if time.Since(begin) < 500*time.Millisecond {
 					return errors.New("still loading")
 				}
 				return nil
 			})
-			p.OnStop("store", func(context.Context) error { reg.hear("undone"); return nil })
-			return p.Handle("http", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			setup.OnStop("store", func(context.Context) error { reg.hear("undone"); return nil })
+			return setup.Handle("http", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 				if r.URL.Path == "/slow" {
 					close(entered)
 					<-finish
@@ -171,6 +172,80 @@ func TestTheOrderOfAStop(t *testing.T) {
 		}
 		if want := []string{"STARTING", "UP", "DRAINING", "LEFT", "undone"}; !slices.Equal(reg.heard, want) {
 			t.Errorf("the order was %v, want %v", reg.heard, want)
+		}
+	})
+}
+
+// recorder is a Server that reports its Shutdown to the registry's list.
+type recorder struct {
+	reg  *registry
+	stop chan struct{}
+}
+
+func (r recorder) Serve(net.Listener) error {
+	<-r.stop
+	return nil
+}
+
+func (r recorder) Shutdown(context.Context) error {
+	r.reg.hear("shutdown")
+	select {
+	case <-r.stop:
+	default:
+		close(r.stop)
+	}
+	return nil
+}
+
+// A server of the service's own stops as the platform's servers do: callers know before, and the instance leaves after.
+func TestServersOfTheServiceStopBeforeTheInstanceLeaves(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n := memnet.New()
+		reg := startRegistry(t, n)
+		reg.spread.Store(true)
+		o := alone(n, "hello-1")
+		o.Discovery = []string{"registry:7000"}
+		_, stop := run(t, o, func(_ context.Context, setup *service.Setup) error {
+			setup.OnStop("store", func(context.Context) error { reg.hear("undone"); return nil })
+			return setup.Serve("http", recorder{reg, make(chan struct{})})
+		})
+		time.Sleep(time.Second)
+		if err := stop(); err != nil {
+			t.Errorf("stop: %v", err)
+		}
+		want := []string{"UP", "DRAINING", "shutdown", "LEFT", "undone"}
+		if !slices.Equal(reg.heard, want) {
+			t.Errorf("the order was %v, want %v", reg.heard, want)
+		}
+	})
+}
+
+// OnDrain runs when all callers know that the instance leaves, and not before: until then streams are as good as ever.
+func TestStreamsEndWhenCallersKnow(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n := memnet.New()
+		reg := startRegistry(t, n)
+		o := alone(n, "hello-1")
+		o.Discovery, o.Drain = []string{"registry:7000"}, 20*time.Second
+		released := make(chan time.Time, 100)
+		_, stop := run(t, o, func(ctx context.Context, setup *service.Setup) error {
+			setup.OnDrain(func() { released <- time.Now() })
+			return greet(ctx, setup)
+		})
+		time.Sleep(time.Second)
+		begin := time.Now()
+		stopped := make(chan error, 1)
+		go func() { stopped <- stop() }()
+		time.Sleep(4 * time.Second)
+		if n := len(released); n != 0 {
+			t.Errorf("before callers knew, OnDrain was called %d times", n)
+		}
+		reg.spread.Store(true) // the registrar hears of it with its next heartbeat
+		if took := (<-released).Sub(begin); took < 4*time.Second || took > 10*time.Second {
+			t.Errorf("OnDrain was called after %v, want between 4s, when callers knew, and half of the drain time", took)
+		}
+		if err := <-stopped; err != nil {
+			t.Errorf("stop: %v", err)
 		}
 	})
 }

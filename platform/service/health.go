@@ -9,6 +9,10 @@ import (
 	"net/http"
 	"strings"
 	"time"
+
+	"bijou.dev/platform/discovery"
+
+	healthv1 "google.golang.org/grpc/health/grpc_health_v1"
 )
 
 // check is one line of /readyz.
@@ -86,4 +90,36 @@ func checkHealth(ctx context.Context, o Options) error {
 		return fmt.Errorf("checking health: %s: %s", resp.Status, strings.TrimSpace(string(body)))
 	}
 	return nil
+}
+
+// readinessEvery is how often the readiness checks run.
+const readinessEvery = 250 * time.Millisecond
+
+// watchReadiness turns the checks into the status that callers see.
+func (p *Process) watchReadiness(ctx context.Context) error {
+	tick := time.NewTicker(readinessEvery)
+	defer tick.Stop()
+	up := false
+	for {
+		problem := p.notReady()
+		switch {
+		case p.draining.Load():
+			return nil
+		case problem == nil && !up:
+			up = true
+			p.registrar.SetStatus(discovery.Up)
+			p.health.SetServingStatus("", healthv1.HealthCheckResponse_SERVING)
+			p.log.Info("ready")
+		case problem != nil && up:
+			up = false
+			p.registrar.SetStatus(discovery.Down)
+			p.health.SetServingStatus("", healthv1.HealthCheckResponse_NOT_SERVING)
+			p.log.Warn("not ready", "err", problem.Error())
+		}
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return nil
+		}
+	}
 }

@@ -58,7 +58,7 @@ func TestKillCrashesTheProcessAndSaysWhenToComeBack(t *testing.T) {
 				return map[string]string{"BIJOU_STATE_DIR": o.StateDir, "BIJOU_ALLOW_KILL": "true", "BIJOU_LISTEN": "http=127.0.0.1:0"}[name]
 			}
 			var errs bytes.Buffer
-			code := service.RunMain(t.Context(), "hello", nil, env, &errs, &errs, nil, func(context.Context, *service.Process) error {
+			code := service.RunMain(t.Context(), "hello", nil, env, &errs, &errs, nil, func(context.Context, *service.Setup) error {
 				return context.Canceled // far enough
 			})
 			if took := time.Since(begin); code != service.ExitFailed || took < want-time.Second || took > want+time.Second {

@@ -42,8 +42,8 @@ func raw(t *testing.T, n *memnet.Network, addr, text string) (*http.Response, st
 func TestListenersBoundWhatComesIn(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		n := memnet.New()
-		_, stop := run(t, alone(n, "hello-1"), func(_ context.Context, p *service.Process) error {
-			return p.Handle("http", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		_, stop := run(t, alone(n, "hello-1"), func(_ context.Context, setup *service.Setup) error {
+			return setup.Handle("http", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 				size, err := io.Copy(io.Discard, r.Body)
 				var large *http.MaxBytesError
 				switch {

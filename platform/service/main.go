@@ -20,21 +20,17 @@ const (
 	ExitKilled = 137
 )
 
-// Setup builds a service on its process: it registers servers, handlers, checks and teardown, and returns before
-// anything is served. Work that goes on is started with [Process.Go].
-type Setup func(ctx context.Context, p *Process) error
-
 // Main is the whole life of a service's main package: it reads flags and environment, runs until SIGTERM or SIGINT,
 // drains, and exits. The argument "healthcheck" asks the process that runs with the same flags whether it is ready
 // and exits with 0 or 1; "version" prints the version.
-func Main(name string, own func(*Flags), setup Setup) {
+func Main(name string, own func(*Flags), setup SetupFunc) {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	os.Exit(RunMain(ctx, name, os.Args[1:], os.Getenv, os.Stdout, os.Stderr, own, setup))
 }
 
 // RunMain is [Main] with the outside world as arguments, for tests. It returns the exit code.
-func RunMain(ctx context.Context, name string, args []string, env func(string) string, stdout, stderr io.Writer, own func(*Flags), setup Setup) int {
+func RunMain(ctx context.Context, name string, args []string, env func(string) string, stdout, stderr io.Writer, own func(*Flags), setup SetupFunc) int {
 	command := ""
 	if len(args) > 0 && (args[0] == "healthcheck" || args[0] == "version") {
 		command, args = args[0], args[1:]
@@ -61,7 +57,7 @@ func RunMain(ctx context.Context, name string, args []string, env func(string) s
 	return ExitOK
 }
 
-func run(ctx context.Context, o Options, setup Setup) error {
+func run(ctx context.Context, o Options, setup SetupFunc) error {
 	if err := stayDown(ctx, o); err != nil || ctx.Err() != nil {
 		return err
 	}

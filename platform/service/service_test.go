@@ -36,12 +36,12 @@ func alone(n *memnet.Network, instance string) service.Options {
 }
 
 // greet serves "hi" on the listener "http".
-func greet(_ context.Context, p *service.Process) error {
-	return p.Handle("http", http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, "hi") }))
+func greet(_ context.Context, setup *service.Setup) error {
+	return setup.Handle("http", http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, "hi") }))
 }
 
 // run starts a process and returns what ends it: it waits for Run and returns its error.
-func run(t *testing.T, o service.Options, setup service.Setup) (p *service.Process, stop func() error) {
+func run(t *testing.T, o service.Options, setup service.SetupFunc) (p *service.Process, stop func() error) {
 	t.Helper()
 	p, err := service.New(t.Context(), o, setup)
 	if err != nil {
@@ -143,13 +143,13 @@ func TestReadinessFollowsTheServicesOwnChecks(t *testing.T) {
 		problem := errs.Errorf(errs.Unavailable, "loading films")
 		var mu sync.Mutex
 		var now error = problem
-		_, stop := run(t, alone(n, "hello-1"), func(ctx context.Context, p *service.Process) error {
-			p.Ready("films", func() error {
+		_, stop := run(t, alone(n, "hello-1"), func(ctx context.Context, setup *service.Setup) error {
+			setup.Ready("films", func() error {
 				mu.Lock()
 				defer mu.Unlock()
 				return now
 			})
-			return greet(ctx, p)
+			return greet(ctx, setup)
 		})
 		defer stop()
 		conn, err := grpc.NewClient("passthrough:///hello-1:7000", grpc.WithTransportCredentials(insecure.NewCredentials()),
@@ -186,14 +186,14 @@ func TestStopFinishesWorkInHandAndUndoesInReverse(t *testing.T) {
 		n := memnet.New()
 		var undone []string
 		entered := make(chan struct{})
-		_, stop := run(t, alone(n, "hello-1"), func(_ context.Context, p *service.Process) error {
+		_, stop := run(t, alone(n, "hello-1"), func(_ context.Context, setup *service.Setup) error {
 			for _, name := range []string{"store", "index"} {
-				p.OnStop(name, func(context.Context) error {
+				setup.OnStop(name, func(context.Context) error {
 					undone = append(undone, name)
 					return nil
 				})
 			}
-			return p.Handle("http", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			return setup.Handle("http", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 				close(entered)
 				time.Sleep(time.Second)
 				io.WriteString(w, "done")
@@ -226,12 +226,12 @@ func TestStopFinishesWorkInHandAndUndoesInReverse(t *testing.T) {
 func TestStopIsBounded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		n := memnet.New()
-		_, stop := run(t, alone(n, "hello-1"), func(ctx context.Context, p *service.Process) error {
-			p.OnStop("a stuck store", func(ctx context.Context) error {
+		_, stop := run(t, alone(n, "hello-1"), func(ctx context.Context, setup *service.Setup) error {
+			setup.OnStop("a stuck store", func(ctx context.Context) error {
 				time.Sleep(time.Hour)
 				return nil
 			})
-			return p.Handle("http", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			return setup.Handle("http", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 				w.WriteHeader(200)
 				w.(http.Flusher).Flush()
 				<-r.Context().Done() // a stream that nobody ends
@@ -244,7 +244,7 @@ func TestStopIsBounded(t *testing.T) {
 		defer resp.Body.Close()
 		start := time.Now()
 		err = stop()
-		if err == nil || !strings.Contains(err.Error(), "stopping a stuck store: no end after 5s") {
+		if err == nil || !strings.Contains(err.Error(), "stopping a stuck store: it did not end within 5s") {
 			t.Errorf("stop: %v, want the name of what is stuck", err)
 		}
 		if d := time.Since(start); d > 12*time.Second {
@@ -257,9 +257,9 @@ func TestStopIsBounded(t *testing.T) {
 func TestAFailingPartStopsTheProcessAndIsNamed(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		n := memnet.New()
-		p, err := service.New(t.Context(), alone(n, "hello-1"), func(ctx context.Context, p *service.Process) error {
-			p.Go("index", func(context.Context) error { return errors.New("disk is gone") })
-			return greet(ctx, p)
+		p, err := service.New(t.Context(), alone(n, "hello-1"), func(ctx context.Context, setup *service.Setup) error {
+			setup.Go("index", func(context.Context) error { return errors.New("disk is gone") })
+			return greet(ctx, setup)
 		})
 		if err != nil {
 			t.Fatal(err)
@@ -277,17 +277,17 @@ func TestAFailingPartLetsTheProcessDrain(t *testing.T) {
 		n := memnet.New()
 		entered := make(chan struct{})
 		ended := make(chan struct{})
-		p, err := service.New(t.Context(), alone(n, "hello-1"), func(_ context.Context, p *service.Process) error {
-			p.Go("index", func(context.Context) error {
+		p, err := service.New(t.Context(), alone(n, "hello-1"), func(_ context.Context, setup *service.Setup) error {
+			setup.Go("index", func(context.Context) error {
 				<-entered
 				return errors.New("disk is gone")
 			})
-			p.Go("others", func(ctx context.Context) error {
+			setup.Go("others", func(ctx context.Context) error {
 				<-ctx.Done()
 				close(ended)
 				return nil
 			})
-			return p.Handle("http", http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+			return setup.Handle("http", http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 				close(entered)
 				time.Sleep(2 * time.Second)
 				select {
@@ -316,8 +316,8 @@ func TestAFailingPartLetsTheProcessDrain(t *testing.T) {
 func TestListenersDrainSideBySide(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		n := memnet.New()
-		_, stop := run(t, alone(n, "hello-1"), func(_ context.Context, p *service.Process) error {
-			return p.Handle("http", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		_, stop := run(t, alone(n, "hello-1"), func(_ context.Context, setup *service.Setup) error {
+			return setup.Handle("http", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 				w.(http.Flusher).Flush()
 				<-r.Context().Done()
 			}))
@@ -346,8 +346,8 @@ func TestAClaimedListenerIsServedOnce(t *testing.T) {
 		n := memnet.New()
 		o := alone(n, "hello-1")
 		delete(o.Listen, "http")
-		_, stop := run(t, o, func(_ context.Context, p *service.Process) error {
-			return p.Handle("grpc", http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, "hi") }))
+		_, stop := run(t, o, func(_ context.Context, setup *service.Setup) error {
+			return setup.Handle("grpc", http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, "hi") }))
 		})
 		for range 20 {
 			if code, body := get(t, n, "http://hello-1:7000/"); code != 200 || body != "hi" {
@@ -364,7 +364,7 @@ func TestNewRefusesAndLeavesNothingBehind(t *testing.T) {
 	n := memnet.New()
 	for name, c := range map[string]struct {
 		change func(*service.Options)
-		setup  service.Setup
+		setup  service.SetupFunc
 		want   string
 	}{
 		"name":         {func(o *service.Options) { o.Name = "Hello World" }, greet, "Name must be"},
@@ -374,7 +374,7 @@ func TestNewRefusesAndLeavesNothingBehind(t *testing.T) {
 		"drain":        {func(o *service.Options) { o.Drain = -1 }, greet, "Drain must not be negative"},
 		"idle":         {func(o *service.Options) { o.Listen["spare"] = "x:1" }, greet, `"spare"`},
 		"no listener":  {func(o *service.Options) { delete(o.Listen, "http") }, greet, `add http=:port`},
-		"setup failed": {nil, func(context.Context, *service.Process) error { return errors.New("no films") }, "setting up hello: no films"},
+		"setup failed": {nil, func(context.Context, *service.Setup) error { return errors.New("no films") }, "setting up hello: no films"},
 	} {
 		o := alone(n, "hello-1")
 		if c.change != nil {
@@ -451,8 +451,8 @@ func TestFlagsWinOverTheEnvironment(t *testing.T) {
 	var greeting string
 	service.RunMain(ctx, "hello", []string{"-zone", "d"}, func(k string) string { return env[k] }, io.Discard, io.Discard,
 		func(f *service.Flags) { f.StringVar(&greeting, "greeting", "Hello", "what to say") },
-		func(_ context.Context, p *service.Process) error {
-			seen, zone = greeting, p.Zone()
+		func(_ context.Context, setup *service.Setup) error {
+			seen, zone = greeting, setup.Zone()
 			cancel()
 			return nil
 		})
@@ -463,9 +463,9 @@ func TestFlagsWinOverTheEnvironment(t *testing.T) {
 
 func Example() {
 	o := service.Options{Name: "hello", Instance: "hello-1", Listen: map[string]string{"http": "127.0.0.1:0"}}
-	p, err := service.New(context.Background(), o, func(_ context.Context, p *service.Process) error {
-		return p.Handle("http", http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
-			fmt.Fprintf(w, "hello from %s", p.Instance())
+	p, err := service.New(context.Background(), o, func(_ context.Context, setup *service.Setup) error {
+		return setup.Handle("http", http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+			fmt.Fprintf(w, "hello from %s", setup.Instance())
 		}))
 	})
 	if err != nil {
@@ -500,10 +500,10 @@ func TestLongStreamsAreSentAwayAndNotesAreShown(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		n := memnet.New()
 		released := make(chan struct{})
-		_, stop := run(t, alone(n, "hello-1"), func(_ context.Context, p *service.Process) error {
-			p.OnDrain(sync.OnceFunc(func() { close(released) }))
-			p.Note("store", func() error { return errors.New("away since noon") })
-			return p.Handle("http", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		_, stop := run(t, alone(n, "hello-1"), func(_ context.Context, setup *service.Setup) error {
+			setup.OnDrain(sync.OnceFunc(func() { close(released) }))
+			setup.Note("store", func() error { return errors.New("away since noon") })
+			return setup.Handle("http", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 				w.(http.Flusher).Flush()
 				<-released
 			}))

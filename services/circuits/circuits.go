@@ -49,25 +49,24 @@ func (o Options) validate() error {
 	return nil
 }
 
-// New puts the service on p: gRPC, the HTTP API on listener "http", and the exchange with other replicas. When ctx ends
-// it ends its streams, so that they do not hold up the drain.
-func New(ctx context.Context, p *service.Process, opts Options) error {
+// New sets up the service: gRPC, the HTTP API on listener "http", and the exchange with other replicas.
+func New(_ context.Context, setup *service.Setup, opts Options) error {
 	if err := opts.validate(); err != nil {
 		return err
 	}
-	conn, err := p.Dial("config")
+	conn, err := setup.Dial("config")
 	if err != nil {
 		return err
 	}
 	b := NewBoard(BoardOptions{
-		Options: opts, Instance: p.Instance(), Config: configv1.NewConfigClient(conn),
-		Discovery: p.Discovery(), DialContext: p.DialContext, Log: p.Log(),
+		Options: opts, Instance: setup.Instance(), Config: configv1.NewConfigClient(conn),
+		Discovery: setup.Discovery(), DialContext: setup.DialContext, Log: setup.Log(),
 	})
-	context.AfterFunc(ctx, b.Close)
-	p.OnStop("board", func(context.Context) error { b.Close(); return nil })
-	circuitsv1.RegisterCircuitsServer(p.GRPC(), b)
-	p.Go("board", b.Run)
-	return p.Handle("http", b.Handler())
+	setup.OnDrain(b.Close)
+	setup.OnStop("board", func(context.Context) error { b.Close(); return nil })
+	circuitsv1.RegisterCircuitsServer(setup.GRPC(), b)
+	setup.Go("board", b.Run)
+	return setup.Handle("http", b.Handler())
 }
 
 // BoardOptions is what a Board works with.

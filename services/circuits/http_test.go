@@ -185,7 +185,9 @@ func TestTwoProcesses(t *testing.T) {
 			Listen: map[string]string{"grpc": host + ":7000", "http": host + ":8080"},
 			Net:    service.Net{Listen: w.net.Listen, DialContext: w.net.DialContext},
 			Drain:  100 * time.Millisecond,
-		}, func(ctx context.Context, p *service.Process) error { return circuits.New(ctx, p, circuits.Options{}) })
+		}, func(ctx context.Context, setup *service.Setup) error {
+			return circuits.New(ctx, setup, circuits.Options{})
+		})
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -74,29 +74,33 @@ func (o Options) validate() error {
 	return nil
 }
 
-// New makes p a replica: gRPC on the listener "grpc" and, if there is one called "http", REST there.
-func New(_ context.Context, p *service.Process, opts Options) error {
-	opts.Log = p.Log()
-	replicas := &peers{p: p, client: rpc.NewClient(rpc.ClientOptions{Service: p.Name(), Trace: p.Tracer(), DialContext: p.DialContext}), conns: map[string]*grpc.ClientConn{}}
+// New sets up a replica: gRPC on the listener "grpc" and, if there is a listener "http", REST there.
+func New(_ context.Context, setup *service.Setup, opts Options) error {
+	opts.Log = setup.Log()
+	replicas := &peers{
+		self:   setup.Member,
+		client: rpc.NewClient(rpc.ClientOptions{Service: setup.Name(), Trace: setup.Tracer(), DialContext: setup.DialContext}),
+		conns:  map[string]*grpc.ClientConn{},
+	}
 	opts.Peers = replicas.all
-	opts.Registered = func() ([]discovery.Instance, error) { return registered(p.Discovery()) }
+	opts.Registered = func() ([]discovery.Instance, error) { return registered(setup.Discovery()) }
 	s, err := NewServer(opts)
 	if err != nil {
 		return err
 	}
-	p.OnStop("store", func(context.Context) error { return s.Close() })
-	p.OnStop("connections to replicas", func(context.Context) error { return replicas.close() })
-	configv1.RegisterConfigServer(p.GRPC(), s)
-	if p.Addr("http") != "" {
-		if err := p.Handle("http", s.Handler()); err != nil {
+	setup.OnStop("store", func(context.Context) error { return s.Close() })
+	setup.OnStop("connections to replicas", func(context.Context) error { return replicas.close() })
+	configv1.RegisterConfigServer(setup.GRPC(), s)
+	if setup.Addr("http") != "" {
+		if err := setup.Handle("http", s.Handler()); err != nil {
 			return err
 		}
 	}
-	p.OnDrain(s.Release)
-	p.Go("config", s.Run)
-	p.Ready("store read", s.Loaded)
-	p.Note("store", s.Problem)
-	s.observe(p.Metrics())
+	setup.OnDrain(s.Release)
+	setup.Go("config", s.Run)
+	setup.Ready("store read", s.Loaded)
+	setup.Note("store", s.Problem)
+	s.observe(setup.Metrics())
 	return nil
 }
 
@@ -129,7 +133,7 @@ func (s *Server) observe(r prometheus.Registerer) {
 
 // peers are connections to the other replicas, made when Status is first asked for.
 type peers struct {
-	p      *service.Process
+	self   *service.Member
 	client *rpc.Client
 
 	mu    sync.Mutex
@@ -142,15 +146,15 @@ func (r *peers) all() map[string]configv1.ConfigClient {
 	defer r.mu.Unlock()
 	found := map[string]configv1.ConfigClient{}
 	used := map[string]bool{}
-	for _, in := range r.p.Discovery().Instances(r.p.Name()) {
+	for _, in := range r.self.Discovery().Instances(r.self.Name()) {
 		addr := in.Endpoints["grpc"]
-		if in.ID == r.p.Instance() || addr == "" {
+		if in.ID == r.self.Instance() || addr == "" {
 			continue
 		}
 		if r.conns[addr] == nil {
 			conn, err := r.client.Dial("passthrough:///" + addr)
 			if err != nil {
-				r.p.Log().Warn("config: cannot connect to a replica", "replica", in.ID, "err", err)
+				r.self.Log().Warn("config: cannot connect to a replica", "replica", in.ID, "err", err)
 				continue
 			}
 			r.conns[addr] = conn

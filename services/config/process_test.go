@@ -24,8 +24,8 @@ func TestTwoProcesses(t *testing.T) {
 			Name: "config", Instance: host, Advertise: host,
 			Listen: map[string]string{"grpc": host + ":7000", "admin": host + ":9090", "http": host + ":8080"},
 			Net:    service.Net{Listen: network.Listen, DialContext: network.DialContext},
-		}, func(ctx context.Context, p *service.Process) error {
-			return config.New(ctx, p, config.Options{Store: store.Peer()})
+		}, func(ctx context.Context, setup *service.Setup) error {
+			return config.New(ctx, setup, config.Options{Store: store.Peer()})
 		})
 		if err != nil {
 			t.Fatal(err)

@@ -71,9 +71,8 @@ type Console struct {
 	site      *site
 }
 
-// New puts the console on the listener "http" of p. When ctx ends it sends the pages away, so that they do not hold up the
-// drain.
-func New(ctx context.Context, p *service.Process, opts Options) error {
+// New sets up the console on the listener "http".
+func New(_ context.Context, setup *service.Setup, opts Options) error {
 	if err := opts.validate(); err != nil {
 		return err
 	}
@@ -82,13 +81,13 @@ func New(ctx context.Context, p *service.Process, opts Options) error {
 	}
 	conns := map[string]*grpc.ClientConn{}
 	for _, name := range []string{"discovery", "circuits", "config"} {
-		conn, err := p.Dial(name)
+		conn, err := setup.Dial(name)
 		if err != nil {
 			return err
 		}
 		conns[name] = conn
 	}
-	transport := &http.Transport{DialContext: p.DialContext, MaxIdleConnsPerHost: 4, IdleConnTimeout: time.Minute}
+	transport := &http.Transport{DialContext: setup.DialContext, MaxIdleConnsPerHost: 4, IdleConnTimeout: time.Minute}
 	if opts.Files == nil {
 		opts.Files = dist
 	}
@@ -97,7 +96,7 @@ func New(ctx context.Context, p *service.Process, opts Options) error {
 		return err
 	}
 	c := &Console{
-		opts: opts, log: p.Log(), version: p.Identity().GetVersion(), instances: p.Discovery().Instances,
+		opts: opts, log: setup.Log(), version: setup.Identity().GetVersion(), instances: setup.Discovery().Instances,
 		registry: discoveryv1.NewDiscoveryClient(conns["discovery"]),
 		circuits: circuitsv1.NewCircuitsClient(conns["circuits"]),
 		config:   configv1.NewConfigClient(conns["config"]),
@@ -105,18 +104,18 @@ func New(ctx context.Context, p *service.Process, opts Options) error {
 		seen:     newSeen(), site: site,
 	}
 	c.hub = newHub(opts.MaxPages, c.seen.forget)
-	p.OnStop("connections to admin pages", func(context.Context) error {
+	setup.OnStop("connections to admin pages", func(context.Context) error {
 		transport.CloseIdleConnections()
 		return nil
 	})
-	context.AfterFunc(ctx, c.hub.close)
-	p.OnStop("pages", func(context.Context) error { c.hub.close(); return nil })
+	setup.OnDrain(c.hub.close)
+	setup.OnStop("pages", func(context.Context) error { c.hub.close(); return nil })
 	for name, fn := range map[string]func(context.Context){
 		"registry": c.followRegistry, "circuits": c.followCircuits, "settings": c.followSettings, "routes": c.followRoutes, "traffic": c.followTraffic,
 	} {
-		p.Go(name, func(ctx context.Context) error { fn(ctx); return nil })
+		setup.Go(name, func(ctx context.Context) error { fn(ctx); return nil })
 	}
-	return p.Handle("http", c.Handler())
+	return setup.Handle("http", c.Handler())
 }
 
 // Handler serves the page and its API; see docs/api/console.md.

@@ -33,7 +33,7 @@ type world struct {
 	p   *service.Process
 }
 
-func start(t *testing.T, n *memnet.Network, o service.Options, setup service.Setup) (p *service.Process, stop func()) {
+func start(t *testing.T, n *memnet.Network, o service.Options, setup service.SetupFunc) (p *service.Process, stop func()) {
 	t.Helper()
 	o.Instance, o.Net, o.Drain = o.Name+"-1", service.Net{Listen: n.Listen, DialContext: n.DialContext}, time.Second
 	p, err := service.New(t.Context(), o, setup)
@@ -67,7 +67,7 @@ func newWorld(t *testing.T, o console.Options) *world {
 	w.p, stop = start(t, w.net, service.Options{
 		Name: "console", Log: slog.New(slog.NewTextHandler(w.log, nil)),
 		Listen: map[string]string{"grpc": "console:7000", "admin": "console:9090", "http": "console:8080"},
-	}, func(ctx context.Context, p *service.Process) error { return console.New(ctx, p, o) })
+	}, func(ctx context.Context, setup *service.Setup) error { return console.New(ctx, setup, o) })
 	t.Cleanup(stop)
 	return w
 }
@@ -77,7 +77,7 @@ func (w *world) victim(t *testing.T, crash func()) (stop func()) {
 	t.Helper()
 	_, stop = start(t, w.net, service.Options{
 		Name: "catalog", Crash: crash, Listen: map[string]string{"grpc": "catalog:7000", "admin": "catalog:9090"},
-	}, func(context.Context, *service.Process) error { return nil })
+	}, func(context.Context, *service.Setup) error { return nil })
 	w.p.Discovery().Put("catalog", []discovery.Instance{{ID: "catalog-1", Zone: "a", Endpoints: map[string]string{"admin": "catalog:9090"}}})
 	return stop
 }
@@ -232,8 +232,8 @@ func TestOneLateAnswerIsABusyMachineAndTwoAreSaid(t *testing.T) {
 			r.late.Store(int64(late))
 			_, stop := start(t, w.net, service.Options{
 				Name: "discovery", Listen: map[string]string{"grpc": "discovery:7000", "admin": "discovery:9090"},
-			}, func(_ context.Context, p *service.Process) error {
-				discoveryv1.RegisterDiscoveryServer(p.GRPC(), r)
+			}, func(_ context.Context, setup *service.Setup) error {
+				discoveryv1.RegisterDiscoveryServer(setup.GRPC(), r)
 				return nil
 			})
 			defer stop()

@@ -13,29 +13,29 @@ import (
 
 // New makes the process a replica of the registry: gRPC on listener "grpc", the REST view on "http". It does not wait for
 // the store. The process's own seeds may be its peers, or itself.
-func New(_ context.Context, p *service.Process, opts Options) error {
-	opts.Name = cmp.Or(opts.Name, p.Instance())
-	opts.Log = cmp.Or(opts.Log, p.Log())
+func New(_ context.Context, setup *service.Setup, opts Options) error {
+	opts.Name = cmp.Or(opts.Name, setup.Instance())
+	opts.Log = cmp.Or(opts.Log, setup.Log())
 	if opts.Store == nil && len(opts.EtcdEndpoints) > 0 {
 		store, err := kvetcd.New(kvetcd.Options{Endpoints: opts.EtcdEndpoints, Log: opts.Log})
 		if err != nil {
 			return fmt.Errorf("opening the registry's store: %w", err)
 		}
-		p.OnStop("store", func(context.Context) error { return store.Close() })
+		setup.OnStop("store", func(context.Context) error { return store.Close() })
 		opts.Store = store
 	}
 	s, err := NewServer(opts)
 	if err != nil {
 		return err
 	}
-	p.OnStop("registry", func(context.Context) error { return s.Close() })
-	discoveryv1.RegisterDiscoveryServer(p.GRPC(), s)
-	p.Go("registry", s.Run)
-	p.OnDrain(s.Release)
-	if err := p.Metrics().Register(&metrics{s.reg}); err != nil {
+	setup.OnStop("registry", func(context.Context) error { return s.Close() })
+	discoveryv1.RegisterDiscoveryServer(setup.GRPC(), s)
+	setup.Go("registry", s.Run)
+	setup.OnDrain(s.Release)
+	if err := setup.Metrics().Register(&metrics{s.reg}); err != nil {
 		return fmt.Errorf("exporting the registry's metrics: %w", err)
 	}
-	return p.Handle("http", s.Handler())
+	return setup.Handle("http", s.Handler())
 }
 
 // metrics exports the registry's state.

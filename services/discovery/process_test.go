@@ -31,8 +31,8 @@ func TestProcess(t *testing.T) {
 				Listen:    map[string]string{"grpc": name + ":7000", "http": name + ":8761", "admin": name + ":9090"},
 				Advertise: name,
 				Net:       service.Net{Listen: net.Listen, DialContext: net.DialContext},
-			}, func(ctx context.Context, p *service.Process) error {
-				return registry.New(ctx, p, registry.Options{Store: peer})
+			}, func(ctx context.Context, setup *service.Setup) error {
+				return registry.New(ctx, setup, registry.Options{Store: peer})
 			})
 			if err != nil {
 				t.Fatal(err)

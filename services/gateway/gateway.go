@@ -50,39 +50,27 @@ import (
 type Options struct {
 	// Routes are used until the setting gateway.routes says otherwise. Nil: none, every request gets 404.
 	Routes Routes
-	// Grace bounds how long a stop waits for requests under way and for WebSockets to close. Zero: 4 s, which is
-	// within the 5 s that a process gives its background work to end.
-	Grace time.Duration
 }
 
 func (o Options) validate() error {
 	if err := o.Routes.Validate(); err != nil {
 		return fmt.Errorf("option Routes: %w", err)
 	}
-	if o.Grace < 0 {
-		return fmt.Errorf("option Grace: %v must not be negative", o.Grace)
-	}
 	return nil
 }
 
-// New puts the edge on the listener "http" of p, and its table on the admin page /routes.
-func New(_ context.Context, p *service.Process, opts Options) error {
-	l, err := p.Listen("http")
-	if err != nil {
-		return err
-	}
+// New sets up the edge on the listener "http", and its table on the admin page /routes.
+func New(_ context.Context, setup *service.Setup, opts Options) error {
 	e, err := NewEdge(EdgeOptions{
-		Options: opts, Zone: p.Zone(), Config: p.Config(), Discovery: p.Discovery(), Circuits: p.Circuits(), Overload: p.Overload(),
-		Trace: p.Tracer(), Metrics: p.Metrics(), DialContext: p.DialContext, Log: p.Log(),
+		Options: opts, Zone: setup.Zone(), Config: setup.Config(), Discovery: setup.Discovery(), Circuits: setup.Circuits(), Overload: setup.Overload(),
+		Trace: setup.Tracer(), Metrics: setup.Metrics(), DialContext: setup.DialContext, Log: setup.Log(),
 	})
 	if err != nil {
 		return err
 	}
-	p.Admin().Handle("GET /routes", e.RoutesHandler())
-	// Background work ends after the registry has been told, so until then new requests are served as before.
-	p.Go("edge", func(ctx context.Context) error { return e.run(ctx, l) })
-	p.OnStop("edge", func(context.Context) error { return e.Close() })
-	return nil
+	setup.Admin().Handle("GET /routes", e.RoutesHandler())
+	setup.OnStop("edge", func(context.Context) error { return e.Close() })
+	return setup.Serve("http", e)
 }
 
 // EdgeOptions is what an Edge works with.
@@ -155,9 +143,6 @@ func NewEdge(opts EdgeOptions) (*Edge, error) {
 	}
 	if opts.Log == nil {
 		opts.Log = slog.New(slog.DiscardHandler)
-	}
-	if opts.Grace == 0 {
-		opts.Grace = 4 * time.Second
 	}
 	e := &Edge{opts: opts, log: opts.Log, settings: declare(opts.Config, opts.Routes)}
 	e.origins.edge = e
@@ -252,21 +237,6 @@ func newTransports(dial dialFunc) (h1, h2 *http.Transport) {
 	}
 	h2.Protocols.SetUnencryptedHTTP2(true)
 	return h1, h2
-}
-
-// run serves until ctx ends, then finishes what is under way.
-func (e *Edge) run(ctx context.Context, l net.Listener) error {
-	served := make(chan error, 1)
-	go func() { served <- e.Serve(l) }()
-	select {
-	case err := <-served:
-		return err
-	case <-ctx.Done():
-	}
-	stop, cancel := context.WithTimeout(context.WithoutCancel(ctx), e.opts.Grace)
-	defer cancel()
-	err := e.Shutdown(stop)
-	return errors.Join(err, <-served)
 }
 
 // Serve takes connections from l until Shutdown or Close, and then returns nil.

@@ -29,8 +29,8 @@ func TestTwoProcesses(t *testing.T) {
 		p, err := service.New(t.Context(), service.Options{
 			Name: "gateway", Instance: host, Listen: map[string]string{"http": host + ":80", "admin": host + ":90"}, Drain: time.Second,
 			Net: service.Net{Listen: network.Listen, DialContext: network.DialContext},
-		}, func(ctx context.Context, p *service.Process) error {
-			return gateway.New(ctx, p, gateway.Options{Routes: routes})
+		}, func(ctx context.Context, setup *service.Setup) error {
+			return gateway.New(ctx, setup, gateway.Options{Routes: routes})
 		})
 		if err != nil {
 			t.Fatal(err)
@@ -87,8 +87,8 @@ func TestNewRefuses(t *testing.T) {
 		"bad routes":  {Listen: map[string]string{"http": "127.0.0.1:0"}},
 	} {
 		opts.Name = "gateway"
-		_, err := service.New(t.Context(), opts, func(ctx context.Context, p *service.Process) error {
-			return gateway.New(ctx, p, gateway.Options{Routes: gateway.Routes{{Name: "web"}}})
+		_, err := service.New(t.Context(), opts, func(ctx context.Context, setup *service.Setup) error {
+			return gateway.New(ctx, setup, gateway.Options{Routes: gateway.Routes{{Name: "web"}}})
 		})
 		if err == nil {
 			t.Errorf("%s was taken", name)

@@ -18,22 +18,23 @@ type Options struct {
 	Greeting string
 }
 
-// New makes p a hello service: gRPC always, HTTP if p has a listener "http".
-func New(_ context.Context, p *service.Process, o Options) error {
+// New sets up the hello service: gRPC always, HTTP if the process has a listener "http".
+func New(_ context.Context, setup *service.Setup, o Options) error {
 	if o.Greeting == "" {
 		o.Greeting = "Hello"
 	}
-	s := &server{greeting: config.String(p.Config(), "hello.greeting", o.Greeting, config.Spec{Doc: "The word before the name."})}
-	hellov1.RegisterHelloServer(p.GRPC(), s)
-	if p.Addr("http") == "" {
+	s := &server{greeting: config.String(setup.Config(), "hello.greeting", o.Greeting, config.Spec{Doc: "The word before the name."})}
+	hellov1.RegisterHelloServer(setup.GRPC(), s)
+	if setup.Addr("http") == "" {
 		return nil
 	}
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /hello/{name}", s.serveHTTP)
-	version := func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, p.Identity().GetVersion()) }
-	mux.HandleFunc("GET /version", version)
-	mux.HandleFunc("GET /hello", version) // the same where the edge leads here: see a split
-	return p.Handle("http", mux)
+	version := setup.Identity().GetVersion()
+	serveVersion := func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, version) }
+	mux.HandleFunc("GET /version", serveVersion)
+	mux.HandleFunc("GET /hello", serveVersion) // the same where the edge leads here: see a split
+	return setup.Handle("http", mux)
 }
 
 // server implements the contract.

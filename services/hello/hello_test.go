@@ -24,7 +24,7 @@ func start(t *testing.T, house *memnet.Network, host string, o hello.Options) {
 	p, err := service.New(t.Context(), service.Options{
 		Name: "hello", Instance: host, Version: "v7", Net: service.Net{Listen: house.Listen, DialContext: house.DialContext},
 		Listen: map[string]string{"grpc": host + ":7000", "admin": host + ":9090", "http": host + ":8080"},
-	}, func(ctx context.Context, p *service.Process) error { return hello.New(ctx, p, o) })
+	}, func(ctx context.Context, setup *service.Setup) error { return hello.New(ctx, setup, o) })
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -139,8 +139,8 @@ func BenchmarkIngest(b *testing.B) {
 	b.Run("durable", func(b *testing.B) {
 		p, err := service.New(b.Context(), service.Options{Name: "tracing", Instance: "a", Drain: 20 * time.Millisecond, Listen: map[string]string{
 			"otlp": "127.0.0.1:0", "otlphttp": "127.0.0.1:0", "zipkin": "127.0.0.1:0",
-		}}, func(ctx context.Context, p *service.Process) error {
-			return tracing.New(ctx, p, tracing.Options{Dir: b.TempDir()})
+		}}, func(ctx context.Context, setup *service.Setup) error {
+			return tracing.New(ctx, setup, tracing.Options{Dir: b.TempDir()})
 		})
 		if err != nil {
 			b.Fatal(err)

@@ -43,17 +43,17 @@ type peers struct {
 	rest map[string]time.Time // replica -> when to ask it again
 }
 
-func newPeers(p *service.Process) *peers {
+func newPeers(setup *service.Setup) *peers {
 	t := &http.Transport{
-		DialContext: p.DialContext, ResponseHeaderTimeout: peerTimeout, MaxIdleConnsPerHost: 4, IdleConnTimeout: time.Minute,
+		DialContext: setup.DialContext, ResponseHeaderTimeout: peerTimeout, MaxIdleConnsPerHost: 4, IdleConnTimeout: time.Minute,
 	}
-	p.OnStop("connections to peers", func(context.Context) error {
+	setup.OnStop("connections to peers", func(context.Context) error {
 		t.CloseIdleConnections()
 		return nil
 	})
 	return &peers{
-		self:      p.Instance(),
-		instances: func() []discovery.Instance { return p.Discovery().Instances(p.Name()) },
+		self:      setup.Instance(),
+		instances: func() []discovery.Instance { return setup.Discovery().Instances(setup.Name()) },
 		client:    &http.Client{Transport: t},
 		rest:      make(map[string]time.Time),
 	}

@@ -12,11 +12,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net/http"
 	"time"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
-	"google.golang.org/grpc"
 
 	"bijou.dev/platform/config"
 	"bijou.dev/platform/pace"
@@ -79,36 +79,36 @@ func (o *Options) setDefaults() {
 
 // New opens the store and serves it on the process's listeners. A store that cannot be opened is an error; one whose
 // disk fails later ends the process.
-func New(_ context.Context, p *service.Process, opts Options) error {
+func New(_ context.Context, setup *service.Setup, opts Options) error {
 	if err := opts.validate(); err != nil {
 		return fmt.Errorf("tracing: %w", err)
 	}
 	opts.setDefaults()
-	retention := config.Duration(p.Config(), "tracing.retention", opts.Retention, config.Spec{
+	retention := config.Duration(setup.Config(), "tracing.retention", opts.Retention, config.Spec{
 		Doc: "How long spans are kept.", Min: minRetention.String(), Max: maxRetention.String(),
 	})
-	maxBytes := config.Int(p.Config(), "tracing.maxBytes", opts.MaxBytes, config.Spec{
+	maxBytes := config.Int(setup.Config(), "tracing.maxBytes", opts.MaxBytes, config.Spec{
 		Doc: "Size of the trace store on disk. Beyond it the oldest spans go.", Unit: "bytes", Min: fmt.Sprint(minBytes),
 	})
 	st, err := store.Open(store.Options{
 		Dir: opts.Dir, Retention: retention.Get, MaxBytes: maxBytes.Get, Cache: opts.Cache,
-		Autocomplete: opts.Autocomplete, Log: p.Log(), FS: opts.fs,
+		Autocomplete: opts.Autocomplete, Log: setup.Log(), FS: opts.fs,
 	})
 	if err != nil {
 		return err
 	}
-	p.OnStop("store", func(context.Context) error { return st.Close() })
-	p.Ready("store", st.Err)
+	setup.OnStop("store", func(context.Context) error { return st.Close() })
+	setup.Ready("store", st.Err)
 
-	m := newMetrics(p.Metrics(), st)
+	m := newMetrics(setup.Metrics(), st)
 	in := &ingest{store: st, metrics: m, limit: opts.InFlight}
-	q := &queries{store: st, metrics: m, peers: newPeers(p), autocomplete: opts.Autocomplete, log: p.Log()}
-	p.Go("retention", func(ctx context.Context) error { return expire(ctx, p, st, m) })
-	return listen(p, in, q)
+	q := &queries{store: st, metrics: m, peers: newPeers(setup), autocomplete: opts.Autocomplete, log: setup.Log()}
+	setup.Go("retention", func(ctx context.Context) error { return expire(ctx, setup.Log(), st, m) })
+	return listen(setup, in, q)
 }
 
-func listen(p *service.Process, in *ingest, q *queries) error {
-	if err := p.Handle("otlphttp", in.otlpHandler()); err != nil {
+func listen(setup *service.Setup, in *ingest, q *queries) error {
+	if err := setup.Handle("otlphttp", in.otlpHandler()); err != nil {
 		return err
 	}
 	mux := http.NewServeMux()
@@ -116,32 +116,15 @@ func listen(p *service.Process, in *ingest, q *queries) error {
 	q.register(mux)
 	// Zipkin's own pages ask below /zipkin.
 	mux.Handle("/zipkin/", http.StripPrefix("/zipkin", mux))
-	if err := p.Handle("zipkin", mux); err != nil {
+	if err := setup.Handle("zipkin", mux); err != nil {
 		return err
 	}
-	l, err := p.Listen("otlp")
-	if err != nil {
-		return err
-	}
-	srv := in.grpcServer()
-	p.OnStop("listener otlp", func(context.Context) error {
-		srv.Stop()
-		return nil
-	})
-	p.Go("otlp", func(ctx context.Context) error {
-		stop := context.AfterFunc(ctx, srv.Stop)
-		defer stop()
-		if err := srv.Serve(l); err != nil && !errors.Is(err, grpc.ErrServerStopped) && ctx.Err() == nil {
-			return fmt.Errorf("serving OTLP: %w", err)
-		}
-		return nil
-	})
-	return nil
+	return setup.ServeGRPC("otlp", in.grpcServer())
 }
 
 // expire forgets old spans until ctx ends. It returns an error when the store failed: nothing can be stored then, and a
 // new start may find a disk that works.
-func expire(ctx context.Context, p *service.Process, st *store.Store, m *metrics) error {
+func expire(ctx context.Context, log *slog.Logger, st *store.Store, m *metrics) error {
 	for {
 		select {
 		case <-ctx.Done():
@@ -153,7 +136,7 @@ func expire(ctx context.Context, p *service.Process, st *store.Store, m *metrics
 		n, err := st.Expire(ctx, time.Now())
 		m.expired.Add(float64(n))
 		if err != nil && ctx.Err() == nil {
-			p.Log().Warn("forgetting old spans", "error", err)
+			log.Warn("forgetting old spans", "error", err)
 		}
 	}
 }

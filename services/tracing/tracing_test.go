@@ -53,7 +53,7 @@ func start(t testing.TB, n *memnet.Network, host string, opts tracing.Options) *
 		Name: "tracing", Instance: host, Drain: 20 * time.Millisecond,
 		Listen: map[string]string{"otlp": host + ":4317", "otlphttp": host + ":4318", "zipkin": host + ":9411", "admin": host + ":9090"},
 		Net:    service.Net{Listen: n.Listen, DialContext: n.DialContext},
-	}, func(ctx context.Context, p *service.Process) error { return tracing.New(ctx, p, opts) })
+	}, func(ctx context.Context, setup *service.Setup) error { return tracing.New(ctx, setup, opts) })
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -524,7 +524,7 @@ func TestOptions(t *testing.T) {
 		"small": {Dir: "x", MaxBytes: 1}, "negative": {Dir: "x", Cache: -1},
 	} {
 		_, err := service.New(t.Context(), service.Options{Name: "tracing", Instance: "a", Net: service.Net{Listen: memnet.New().Listen}},
-			func(ctx context.Context, p *service.Process) error { return tracing.New(ctx, p, o) })
+			func(ctx context.Context, setup *service.Setup) error { return tracing.New(ctx, setup, o) })
 		if err == nil {
 			t.Errorf("%s: accepted", name)
 		}

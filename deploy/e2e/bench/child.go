@@ -126,7 +126,7 @@ func (p *process) kill() {
 }
 
 // member is the role of a service of the platform, alone, that listens on loopback. Its address is that of a listener.
-func member(ctx context.Context, name, listener string, listen []string, setup service.Setup, ready func(string)) error {
+func member(ctx context.Context, name, listener string, listen []string, setup service.SetupFunc, ready func(string)) error {
 	addrs := map[string]string{"admin": "127.0.0.1:0"}
 	for _, l := range append(listen, listener) {
 		addrs[l] = "127.0.0.1:0"

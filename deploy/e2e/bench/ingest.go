@@ -55,9 +55,9 @@ func (decoder) Export(context.Context, *collectorv1.ExportTraceServiceRequest) (
 // queries.
 func playTracing(ctx context.Context, args []string, ready func(string)) error {
 	queries := ""
-	return member(ctx, "tracing", "otlp", []string{"otlphttp", "zipkin"}, func(ctx context.Context, p *service.Process) error {
-		queries = p.Addr("zipkin")
-		return tracing.New(ctx, p, tracing.Options{Dir: args[0]})
+	return member(ctx, "tracing", "otlp", []string{"otlphttp", "zipkin"}, func(ctx context.Context, setup *service.Setup) error {
+		queries = setup.Addr("zipkin")
+		return tracing.New(ctx, setup, tracing.Options{Dir: args[0]})
 	}, func(addr string) { ready(addr + " " + queries) })
 }
 

@@ -19,8 +19,8 @@ import (
 
 // playConfig is a replica of the configuration service over the etcd in args.
 func playConfig(ctx context.Context, args []string, ready func(string)) error {
-	return member(ctx, "config", "grpc", nil, func(ctx context.Context, p *service.Process) error {
-		return config.New(ctx, p, config.Options{EtcdEndpoints: args})
+	return member(ctx, "config", "grpc", nil, func(ctx context.Context, setup *service.Setup) error {
+		return config.New(ctx, setup, config.Options{EtcdEndpoints: args})
 	}, ready)
 }
 

@@ -14,8 +14,8 @@ import (
 
 // playDiscovery is a replica of the registry over the etcd in args.
 func playDiscovery(ctx context.Context, args []string, ready func(string)) error {
-	return member(ctx, "discovery", "grpc", []string{"http"}, func(ctx context.Context, p *service.Process) error {
-		return registry.New(ctx, p, registry.Options{EtcdEndpoints: args})
+	return member(ctx, "discovery", "grpc", []string{"http"}, func(ctx context.Context, setup *service.Setup) error {
+		return registry.New(ctx, setup, registry.Options{EtcdEndpoints: args})
 	}, ready)
 }
 

@@ -74,23 +74,23 @@ func (o Options) validate() error {
 	return nil
 }
 
-// New makes p an audience.
-func New(_ context.Context, p *service.Process, o Options) error {
+// New sets up an audience.
+func New(_ context.Context, setup *service.Setup, o Options) error {
 	o, err := o.complete()
 	if err != nil {
 		return err
 	}
 	load, err := NewLoad(LoadOptions{
-		Target: o.Target, Rate: o.Rate, Ramp: o.Ramp, Fixed: o.Once, DialContext: p.DialContext, Settings: p.Config(), Metrics: p.Metrics(), Log: p.Log(),
+		Target: o.Target, Rate: o.Rate, Ramp: o.Ramp, Fixed: o.Once, DialContext: setup.DialContext, Settings: setup.Config(), Metrics: setup.Metrics(), Log: setup.Log(),
 	})
 	if err != nil {
 		return err
 	}
 	if !o.Once {
-		p.Go("audience", load.Run)
+		setup.Go("audience", load.Run)
 		return nil
 	}
-	p.Go("audience", func(ctx context.Context) error { return once(ctx, load, o) })
+	setup.Go("audience", func(ctx context.Context) error { return once(ctx, load, o) })
 	return nil
 }
 

@@ -272,7 +272,7 @@ func comeOnce(t *testing.T, c *cinema, o audience.Options) (string, error) {
 	o.Target, o.Once, o.Out, o.Done = "http://cinema:80", true, &out, cancel
 	p, err := service.New(ctx, service.Options{
 		Name: "audience", Net: service.Net{Listen: c.net.Listen, DialContext: c.net.DialContext},
-	}, func(ctx context.Context, p *service.Process) error { return audience.New(ctx, p, o) })
+	}, func(ctx context.Context, setup *service.Setup) error { return audience.New(ctx, setup, o) })
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -15,14 +15,14 @@ import (
 // Options is empty: the films are part of the program.
 type Options struct{}
 
-// New makes p a catalog service.
-func New(_ context.Context, p *service.Process, _ Options) error {
+// New sets up a catalog service.
+func New(_ context.Context, setup *service.Setup, _ Options) error {
 	titles, report := films.Load()
-	tell(p.Log(), report)
-	if err := measure(p.Metrics(), report); err != nil {
+	tell(setup.Log(), report)
+	if err := measure(setup.Metrics(), report); err != nil {
 		return err
 	}
-	catalogv1.RegisterCatalogServer(p.GRPC(), NewServer(titles, report))
+	catalogv1.RegisterCatalogServer(setup.GRPC(), NewServer(titles, report))
 	return nil
 }
 

@@ -23,20 +23,30 @@ import (
 )
 
 // setups make a process each service, by name.
-var setups = map[string]service.Setup{
-	"audience": func(ctx context.Context, p *service.Process) error {
-		return audience.New(ctx, p, audience.Options{Target: "http://web-1:8080"})
+var setups = map[string]service.SetupFunc{
+	"audience": func(ctx context.Context, setup *service.Setup) error {
+		return audience.New(ctx, setup, audience.Options{Target: "http://web-1:8080"})
 	},
-	"catalog":  func(ctx context.Context, p *service.Process) error { return catalog.New(ctx, p, catalog.Options{}) },
-	"playback": func(ctx context.Context, p *service.Process) error { return playback.New(ctx, p, playback.Options{}) },
-	"profiles": func(ctx context.Context, p *service.Process) error { return profiles.New(ctx, p, profiles.Options{}) },
-	"ratings":  func(ctx context.Context, p *service.Process) error { return ratings.New(ctx, p, ratings.Options{}) },
-	"recommendations": func(ctx context.Context, p *service.Process) error {
-		return recommendations.New(ctx, p, recommendations.Options{})
+	"catalog": func(ctx context.Context, setup *service.Setup) error {
+		return catalog.New(ctx, setup, catalog.Options{})
 	},
-	"search":  func(ctx context.Context, p *service.Process) error { return search.New(ctx, p, search.Options{}) },
-	"viewing": func(ctx context.Context, p *service.Process) error { return viewing.New(ctx, p, viewing.Options{}) },
-	"web":     func(ctx context.Context, p *service.Process) error { return web.New(ctx, p, web.Options{}) },
+	"playback": func(ctx context.Context, setup *service.Setup) error {
+		return playback.New(ctx, setup, playback.Options{})
+	},
+	"profiles": func(ctx context.Context, setup *service.Setup) error {
+		return profiles.New(ctx, setup, profiles.Options{})
+	},
+	"ratings": func(ctx context.Context, setup *service.Setup) error {
+		return ratings.New(ctx, setup, ratings.Options{})
+	},
+	"recommendations": func(ctx context.Context, setup *service.Setup) error {
+		return recommendations.New(ctx, setup, recommendations.Options{})
+	},
+	"search": func(ctx context.Context, setup *service.Setup) error { return search.New(ctx, setup, search.Options{}) },
+	"viewing": func(ctx context.Context, setup *service.Setup) error {
+		return viewing.New(ctx, setup, viewing.Options{})
+	},
+	"web": func(ctx context.Context, setup *service.Setup) error { return web.New(ctx, setup, web.Options{}) },
 }
 
 func start(t *testing.T, net *memnet.Network, name string, n int) string {

@@ -20,12 +20,12 @@ type Options struct {
 	Dir string
 }
 
-// New makes p a playback service.
-func New(_ context.Context, p *service.Process, o Options) error {
+// New sets up a playback service.
+func New(_ context.Context, setup *service.Setup, o Options) error {
 	if o.Dir == "" {
-		o.Dir = p.StateDir()
+		o.Dir = setup.StateDir()
 	}
-	peers, err := dial(p)
+	peers, err := dial(setup)
 	if err != nil {
 		return err
 	}
@@ -33,11 +33,11 @@ func New(_ context.Context, p *service.Process, o Options) error {
 	if err != nil {
 		return err
 	}
-	p.OnStop("playback store", func(context.Context) error { return s.Close() })
-	p.Go("playback store", s.db.Run)
-	playbackv1.RegisterPlaybackServer(p.GRPC(), s)
-	p.Go("bookmark delivery", s.Run)
-	return p.Metrics().Register(prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+	setup.OnStop("playback store", func(context.Context) error { return s.Close() })
+	setup.Go("playback store", s.db.Run)
+	playbackv1.RegisterPlaybackServer(setup.GRPC(), s)
+	setup.Go("bookmark delivery", s.Run)
+	return setup.Metrics().Register(prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 		Name: "cinema_playback_undelivered", Help: "Sessions whose progress has not reached the bookmarks yet.",
 	}, func() float64 { return float64(s.Undelivered()) }))
 }
@@ -49,16 +49,16 @@ type Peers struct {
 	Viewing  viewingv1.ViewingClient
 }
 
-func dial(p *service.Process) (Peers, error) {
-	profiles, err := p.Dial("profiles")
+func dial(setup *service.Setup) (Peers, error) {
+	profiles, err := setup.Dial("profiles")
 	if err != nil {
 		return Peers{}, err
 	}
-	catalog, err := p.Dial("catalog")
+	catalog, err := setup.Dial("catalog")
 	if err != nil {
 		return Peers{}, err
 	}
-	viewing, err := p.Dial("viewing")
+	viewing, err := setup.Dial("viewing")
 	if err != nil {
 		return Peers{}, err
 	}

@@ -36,17 +36,17 @@ func (o Options) validate() error {
 	return nil
 }
 
-// New makes p a profiles service.
-func New(_ context.Context, p *service.Process, o Options) error {
+// New sets up a profiles service.
+func New(_ context.Context, setup *service.Setup, o Options) error {
 	if o.Dir == "" {
-		o.Dir = p.StateDir()
+		o.Dir = setup.StateDir()
 	}
 	s, err := Open(o)
 	if err != nil {
 		return err
 	}
-	p.OnStop("profiles store", func(context.Context) error { return s.Close() })
-	p.Go("profiles store", s.db.Run)
-	profilesv1.RegisterProfilesServer(p.GRPC(), s)
+	setup.OnStop("profiles store", func(context.Context) error { return s.Close() })
+	setup.Go("profiles store", s.db.Run)
+	profilesv1.RegisterProfilesServer(setup.GRPC(), s)
 	return nil
 }

@@ -15,17 +15,17 @@ type Options struct {
 	Dir string
 }
 
-// New makes p a ratings service.
-func New(_ context.Context, p *service.Process, o Options) error {
+// New sets up a ratings service.
+func New(_ context.Context, setup *service.Setup, o Options) error {
 	if o.Dir == "" {
-		o.Dir = p.StateDir()
+		o.Dir = setup.StateDir()
 	}
 	s, err := Open(o)
 	if err != nil {
 		return err
 	}
-	p.OnStop("ratings store", func(context.Context) error { return s.Close() })
-	p.Go("ratings store", s.db.Run)
-	ratingsv1.RegisterRatingsServer(p.GRPC(), s)
+	setup.OnStop("ratings store", func(context.Context) error { return s.Close() })
+	setup.Go("ratings store", s.db.Run)
+	ratingsv1.RegisterRatingsServer(setup.GRPC(), s)
 	return nil
 }

@@ -19,13 +19,13 @@ import (
 // Options is empty: recommendations keeps nothing and has nothing to choose.
 type Options struct{}
 
-// New makes p a recommendations service.
-func New(_ context.Context, p *service.Process, _ Options) error {
-	peers, err := dial(p)
+// New sets up a recommendations service.
+func New(_ context.Context, setup *service.Setup, _ Options) error {
+	peers, err := dial(setup)
 	if err != nil {
 		return err
 	}
-	recommendationsv1.RegisterRecommendationsServer(p.GRPC(), NewServer(peers))
+	recommendationsv1.RegisterRecommendationsServer(setup.GRPC(), NewServer(peers))
 	return nil
 }
 
@@ -36,16 +36,16 @@ type Peers struct {
 	Ratings ratingsv1.RatingsClient
 }
 
-func dial(p *service.Process) (Peers, error) {
-	catalog, err := p.Dial("catalog")
+func dial(setup *service.Setup) (Peers, error) {
+	catalog, err := setup.Dial("catalog")
 	if err != nil {
 		return Peers{}, err
 	}
-	viewing, err := p.Dial("viewing")
+	viewing, err := setup.Dial("viewing")
 	if err != nil {
 		return Peers{}, err
 	}
-	ratings, err := p.Dial("ratings")
+	ratings, err := setup.Dial("ratings")
 	if err != nil {
 		return Peers{}, err
 	}

@@ -15,13 +15,13 @@ import (
 // Options is empty: the films are part of the program.
 type Options struct{}
 
-// New makes p a search service.
-func New(_ context.Context, p *service.Process, _ Options) error {
+// New sets up a search service.
+func New(_ context.Context, setup *service.Setup, _ Options) error {
 	titles, _ := films.Load()
 	s, err := NewServer(titles)
 	if err != nil {
 		return err
 	}
-	searchv1.RegisterSearchServer(p.GRPC(), s)
+	searchv1.RegisterSearchServer(setup.GRPC(), s)
 	return nil
 }

@@ -15,17 +15,17 @@ type Options struct {
 	Dir string
 }
 
-// New makes p a viewing service.
-func New(_ context.Context, p *service.Process, o Options) error {
+// New sets up a viewing service.
+func New(_ context.Context, setup *service.Setup, o Options) error {
 	if o.Dir == "" {
-		o.Dir = p.StateDir()
+		o.Dir = setup.StateDir()
 	}
 	s, err := Open(o)
 	if err != nil {
 		return err
 	}
-	p.OnStop("viewing store", func(context.Context) error { return s.Close() })
-	p.Go("viewing store", s.db.Run)
-	viewingv1.RegisterViewingServer(p.GRPC(), s)
+	setup.OnStop("viewing store", func(context.Context) error { return s.Close() })
+	setup.Go("viewing store", s.db.Run)
+	viewingv1.RegisterViewingServer(setup.GRPC(), s)
 	return nil
 }

@@ -23,17 +23,17 @@ import (
 // Options is empty: what can be chosen are live settings, see the README.
 type Options struct{}
 
-// New makes p the web service, on its listener "http".
-func New(_ context.Context, p *service.Process, _ Options) error {
-	peers, err := Dial(p.Dial)
+// New sets up the web service on the listener "http".
+func New(_ context.Context, setup *service.Setup, _ Options) error {
+	peers, err := Dial(setup.Dial)
 	if err != nil {
 		return err
 	}
-	s, err := NewServer(peers, p.Config(), p.Log())
+	s, err := NewServer(peers, setup.Config(), setup.Log())
 	if err != nil {
 		return err
 	}
-	return p.Handle("http", s.Handler())
+	return setup.Handle("http", s.Handler())
 }
 
 // Peers are the services that web calls. All are required.

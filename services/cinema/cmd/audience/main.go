@@ -23,7 +23,7 @@ func main() {
 		f.DurationVar(&o.Ramp, "ramp", 0, "time in which the rate is reached, in a straight line (default of the setting audience.ramp)")
 		f.BoolVar(&o.JSON, "json", false, "print the table as JSON, with -once")
 		f.Float64Var(&o.Threshold, "threshold", 0, "share of requests that must succeed, with -once (default 0.99)")
-	}, func(ctx context.Context, p *service.Process) error {
-		return audience.New(ctx, p, o)
+	}, func(ctx context.Context, setup *service.Setup) error {
+		return audience.New(ctx, setup, o)
 	}))
 }

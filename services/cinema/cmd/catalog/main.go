@@ -9,7 +9,7 @@ import (
 )
 
 func main() {
-	service.Main("catalog", nil, func(ctx context.Context, p *service.Process) error {
-		return catalog.New(ctx, p, catalog.Options{})
+	service.Main("catalog", nil, func(ctx context.Context, setup *service.Setup) error {
+		return catalog.New(ctx, setup, catalog.Options{})
 	})
 }

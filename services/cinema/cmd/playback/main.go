@@ -12,7 +12,7 @@ func main() {
 	var o playback.Options
 	service.Main("playback", func(f *service.Flags) {
 		f.StringVar(&o.Dir, "data-dir", "", "folder of the data file (default: the state folder)")
-	}, func(ctx context.Context, p *service.Process) error {
-		return playback.New(ctx, p, o)
+	}, func(ctx context.Context, setup *service.Setup) error {
+		return playback.New(ctx, setup, o)
 	})
 }

@@ -9,7 +9,7 @@ import (
 )
 
 func main() {
-	service.Main("recommendations", nil, func(ctx context.Context, p *service.Process) error {
-		return recommendations.New(ctx, p, recommendations.Options{})
+	service.Main("recommendations", nil, func(ctx context.Context, setup *service.Setup) error {
+		return recommendations.New(ctx, setup, recommendations.Options{})
 	})
 }

@@ -9,7 +9,7 @@ import (
 )
 
 func main() {
-	service.Main("search", nil, func(ctx context.Context, p *service.Process) error {
-		return search.New(ctx, p, search.Options{})
+	service.Main("search", nil, func(ctx context.Context, setup *service.Setup) error {
+		return search.New(ctx, setup, search.Options{})
 	})
 }

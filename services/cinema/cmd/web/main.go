@@ -9,7 +9,7 @@ import (
 )
 
 func main() {
-	service.Main("web", nil, func(ctx context.Context, p *service.Process) error {
-		return web.New(ctx, p, web.Options{})
+	service.Main("web", nil, func(ctx context.Context, setup *service.Setup) error {
+		return web.New(ctx, setup, web.Options{})
 	})
 }

@@ -14,7 +14,7 @@ func main() {
 		f.List(&o.EtcdEndpoints, "etcd-endpoints", "addresses of etcd, `host:port,...`")
 		f.IntVar(&o.MaxValueBytes, "max-value-bytes", 0, "largest value; 0 means 256 KiB")
 		f.IntVar(&o.MaxChanges, "max-changes", 0, "most changes in one publish; 0 means 100")
-	}, func(ctx context.Context, p *service.Process) error {
-		return config.New(ctx, p, o)
+	}, func(ctx context.Context, setup *service.Setup) error {
+		return config.New(ctx, setup, o)
 	})
 }

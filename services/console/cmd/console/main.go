@@ -14,5 +14,5 @@ func main() {
 		f.BoolVar(&o.ReadOnly, "read-only", false, "show everything, refuse every action")
 		f.List(&o.Hosts, "hosts", "names of this host in browsers, beside localhost and addresses")
 		f.IntVar(&o.MaxPages, "max-pages", 100, "how many pages may be open at once")
-	}, func(ctx context.Context, p *service.Process) error { return console.New(ctx, p, o) })
+	}, func(ctx context.Context, setup *service.Setup) error { return console.New(ctx, setup, o) })
 }

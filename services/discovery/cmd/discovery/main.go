@@ -15,5 +15,5 @@ func main() {
 		f.DurationVar(&o.Heartbeat, "heartbeat", 0, "how often instances renew that do not say themselves; 0 is 3s")
 		f.DurationVar(&o.Lease, "lease", 0, "how long instances may be silent that do not say themselves; 0 is 10s")
 		f.DurationVar(&o.PreserveFor, "preserve-for", 0, "how long self-preservation lasts when nothing changes; 0 is 5m")
-	}, func(ctx context.Context, p *service.Process) error { return discovery.New(ctx, p, o) })
+	}, func(ctx context.Context, setup *service.Setup) error { return discovery.New(ctx, setup, o) })
 }

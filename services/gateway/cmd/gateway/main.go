@@ -12,5 +12,5 @@ func main() {
 	var o gateway.Options
 	service.Main("gateway", func(f *service.Flags) {
 		f.Var(&o.Routes, "routes", "routes as JSON, until the setting gateway.routes says otherwise")
-	}, func(ctx context.Context, p *service.Process) error { return gateway.New(ctx, p, o) })
+	}, func(ctx context.Context, setup *service.Setup) error { return gateway.New(ctx, setup, o) })
 }

@@ -12,7 +12,7 @@ func main() {
 	var o hello.Options
 	service.Main("hello", func(f *service.Flags) {
 		f.StringVar(&o.Greeting, "greeting", "Hello", "default of the setting hello.greeting")
-	}, func(ctx context.Context, p *service.Process) error {
-		return hello.New(ctx, p, o)
+	}, func(ctx context.Context, setup *service.Setup) error {
+		return hello.New(ctx, setup, o)
 	})
 }

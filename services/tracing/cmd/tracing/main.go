@@ -17,5 +17,5 @@ func main() {
 		f.Int64Var(&o.Cache, "cache", 0, "memory for blocks of the store's files in bytes (default 32 MiB)")
 		f.Int64Var(&o.InFlight, "in-flight", 0, "most bytes of spans that are not on disk yet (default 64 MiB)")
 		f.List(&o.Autocomplete, "autocomplete", "tags whose values can be listed (default environment, zone, version)")
-	}, func(ctx context.Context, p *service.Process) error { return tracing.New(ctx, p, o) })
+	}, func(ctx context.Context, setup *service.Setup) error { return tracing.New(ctx, setup, o) })
 }
