@@ -2,6 +2,7 @@ package rpc_test
 
 import (
 	"context"
+	"io"
 	"net"
 	"testing"
 	"time"
@@ -17,6 +18,12 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials/insecure"
 )
+
+// closer is what both kinds of connections are.
+type closer interface {
+	grpc.ClientConnInterface
+	io.Closer
+}
 
 // BenchmarkCall compares one call through the client stack with bare grpc-go, both with a deadline.
 func BenchmarkCall(b *testing.B) {
@@ -35,13 +42,13 @@ func BenchmarkCall(b *testing.B) {
 	set := config.Static(nil)
 	for _, c := range []struct {
 		name string
-		dial func() (*grpc.ClientConn, error)
+		dial func() (closer, error)
 	}{
-		{"grpc", func() (*grpc.ClientConn, error) {
+		{"grpc", func() (closer, error) {
 			return grpc.NewClient("passthrough:///config-1:7000", grpc.WithTransportCredentials(insecure.NewCredentials()),
 				grpc.WithContextDialer(func(ctx context.Context, addr string) (net.Conn, error) { return n.DialContext(ctx, "tcp", addr) }))
 		}},
-		{"stack", func() (*grpc.ClientConn, error) {
+		{"stack", func() (closer, error) {
 			return rpc.NewClient(rpc.ClientOptions{
 				Service: "bench", Discovery: found, DialContext: n.DialContext, Config: set, Circuits: circuit.New(circuit.Options{Config: set}),
 			}).Dial("config")

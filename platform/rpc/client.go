@@ -3,8 +3,6 @@ package rpc
 import (
 	"context"
 	"errors"
-	"fmt"
-	"maps"
 	"net"
 	"slices"
 	"strings"
@@ -59,13 +57,16 @@ type Client struct {
 	seconds *prometheus.HistogramVec
 	retries *prometheus.CounterVec // nil: not counted
 
-	mu        sync.Mutex
-	balancers map[string]*route.Balancer // target -> its balancer
+	mu   sync.Mutex
+	open []*Conn // in the order in which they were made
 }
 
-// NewClient returns a Client. It needs no closing; the connections it makes do.
+// NewClient returns a Client. It need not be closed, but its connections do.
 func NewClient(o ClientOptions) *Client {
-	c := &Client{opts: o, balancers: map[string]*route.Balancer{}, seconds: newHistogram(o.Metrics, "client", "Time of calls to other services, by method and code.")}
+	c := &Client{
+		opts:    o,
+		seconds: newHistogram(o.Metrics, "client", "Time of calls to other services, by method and code."),
+	}
 	if o.Metrics != nil {
 		c.retries = prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "bijou_rpc_client_retries_total", Help: "Attempts after the first, by callee.",
@@ -79,19 +80,50 @@ func NewClient(o ClientOptions) *Client {
 }
 
 // Dial returns a connection to a service, "catalog", to one of its other listeners, "tracing?endpoint=otlp", or to any
-// target that gRPC knows, "dns:///host:port". It does not wait for anybody to be there.
-func (c *Client) Dial(target string) (*grpc.ClientConn, error) {
+// target that gRPC knows, "dns:///host:port". It connects when it is first used: if there is no instance, the call
+// fails, not Dial. The caller must close the connection: until then the client keeps its balancer and its metrics.
+func (c *Client) Dial(target string) (*Conn, error) {
+	opts := c.dialOptions()
+	conn := &Conn{client: c, target: target, callee: target}
+	resolved := target
+	if !strings.Contains(target, "://") {
+		if c.opts.Discovery == nil {
+			return nil, errs.Errorf(errs.Invalid,
+				"dialling %q: there is no discovery to find it; use a target with a scheme, such as dns:///host:port", target)
+		}
+		conn.callee, _, _ = strings.Cut(target, "?")
+		conn.balancer = route.New(route.Options{Service: conn.callee, Zone: c.opts.Zone, Settings: c.routes})
+		opts = append(opts, grpc.WithAuthority(authority(conn.callee)),
+			grpc.WithResolvers(route.Resolver(naming{c.opts.Discovery.Builder()}, conn.balancer)))
+		resolved = discovery.Scheme + ":///" + target
+	}
+	call := &calls{Client: c, callee: conn.callee, budget: retry.NewBudget(c.opts.Config)}
+	opts = append(opts, grpc.WithChainUnaryInterceptor(call.unary), grpc.WithChainStreamInterceptor(call.stream))
+	var err error
+	if conn.grpc, err = grpc.NewClient(resolved, opts...); err != nil {
+		return nil, errs.Errorf(errs.Invalid, "dialling %s: %w", target, err)
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.open = append(c.open, conn)
+	return conn, nil
+}
+
+// dialOptions returns what all connections have.
+func (c *Client) dialOptions() []grpc.DialOption {
 	opts := []grpc.DialOption{
 		grpc.WithTransportCredentials(insecure.NewCredentials()),
 		grpc.WithDefaultServiceConfig(route.ServiceConfig),
 		grpc.WithDisableServiceConfig(),
-		grpc.WithDisableRetry(), // there is one retry layer, and it is ours
+		grpc.WithDisableRetry(), // package retry does it
 		grpc.WithUserAgent("bijou/" + c.opts.Service),
 		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(MaxMessage)),
 		grpc.WithKeepaliveParams(keepalive.ClientParameters{Time: 10 * time.Second, Timeout: 3 * time.Second}),
 		grpc.WithConnectParams(grpc.ConnectParams{
-			// A local registry tells us who is back, so waiting up to gRPC's two minutes helps nobody.
-			Backoff:           backoff.Config{BaseDelay: 100 * time.Millisecond, Multiplier: 1.6, Jitter: 0.2, MaxDelay: 3 * time.Second},
+			// The registry says which instances are up, so gRPC's own waits of up to two minutes are too long.
+			Backoff: backoff.Config{
+				BaseDelay: 100 * time.Millisecond, Multiplier: 1.6, Jitter: 0.2, MaxDelay: 3 * time.Second,
+			},
 			MinConnectTimeout: 3 * time.Second,
 		}),
 	}
@@ -100,39 +132,61 @@ func (c *Client) Dial(target string) (*grpc.ClientConn, error) {
 			return dial(ctx, "tcp", addr)
 		}))
 	}
-	callee := target
-	if !strings.Contains(target, "://") {
-		if c.opts.Discovery == nil {
-			return nil, errs.Errorf(errs.Invalid, "dialling %q: there is no discovery to find it; use a target with a scheme, such as dns:///host:port", target)
-		}
-		callee, _, _ = strings.Cut(target, "?")
-		balancer := route.New(route.Options{Service: callee, Zone: c.opts.Zone, Settings: c.routes})
-		c.mu.Lock()
-		c.balancers[target] = balancer
-		c.mu.Unlock()
-		opts = append(opts, grpc.WithAuthority(authority(callee)), grpc.WithResolvers(route.Resolver(naming{c.opts.Discovery.Builder()}, balancer)))
-		target = discovery.Scheme + ":///" + target
-	}
-	call := &calls{Client: c, callee: callee, budget: retry.NewBudget(c.opts.Config)}
-	opts = append(opts, grpc.WithChainUnaryInterceptor(call.unary), grpc.WithChainStreamInterceptor(call.stream))
-	conn, err := grpc.NewClient(target, opts...)
-	if err != nil {
-		return nil, fmt.Errorf("dialling %s: %w", target, err)
-	}
-	return conn, nil
+	return opts
 }
 
-// Balancers reports, for each service that was dialled by its name, its instances as the balancer of the newest connection
-// sees them: ready, ejected and why.
+// Balancers returns the instances of each service with an open connection, as the balancer of the connection sees
+// them: ready, ejected and why. If there are several connections to a service, it is the newest one.
 func (c *Client) Balancers() map[string][]route.EndpointState {
 	c.mu.Lock()
-	all := maps.Clone(c.balancers)
+	open := slices.Clone(c.open)
 	c.mu.Unlock()
-	states := make(map[string][]route.EndpointState, len(all))
-	for target, b := range all {
-		states[target] = b.State()
+	states := make(map[string][]route.EndpointState, len(open))
+	for _, conn := range open {
+		if conn.balancer != nil {
+			states[conn.target] = conn.balancer.State()
+		}
 	}
 	return states
+}
+
+// Conn is a connection whose calls go through the platform's steps. Make one with [Client.Dial].
+type Conn struct {
+	client   *Client
+	target   string
+	callee   string
+	grpc     *grpc.ClientConn
+	balancer *route.Balancer // nil: the target is no service
+}
+
+// Invoke implements grpc.ClientConnInterface.
+func (c *Conn) Invoke(ctx context.Context, method string, args, reply any, opts ...grpc.CallOption) error {
+	return c.grpc.Invoke(ctx, method, args, reply, opts...)
+}
+
+// NewStream implements grpc.ClientConnInterface.
+func (c *Conn) NewStream(ctx context.Context, desc *grpc.StreamDesc, method string, opts ...grpc.CallOption) (grpc.ClientStream, error) {
+	return c.grpc.NewStream(ctx, desc, method, opts...)
+}
+
+// Close ends all calls and streams and removes the connection from its client: from [Client.Balancers], and from the
+// metric of retries if it was the last one to its callee. Calls after it fail with kind Canceled. It may be called more
+// than once and returns nil.
+func (c *Conn) Close() error {
+	c.client.forget(c)
+	_ = c.grpc.Close() // its only error is that it was closed before
+	return nil
+}
+
+// forget removes a connection.
+func (c *Client) forget(conn *Conn) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.open = slices.DeleteFunc(c.open, func(o *Conn) bool { return o == conn })
+	same := func(o *Conn) bool { return o.callee == conn.callee }
+	if c.retries != nil && !slices.ContainsFunc(c.open, same) {
+		c.retries.DeleteLabelValues(conn.callee)
+	}
 }
 
 // naming tells the balancer who an address belongs to: discovery knows instances, the balancer knows endpoints, and

@@ -98,6 +98,10 @@ func (w *world) client(t *testing.T, o rpc.ClientOptions) configv1.ConfigClient 
 
 func ok(context.Context) error { return nil }
 
+func unavailable(context.Context) error {
+	return errs.Errorf(errs.Unavailable, "reading settings: the store is down")
+}
+
 func TestAnErrorKeepsItsKindAndDetails(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld()

@@ -29,7 +29,7 @@ func (p *Process) announce(ctx context.Context, until time.Time) {
 	ctx, cancel := context.WithDeadline(ctx, until)
 	defer cancel()
 	if err := p.registrar.Drain(ctx); err != nil {
-		p.log.Warn("draining, but not all callers may know it", "err", err.Error())
+		p.log.Warn("draining, but not all callers may know it", "error", err.Error())
 	}
 }
 
@@ -38,7 +38,7 @@ func (p *Process) leave(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(ctx, min(2*time.Second, p.opts.Drain/4))
 	defer cancel()
 	if err := p.registrar.Leave(ctx); err != nil {
-		p.log.Warn("leaving the registry; the lease will expire instead", "err", err.Error())
+		p.log.Warn("leaving the registry; the lease will expire instead", "error", err.Error())
 	}
 }
 

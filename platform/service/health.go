@@ -114,7 +114,7 @@ func (p *Process) watchReadiness(ctx context.Context) error {
 			up = false
 			p.registrar.SetStatus(discovery.Down)
 			p.health.SetServingStatus("", healthv1.HealthCheckResponse_NOT_SERVING)
-			p.log.Warn("not ready", "err", problem.Error())
+			p.log.Warn("not ready", "error", problem.Error())
 		}
 		select {
 		case <-tick.C:

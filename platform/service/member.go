@@ -44,7 +44,7 @@ type Member struct {
 	mu       sync.Mutex // guards what follows
 	teardown []task     // in order of construction, run in reverse
 	stopped  bool
-	conns    map[string]*grpc.ClientConn // target -> connection
+	conns    map[string]*rpc.Conn // target -> connection
 }
 
 // task is something with a name to run or to undo.
@@ -110,7 +110,7 @@ func (m *Member) Addr(listener string) string {
 // Dial returns the connection to a service; all callers in the process share it. The target "catalog" is
 // bijou:///catalog. The connection is made when it is first used: if there is no instance, the call fails, not Dial.
 // The process closes it; after that Dial returns an error of kind Canceled.
-func (m *Member) Dial(service string) (*grpc.ClientConn, error) {
+func (m *Member) Dial(service string) (grpc.ClientConnInterface, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if m.stopped {

@@ -12,6 +12,7 @@ import (
 
 	"bijou.dev/platform/discovery"
 	"bijou.dev/platform/errs"
+	"bijou.dev/platform/rpc"
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/health"
@@ -51,7 +52,7 @@ func New(ctx context.Context, opts Options, setup SetupFunc) (_ *Process, err er
 		log:       opts.Log.With("instance", opts.Instance),
 		metrics:   newMetrics(opts),
 		listeners: map[string]net.Listener{},
-		conns:     map[string]*grpc.ClientConn{},
+		conns:     map[string]*rpc.Conn{},
 	}
 	defer func() {
 		if err != nil {
@@ -164,7 +165,7 @@ func (p *Process) Stop(ctx context.Context) error {
 // end records how the process ended.
 func (p *Process) end(err error) error {
 	if err != nil {
-		p.log.Error("stopped", "err", err.Error())
+		p.log.Error("stopped", "error", err.Error())
 	} else {
 		p.log.Info("stopped")
 	}

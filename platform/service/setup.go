@@ -58,7 +58,7 @@ func (s *Setup) add(what string, change func(*plan)) {
 		return
 	}
 	err := errs.Errorf(errs.Internal, "calling %s of %s: %w", what, s.Name(), errSealed)
-	s.log.Error("misusing Setup", "err", err.Error())
+	s.log.Error("misusing Setup", "error", err.Error())
 	select {
 	case s.broken <- err:
 	default: // the process ends already

@@ -31,7 +31,6 @@ import (
 	"bijou.dev/platform/service"
 
 	"github.com/prometheus/client_golang/prometheus"
-	"google.golang.org/grpc"
 )
 
 // Options of a replica.
@@ -80,7 +79,7 @@ func New(_ context.Context, setup *service.Setup, opts Options) error {
 	replicas := &peers{
 		self:   setup.Member,
 		client: rpc.NewClient(rpc.ClientOptions{Service: setup.Name(), Trace: setup.Tracer(), DialContext: setup.DialContext}),
-		conns:  map[string]*grpc.ClientConn{},
+		conns:  map[string]*rpc.Conn{},
 	}
 	opts.Peers = replicas.all
 	opts.Registered = func() ([]discovery.Instance, error) { return registered(setup.Discovery()) }
@@ -137,7 +136,7 @@ type peers struct {
 	client *rpc.Client
 
 	mu    sync.Mutex
-	conns map[string]*grpc.ClientConn // address -> connection
+	conns map[string]*rpc.Conn // address -> connection
 }
 
 // all returns a client for each other replica that is registered, and lets go of those that are not any more.
@@ -162,7 +161,7 @@ func (r *peers) all() map[string]configv1.ConfigClient {
 		used[addr] = true
 		found[in.ID] = configv1.NewConfigClient(r.conns[addr])
 	}
-	maps.DeleteFunc(r.conns, func(addr string, conn *grpc.ClientConn) bool {
+	maps.DeleteFunc(r.conns, func(addr string, conn *rpc.Conn) bool {
 		if !used[addr] {
 			_ = conn.Close() // it is ours alone, and closing twice is its only error
 		}

@@ -79,7 +79,7 @@ func New(_ context.Context, setup *service.Setup, opts Options) error {
 	if opts.MaxPages == 0 {
 		opts.MaxPages = 100
 	}
-	conns := map[string]*grpc.ClientConn{}
+	conns := map[string]grpc.ClientConnInterface{}
 	for _, name := range []string{"discovery", "circuits", "config"} {
 		conn, err := setup.Dial(name)
 		if err != nil {

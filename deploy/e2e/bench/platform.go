@@ -80,10 +80,12 @@ func loop(register func() *grpc.Server) (*memnet.Network, *discovery.Client, fun
 }
 
 // call is a benchmark of one call at a time on a connection.
-func call(conn *grpc.ClientConn) func(b *testing.B) error { return callWith(conn, context.Background) }
+func call(conn grpc.ClientConnInterface) func(b *testing.B) error {
+	return callWith(conn, context.Background)
+}
 
 // callWith is call within contexts of its own.
-func callWith(conn *grpc.ClientConn, parent func() context.Context) func(b *testing.B) error {
+func callWith(conn grpc.ClientConnInterface, parent func() context.Context) func(b *testing.B) error {
 	client := configv1.NewConfigClient(conn)
 	return func(b *testing.B) error {
 		req := &configv1.GetRequest{}
@@ -100,7 +102,7 @@ func callWith(conn *grpc.ClientConn, parent func() context.Context) func(b *test
 }
 
 // warm waits until a call is answered, so that no contender pays for connecting.
-func warm(ctx context.Context, conn *grpc.ClientConn) error {
+func warm(ctx context.Context, conn grpc.ClientConnInterface) error {
 	return until(ctx, 5*time.Millisecond, "the first answer", func(ctx context.Context) error {
 		_, err := configv1.NewConfigClient(conn).Get(ctx, &configv1.GetRequest{})
 		return err

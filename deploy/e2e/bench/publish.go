@@ -13,7 +13,6 @@ import (
 	"bijou.dev/platform/service"
 	"bijou.dev/services/config"
 
-	"google.golang.org/grpc"
 	"google.golang.org/protobuf/types/known/durationpb"
 )
 
@@ -28,7 +27,7 @@ func playConfig(ctx context.Context, args []string, ready func(string)) error {
 type followers struct {
 	crowd  *crowd
 	config configv1.ConfigClient
-	conns  []*grpc.ClientConn
+	conns  []*rpc.Conn
 	cancel context.CancelFunc
 	done   sync.WaitGroup
 	value  int64
@@ -80,7 +79,7 @@ func newFollowers(ctx context.Context, addr string) (*followers, error) {
 	return f, nil
 }
 
-func (f *followers) dial(addr string) (*grpc.ClientConn, error) {
+func (f *followers) dial(addr string) (*rpc.Conn, error) {
 	conn, err := rpc.NewClient(rpc.ClientOptions{Service: "bench"}).Dial("passthrough:///" + addr)
 	if err == nil {
 		f.conns = append(f.conns, conn)

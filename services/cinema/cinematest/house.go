@@ -45,7 +45,7 @@ type House struct {
 	known   *discovery.Client
 	client  *rpc.Client
 	servers map[string]*grpc.Server
-	conns   map[string]*grpc.ClientConn
+	conns   map[string]*rpc.Conn
 }
 
 // patient are the settings of a house unless a test has others: what is there answers in the end, however busy the
@@ -61,7 +61,7 @@ func New(t testing.TB, settings map[string]string) *House {
 	maps.Copy(all, settings)
 	h := &House{
 		Settings: config.Static(all), t: t, net: memnet.New(), known: discovery.Static(nil),
-		servers: map[string]*grpc.Server{}, conns: map[string]*grpc.ClientConn{},
+		servers: map[string]*grpc.Server{}, conns: map[string]*rpc.Conn{},
 	}
 	h.Circuits = circuit.New(circuit.Options{Config: h.Settings, Service: "test"})
 	h.client = rpc.NewClient(rpc.ClientOptions{
@@ -97,19 +97,20 @@ func (h *House) Serve(name string, register func(grpc.ServiceRegistrar)) {
 func (h *House) Kill(name string) { h.servers[name].Stop() }
 
 // Dial returns the connection to a service.
-func (h *House) Dial(name string) (*grpc.ClientConn, error) {
+func (h *House) Dial(name string) (grpc.ClientConnInterface, error) {
 	if c := h.conns[name]; c != nil {
 		return c, nil
 	}
 	c, err := h.client.Dial(name)
-	if err == nil {
-		h.conns[name] = c
+	if err != nil {
+		return nil, err
 	}
-	return c, err
+	h.conns[name] = c
+	return c, nil
 }
 
 // Conn is Dial for a test that cannot go on without.
-func (h *House) Conn(name string) *grpc.ClientConn {
+func (h *House) Conn(name string) grpc.ClientConnInterface {
 	h.t.Helper()
 	c, err := h.Dial(name)
 	if err != nil {

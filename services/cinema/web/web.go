@@ -48,15 +48,15 @@ type Peers struct {
 }
 
 // Dial makes clients of connections to the services by name.
-func Dial(dial func(service string) (*grpc.ClientConn, error)) (p Peers, err error) {
-	for name, use := range map[string]func(*grpc.ClientConn){
-		"catalog":         func(c *grpc.ClientConn) { p.Catalog = catalogv1.NewCatalogClient(c) },
-		"profiles":        func(c *grpc.ClientConn) { p.Profiles = profilesv1.NewProfilesClient(c) },
-		"viewing":         func(c *grpc.ClientConn) { p.Viewing = viewingv1.NewViewingClient(c) },
-		"ratings":         func(c *grpc.ClientConn) { p.Ratings = ratingsv1.NewRatingsClient(c) },
-		"recommendations": func(c *grpc.ClientConn) { p.Recommendations = recommendationsv1.NewRecommendationsClient(c) },
-		"search":          func(c *grpc.ClientConn) { p.Search = searchv1.NewSearchClient(c) },
-		"playback":        func(c *grpc.ClientConn) { p.Playback = playbackv1.NewPlaybackClient(c) },
+func Dial(dial func(service string) (grpc.ClientConnInterface, error)) (p Peers, err error) {
+	for name, use := range map[string]func(grpc.ClientConnInterface){
+		"catalog":         func(c grpc.ClientConnInterface) { p.Catalog = catalogv1.NewCatalogClient(c) },
+		"profiles":        func(c grpc.ClientConnInterface) { p.Profiles = profilesv1.NewProfilesClient(c) },
+		"viewing":         func(c grpc.ClientConnInterface) { p.Viewing = viewingv1.NewViewingClient(c) },
+		"ratings":         func(c grpc.ClientConnInterface) { p.Ratings = ratingsv1.NewRatingsClient(c) },
+		"recommendations": func(c grpc.ClientConnInterface) { p.Recommendations = recommendationsv1.NewRecommendationsClient(c) },
+		"search":          func(c grpc.ClientConnInterface) { p.Search = searchv1.NewSearchClient(c) },
+		"playback":        func(c grpc.ClientConnInterface) { p.Playback = playbackv1.NewPlaybackClient(c) },
 	} {
 		conn, err := dial(name)
 		if err != nil {

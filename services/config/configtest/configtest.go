@@ -82,7 +82,7 @@ func (s *Server) Stop() {
 }
 
 // Conn returns a connection to the replica, closed at the end of the test.
-func (s *Server) Conn(t testing.TB) *grpc.ClientConn {
+func (s *Server) Conn(t testing.TB) *rpc.Conn {
 	t.Helper()
 	conn, err := rpc.NewClient(rpc.ClientOptions{Service: "configtest", DialContext: s.Net.DialContext}).Dial("passthrough:///" + s.Addr)
 	if err != nil {
