@@ -170,9 +170,9 @@ func BenchmarkParse(b *testing.B) {
 	for name, parse := range map[string]func() error{
 		"generated": func() error { return proto.Unmarshal(wire, new(collector.ExportTraceServiceRequest)) },
 		"model": func() error {
-			got, invalid, err := span.ParseOTLP(wire)
-			if len(got) != len(spans) || invalid != 0 {
-				return fmt.Errorf("%d spans, %d invalid: %w", len(got), invalid, err)
+			p, err := span.ParseOTLP(wire)
+			if len(p.Spans) != len(spans) || p.Invalid != 0 {
+				return fmt.Errorf("parsed %d valid and %d invalid spans: %w", len(p.Spans), p.Invalid, err)
 			}
 			return err
 		},

@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"os"
 	"strconv"
+	"strings"
 	"sync/atomic"
 	"time"
 
@@ -58,30 +59,30 @@ func (in *ingest) take(n int64) error {
 
 func (in *ingest) give(n int64) { in.inFlight.Add(-n) }
 
-// rejection is a partial success: the other spans of the request are stored.
+// rejection is what was not stored of a request whose other spans are stored.
 type rejection struct {
 	spans  int64
 	reason string
 }
 
-// add stores spans of which invalid ones were left out already, and counts what became of each.
-func (in *ingest) add(ctx context.Context, format string, spans []span.Span, invalid int) (rejection, error) {
+// add stores the valid spans of a request and counts what became of each span.
+func (in *ingest) add(ctx context.Context, format string, p span.Parsed) (rejection, error) {
 	m := in.metrics
-	m.received.WithLabelValues(format).Add(float64(len(spans) + invalid))
-	m.dropped.WithLabelValues(dropInvalid).Add(float64(invalid))
-	var size, trimmed int
-	for i := range spans {
-		trimmed += spans[i].Trim()
-		size += spans[i].Size()
+	m.received.WithLabelValues(format).Add(float64(len(p.Spans) + p.Invalid))
+	m.dropped.WithLabelValues(dropInvalid).Add(float64(p.Invalid))
+	var size, changed int
+	for i := range p.Spans {
+		changed += p.Spans[i].Clean()
+		size += p.Spans[i].Size()
 	}
-	m.trimmed.Add(float64(trimmed))
-	n := len(spans)
+	m.trimmed.Add(float64(changed))
+	n := len(p.Spans)
 	if err := in.take(int64(size)); err != nil {
 		m.dropped.WithLabelValues(dropBusy).Add(float64(n))
 		return rejection{}, err
 	}
 	defer in.give(int64(size))
-	expired, err := in.store.Add(ctx, spans)
+	expired, err := in.store.Add(ctx, p.Spans)
 	m.dropped.WithLabelValues(dropExpired).Add(float64(expired))
 	if err != nil {
 		reason := dropFailed
@@ -92,25 +93,25 @@ func (in *ingest) add(ctx context.Context, format string, spans []span.Span, inv
 		return rejection{}, err
 	}
 	m.stored.Add(float64(n - expired))
-	return rejected(invalid, expired), nil
+	return rejected(p, expired), nil
 }
 
-func rejected(invalid, expired int) rejection {
-	r := rejection{spans: int64(invalid + expired)}
-	switch {
-	case invalid > 0 && expired > 0:
-		r.reason = fmt.Sprintf("%d spans have no valid ids, %d are older than retention", invalid, expired)
-	case invalid > 0:
-		r.reason = fmt.Sprintf("%d spans have no valid ids", invalid)
-	case expired > 0:
-		r.reason = fmt.Sprintf("%d spans are older than retention", expired)
+func rejected(p span.Parsed, expired int) rejection {
+	r := rejection{spans: int64(p.Invalid + expired)}
+	var reasons []string
+	if p.Invalid > 0 {
+		reasons = append(reasons, fmt.Sprintf("%d spans are not valid, the first because: %v", p.Invalid, p.Reason))
 	}
+	if expired > 0 {
+		reasons = append(reasons, fmt.Sprintf("%d spans are older than retention", expired))
+	}
+	r.reason = strings.Join(reasons, "; ")
 	return r
 }
 
 // unparsed turns what a parser says into an error for the sender.
 func (in *ingest) unparsed(err error) error {
-	in.metrics.dropped.WithLabelValues(dropRefused).Inc()
+	in.metrics.dropped.WithLabelValues(dropUnparsed).Inc()
 	return errs.Errorf(errs.Invalid, "%w", err)
 }
 
@@ -165,11 +166,11 @@ func (in *ingest) export(ctx context.Context, p payload) (*collector.ExportTrace
 	}
 	defer in.give(int64(len(p)))
 	in.metrics.bytes.WithLabelValues("otlp_grpc").Add(float64(len(p)))
-	spans, invalid, err := span.ParseOTLP(p)
+	parsed, err := span.ParseOTLP(p)
 	if err != nil {
 		return nil, in.unparsed(err)
 	}
-	r, err := in.add(ctx, "otlp_grpc", spans, invalid)
+	r, err := in.add(ctx, "otlp_grpc", parsed)
 	if err != nil {
 		return nil, err
 	}
@@ -205,11 +206,11 @@ func (in *ingest) otlpHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	var rej rejection
 	err := in.withBody(r, format, func(b []byte) error {
-		spans, invalid, err := parse(b)
+		parsed, err := parse(b)
 		if err != nil {
 			return in.unparsed(err)
 		}
-		rej, err = in.add(r.Context(), format, spans, invalid)
+		rej, err = in.add(r.Context(), format, parsed)
 		return err
 	})
 	if err != nil {
@@ -266,11 +267,14 @@ func (in *ingest) zipkin(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	err := in.withBody(r, "zipkin", func(b []byte) error {
-		spans, err := span.ParseZipkin(b)
+		parsed, err := span.ParseZipkin(b)
 		if err != nil {
 			return in.unparsed(err)
 		}
-		_, err = in.add(r.Context(), "zipkin", spans, 0)
+		_, err = in.add(r.Context(), "zipkin", parsed)
+		if err == nil && parsed.Invalid > 0 && len(parsed.Spans) == 0 {
+			return errs.Errorf(errs.Invalid, "no span is valid: %w", parsed.Reason)
+		}
 		return err
 	})
 	if err != nil {
@@ -283,7 +287,7 @@ func (in *ingest) zipkin(w http.ResponseWriter, r *http.Request) {
 // withBody reads a body, holding its memory against the limit until fn returns.
 func (in *ingest) withBody(r *http.Request, format string, fn func([]byte) error) error {
 	if r.ContentLength > maxBody {
-		in.metrics.dropped.WithLabelValues(dropRefused).Inc()
+		in.metrics.dropped.WithLabelValues(dropUnparsed).Inc()
 		return errTooLarge
 	}
 	body, err := plainBody(r)
@@ -337,12 +341,12 @@ func (in *ingest) read(body io.Reader) (buf []byte, held int64, err error) {
 		_, tooLong := errors.AsType[*http.MaxBytesError](err)
 		switch {
 		case len(buf) > maxBody, tooLong:
-			in.metrics.dropped.WithLabelValues(dropRefused).Inc()
+			in.metrics.dropped.WithLabelValues(dropUnparsed).Inc()
 			return buf, held, errTooLarge
 		case errors.Is(err, io.EOF):
 			return buf, held, nil
 		case errors.Is(err, os.ErrDeadlineExceeded):
-			in.metrics.dropped.WithLabelValues(dropRefused).Inc()
+			in.metrics.dropped.WithLabelValues(dropUnparsed).Inc()
 			return buf, held, errSlow
 		case err != nil:
 			return buf, held, in.unparsed(fmt.Errorf("reading the body: %w", err))

@@ -100,8 +100,9 @@ func New(_ context.Context, setup *service.Setup, opts Options) error {
 	setup.OnStop("store", func(context.Context) error { return st.Close() })
 	setup.Ready("store", st.Err)
 
-	m := newMetrics(setup.Metrics(), st)
-	in := &ingest{store: st, metrics: m, limit: opts.InFlight}
+	in := &ingest{store: st, limit: opts.InFlight}
+	m := newMetrics(setup.Metrics(), st, in.inFlight.Load)
+	in.metrics = m
 	q := &queries{store: st, metrics: m, peers: newPeers(setup), autocomplete: opts.Autocomplete, log: setup.Log()}
 	setup.Go("retention", func(ctx context.Context) error { return expire(ctx, setup.Log(), st, m) })
 	return listen(setup, in, q)

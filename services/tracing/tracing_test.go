@@ -23,8 +23,10 @@ import (
 	resource "go.opentelemetry.io/proto/otlp/resource/v1"
 	otlp "go.opentelemetry.io/proto/otlp/trace/v1"
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials/insecure"
 	encgzip "google.golang.org/grpc/encoding/gzip"
+	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
 
 	"bijou.dev/platform/discovery"
@@ -282,6 +284,72 @@ func huge() *collector.ExportTraceServiceRequest {
 	return req
 }
 
+// One bad span does not refuse the others of its request. Text that is not UTF-8 is no reason to refuse a span.
+func TestOneBadSpanDoesNotRefuseTheOthers(t *testing.T) {
+	s := start(t, memnet.New(), "a", tracing.Options{})
+	at := time.Now().Add(-time.Minute)
+	const good, odd, other = "4bf92f3577b34da6a3ce929d0e0e4701", "4bf92f3577b34da6a3ce929d0e0e4702", "4bf92f3577b34da6a3ce929d0e0e4703"
+	protobuf := func() []byte {
+		req, list := request(good, at), []string{odd, other}
+		for _, id := range list {
+			req.ResourceSpans = append(req.ResourceSpans, request(id, at).ResourceSpans...)
+		}
+		req.ResourceSpans[1].ScopeSpans[0].Spans[0].Name = "##"
+		req.ResourceSpans[1].ScopeSpans[0].Spans = append(req.ResourceSpans[1].ScopeSpans[0].Spans, &otlp.Span{Name: "no ids"})
+		b, err := proto.Marshal(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return bytes.ReplaceAll(b, []byte("##"), []byte("\xff\xfe"))
+	}
+	otlpJSON := func() []byte {
+		one := func(id, name, start string) string {
+			return fmt.Sprintf(`{"traceId":%q,"spanId":"00f067aa0ba902b7","name":%s,"startTimeUnixNano":%s}`, id, name, start)
+		}
+		now := fmt.Sprint(at.UnixNano())
+		return fmt.Appendf(nil, `{"resourceSpans":[{"scopeSpans":[{"spans":[%s,%s,%s,%s]}]}]}`,
+			one(good, `"GetMovie"`, now), one(odd, "\"\xff\xfe\"", now), one(good, `"bad"`, `"soon"`), one(other, `"GetMovie"`, now))
+	}
+	zipkin := func() []byte {
+		one := func(id, name, kind string) string {
+			return fmt.Sprintf(`{"traceId":%q,"id":"00f067aa0ba902b7","name":%s,"kind":%q,"timestamp":%d}`, id, name, kind, at.UnixMicro())
+		}
+		return fmt.Appendf(nil, `[%s,%s,%s,%s]`, one(good, `"GetMovie"`, "CLIENT"), one(odd, "\"\xff\"", "CLIENT"),
+			one(good, `"bad"`, "NONE"), one(other, `"GetMovie"`, "CLIENT"))
+	}
+	for i, tt := range []struct {
+		name, port, path, contentType string
+		status                        int
+		body                          []byte
+	}{
+		{"OTLP", "4318", "/v1/traces", "application/x-protobuf", 200, protobuf()},
+		{"OTLP JSON", "4318", "/v1/traces", "application/json", 200, otlpJSON()},
+		{"Zipkin", "9411", "/api/v2/spans", "application/json", 202, zipkin()},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			resp, body := s.do("POST", tt.port, tt.path, tt.contentType, "", tt.body)
+			if resp.StatusCode != tt.status {
+				t.Fatalf("%s: %s, want %d", resp.Status, body, tt.status)
+			}
+			stored, invalid := s.metric("bijou_tracing_spans_stored_total"), s.metric(`bijou_tracing_spans_dropped_total{reason="invalid"}`)
+			if n := float64(i + 1); stored != 3*n || invalid != n {
+				t.Errorf("%v spans are stored and %v invalid, want %v and %v", stored, invalid, 3*n, n)
+			}
+			var spans []struct{ Name string }
+			s.get("/api/v2/trace/"+odd, &spans)
+			for _, span := range spans {
+				if strings.Trim(span.Name, "\uFFFD") != "" {
+					t.Errorf("the name that was not UTF-8 is stored as %q", span.Name)
+				}
+			}
+		})
+	}
+	if resp, body := s.do("POST", "9411", "/api/v2/spans", "application/json", "", []byte(`[{"traceId":"1"}]`)); resp.StatusCode != 400 ||
+		!strings.Contains(body, "id:") {
+		t.Errorf("a request without a valid span: %s %q, want 400 and the reason", resp.Status, body)
+	}
+}
+
 func TestPartialSuccess(t *testing.T) {
 	s := start(t, memnet.New(), "a", tracing.Options{})
 	req := request("4bf92f3577b34da6a3ce929d0e0e4736", time.Now())
@@ -289,18 +357,94 @@ func TestPartialSuccess(t *testing.T) {
 	old := proto.Clone(sc.Spans[0]).(*otlp.Span)
 	old.StartTimeUnixNano = uint64(time.Now().Add(-100 * time.Hour).UnixNano())
 	sc.Spans = append(sc.Spans, &otlp.Span{Name: "no ids"}, old)
-	resp, err := s.otlp().Export(t.Context(), req)
-	if err != nil || resp.GetPartialSuccess().GetRejectedSpans() != 2 || resp.GetPartialSuccess().GetErrorMessage() == "" {
-		t.Errorf("over gRPC: %v, %v; want 2 refused with a reason", resp, err)
+	assertPartly := func(over string, resp *collector.ExportTraceServiceResponse, err error) {
+		t.Helper()
+		p := resp.GetPartialSuccess()
+		if err != nil || p.GetRejectedSpans() != 2 {
+			t.Errorf("%s: %d spans are refused, want 2; error: %v", over, p.GetRejectedSpans(), err)
+		}
+		for _, reason := range []string{"1 spans are not valid", "trace id must have 16 bytes", "1 spans are older than retention"} {
+			if !strings.Contains(p.GetErrorMessage(), reason) {
+				t.Errorf("%s: the message %q does not say %q", over, p.GetErrorMessage(), reason)
+			}
+		}
 	}
+	resp, err := s.otlp().Export(t.Context(), req)
+	assertPartly("gRPC", resp, err)
 	b, _ := proto.Marshal(req)
 	_, body := s.do("POST", "4318", "/v1/traces", "application/x-protobuf", "", b)
-	var over collector.ExportTraceServiceResponse
-	if err := proto.Unmarshal([]byte(body), &over); err != nil || over.GetPartialSuccess().GetRejectedSpans() != 2 {
-		t.Errorf("over HTTP: %v, %v", &over, err)
-	}
+	resp = new(collector.ExportTraceServiceResponse)
+	assertPartly("HTTP", resp, proto.Unmarshal([]byte(body), resp))
 	if got := s.metric(`bijou_tracing_spans_dropped_total{reason="expired"}`); got != 2 {
-		t.Errorf("%v spans counted as expired, want 2", got)
+		t.Errorf("%v spans are counted as expired, want 2", got)
+	}
+}
+
+// What a request took of the memory for spans is given back in the end, whatever became of the request.
+func TestMemoryIsGivenBack(t *testing.T) {
+	const limit = 1 << 20
+	s := start(t, memnet.New(), "a", tracing.Options{InFlight: limit})
+	protobuf := func(req *collector.ExportTraceServiceRequest) []byte {
+		b, err := proto.Marshal(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return b
+	}
+	named := func(n int) *collector.ExportTraceServiceRequest {
+		req := request("4bf92f3577b34da6a3ce929d0e0e4736", time.Now())
+		req.ResourceSpans[0].ScopeSpans[0].Spans[0].Name = strings.Repeat("x", n)
+		return req
+	}
+	// Many spans share one name in the request; in memory each is larger than on the wire.
+	many := request("4bf92f3577b34da6a3ce929d0e0e4736", time.Now())
+	for range 4000 {
+		many.ResourceSpans[0].ScopeSpans[0].Spans = append(many.ResourceSpans[0].ScopeSpans[0].Spans, many.ResourceSpans[0].ScopeSpans[0].Spans[0])
+	}
+	old := request("4bf92f3577b34da6a3ce929d0e0e4736", time.Now().Add(-1000*time.Hour))
+	zipkin := func(n int) []byte {
+		return []byte(`[{"traceId":"1","id":"1","name":"` + strings.Repeat("x", n) + `"}]`)
+	}
+	export := func(req *collector.ExportTraceServiceRequest, want codes.Code) func(*testing.T) {
+		return func(t *testing.T) {
+			if _, err := s.otlp().Export(t.Context(), req); status.Code(err) != want {
+				t.Errorf("exporting: %v, want %v", err, want)
+			}
+		}
+	}
+	post := func(port, contentType, encoding string, body []byte, want int) func(*testing.T) {
+		path := map[string]string{"4318": "/v1/traces", "9411": "/api/v2/spans"}[port]
+		return func(t *testing.T) {
+			if resp, text := s.do("POST", port, path, contentType, encoding, body); resp.StatusCode != want {
+				t.Errorf("posting: %s %s, want %d", resp.Status, text, want)
+			}
+		}
+	}
+	const asProto, asJSON = "application/x-protobuf", "application/json"
+	for name, send := range map[string]func(*testing.T){
+		"gRPC, stored":                         export(named(100), codes.OK),
+		"gRPC, too large a request":            export(named(2*limit), codes.ResourceExhausted),
+		"gRPC, too much memory for its spans":  export(many, codes.ResourceExhausted),
+		"gRPC, all spans expired":              export(old, codes.OK),
+		"HTTP, stored":                         post("4318", asProto, "", protobuf(named(100)), 200),
+		"HTTP, grows over the limit":           post("4318", asProto, "gzip", zip(protobuf(named(2*limit))), 429),
+		"HTTP, larger than a request may be":   post("4318", asProto, "gzip", zip(protobuf(named(5<<20))), 429),
+		"HTTP, too much memory for its spans":  post("4318", asProto, "", protobuf(many), 429),
+		"HTTP, no protobuf":                    post("4318", asProto, "", []byte(strings.Repeat("\x07", limit/4)), 400),
+		"OTLP JSON, stored":                    post("4318", asJSON, "", []byte(`{"resourceSpans":[]}`), 200),
+		"OTLP JSON, too large to be read":      post("4318", asJSON, "", []byte(strings.Repeat(" ", limit/2)), 429),
+		"OTLP JSON, no JSON":                   post("4318", asJSON, "", []byte(strings.Repeat("x", limit/8)), 400),
+		"Zipkin, stored":                       post("9411", asJSON, "", zipkin(100), 202),
+		"Zipkin, too large to be read":         post("9411", asJSON, "", zipkin(limit/2), 429),
+		"Zipkin, not valid":                    post("9411", asJSON, "", []byte(`[{"traceId":"1"}]`), 400),
+		"Zipkin, broken in the middle of gzip": post("9411", asJSON, "gzip", zip(zipkin(limit / 4))[:200], 400),
+	} {
+		t.Run(name, func(t *testing.T) {
+			send(t)
+			if n := s.metric("bijou_tracing_in_flight_bytes"); n != 0 {
+				t.Errorf("%v bytes are still in flight after the answer", n)
+			}
+		})
 	}
 }
 

@@ -1,7 +1,7 @@
-// Package span is the one model of a span inside the trace store, and its wire formats.
+// Package span defines the spans of the trace store and reads and writes them in their wire formats.
 //
-// The model is Zipkin's, because that is what queries answer with. OTLP is mapped to it by the OpenTelemetry
-// specification when it arrives; a span looks the same whichever way it came.
+// The model is Zipkin's, because queries return Zipkin's JSON. OTLP is mapped to it as the OpenTelemetry specification
+// says, so that a span is the same in whichever format it was sent.
 package span
 
 import (
@@ -12,9 +12,12 @@ import (
 	"strconv"
 	"strings"
 	"unicode/utf8"
+
+	"bijou.dev/platform/text"
 )
 
-// TraceID names a trace. Old tracers send the lower half only; Hi is then 0 and the trace joins one with equal Lo.
+// TraceID identifies a trace. Old tracers send only the lower half: then Hi is 0, and the trace is the same as one with
+// equal Lo.
 type TraceID struct{ Hi, Lo uint64 }
 
 // String returns 32 hex digits, or 16 when Hi is 0.
@@ -25,7 +28,7 @@ func (t TraceID) String() string {
 	return fmt.Sprintf("%016x%016x", t.Hi, t.Lo)
 }
 
-// Joins reports whether t and u name the same trace, given that either may be cut to 64 bits.
+// Joins reports whether t and u identify the same trace, when one of them or both may be cut to 64 bits.
 func (t TraceID) Joins(u TraceID) bool {
 	return t.Lo == u.Lo && (t.Hi == u.Hi || t.Hi == 0 || u.Hi == 0)
 }
@@ -37,27 +40,27 @@ func ParseTraceID(s string) (TraceID, error) {
 	if len(s) > 16 {
 		hi, err := strconv.ParseUint(s[:len(s)-16], 16, 64)
 		if err != nil {
-			return t, fmt.Errorf("trace id %q must be 1 to 32 hex digits", clip(s, 40))
+			return t, fmt.Errorf("trace id %q must be 1 to 32 hex digits", text.Bound(s, 40))
 		}
 		t.Hi, lo = hi, s[len(s)-16:]
 	}
 	var err error
 	if t.Lo, err = strconv.ParseUint(lo, 16, 64); err != nil || len(s) > 32 || t == (TraceID{}) || strings.ContainsAny(s, "+-_") {
-		return TraceID{}, fmt.Errorf("trace id %q must be 1 to 32 hex digits, not all zero", clip(s, 40))
+		return TraceID{}, fmt.Errorf("trace id %q must be 1 to 32 hex digits, not all zero", text.Bound(s, 40))
 	}
 	return t, nil
 }
 
-// ID names a span in its trace. 0: none.
+// ID identifies a span in its trace. 0: none.
 type ID uint64
 
 // String returns 16 hex digits.
 func (id ID) String() string { return fmt.Sprintf("%016x", uint64(id)) }
 
-// Kind is the part a span plays in a call. The zero Kind is work inside of a process.
+// Kind is the role of a span in a call. The zero Kind is Internal: work inside of a process.
 type Kind uint8
 
-// The kinds. They are stored: never change a number.
+// The kinds. The numbers are stored on disk: never change one.
 const (
 	Internal Kind = iota
 	Client
@@ -71,14 +74,14 @@ var kindNames = [...]string{"", "CLIENT", "SERVER", "PRODUCER", "CONSUMER"}
 // String returns the kind in Zipkin's spelling, "" for Internal.
 func (k Kind) String() string { return kindNames[k] }
 
-// Endpoint is a side of a call. The zero Endpoint is unknown.
+// Endpoint is one side of a call. The zero Endpoint is unknown.
 type Endpoint struct {
 	Service    string
 	IPv4, IPv6 netip.Addr
 	Port       uint16
 }
 
-// Annotation is something that happened at a time, in microseconds since 1970.
+// Annotation is an event in a span. At is in microseconds since 1970.
 type Annotation struct {
 	At    int64
 	Value string
@@ -98,8 +101,8 @@ type Span struct {
 	Start, Duration int64
 	Local, Remote   Endpoint
 	Annotations     []Annotation
-	Tags            []Tag // of equal keys the last counts
-	// Shared is set on the server's half of a span that both sides report under one id, as B3 allows.
+	Tags            []Tag // if a key is there twice, the last one counts
+	// Shared marks the server's part of a span that client and server report under one id, as B3 allows.
 	Shared, Debug bool
 }
 
@@ -113,7 +116,7 @@ func (s *Span) Tag(key string) (string, bool) {
 	return "", false
 }
 
-// Failed reports whether the operation failed: Zipkin marks that by a tag named error, whatever its value.
+// Failed reports whether the operation failed: then it has a tag named error with any value.
 func (s *Span) Failed() bool {
 	_, ok := s.Tag("error")
 	return ok
@@ -131,48 +134,38 @@ func (s *Span) Size() int {
 	return n
 }
 
-// Limits of one span. What is beyond them is cut off, so that one sender cannot fill the store with one span.
+// Limits of one span, so that one sender cannot fill the store with one span.
 const (
-	MaxName  = 512  // bytes of a name of a span, a service or a tag
-	MaxValue = 4096 // bytes of a tag's or annotation's value
+	MaxName  = 512  // bytes of the name of a span, a service or a tag
+	MaxValue = 4096 // bytes of the value of a tag or an annotation
 	MaxTags  = 256
-	MaxNotes = 256
+	MaxNotes = 256 // annotations
 )
 
-// Trim cuts s to the limits and returns how many parts of it were cut or left out.
-func (s *Span) Trim() int {
-	cut := 0
-	trim := func(v *string, limit int) {
-		if len(*v) > limit {
-			*v = clip(*v, limit)
-			cut++
+// Clean cuts s to the limits, makes its text valid UTF-8, and returns how many parts were changed or left out.
+func (s *Span) Clean() int {
+	changed := 0
+	clean := func(v *string, limit int) {
+		if len(*v) <= limit && utf8.ValidString(*v) {
+			return
 		}
+		*v = text.Bound(*v, limit)
+		changed++
 	}
-	trim(&s.Name, MaxName)
-	trim(&s.Local.Service, MaxName)
-	trim(&s.Remote.Service, MaxName)
-	cut += max(0, len(s.Tags)-MaxTags) + max(0, len(s.Annotations)-MaxNotes)
+	clean(&s.Name, MaxName)
+	clean(&s.Local.Service, MaxName)
+	clean(&s.Remote.Service, MaxName)
+	changed += max(0, len(s.Tags)-MaxTags) + max(0, len(s.Annotations)-MaxNotes)
 	s.Tags = s.Tags[:min(len(s.Tags), MaxTags)]
 	s.Annotations = s.Annotations[:min(len(s.Annotations), MaxNotes)]
 	for i := range s.Tags {
-		trim(&s.Tags[i].Key, MaxName)
-		trim(&s.Tags[i].Value, MaxValue)
+		clean(&s.Tags[i].Key, MaxName)
+		clean(&s.Tags[i].Value, MaxValue)
 	}
 	for i := range s.Annotations {
-		trim(&s.Annotations[i].Value, MaxValue)
+		clean(&s.Annotations[i].Value, MaxValue)
 	}
-	return cut
-}
-
-// clip returns at most n bytes of s, not cutting a character in two. The copy lets go of the rest.
-func clip(s string, n int) string {
-	if len(s) <= n {
-		return s
-	}
-	for n > 0 && !utf8.RuneStart(s[n]) {
-		n--
-	}
-	return strings.Clone(s[:n])
+	return changed
 }
 
 // Begin returns when a trace began: the start of its root, else the earliest start. 0: no span has a start.
@@ -193,8 +186,8 @@ func Begin(spans []Span) int64 {
 	return first
 }
 
-// Merge puts the spans of one trace in order: sorted by start, all under the longest trace id, and what senders sent
-// twice joined into one. It reuses spans.
+// Merge returns the spans of one trace sorted by start, all with the longest trace id of them, and spans that were sent
+// twice joined into one. It reuses the memory of its argument.
 func Merge(spans []Span) []Span {
 	type key struct {
 		id      ID
@@ -224,7 +217,7 @@ func Merge(spans []Span) []Span {
 	return out
 }
 
-// join adds what u, another report of the same span, knows and s does not.
+// join adds to s what is known only from u, another report of the same span.
 func (s *Span) join(u *Span) {
 	s.Name = cmp.Or(s.Name, u.Name)
 	s.Parent = cmp.Or(s.Parent, u.Parent)
@@ -246,7 +239,7 @@ func (s *Span) join(u *Span) {
 	}
 }
 
-// Split separates traces that share the lower half of their id. Spans that carry only that half go to the first.
+// Split separates traces that have the same lower half of the id. Spans that have only that half go to the first.
 func Split(spans []Span) [][]Span {
 	var his []uint64
 	for i := range spans {

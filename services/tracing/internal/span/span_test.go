@@ -1,10 +1,13 @@
 package span_test
 
 import (
+	"bytes"
 	"encoding/hex"
 	"encoding/json"
+	"slices"
 	"strings"
 	"testing"
+	"unicode/utf8"
 
 	"github.com/google/go-cmp/cmp"
 	collector "go.opentelemetry.io/proto/otlp/collector/trace/v1"
@@ -52,11 +55,19 @@ func parse(t *testing.T, req *collector.ExportTraceServiceRequest) span.Span {
 	if err != nil {
 		t.Fatal(err)
 	}
-	spans, invalid, err := span.ParseOTLP(b)
-	if err != nil || invalid != 0 || len(spans) != 1 {
-		t.Fatalf("parsed %d spans, %d invalid: %v", len(spans), invalid, err)
+	return one(t)(span.ParseOTLP(b))
+}
+
+// one returns a function that expects that one valid span was parsed.
+func one(t *testing.T) func(span.Parsed, error) span.Span {
+	t.Helper()
+	return func(p span.Parsed, err error) span.Span {
+		t.Helper()
+		if err != nil || p.Invalid != 0 || len(p.Spans) != 1 {
+			t.Fatalf("parsed %d valid and %d invalid spans, want one valid span; error: %v", len(p.Spans), p.Invalid, err)
+		}
+		return p.Spans[0]
 	}
-	return spans[0]
 }
 
 func asJSON(t *testing.T, v any) string {
@@ -77,29 +88,22 @@ func TestEncodingsAgree(t *testing.T) {
 		Status:     &otlp.Status{Code: otlp.Status_STATUS_CODE_ERROR, Message: "no"},
 		Events:     []*otlp.Span_Event{{TimeUnixNano: 1_700_000_000_123_999_000, Name: "retry", Attributes: []*common.KeyValue{num("n", 1)}}},
 	}))
-	fromOTLPJSON, invalid, err := span.ParseOTLPJSON([]byte(`{"resourceSpans":[{"resource":{"attributes":[
+	fromOTLPJSON := one(t)(span.ParseOTLPJSON([]byte(`{"resourceSpans":[{"resource":{"attributes":[
 		{"key":"service.name","value":{"stringValue":"catalog"}},{"key":"service.version","value":{"stringValue":"v3"}}]},
 		"scopeSpans":[{"scope":{"name":"lib","version":"1"},"spans":[{"traceId":"4BF92F3577B34DA6A3CE929D0E0E4736","spanId":"` + sid + `","parentSpanId":"` + psid + `",
 		"name":"GetMovie","kind":3,"startTimeUnixNano":"1700000000123456789","endTimeUnixNano":1700000000124456789,"unknownField":{"a":[1]},
 		"attributes":[{"key":"peer.service","value":{"stringValue":"db"}},{"key":"retries","value":{"intValue":"2"}}],
 		"status":{"code":"STATUS_CODE_ERROR","message":"no"},
-		"events":[{"timeUnixNano":"1700000000123999000","name":"retry","attributes":[{"key":"n","value":{"intValue":1}}]}]}]}]}]}`))
-	if err != nil || invalid != 0 {
-		t.Fatalf("%d invalid: %v", invalid, err)
-	}
+		"events":[{"timeUnixNano":"1700000000123999000","name":"retry","attributes":[{"key":"n","value":{"intValue":1}}]}]}]}]}]}`)))
 	zipkin := `{"traceId":"` + tid + `","parentId":"` + psid + `","id":"` + sid + `","kind":"CLIENT","name":"GetMovie",
 		"timestamp":1700000000123456,"duration":1000,"localEndpoint":{"serviceName":"catalog"},"remoteEndpoint":{"serviceName":"db"},
 		"annotations":[{"timestamp":1700000000123999,"value":"\"retry\": {\"n\":1}"}],
 		"tags":{"service.version":"v3","otel.scope.name":"lib","otel.scope.version":"1","peer.service":"db","retries":"2","otel.status_code":"ERROR","error":"no"}}`
-	fromZipkin, err := span.ParseZipkin([]byte("[" + zipkin + "]"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	want := asJSON(t, fromZipkin[0])
+	want := asJSON(t, one(t)(span.ParseZipkin([]byte("["+zipkin+"]"))))
 	if diff := cmp.Diff(want, asJSON(t, fromProto)); diff != "" {
 		t.Errorf("OTLP (-zipkin +otlp):\n%s", diff)
 	}
-	if diff := cmp.Diff(want, asJSON(t, fromOTLPJSON[0])); diff != "" {
+	if diff := cmp.Diff(want, asJSON(t, fromOTLPJSON)); diff != "" {
 		t.Errorf("OTLP JSON (-zipkin +otlp):\n%s", diff)
 	}
 	var again span.Span
@@ -193,14 +197,18 @@ func TestOTLPCountsInvalidSpans(t *testing.T) {
 		{TraceId: unhex(tid), SpanId: unhex(sid), ParentSpanId: []byte{1}},
 	}...)
 	b, _ := proto.Marshal(req)
-	spans, invalid, err := span.ParseOTLP(b)
-	if err != nil || len(spans) != 1 || spans[0].Name != "good" || invalid != 5 {
-		t.Errorf("%d spans, %d invalid, %v; want 1 and 5", len(spans), invalid, err)
+	p, err := span.ParseOTLP(b)
+	if err != nil || len(p.Spans) != 1 || p.Spans[0].Name != "good" || p.Invalid != 5 {
+		t.Errorf("parsed %d valid and %d invalid spans, want 1 and 5; error: %v", len(p.Spans), p.Invalid, err)
 	}
-	// In JSON, ids that are base64 as in other protobuf JSON are invalid, not misread.
-	_, invalid, err = span.ParseOTLPJSON([]byte(`{"resourceSpans":[{"scopeSpans":[{"spans":[{"traceId":"S/kvNXezTaajzpKdDg5HNg==","spanId":"APBnqgupArc="}]}]}]}`))
-	if err != nil || invalid != 1 {
-		t.Errorf("base64 ids: %d invalid, %v", invalid, err)
+	if p.Reason == nil || !strings.Contains(p.Reason.Error(), "trace id must have 16 bytes") {
+		t.Errorf("the reason is %v", p.Reason)
+	}
+	// In JSON, ids in base64, as in other protobuf JSON, are invalid; they are not read as other ids.
+	p, err = span.ParseOTLPJSON([]byte(`{"resourceSpans":[{"scopeSpans":[{"spans":[
+		{"traceId":"S/kvNXezTaajzpKdDg5HNg==","spanId":"APBnqgupArc="}]}]}]}`))
+	if err != nil || p.Invalid != 1 {
+		t.Errorf("base64 ids: %d invalid spans, want 1; error: %v", p.Invalid, err)
 	}
 }
 
@@ -211,14 +219,15 @@ func TestTooManySpans(t *testing.T) {
 		req.ResourceSpans[0].ScopeSpans[0].Spans = append(req.ResourceSpans[0].ScopeSpans[0].Spans, one)
 	}
 	b, _ := proto.Marshal(req)
-	if _, _, err := span.ParseOTLP(b); err == nil {
+	if _, err := span.ParseOTLP(b); err == nil {
 		t.Error("OTLP: accepted")
 	}
-	if _, err := span.ParseZipkin([]byte("[" + strings.Repeat(`{"traceId":"1","id":"1"},`, span.MaxSpans) + `{"traceId":"1","id":"1"}]`)); err == nil {
+	object := `{"traceId":"1","id":"1"}`
+	if _, err := span.ParseZipkin([]byte("[" + strings.Repeat(object+",", span.MaxSpans) + object + "]")); err == nil {
 		t.Error("Zipkin: accepted")
 	}
 	// Small on the wire, large in memory.
-	if _, _, err := span.ParseOTLPJSON([]byte(`{"resourceSpans":[` + strings.Repeat(`{},`, 1<<20) + `{}]}`)); err == nil {
+	if _, err := span.ParseOTLPJSON([]byte(`{"resourceSpans":[` + strings.Repeat(`{},`, 1<<20) + `{}]}`)); err == nil {
 		t.Error("OTLP JSON of a million objects: accepted")
 	}
 	if _, err := span.ParseZipkin([]byte("[" + strings.Repeat("{},", 1<<20) + "{}]")); err == nil {
@@ -226,27 +235,129 @@ func TestTooManySpans(t *testing.T) {
 	}
 }
 
-func TestZipkinRefuses(t *testing.T) {
-	for _, in := range []string{
-		``, `{}`, `[`, `[1]`, `[{}]`, `[{"traceId":"1"}]`, `[{"traceId":"0","id":"1"}]`, `[{"traceId":"1","id":"0"}]`,
-		`[{"traceId":"xyz","id":"1"}]`, `[{"traceId":"+1","id":"1"}]`, `[{"traceId":"1","id":"1","kind":"BOTH"}]`,
-		`[{"traceId":"` + strings.Repeat("1", 33) + `","id":"1"}]`, `[{"traceId":"1","id":"11111111111111111"}]`,
-		`[{"traceId":"1","id":"1","timestamp":-1}]`, `[{"traceId":"1","id":"1","tags":{"a":1}}]`, `[{"traceId":"1","id":"1","parentId":"x"}]`,
-	} {
-		if spans, err := span.ParseZipkin([]byte(in)); err == nil {
-			t.Errorf("accepted %s as %v", in, spans)
+// Text that is not a request at all is an error, so that the sender learns of it.
+func TestRequestsThatAreRefused(t *testing.T) {
+	for _, in := range []string{``, `{}`, `1`, `[`, `[{"traceId":"1","id":"1"}`, `[{"traceId":"1","id":"1"}] x`, `[{]`} {
+		if p, err := span.ParseZipkin([]byte(in)); err == nil {
+			t.Errorf("Zipkin: %q is accepted as %d spans", in, len(p.Spans))
+		}
+	}
+	for _, in := range []string{``, `[]`, `{"resourceSpans":[`, `{"resourceSpans":[1]}`, `{"resourceSpans":[{"resource":1}]}`} {
+		if p, err := span.ParseOTLPJSON([]byte(in)); err == nil {
+			t.Errorf("OTLP JSON: %q is accepted as %d spans", in, len(p.Spans))
+		}
+	}
+	for _, in := range []string{"\x0a\xff", "\x0a\x02\x0a\x7f", "\x0b", "\x00", "\x08", "\x09\x01", "x"} {
+		if p, err := span.ParseOTLP([]byte(in)); err == nil {
+			t.Errorf("OTLP: %q is accepted as %d spans", in, len(p.Spans))
 		}
 	}
 }
 
-func TestTrim(t *testing.T) {
-	s := span.Span{Name: strings.Repeat("é", span.MaxName), Tags: make([]span.Tag, span.MaxTags+3)}
-	s.Tags[0].Value = strings.Repeat("x", span.MaxValue+1)
-	if cut := s.Trim(); cut != 5 {
-		t.Errorf("cut %d parts, want 5", cut)
+func TestZipkinSpansThatAreInvalid(t *testing.T) {
+	good := `{"traceId":"7","id":"7"}`
+	for _, bad := range []string{
+		`1`, `null`, `"x"`, `{}`, `{"traceId":"1"}`, `{"traceId":"0","id":"1"}`, `{"traceId":"1","id":"0"}`,
+		`{"traceId":"xyz","id":"1"}`, `{"traceId":"+1","id":"1"}`, `{"traceId":"1","id":"1","kind":"BOTH"}`,
+		`{"traceId":"` + strings.Repeat("1", 33) + `","id":"1"}`, `{"traceId":"1","id":"11111111111111111"}`,
+		`{"traceId":"1","id":"1","timestamp":-1}`, `{"traceId":"1","id":"1","duration":-1}`,
+		`{"traceId":"1","id":"1","tags":{"a":1}}`, `{"traceId":"1","id":"1","parentId":"x"}`,
+	} {
+		p, err := span.ParseZipkin([]byte("[" + good + "," + bad + "," + good + "]"))
+		if err != nil || p.Invalid != 1 || p.Reason == nil || len(p.Spans) != 2 {
+			t.Errorf("%s between two good spans: %d valid and %d invalid, reason %v, error %v",
+				bad, len(p.Spans), p.Invalid, p.Reason, err)
+		}
 	}
-	if s.Name != strings.Repeat("é", span.MaxName/2) || len(s.Tags) != span.MaxTags || len(s.Tags[0].Value) != span.MaxValue {
-		t.Errorf("name of %d bytes, %d tags, value of %d bytes", len(s.Name), len(s.Tags), len(s.Tags[0].Value))
+}
+
+// One bad span does not refuse the others of its request.
+func TestOTLPJSONSpansThatAreInvalid(t *testing.T) {
+	good := `{"traceId":"` + tid + `","spanId":"` + sid + `","name":"good"}`
+	for _, bad := range []string{
+		`1`, `"x"`, `{"traceId":1}`, `{"traceId":"` + tid + `","spanId":"` + sid + `","startTimeUnixNano":"soon"}`,
+		`{"traceId":"` + tid + `","spanId":"` + sid + `","kind":1.5}`, `{"spanId":"` + sid + `"}`,
+	} {
+		p, err := span.ParseOTLPJSON([]byte(`{"resourceSpans":[{"resource":{"attributes":[
+			{"key":"service.name","value":{"stringValue":"web"}}]},"scopeSpans":[{"spans":[` + good + "," + bad + "," + good + `]}]}]}`))
+		if err != nil || p.Invalid != 1 || p.Reason == nil || len(p.Spans) != 2 {
+			t.Errorf("%s between two good spans: %d valid and %d invalid, reason %v, error %v",
+				bad, len(p.Spans), p.Invalid, p.Reason, err)
+			continue
+		}
+		if s := p.Spans[1]; s.Name != "good" || s.Local.Service != "web" {
+			t.Errorf("%s: the span after it is %+v", bad, s)
+		}
+	}
+}
+
+func TestOTLPSpansThatAreNotProtobuf(t *testing.T) {
+	req := request(&otlp.Span{Name: "good"})
+	whole, _ := proto.Marshal(req)
+	bad, _ := proto.Marshal(request(&otlp.Span{Name: "bad"}))
+	bad = bytes.Replace(bad, []byte("\x2a\x03bad"), []byte("\x2a\x09bad"), 1) // the name is longer than the span
+	p, err := span.ParseOTLP(slices.Concat(whole, bad, whole))
+	if err != nil || p.Invalid != 1 || len(p.Spans) != 2 {
+		t.Errorf("parsed %d valid and %d invalid spans, want 2 and 1; error: %v", len(p.Spans), p.Invalid, err)
+	}
+}
+
+// Text that is not UTF-8 is repaired, in each format. A half of a surrogate pair cannot be written in UTF-8.
+func TestInvalidTextIsRepaired(t *testing.T) {
+	wire, err := proto.Marshal(request(&otlp.Span{Name: "a##b", Attributes: []*common.KeyValue{str("##", "##")}}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, parsed := range map[string]span.Span{
+		"OTLP": one(t)(span.ParseOTLP(bytes.ReplaceAll(wire, []byte("##"), []byte("\xff\xfe")))),
+		"OTLP JSON": one(t)(span.ParseOTLPJSON([]byte(`{"resourceSpans":[{"scopeSpans":[{"spans":[{"traceId":"` + tid + `","spanId":"` + sid +
+			"\",\"name\":\"a\xff\xfeb\",\"attributes\":[{\"key\":\"\xff\",\"value\":{\"stringValue\":\"\xff\"}}]}]}]}]}"))),
+		"OTLP JSON with half of a pair": one(t)(span.ParseOTLPJSON([]byte(`{"resourceSpans":[{"scopeSpans":[{"spans":[{"traceId":"` + tid +
+			`","spanId":"` + sid + `","name":"a\ud800b","attributes":[{"key":"\udfff","value":{"stringValue":"\ud800"}}]}]}]}]}`))),
+		"Zipkin": one(t)(span.ParseZipkin([]byte("[{\"traceId\":\"1\",\"id\":\"1\",\"name\":\"a\xffb\",\"tags\":{\"\xff\":\"\xff\"}}]"))),
+		"Zipkin with half of a pair": one(t)(span.ParseZipkin([]byte(
+			`[{"traceId":"1","id":"1","name":"a\ud800b","tags":{"\ud800":"\ud800"}}]`))),
+	} {
+		parsed.Clean()
+		if parsed.Name != "a\uFFFDb" {
+			t.Errorf("%s: the name is %q, want %q", name, parsed.Name, "a\uFFFDb")
+		}
+		if v, _ := parsed.Tag("\uFFFD"); v != "\uFFFD" {
+			t.Errorf("%s: the tags are %q", name, parsed.Tags)
+		}
+	}
+}
+
+func TestCleanCutsToTheLimits(t *testing.T) {
+	s := span.Span{
+		Name: strings.Repeat("é", span.MaxName), Tags: make([]span.Tag, span.MaxTags+3),
+		Local:       span.Endpoint{Service: strings.Repeat("l", span.MaxName+1)},
+		Remote:      span.Endpoint{Service: strings.Repeat("r", span.MaxName+1)},
+		Annotations: make([]span.Annotation, span.MaxNotes+2),
+	}
+	s.Tags[0] = span.Tag{Key: strings.Repeat("k", span.MaxName+1), Value: strings.Repeat("x", span.MaxValue+1)}
+	s.Annotations[0].Value = strings.Repeat("y", span.MaxValue+1)
+	if n := s.Clean(); n != 6+3+2 {
+		t.Errorf("Clean returns %d, want 11: 6 texts, 3 tags, 2 annotations", n)
+	}
+	if len(s.Tags) != span.MaxTags || len(s.Annotations) != span.MaxNotes {
+		t.Errorf("%d tags and %d annotations are left, want %d and %d",
+			len(s.Tags), len(s.Annotations), span.MaxTags, span.MaxNotes)
+	}
+	for what, text := range map[string]struct {
+		s     string
+		limit int
+	}{
+		"name": {s.Name, span.MaxName}, "service": {s.Local.Service, span.MaxName},
+		"remote service": {s.Remote.Service, span.MaxName}, "key": {s.Tags[0].Key, span.MaxName},
+		"value": {s.Tags[0].Value, span.MaxValue}, "annotation": {s.Annotations[0].Value, span.MaxValue},
+	} {
+		if len(text.s) > text.limit || len(text.s) < text.limit-4 || !utf8.ValidString(text.s) {
+			t.Errorf("the %s has %d bytes, want at most %d of valid UTF-8", what, len(text.s), text.limit)
+		}
+	}
+	if n := s.Clean(); n != 0 {
+		t.Errorf("a second Clean returns %d, want 0", n)
 	}
 }
 
@@ -290,8 +401,8 @@ func FuzzOTLP(f *testing.F) {
 	f.Add(b)
 	f.Add([]byte{0x0a, 0x02, 0x12, 0x00})
 	f.Fuzz(func(t *testing.T, b []byte) {
-		spans, _, _ := span.ParseOTLP(b)
-		check(t, spans)
+		p, _ := span.ParseOTLP(b)
+		check(t, p.Spans)
 	})
 }
 
@@ -299,16 +410,16 @@ func FuzzOTLPJSON(f *testing.F) {
 	f.Add([]byte(`{"resourceSpans":[{"scopeSpans":[{"spans":[{"traceId":"` + tid + `","spanId":"` + sid + `","attributes":[{"key":"a","value":{"arrayValue":{"values":[{"doubleValue":"NaN"}]}}}]}]}]}]}`))
 	f.Add([]byte(`{"resourceSpans":null}`))
 	f.Fuzz(func(t *testing.T, b []byte) {
-		spans, _, _ := span.ParseOTLPJSON(b)
-		check(t, spans)
+		p, _ := span.ParseOTLPJSON(b)
+		check(t, p.Spans)
 	})
 }
 
 func FuzzZipkin(f *testing.F) {
 	f.Add([]byte(`[{"traceId":"` + tid + `","id":"` + sid + `","kind":"SERVER","shared":true,"localEndpoint":{"ipv4":"1.2.3.4","ipv6":"::1","port":80},"tags":{"a":"b"},"annotations":[{"timestamp":1,"value":"x"}]}]`))
 	f.Fuzz(func(t *testing.T, b []byte) {
-		spans, _ := span.ParseZipkin(b)
-		check(t, spans)
+		p, _ := span.ParseZipkin(b)
+		check(t, p.Spans)
 	})
 }
 
@@ -318,7 +429,10 @@ func check(t *testing.T, spans []span.Span) {
 		t.Fatalf("%d spans", len(spans))
 	}
 	for _, s := range spans {
-		s.Trim()
+		s.Clean()
+		if !utf8.ValidString(s.Name) {
+			t.Fatalf("the name %q is not UTF-8", s.Name)
+		}
 		if s.ID == 0 || s.Trace == (span.TraceID{}) || s.Kind > span.Consumer || len(s.Tags) > span.MaxTags {
 			t.Fatalf("bad span %+v", s)
 		}

@@ -1,12 +1,17 @@
 package span
 
 import (
+	"bytes"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"io"
 	"net/netip"
 	"slices"
 	"strconv"
 	"strings"
+
+	"bijou.dev/platform/text"
 )
 
 // wire is a span in Zipkin v2 JSON. Times are microseconds.
@@ -83,25 +88,42 @@ func (s *Span) UnmarshalJSON(b []byte) error {
 	return s.fromWire(&w)
 }
 
-// ParseZipkin reads a list of spans in Zipkin v2 JSON. It stops at the first that is not one.
-func ParseZipkin(b []byte) ([]Span, error) {
+// ParseZipkin reads a list of spans in Zipkin v2 JSON. Text that is not a JSON list is an error.
+func ParseZipkin(b []byte) (Parsed, error) {
 	if tooManyObjects(b) {
-		return nil, ErrTooMany
+		return Parsed{}, ErrTooMany
 	}
-	var list []wire
-	if err := json.Unmarshal(b, &list); err != nil {
-		return nil, fmt.Errorf("reading Zipkin v2 JSON: %w", err)
+	var p Parsed
+	d := json.NewDecoder(bytes.NewReader(b))
+	if t, err := d.Token(); err != nil || t != json.Delim('[') {
+		return Parsed{}, errors.New("reading Zipkin v2 JSON: it must be a list of spans")
 	}
-	if len(list) > MaxSpans {
-		return nil, ErrTooMany
-	}
-	spans := make([]Span, len(list))
-	for i := range list {
-		if err := spans[i].fromWire(&list[i]); err != nil {
-			return nil, fmt.Errorf("reading Zipkin v2 JSON: [%d].%w", i, err)
+	for i := 0; d.More(); i++ {
+		if i == MaxSpans {
+			return Parsed{}, ErrTooMany
 		}
+		var w wire
+		var s Span
+		err := d.Decode(&w)
+		if _, wrongType := errors.AsType[*json.UnmarshalTypeError](err); err != nil && !wrongType {
+			return Parsed{}, fmt.Errorf("reading Zipkin v2 JSON: span %d: %w", i, err)
+		}
+		if err == nil {
+			err = s.fromWire(&w)
+		}
+		if err != nil {
+			p.reject(fmt.Errorf("reading Zipkin v2 JSON: span %d: %w", i, err))
+			continue
+		}
+		p.Spans = append(p.Spans, s)
 	}
-	return spans, nil
+	if _, err := d.Token(); err != nil { // the closing bracket
+		return Parsed{}, fmt.Errorf("reading Zipkin v2 JSON: the list does not end: %w", err)
+	}
+	if _, err := d.Token(); !errors.Is(err, io.EOF) {
+		return Parsed{}, errors.New("reading Zipkin v2 JSON: there is text after the list")
+	}
+	return p, nil
 }
 
 func (s *Span) fromWire(w *wire) (err error) {
@@ -113,20 +135,20 @@ func (s *Span) fromWire(w *wire) (err error) {
 		return fmt.Errorf("traceId: %w", err)
 	}
 	if s.ID, err = parseID(w.ID); err != nil || s.ID == 0 {
-		return fmt.Errorf("id: %q must be 1 to 16 hex digits, not all zero", clip(w.ID, 40))
+		return fmt.Errorf("id: %q must be 1 to 16 hex digits, not all zero", text.Bound(w.ID, 40))
 	}
 	if w.ParentID != "" {
 		if s.Parent, err = parseID(w.ParentID); err != nil {
-			return fmt.Errorf("parentId: %q must be 1 to 16 hex digits", clip(w.ParentID, 40))
+			return fmt.Errorf("parentId: %q must be 1 to 16 hex digits", text.Bound(w.ParentID, 40))
 		}
 	}
 	kind := slices.Index(kindNames[:], strings.ToUpper(w.Kind))
 	if kind < 0 {
-		return fmt.Errorf("kind: %q must be CLIENT, SERVER, PRODUCER or CONSUMER", clip(w.Kind, 40))
+		return fmt.Errorf("kind: %q must be CLIENT, SERVER, PRODUCER or CONSUMER", text.Bound(w.Kind, 40))
 	}
 	s.Kind = Kind(kind)
 	if w.Timestamp < 0 || w.Duration < 0 {
-		return fmt.Errorf("timestamp, duration: must not be negative")
+		return errors.New("timestamp, duration: must not be negative")
 	}
 	for _, a := range w.Annotations {
 		s.Annotations = append(s.Annotations, Annotation{a.Timestamp, a.Value})
@@ -146,7 +168,7 @@ func parseID(h string) (ID, error) {
 	return ID(id), err
 }
 
-// endpoint is lenient: an address that cannot be read is left out, as Zipkin does.
+// endpoint leaves out an address that cannot be read, as Zipkin does.
 func (w *wireEndpoint) endpoint() Endpoint {
 	if w == nil {
 		return Endpoint{}
@@ -160,7 +182,7 @@ func (w *wireEndpoint) endpoint() Endpoint {
 	return e
 }
 
-// setIP reports whether s is an address.
+// setIP sets the address s and reports whether it is one.
 func (e *Endpoint) setIP(s string) bool {
 	ip, err := netip.ParseAddr(s)
 	if err != nil {

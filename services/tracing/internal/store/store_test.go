@@ -85,16 +85,17 @@ func get(t *testing.T, s *store.Store, id span.TraceID) []span.Span {
 // A span with everything comes back as it was, also after a restart.
 func TestRoundTrip(t *testing.T) {
 	now := time.Now().UnixMicro()
-	full, err := span.ParseZipkin([]byte(fmt.Sprintf(`[
+	parsed, err := span.ParseZipkin(fmt.Appendf(nil, `[
 		{"traceId":"4bf92f3577b34da6a3ce929d0e0e4736","id":"1","kind":"SERVER","name":"get /","timestamp":%d,"duration":1500,"debug":true,
 		 "localEndpoint":{"serviceName":"web","ipv4":"10.0.0.1","ipv6":"2001:db8::1","port":8080},"remoteEndpoint":{"ipv4":"10.0.0.2","port":1234},
 		 "annotations":[{"timestamp":%d,"value":"before"},{"timestamp":%d,"value":"late"}],"tags":{"a":"b","empty":"","ü":"☃"}},
 		{"traceId":"4bf92f3577b34da6a3ce929d0e0e4736","id":"2","parentId":"1","kind":"CLIENT"},
 		{"traceId":"4bf92f3577b34da6a3ce929d0e0e4736","id":"2","parentId":"1","kind":"SERVER","shared":true,"timestamp":%d},
-		{"traceId":"4bf92f3577b34da6a3ce929d0e0e4736","id":"3","parentId":"77"}]`, now, now-5, now+99, now+10)))
-	if err != nil {
-		t.Fatal(err)
+		{"traceId":"4bf92f3577b34da6a3ce929d0e0e4736","id":"3","parentId":"77"}]`, now, now-5, now+99, now+10))
+	if err != nil || parsed.Invalid > 0 {
+		t.Fatal(err, parsed.Reason)
 	}
+	full := parsed.Spans
 	dir := t.TempDir()
 	s := open(t, store.Options{Dir: dir})
 	add(t, s, full...)
