@@ -58,5 +58,10 @@ func (p *Process) observe() {
 	}
 	counter("bijou_trace_spans_total", "Spans recorded. What is neither exported nor dropped is queued.", p.tracer.Ended)
 	counter("bijou_trace_spans_exported_total", "Spans that the trace store has acknowledged.", p.tracer.Exported)
-	counter("bijou_trace_spans_dropped_total", "Spans lost because the queue was full or the export failed.", p.tracer.Dropped)
+	for reason := range p.tracer.Drops() {
+		p.metrics.MustRegister(prometheus.NewCounterFunc(prometheus.CounterOpts{
+			Name: "bijou_trace_spans_dropped_total", Help: "Spans that were not delivered, by reason.",
+			ConstLabels: prometheus.Labels{"reason": reason},
+		}, func() float64 { return float64(p.tracer.Drops()[reason]) }))
+	}
 }

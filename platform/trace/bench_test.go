@@ -61,3 +61,25 @@ func BenchmarkMiddleware(b *testing.B) {
 		})
 	}
 }
+
+// The cost per batch of 100 spans of making text valid and bounded, when nothing is wrong with it.
+func BenchmarkCleanSpans(b *testing.B) {
+	ctx := b.Context()
+	stub := tracetest.NewInMemoryExporter()
+	p, err := trace.New(trace.Options{Service: "b", Exporter: stub})
+	if err != nil {
+		b.Fatal(err)
+	}
+	h := p.Middleware(http.HandlerFunc(func(http.ResponseWriter, *http.Request) {}))
+	for range 100 {
+		h.ServeHTTP(httptest.NewRecorder(), httptest.NewRequestWithContext(ctx, "GET", "/films/7", nil))
+	}
+	if err := p.Flush(ctx); err != nil {
+		b.Fatal(err)
+	}
+	batch := trace.Transform(stub.GetSpans().Snapshots())
+	b.ReportAllocs()
+	for b.Loop() {
+		trace.CleanSpans(batch)
+	}
+}

@@ -1,18 +1,20 @@
 // Package trace records what happened to a request and sends it to a trace store.
 //
-// A [Provider] is one process's part in tracing: a tracer of the OpenTelemetry SDK, a propagator, a bounded queue and an
-// exporter. It is built to be ignored by the code that serves requests. Ending a span takes a mutex for an append and
-// never waits: when the queue is full, the store is away or slow, or the process stops, spans are dropped and counted,
-// and every span that was recorded is in the end either exported or in [Provider.Dropped].
+// A [Provider] has a tracer of the OpenTelemetry SDK, a propagator, a bounded queue and an exporter. A process has one
+// provider. Code that serves requests never waits for it: to end a span takes one append under a mutex. When the queue is
+// full, the store is unavailable or slow, or the process stops, spans are dropped and counted. Each recorded span is in
+// the end either in [Provider.Exported] or in [Provider.Dropped].
 //
-// On the wire contexts go out as W3C traceparent and tracestate. Incoming requests may carry those or Zipkin's B3
-// headers, see [Provider.Propagator]. Spans leave as OTLP over a gRPC connection that the caller provides.
+// Outgoing requests carry W3C traceparent and tracestate. Incoming requests may carry those or Zipkin's B3 headers, see
+// [Provider.Propagator]. Spans are sent as OTLP over a gRPC connection that the caller provides. Text in them is made
+// valid UTF-8 and cut to 512 bytes (names and keys) or 4 KiB (values), so that one bad span cannot spoil a batch.
 //
-// Everything here works without the rest of the platform; [Discard] is a provider that keeps ids flowing and records
+// The package works without the rest of the platform. [Discard] is a provider that makes and propagates ids and records
 // nothing.
 package trace
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -29,98 +31,92 @@ import (
 	"google.golang.org/grpc"
 )
 
-// scope names the instrumentation in exported spans.
+// scope is the name of the instrumentation in exported spans.
 const scope = "bijou.dev/platform"
 
-// maxValue bounds one attribute value in bytes: a span is a summary, not a copy of the payload.
-const maxValue = 4 << 10
-
-// Options say who this process is and where its spans go. Service and one of Conn and Exporter are required.
+// Options of a [Provider]. Service and one of Conn and Exporter are required.
 type Options struct {
 	// Service is the name of the service (service.name). Required.
 	Service string
-	// Instance is unique among the service's instances (service.instance.id). Empty: left out.
+	// Instance identifies the process among those of the service (service.instance.id). Empty: no attribute.
 	Instance string
-	// Version is the running build (service.version). Empty: left out.
+	// Version is the running build (service.version). Empty: no attribute.
 	Version string
-	// Environment is where it runs (deployment.environment.name). Empty: left out.
+	// Environment is where the process runs (deployment.environment.name). Empty: no attribute.
 	Environment string
-	// Region and Zone place the process (cloud.region, cloud.availability_zone). Empty: left out.
+	// Region and Zone are where the machine is (cloud.region, cloud.availability_zone). Empty: no attribute.
 	Region, Zone string
 
-	// Conn returns the connection to the trace store. It is called once, before the first export, so it may use a
-	// connection that itself traces: calls made to export are never sampled. The provider does not close it.
+	// Conn returns the connection to the trace store. It is called once, before the first export. The connection may be
+	// one whose calls are traced: calls made to export are never sampled. The provider does not close it.
 	Conn func() grpc.ClientConnInterface
-	// Exporter replaces OTLP over Conn, for tests and for other destinations. Set one of the two. It must return when its
-	// context ends: Shutdown waits for it.
+	// Exporter replaces OTLP over Conn, for tests and for other destinations. Set exactly one of the two. ExportSpans
+	// must return when its context ends: Shutdown waits for it. Text in its spans is not repaired.
 	Exporter sdktrace.SpanExporter
 
-	// Sampling is the share of new traces to record, from 0 to 1. It is asked for every new trace, so a live
-	// setting (*config.Value[float64]) takes effect at once. A request that arrives with a decision keeps it. Nil
-	// means 1: record all.
+	// Sampling is the share of new traces to record; 0 or less records none, 1 or more all. It is read for each new
+	// trace, so a live setting (*config.Value[float64]) takes effect at once. A request that arrives with a sampling
+	// decision keeps it. Nil means 1.
 	Sampling interface{ Get() float64 }
 
-	// Revision returns the revision of the settings in use. Every recorded span says it as bijou.config.revision, so that
-	// what a request met can be told from what is set now. Nil: left out.
+	// Revision returns the revision of the settings in use. Each recorded span has it as bijou.config.revision, because
+	// settings may have changed when somebody reads the span. Nil: no attribute.
 	Revision func() int64
 
-	// Queue is the number of ended spans that may wait. Further ones are dropped. 0 means 4096.
-	Queue int
-	// Batch is the most spans in one export. 0 means 512; more than Queue means Queue.
-	Batch int
-	// Every is the longest a span waits for its batch to fill. 0 means 1 s.
-	Every time.Duration
-	// Timeout bounds the export of one batch, retries included, and Shutdown. 0 means 10 s.
-	Timeout time.Duration
+	// QueueSize is the number of ended spans that may wait for export. Further ones are dropped. 0 means 4096.
+	QueueSize int
+	// BatchSize is the largest number of spans in one export. 0 means 512; more than QueueSize means QueueSize.
+	BatchSize int
+	// FlushInterval is the longest time that a span waits for its batch to fill, plus or minus a tenth. 0 means 1 s.
+	FlushInterval time.Duration
+	// ExportTimeout bounds the export of one batch, retries included, and Shutdown. 0 means 10 s.
+	ExportTimeout time.Duration
 
-	// Log is told when export begins to fail and when it works again. Nil discards.
+	// Log receives a warning when exports begin to fail, a message when they work again, and at most once a minute a
+	// warning about refused spans. Keys: error, dropped (spans dropped so far). Nil discards.
 	Log *slog.Logger
 }
 
 func (o Options) validate() error {
 	switch {
 	case o.Service == "":
-		return errors.New("trace options: Service is required")
+		return errors.New("Service is required")
 	case (o.Conn == nil) == (o.Exporter == nil):
-		return errors.New("trace options: Conn, Exporter: set exactly one, or use trace.Discard to export nothing")
-	case o.Queue < 0, o.Batch < 0:
-		return errors.New("trace options: Queue, Batch must not be negative")
-	case o.Every < 0, o.Timeout < 0:
-		return errors.New("trace options: Every, Timeout must not be negative")
+		return errors.New("set exactly one of Conn and Exporter, or use trace.Discard to export nothing")
+	case o.QueueSize < 0:
+		return errors.New("QueueSize must not be negative")
+	case o.BatchSize < 0:
+		return errors.New("BatchSize must not be negative")
+	case o.FlushInterval < 0:
+		return errors.New("FlushInterval must not be negative")
+	case o.ExportTimeout < 0:
+		return errors.New("ExportTimeout must not be negative")
 	}
 	return nil
 }
 
 func (o *Options) setDefaults() {
-	o.Queue = orDefault(o.Queue, 4096)
-	o.Batch = min(orDefault(o.Batch, 512), o.Queue)
-	o.Every = orDefault(o.Every, time.Second)
-	o.Timeout = orDefault(o.Timeout, 10*time.Second)
+	o.QueueSize = cmp.Or(o.QueueSize, 4096)
+	o.BatchSize = min(cmp.Or(o.BatchSize, 512), o.QueueSize)
+	o.FlushInterval = cmp.Or(o.FlushInterval, time.Second)
+	o.ExportTimeout = cmp.Or(o.ExportTimeout, 10*time.Second)
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
 }
 
-func orDefault[T comparable](v, def T) T {
-	var zero T
-	if v == zero {
-		return def
-	}
-	return v
-}
-
-// Provider is one process's part in tracing. It is safe for concurrent use.
+// Provider records and exports the spans of one process. It is safe for concurrent use.
 type Provider struct {
 	sdk    *sdktrace.TracerProvider
 	tracer trace.Tracer
-	queue  *queue // nil: nothing is recorded
+	queue  *queue // nil: records nothing
 }
 
-// New returns a provider that exports in the background until [Provider.Shutdown]. It neither waits for the store nor
-// fails when the store is away.
+// New returns a provider that exports in the background until [Provider.Shutdown]. New does not wait for the store, and
+// succeeds when the store is unavailable. Options that are not valid are an error.
 func New(opts Options) (*Provider, error) {
 	if err := opts.validate(); err != nil {
-		return nil, fmt.Errorf("setting up tracing: %w", err)
+		return nil, fmt.Errorf("options of tracing: %w", err)
 	}
 	opts.setDefaults()
 	if opts.Exporter == nil {
@@ -137,8 +133,8 @@ func New(opts Options) (*Provider, error) {
 	), nil
 }
 
-// Discard returns a provider that records and exports nothing. Trace ids are still made and passed on, so logs of one
-// request can be joined across processes.
+// Discard returns a provider that records and exports nothing. It still makes trace ids and propagates them, so that log
+// lines of one request can be found in all processes.
 func Discard() *Provider {
 	return provider(nil, sdktrace.WithSampler(sdktrace.NeverSample()))
 }
@@ -175,14 +171,14 @@ func (p *Provider) TracerProvider() trace.TracerProvider { return p.sdk }
 // Tracer returns the tracer with which the platform makes its own spans.
 func (p *Provider) Tracer() trace.Tracer { return p.tracer }
 
-// Propagator returns the propagator of this process. It writes W3C traceparent and tracestate. It reads W3C first and,
-// where that is missing or invalid, B3 in one header or several. Two traceparent headers count as none. A tracestate
-// that is malformed or has more than 32 members is discarded; of two members with one key the first is kept.
+// Propagator returns the propagator of this process. It writes W3C traceparent and tracestate. It reads W3C, and B3 in one
+// header or several when there is no valid traceparent. Two traceparent headers count as none. A tracestate that is
+// malformed or has more than 32 members is discarded; of two members with one key the first is kept.
 //
-// Carriers are asked for lower-case keys. Use propagation.HeaderCarrier for HTTP and [MD] for gRPC.
+// It asks carriers for lower-case keys. Use propagation.HeaderCarrier for HTTP and [MD] for gRPC.
 func (p *Provider) Propagator() propagation.TextMapPropagator { return propagator{} }
 
-// Ended returns how many spans were recorded and have ended. Those that are neither exported nor dropped are queued.
+// Ended returns how many recorded spans have ended. Spans that are neither exported nor dropped are queued.
 func (p *Provider) Ended() uint64 {
 	if p.queue == nil {
 		return 0
@@ -190,16 +186,33 @@ func (p *Provider) Ended() uint64 {
 	return p.queue.ended.Load()
 }
 
-// Dropped returns how many recorded spans were not delivered and never will be: the queue was full, the export failed,
-// the store refused them, or the process stopped.
+// Dropped returns how many recorded spans were not delivered and never will be.
 func (p *Provider) Dropped() uint64 {
 	if p.queue == nil {
 		return 0
 	}
-	return p.queue.dropped.Load()
+	return p.queue.drops()
 }
 
-// Exported returns how many spans the store accepted.
+// Drops returns the spans of [Provider.Dropped] by reason. All reasons are present:
+//
+//	queue_full  the queue was full when the span ended
+//	stopped     the span ended after Shutdown had begun
+//	failed      the export failed: the store was unavailable, too slow or out of space
+//	refused     the store refused the span
+//	too_large   the span does not fit into one request
+func (p *Provider) Drops() map[string]uint64 {
+	drops := make(map[string]uint64, dropReasons)
+	for i, name := range dropNames {
+		drops[name] = 0
+		if p.queue != nil {
+			drops[name] = p.queue.dropped[i].Load()
+		}
+	}
+	return drops
+}
+
+// Exported returns how many spans the store acknowledged.
 func (p *Provider) Exported() uint64 {
 	if p.queue == nil {
 		return 0
@@ -207,7 +220,8 @@ func (p *Provider) Exported() uint64 {
 	return p.queue.exported.Load()
 }
 
-// Flush exports what has ended so far. It returns when that was exported or dropped, or when ctx ends.
+// Flush exports the spans that have ended so far. It returns when each is exported or dropped, or an error when ctx ends
+// before that.
 func (p *Provider) Flush(ctx context.Context) error {
 	if p.queue == nil {
 		return nil
@@ -215,13 +229,14 @@ func (p *Provider) Flush(ctx context.Context) error {
 	return p.queue.ForceFlush(ctx)
 }
 
-// Shutdown exports what is queued, for at most Options.Timeout and no longer than ctx, counts the rest as dropped, and
-// stops. It does not wait for a store that is not there. Spans that end later are dropped and counted. It may be called more than once.
+// Shutdown exports the queued spans and stops. It takes at most Options.ExportTimeout and not longer than ctx, drops and
+// counts the spans that are not exported by then, and returns an error if it ran out of time. It does not wait for a
+// store that is unavailable. Spans that end later are dropped and counted. It may be called more than once.
 func (p *Provider) Shutdown(ctx context.Context) error {
 	if p.queue == nil {
 		return nil
 	}
-	// The SDK's own Shutdown would detach the queue, and spans that end later would go uncounted.
+	// The SDK's own Shutdown would detach the queue; spans that end later would not be counted.
 	if err := p.queue.Shutdown(ctx); err != nil {
 		return fmt.Errorf("exporting the last spans: %w", err)
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"net"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -17,6 +18,7 @@ import (
 	"go.opentelemetry.io/otel/sdk/trace/tracetest"
 	oteltrace "go.opentelemetry.io/otel/trace"
 	collector "go.opentelemetry.io/proto/otlp/collector/trace/v1"
+	otlp "go.opentelemetry.io/proto/otlp/trace/v1"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials/insecure"
@@ -52,19 +54,23 @@ type share float64
 
 func (s share) Get() float64 { return float64(s) }
 
-func TestOptions(t *testing.T) {
+func TestOptionsThatAreNotValidNameTheField(t *testing.T) {
 	conn := func() grpc.ClientConnInterface { return nil }
 	exporter := tracetest.NewNoopExporter()
-	for name, o := range map[string]trace.Options{
-		"no service":     {Conn: conn},
-		"no destination": {Service: "a"},
-		"two":            {Service: "a", Conn: conn, Exporter: exporter},
-		"negative queue": {Service: "a", Conn: conn, Queue: -1},
-		"negative time":  {Service: "a", Conn: conn, Timeout: -1},
+	for field, o := range map[string]trace.Options{
+		"Service":           {Conn: conn},
+		"Conn and Exporter": {Service: "a"},
+		"QueueSize":         {Service: "a", Conn: conn, QueueSize: -1},
+		"BatchSize":         {Service: "a", Conn: conn, BatchSize: -1},
+		"FlushInterval":     {Service: "a", Conn: conn, FlushInterval: -1},
+		"ExportTimeout":     {Service: "a", Conn: conn, ExportTimeout: -1},
 	} {
-		if _, err := trace.New(o); err == nil {
-			t.Errorf("%s: accepted", name)
+		if _, err := trace.New(o); err == nil || !strings.Contains(err.Error(), field) {
+			t.Errorf("New with a bad %s returns the error %v", field, err)
 		}
+	}
+	if _, err := trace.New(trace.Options{Service: "a", Conn: conn, Exporter: exporter}); err == nil {
+		t.Error("New accepts both Conn and Exporter")
 	}
 }
 
@@ -119,7 +125,7 @@ func (*gate) Shutdown(context.Context) error { return nil }
 func TestFullQueueDropsAndCounts(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		g := &gate{let: make(chan struct{})}
-		p := newProvider(t, trace.Options{Exporter: g, Queue: 8, Batch: 4})
+		p := newProvider(t, trace.Options{Exporter: g, QueueSize: 8, BatchSize: 4})
 		spans(p, 4)
 		synctest.Wait() // a batch is with the exporter, which is stuck
 		start := time.Now()
@@ -147,7 +153,7 @@ func TestFullQueueDropsAndCounts(t *testing.T) {
 func TestExportTimesOut(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		g := &gate{let: make(chan struct{})}
-		p := newProvider(t, trace.Options{Exporter: g, Timeout: 5 * time.Second})
+		p := newProvider(t, trace.Options{Exporter: g, ExportTimeout: 5 * time.Second})
 		spans(p, 3)
 		time.Sleep(10 * time.Second) // fake time
 		synctest.Wait()
@@ -167,7 +173,7 @@ func TestShutdownIsBounded(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				p := newProvider(t, trace.Options{Exporter: &gate{let: make(chan struct{})}, Queue: 100, Batch: 1})
+				p := newProvider(t, trace.Options{Exporter: &gate{let: make(chan struct{})}, QueueSize: 100, BatchSize: 1})
 				spans(p, 30)
 				ctx := context.Background()
 				if tt.patience > 0 {
@@ -199,7 +205,7 @@ func TestCountsAreExact(t *testing.T) {
 		}
 		return nil
 	})
-	p := newProvider(t, trace.Options{Exporter: flaky, Queue: 64, Batch: 16})
+	p := newProvider(t, trace.Options{Exporter: flaky, QueueSize: 64, BatchSize: 16})
 	var wg sync.WaitGroup
 	for range 8 {
 		wg.Go(func() { spans(p, 5000) })
@@ -218,24 +224,33 @@ type exporterFunc func([]sdktrace.ReadOnlySpan) error
 func (f exporterFunc) ExportSpans(_ context.Context, s []sdktrace.ReadOnlySpan) error { return f(s) }
 func (exporterFunc) Shutdown(context.Context) error                                   { return nil }
 
-// store is a trace store that answers as told.
+// store is a trace store whose answers a test chooses.
 type store struct {
 	collector.UnimplementedTraceServiceServer
-	answer func(call int) (*collector.ExportTraceServiceResponse, error)
+	answer func(call int, req *collector.ExportTraceServiceRequest) (*collector.ExportTraceServiceResponse, error)
 
 	mu      sync.Mutex
 	calls   int
-	parents []string
+	parents []string     // traceparent headers
+	spans   []*otlp.Span // of requests that were answered without an error
 }
 
-func (s *store) Export(ctx context.Context, _ *collector.ExportTraceServiceRequest) (*collector.ExportTraceServiceResponse, error) {
+func (s *store) Export(
+	ctx context.Context, req *collector.ExportTraceServiceRequest,
+) (*collector.ExportTraceServiceResponse, error) {
 	md, _ := metadata.FromIncomingContext(ctx)
 	s.mu.Lock()
 	s.calls++
 	call := s.calls
 	s.parents = append(s.parents, md.Get("traceparent")...)
 	s.mu.Unlock()
-	return s.answer(call)
+	resp, err := s.answer(call, req)
+	if err == nil {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		s.spans = append(s.spans, spansOf(req)...)
+	}
+	return resp, err
 }
 
 func (s *store) seen() int {
@@ -243,6 +258,33 @@ func (s *store) seen() int {
 	defer s.mu.Unlock()
 	return s.calls
 }
+
+// names returns the names of the stored spans.
+func (s *store) names() (list []string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, span := range s.spans {
+		list = append(list, span.GetName())
+	}
+	return list
+}
+
+func spansOf(req *collector.ExportTraceServiceRequest) (list []*otlp.Span) {
+	for _, r := range req.GetResourceSpans() {
+		for _, sc := range r.GetScopeSpans() {
+			list = append(list, sc.GetSpans()...)
+		}
+	}
+	return list
+}
+
+type (
+	request  = collector.ExportTraceServiceRequest
+	response = collector.ExportTraceServiceResponse
+)
+
+// accept answers every request with success.
+func accept(int, *request) (*response, error) { return &response{}, nil }
 
 // serve starts a store on n and returns its stop.
 func serve(t *testing.T, n *memnet.Network, s *store) (stop func()) {
@@ -269,35 +311,51 @@ func dial(t *testing.T, n *memnet.Network, opts ...grpc.DialOption) func() grpc.
 	return func() grpc.ClientConnInterface { return conn }
 }
 
-func TestOTLP(t *testing.T) {
-	accepted := &collector.ExportTraceServiceResponse{}
-	partly := &collector.ExportTraceServiceResponse{PartialSuccess: &collector.ExportTracePartialSuccess{RejectedSpans: 2, ErrorMessage: "too old"}}
-	busy := errs.ToStatus(errs.Errorf(errs.Exhausted, "storing spans").RetryIn(3 * time.Second)).Err()
-	full := status.Error(codes.ResourceExhausted, "over quota")
+func TestAnswersOfTheStore(t *testing.T) {
+	refuse := func(err error) func(int, *request) (*response, error) {
+		return func(int, *request) (*response, error) { return nil, err }
+	}
+	// failFirst fails n calls and accepts the next.
+	failFirst := func(n int, err error) func(int, *request) (*response, error) {
+		return func(call int, _ *request) (*response, error) {
+			if call <= n {
+				return nil, err
+			}
+			return &response{}, nil
+		}
+	}
+	partly := &response{PartialSuccess: &collector.ExportTracePartialSuccess{RejectedSpans: 2, ErrorMessage: "too old"}}
 	tests := []struct {
-		name                     string
-		answer                   func(call int) (*collector.ExportTraceServiceResponse, error)
-		exported, dropped, calls int
-		took                     time.Duration // at least
+		name     string
+		answer   func(call int, req *request) (*response, error)
+		exported uint64 // of 5
+		reason   string // of the dropped spans
+		calls    int
+		took     time.Duration // at least
 	}{
-		{"accepted", func(int) (*collector.ExportTraceServiceResponse, error) { return accepted, nil }, 5, 0, 1, 0},
-		{"partly refused", func(int) (*collector.ExportTraceServiceResponse, error) { return partly, nil }, 3, 2, 1, 0},
-		{"refused", func(int) (*collector.ExportTraceServiceResponse, error) {
-			return nil, status.Error(codes.InvalidArgument, "bad")
-		}, 0, 5, 1, 0},
-		{"full without a hint is not retried", func(int) (*collector.ExportTraceServiceResponse, error) { return nil, full }, 0, 5, 1, 0},
-		{"busy is retried when it says", func(call int) (*collector.ExportTraceServiceResponse, error) {
-			if call == 1 {
-				return nil, busy
-			}
-			return accepted, nil
-		}, 5, 0, 2, 3 * time.Second},
-		{"unavailable for a moment", func(call int) (*collector.ExportTraceServiceResponse, error) {
-			if call < 4 {
-				return nil, status.Error(codes.Unavailable, "restarting")
-			}
-			return accepted, nil
-		}, 5, 0, 4, 500 * time.Millisecond},
+		{name: "accepts", answer: accept, exported: 5, calls: 1},
+		{
+			name:   "accepts some",
+			answer: func(int, *request) (*response, error) { return partly, nil }, exported: 3, reason: "refused", calls: 1,
+		},
+		{
+			name:   "refuses everything, so that each span is sent alone at last",
+			answer: refuse(status.Error(codes.InvalidArgument, "bad")), exported: 0, reason: "refused", calls: 9,
+		},
+		{
+			name:   "is exhausted and does not say until when: no retry",
+			answer: refuse(status.Error(codes.ResourceExhausted, "over quota")), exported: 0, reason: "failed", calls: 1,
+		},
+		{
+			name: "is exhausted and says when to retry",
+			answer: failFirst(1, errs.ToStatus(
+				errs.Errorf(errs.Exhausted, "storing spans").RetryIn(3*time.Second)).Err()),
+			exported: 5, calls: 2, took: 3 * time.Second,
+		},
+		{
+			name:   "is unavailable for a moment",
+			answer: failFirst(3, status.Error(codes.Unavailable, "restarting")), exported: 5, calls: 4, took: 500 * time.Millisecond,
+		},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -309,35 +367,134 @@ func TestOTLP(t *testing.T) {
 				p := newProvider(t, trace.Options{Conn: dial(t, n)})
 				spans(p, 5)
 				start := time.Now()
-				if err := p.Flush(t.Context()); err != nil {
-					t.Fatal(err)
+				flush(t, p)
+				if s.seen() != tt.calls || p.Exported() != tt.exported {
+					t.Errorf("%d calls exported %d spans, want %d calls and %d spans", s.seen(), p.Exported(), tt.calls, tt.exported)
 				}
-				if e, d := p.Exported(), p.Dropped(); int(e) != tt.exported || int(d) != tt.dropped || s.seen() != tt.calls {
-					t.Errorf("exported %d, dropped %d in %d calls, want %d, %d, %d", e, d, s.seen(), tt.exported, tt.dropped, tt.calls)
-				}
+				assertDrops(t, p, map[string]uint64{tt.reason: 5 - tt.exported})
 				if took := time.Since(start); took < tt.took {
-					t.Errorf("took %v, want at least %v", took, tt.took)
+					t.Errorf("the export took %v, want at least %v", took, tt.took)
 				}
 			})
 		})
 	}
 }
 
-// A store that is busy tells all senders to come back in a second. They must not do so at the same moment.
-func TestSendersComeBackAtDifferentMoments(t *testing.T) {
+func flush(t *testing.T, p *trace.Provider) {
+	t.Helper()
+	if err := p.Flush(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// assertDrops compares the reasons with spans, and their sum.
+func assertDrops(t *testing.T, p *trace.Provider, want map[string]uint64) {
+	t.Helper()
+	sum := uint64(0)
+	for reason, n := range p.Drops() {
+		sum += n
+		if n != want[reason] {
+			t.Errorf("%d spans are dropped with reason %q, want %d", n, reason, want[reason])
+		}
+	}
+	if sum != p.Dropped() {
+		t.Errorf("Dropped returns %d, and the reasons add up to %d", p.Dropped(), sum)
+	}
+}
+
+// A store that refuses a batch because of one span still gets the other spans of the batch.
+func TestOneRefusedSpanDoesNotDropItsBatch(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n := memnet.New()
+		s := &store{answer: func(_ int, req *request) (*response, error) {
+			for _, span := range spansOf(req) {
+				if span.GetName() == "bad" {
+					return nil, status.Error(codes.InvalidArgument, "a span is bad")
+				}
+			}
+			return &response{}, nil
+		}}
+		stop := serve(t, n, s)
+		defer stop()
+		p := newProvider(t, trace.Options{Conn: dial(t, n)})
+		spans(p, 200)
+		_, span := p.Tracer().Start(t.Context(), "bad")
+		span.End()
+		spans(p, 199)
+		flush(t, p)
+		if p.Exported() != 399 || len(s.names()) != 399 {
+			t.Errorf("%d spans are exported and %d stored, want 399", p.Exported(), len(s.names()))
+		}
+		assertDrops(t, p, map[string]uint64{"refused": 1})
+	})
+}
+
+// A store that refuses everything gets a bounded number of requests per batch.
+func TestRefusalsAreBounded(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n := memnet.New()
+		s := &store{answer: func(int, *request) (*response, error) {
+			return nil, status.Error(codes.InvalidArgument, "not here")
+		}}
+		stop := serve(t, n, s)
+		defer stop()
+		p := newProvider(t, trace.Options{Conn: dial(t, n)})
+		spans(p, 512)
+		flush(t, p)
+		assertDrops(t, p, map[string]uint64{"refused": 512})
+		if s.seen() > 64 {
+			t.Errorf("one batch took %d requests", s.seen())
+		}
+	})
+}
+
+// Spans that do not fit into one request together are sent in several. One that does not fit into a request is dropped.
+func TestLargeSpans(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n := memnet.New()
+		s := &store{answer: accept}
+		stop := serve(t, n, s)
+		defer stop()
+		p := newProvider(t, trace.Options{Conn: dial(t, n)})
+		end := func(name string, events int) {
+			_, span := p.Tracer().Start(t.Context(), name)
+			list := make([]string, 100)
+			for i := range list {
+				list[i] = strings.Repeat("x", 4096)
+			}
+			for range events {
+				span.AddEvent("rows", oteltrace.WithAttributes(attribute.StringSlice("rows", list)))
+			}
+			span.End()
+		}
+		for range 20 {
+			end("1 MiB", 3)
+		}
+		end("50 MiB", 128)
+		spans(p, 1)
+		flush(t, p)
+		if p.Exported() != 21 {
+			t.Errorf("%d spans are exported, want 21", p.Exported())
+		}
+		assertDrops(t, p, map[string]uint64{"too_large": 1})
+	})
+}
+
+// A store that is busy asks all senders to retry after a second. They must not do so at the same moment.
+func TestRetriesOfManySendersAreSpread(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		n := memnet.New()
 		var mu sync.Mutex
 		calls, moments := 0, map[time.Duration]bool{}
 		begin := time.Now()
-		stop := serve(t, n, &store{answer: func(int) (*collector.ExportTraceServiceResponse, error) {
+		stop := serve(t, n, &store{answer: func(int, *request) (*response, error) {
 			mu.Lock()
 			defer mu.Unlock()
 			if calls++; calls <= 5 {
 				return nil, errs.ToStatus(errs.Errorf(errs.Exhausted, "storing spans").RetryIn(time.Second)).Err()
 			}
 			moments[time.Since(begin)] = true
-			return &collector.ExportTraceServiceResponse{}, nil
+			return &response{}, nil
 		}})
 		defer stop()
 		var all sync.WaitGroup
@@ -353,11 +510,11 @@ func TestSendersComeBackAtDifferentMoments(t *testing.T) {
 		all.Wait()
 		for m := range moments {
 			if m < time.Second {
-				t.Errorf("a sender came back after %v", m)
+				t.Errorf("a sender retried after %v, want at least 1s", m)
 			}
 		}
 		if len(moments) < 4 {
-			t.Errorf("5 senders came back at the moments %v", moments)
+			t.Errorf("5 senders retried at the moments %v", moments)
 		}
 	})
 }
@@ -366,7 +523,7 @@ func TestSendersComeBackAtDifferentMoments(t *testing.T) {
 func TestStoreAwayAtStart(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		n := memnet.New()
-		p := newProvider(t, trace.Options{Conn: dial(t, n), Queue: 10})
+		p := newProvider(t, trace.Options{Conn: dial(t, n), QueueSize: 10})
 		for range 60 {
 			start := time.Now()
 			spans(p, 5)
@@ -378,9 +535,7 @@ func TestStoreAwayAtStart(t *testing.T) {
 		if p.Exported() != 0 || p.Dropped() < 250 {
 			t.Errorf("exported %d, dropped %d of 300", p.Exported(), p.Dropped())
 		}
-		s := &store{answer: func(int) (*collector.ExportTraceServiceResponse, error) {
-			return &collector.ExportTraceServiceResponse{}, nil
-		}}
+		s := &store{answer: accept}
 		stop := serve(t, n, s)
 		defer stop()
 		time.Sleep(2 * time.Minute) // gRPC's back-off
@@ -397,7 +552,7 @@ func TestStoreAwayAtStart(t *testing.T) {
 // A process that stops does not wait for a store that is not there.
 func TestShutdownWithoutStore(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		p := newProvider(t, trace.Options{Conn: dial(t, memnet.New()), Queue: 100, Batch: 10})
+		p := newProvider(t, trace.Options{Conn: dial(t, memnet.New()), QueueSize: 100, BatchSize: 10})
 		spans(p, 100)
 		start := time.Now()
 		if err := p.Shutdown(t.Context()); err != nil {
@@ -413,9 +568,7 @@ func TestShutdownWithoutStore(t *testing.T) {
 func TestExportIsNotTraced(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		n := memnet.New()
-		s := &store{answer: func(int) (*collector.ExportTraceServiceResponse, error) {
-			return &collector.ExportTraceServiceResponse{}, nil
-		}}
+		s := &store{answer: accept}
 		stop := serve(t, n, s)
 		defer stop()
 		var p *trace.Provider

@@ -106,7 +106,7 @@ func newHurtWorld(t *testing.T, queue int) *hurtWorld {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { conn.Close() })
-	w.spans, err = trace.New(trace.Options{Service: "films", Queue: queue, Batch: 64, Conn: func() grpc.ClientConnInterface { return conn }})
+	w.spans, err = trace.New(trace.Options{Service: "films", QueueSize: queue, BatchSize: 64, Conn: func() grpc.ClientConnInterface { return conn }})
 	if err != nil {
 		t.Fatal(err)
 	}

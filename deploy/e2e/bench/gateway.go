@@ -85,7 +85,7 @@ func playGateway(ctx context.Context, args []string, ready func(string)) error {
 	tracer, err := trace.New(trace.Options{
 		Service: "gateway", Instance: "gateway-1", Version: "v1", Environment: "local", Region: "local", Zone: "a",
 		Sampling: config.Float(set, "trace.sampling", 1, config.Spec{Doc: "Share of requests to record."}),
-		Conn:     func() grpc.ClientConnInterface { return conn }, Queue: 1 << 16,
+		Conn:     func() grpc.ClientConnInterface { return conn }, QueueSize: 1 << 16,
 	})
 	if err != nil {
 		return err

@@ -164,7 +164,7 @@ func benchTracing(ctx context.Context, r *report) error {
 			name = map[float64]string{0: "nothing sampled", 1: "all sampled"}[share]
 			var err error
 			p, err = trace.New(trace.Options{
-				Service: "bench", Exporter: drop{}, Queue: 1 << 16,
+				Service: "bench", Exporter: drop{}, QueueSize: 1 << 16,
 				Sampling: config.Float(config.Static(nil), "bench.sampling", share, config.Spec{Doc: "Share."}),
 			})
 			if err != nil {
