@@ -15,6 +15,7 @@ import (
 
 	"bijou.dev/platform/errs"
 	"bijou.dev/platform/pace"
+	"bijou.dev/platform/text"
 )
 
 // maxDown bounds how long a killed process may stay down.
@@ -57,11 +58,11 @@ func (p *Process) serveKill(w http.ResponseWriter, r *http.Request) {
 // prepareDown checks the request, and leaves a note for the next start.
 func (p *Process) prepareDown(req killRequest) (down time.Duration, err error) {
 	bad := errs.Errorf(errs.Invalid, "killing %s", p.Instance())
-	if req.Actor == "" {
-		bad.Field("actor", "must say who does this")
+	if wrong := text.CheckNote(req.Actor, text.MaxAuthor); wrong != nil {
+		bad.Field("actor", wrong.Error())
 	}
-	if req.Reason == "" {
-		bad.Field("reason", "must say why")
+	if wrong := text.CheckNote(req.Reason, text.MaxReason); wrong != nil {
+		bad.Field("reason", wrong.Error())
 	}
 	if req.For != "" {
 		if down, err = time.ParseDuration(req.For); err != nil || down < 0 || down > maxDown {
@@ -94,7 +95,7 @@ func stayDown(ctx context.Context, o Options) error {
 	if o.Crash == nil || o.StateDir == "" {
 		return nil
 	}
-	text, err := os.ReadFile(downFile(o))
+	note, err := os.ReadFile(downFile(o))
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
@@ -104,14 +105,13 @@ func stayDown(ctx context.Context, o Options) error {
 	if err != nil {
 		return fmt.Errorf("reading how long to stay down: %w", err)
 	}
-	until, err := time.Parse(time.RFC3339Nano, string(text))
-	if err != nil {
-		return nil // a broken note keeps nobody down
+	// An unreadable note is ignored: the service starts.
+	if until, err := time.Parse(time.RFC3339Nano, string(note)); err == nil {
+		wait := min(time.Until(until), maxDown)
+		if o.Log != nil && wait > 0 {
+			o.Log.Warn("staying down after a kill", "until", until)
+		}
+		pace.Sleep(ctx, wait)
 	}
-	wait := min(time.Until(until), maxDown)
-	if o.Log != nil && wait > 0 {
-		o.Log.Warn("staying down after a kill", "until", until)
-	}
-	pace.Sleep(ctx, wait)
 	return nil
 }

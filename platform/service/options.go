@@ -8,24 +8,24 @@ import (
 	"net"
 	"net/netip"
 	"os"
-	"regexp"
 	"slices"
 	"strings"
 	"time"
 
 	"bijou.dev/platform/errs"
+	"bijou.dev/platform/names"
 )
 
 // Options is what a process is told by the outside world. Main fills it from flags and environment.
 type Options struct {
-	// Name is the service: "catalog". Required; lower-case letters, digits and dashes.
+	// Name is the service: "catalog". Required; see names.Service.
 	Name string
-	// Instance is the id of this process, stable over its restarts and unique within the service. Empty: the name and
-	// the host name, which in a container is the container's id.
+	// Instance is the id of this process, stable over its restarts and unique within the service; see names.ID. Empty:
+	// the name and the host name, which in a container is the container's id.
 	Instance string
-	// Version is the version of the code. Empty: what the build stamped, else "dev".
+	// Version is the version of the code. See names.ID. Empty: what the build stamped, else "dev".
 	Version string
-	// Environment, Region and Zone say where the process runs. Empty: "local", "local" and "a".
+	// Environment, Region and Zone say where the process runs. See names.ID. Empty: "local", "local" and "a".
 	Environment, Region, Zone string
 	// Discovery lists the registry's addresses, host:port. Empty: the process runs alone and finds nobody.
 	Discovery []string
@@ -59,12 +59,6 @@ type Net struct {
 	// resolver at all when DialContext is set: another network has other names, so names are advertised as they are.
 	LookupHost func(ctx context.Context, host string) ([]string, error)
 }
-
-// serviceName is what a service may be called: it becomes part of keys, metric labels and host names.
-var serviceName = regexp.MustCompile(`^[a-z][a-z0-9-]{0,62}$`)
-
-// instanceName allows what container and host names contain.
-var instanceName = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$`)
 
 // complete returns a copy with every default in place, or says which field is wrong.
 func (o Options) complete() (Options, error) {
@@ -108,15 +102,14 @@ func (o Options) complete() (Options, error) {
 
 func (o Options) validate() error {
 	err := errs.Errorf(errs.Invalid, "options of service %q", o.Name)
-	if !serviceName.MatchString(o.Name) {
-		err.Field("Name", "must be lower-case letters, digits and dashes, starting with a letter, at most 63")
+	if wrong := names.Service.Check(o.Name); wrong != nil {
+		err.Field("Name", wrong.Error())
 	}
-	if !instanceName.MatchString(o.Instance) {
-		err.Field("Instance", fmt.Sprintf("%q must be letters, digits, dots, dashes and underscores, at most 128", o.Instance))
-	}
-	for _, f := range []struct{ name, value string }{{"Environment", o.Environment}, {"Region", o.Region}, {"Zone", o.Zone}, {"Version", o.Version}} {
-		if !instanceName.MatchString(f.value) {
-			err.Field(f.name, fmt.Sprintf("%q must be letters, digits, dots, dashes and underscores, at most 128", f.value))
+	for _, f := range []struct{ name, value string }{
+		{"Instance", o.Instance}, {"Environment", o.Environment}, {"Region", o.Region}, {"Zone", o.Zone}, {"Version", o.Version},
+	} {
+		if wrong := names.ID.Check(f.value); wrong != nil {
+			err.Field(f.name, wrong.Error())
 		}
 	}
 	for i, seed := range o.Discovery {
@@ -125,7 +118,9 @@ func (o Options) validate() error {
 		}
 	}
 	for _, name := range slices.Sorted(maps.Keys(o.Listen)) {
-		if _, _, e := net.SplitHostPort(o.Listen[name]); e != nil {
+		if wrong := names.Service.Check(name); wrong != nil {
+			err.Field(fmt.Sprintf("Listen[%.40q]", name), "the name "+wrong.Error())
+		} else if _, _, e := net.SplitHostPort(o.Listen[name]); e != nil {
 			err.Field("Listen."+name, fmt.Sprintf("%q must be host:port", o.Listen[name]))
 		}
 	}

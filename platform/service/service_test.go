@@ -20,10 +20,43 @@ import (
 	"bijou.dev/platform/memnet"
 	"bijou.dev/platform/service"
 
+	"bijou.dev/platform/names"
+	"bijou.dev/platform/names/namestest"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials/insecure"
 	healthv1 "google.golang.org/grpc/health/grpc_health_v1"
 )
+
+func TestNamesInOptionsFollowTheCommonRules(t *testing.T) {
+	for rule, set := range map[*names.Rule][]func(*service.Options, string){
+		&names.Service: {
+			func(o *service.Options, name string) { o.Name = name },
+			func(o *service.Options, name string) {
+				o.Listen = map[string]string{name: "hello:7000", "admin": "hello:9090"}
+			},
+		},
+		&names.ID: {
+			func(o *service.Options, name string) { o.Instance = name },
+			func(o *service.Options, name string) { o.Version = name },
+			func(o *service.Options, name string) { o.Environment = name },
+			func(o *service.Options, name string) { o.Region = name },
+			func(o *service.Options, name string) { o.Zone = name },
+		},
+	} {
+		for _, set := range set {
+			namestest.Check(t, *rule, func(name string) error {
+				o := alone(memnet.New(), "hello-1")
+				o.Drain = -1 // the only other violation: a process with a good name is not started either
+				set(&o, name)
+				_, err := service.New(t.Context(), o, nil)
+				if err != nil && !strings.Contains(err.Error(), rule.Must) {
+					return nil
+				}
+				return err
+			})
+		}
+	}
+}
 
 // alone returns options for a process on a network of its own, with nobody to find.
 func alone(n *memnet.Network, instance string) service.Options {

@@ -4,12 +4,13 @@ import (
 	"context"
 	"regexp"
 	"strconv"
-	"strings"
 	"time"
 
 	circuitsv1 "bijou.dev/platform/api/circuits/v1"
 	configv1 "bijou.dev/platform/api/config/v1"
 	"bijou.dev/platform/errs"
+	"bijou.dev/platform/names"
+	"bijou.dev/platform/text"
 	"google.golang.org/protobuf/types/known/durationpb"
 )
 
@@ -58,14 +59,14 @@ func validateForce(req *circuitsv1.ForceRequest) (time.Duration, error) {
 	if req.Name == "default" {
 		err.Field("name", "must not be the default of all circuits; force each group")
 	}
-	if req.Service != "" && !forcedName.MatchString(req.Service) {
-		err.Field("service", "must be a service's name, or empty for every caller")
+	if wrong := names.Service.Check(req.Service); req.Service != "" && wrong != nil {
+		err.Field("service", wrong.Error())
 	}
-	if strings.TrimSpace(req.Author) == "" {
-		err.Field("author", "must say who does this")
+	if wrong := text.CheckNote(req.Author, text.MaxAuthor); wrong != nil {
+		err.Field("author", wrong.Error())
 	}
-	if strings.TrimSpace(req.Reason) == "" {
-		err.Field("reason", "must say why")
+	if wrong := text.CheckNote(req.Reason, text.MaxReason); wrong != nil {
+		err.Field("reason", wrong.Error())
 	}
 	ttl := defaultTTL
 	if req.Ttl != nil && req.Ttl.AsDuration() != 0 {

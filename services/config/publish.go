@@ -8,14 +8,13 @@ import (
 	"slices"
 	"strings"
 	"time"
-	"unicode"
-	"unicode/utf8"
 
 	configv1 "bijou.dev/platform/api/config/v1"
 	settings "bijou.dev/platform/config"
 	"bijou.dev/platform/errs"
 	"bijou.dev/platform/kv"
 
+	"bijou.dev/platform/names"
 	"google.golang.org/protobuf/types/known/timestamppb"
 )
 
@@ -382,7 +381,7 @@ func checkScope(scope *configv1.Scope, fail func(field, problem string)) {
 		return
 	}
 	if scope.GetApp() != "" {
-		if err := settings.CheckName(scope.GetApp()); err != nil {
+		if err := names.Service.Check(scope.GetApp()); err != nil {
 			fail("scope.app", err.Error())
 		}
 	}
@@ -392,14 +391,11 @@ func checkScope(scope *configv1.Scope, fail func(field, problem string)) {
 		fail("scope.selector", fmt.Sprintf("must say which %s", settings.LayerName(layer)))
 	case !selects && selector != "":
 		fail("scope.selector", fmt.Sprintf("must be empty for the layer %s, is %q", settings.LayerName(layer), shorten(selector)))
-	case !plain(selector):
-		fail("scope.selector", fmt.Sprintf("must be at most %d bytes of plain text", maxSelector))
+	case selects:
+		if err := names.ID.Check(selector); err != nil {
+			fail("scope.selector", err.Error())
+		}
 	}
-}
-
-// plain reports whether a text from outside fits a key and a log line.
-func plain(text string) bool {
-	return len(text) <= maxSelector && utf8.ValidString(text) && !strings.ContainsFunc(text, unicode.IsControl)
 }
 
 func checkTTL(c *configv1.Change, fail func(field, problem string)) *timestamppb.Timestamp {

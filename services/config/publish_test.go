@@ -17,6 +17,8 @@ import (
 	"bijou.dev/services/config"
 	"bijou.dev/services/config/configtest"
 
+	"bijou.dev/platform/names"
+	"bijou.dev/platform/names/namestest"
 	"github.com/google/go-cmp/cmp"
 	"google.golang.org/protobuf/testing/protocmp"
 	"google.golang.org/protobuf/types/known/durationpb"
@@ -118,7 +120,7 @@ func TestRefusalsChangeNothing(t *testing.T) {
 		"selector missing":         {change(scoped(configv1.Layer_LAYER_ZONE, "catalog", "")), "changes[0].scope.selector", "which zone"},
 		"selector superfluous":     {change(scoped(configv1.Layer_LAYER_OVERRIDE, "catalog", "x")), "changes[0].scope.selector", "must be empty"},
 		"selector too long":        {change(scoped(configv1.Layer_LAYER_ZONE, "catalog", strings.Repeat("z", 129))), "changes[0].scope.selector", "128"},
-		"bad app":                  {change(scoped(configv1.Layer_LAYER_APP, "cat/alog", "")), "changes[0].scope.app", "'/'"},
+		"bad app":                  {change(scoped(configv1.Layer_LAYER_APP, "cat/alog", "")), "changes[0].scope.app", "lower-case letters"},
 		"ttl of a layer":           {change(ttl(set("search.limit", "40"), time.Minute)), "changes[0].ttl", "only an override"},
 		"ttl too short":            {change(override("search.limit", "40", time.Millisecond)), "changes[0].ttl", "1s"},
 		"ttl negative":             {change(override("search.limit", "40", -time.Minute)), "changes[0].ttl", "1s"},
@@ -140,6 +142,23 @@ func TestRefusalsChangeNothing(t *testing.T) {
 	if got := valueOf(t, c, id("1"), "search.limit"); got != "30" {
 		t.Errorf("refusals led to value %q", got)
 	}
+}
+
+func TestNamesOfScopesFollowTheCommonRules(t *testing.T) {
+	c, _ := declared(t)
+	try := func(layer configv1.Layer, app, selector string) error {
+		_, err := c.Publish(t.Context(), &configv1.PublishRequest{
+			Changes: []*configv1.Change{{Name: "search.limit", Scope: at(layer, app, selector), Value: "40"}},
+			Author:  "bob", Reason: "why not", DryRun: true,
+		})
+		if err != nil && strings.Contains(errs.FromRPC(err).Error(), "has declared anything") {
+			return nil // the name is allowed, there is only no such app
+		}
+		return errs.FromRPC(err)
+	}
+	namestest.Check(t, names.Service, func(name string) error { return try(configv1.Layer_LAYER_APP, name, "") })
+	namestest.Check(t, names.ID, func(name string) error { return try(configv1.Layer_LAYER_ZONE, "catalog", name) })
+	namestest.Check(t, names.ID, func(name string) error { return try(configv1.Layer_LAYER_INSTANCE, "catalog", name) })
 }
 
 func change(changes ...*configv1.Change) *configv1.PublishRequest {

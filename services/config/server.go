@@ -17,6 +17,7 @@ import (
 	"bijou.dev/platform/kv"
 	"bijou.dev/platform/kv/kvetcd"
 
+	"bijou.dev/platform/names"
 	"golang.org/x/sync/errgroup"
 	"google.golang.org/protobuf/proto"
 )
@@ -276,7 +277,7 @@ func (s *Server) Declare(ctx context.Context, req *configv1.DeclareRequest) (*co
 
 func checkDeclare(req *configv1.DeclareRequest) error {
 	bad := errs.Errorf(errs.Invalid, "declaring settings of %q", shorten(req.GetApp()))
-	if err := settings.CheckName(req.GetApp()); err != nil {
+	if err := names.Service.Check(req.GetApp()); err != nil {
 		bad.Field("app", err.Error())
 	}
 	if n, size := len(req.GetProperties()), proto.Size(req); n > maxProperties || size > maxDeclared {

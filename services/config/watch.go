@@ -2,16 +2,15 @@ package config
 
 import (
 	"errors"
-	"fmt"
 	"io"
 	"maps"
 	"slices"
 	"sync"
 
 	configv1 "bijou.dev/platform/api/config/v1"
-	settings "bijou.dev/platform/config"
 	"bijou.dev/platform/errs"
 
+	"bijou.dev/platform/names"
 	"google.golang.org/protobuf/types/known/timestamppb"
 )
 
@@ -110,17 +109,17 @@ func ended(err error) error {
 
 func checkIdentity(id *configv1.Identity) error {
 	bad := errs.Errorf(errs.Invalid, "watching settings")
-	if err := settings.CheckName(id.GetApp()); err != nil {
+	if err := names.Service.Check(id.GetApp()); err != nil {
 		bad.Field("identity.app", err.Error())
 	}
-	if id.GetInstance() == "" {
-		bad.Field("identity.instance", "must not be empty")
+	if err := names.ID.Check(id.GetInstance()); err != nil {
+		bad.Field("identity.instance", err.Error())
 	}
 	for field, text := range map[string]string{
-		"instance": id.GetInstance(), "environment": id.GetEnvironment(), "region": id.GetRegion(), "zone": id.GetZone(), "version": id.GetVersion(),
+		"environment": id.GetEnvironment(), "region": id.GetRegion(), "zone": id.GetZone(), "version": id.GetVersion(),
 	} {
-		if !plain(text) {
-			bad.Field("identity."+field, fmt.Sprintf("must be at most %d bytes of plain text", maxSelector))
+		if err := names.ID.Check(text); text != "" && err != nil {
+			bad.Field("identity."+field, err.Error())
 		}
 	}
 	if len(bad.Fields) > 0 {

@@ -1,6 +1,7 @@
 package discovery_test
 
 import (
+	"context"
 	"encoding/json"
 	"fmt"
 	"net/http"
@@ -12,6 +13,8 @@ import (
 	discoveryv1 "bijou.dev/platform/api/discovery/v1"
 	"bijou.dev/platform/discovery"
 	"bijou.dev/platform/errs"
+	"bijou.dev/platform/names"
+	"bijou.dev/platform/names/namestest"
 	registry "bijou.dev/services/discovery"
 	"google.golang.org/protobuf/encoding/protojson"
 	"google.golang.org/protobuf/types/known/durationpb"
@@ -33,7 +36,7 @@ func TestBadHeartbeatsAreRefused(t *testing.T) {
 		"zone":           {"instance.zone", func(r *discoveryv1.RegisterRequest) { r.Instance.Zone = "a\nb" }},
 		"version":        {"instance.version", func(r *discoveryv1.RegisterRequest) { r.Instance.Version = strings.Repeat("v", 300) }},
 		"started":        {"instance.started", func(r *discoveryv1.RegisterRequest) { r.Instance.Started = &timestamppb.Timestamp{Nanos: -1} }},
-		"endpoint name":  {"instance.endpoints", func(r *discoveryv1.RegisterRequest) { r.Instance.Endpoints = map[string]string{"G RPC": "a:1"} }},
+		"endpoint name":  {`instance.endpoints["G RPC"]`, func(r *discoveryv1.RegisterRequest) { r.Instance.Endpoints = map[string]string{"G RPC": "a:1"} }},
 		"endpoint": {`instance.endpoints["grpc"]`, func(r *discoveryv1.RegisterRequest) {
 			r.Instance.Endpoints = map[string]string{"grpc": "catalog-1"}
 		}},
@@ -89,6 +92,46 @@ func TestBadHeartbeatsAreRefused(t *testing.T) {
 			})
 		})
 	}
+}
+
+func TestNamesFollowTheCommonRules(t *testing.T) {
+	inStack(t, func(t *testing.T, s *stack) {
+		client := s.rpc(s.replica("discovery-1"))
+		try := func(change func(*discoveryv1.Instance)) error {
+			ctx, cancel := context.WithCancel(t.Context())
+			defer cancel()
+			in := &discoveryv1.Instance{Service: "catalog", Id: "1", Reported: discoveryv1.Status_STATUS_UP}
+			change(in)
+			stream, err := client.Register(ctx)
+			if err != nil {
+				return err
+			}
+			if err := stream.Send(&discoveryv1.RegisterRequest{Instance: in}); err != nil {
+				return err
+			}
+			_, err = stream.Recv()
+			return errs.FromRPC(err)
+		}
+		for rule, set := range map[*names.Rule][]func(*discoveryv1.Instance, string){
+			&names.Service: {
+				func(in *discoveryv1.Instance, name string) { in.Service = name },
+				func(in *discoveryv1.Instance, name string) { in.Endpoints = map[string]string{name: "host:1"} },
+			},
+			&names.ID: {
+				func(in *discoveryv1.Instance, name string) { in.Id = name },
+				func(in *discoveryv1.Instance, name string) { in.Environment = name },
+				func(in *discoveryv1.Instance, name string) { in.Region = name },
+				func(in *discoveryv1.Instance, name string) { in.Zone = name },
+				func(in *discoveryv1.Instance, name string) { in.Version = name },
+			},
+		} {
+			for _, set := range set {
+				namestest.Check(t, *rule, func(name string) error {
+					return try(func(in *discoveryv1.Instance) { set(in, name) })
+				})
+			}
+		}
+	})
 }
 
 func TestLimits(t *testing.T) {

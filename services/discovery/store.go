@@ -11,6 +11,7 @@ import (
 	discoveryv1 "bijou.dev/platform/api/discovery/v1"
 	"bijou.dev/platform/errs"
 	"bijou.dev/platform/kv"
+	"bijou.dev/platform/names"
 	"google.golang.org/protobuf/encoding/protojson"
 )
 
@@ -99,7 +100,7 @@ func (k key) path(prefix string) string { return prefix + k.service + "/" + k.id
 func parseKey(prefix, path string) (key, bool) {
 	rest, ok := strings.CutPrefix(path, prefix)
 	service, id, ok2 := strings.Cut(rest, "/")
-	return key{service, id}, ok && ok2 && serviceName.MatchString(service) && instanceID.MatchString(id)
+	return key{service, id}, ok && ok2 && names.Service.Match(service) && names.ID.Match(id)
 }
 
 // mirror folds what happens in the store into memory, until ctx ends.

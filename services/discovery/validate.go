@@ -3,14 +3,13 @@ package discovery
 import (
 	"fmt"
 	"net"
-	"regexp"
 	"strconv"
 	"time"
-	"unicode"
-	"unicode/utf8"
 
 	discoveryv1 "bijou.dev/platform/api/discovery/v1"
 	"bijou.dev/platform/errs"
+	"bijou.dev/platform/names"
+	"bijou.dev/platform/text"
 	"google.golang.org/protobuf/proto"
 )
 
@@ -26,14 +25,7 @@ const (
 	// MinHeartbeat is the shortest heartbeat, the longest is half of MaxLease. A lease is at least two heartbeats.
 	MinHeartbeat = 100 * time.Millisecond
 
-	maxText = 256 // bytes of zone, version and the like
-	maxNote = 1 << 10
-)
-
-var (
-	serviceName  = regexp.MustCompile(`^[a-z0-9][a-z0-9._-]{0,62}$`)
-	instanceID   = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._:-]{0,127}$`)
-	endpointName = regexp.MustCompile(`^[a-z0-9][a-z0-9_-]{0,31}$`)
+	maxText = 256 // bytes of an address, a key of metadata or the name of a watcher
 )
 
 // violations collects what is wrong with an input.
@@ -56,26 +48,23 @@ func (v *violations) result() error {
 	return v.err
 }
 
-func (v *violations) text(field, s string, limit int) {
-	v.add(len(s) <= limit, field, "must be at most %d bytes", limit)
-	v.add(printable(s), field, "must be printable text")
+// check adds what a check of package names or text found, if anything.
+func (v *violations) check(field string, err error) {
+	if err != nil {
+		v.add(false, field, "%s", err)
+	}
 }
 
-func printable(s string) bool {
-	if !utf8.ValidString(s) {
-		return false
+// place checks what may be empty: where an instance runs and what it runs.
+func (v *violations) place(field, s string) {
+	if s != "" {
+		v.check(field, names.ID.Check(s))
 	}
-	for _, r := range s {
-		if !unicode.IsPrint(r) {
-			return false
-		}
-	}
-	return true
 }
 
 func (v *violations) name(prefix, service, id string) {
-	v.add(serviceName.MatchString(service), prefix+"service", "must be 1 to 63 of a-z 0-9 . _ - and start with a letter or digit")
-	v.add(instanceID.MatchString(id), prefix+"id", "must be 1 to 128 of A-Z a-z 0-9 . _ : - and start with a letter or digit")
+	v.check(prefix+"service", names.Service.Check(service))
+	v.check(prefix+"id", names.ID.Check(id))
 }
 
 // checkHeartbeat says what is wrong with a heartbeat, naming each field.
@@ -89,10 +78,10 @@ func checkHeartbeat(req *discoveryv1.RegisterRequest) error {
 	v.name("instance.", in.GetService(), in.GetId())
 	size := proto.Size(in)
 	v.add(size <= MaxInstanceSize, "instance", "must be at most %d bytes, is %d", MaxInstanceSize, size)
-	v.text("instance.environment", in.GetEnvironment(), maxText)
-	v.text("instance.region", in.GetRegion(), maxText)
-	v.text("instance.zone", in.GetZone(), maxText)
-	v.text("instance.version", in.GetVersion(), maxText)
+	v.place("instance.environment", in.GetEnvironment())
+	v.place("instance.region", in.GetRegion())
+	v.place("instance.zone", in.GetZone())
+	v.place("instance.version", in.GetVersion())
 	_, known := discoveryv1.Status_name[int32(in.GetReported())]
 	v.add(known && in.GetReported() != discoveryv1.Status_STATUS_UNSPECIFIED, "instance.reported", "must be a status")
 	v.add(in.GetStarted() == nil || in.GetStarted().IsValid(), "instance.started", "must be a valid time")
@@ -105,7 +94,7 @@ func checkHeartbeat(req *discoveryv1.RegisterRequest) error {
 func (v *violations) endpoints(endpoints map[string]string) {
 	v.add(len(endpoints) <= MaxEndpoints, "instance.endpoints", "must be at most %d, are %d", MaxEndpoints, len(endpoints))
 	for name, addr := range endpoints {
-		v.add(endpointName.MatchString(name), "instance.endpoints", "must have names of 1 to 32 of a-z 0-9 _ -, not %.40q", name)
+		v.check(fmt.Sprintf("instance.endpoints[%.40q]", name), names.Service.Check(name))
 		v.add(hostPort(addr), fmt.Sprintf("instance.endpoints[%.40q]", name), "must be host:port, not %.80q", addr)
 	}
 }
@@ -113,13 +102,13 @@ func (v *violations) endpoints(endpoints map[string]string) {
 func hostPort(addr string) bool {
 	host, port, err := net.SplitHostPort(addr)
 	n, numErr := strconv.ParseUint(port, 10, 16)
-	return err == nil && numErr == nil && n > 0 && host != "" && printable(host) && len(addr) <= maxText
+	return err == nil && numErr == nil && n > 0 && host != "" && text.CheckLine(addr, maxText) == nil
 }
 
 func (v *violations) metadata(metadata map[string]string) {
 	v.add(len(metadata) <= MaxMetadata, "instance.metadata", "must be at most %d entries, are %d", MaxMetadata, len(metadata))
 	for k := range metadata {
-		v.add(k != "" && len(k) <= maxText && printable(k), "instance.metadata", "must have printable keys of at most %d bytes, not %.40q", maxText, k)
+		v.add(text.CheckNote(k, maxText) == nil, "instance.metadata", "must have printable keys of at most %d bytes, not %.40q", maxText, k)
 	}
 }
 
@@ -135,8 +124,8 @@ func checkOverride(req *discoveryv1.SetOverrideRequest) error {
 	v.name("", req.GetService(), req.GetId())
 	_, known := discoveryv1.Status_name[int32(req.GetStatus())]
 	v.add(known && req.GetStatus() != discoveryv1.Status_STATUS_STARTING, "status", "must be UP, DRAINING, OUT_OF_SERVICE or DOWN, or nothing to clear")
-	v.text("author", req.GetAuthor(), maxText)
-	v.text("reason", req.GetReason(), maxNote)
+	v.check("author", text.CheckLine(req.GetAuthor(), text.MaxAuthor))
+	v.check("reason", text.CheckLine(req.GetReason(), text.MaxReason))
 	return v.result()
 }
 
@@ -144,8 +133,8 @@ func checkWatch(req *discoveryv1.WatchRequest) error {
 	var v violations
 	v.add(len(req.GetServices()) <= 1000, "services", "must be at most 1000")
 	for i, s := range req.GetServices() {
-		v.add(serviceName.MatchString(s), fmt.Sprintf("services[%d]", i), "must be a service name")
+		v.check(fmt.Sprintf("services[%d]", i), names.Service.Check(s))
 	}
-	v.text("watcher", req.GetWatcher(), maxText)
+	v.check("watcher", text.CheckLine(req.GetWatcher(), maxText))
 	return v.result()
 }

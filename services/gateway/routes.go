@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"bijou.dev/platform/errs"
+	"bijou.dev/platform/names"
 	"bijou.dev/platform/overload"
 )
 
@@ -158,8 +159,8 @@ func (r *Routes) String() string {
 
 // validate checks one route by itself and fills defaults.
 func (r *Route) validate() *violation {
-	if !isName(r.Name) {
-		return bad("name", "must be 1 to 64 letters, digits, dashes and underscores")
+	if err := names.ID.Check(r.Name); err != nil {
+		return bad("name", "%v", err)
 	}
 	for _, check := range []func() *violation{r.validateMatch, r.validateTargets, r.validateRewrite, r.validateRetry} {
 		if v := check(); v != nil {
@@ -226,15 +227,18 @@ func (r *Route) validateTargets() *violation {
 		if t.Endpoint == "" {
 			t.Endpoint = "http"
 		}
+		if err := names.Service.Check(t.Service); err != nil {
+			return bad(field+"service", "%v", err)
+		}
+		if err := names.Service.Check(t.Endpoint); err != nil {
+			return bad(field+"endpoint", "%v", err)
+		}
+		if err := names.ID.Check(t.Version); t.Version != "" && err != nil {
+			return bad(field+"version", "%v", err)
+		}
 		switch {
-		case !isName(t.Service):
-			return bad(field+"service", "must be the name of a service, is %q", t.Service)
-		case !isName(t.Endpoint):
-			return bad(field+"endpoint", "must be the name of a listener, is %q", t.Endpoint)
 		case t.Endpoint == "admin":
 			return bad(field+"endpoint", "must not be admin: the edge leads to no admin page")
-		case len(t.Version) > 128:
-			return bad(field+"version", "must be at most 128 bytes long")
 		case t.Weight < 0 || t.Weight > maxWeight:
 			return bad(field+"weight", "must be 0 to %d, is %d", maxWeight, t.Weight)
 		}
@@ -289,20 +293,6 @@ func (r *Route) validateRetry() *violation {
 	}
 	return nil
 }
-
-func isName(s string) bool {
-	if s == "" || len(s) > 64 {
-		return false
-	}
-	for i := range len(s) {
-		if c := s[i]; !isAlnum(c) && c != '-' && c != '_' {
-			return false
-		}
-	}
-	return true
-}
-
-func isAlnum(c byte) bool { return '0' <= c && c <= '9' || 'a' <= c|0x20 && c|0x20 <= 'z' }
 
 // refuse makes the error for one route of a table.
 func refuse(i int, name string, v *violation) error {

@@ -10,6 +10,8 @@ import (
 	configv1 "bijou.dev/platform/api/config/v1"
 	"bijou.dev/platform/config"
 	"bijou.dev/platform/errs"
+	"bijou.dev/platform/names"
+	"bijou.dev/platform/names/namestest"
 	"bijou.dev/services/gateway"
 )
 
@@ -118,6 +120,34 @@ func TestRoutesAreRefused(t *testing.T) {
 		}
 		if err := p.Check(c.routes); (err != nil) == c.late {
 			t.Errorf("%s: when it is published the error is %v, want one: %t", c.routes, err, !c.late)
+		}
+	}
+}
+
+// The edge, which has the routes, and the config service, which has only their schema, must give the same answer.
+func TestNamesInRoutesFollowTheCommonRules(t *testing.T) {
+	p := declared(t)
+	for rule, set := range map[*names.Rule][]func(*gateway.Route, string){
+		&names.ID: {
+			func(r *gateway.Route, name string) { r.Name = name },
+			func(r *gateway.Route, name string) { r.To[0].Version = name },
+		},
+		&names.Service: {
+			func(r *gateway.Route, name string) { r.To[0].Service = name },
+			func(r *gateway.Route, name string) { r.To[0].Endpoint = name },
+		},
+	} {
+		for _, set := range set {
+			with := func(name string) gateway.Routes {
+				routes := gateway.Routes{{Name: "a", To: []gateway.Target{{Service: "s"}}}}
+				set(&routes[0], name)
+				return routes
+			}
+			namestest.Check(t, *rule, func(name string) error { return with(name).Validate() })
+			namestest.Check(t, *rule, func(name string) error {
+				routes := with(name)
+				return p.Check(routes.String())
+			})
 		}
 	}
 }

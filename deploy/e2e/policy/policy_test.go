@@ -154,6 +154,7 @@ var rules = []rule{
 	{"platform/api", nil, "contracts import protobuf and gRPC only"},
 	{"platform/errs", nil, "vocabulary is at the bottom"},
 	{"platform/memnet", nil, "vocabulary is at the bottom"},
+	{"platform/names/namestest", []string{"platform/names"}, "a test of names"},
 	{"platform/names", nil, "vocabulary is at the bottom"},
 	{"platform/pace", nil, "vocabulary is at the bottom"},
 	{"platform/text", nil, "vocabulary is at the bottom"},

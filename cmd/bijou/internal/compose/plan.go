@@ -8,6 +8,7 @@ import (
 	"strconv"
 	"time"
 
+	"bijou.dev/platform/names"
 	"github.com/compose-spec/compose-go/v2/types"
 )
 
@@ -94,13 +95,16 @@ type Options struct {
 // check in a shell, an address that nobody listens on.
 func NewPlan(project *types.Project, opts Options) (*Plan, error) {
 	pl := &planner{project: project, opts: opts, ports: map[string]map[int]string{}, listens: map[string]map[int]bool{}}
-	names := project.ServiceNames()
-	for _, name := range names {
+	services := project.ServiceNames()
+	for _, name := range services {
+		if err := names.Service.Check(name); err != nil {
+			return nil, fmt.Errorf("service %q: its name %w", name, err)
+		}
 		if err := pl.assignPublished(project.Services[name]); err != nil {
 			return nil, err
 		}
 	}
-	for _, name := range names {
+	for _, name := range services {
 		service := project.Services[name]
 		for n := range service.GetScale() {
 			p, err := pl.process(service, n+1)

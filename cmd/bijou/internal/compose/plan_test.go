@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"bijou.dev/cmd/bijou/internal/compose"
+	"bijou.dev/platform/names"
 	"github.com/google/go-cmp/cmp"
 )
 
@@ -231,6 +232,7 @@ services:
 func TestRefusals(t *testing.T) {
 	build := "    build: {args: {SERVICE: a}}\n"
 	for _, test := range []struct{ name, file, want string }{
+		{"name", build + "  B.x:\n" + build, `service "B.x": its name ` + names.Service.Must},
 		{"no main package", "    image: nginx\n", "service a: no build.args.SERVICE"},
 		{"main outside", "    build: {args: {SERVICE: ../a}}\n", "must be the path of a main package"},
 		{"entrypoint", build + "    entrypoint: [/bin/sh]\n", "a process always runs /service"},
