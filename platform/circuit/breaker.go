@@ -8,111 +8,95 @@ import (
 	"strconv"
 	"time"
 
-	circuitsv1 "bijou.dev/platform/api/circuits/v1"
 	"bijou.dev/platform/errs"
+	"bijou.dev/platform/load"
+
 	"github.com/sony/gobreaker/v2"
 	"go.opentelemetry.io/otel/attribute"
 	"go.opentelemetry.io/otel/trace"
-	"google.golang.org/protobuf/types/known/timestamppb"
 )
-
-// errForced stands beside gobreaker's own refusals.
-var errForced = errors.New("forced open")
 
 // change is one change of state, for the log.
 type change struct{ from, to, why string }
 
-// newBreaker returns a breaker that is closed, or open from now on.
+// Verdicts are what the breaker gets to know about a call. Nil is a success.
+var (
+	errFailed    = errors.New("failed")
+	errNoVerdict = errors.New("says nothing about the callee")
+)
+
+// newBreaker returns the state machine. It counts nothing that matters: whether a closed circuit opens, it asks our
+// window. Its own time-out is as short as possible, so that it becomes half-open as soon as it is asked when it is
+// open. It is asked when the time of the live setting has passed, see stateLocked.
 //
-// Its callbacks run under its lock. They take the window's lock inside, so nothing may ask the breaker anything while
-// holding that one.
-func (c *circuit) newBreaker(sleep time.Duration, open bool) *gobreaker.TwoStepCircuitBreaker[struct{}] {
-	var (
-		trial   bool             // half-open: the call that ends is a trial
-		tripped gobreaker.Counts // what made it open
-	)
-	b := gobreaker.NewTwoStepCircuitBreaker[struct{}](gobreaker.Settings{
-		Name:         c.name,
-		MaxRequests:  1,
-		Interval:     countWindow,
-		BucketPeriod: countPeriod,
-		Timeout:      sleep,
-		ReadyToTrip: func(n gobreaker.Counts) bool {
-			tripped = n
-			return open || c.tooMany(n)
-		},
-		OnStateChange: func(_ string, from, to gobreaker.State) {
-			trial = to == gobreaker.StateHalfOpen
-			if !open {
-				c.onChange(from, to, tripped, sleep)
-			}
-		},
-		IsExcluded: func(verdict error) bool {
-			return verdict != nil && excluded(verdict, trial)
-		},
-		IsSuccessful: func(verdict error) bool { return verdict == nil || errors.Is(verdict, errBadRequest) },
+// The breaker is only used under c.mu, also by its callbacks.
+func (c *circuit) newBreaker() *gobreaker.TwoStepCircuitBreaker[struct{}] {
+	return gobreaker.NewTwoStepCircuitBreaker[struct{}](gobreaker.Settings{
+		Name:          c.name,
+		MaxRequests:   1,
+		Timeout:       1,
+		ReadyToTrip:   func(gobreaker.Counts) bool { return c.mustOpenLocked() },
+		OnStateChange: func(_ string, from, to gobreaker.State) { c.changeStateLocked(from, to) },
+		IsExcluded:    func(verdict error) bool { return errors.Is(verdict, errNoVerdict) },
 	})
-	if open {
-		report, _ := b.Allow()
+}
+
+// stateLocked returns the state, which becomes half-open here when an open circuit has waited long enough.
+func (c *circuit) stateLocked(l *limits, now time.Duration) gobreaker.State {
+	if c.state == gobreaker.StateOpen && now >= c.openedAt+l.sleep {
+		c.breaker.State() // makes it half-open
+	}
+	return c.state
+}
+
+// failLocked gives a failure in a closed circuit to the breaker, which opens if mustOpenLocked says so. Successes need
+// not be given: they cannot open it.
+func (c *circuit) failLocked() {
+	if report, err := c.breaker.Allow(); err == nil {
 		report(errFailed)
-		open = false
 	}
-	return b
 }
 
-// excluded says which verdicts the breaker does not see.
-func excluded(verdict error, trial bool) bool {
-	switch {
-	case errors.Is(verdict, errBadRequest):
-		return !trial
-	}
-	return errors.Is(verdict, errIgnored)
+// mustOpenLocked reports whether the calls of the window open a closed circuit.
+func (c *circuit) mustOpenLocked() bool {
+	l, h := c.limits.Load(), c.window.health(time.Since(c.base))
+	return h.calls >= l.volume && h.failed*100 >= h.calls*l.errorPercent
 }
 
-// tooMany says whether a closed circuit opens. Calls still running are not counted.
-func (c *circuit) tooMany(n gobreaker.Counts) bool {
-	l := c.limits.Load()
-	ended := n.TotalSuccesses + n.TotalFailures
-	return ended >= l.volume && uint64(n.TotalFailures)*100 >= uint64(ended)*uint64(l.errorPercent)
-}
-
-// onChange writes the record of why the circuit is in its new state.
-func (c *circuit) onChange(from, to gobreaker.State, n gobreaker.Counts, sleep time.Duration) {
-	w := &c.window
-	w.mu.Lock()
-	defer w.mu.Unlock()
+// changeStateLocked follows the breaker and records why it is in its new state.
+func (c *circuit) changeStateLocked(from, to gobreaker.State) {
 	now := time.Since(c.base)
+	c.state = to
+	c.generation++
 	switch {
 	case to == gobreaker.StateClosed:
-		w.why, w.healthFrom = "", int64(now/countPeriod)+1
-	case to == gobreaker.StateHalfOpen:
-		// Keeps the reason why it opened.
+		c.why = ""
+		c.healthFrom = c.generation
+		c.window.resetHealth()
+	case to == gobreaker.StateHalfOpen: // the reason is still why it opened
 	case from == gobreaker.StateHalfOpen:
-		w.why = "the trial call failed" + lastError(w.lastErr)
+		c.openedAt, c.why = now, "the trial call failed"+lastError(c.window.lastErr)
 	default:
-		w.why = whyOpen(w.sumLocked(now), n, c.limits.Load()) + lastError(w.lastErr)
+		c.openedAt, c.why = now, c.whyOpenLocked(now)+lastError(c.window.lastErr)
 	}
-	if to == gobreaker.StateOpen {
-		w.retryAt = now + sleep
-	}
-	w.since = time.Now()
-	c.changed.Store(&change{from.String(), to.String(), w.why})
+	c.changedLocked(from.String(), to.String(), c.why)
 }
 
-func whyOpen(s sums, n gobreaker.Counts, l *limits) string {
-	ended := n.TotalSuccesses + n.TotalFailures
+func (c *circuit) changedLocked(from, to, why string) {
+	c.since = time.Now()
+	c.changes = append(c.changes, change{from, to, why})
+}
+
+func (c *circuit) whyOpenLocked(now time.Duration) string {
+	l, h := c.limits.Load(), c.window.health(now)
+	events, _ := c.window.rolling(now)
 	why := fmt.Sprintf("%d of %d calls failed within %v (%d %%, threshold %d %%)",
-		n.TotalFailures, ended, countWindow, n.TotalFailures*100/ended, l.errorPercent)
-	for _, part := range []struct {
-		n    int64
-		what string
-	}{
-		{s.n[evTimeout], "timed out"},
-		{s.n[evSlow], fmt.Sprintf("took longer than %v", l.slow)},
-	} {
-		if part.n > 0 {
-			why += fmt.Sprintf(", %d %s", part.n, part.what)
-		}
+		h.failed, h.calls, load.Window, h.percent(), l.errorPercent)
+	if n := events[evTimeout]; n > 0 {
+		why += fmt.Sprintf(", %d timed out", n)
+	}
+	if n := events[evSlow]; n > 0 {
+		why += fmt.Sprintf(", %d took longer than %v", n, l.slow)
 	}
 	return why
 }
@@ -139,76 +123,57 @@ func whyForced(m mode) string {
 	return ""
 }
 
-// apply puts changed settings in force.
+// apply puts changed settings in force. State and counts stay as they are.
 func (c *circuit) apply() {
 	c.mu.Lock()
-	defer c.mu.Unlock()
+	defer c.unlock()
 	old, now := c.limits.Load(), c.handles.limits()
 	if *old == *now {
 		return
 	}
-	released := now.mode == modeBreaker && old.mode != modeBreaker
-	if released || now.sleep != old.sleep {
-		open := !released && c.breaker.Load().State() != gobreaker.StateClosed
-		if open {
-			c.window.setRetryAt(time.Since(c.base) + now.sleep)
-		}
-		c.breaker.Store(c.newBreaker(now.sleep, open))
-	}
 	c.limits.Store(now)
 	if now.mode != old.mode {
-		c.window.setWhy(whyForced(now.mode))
-		c.changed.Store(&change{old.mode.String(), now.mode.String(), whyForced(now.mode)})
-		c.logChange()
+		c.changedLocked(old.mode.String(), now.mode.String(), whyForced(now.mode))
 	}
-}
-
-func (w *window) setRetryAt(at time.Duration) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	w.retryAt = at
-}
-
-func (w *window) setWhy(why string) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	w.why, w.since = why, time.Now()
 }
 
 func (m mode) String() string {
 	return [...]string{"automatic", "forced open", "forced closed", "disabled"}[m]
 }
 
-// logChange writes the newest change of state, outside of all locks: a log that blocks must not stop the others.
-func (c *circuit) logChange() {
-	if c.changed.Load() == nil {
-		return
-	}
-	ch := c.changed.Swap(nil)
-	if ch == nil {
-		return
-	}
+func (c *circuit) logChange(ch change) {
 	level := slog.LevelInfo
 	if ch.to == gobreaker.StateOpen.String() || ch.to == modeForcedOpen.String() {
 		level = slog.LevelWarn
 	}
-	c.log.Log(context.Background(), level, "circuit changed", "circuit", c.name, "from", ch.from, "to", ch.to, "why", ch.why)
+	c.log.Log(context.Background(), level, "circuit changed",
+		"circuit", c.name, "from", ch.from, "to", ch.to, "why", ch.why)
 }
 
-// failed keeps a failure as evidence and tells the Fallback above, or counts that there is none. Other events are none of
-// its business.
+// failed records why a call without a result failed, and lets the Fallback around it know, or counts that there is
+// none. Answers that are the caller's fault and canceled calls need no fallback.
 func (c *circuit) failed(ctx context.Context, ev event, err error) {
-	if ev == evSuccess || ev == evBadRequest || ev == evCanceled {
+	if ev == evBadRequest || ev == evCanceled {
 		return
 	}
-	if ev != evShortCircuited { // a refusal would hide what made the circuit open
-		c.window.failed(err, trace.SpanContextFromContext(ctx).TraceID())
-	}
-	if rec := recordOf(ctx); rec != nil {
+	rec := recordOf(ctx)
+	if rec != nil {
 		rec.failed.Store(c)
-		return
 	}
-	c.window.count(time.Since(c.base), evFallbackMissing)
+	example := trace.SpanContextFromContext(ctx).TraceID()
+
+	c.mu.Lock()
+	defer c.unlock()
+	if rec == nil {
+		c.window.count(time.Since(c.base), evFallbackMissing)
+	}
+	if ev == evShortCircuited {
+		return // it would hide the failures that opened the circuit
+	}
+	c.window.exampleOf(example)
+	if ev != evSemaphoreRejected && err != nil {
+		c.window.lastErr = err
+	}
 }
 
 func (c *circuit) timedOut(l *limits, err error) error {
@@ -216,126 +181,39 @@ func (c *circuit) timedOut(l *limits, err error) error {
 		Because(ReasonTimeout, "circuit", c.name, "timeout", l.timeout.String())
 }
 
-// refuse counts a call that an open circuit refuses and says when to come back.
-func (c *circuit) refuse(ctx context.Context, l *limits, cause error) error {
-	now := time.Since(c.base)
-	c.window.count(now, evShortCircuited)
-	c.window.mu.Lock()
-	why, wait := c.window.why, c.window.retryAt-now
-	c.window.mu.Unlock()
-
-	state := "open"
-	switch {
-	case errors.Is(cause, errForced):
-		state, wait = "forced open", 0
-	case errors.Is(cause, gobreaker.ErrTooManyRequests):
-		// The trial decides, and it ends at its time-out at the latest.
-		state, wait = "half-open", l.timeout
+// rejection returns the error of a call that was not let through.
+func (c *circuit) rejection(l *limits, r *rejected) error {
+	if r.event == evSemaphoreRejected {
+		return errs.Errorf(errs.Exhausted, "calling %s: %d calls are running, which is the limit", c.name, l.concurrent).
+			Because(ReasonFull, "circuit", c.name, "limit", strconv.FormatInt(l.concurrent, 10))
 	}
-	err := errs.Errorf(errs.Unavailable, "calling %s: the circuit is %s: %s", c.name, state, why).
-		Because(ReasonOpen, "circuit", c.name, "state", state)
-	if wait > 0 {
-		err = err.RetryIn(wait)
+	err := errs.Errorf(errs.Unavailable, "calling %s: the circuit is %s: %s", c.name, r.state, r.why).
+		Because(ReasonOpen, "circuit", c.name, "state", r.state)
+	if r.wait > 0 {
+		err = err.RetryIn(r.wait)
 	}
-	c.failed(ctx, evShortCircuited, err)
-	c.logChange()
 	return err
 }
 
-// explain puts into the span of ctx what the circuit is to the call that comes. It costs a look-up where nothing is recorded.
+// explain adds the state that a call met to its span. Where no span is recorded it costs one look-up.
 func (c *circuit) explain(ctx context.Context, l *limits) {
 	span := trace.SpanFromContext(ctx)
 	if !span.IsRecording() {
 		return
 	}
-	state := l.mode.String()
-	if l.mode == modeBreaker {
-		state = c.breaker.Load().State().String()
+	c.mu.Lock()
+	state, why, running := l.mode.String(), whyForced(l.mode), c.running
+	if l.mode == modeAutomatic {
+		state, why = c.state.String(), c.why
 	}
+	c.unlock()
 	span.SetAttributes(
 		attribute.String("bijou.circuit.name", c.name),
 		attribute.String("bijou.circuit.state", state),
-		attribute.Int64("bijou.circuit.concurrent", c.concurrent.Load()),
+		attribute.Int64("bijou.circuit.concurrent", running),
 		attribute.Int64("bijou.circuit.limit", l.concurrent),
 	)
-	c.window.mu.Lock()
-	why := c.window.why
-	c.window.mu.Unlock()
 	if why != "" {
 		span.SetAttributes(attribute.String("bijou.circuit.reason", why))
 	}
 }
-
-// full counts a call that the bulkhead refuses.
-func (c *circuit) full(ctx context.Context, l *limits) error {
-	c.window.count(time.Since(c.base), evSemaphoreRejected)
-	err := errs.Errorf(errs.Exhausted, "calling %s: %d calls are running, which is the limit", c.name, l.concurrent).
-		Because(ReasonFull, "circuit", c.name, "limit", strconv.FormatInt(l.concurrent, 10))
-	c.failed(ctx, evSemaphoreRejected, err)
-	return err
-}
-
-// state asks the breaker, so it must not be called under the window's lock.
-func (c *circuit) state(l *limits) circuitsv1.State {
-	switch l.mode {
-	case modeForcedOpen:
-		return circuitsv1.State_STATE_FORCED_OPEN
-	case modeForcedClosed:
-		return circuitsv1.State_STATE_FORCED_CLOSED
-	case modeDisabled:
-		return circuitsv1.State_STATE_CLOSED
-	}
-	switch c.breaker.Load().State() {
-	case gobreaker.StateOpen:
-		return circuitsv1.State_STATE_OPEN
-	case gobreaker.StateHalfOpen:
-		return circuitsv1.State_STATE_HALF_OPEN
-	}
-	return circuitsv1.State_STATE_CLOSED
-}
-
-// percentiles are those of hystrix.stream.
-var percentiles = map[string]float64{
-	"0": 0, "25": 25, "50": 50, "75": 75, "90": 90, "95": 95, "99": 99, "99.5": 99.5, "100": 100,
-}
-
-func (c *circuit) snapshot() *circuitsv1.Snapshot {
-	l := c.limits.Load()
-	state := c.state(l)
-	c.logChange()
-
-	w := &c.window
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	now := time.Since(c.base)
-	s, lat := w.sumLocked(now), w.latenciesLocked(now)
-	running := c.concurrent.Load()
-	snap := &circuitsv1.Snapshot{
-		Name: c.name, Group: c.key.Group, State: state, Reason: w.why, Since: timestamppb.New(w.since),
-		Rolling:  map[string]int64{},
-		Requests: s.requests, Errors: s.errors,
-		Concurrent: int32(running), MaxConcurrent: int32(max(running, s.maxConcurrent)),
-		LatencyMeanMs: milliseconds(lat.mean()), LatencyMs: map[string]float64{},
-		Properties: c.handles.properties(), ReportingHosts: 1,
-	}
-	if s.requests > 0 {
-		snap.ErrorPercentage = int32(s.errors * 100 / s.requests)
-	}
-	for ev, n := range s.n {
-		if n > 0 {
-			snap.Rolling[eventNames[ev]] = n
-		}
-	}
-	if thrown := s.n[evBadRequest] + s.n[evFallbackFailure] + s.n[evFallbackRejection] + s.n[evFallbackMissing] + s.n[evFallbackDisabled]; thrown > 0 {
-		snap.Rolling["EXCEPTION_THROWN"] = thrown
-	}
-	for name, p := range percentiles {
-		snap.LatencyMs[name] = milliseconds(lat.percentile(p))
-	}
-	for i := range min(w.failures, maxExamples) {
-		snap.ExampleTraces = append(snap.ExampleTraces, w.examples[i].String())
-	}
-	return snap
-}
-
-func milliseconds(d time.Duration) float64 { return float64(d) / float64(time.Millisecond) }

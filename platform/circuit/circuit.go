@@ -36,15 +36,17 @@ type Options struct {
 	// Service and Instance are the calling process, as Report names it. Empty is allowed when Report is not used.
 	Service  string
 	Instance string
-	// MaxCircuits bounds the number of circuits, see Limits in the package comment. Zero: 1000.
-	MaxCircuits int
 }
+
+// maxCircuits bounds the circuits of a Set, see Limits in the package comment.
+const maxCircuits = 1000
 
 // Set holds the circuits of one process. Its methods may be called at the same time. Make one with New.
 type Set struct {
 	opts     Options
 	log      *slog.Logger
 	settings settings
+	base     time.Time // when the Set was made
 	// circuits is replaced as a whole, so that a call finds its circuit without a lock.
 	circuits atomic.Pointer[map[Key]*circuit]
 	mu       sync.Mutex // serialises replacing circuits
@@ -56,10 +58,10 @@ func New(opts Options) *Set {
 	if opts.Config == nil {
 		opts.Config = config.Static(nil)
 	}
-	if opts.MaxCircuits <= 0 {
-		opts.MaxCircuits = 1000
+	s := &Set{
+		opts: opts, log: cmp.Or(opts.Log, slog.New(slog.DiscardHandler)),
+		settings: newSettings(opts.Config), base: time.Now(),
 	}
-	s := &Set{opts: opts, log: cmp.Or(opts.Log, slog.New(slog.DiscardHandler)), settings: newSettings(opts.Config)}
 	s.circuits.Store(&map[Key]*circuit{})
 	return s
 }
@@ -73,10 +75,10 @@ func (s *Set) Do(ctx context.Context, key Key, fn func(context.Context) error) e
 	return s.circuit(key).do(ctx, fn)
 }
 
-// Start asks whether a call may be made now, for calls that outlive the function that makes them: streams, and answers
-// whose body is still being read. If it returns no error, the caller must call done exactly once, as soon as it is known
-// whether the callee answers, with its error or nil. Until then the call takes one of the circuit's places, and a half-open
-// circuit waits for it. The latency is the time until done. There is no time-out: the caller sets its own.
+// Start is for calls that outlive the function that makes them: streams, and answers whose body is still being read.
+// If it returns no error, the caller must call done as soon as it is known whether the callee answers, with its error
+// or nil. Only the first call of done counts. Until then the call is one of those that run, and a half-open circuit
+// waits for it. The latency is the time until done. There is no time-out: the caller sets its own.
 func (s *Set) Start(ctx context.Context, key Key) (done func(error), err error) {
 	return s.circuit(key).start(ctx)
 }
@@ -109,9 +111,9 @@ func (s *Set) create(key Key) *circuit {
 	switch n := len(old); {
 	case old[key] != nil:
 		return old[key]
-	case n >= 2*s.opts.MaxCircuits:
+	case n >= 2*maxCircuits:
 		key = Key{"*", "*"}
-	case n >= s.opts.MaxCircuits:
+	case n >= maxCircuits:
 		key = Key{key.Group, "*"}
 	}
 	if old[key] != nil {
@@ -123,74 +125,76 @@ func (s *Set) create(key Key) *circuit {
 	return next[key]
 }
 
-// circuit is one breaker with its limits and counts.
+// circuit is one breaker with its settings and counts.
 type circuit struct {
 	key  Key
 	name string
 	log  *slog.Logger
-	// base is the origin of all times below: reading the time since it is half the price of time.Now.
+	// base is the origin of all times below: reading the time since it costs half of time.Now.
 	base    time.Time
 	handles handles
-	limits  atomic.Pointer[limits]
-	// breaker is replaced when a setting that it cannot change, the sleep window, changes.
-	breaker atomic.Pointer[gobreaker.TwoStepCircuitBreaker[struct{}]]
-	mu      sync.Mutex // serialises applying settings
+	// limits are the settings in force. They are replaced under mu and read without it.
+	limits    atomic.Pointer[limits]
+	fallbacks atomic.Int64 // fallbacks that run
 
-	concurrent, fallbacks atomic.Int64
-	// changed is a change of state that is not in the log yet.
-	changed atomic.Pointer[change]
+	mu      sync.Mutex // guards what follows; the lock of the breaker is only taken under it
+	breaker *gobreaker.TwoStepCircuitBreaker[struct{}]
+	// state is that of the breaker. Asking the breaker would change it, see newBreaker.
+	state gobreaker.State
+	// generation counts the changes of state. Calls that began before healthFrom do not count for the breaker.
+	generation, healthFrom uint64
+	openedAt               time.Duration
+	// why says why the state is not closed, since is when the state or the mode changed last.
+	why     string
+	since   time.Time
+	running int64
 	window  window
+	changes []change // not logged yet
 }
 
 func newCircuit(key Key, s *Set) *circuit {
-	c := &circuit{key: key, name: key.String(), log: s.log, base: time.Now(), handles: s.settings.handles(key)}
+	c := &circuit{
+		key: key, name: key.String(), log: s.log, base: s.base, handles: s.settings.handles(key), since: time.Now(),
+	}
 	c.limits.Store(c.handles.limits())
-	c.breaker.Store(c.newBreaker(c.limits.Load().sleep, false))
-	c.window.since = c.base
-	c.window.why = whyForced(c.limits.Load().mode)
+	c.breaker = c.newBreaker()
 	c.handles.watch(c.apply)
-	c.apply() // what changed before the watches stood
+	c.apply() // settings that changed before the watches were set
 	return c
+}
+
+// call is one call that was admitted.
+type call struct {
+	started    time.Duration
+	concurrent int64 // calls that ran when it began, itself included
+	generation uint64
+	// report gives the result of a trial to the breaker. Nil: the call is no trial.
+	report func(error)
 }
 
 // do is Set.Do.
 func (c *circuit) do(ctx context.Context, fn func(context.Context) error) (err error) {
 	l := c.limits.Load()
-	n, report, err := c.admit(ctx, l)
+	admitted, err := c.admit(ctx, l)
 	if err != nil {
 		return err
 	}
-	start := time.Since(c.base)
-	callCtx, cancel := c.withTimeout(ctx, l, start)
-	ev, slow, ended := evFailure, false, false
+	callCtx, cancel := c.withTimeout(ctx, l, admitted.started)
+	ev := evFailure
 	defer func() { // also when fn panics
+		c.end(ctx, &admitted, ev, err)
 		cancel()
-		c.concurrent.Add(-1)
-		if !ended {
-			now := time.Since(c.base)
-			c.window.ran(now, ev, slow, n, now-start)
-		}
-		report(verdict(ev, slow))
-		c.logChange()
 	}()
 	err = fn(callCtx)
-	now := time.Since(c.base)
-	if err != nil {
-		if callCtx != ctx && errors.Is(callCtx.Err(), context.DeadlineExceeded) && ctx.Err() == nil {
-			err = c.timedOut(l, err)
-		}
-		ev = eventOf(ctx, err)
-		c.failed(ctx, ev, err)
-	} else {
-		ev = evSuccess
+	if err != nil && callCtx != ctx && errors.Is(callCtx.Err(), context.DeadlineExceeded) && ctx.Err() == nil {
+		err = c.timedOut(l, err)
 	}
-	slow = l.tooSlow(ev, now-start)
-	c.window.ran(now, ev, slow, n, now-start)
-	ended = true
+	ev = eventOf(ctx, err)
 	return err
 }
 
-// withTimeout returns ctx itself when its own deadline is sooner, because a new context is the dearest part of a call.
+// withTimeout returns ctx itself if its own deadline is sooner, because making a context is the most expensive step of
+// a call (see BenchmarkDo).
 func (c *circuit) withTimeout(ctx context.Context, l *limits, start time.Duration) (context.Context, context.CancelFunc) {
 	if l.timeout <= 0 {
 		return ctx, func() {}
@@ -203,45 +207,98 @@ func (c *circuit) withTimeout(ctx context.Context, l *limits, start time.Duratio
 
 // start is Set.Start.
 func (c *circuit) start(ctx context.Context) (func(error), error) {
-	l := c.limits.Load()
-	n, report, err := c.admit(ctx, l)
+	admitted, err := c.admit(ctx, c.limits.Load())
 	if err != nil {
 		return nil, err
 	}
-	start := time.Since(c.base)
+	var done atomic.Bool
 	return func(err error) {
-		now := time.Since(c.base)
-		ev := eventOf(ctx, err)
-		slow := l.tooSlow(ev, now-start)
-		c.concurrent.Add(-1)
-		c.window.ran(now, ev, slow, n, now-start)
-		c.failed(ctx, ev, err)
-		report(verdict(ev, slow))
-		c.logChange()
+		if !done.Swap(true) {
+			c.end(ctx, &admitted, eventOf(ctx, err), err)
+		}
 	}, nil
 }
 
-// admit takes one of the circuit's places and returns how many are taken now, and how to tell the breaker the verdict.
-func (c *circuit) admit(ctx context.Context, l *limits) (taken int64, report func(error), err error) {
-	report = unreported
+// admit starts a call, or returns the error that rejects it.
+func (c *circuit) admit(ctx context.Context, l *limits) (call, error) {
+	c.mu.Lock()
+	admitted, rejected := c.admitLocked(l, time.Since(c.base))
+	c.unlock()
 	c.explain(ctx, l)
-	switch l.mode {
-	case modeForcedOpen:
-		return 0, nil, c.refuse(ctx, l, errForced)
-	case modeBreaker:
-		var refused error
-		if report, refused = c.breaker.Load().Allow(); refused != nil {
-			return 0, nil, c.refuse(ctx, l, refused)
-		}
+	if rejected == nil {
+		return admitted, nil
 	}
-	if taken = c.concurrent.Add(1); taken > l.concurrent {
-		c.concurrent.Add(-1)
-		report(errIgnored)
-		err := c.full(ctx, l)
-		c.logChange()
-		return 0, nil, err
-	}
-	return taken, report, nil
+	err := c.rejection(l, rejected)
+	c.failed(ctx, rejected.event, err)
+	return call{}, err
 }
 
-func unreported(error) {}
+// rejected is a call that was not let through, and why.
+type rejected struct {
+	event      event
+	state, why string
+	wait       time.Duration // until a call may be let through; 0: unknown
+}
+
+func (c *circuit) admitLocked(l *limits, now time.Duration) (call, *rejected) {
+	var report func(error)
+	switch {
+	case l.mode == modeForcedOpen:
+		return c.rejectLocked(now, rejected{evShortCircuited, l.mode.String(), whyForced(l.mode), 0})
+	case l.mode != modeAutomatic:
+	case c.stateLocked(l, now) == gobreaker.StateOpen:
+		wait := c.openedAt + l.sleep - now
+		return c.rejectLocked(now, rejected{evShortCircuited, c.state.String(), c.why, wait})
+	case c.state == gobreaker.StateHalfOpen:
+		var err error
+		if report, err = c.breaker.Allow(); err != nil {
+			// The running trial decides, and it ends at its time-out at the latest.
+			return c.rejectLocked(now, rejected{evShortCircuited, c.state.String(), c.why, l.timeout})
+		}
+	}
+	if c.running >= l.concurrent {
+		if report != nil {
+			report(errNoVerdict)
+		}
+		return c.rejectLocked(now, rejected{event: evSemaphoreRejected})
+	}
+	c.running++
+	return call{now, c.running, c.generation, report}, nil
+}
+
+func (c *circuit) rejectLocked(now time.Duration, r rejected) (call, *rejected) {
+	c.window.count(now, r.event)
+	return call{}, &r
+}
+
+// end counts a call that ran and lets the breaker know where it matters.
+func (c *circuit) end(ctx context.Context, ended *call, ev event, err error) {
+	l, now := c.limits.Load(), time.Since(c.base)
+	took := now - ended.started
+	slow := l.tooSlow(ev, took)
+
+	if ev != evSuccess {
+		c.failed(ctx, ev, err)
+	}
+	c.mu.Lock()
+	defer c.unlock()
+	c.running--
+	c.window.ended(now, ev, slow, took, ended.concurrent, ended.generation >= c.healthFrom)
+	switch verdict := verdictOf(ev, slow); {
+	case ended.report != nil:
+		ended.report(verdict)
+	case verdict == errFailed && l.mode == modeAutomatic && c.state == gobreaker.StateClosed &&
+		ended.generation == c.generation:
+		c.failLocked()
+	}
+}
+
+// unlock releases mu, then logs what changed under it: a log that blocks must not stop other calls.
+func (c *circuit) unlock() {
+	changes := c.changes
+	c.changes = nil
+	c.mu.Unlock()
+	for _, ch := range changes {
+		c.logChange(ch)
+	}
+}

@@ -13,8 +13,8 @@
 // A closed circuit lets calls through. It opens when, within the rolling window of 10 seconds, at least
 // circuitBreaker.requestVolumeThreshold calls ended and circuitBreaker.errorThresholdPercentage of them failed. An open
 // circuit refuses calls at once. After circuitBreaker.sleepWindowInMilliseconds it is half-open: exactly one call is let
-// through as a trial. If the trial succeeds the circuit closes with an empty window, if it fails the wait starts again.
-// The state machine is that of github.com/sony/gobreaker.
+// through as a trial. If the trial succeeds the circuit closes with an error rate that starts anew, if it fails the wait
+// starts again. The state machine is that of github.com/sony/gobreaker; the counts are ours (see ADR 18).
 //
 // # What counts
 //
@@ -34,14 +34,14 @@
 //	refused: too many calls run                       SEMAPHORE_REJECTED  nothing
 //	refused: the circuit is open                      SHORT_CIRCUITED     nothing
 //
-// In Hystrix a call that finds too many running is a failure. But a crowd is no sign of a callee that is ill, and an open
-// circuit would refuse those too that have a place: two thousand clients that came back at once had a healthy service closed to
-// everybody for five seconds.
+// In Hystrix a call that finds too many running is a failure. Here it is not: many calls at once say nothing about the
+// callee, and an open circuit would also reject those that it can serve. An incident was the reason: 2000 clients that
+// reconnected at once made the circuits of a healthy service reject all calls for five seconds.
 //
 // A bad request closes a half-open circuit because it proves that the callee answers. EXCEPTION_THROWN is the sum of
 // BAD_REQUEST and the FALLBACK events that left the caller with an error, as in Hystrix. A failed call that no Fallback
-// waits for counts as FALLBACK_MISSING. Latencies are those of calls that ran and were not canceled, over 60 seconds,
-// in a histogram whose slots are 12 % wide.
+// waits for counts as FALLBACK_MISSING. Events are those of the running second and the nine before it. The load and the
+// latencies are those of the last ten complete seconds, see package load; percentiles are within load.MaxError.
 //
 // # Settings
 //
@@ -64,14 +64,14 @@
 // The limits of 100 differ from Hystrix's 10. There each call held a thread, here it holds a goroutine of a few
 // kilobytes; at 10 a service that answers in 50 ms would be refused from 200 calls a second on.
 //
-// A circuit that was forced or disabled starts closed with an empty window when it is released. Changing the sleep window
-// of an open circuit starts the wait again.
+// A changed setting changes no state and no count. While a circuit is forced or disabled its state stays what it was, and
+// its calls are counted; afterwards it goes on from there.
 //
 // # Limits
 //
-// A Set makes at most Options.MaxCircuits circuits. Beyond that, calls share one circuit a group ("catalog.*"), and
-// beyond twice that, one for everything ("*.*"): a caller that builds keys from user input cannot exhaust memory. One
-// circuit takes about 8 KiB.
+// A Set makes at most 1000 circuits. Beyond that, calls share one circuit for each group ("catalog.*"), and beyond 2000
+// circuits one for all ("*.*"): a caller that builds keys from user input cannot exhaust memory. One circuit takes about
+// 18 KiB.
 //
 // Do runs the call in the caller's goroutine and its time-out cancels the context. It starts no goroutine, so none can
 // leak, and a call that ignores its context is waited for.

@@ -83,9 +83,12 @@ func (c *circuit) endFallback() {
 }
 
 func (c *circuit) countFallback(ev event) {
-	if c != nil {
-		c.window.count(time.Since(c.base), ev)
+	if c == nil {
+		return
 	}
+	c.mu.Lock()
+	defer c.unlock()
+	c.window.count(time.Since(c.base), ev)
 }
 
 // fallbackFailed counts ev and hands the circuit to the Fallback around this one, if any.

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	circuitsv1 "bijou.dev/platform/api/circuits/v1"
+	"bijou.dev/platform/load"
 )
 
 // PropertyOpenInstances is the entry in the properties of a summed Snapshot that says how many of its instances are
@@ -107,7 +108,7 @@ func command(s *circuitsv1.Snapshot, now time.Time) map[string]any {
 		"propertyValue_executionIsolationThreadPoolKeyOverride":          nil,
 		"propertyValue_executionIsolationSemaphoreMaxConcurrentRequests": number("executionIsolationSemaphoreMaxConcurrentRequests"),
 		"propertyValue_fallbackIsolationSemaphoreMaxConcurrentRequests":  number("fallbackIsolationSemaphoreMaxConcurrentRequests"),
-		"propertyValue_metricsRollingStatisticalWindowInMilliseconds":    countWindow.Milliseconds() * hosts,
+		"propertyValue_metricsRollingStatisticalWindowInMilliseconds":    load.Window.Milliseconds() * hosts,
 		"propertyValue_requestCacheEnabled":                              false,
 		"propertyValue_requestLogEnabled":                                false,
 	}
@@ -166,6 +167,6 @@ func (p *pool) event(name string, now time.Time) map[string]any {
 		"currentPoolSize": p.active, "currentQueueSize": 0,
 		"rollingCountThreadsExecuted": p.ran, "rollingMaxActiveThreads": p.maxActive, "rollingCountCommandRejections": p.refused,
 		"propertyValue_queueSizeRejectionThreshold":                   0,
-		"propertyValue_metricsRollingStatisticalWindowInMilliseconds": countWindow.Milliseconds() * int64(p.hosts),
+		"propertyValue_metricsRollingStatisticalWindowInMilliseconds": load.Window.Milliseconds() * int64(p.hosts),
 	}
 }

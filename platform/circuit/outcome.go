@@ -71,21 +71,14 @@ func badRequest(err error) bool {
 	return ev == evBadRequest || ev == evCanceled
 }
 
-// Verdicts are what the breaker is told about a call.
-var (
-	errFailed     = errors.New("failed")
-	errBadRequest = errors.New("bad request")
-	errIgnored    = errors.New("says nothing about the callee")
-)
-
-func verdict(ev event, slow bool) error {
+// verdictOf returns what the breaker gets to know about a call. A request that is the caller's fault is a success: the
+// callee answered.
+func verdictOf(ev event, slow bool) error {
 	switch {
-	case ev == evSuccess && slow, ev == evFailure, ev == evTimeout:
+	case ev == evFailure, ev == evTimeout, slow:
 		return errFailed
-	case ev == evBadRequest:
-		return errBadRequest
 	case ev == evCanceled, ev == evShed:
-		return errIgnored
+		return errNoVerdict
 	}
 	return nil
 }

@@ -100,7 +100,7 @@ func (h *handles) watch(fn func()) {
 type mode uint8
 
 const (
-	modeBreaker      mode = iota // the breaker
+	modeAutomatic    mode = iota // the breaker
 	modeForcedOpen               // nobody may
 	modeForcedClosed             // everybody may
 	modeDisabled                 // everybody may, because there is no breaker
@@ -110,7 +110,7 @@ const (
 type limits struct {
 	mode mode
 	// volume and errorPercent are the thresholds at which the circuit opens.
-	volume, errorPercent uint32
+	volume, errorPercent int64
 	sleep                time.Duration
 	// slow and timeout are 0 when off.
 	slow, timeout         time.Duration
@@ -124,8 +124,8 @@ func (l *limits) tooSlow(ev event, took time.Duration) bool {
 
 func (h *handles) limits() *limits {
 	l := &limits{
-		volume:          uint32(h.volume.Get()),
-		errorPercent:    uint32(h.errorPercent.Get()),
+		volume:          h.volume.Get(),
+		errorPercent:    h.errorPercent.Get(),
 		sleep:           time.Duration(h.sleep.Get()) * time.Millisecond,
 		slow:            time.Duration(h.slow.Get()) * time.Millisecond,
 		concurrent:      h.concurrent.Get(),

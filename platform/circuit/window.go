@@ -1,14 +1,14 @@
 package circuit
 
 import (
-	"math/bits"
-	"sync"
 	"time"
+
+	"bijou.dev/platform/load"
 
 	"go.opentelemetry.io/otel/trace"
 )
 
-// event is what is counted. Names and meanings are Hystrix's, but for SLOW and SHED, which it does not have.
+// event is what is counted. Names and meanings are those of Hystrix, except SLOW and SHED, which it does not have.
 type event uint8
 
 const (
@@ -24,7 +24,7 @@ const (
 	evFallbackRejection
 	evFallbackMissing
 	evFallbackDisabled
-	evSlow // beside evSuccess
+	evSlow // counted together with evSuccess
 	evShed
 	numEvents
 )
@@ -35,201 +35,139 @@ var eventNames = [numEvents]string{
 }
 
 const (
-	countBuckets  = 10
-	countPeriod   = time.Second
-	countWindow   = countBuckets * countPeriod
-	latencyPeriod = 10 * time.Second
-	latencySlots  = 208 // up to 2^27 units of 1.024 us, 137 s
-	maxExamples   = 3
+	period      = time.Second
+	periods     = int64(load.Window / period)
+	maxExamples = 3
 )
 
-// window is the memory of one circuit. Times are given as the time since the circuit's base.
+// window holds what one circuit counted in the last seconds. The breaker, the snapshots and the load of the link read
+// the same counts. Times are given as the time since the Set was made. The circuit's lock guards it.
 type window struct {
-	mu      sync.Mutex
-	counts  [countBuckets]countBucket
-	latency [6]latencyBucket
-	// healthFrom is the first period whose calls count for the error rate shown: a circuit that closed starts afresh.
-	healthFrom int64
-	// lastErr and examples are the newest failures, for the reason why a circuit opened.
+	// ring has the running second and the ten complete seconds before it.
+	ring [periods + 1]second
+	// lastErr and examples are the newest failures, to explain why a circuit opened.
 	lastErr  error
 	examples [maxExamples]trace.TraceID
-	failures int
-	// why and since describe the last change of state. The sentence is empty when closed.
-	why   string
-	since time.Time
-	// retryAt is when an open circuit lets a trial through.
-	retryAt time.Duration
+	failures int // number of examples ever recorded
 }
 
-// countBucket holds one period; epoch is the period's number.
-type countBucket struct {
-	epoch         int64
-	n             [numEvents]int64
+// second holds one second; number counts the seconds since the Set was made.
+type second struct {
+	number        int64
+	events        [numEvents]uint64
 	maxConcurrent int64
+	// health is what the breaker decides on. It is reset when the circuit closes, events are not.
+	health  health
+	latency load.Histogram
 }
 
-type latencyBucket struct {
-	epoch    int64
-	count    int64
-	sum      time.Duration
-	min, max time.Duration
-	slots    [latencySlots]uint32
-}
+// health is a number of calls that say something about the callee, and how many of them failed or were slow.
+type health struct{ calls, failed int64 }
 
-// countsAt returns the bucket for now, emptied when it held an older period.
-func (w *window) countsAt(now time.Duration) *countBucket {
-	epoch := int64(now / countPeriod)
-	b := &w.counts[epoch%countBuckets]
-	if b.epoch < epoch {
-		*b = countBucket{epoch: epoch}
+// percent returns the share of failed calls, rounded down; 0 without calls.
+func (h health) percent() int64 {
+	if h.calls == 0 {
+		return 0
 	}
-	return b
+	return h.failed * 100 / h.calls
+}
+
+// at returns the second of now, emptied if it held an older second.
+func (w *window) at(now time.Duration) *second {
+	number := int64(now / period)
+	s := &w.ring[number%(periods+1)]
+	if s.number < number {
+		*s = second{number: number}
+	}
+	return s
 }
 
 // count adds one event.
-func (w *window) count(now time.Duration, ev event) {
-	w.mu.Lock()
-	w.countsAt(now).n[ev]++
-	w.mu.Unlock()
-}
+func (w *window) count(now time.Duration, ev event) { w.at(now).events[ev]++ }
 
-// ran adds one call that ran: its event, how many ran beside it, how long it took. Canceled calls leave no latency,
-// because it would be the caller's patience that is measured; refused ones leave none either.
-func (w *window) ran(now time.Duration, ev event, slow bool, concurrent int64, took time.Duration) {
-	w.mu.Lock()
-	b := w.countsAt(now)
-	b.n[ev]++
+// ended adds a call that ran. Canceled and shed calls leave no latency, because it would say nothing about the callee.
+// If forHealth is false the breaker does not see the call.
+func (w *window) ended(now time.Duration, ev event, slow bool, took time.Duration, concurrent int64, forHealth bool) {
+	s := w.at(now)
+	s.events[ev]++
 	if slow {
-		b.n[evSlow]++
+		s.events[evSlow]++
 	}
-	b.maxConcurrent = max(b.maxConcurrent, concurrent)
+	s.maxConcurrent = max(s.maxConcurrent, concurrent)
 	if ev != evCanceled && ev != evShed {
-		w.addLatency(now, took)
+		s.latency.Record(took)
 	}
-	w.mu.Unlock()
+	if !forHealth {
+		return
+	}
+	switch {
+	case slow, ev == evFailure, ev == evTimeout:
+		s.health.failed++
+		s.health.calls++
+	case ev == evSuccess:
+		s.health.calls++
+	}
 }
 
-func (w *window) addLatency(now, took time.Duration) {
-	epoch := int64(now / latencyPeriod)
-	b := &w.latency[epoch%int64(len(w.latency))]
-	if b.epoch < epoch || b.count == 0 {
-		*b = latencyBucket{epoch: epoch, min: took}
+// resetHealth makes the breaker see no calls, for a circuit that closed.
+func (w *window) resetHealth() {
+	for i := range w.ring {
+		w.ring[i].health = health{}
 	}
-	b.count++
-	b.sum += took
-	b.min = min(b.min, took)
-	b.max = max(b.max, took)
-	b.slots[slotOf(took)]++
 }
 
-// failed remembers a failure as evidence.
-func (w *window) failed(err error, id trace.TraceID) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	w.lastErr = err
+// exampleOf remembers the trace of a failure.
+func (w *window) exampleOf(id trace.TraceID) {
 	if id.IsValid() {
 		w.examples[w.failures%maxExamples] = id
 		w.failures++
 	}
 }
 
-// sums are the counts of the whole rolling window.
-type sums struct {
-	n                [numEvents]int64
-	maxConcurrent    int64
-	requests, errors int64
-}
-
-// sumLocked adds up the rolling window. Requests and errors are what the breaker sees: Hystrix's health counts, with slow calls as
-// errors and without those that found the bulkhead full.
-func (w *window) sumLocked(now time.Duration) sums {
-	var s sums
-	oldest := int64(now/countPeriod) - countBuckets + 1
-	for i := range w.counts {
-		b := &w.counts[i]
-		if b.epoch < oldest {
+// rolling adds up the events of the running second and the nine before it, as hystrix.stream shows them.
+func (w *window) rolling(now time.Duration) (events [numEvents]uint64, maxConcurrent int64) {
+	newest := int64(now / period)
+	for i := range w.ring {
+		s := &w.ring[i]
+		if s.number <= newest-periods {
 			continue
 		}
-		for ev, n := range b.n {
-			s.n[ev] += n
+		for ev, n := range s.events {
+			events[ev] += n
 		}
-		s.maxConcurrent = max(s.maxConcurrent, b.maxConcurrent)
-		if b.epoch >= w.healthFrom {
-			bad := b.n[evFailure] + b.n[evTimeout]
-			s.errors += bad + b.n[evSlow]
-			s.requests += bad + b.n[evSuccess]
-		}
+		maxConcurrent = max(maxConcurrent, s.maxConcurrent)
 	}
-	return s
+	return events, maxConcurrent
 }
 
-// latenciesLocked merges the periods of the latency window.
-func (w *window) latenciesLocked(now time.Duration) latencyBucket {
-	var sum latencyBucket
-	oldest := int64(now/latencyPeriod) - int64(len(w.latency)) + 1
-	for i := range w.latency {
-		b := &w.latency[i]
-		if b.count == 0 || b.epoch < oldest {
-			continue
-		}
-		if sum.count == 0 || b.min < sum.min {
-			sum.min = b.min
-		}
-		sum.max = max(sum.max, b.max)
-		sum.count += b.count
-		sum.sum += b.sum
-		for slot, n := range b.slots {
-			sum.slots[slot] += n
+// health adds up the running second and the nine before it.
+func (w *window) health(now time.Duration) (sum health) {
+	newest := int64(now / period)
+	for i := range w.ring {
+		if s := &w.ring[i]; s.number > newest-periods {
+			sum.calls += s.health.calls
+			sum.failed += s.health.failed
 		}
 	}
 	return sum
 }
 
-// percentile returns the latency that p percent of the calls did not exceed; 0 without calls.
-func (b *latencyBucket) percentile(p float64) time.Duration {
-	switch {
-	case b.count == 0:
-		return 0
-	case p <= 0:
-		return b.min
-	case p >= 100:
-		return b.max
-	}
-	rank := p / 100 * float64(b.count)
-	seen := 0.0
-	for slot, n := range b.slots {
-		if seen+float64(n) < rank {
-			seen += float64(n)
+// load adds up the ten complete seconds before now.
+func (w *window) load(now time.Duration) load.Load {
+	running := int64(now / period)
+	sum := load.Load{Measured: time.Duration(min(running, periods)) * period}
+	for i := range w.ring {
+		s := &w.ring[i]
+		if s.number >= running || s.number < running-periods {
 			continue
 		}
-		low, high := slotStart(slot), slotStart(slot+1)
-		within := low + time.Duration(float64(high-low)*(rank-seen)/float64(n))
-		return min(max(within, b.min), b.max)
+		failed := s.events[evFailure] + s.events[evTimeout]
+		rejected := s.events[evShortCircuited] + s.events[evSemaphoreRejected] + s.events[evShed]
+		sum.Calls += s.events[evSuccess] + s.events[evBadRequest] + failed + rejected
+		sum.Failures += failed
+		sum.Rejected += rejected
+		sum.Fallbacks += s.events[evFallbackSuccess]
+		sum.Latency.Merge(&s.latency)
 	}
-	return b.max
-}
-
-func (b *latencyBucket) mean() time.Duration {
-	if b.count == 0 {
-		return 0
-	}
-	return b.sum / time.Duration(b.count)
-}
-
-// slotOf maps a latency to its slot: eight slots for each power of two, so that a slot is at most 12.5 % wide.
-func slotOf(d time.Duration) int {
-	u := uint64(max(d, 0)) >> 10
-	if u < 8 {
-		return int(u)
-	}
-	exp := bits.Len64(u) - 4
-	return min(exp*8+int(u>>exp), latencySlots-1)
-}
-
-// slotStart returns the smallest latency of a slot.
-func slotStart(slot int) time.Duration {
-	if slot < 8 {
-		return time.Duration(slot) << 10
-	}
-	return time.Duration(slot%8+8) << (slot/8 - 1 + 10)
+	return sum
 }
