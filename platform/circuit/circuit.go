@@ -108,13 +108,11 @@ func (s *Set) create(key Key) *circuit {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	old := *s.circuits.Load()
-	switch n := len(old); {
-	case old[key] != nil:
-		return old[key]
-	case n >= 2*maxCircuits:
-		key = Key{"*", "*"}
-	case n >= maxCircuits:
+	if old[key] == nil && len(old) >= maxCircuits {
 		key = Key{key.Group, "*"}
+	}
+	if old[key] == nil && len(old) >= 2*maxCircuits {
+		key = Key{"*", "*"}
 	}
 	if old[key] != nil {
 		return old[key]
