@@ -8,7 +8,8 @@ import (
 )
 
 // Limits of what one span may carry. Protobuf refuses text that is not UTF-8, and with it the whole batch; a server
-// refuses messages that are too large. So text is repaired and cut before it is sent. The trace store has the same limits.
+// refuses messages that are too large. So text is repaired and cut before it is sent. The trace store has the same
+// limits.
 const (
 	maxName  = 512     // bytes of a name or a key
 	maxValue = 4 << 10 // bytes of a value
@@ -16,7 +17,8 @@ const (
 	maxDepth = 32      // lists and maps inside of each other
 )
 
-// cleanSpans makes all text in an export valid and bounded, in place. It allocates nothing when there is nothing to repair.
+// cleanSpans makes all text in an export valid and bounded, in place. It allocates nothing when there is nothing to
+// repair.
 func cleanSpans(list []*otlp.ResourceSpans) {
 	for _, r := range list {
 		r.SchemaUrl = text.Bound(r.SchemaUrl, maxValue)

@@ -15,16 +15,16 @@ import (
 	"go.opentelemetry.io/otel/trace"
 )
 
-// serverKind is made once: options built for each call would be garbage of every unsampled request.
+// serverKind is made once, because options made for each request cost an allocation, also when it is not sampled.
 var serverKind = []trace.SpanStartOption{trace.WithSpanKind(trace.SpanKindServer)}
 
-// Middleware makes a server span for each request, as a child of the caller's span if the request carries one. The span
-// has method, path, scheme, protocol version, client address, route and status, named by semantic conventions; never
-// the query, which may hold secrets. The route is the pattern of the http.ServeMux that served the request; handlers
-// that route otherwise set http.route and the name on the span themselves. An answer of 500 or more, or a panic, marks
-// the span as an error.
+// Middleware makes a server span for each request, as a child of the caller's span if the request has one. The span
+// has method, path, scheme, protocol version, client address, route and status, named as in the semantic conventions.
+// It never has the query, which may contain secrets. The route is the pattern of the http.ServeMux that served the
+// request; a handler that routes in another way sets r.Pattern, or http.route and the name of the span. A status of
+// 500 or more, or a panic, marks the span as an error.
 //
-// An unsampled request gets its context and nothing else: its ResponseWriter is not wrapped.
+// A request that is not sampled gets a context with the trace id; its ResponseWriter is not wrapped.
 func (p *Provider) Middleware(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		ctx := propagator{}.Extract(r.Context(), propagation.HeaderCarrier(r.Header))
@@ -38,7 +38,7 @@ func (p *Provider) Middleware(next http.Handler) http.Handler {
 		}
 		span.SetAttributes(requestAttributes(r, method)...)
 		sw := &statusWriter{ResponseWriter: w}
-		status := http.StatusInternalServerError // unless next returns
+		status := http.StatusInternalServerError // if next panics
 		defer func() { finish(span, r, method, status) }()
 		next.ServeHTTP(sw, r)
 		status = sw.code()
@@ -80,7 +80,7 @@ func finish(span trace.Span, r *http.Request, method string, status int) {
 	}
 }
 
-// methodName keeps the names of spans few, whatever clients send.
+// methodName bounds the number of span names: clients may send any method.
 func methodName(m string) string {
 	switch m {
 	case http.MethodGet, http.MethodHead, http.MethodPost, http.MethodPut, http.MethodPatch, http.MethodDelete,
@@ -90,7 +90,8 @@ func methodName(m string) string {
 	return "_OTHER"
 }
 
-// statusWriter remembers the status. It passes on what handlers look for: flushing, hijacking, and copying by the kernel.
+// statusWriter records the status. It supports the optional interfaces that handlers use: flushing, hijacking, and
+// copies by the kernel.
 type statusWriter struct {
 	http.ResponseWriter
 	status int // 0: nothing written yet
@@ -105,7 +106,7 @@ func (w *statusWriter) code() int {
 
 // WriteHeader implements http.ResponseWriter.
 func (w *statusWriter) WriteHeader(status int) {
-	// Other 1xx answers are followed by the real one.
+	// After other 1xx responses comes the final one.
 	if w.status == 0 && (status >= 200 || status == http.StatusSwitchingProtocols) {
 		w.status = status
 	}
@@ -114,7 +115,7 @@ func (w *statusWriter) WriteHeader(status int) {
 
 // Flush implements http.Flusher.
 func (w *statusWriter) Flush() {
-	_ = http.NewResponseController(w.ResponseWriter).Flush() // an http.Flusher cannot say that it does not work
+	_ = http.NewResponseController(w.ResponseWriter).Flush() // an http.Flusher cannot return an error
 }
 
 // Hijack implements http.Hijacker.
@@ -129,5 +130,5 @@ func (w *statusWriter) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 // ReadFrom implements io.ReaderFrom.
 func (w *statusWriter) ReadFrom(r io.Reader) (int64, error) { return io.Copy(w.ResponseWriter, r) }
 
-// Unwrap serves http.ResponseController.
+// Unwrap is for http.ResponseController.
 func (w *statusWriter) Unwrap() http.ResponseWriter { return w.ResponseWriter }

@@ -20,7 +20,8 @@ import (
 func TestMiddleware(t *testing.T) {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /films/{id}", func(http.ResponseWriter, *http.Request) {})
-	mux.HandleFunc("POST example.com/films", func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusCreated) })
+	mux.HandleFunc("POST example.com/films",
+		func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusCreated) })
 	mux.HandleFunc("/hints", func(w http.ResponseWriter, _ *http.Request) {
 		w.WriteHeader(http.StatusEarlyHints)
 		w.WriteHeader(http.StatusTeapot)
@@ -40,7 +41,8 @@ func TestMiddleware(t *testing.T) {
 		want              map[string]string
 	}{
 		{"GET", "/films/7?token=secret", "GET /films/{id}", codes.Unset, base(map[string]string{
-			"http.request.method": "GET", "url.path": "/films/7", "http.route": "/films/{id}", "http.response.status_code": "200",
+			"http.request.method": "GET", "url.path": "/films/7", "http.route": "/films/{id}",
+			"http.response.status_code": "200",
 		})},
 		{"POST", "http://example.com/films", "POST /films", codes.Unset, base(map[string]string{
 			"http.request.method": "POST", "url.path": "/films", "http.route": "/films", "http.response.status_code": "201",
@@ -52,13 +54,16 @@ func TestMiddleware(t *testing.T) {
 			"http.request.method": "GET", "url.path": "/hints", "http.route": "/hints", "http.response.status_code": "418",
 		})},
 		{"BREW", "/hints", "_OTHER /hints", codes.Unset, base(map[string]string{
-			"http.request.method": "_OTHER", "http.request.method_original": "BREW", "url.path": "/hints", "http.route": "/hints", "http.response.status_code": "418",
+			"http.request.method": "_OTHER", "http.request.method_original": "BREW", "url.path": "/hints",
+			"http.route": "/hints", "http.response.status_code": "418",
 		})},
 		{"GET", "/fail", "GET /fail", codes.Error, base(map[string]string{
-			"http.request.method": "GET", "url.path": "/fail", "http.route": "/fail", "http.response.status_code": "502", "error.type": "502",
+			"http.request.method": "GET", "url.path": "/fail", "http.route": "/fail", "http.response.status_code": "502",
+			"error.type": "502",
 		})},
 		{"GET", "/panic", "GET /panic", codes.Error, base(map[string]string{
-			"http.request.method": "GET", "url.path": "/panic", "http.route": "/panic", "http.response.status_code": "500", "error.type": "500",
+			"http.request.method": "GET", "url.path": "/panic", "http.route": "/panic", "http.response.status_code": "500",
+			"error.type": "500",
 		})},
 	}
 	for _, tt := range tests {
@@ -92,8 +97,8 @@ func TestMiddleware(t *testing.T) {
 	}
 }
 
-// Handlers look for abilities of the ResponseWriter: streams flush, WebSockets take the connection.
-func TestMiddlewareKeepsAbilities(t *testing.T) {
+// Handlers use optional interfaces of the ResponseWriter: streams flush, WebSockets take over the connection.
+func TestMiddlewareKeepsOptionalInterfaces(t *testing.T) {
 	p := newProvider(t, trace.Options{Exporter: tracetest.NewNoopExporter()})
 	mux := http.NewServeMux()
 	mux.HandleFunc("/stream", func(w http.ResponseWriter, _ *http.Request) {
@@ -134,7 +139,7 @@ func TestMiddlewareKeepsAbilities(t *testing.T) {
 	}
 }
 
-// What is not sampled must not be slowed down.
+// A request that is not sampled costs as little as possible.
 func TestMiddlewareUnsampled(t *testing.T) {
 	p := newProvider(t, trace.Options{Exporter: tracetest.NewNoopExporter(), Sampling: share(0)})
 	w := httptest.NewRecorder()

@@ -12,8 +12,8 @@ import (
 // maxLogValue bounds the message and each value of a log line, in bytes. A stack trace fits into it.
 const maxLogValue = 16 << 10
 
-// Handler returns a handler that adds trace_id and span_id to records logged with a context that has a span. They are at
-// the top level of the record, also when the logger has open groups.
+// Handler returns a handler that adds trace_id and span_id to records logged with a context that has a span. They are
+// at the top level of the record, also when the logger has open groups.
 //
 // It makes the message and the values that are strings or errors valid UTF-8 of at most 16 KiB, because they may come
 // from clients. Other values are passed to next as they are.

@@ -91,6 +91,17 @@ func TestHandlerRepairsText(t *testing.T) {
 	}
 }
 
+// A handler must not change the attributes of its caller.
+func TestHandlerLeavesAttributesOfTheCaller(t *testing.T) {
+	log, _ := textLog()
+	group := slog.Group("g", "k", invalid)
+	log.Info("hi", group)
+	log.With(group).Info("hi")
+	if got := group.Value.Group()[0].Value.String(); got != invalid {
+		t.Errorf("the caller's value became %q", got)
+	}
+}
+
 type valuer string
 
 func (v valuer) LogValue() slog.Value { return slog.StringValue(string(v)) }

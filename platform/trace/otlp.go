@@ -52,8 +52,8 @@ func (*otlpClient) Stop(context.Context) error { return nil }
 // stopKey is the context key of the channel that is closed when the process stops.
 type stopKey struct{}
 
-// UploadTraces implements otlptrace.Client. It retries what OTLP calls retryable until ctx ends. When the process stops, it
-// does not retry a store that is unavailable: the store will hardly be back in time.
+// UploadTraces implements otlptrace.Client. It retries what OTLP calls retryable until ctx ends. When the process
+// stops, it does not retry a store that is unavailable: the store will hardly be back in time.
 func (c *otlpClient) UploadTraces(ctx context.Context, spans []*otlp.ResourceSpans) error {
 	if c.service == nil {
 		c.service = collector.NewTraceServiceClient(c.conn())
@@ -104,8 +104,8 @@ func retryable(err error) bool {
 	return false
 }
 
-// sleep waits for d, or until the process stops, and reports whether there is time for another attempt. It does not begin
-// a wait that ends after the deadline of ctx.
+// sleep waits for d, or until the process stops, and reports whether there is time for another attempt. It does not
+// begin a wait that ends after the deadline of ctx.
 func sleep(ctx context.Context, d time.Duration, stop <-chan struct{}) bool {
 	if closed(stop) {
 		stop = nil // the process stops already; a store that answers still gets the time it asked for

@@ -39,7 +39,7 @@ func (m MD) Keys() []string {
 	return keys
 }
 
-// A header is a name as gRPC metadata and as net/http store it, so that the usual carriers are read without converting.
+// A header has its name as in gRPC metadata and as in net/http, so that no name is converted when carriers are read.
 type header struct{ lower, canonical string }
 
 var (
@@ -67,7 +67,7 @@ func (h header) values(c propagation.TextMapCarrier) []string {
 	return nil
 }
 
-// one returns the only value. Several values contradict each other, so they count as none.
+// one returns the value if there is exactly one. Several values contradict each other and count as none.
 func (h header) one(c propagation.TextMapCarrier) string {
 	if v := h.values(c); len(v) == 1 {
 		return strings.Trim(v[0], " \t")
@@ -86,7 +86,7 @@ func (h header) set(c propagation.TextMapCarrier, value string) {
 	}
 }
 
-// remove takes away what a proxy copied from the incoming request. Other carriers start empty.
+// remove deletes the header, because a proxy may have copied it from the incoming request. Other carriers start empty.
 func (h header) remove(c propagation.TextMapCarrier) {
 	switch c := c.(type) {
 	case propagation.HeaderCarrier:
@@ -98,7 +98,7 @@ func (h header) remove(c propagation.TextMapCarrier) {
 
 type propagator struct{}
 
-// Inject writes the span context of ctx. Without a valid one it writes nothing.
+// Inject writes the span context of ctx. If it is not valid, Inject writes nothing.
 func (propagator) Inject(ctx context.Context, c propagation.TextMapCarrier) {
 	sc := trace.SpanContextFromContext(ctx)
 	if !sc.IsValid() {
@@ -131,7 +131,7 @@ func (propagator) Extract(ctx context.Context, c propagation.TextMapCarrier) con
 // Fields returns the keys that Inject sets.
 func (propagator) Fields() []string { return []string{traceparent.lower, tracestate.lower} }
 
-// keptFlags are the trace flags that W3C defines. Others must not be passed on.
+// keptFlags are the trace flags that W3C defines. Others must not be propagated.
 const keptFlags = trace.FlagsSampled | trace.FlagsRandom
 
 func formatTraceparent(sc trace.SpanContext) string {
@@ -146,7 +146,7 @@ func formatTraceparent(sc trace.SpanContext) string {
 	return string(b[:])
 }
 
-// parseTraceparent reads version 00 exactly, and of later versions the part that 00 defines.
+// parseTraceparent reads version 00, and from later versions the fields that version 00 has.
 func parseTraceparent(h string) (sc trace.SpanContextConfig, ok bool) {
 	if len(h) < 55 || h[2] != '-' || h[35] != '-' || h[52] != '-' {
 		return sc, false
@@ -168,8 +168,8 @@ func parseTraceparent(h string) (sc trace.SpanContextConfig, ok bool) {
 // maxMembers is the longest list that W3C allows in tracestate.
 const maxMembers = 32
 
-// parseTracestate joins the headers. The SDK's parser refuses what must be accepted (repeated keys, blank members), so
-// such lists are cleaned first; what it then refuses is discarded as a whole.
+// parseTracestate joins the headers. The SDK's parser refuses repeated keys and blank members, which W3C allows, so
+// they are removed first. If the parser refuses the rest, all of it is discarded.
 func parseTracestate(headers []string) trace.TraceState {
 	switch len(headers) {
 	case 0:
@@ -202,7 +202,7 @@ func parseTracestate(headers []string) trace.TraceState {
 	return ts
 }
 
-// extractB3 reads the single header, else the several ones. Ids that are not valid stay zero.
+// extractB3 reads the single header or, if that is missing or invalid, the X-B3 headers. Invalid ids are zero.
 func extractB3(c propagation.TextMapCarrier) (trace.SpanContextConfig, decision) {
 	if h := b3Single.one(c); h != "" {
 		if sc, d, ok := parseB3(h); ok {
@@ -221,7 +221,7 @@ func extractB3(c propagation.TextMapCarrier) (trace.SpanContextConfig, decision)
 	return sc, d
 }
 
-// parseB3 reads trace-span, trace-span-state, trace-span-state-parent, or state alone.
+// parseB3 reads trace-span, trace-span-state, trace-span-state-parent, or only state.
 func parseB3(h string) (trace.SpanContextConfig, decision, bool) {
 	parts := strings.SplitN(h, "-", 5)
 	if len(parts) == 1 {
@@ -238,7 +238,7 @@ func parseB3(h string) (trace.SpanContextConfig, decision, bool) {
 	return b3Context(parts[0], parts[1], state)
 }
 
-// b3Context reads ids and state. Without valid ids only a firm decision counts.
+// b3Context reads ids and state. ok reports whether the ids are valid; if not, d may still be accept or deny.
 func b3Context(tid, sid, state string) (sc trace.SpanContextConfig, d decision, ok bool) {
 	switch state {
 	case "1", "true", "d":
@@ -250,7 +250,7 @@ func b3Context(tid, sid, state string) (sc trace.SpanContextConfig, d decision, 
 	default:
 		return sc, undecided, false
 	}
-	half := max(0, 16-len(tid)/2) // 64-bit ids fill the right half
+	half := max(0, 16-len(tid)/2) // an id of 64 bits is the lower half
 	ok = (len(tid) == 16 || len(tid) == 32) && unhex(sc.TraceID[half:], tid) && unhex(sc.SpanID[:], sid) &&
 		sc.TraceID.IsValid() && sc.SpanID.IsValid()
 	if !ok {

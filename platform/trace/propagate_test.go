@@ -97,14 +97,30 @@ func TestExtract(t *testing.T) {
 		{"state", pairs{"traceparent", good, "tracestate", "foo=1,bar=2"}, on + " foo=1,bar=2"},
 		{"state without parent", pairs{"tracestate", "foo=1"}, "none"},
 		{"state of an invalid parent", pairs{"traceparent", "00-x", "tracestate", "foo=1"}, "none"},
-		{"state in several headers", pairs{"traceparent", good, "tracestate", "foo=1", "tracestate", "bar=2,baz=3"}, on + " foo=1,bar=2,baz=3"},
+		{
+			"state in several headers",
+			pairs{"traceparent", good, "tracestate", "foo=1", "tracestate", "bar=2,baz=3"},
+			on + " foo=1,bar=2,baz=3",
+		},
 		{"state with an empty header", pairs{"traceparent", good, "tracestate", "", "tracestate", "bar=2"}, on + " bar=2"},
 		{"blank members are skipped", pairs{"traceparent", good, "tracestate", "foo=1, \t ,,bar=2 \t"}, on + " foo=1,bar=2"},
-		{"the first of equal keys is kept", pairs{"traceparent", good, "tracestate", "foo=1,bar=2,foo=3"}, on + " foo=1,bar=2"},
-		{"equal keys in two headers", pairs{"traceparent", good, "tracestate", "foo=1", "tracestate", "foo=1"}, on + " foo=1"},
+		{
+			"the first of equal keys is kept",
+			pairs{"traceparent", good, "tracestate", "foo=1,bar=2,foo=3"},
+			on + " foo=1,bar=2",
+		},
+		{
+			"equal keys in two headers",
+			pairs{"traceparent", good, "tracestate", "foo=1", "tracestate", "foo=1"},
+			on + " foo=1",
+		},
 		{"32 members", pairs{"traceparent", good, "tracestate", members(32, "k%d=1")}, on + " " + members(32, "k%d=1")},
 		{"33 members", pairs{"traceparent", good, "tracestate", members(33, "k%d=1")}, on},
-		{"33 members in two headers", pairs{"traceparent", good, "tracestate", members(20, "a%d=1"), "tracestate", members(13, "b%d=1")}, on},
+		{
+			"33 members in two headers",
+			pairs{"traceparent", good, "tracestate", members(20, "a%d=1"), "tracestate", members(13, "b%d=1")},
+			on,
+		},
 		{"one malformed member discards all", pairs{"traceparent", good, "tracestate", "foo=1,Bar=2"}, on},
 		{"member without a value", pairs{"traceparent", good, "tracestate", "foo"}, on},
 		{"value with an equals sign", pairs{"traceparent", good, "tracestate", "foo=bar=baz"}, on},
@@ -116,19 +132,52 @@ func TestExtract(t *testing.T) {
 		{"b3 debug", pairs{"b3", b3id + "-a2fb4a1d1a96d312-d"}, b3on},
 		{"b3 deferred", pairs{"b3", b3id + "-a2fb4a1d1a96d312"}, b3off},
 		{"b3 with a parent", pairs{"b3", b3id + "-a2fb4a1d1a96d312-1-0020000000000001"}, b3on},
-		{"b3 with a 64-bit trace id", pairs{"b3", short + "-a2fb4a1d1a96d312-1"}, "0000000000000000" + short + " a2fb4a1d1a96d312 01"},
+		{
+			"b3 with a 64-bit trace id",
+			pairs{"b3", short + "-a2fb4a1d1a96d312-1"},
+			"0000000000000000" + short + " a2fb4a1d1a96d312 01",
+		},
 		{"b3 state alone", pairs{"b3", "0"}, "none"},
 		{"b3 with too many fields", pairs{"b3", b3id + "-a2fb4a1d1a96d312-1-0020000000000001-1"}, "none"},
 		{"b3 with an unknown state", pairs{"b3", b3id + "-a2fb4a1d1a96d312-x"}, "none"},
 		{"b3 with a short span id", pairs{"b3", b3id + "-a2fb-1"}, "none"},
 		{"b3 with zero ids", pairs{"b3", "0000000000000000-0000000000000000-1"}, "none"},
-		{"b3 headers", pairs{"X-B3-TraceId", b3id, "X-B3-SpanId", "a2fb4a1d1a96d312", "X-B3-ParentSpanId", "0020000000000001", "X-B3-Sampled", "1"}, b3on},
-		{"b3 headers with the old spelling", pairs{"X-B3-TraceId", b3id, "X-B3-SpanId", "a2fb4a1d1a96d312", "X-B3-Sampled", "true"}, b3on},
-		{"b3 headers, flags mean debug", pairs{"X-B3-TraceId", b3id, "X-B3-SpanId", "a2fb4a1d1a96d312", "X-B3-Flags", "1"}, b3on},
+		{
+			"b3 headers",
+			pairs{
+				"X-B3-TraceId", b3id, "X-B3-SpanId", "a2fb4a1d1a96d312", "X-B3-ParentSpanId", "0020000000000001",
+				"X-B3-Sampled", "1",
+			},
+			b3on,
+		},
+		{
+			"b3 headers with the old spelling",
+			pairs{"X-B3-TraceId", b3id, "X-B3-SpanId", "a2fb4a1d1a96d312", "X-B3-Sampled", "true"},
+			b3on,
+		},
+		{
+			"b3 headers, flags mean debug",
+			pairs{"X-B3-TraceId", b3id, "X-B3-SpanId", "a2fb4a1d1a96d312", "X-B3-Flags", "1"},
+			b3on,
+		},
 		{"b3 headers with half of the ids", pairs{"X-B3-TraceId", b3id, "X-B3-Sampled", "1"}, "none"},
 		{"b3 headers twice", pairs{"X-B3-TraceId", b3id, "X-B3-TraceId", b3id, "X-B3-SpanId", "a2fb4a1d1a96d312"}, "none"},
-		{"single b3 wins over several", pairs{"b3", b3id + "-a2fb4a1d1a96d312-1", "X-B3-TraceId", tid, "X-B3-SpanId", sid, "X-B3-Sampled", "0"}, b3on},
+		{
+			"single b3 wins over several",
+			pairs{"b3", b3id + "-a2fb4a1d1a96d312-1", "X-B3-TraceId", tid, "X-B3-SpanId", sid, "X-B3-Sampled", "0"},
+			b3on,
+		},
 		{"w3c wins over b3", pairs{"traceparent", good, "b3", b3id + "-a2fb4a1d1a96d312-0"}, on},
+		{
+			"b3 where the trace id of w3c is zero",
+			pairs{"traceparent", "00-" + strings.Repeat("0", 32) + "-" + sid + "-01", "b3", b3id + "-a2fb4a1d1a96d312-1"},
+			b3on,
+		},
+		{
+			"b3 headers where the single header is invalid",
+			pairs{"b3", "a-b-c-d-e", "X-B3-TraceId", b3id, "X-B3-SpanId", "a2fb4a1d1a96d312", "X-B3-Sampled", "1"},
+			b3on,
+		},
 		{"b3 where w3c is invalid", pairs{"traceparent", "00-x", "b3", b3id + "-a2fb4a1d1a96d312-1"}, b3on},
 	}
 	for _, tt := range tests {
@@ -202,7 +251,10 @@ func FuzzExtract(f *testing.F) {
 	f.Add("", "", "0", "")
 	p := trace.Discard().Propagator()
 	f.Fuzz(func(t *testing.T, parent, state, b3, sampled string) {
-		in := pairs{"traceparent", parent, "tracestate", state, "tracestate", state, "b3", b3, "x-b3-traceid", b3, "x-b3-sampled", sampled}
+		in := pairs{
+			"traceparent", parent, "tracestate", state, "tracestate", state, "b3", b3, "x-b3-traceid", b3,
+			"x-b3-sampled", sampled,
+		}
 		ctx := p.Extract(context.Background(), in.http())
 		sc := oteltrace.SpanContextFromContext(ctx)
 		if !sc.IsValid() {

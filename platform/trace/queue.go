@@ -32,8 +32,8 @@ const (
 // dropNames are the reasons as [Provider.Drops] returns them.
 var dropNames = [dropReasons]string{"queue_full", "stopped", "failed", "refused", "too_large"}
 
-// maxRefusals bounds the requests that the store may refuse while we look for the bad spans of one batch. One bad span of
-// 512 takes ten; a store that refuses everything is not asked more often than this per batch.
+// maxRefusals bounds the requests that the store may refuse while we look for the bad spans of one batch. One bad
+// span of 512 takes ten; a store that refuses everything is not asked more often than this per batch.
 const maxRefusals = 32
 
 // queue is the span processor between the code that serves requests and the exporter. The SDK's own batcher does the
@@ -192,8 +192,8 @@ func (q *queue) run() {
 	}
 }
 
-// drain exports the spans that are queued when it is called. Spans that end meanwhile wait for the next round; otherwise
-// drain might never return.
+// drain exports the spans that are queued when it is called. Spans that end meanwhile wait for the next round;
+// otherwise drain might never return.
 func (q *queue) drain(ctx context.Context) {
 	q.mu.Lock()
 	n := len(q.spans)
@@ -257,8 +257,8 @@ func (q *queue) send(ctx context.Context, spans []sdktrace.ReadOnlySpan, refusal
 	return err
 }
 
-// report logs the first of consecutive failures and the first success after them. Refused spans are not a failure of the
-// store: they are logged at most once a minute.
+// report logs the first of consecutive failures and the first success after them. Refused spans are not a failure of
+// the store: they are logged at most once a minute.
 func (q *queue) report(err error) {
 	_, partly := errors.AsType[*partialSuccess](err)
 	switch refused := partly || errors.Is(err, errTooLarge) || errors.Is(err, errs.Invalid); {

@@ -8,13 +8,13 @@ import (
 	"go.opentelemetry.io/otel/trace"
 )
 
-// A decision is what B3 headers said about sampling and a W3C span context cannot express: "you decide", and a decision
-// that came without ids.
+// A decision is a sampling decision of B3 headers that a W3C span context cannot hold: that the receiver decides, or a
+// decision without ids.
 type decision uint8
 
 const (
 	undecided decision = iota
-	deferred           // ids without a decision: the receiver decides
+	deferred           // there are ids, and the receiver decides
 	deny
 	accept
 )
@@ -26,7 +26,7 @@ func decisionOf(ctx context.Context) decision {
 	return d
 }
 
-// sampler keeps the parent's decision and decides for traces that begin here.
+// sampler keeps the decision of the parent. It decides about traces that begin in this process.
 type sampler struct {
 	ratio interface{ Get() float64 } // nil: 1
 }
@@ -56,8 +56,8 @@ func (s sampler) sample(ctx context.Context, parent trace.SpanContext, id trace.
 	return s.ratio == nil || within(id, s.ratio.Get())
 }
 
-// within reports whether a trace is in the recorded share. It looks at the id only, so all processes that use the same
-// ratio agree.
+// within reports whether a trace is in the recorded share. It depends only on the id and the ratio, so that all
+// processes with the same ratio decide alike.
 func within(id trace.TraceID, ratio float64) bool {
 	return ratio >= 1 || float64(binary.BigEndian.Uint64(id[8:])>>1) < ratio*(1<<63)
 }

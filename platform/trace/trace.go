@@ -1,16 +1,17 @@
 // Package trace records what happened to a request and sends it to a trace store.
 //
-// A [Provider] has a tracer of the OpenTelemetry SDK, a propagator, a bounded queue and an exporter. A process has one
-// provider. Code that serves requests never waits for it: to end a span takes one append under a mutex. When the queue is
-// full, the store is unavailable or slow, or the process stops, spans are dropped and counted. Each recorded span is in
-// the end either in [Provider.Exported] or in [Provider.Dropped].
+// A [Provider] has a tracer of the OpenTelemetry SDK, a propagator, a bounded queue and an exporter. A process has
+// one provider. Code that serves requests never waits for it: to end a span takes one append under a mutex. When the
+// queue is full, the store is unavailable or slow, or the process stops, spans are dropped and counted. Each recorded
+// span is in the end either in [Provider.Exported] or in [Provider.Dropped].
 //
-// Outgoing requests carry W3C traceparent and tracestate. Incoming requests may carry those or Zipkin's B3 headers, see
-// [Provider.Propagator]. Spans are sent as OTLP over a gRPC connection that the caller provides. Text in them is made
-// valid UTF-8 and cut to 512 bytes (names and keys) or 4 KiB (values), so that one bad span cannot spoil a batch.
+// Outgoing requests carry W3C traceparent and tracestate. Incoming requests may carry those or Zipkin's B3 headers,
+// see [Provider.Propagator]. Spans are sent as OTLP over a gRPC connection that the caller provides. Text in them is
+// made valid UTF-8 and cut to 512 bytes (names and keys) or 4 KiB (values), so that one bad span cannot spoil a
+// batch.
 //
-// The package works without the rest of the platform. [Discard] is a provider that makes and propagates ids and records
-// nothing.
+// The package works without the rest of the platform. [Discard] is a provider that makes and propagates ids and
+// records nothing.
 package trace
 
 import (
@@ -133,8 +134,8 @@ func New(opts Options) (*Provider, error) {
 	), nil
 }
 
-// Discard returns a provider that records and exports nothing. It still makes trace ids and propagates them, so that log
-// lines of one request can be found in all processes.
+// Discard returns a provider that records and exports nothing. It still makes trace ids and propagates them, so that
+// log lines of one request can be found in all processes.
 func Discard() *Provider {
 	return provider(nil, sdktrace.WithSampler(sdktrace.NeverSample()))
 }
@@ -171,9 +172,9 @@ func (p *Provider) TracerProvider() trace.TracerProvider { return p.sdk }
 // Tracer returns the tracer with which the platform makes its own spans.
 func (p *Provider) Tracer() trace.Tracer { return p.tracer }
 
-// Propagator returns the propagator of this process. It writes W3C traceparent and tracestate. It reads W3C, and B3 in one
-// header or several when there is no valid traceparent. Two traceparent headers count as none. A tracestate that is
-// malformed or has more than 32 members is discarded; of two members with one key the first is kept.
+// Propagator returns the propagator of this process. It writes W3C traceparent and tracestate. It reads W3C, and B3
+// in one header or several when there is no valid traceparent. Two traceparent headers count as none. A tracestate
+// that is malformed or has more than 32 members is discarded; of two members with one key the first is kept.
 //
 // It asks carriers for lower-case keys. Use propagation.HeaderCarrier for HTTP and [MD] for gRPC.
 func (p *Provider) Propagator() propagation.TextMapPropagator { return propagator{} }
@@ -220,8 +221,8 @@ func (p *Provider) Exported() uint64 {
 	return p.queue.exported.Load()
 }
 
-// Flush exports the spans that have ended so far. It returns when each is exported or dropped, or an error when ctx ends
-// before that.
+// Flush exports the spans that have ended so far. It returns when each is exported or dropped, or an error when ctx
+// ends before that.
 func (p *Provider) Flush(ctx context.Context) error {
 	if p.queue == nil {
 		return nil
@@ -229,9 +230,9 @@ func (p *Provider) Flush(ctx context.Context) error {
 	return p.queue.ForceFlush(ctx)
 }
 
-// Shutdown exports the queued spans and stops. It takes at most Options.ExportTimeout and not longer than ctx, drops and
-// counts the spans that are not exported by then, and returns an error if it ran out of time. It does not wait for a
-// store that is unavailable. Spans that end later are dropped and counted. It may be called more than once.
+// Shutdown exports the queued spans and stops. It takes at most Options.ExportTimeout and not longer than ctx, drops
+// and counts the spans that are not exported by then, and returns an error if it ran out of time. It does not wait
+// for a store that is unavailable. Spans that end later are dropped and counted. It may be called more than once.
 func (p *Provider) Shutdown(ctx context.Context) error {
 	if p.queue == nil {
 		return nil

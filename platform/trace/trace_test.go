@@ -103,18 +103,13 @@ type keep struct{ *tracetest.InMemoryExporter }
 
 func (keep) Shutdown(context.Context) error { return nil }
 
-// gate is an exporter that waits until let, and then answers with err.
-type gate struct {
-	let  chan struct{}
-	err  error
-	seen atomic.Int64
-}
+// gate is an exporter that waits until open is closed.
+type gate struct{ open chan struct{} }
 
-func (g *gate) ExportSpans(ctx context.Context, s []sdktrace.ReadOnlySpan) error {
-	g.seen.Add(int64(len(s)))
+func (g *gate) ExportSpans(ctx context.Context, _ []sdktrace.ReadOnlySpan) error {
 	select {
-	case <-g.let:
-		return g.err
+	case <-g.open:
+		return nil
 	case <-ctx.Done():
 		return ctx.Err()
 	}
@@ -124,61 +119,58 @@ func (*gate) Shutdown(context.Context) error { return nil }
 
 func TestFullQueueDropsAndCounts(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		g := &gate{let: make(chan struct{})}
+		g := &gate{open: make(chan struct{})}
 		p := newProvider(t, trace.Options{Exporter: g, QueueSize: 8, BatchSize: 4})
 		spans(p, 4)
-		synctest.Wait() // a batch is with the exporter, which is stuck
+		synctest.Wait() // the exporter has a batch and waits
 		start := time.Now()
 		spans(p, 20)
 		if d := time.Since(start); d != 0 {
 			t.Errorf("ending spans took %v", d)
 		}
-		if got := p.Dropped(); got != 12 {
-			t.Errorf("dropped %d, want 12: 4 exporting, 8 queued", got)
-		}
-		close(g.let)
+		assertDrops(t, p, map[string]uint64{"queue_full": 12}) // 4 are exported, 8 are queued
+		close(g.open)
 		if err := p.Shutdown(t.Context()); err != nil {
 			t.Fatal(err)
 		}
-		if e, d := p.Exported(), p.Dropped(); e != 12 || d != 12 {
-			t.Errorf("exported %d, dropped %d, want 12 and 12", e, d)
+		if n := p.Exported(); n != 12 {
+			t.Errorf("%d spans are exported, want 12", n)
 		}
-		spans(p, 3) // after the end
-		if d := p.Dropped(); d != 15 {
-			t.Errorf("dropped %d after three more, want 15", d)
-		}
+		spans(p, 3) // after Shutdown
+		assertDrops(t, p, map[string]uint64{"queue_full": 12, "stopped": 3})
 	})
 }
 
 func TestExportTimesOut(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		g := &gate{let: make(chan struct{})}
+		g := &gate{open: make(chan struct{})}
 		p := newProvider(t, trace.Options{Exporter: g, ExportTimeout: 5 * time.Second})
 		spans(p, 3)
 		time.Sleep(10 * time.Second) // fake time
 		synctest.Wait()
-		if e, d := p.Exported(), p.Dropped(); e != 0 || d != 3 {
-			t.Errorf("exported %d, dropped %d, want 0 and 3", e, d)
+		if n := p.Exported(); n != 0 {
+			t.Errorf("%d spans are exported, want none", n)
 		}
+		assertDrops(t, p, map[string]uint64{"failed": 3})
 	})
 }
 
 func TestShutdownIsBounded(t *testing.T) {
 	for name, tt := range map[string]struct {
-		patience time.Duration // of the caller; 0: for ever
-		want     time.Duration
+		timeout time.Duration // of the context; 0: none
+		want    time.Duration
 	}{
-		"by the options":          {0, 10 * time.Second},
-		"by an impatient context": {time.Second, time.Second},
+		"by the options":               {0, 10 * time.Second},
+		"by a context that is shorter": {time.Second, time.Second},
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				p := newProvider(t, trace.Options{Exporter: &gate{let: make(chan struct{})}, QueueSize: 100, BatchSize: 1})
+				p := newProvider(t, trace.Options{Exporter: &gate{open: make(chan struct{})}, QueueSize: 100, BatchSize: 1})
 				spans(p, 30)
 				ctx := context.Background()
-				if tt.patience > 0 {
+				if tt.timeout > 0 {
 					var cancel context.CancelFunc
-					ctx, cancel = context.WithTimeout(ctx, tt.patience)
+					ctx, cancel = context.WithTimeout(ctx, tt.timeout)
 					defer cancel()
 				}
 				start := time.Now()
@@ -302,7 +294,11 @@ func serve(t *testing.T, n *memnet.Network, s *store) (stop func()) {
 func dial(t *testing.T, n *memnet.Network, opts ...grpc.DialOption) func() grpc.ClientConnInterface {
 	t.Helper()
 	opts = append(opts, grpc.WithTransportCredentials(insecure.NewCredentials()),
-		grpc.WithContextDialer(func(ctx context.Context, addr string) (net.Conn, error) { return n.DialContext(ctx, "tcp", addr) }))
+		grpc.WithContextDialer(func(ctx context.Context, addr string) (net.Conn,
+			error,
+		) {
+			return n.DialContext(ctx, "tcp", addr)
+		}))
 	conn, err := grpc.NewClient("passthrough:///store:4317", opts...)
 	if err != nil {
 		t.Fatal(err)
@@ -354,7 +350,8 @@ func TestAnswersOfTheStore(t *testing.T) {
 		},
 		{
 			name:   "is unavailable for a moment",
-			answer: failFirst(3, status.Error(codes.Unavailable, "restarting")), exported: 5, calls: 4, took: 500 * time.Millisecond,
+			answer: failFirst(3, status.Error(codes.Unavailable, "restarting")), exported: 5, calls: 4,
+			took: 500 * time.Millisecond,
 		},
 	}
 	for _, tt := range tests {
@@ -426,6 +423,50 @@ func TestOneRefusedSpanDoesNotDropItsBatch(t *testing.T) {
 			t.Errorf("%d spans are exported and %d stored, want 399", p.Exported(), len(s.names()))
 		}
 		assertDrops(t, p, map[string]uint64{"refused": 1})
+	})
+}
+
+// The log has the first of consecutive failures and the recovery. Refused spans are logged at most once a minute.
+func TestExportsAreLoggedRarely(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var answer error
+		log, out := textLog()
+		p := newProvider(t, trace.Options{
+			Log:      log,
+			Exporter: exporterFunc(func([]sdktrace.ReadOnlySpan) error { return answer }),
+		})
+		lines := func() []string {
+			defer out.Reset()
+			return strings.FieldsFunc(out.String(), func(r rune) bool { return r == '\n' })
+		}
+		export := func(n int) {
+			for range n {
+				spans(p, 1)
+				flush(t, p)
+			}
+		}
+		answer = errors.New("no route to host")
+		export(5)
+		if got := lines(); len(got) != 1 || !strings.Contains(got[0], "no route to host") ||
+			!strings.Contains(got[0], "dropped=1") {
+			t.Errorf("five failures logged %q, want one line with the error and the number of dropped spans", got)
+		}
+		answer = nil
+		export(5)
+		if got := lines(); len(got) != 1 || !strings.Contains(got[0], "works again") ||
+			!strings.Contains(got[0], "dropped=5") {
+			t.Errorf("the recovery logged %q, want one line with the number of dropped spans", got)
+		}
+		answer = errs.Errorf(errs.Invalid, "the name is bad")
+		export(5)
+		if got := lines(); len(got) != 1 || !strings.Contains(got[0], "the name is bad") {
+			t.Errorf("five refusals logged %q, want one line with the reason", got)
+		}
+		time.Sleep(time.Minute) // fake time
+		export(5)
+		if got := lines(); len(got) != 1 {
+			t.Errorf("five refusals a minute later logged %q, want one line", got)
+		}
 	})
 }
 
@@ -519,8 +560,8 @@ func TestRetriesOfManySendersAreSpread(t *testing.T) {
 	})
 }
 
-// The store may come late; until then requests are not held up and losses are known exactly.
-func TestStoreAwayAtStart(t *testing.T) {
+// The store may start late. Until then requests do not wait, and each dropped span is counted.
+func TestStoreIsUnavailableAtStart(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		n := memnet.New()
 		p := newProvider(t, trace.Options{Conn: dial(t, n), QueueSize: 10})
@@ -528,7 +569,7 @@ func TestStoreAwayAtStart(t *testing.T) {
 			start := time.Now()
 			spans(p, 5)
 			if d := time.Since(start); d != 0 {
-				t.Fatalf("ending spans took %v while the store is away", d)
+				t.Fatalf("ending spans took %v while the store is unavailable", d)
 			}
 			time.Sleep(time.Second) // fake time
 		}
@@ -549,7 +590,7 @@ func TestStoreAwayAtStart(t *testing.T) {
 	})
 }
 
-// A process that stops does not wait for a store that is not there.
+// A process that stops does not wait for a store that is unavailable.
 func TestShutdownWithoutStore(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := newProvider(t, trace.Options{Conn: dial(t, memnet.New()), QueueSize: 100, BatchSize: 10})
@@ -564,7 +605,7 @@ func TestShutdownWithoutStore(t *testing.T) {
 	})
 }
 
-// The connection to the store may be traced like any other. Exporting must not make spans to export.
+// Calls of the connection to the store may be traced. They must not make spans that are exported in turn.
 func TestExportIsNotTraced(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		n := memnet.New()
@@ -572,7 +613,9 @@ func TestExportIsNotTraced(t *testing.T) {
 		stop := serve(t, n, s)
 		defer stop()
 		var p *trace.Provider
-		traced := func(ctx context.Context, method string, req, reply any, cc *grpc.ClientConn, call grpc.UnaryInvoker, opts ...grpc.CallOption) error {
+		traced := func(ctx context.Context, method string, req, reply any, cc *grpc.ClientConn, call grpc.UnaryInvoker,
+			opts ...grpc.CallOption,
+		) error {
 			ctx, span := p.Tracer().Start(ctx, method)
 			defer span.End()
 			md := metadata.MD{}
@@ -606,8 +649,8 @@ func TestSampling(t *testing.T) {
 		{"b3 accept", pairs{"b3", b3ids + "-1"}, 0, true},
 		{"b3 deny", pairs{"b3", b3ids + "-0"}, 1, false},
 		{"b3 debug", pairs{"b3", b3ids + "-d"}, 0, true},
-		{"b3 defers, we record", pairs{"b3", b3ids}, 1, true},
-		{"b3 defers, we do not", pairs{"b3", b3ids}, 0, false},
+		{"b3 leaves the decision to us, we record all", pairs{"b3", b3ids}, 1, true},
+		{"b3 leaves the decision to us, we record none", pairs{"b3", b3ids}, 0, false},
 		{"b3 deny without ids", pairs{"b3", "0"}, 1, false},
 		{"b3 debug without ids", pairs{"b3", "d"}, 0, true},
 		{"b3 header deny without ids", pairs{"X-B3-Sampled", "0"}, 1, false},
@@ -624,8 +667,9 @@ func TestSampling(t *testing.T) {
 					t.Errorf("sampled %v, want %v", got, tt.sampled)
 				}
 			}
-			if parent := oteltrace.SpanContextFromContext(p.Propagator().Extract(t.Context(), tt.in.http())); parent.IsValid() && parent.TraceID() != child.SpanContext().TraceID() {
-				t.Error("the trace id changed on the way")
+			if parent := oteltrace.SpanContextFromContext(p.Propagator().Extract(t.Context(),
+				tt.in.http())); parent.IsValid() && parent.TraceID() != child.SpanContext().TraceID() {
+				t.Error("the child has another trace id than the incoming request")
 			}
 		})
 	}
@@ -660,7 +704,7 @@ func TestSamplingIsLive(t *testing.T) {
 	}
 }
 
-func TestDiscardPassesContextOn(t *testing.T) {
+func TestDiscardPropagatesContext(t *testing.T) {
 	p := trace.Discard()
 	ctx, span := p.Tracer().Start(t.Context(), "root")
 	h := propagation.HeaderCarrier{}
