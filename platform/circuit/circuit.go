@@ -13,6 +13,7 @@ import (
 
 	circuitsv1 "bijou.dev/platform/api/circuits/v1"
 	"bijou.dev/platform/config"
+	"bijou.dev/platform/load"
 	"github.com/sony/gobreaker/v2"
 )
 
@@ -36,6 +37,8 @@ type Options struct {
 	// Service and Instance are the calling process, as Report names it. Empty is allowed when Report is not used.
 	Service  string
 	Instance string
+	// Served has the load that the calling process serves; Report sends it, too. Nil: none.
+	Served *load.Recorder
 }
 
 // maxCircuits bounds the circuits of a Set, see Limits in the package comment.

@@ -57,7 +57,7 @@ func (s *Set) reportOnce(ctx context.Context, client circuitsv1.CircuitsClient, 
 	}
 	for end := time.Now().Add(pace.Jitter(reportStream, 0.05)); time.Now().Before(end); sent++ {
 		stuck.Reset(reportSend)
-		if err := stream.Send(&circuitsv1.ReportRequest{Service: s.opts.Service, Instance: s.opts.Instance, Circuits: s.Snapshots()}); err != nil {
+		if err := stream.Send(s.report()); err != nil {
 			return sent, reportError(stream, err)
 		}
 		stuck.Stop()
@@ -72,6 +72,15 @@ func (s *Set) reportOnce(ctx context.Context, client circuitsv1.CircuitsClient, 
 	stuck.Reset(reportSend)
 	_, err = stream.CloseAndRecv()
 	return sent, err
+}
+
+// report returns the state of the process.
+func (s *Set) report() *circuitsv1.ReportRequest {
+	req := &circuitsv1.ReportRequest{Service: s.opts.Service, Instance: s.opts.Instance, Circuits: s.Snapshots()}
+	if s.opts.Served != nil {
+		req.Served, req.Internet = s.opts.Served.Proto()
+	}
+	return req
 }
 
 // reportError asks the stream why it ended: Send says only that it did.

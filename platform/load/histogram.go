@@ -31,13 +31,8 @@ type Histogram struct {
 // Record adds one latency. A negative one counts as zero. It does not allocate.
 func (h *Histogram) Record(d time.Duration) {
 	d = max(d, 0)
-	if h.count == 0 || d < h.min {
-		h.min = d
-	}
-	h.max = max(h.max, d)
 	h.counts[bucketOf(d)]++
-	h.count++
-	h.sum += float64(d)
+	h.addTotals(1, float64(d), d, d)
 }
 
 // Merge adds the latencies of o.
@@ -45,15 +40,20 @@ func (h *Histogram) Merge(o *Histogram) {
 	if o.count == 0 {
 		return
 	}
-	if h.count == 0 || o.min < h.min {
-		h.min = o.min
-	}
-	h.max = max(h.max, o.max)
 	for i := bucketOf(o.min); i <= bucketOf(o.max); i++ {
 		h.counts[i] += o.counts[i]
 	}
-	h.count += o.count
-	h.sum += o.sum
+	h.addTotals(o.count, o.sum, o.min, o.max)
+}
+
+// addTotals adds what is kept beside the buckets; n is not 0.
+func (h *Histogram) addTotals(n uint64, sum float64, lowest, highest time.Duration) {
+	if h.count == 0 || lowest < h.min {
+		h.min = lowest
+	}
+	h.max = max(h.max, highest)
+	h.count += n
+	h.sum += sum
 }
 
 // Count returns how many latencies were recorded.

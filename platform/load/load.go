@@ -8,8 +8,8 @@
 //   - A call is rejected if it was not run: the circuit was open, the bulkhead was full, or the callee shed it.
 //   - The error percentage is (failed + rejected) / calls. A fallback does not change it.
 //   - A call that the caller canceled is not counted at all: it says nothing about the callee.
-//   - Latency is measured for calls that succeeded or failed, not for rejected ones. For a response that is streamed it
-//     ends with the response's header.
+//   - Latency is measured for calls that succeeded or failed, not for rejected ones. At the edge it ends with the
+//     response's header, because a response may be a stream.
 //   - Loads of several instances or callers are added: counts are summed and histograms are merged, so percentiles are
 //     those of all calls together, within MaxError.
 //   - A load that does not cover its whole window yet is not known. It is shown as "measuring", never as 0.

@@ -5,6 +5,7 @@ import (
 	"math/rand/v2"
 	"slices"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	circuitsv1 "bijou.dev/platform/api/circuits/v1"
@@ -184,20 +185,43 @@ func TestProtoRoundTrip(t *testing.T) {
 	}
 	for _, now := range []time.Duration{0, 5 * time.Second, 10 * time.Second, time.Hour} {
 		want := m.Load(now)
-		got, err := load.FromProto(want.Proto())
-		if err != nil {
-			t.Fatalf("after %v: %v", now, err)
+		if err := load.Validate(want.Proto()); err != nil {
+			t.Errorf("after %v: %v", now, err)
 		}
+		var got load.Load
+		got.AddProto(want.Proto())
 		if got != want {
-			t.Errorf("after %v the message has %d calls, p50 %v; want %d, %v", now, got.Calls, got.P50(), want.Calls, want.P50())
+			t.Errorf("after %v the message has %d calls, p50 %v; want %d, %v",
+				now, got.Calls, got.P50(), want.Calls, want.P50())
 		}
 	}
-	if got, err := load.FromProto(nil); err != nil || got.Known() {
-		t.Errorf("no message gives known %t, error %v; want a load that is measuring", got.Known(), err)
+	var none load.Load
+	if none.AddProto(nil); none.Known() || load.Validate(nil) != nil {
+		t.Errorf("no message gives known %t, error %v; want a load that is measuring", none.Known(), load.Validate(nil))
 	}
 }
 
-func TestFromProtoRefusesWhatCannotBe(t *testing.T) {
+func TestAddedMessagesAreThoseOfAllCalls(t *testing.T) {
+	var one, two, both load.Meter
+	for i, d := range latencies(5, 2000) {
+		now, outcome := time.Duration(i)*5*time.Millisecond, load.Outcome(i%3)
+		both.Record(now, outcome, d)
+		if i%5 == 0 {
+			one.Record(now, outcome, d)
+		} else {
+			two.Record(now, outcome, d)
+		}
+	}
+	first, second, want := one.Load(load.Window), two.Load(load.Window), both.Load(load.Window)
+	var got load.Load
+	got.AddProto(first.Proto())
+	got.AddProto(second.Proto())
+	if !proto.Equal(got.Figures(), want.Figures()) {
+		t.Errorf("two instances together have %v, want %v", got.Figures(), want.Figures())
+	}
+}
+
+func TestValidateRefusesWhatCannotBe(t *testing.T) {
 	var m load.Meter
 	for i := range 10 {
 		m.Record(0, load.Outcome(i%2), time.Duration(i+1)*time.Millisecond)
@@ -206,6 +230,7 @@ func TestFromProtoRefusesWhatCannotBe(t *testing.T) {
 	for name, spoil := range map[string]func(*circuitsv1.Load){
 		"negative time":                func(p *circuitsv1.Load) { p.Measured.Seconds = -1 },
 		"too many calls":               func(p *circuitsv1.Load) { p.Calls = math.MaxUint64 },
+		"too many fallbacks":           func(p *circuitsv1.Load) { p.Fallbacks = math.MaxUint64 },
 		"more failures than calls":     func(p *circuitsv1.Load) { p.Failures = p.Calls + 1 },
 		"failures and rejected":        func(p *circuitsv1.Load) { p.Rejected = p.Calls },
 		"more latencies than calls":    func(p *circuitsv1.Load) { p.Calls, p.Failures = 1, 0 },
@@ -213,6 +238,7 @@ func TestFromProtoRefusesWhatCannotBe(t *testing.T) {
 		"too many buckets":             func(p *circuitsv1.Load) { p.Latency.Counts = make([]uint64, 1000) },
 		"no buckets":                   func(p *circuitsv1.Load) { p.Latency.Counts = nil },
 		"too many in a bucket":         func(p *circuitsv1.Load) { p.Latency.Counts[1] = math.MaxUint64 },
+		"a negative minimum":           func(p *circuitsv1.Load) { p.Latency.MinNs = -1 },
 		"min outside its bucket":       func(p *circuitsv1.Load) { p.Latency.MinNs = 1 },
 		"max outside its bucket":       func(p *circuitsv1.Load) { p.Latency.MaxNs = 1 << 60 },
 		"min above max":                func(p *circuitsv1.Load) { p.Latency.MinNs = 1 << 60 },
@@ -220,12 +246,56 @@ func TestFromProtoRefusesWhatCannotBe(t *testing.T) {
 		"a sum that is not a number":   func(p *circuitsv1.Load) { p.Latency.SumNs = math.NaN() },
 		"an empty bucket at the front": func(p *circuitsv1.Load) { p.Latency.Counts[0] = 0 },
 	} {
-		p := proto.CloneOf(l.Proto())
+		p := l.Proto()
 		spoil(p)
-		if got, err := load.FromProto(p); err == nil || got.Calls != 0 {
-			t.Errorf("%s: got %d calls and error %v, want an error", name, got.Calls, err)
+		if err := load.Validate(p); err == nil {
+			t.Errorf("%s: valid, want an error", name)
 		}
 	}
+}
+
+func TestFigures(t *testing.T) {
+	var m load.Meter
+	for i := range 70 {
+		outcome := load.Succeeded
+		if i%7 == 0 {
+			outcome = load.Failed
+		}
+		m.Record(0, outcome, 20*time.Millisecond)
+	}
+	if l := m.Load(5 * time.Second); l.Figures() != nil {
+		t.Errorf("after 5 s the figures are %v, want none: it is measuring", l.Figures())
+	}
+	ms := 20.0
+	l := m.Load(load.Window)
+	want := &circuitsv1.Figures{CallsPerSecond: 7, ErrorPercent: 14.3, P50Ms: &ms, P90Ms: &ms, P99Ms: &ms}
+	if got := l.Figures(); !proto.Equal(got, want) {
+		t.Errorf("figures are %v, want %v", got, want)
+	}
+	idle := m.Load(time.Minute)
+	if got := idle.Figures(); !proto.Equal(got, &circuitsv1.Figures{}) {
+		t.Errorf("without calls the figures are %v, want no calls and no percentiles", got)
+	}
+}
+
+func TestRecorderMeasuresFromItsStart(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := load.NewRecorder()
+		time.Sleep(time.Minute)
+		if served, _ := r.Proto(); served != nil {
+			t.Errorf("before the first call the recorder has %v, want nothing: perhaps nothing is ever counted", served)
+		}
+		r.Record(load.Succeeded, time.Millisecond)
+		time.Sleep(time.Second)
+		served, internet := r.Proto()
+		if served.GetCalls() != 1 || served.GetMeasured().AsDuration() != load.Window || internet {
+			t.Errorf("after a call the recorder has %v, from the internet %t; want 1 call measured for 10 s", served, internet)
+		}
+		r.ServeInternet()
+		if _, internet := r.Proto(); !internet {
+			t.Error("after ServeInternet the calls do not come from the internet")
+		}
+	})
 }
 
 func BenchmarkMeterRecord(b *testing.B) {

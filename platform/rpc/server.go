@@ -11,6 +11,7 @@ import (
 
 	"bijou.dev/platform/config"
 	"bijou.dev/platform/errs"
+	"bijou.dev/platform/load"
 	"bijou.dev/platform/overload"
 	"bijou.dev/platform/retry"
 	"bijou.dev/platform/trace"
@@ -37,6 +38,8 @@ type ServerOptions struct {
 	Log *slog.Logger
 	// Metrics gets bijou_rpc_server_*. Nil: none.
 	Metrics prometheus.Registerer
+	// Served measures the calls that this server answers, without streams and health checks. Nil: they are not measured.
+	Served *load.Recorder
 	// Limiter sheds calls when there are too many. Nil: none is shed.
 	Limiter *overload.Limiter
 	// Config may hold a fault rule: the settings fault.latency and fault.errorPercent. Nil: none.
@@ -78,6 +81,7 @@ func (s *server) unary(ctx context.Context, req any, info *grpc.UnaryServerInfo,
 	start := time.Now()
 	ctx, span := startServer(ctx, s.Trace, m)
 	defer func() {
+		s.record(ctx, m, err, time.Since(start))
 		err = s.finish(ctx, m, start, err)
 		endServer(span, err)
 	}()
@@ -89,7 +93,7 @@ func (s *server) unary(ctx context.Context, req any, info *grpc.UnaryServerInfo,
 	if err != nil {
 		return nil, err
 	}
-	defer func() { permit.Done(load(ctx, err)) }()
+	defer func() { permit.Done(limiterOutcome(ctx, err)) }()
 	if err := s.fault.strike(ctx, m, span); err != nil {
 		return nil, err
 	}
@@ -138,6 +142,22 @@ func (s *server) finish(ctx context.Context, m *method, start time.Time, err err
 func (s *server) observe(m *method, code codes.Code, start time.Time) {
 	if s.seconds != nil && m.known() {
 		s.seconds.WithLabelValues(m.full, code.String()).Observe(time.Since(start).Seconds())
+	}
+}
+
+// record adds a unary call to the load that this process serves.
+func (s *server) record(ctx context.Context, m *method, err error, took time.Duration) {
+	if s.Served == nil || !m.known() || m.service == healthService || code(err) == codes.Canceled ||
+		errors.Is(ctx.Err(), context.Canceled) {
+		return
+	}
+	switch {
+	case errs.Reason(err) == circuit.ReasonShed && !errs.Wire(err):
+		s.Served.Record(load.Rejected, 0)
+	case serverFault(err):
+		s.Served.Record(load.Failed, took)
+	default:
+		s.Served.Record(load.Succeeded, took)
 	}
 }
 

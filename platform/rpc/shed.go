@@ -30,8 +30,8 @@ func (s *server) admit(ctx context.Context, m *method) (overload.Permit, error) 
 	return permit, nil
 }
 
-// load says what the end of a call tells about the load. An answer after the deadline is none.
-func load(ctx context.Context, err error) overload.Outcome {
+// limiterOutcome returns what the limiter learns from the end of a call. A response after the deadline counts as none.
+func limiterOutcome(ctx context.Context, err error) overload.Outcome {
 	switch {
 	case errors.Is(ctx.Err(), context.DeadlineExceeded):
 		return overload.Dropped

@@ -1,10 +1,8 @@
 package circuits
 
 import (
-	"cmp"
 	"context"
 	"maps"
-	"slices"
 	"time"
 
 	circuitsv1 "bijou.dev/platform/api/circuits/v1"
@@ -12,29 +10,30 @@ import (
 )
 
 const (
-	// expiry is how long a process counts without a new report, and a peer's view without a new one.
+	// expiry is how long a process is shown without a new report, and the view of another replica without a new one.
 	expiry = 5 * time.Second
-	// period is how often watchers get the state.
+	// period is how often watchers and turbine streams get the state.
 	period = time.Second
 )
 
-// process is who reports.
+// process identifies who reports.
 type process struct{ service, instance string }
 
-// report is the last word of a process.
+// report is the latest report of a process.
 type report struct {
-	at       time.Time
-	circuits []*circuitsv1.Snapshot
-	stream   *byte // identity of the stream it came by
+	at    time.Time
+	state *circuitsv1.ServiceCircuits // of this one process
+	// stream is a pointer that only the stream has that the report came by.
+	stream *byte
 }
 
-// view is what a peer was told by the processes that report to it.
+// view is the state that another replica has from its own processes.
 type view struct {
 	at       time.Time
 	services []*circuitsv1.ServiceCircuits
 }
 
-// Run watches the other replicas and forgets processes that fell silent, until ctx ends. It returns ctx's error.
+// Run watches the other replicas and removes processes that stopped reporting, until ctx ends. It returns ctx's error.
 func (b *Board) Run(ctx context.Context) error {
 	stop := b.followPeers(ctx)
 	defer stop()
@@ -62,19 +61,19 @@ func (b *Board) expire() {
 	maps.DeleteFunc(b.peers, func(_ string, v *view) bool { return time.Since(v.at) > expiry })
 }
 
-// put takes a report in. It refuses processes beyond the limit.
+// put stores a report. It refuses new processes beyond the limit.
 func (b *Board) put(p process, r *report) error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if b.processes[p] == nil && len(b.processes) >= b.opts.MaxProcesses {
-		return errs.Errorf(errs.Exhausted, "taking the report of %s: %d processes report here, which is the limit; raise -max-processes or start another replica",
-			p.instance, len(b.processes))
+		return errs.Errorf(errs.Exhausted, "taking the report of %s: %d processes report here, which is the limit; "+
+			"raise -max-processes or start another replica", p.instance, len(b.processes))
 	}
 	b.processes[p] = r
 	return nil
 }
 
-// drop forgets a process whose stream ended, unless it reports by another stream by now.
+// drop removes a process whose stream ended, unless it has opened another stream since.
 func (b *Board) drop(p process, stream *byte) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -83,98 +82,55 @@ func (b *Board) drop(p process, stream *byte) {
 	}
 }
 
-// state returns the circuits of one calling service, or of all for "". Own is what was reported to this replica, without
-// what its peers know.
-func (b *Board) state(service string, own bool) *circuitsv1.WatchResponse {
+// parts returns what is known of one calling service, or of all for "": one part for each process that reports here, and
+// unless own is set the parts that the other replicas have. The messages are shared: they must not be changed.
+func (b *Board) parts(service string, own bool) []*circuitsv1.ServiceCircuits {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	all := map[string]*sum{}
-	of := func(name string) *sum {
-		if all[name] == nil {
-			all[name] = &sum{circuits: map[string]*circuitsv1.Snapshot{}}
-		}
-		return all[name]
-	}
+	var parts []*circuitsv1.ServiceCircuits
 	for p, r := range b.processes {
 		if (service == "" || p.service == service) && time.Since(r.at) <= expiry {
-			of(p.service).add([]string{p.instance}, r.circuits)
+			parts = append(parts, r.state)
 		}
 	}
 	for _, v := range b.peers {
+		if own || time.Since(v.at) > expiry {
+			continue
+		}
 		for _, s := range v.services {
-			if !own && (service == "" || s.Service == service) && time.Since(v.at) <= expiry {
-				of(s.Service).add(s.Instances, s.Circuits)
+			if service == "" || s.Service == service {
+				parts = append(parts, s)
 			}
 		}
 	}
-	resp := &circuitsv1.WatchResponse{}
-	for _, name := range slices.Sorted(maps.Keys(all)) {
-		resp.Services = append(resp.Services, all[name].result(name))
-	}
-	return resp
+	return parts
 }
 
-// total sums all services of a state into one list of circuits, as a Turbine cluster does, and counts the processes.
-func total(state *circuitsv1.WatchResponse) (circuits []*circuitsv1.Snapshot, hosts int) {
-	all := &sum{circuits: map[string]*circuitsv1.Snapshot{}}
-	for _, s := range state.Services {
-		all.add(nil, s.Circuits)
-		hosts += len(s.Instances)
-	}
-	return all.result("").Circuits, hosts
-}
-
-// sum collects the circuits of one calling service.
-type sum struct {
-	instances []string
-	circuits  map[string]*circuitsv1.Snapshot
-}
-
-func (s *sum) add(instances []string, circuits []*circuitsv1.Snapshot) {
-	s.instances = append(s.instances, instances...)
-	for _, c := range circuits {
-		if into := s.circuits[c.Name]; into != nil {
-			merge(into, c)
-		} else {
-			s.circuits[c.Name] = first(c)
-		}
-	}
-}
-
-func (s *sum) result(service string) *circuitsv1.ServiceCircuits {
-	slices.Sort(s.instances)
-	return &circuitsv1.ServiceCircuits{
-		Service:   service,
-		Instances: slices.Compact(s.instances),
-		Circuits: slices.SortedFunc(maps.Values(s.circuits), func(a, b *circuitsv1.Snapshot) int {
-			return cmp.Compare(a.Name, b.Name)
-		}),
-	}
-}
-
-// openStream returns a context that ends when the client goes or the replica stops. Counted streams have a limit; done
-// gives the place back.
+// openStream returns a context that ends when the client leaves or the replica stops. Only counted streams have a limit.
+// The caller calls done when the stream ends.
 func (b *Board) openStream(ctx context.Context, counted bool) (_ context.Context, done func(), err error) {
 	if b.closing.Err() != nil {
-		return nil, nil, errs.Errorf(errs.Unavailable, "opening a stream: this replica is stopping; ask another one").RetryIn(period)
+		return nil, nil, errs.Errorf(errs.Unavailable,
+			"opening a stream: this replica is stopping; ask another one").RetryIn(period)
 	}
-	places := 0
+	n := 0
 	if counted {
-		places = 1
+		n = 1
 	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if b.streams+places > b.opts.MaxStreams {
-		return nil, nil, errs.Errorf(errs.Unavailable, "opening a stream: %d are open, which is the limit; raise -max-streams", b.streams)
+	if b.streams+n > b.opts.MaxStreams {
+		return nil, nil, errs.Errorf(errs.Unavailable,
+			"opening a stream: %d are open, which is the limit; raise -max-streams", b.streams)
 	}
-	b.streams += places
+	b.streams += n
 	ctx, cancel := context.WithCancel(ctx)
 	stop := context.AfterFunc(b.closing, cancel)
 	return ctx, func() {
 		stop()
 		cancel()
 		b.mu.Lock()
-		b.streams -= places
+		b.streams -= n
 		b.mu.Unlock()
 	}, nil
 }

@@ -1,22 +1,24 @@
-// Package circuits is the circuit board of the platform: every process reports the circuits of its calls, and whoever
-// asks sees them summed per calling service, now.
+// Package circuits is the circuit board of the platform: every process reports the circuits of its calls and the load
+// that it serves. The board shows them summed per calling service, and the load of each link between services, as of
+// the last second.
 //
-// A process reports to one replica. Replicas watch each other, so that each of them shows everything. Nothing is stored:
-// a replica that starts knows all again a second later. The board only watches. When it is down, circuits open and close
-// as before, because that is decided in the calling process.
+// A process reports to one replica. Replicas watch each other, so that each of them shows everything. Nothing is
+// stored: a replica that starts has the whole state a second or two later. The board only watches. When it is down,
+// circuits open and close as before, because the calling process decides that.
 //
 // Force lets an operator open or close circuits by hand. It publishes an override with an expiry in the config service,
-// which brings it to the processes, so a forced circuit stays as it is when the board goes down.
+// which sends it to the processes, so a forced circuit stays as it is when the board goes down.
 //
 // # Sums
 //
-// Counts, concurrency and instances are added up. The error percentage is that of the sums. Latencies are means of the
-// instances' percentiles weighted by their calls, which is not the percentile of all calls, but shows the same trouble.
-// The state is the worst of all, with its reason, and the property circuit.PropertyOpenInstances says how many instances
-// are not closed. Settings that differ between instances are averaged if they are numbers, and true if one is true.
+// Counts, concurrency and instances are added up. The error percentage is that of the sums. Loads are merged by
+// platform/load: every process uses the same latency buckets, so percentiles are those of all calls together, within
+// load.MaxError. The state is the worst of all, with its reason, and the property circuit.PropertyOpenInstances is the
+// number of instances that are not closed. Settings that differ between instances are averaged if they are numbers, and
+// true if one is true.
 //
-// A process that goes to another replica is dropped by the first when its stream ends, or when nothing came for 5
-// seconds. If the network cut it off without a sign, it can be counted twice for that long.
+// A process that changes to another replica is removed by the first one when its stream ends, or when nothing came for
+// 5 seconds. If the network failed without a sign, the process can be counted twice for that long.
 package circuits
 
 import (
@@ -37,14 +39,15 @@ import (
 type Options struct {
 	// MaxProcesses bounds how many processes may report to one replica. Zero: 10000.
 	MaxProcesses int
-	// MaxStreams bounds how many watches and turbine streams one replica serves, those of its peers not counted.
+	// MaxStreams bounds how many watches and turbine streams one replica serves. Those of its peers are not counted.
 	// Zero: 200.
 	MaxStreams int
 }
 
 func (o Options) validate() error {
 	if o.MaxProcesses < 0 || o.MaxStreams < 0 {
-		return fmt.Errorf("options of circuits: MaxProcesses %d and MaxStreams %d must not be negative", o.MaxProcesses, o.MaxStreams)
+		return fmt.Errorf("options of circuits: MaxProcesses %d and MaxStreams %d must not be negative",
+			o.MaxProcesses, o.MaxStreams)
 	}
 	return nil
 }
@@ -76,11 +79,11 @@ type BoardOptions struct {
 	Instance string
 	// Config publishes overrides. Required.
 	Config configv1.ConfigClient
-	// Discovery knows the other replicas as the service "circuits". Nil: there are none.
+	// Discovery has the other replicas as the service "circuits". Nil: there are none.
 	Discovery *discovery.Client
 	// DialContext connects to them. Required with Discovery.
 	DialContext func(ctx context.Context, network, addr string) (net.Conn, error)
-	// Log gets what a person may want to know. Nil: nobody.
+	// Log gets processes that stop reporting, forced circuits and peers that cannot be watched. Nil: no log.
 	Log *slog.Logger
 }
 
@@ -90,12 +93,12 @@ type Board struct {
 
 	opts    BoardOptions
 	log     *slog.Logger
-	closing context.Context //nolint:containedctx // it is the life of the board: its end ends all streams
+	closing context.Context //nolint:containedctx // it ends when the board is closed, and ends all streams
 	close   context.CancelFunc
 
 	mu        sync.Mutex
-	processes map[process]*report // what this replica was told
-	peers     map[string]*view    // peer's instance id -> what it was told
+	processes map[process]*report // what was reported to this replica
+	peers     map[string]*view    // instance id of a peer -> what was reported to it
 	streams   int                 // watches and turbine streams
 }
 

@@ -14,7 +14,7 @@ import (
 	"google.golang.org/protobuf/types/known/durationpb"
 )
 
-// Bounds of a force. It must end by itself, and not before a process can have learnt of it.
+// Bounds of the time for which a circuit is forced: it must end, and not before all processes can have the setting.
 const (
 	defaultTTL = 10 * time.Minute
 	minTTL     = 10 * time.Second
@@ -24,8 +24,8 @@ const (
 // forcedName is a group or a command key: "catalog" or "catalog.GetMovie".
 var forcedName = regexp.MustCompile(`^[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*$`)
 
-// Force implements the contract through operator overrides in the config service. Forcing again replaces what was
-// forced before. Releasing what is not forced is an error of kind NotFound.
+// Force implements the contract with operator overrides in the config service. A second force replaces the first one.
+// Releasing a circuit that is not forced is an error of kind NotFound.
 func (b *Board) Force(ctx context.Context, req *circuitsv1.ForceRequest) (*circuitsv1.ForceResponse, error) {
 	ttl, err := validateForce(req)
 	if err != nil {
@@ -37,12 +37,14 @@ func (b *Board) Force(ctx context.Context, req *circuitsv1.ForceRequest) (*circu
 			return nil, err
 		}
 	}
-	resp, err := b.opts.Config.Publish(ctx, &configv1.PublishRequest{Changes: changes, Author: req.Author, Reason: req.Reason})
+	resp, err := b.opts.Config.Publish(ctx, &configv1.PublishRequest{
+		Changes: changes, Author: req.Author, Reason: req.Reason,
+	})
 	if err != nil {
 		return nil, errs.Errorf(errs.KindOf(err), "forcing %s: %w", req.Name, errs.FromRPC(err))
 	}
-	b.log.Warn("forced a circuit", "circuit", req.Name, "caller", req.Service, "state", req.State.String(), "ttl", ttl,
-		"author", req.Author, "reason", req.Reason, "revision", resp.Revision)
+	b.log.Warn("forced a circuit", "circuit", req.Name, "caller", req.Service, "state", req.State.String(),
+		"ttl", ttl, "author", req.Author, "reason", req.Reason, "revision", resp.Revision)
 	return &circuitsv1.ForceResponse{Revision: resp.Revision}, nil
 }
 
@@ -87,7 +89,7 @@ func overrideScope(service string) *configv1.Scope {
 	return &configv1.Scope{Layer: configv1.Layer_LAYER_OVERRIDE, App: service}
 }
 
-// forceChanges sets both settings, so that a force replaces the opposite one and both end together.
+// forceChanges sets both settings, so that a force replaces the opposite one and both expire together.
 func forceChanges(req *circuitsv1.ForceRequest, ttl time.Duration) []*configv1.Change {
 	set := func(suffix string, on bool) *configv1.Change {
 		return &configv1.Change{
@@ -101,9 +103,10 @@ func forceChanges(req *circuitsv1.ForceRequest, ttl time.Duration) []*configv1.C
 	}
 }
 
-// forced returns the removal of the overrides that are there: what a person set in another layer stays.
+// forced returns changes that remove the overrides. A value that a person set in another layer stays.
 func (b *Board) forced(ctx context.Context, req *circuitsv1.ForceRequest) ([]*configv1.Change, error) {
-	resp, err := b.opts.Config.List(ctx, &configv1.ListRequest{Prefix: settingsPrefix(req.Name), App: req.Service})
+	prefix := settingsPrefix(req.Name)
+	resp, err := b.opts.Config.List(ctx, &configv1.ListRequest{Prefix: prefix, App: req.Service})
 	if err != nil {
 		return nil, errs.Errorf(errs.KindOf(err), "releasing %s: %w", req.Name, errs.FromRPC(err))
 	}
@@ -111,8 +114,10 @@ func (b *Board) forced(ctx context.Context, req *circuitsv1.ForceRequest) ([]*co
 	for _, p := range resp.Properties {
 		for _, v := range p.Values {
 			if v.Scope.GetLayer() == configv1.Layer_LAYER_OVERRIDE && v.Scope.GetApp() == req.Service &&
-				(v.Name == settingsPrefix(req.Name)+"Open" || v.Name == settingsPrefix(req.Name)+"Closed") {
-				changes = append(changes, &configv1.Change{Name: v.Name, Scope: overrideScope(req.Service), Remove: true})
+				(v.Name == prefix+"Open" || v.Name == prefix+"Closed") {
+				changes = append(changes, &configv1.Change{
+					Name: v.Name, Scope: overrideScope(req.Service), Remove: true,
+				})
 			}
 		}
 	}

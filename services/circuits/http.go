@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"maps"
 	"mime"
 	"net/http"
 	"time"
@@ -24,12 +25,13 @@ func (b *Board) Handler() http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /turbine.stream", b.turbine)
 	mux.HandleFunc("GET /v1/circuits", b.list)
+	mux.HandleFunc("GET /v1/links", b.listLinks)
 	mux.HandleFunc("POST /v1/force", b.force)
 	return mux
 }
 
-// turbine streams one calling service, or all. It reaches nobody but this board: the address of a stream to show is
-// never taken from the request.
+// turbine streams one calling service, or all. It has data of this board only. Unlike Turbine and the proxy of the
+// Hystrix dashboard it never connects to an address from the request.
 func (b *Board) turbine(w http.ResponseWriter, r *http.Request) {
 	cluster := r.URL.Query().Get("cluster")
 	if cluster == "default" {
@@ -41,34 +43,35 @@ func (b *Board) turbine(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	defer done()
-	shown := map[string]string{} // circuit -> group, as this client has it
+	sent := map[string]string{} // circuit -> group, of those in the last round of this client
 	circuit.ServeEvents(w, r.WithContext(ctx), func() time.Duration { return period }, func(buf *bytes.Buffer) error {
-		circuits, hosts := total(b.state(cluster, false))
-		return writeTurbine(buf, circuits, hosts, shown)
+		circuits, processes := total(b.parts(cluster, false))
+		return writeTurbine(buf, circuits, processes, sent)
 	})
 }
 
-// writeTurbine writes one round. A circuit whose last process is gone is sent once more with zeros, because a dashboard
-// would show its last numbers for ever.
-func writeTurbine(buf *bytes.Buffer, circuits []*circuitsv1.Snapshot, hosts int, shown map[string]string) error {
-	gone := map[string]string{}
-	for name, group := range shown {
-		gone[name] = group
-	}
+// writeTurbine writes one round of events. A circuit that no process reports any more is sent once more with zeros,
+// because a dashboard keeps showing the last numbers that it got.
+func writeTurbine(
+	buf *bytes.Buffer, circuits []*circuitsv1.Snapshot, processes int, sent map[string]string,
+) error {
+	removed := maps.Clone(sent)
 	for _, c := range circuits {
-		shown[c.Name] = c.Group
-		delete(gone, c.Name)
+		sent[c.Name] = c.Group
+		delete(removed, c.Name)
 	}
-	for name, group := range gone {
-		delete(shown, name)
-		circuits = append(circuits, &circuitsv1.Snapshot{Name: name, Group: group, State: circuitsv1.State_STATE_CLOSED, ReportingHosts: 1})
+	for name, group := range removed {
+		delete(sent, name)
+		circuits = append(circuits, &circuitsv1.Snapshot{
+			Name: name, Group: group, State: circuitsv1.State_STATE_CLOSED, ReportingHosts: 1,
+		})
 	}
 	now := time.Now()
 	if err := circuit.WriteEvents(buf, circuits, now); err != nil {
 		return err
 	}
 	meta, err := json.Marshal(map[string]any{
-		"type": "meta", "name": "meta", "reportingHostsLast10Seconds": hosts, "timestamp": now.UnixMilli(),
+		"type": "meta", "name": "meta", "reportingHostsLast10Seconds": processes, "timestamp": now.UnixMilli(),
 	})
 	if err != nil {
 		return err
@@ -81,10 +84,14 @@ func writeTurbine(buf *bytes.Buffer, circuits []*circuitsv1.Snapshot, hosts int,
 }
 
 func (b *Board) list(w http.ResponseWriter, r *http.Request) {
-	writeProto(w, r, b.state(r.URL.Query().Get("service"), false))
+	writeProto(w, r, shown(b.parts(r.URL.Query().Get("service"), false)))
 }
 
-// force asks for JSON by content type: a form on another site cannot send that without this site's consent.
+func (b *Board) listLinks(w http.ResponseWriter, r *http.Request) {
+	writeProto(w, r, links(b.parts("", false)))
+}
+
+// force requires the content type of JSON: a browser sends it for a form of another site only if this site allows it.
 func (b *Board) force(w http.ResponseWriter, r *http.Request) {
 	if kind, _, _ := mime.ParseMediaType(r.Header.Get("Content-Type")); kind != "application/json" {
 		errs.WriteProblemBody(w, errs.Problem{

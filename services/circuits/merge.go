@@ -1,18 +1,22 @@
 package circuits
 
 import (
+	"cmp"
+	"maps"
 	"math"
 	"slices"
 	"strconv"
+	"time"
 
 	circuitsv1 "bijou.dev/platform/api/circuits/v1"
 	"bijou.dev/platform/circuit"
+	"bijou.dev/platform/load"
 	"google.golang.org/protobuf/proto"
 )
 
 const maxExamples = 3
 
-// severity orders states; the worst is shown.
+// severity orders states. A sum has the worst state of its parts.
 var severity = map[circuitsv1.State]int{
 	circuitsv1.State_STATE_UNSPECIFIED:   0,
 	circuitsv1.State_STATE_CLOSED:        1,
@@ -22,28 +26,95 @@ var severity = map[circuitsv1.State]int{
 	circuitsv1.State_STATE_FORCED_OPEN:   5,
 }
 
-// first returns a copy of c that others can be merged into.
-func first(c *circuitsv1.Snapshot) *circuitsv1.Snapshot {
-	sum := proto.Clone(c).(*circuitsv1.Snapshot)
-	sum.ReportingHosts = max(sum.ReportingHosts, 1)
-	if sum.Properties == nil {
-		sum.Properties = map[string]string{}
+// merged returns the parts summed per calling service, with loads that can be merged further.
+func merged(parts []*circuitsv1.ServiceCircuits) *circuitsv1.WatchResponse {
+	services := map[string]*serviceSum{}
+	for _, p := range parts {
+		s := services[p.Service]
+		if s == nil {
+			s = &serviceSum{circuits: map[string]*circuitSum{}}
+			services[p.Service] = s
+		}
+		s.add(p)
 	}
-	if sum.Rolling == nil {
-		sum.Rolling = map[string]int64{}
+	resp := &circuitsv1.WatchResponse{}
+	for _, name := range slices.Sorted(maps.Keys(services)) {
+		resp.Services = append(resp.Services, services[name].result(name))
 	}
-	if sum.LatencyMs == nil {
-		sum.LatencyMs = map[string]float64{}
-	}
-	sum.Properties[circuit.PropertyOpenInstances] = strconv.Itoa(openInstances(c))
-	return sum
+	return resp
 }
 
-// merge adds c to sum. The order in which many are merged does not matter.
-func merge(sum, c *circuitsv1.Snapshot) {
+// shown returns the parts summed per calling service as watchers see them: with figures in the place of loads.
+func shown(parts []*circuitsv1.ServiceCircuits) *circuitsv1.WatchResponse {
+	resp := merged(parts)
+	for _, s := range resp.Services {
+		s.Served = nil
+		for _, c := range s.Circuits {
+			var l load.Load
+			l.AddProto(c.Load)
+			c.Figures, c.Load = l.Figures(), nil
+		}
+	}
+	return resp
+}
+
+// total returns the circuits of all parts in one list, as a Turbine cluster does, and the number of processes.
+func total(parts []*circuitsv1.ServiceCircuits) (circuits []*circuitsv1.Snapshot, processes int) {
+	all := &serviceSum{circuits: map[string]*circuitSum{}}
+	for _, s := range merged(parts).Services {
+		processes += len(s.Instances)
+		all.add(s)
+	}
+	return all.result("").Circuits, processes
+}
+
+// serviceSum adds up the parts of one calling service.
+type serviceSum struct {
+	instances []string
+	circuits  map[string]*circuitSum
+	served    []*circuitsv1.Served
+}
+
+func (s *serviceSum) add(part *circuitsv1.ServiceCircuits) {
+	s.instances = append(s.instances, part.Instances...)
+	s.served = append(s.served, part.Served...)
+	for _, c := range part.Circuits {
+		sum := s.circuits[c.Name]
+		if sum == nil {
+			sum = &circuitSum{}
+			s.circuits[c.Name] = sum
+		}
+		sum.add(c)
+	}
+}
+
+func (s *serviceSum) result(service string) *circuitsv1.ServiceCircuits {
+	slices.Sort(s.instances)
+	slices.SortFunc(s.served, func(a, b *circuitsv1.Served) int { return cmp.Compare(a.Instance, b.Instance) })
+	resp := &circuitsv1.ServiceCircuits{
+		Service: service, Instances: slices.Compact(s.instances), Served: s.served,
+	}
+	for _, name := range slices.Sorted(maps.Keys(s.circuits)) {
+		resp.Circuits = append(resp.Circuits, s.circuits[name].result())
+	}
+	return resp
+}
+
+// circuitSum adds up one circuit. The order in which the parts are added does not matter.
+type circuitSum struct {
+	snap *circuitsv1.Snapshot // nil: no part was added
+	load load.Load
+}
+
+func (s *circuitSum) add(c *circuitsv1.Snapshot) {
+	s.load.AddProto(c.Load)
+	if s.snap == nil {
+		s.snap = first(c)
+		return
+	}
+	sum := s.snap
 	open := openInstances(sum) + openInstances(c)
 	worst(sum, c)
-	mergeLatency(sum, c)
 	mergeProperties(sum, c)
 	sum.Properties[circuit.PropertyOpenInstances] = strconv.Itoa(open)
 	for event, n := range c.Rolling {
@@ -64,7 +135,38 @@ func merge(sum, c *circuitsv1.Snapshot) {
 	}
 }
 
-// openInstances returns how many instances of a circuit refuse calls or try.
+// result returns the sum with the latencies of all its calls.
+func (s *circuitSum) result() *circuitsv1.Snapshot {
+	s.snap.Load = s.load.Proto()
+	s.snap.LatencyMeanMs = milliseconds(s.load.Latency.Mean())
+	for name := range s.snap.LatencyMs {
+		percent, err := strconv.ParseFloat(name, 64)
+		if err != nil {
+			delete(s.snap.LatencyMs, name)
+			continue
+		}
+		s.snap.LatencyMs[name] = milliseconds(s.load.Latency.Percentile(percent))
+	}
+	return s.snap
+}
+
+func milliseconds(d time.Duration) float64 { return float64(d) / float64(time.Millisecond) }
+
+// first returns a copy of c that others can be merged into.
+func first(c *circuitsv1.Snapshot) *circuitsv1.Snapshot {
+	sum := proto.CloneOf(c)
+	sum.ReportingHosts = max(sum.ReportingHosts, 1)
+	if sum.Properties == nil {
+		sum.Properties = map[string]string{}
+	}
+	if sum.Rolling == nil {
+		sum.Rolling = map[string]int64{}
+	}
+	sum.Properties[circuit.PropertyOpenInstances] = strconv.Itoa(openInstances(c))
+	return sum
+}
+
+// openInstances returns how many instances of a circuit are open, half-open or forced open.
 func openInstances(c *circuitsv1.Snapshot) int {
 	if n, err := strconv.Atoi(c.Properties[circuit.PropertyOpenInstances]); err == nil {
 		return n
@@ -75,7 +177,7 @@ func openInstances(c *circuitsv1.Snapshot) int {
 	return 0
 }
 
-// worst keeps the worse state with its reason, and of equal ones the older.
+// worst keeps the worse state with its reason, and of equal states the older one.
 func worst(sum, c *circuitsv1.Snapshot) {
 	a, b := severity[sum.State], severity[c.State]
 	if b > a || b == a && c.Since.AsTime().Before(sum.Since.AsTime()) {
@@ -83,18 +185,7 @@ func worst(sum, c *circuitsv1.Snapshot) {
 	}
 }
 
-// mergeLatency weighs by calls. Each instance adds one, so that those without calls in the window have a say too when
-// nobody has any.
-func mergeLatency(sum, c *circuitsv1.Snapshot) {
-	a := float64(sum.Requests) + float64(sum.ReportingHosts)
-	b := float64(c.Requests) + float64(max(c.ReportingHosts, 1))
-	mean := func(x, y float64) float64 { return (x*a + y*b) / (a + b) }
-	sum.LatencyMeanMs = mean(sum.LatencyMeanMs, c.LatencyMeanMs)
-	for p, ms := range c.LatencyMs {
-		sum.LatencyMs[p] = mean(sum.LatencyMs[p], ms)
-	}
-}
-
+// mergeProperties keeps what is equal, averages numbers, and makes a flag true if it is true in any instance.
 func mergeProperties(sum, c *circuitsv1.Snapshot) {
 	for name, value := range c.Properties {
 		old, ok := sum.Properties[name]

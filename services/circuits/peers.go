@@ -15,7 +15,7 @@ import (
 	"google.golang.org/grpc/metadata"
 )
 
-// followPeers watches every other replica that discovery knows. Stop ends it and waits.
+// followPeers watches every other replica that discovery has. The function that it returns ends this and waits.
 func (b *Board) followPeers(ctx context.Context) (stop func()) {
 	if b.opts.Discovery == nil {
 		return func() {}
@@ -24,7 +24,7 @@ func (b *Board) followPeers(ctx context.Context) (stop func()) {
 		watches sync.WaitGroup
 		mu      sync.Mutex
 		stopped bool
-		running = map[string]context.CancelFunc{} // address -> end of its watch
+		running = map[string]context.CancelFunc{} // address -> ends its watch
 	)
 	unwatch := b.opts.Discovery.Watch("circuits", func(instances []discovery.Instance) {
 		mu.Lock()
@@ -64,14 +64,14 @@ func (b *Board) followPeers(ctx context.Context) (stop func()) {
 	}
 }
 
-// followPeer keeps the view of one replica until ctx ends.
+// followPeer keeps the view of one replica up to date until ctx ends.
 func (b *Board) followPeer(ctx context.Context, id, addr string) {
 	defer b.setPeer(id, nil)
 	conn, err := grpc.NewClient("passthrough:///"+addr,
 		grpc.WithTransportCredentials(insecure.NewCredentials()),
-		// A thousand callers' circuits do not fit the default of 4 MiB.
+		// The circuits of a thousand callers are larger than the default limit of 4 MiB.
 		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(64<<20)),
-		// A replica behind a cut network sends nothing: notice it, or its view would just be missing for minutes.
+		// A replica that the network cut off sends nothing. Without keep-alive its view would be missing for minutes.
 		grpc.WithKeepaliveParams(keepalive.ClientParameters{Time: 10 * time.Second, Timeout: expiry}),
 		grpc.WithContextDialer(func(ctx context.Context, addr string) (net.Conn, error) {
 			return b.opts.DialContext(ctx, "tcp", addr)
@@ -97,14 +97,15 @@ func (b *Board) followPeer(ctx context.Context, id, addr string) {
 	}
 }
 
-// watchPeer takes in what one replica says until the stream breaks, and reports whether anything came.
+// watchPeer stores what one replica sends until the stream breaks, and reports whether anything was received.
 func (b *Board) watchPeer(ctx context.Context, id string, client circuitsv1.CircuitsClient) (got bool, err error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	// Silence means that the peer hangs, even if its connection lives.
+	// A peer that sends nothing hangs, even if its connection is open.
 	silence := time.AfterFunc(2*expiry, cancel)
 	defer silence.Stop()
-	stream, err := client.Watch(metadata.AppendToOutgoingContext(ctx, peerKey, b.opts.Instance), &circuitsv1.WatchRequest{})
+	ctx = metadata.AppendToOutgoingContext(ctx, peerKey, b.opts.Instance)
+	stream, err := client.Watch(ctx, &circuitsv1.WatchRequest{})
 	if err != nil {
 		return false, err
 	}

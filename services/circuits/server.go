@@ -5,21 +5,24 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"iter"
 	"math"
 	"slices"
 	"time"
 
 	circuitsv1 "bijou.dev/platform/api/circuits/v1"
 	"bijou.dev/platform/errs"
+	"bijou.dev/platform/load"
 	"bijou.dev/platform/pace"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/metadata"
 )
 
 const (
-	// maxCircuits is more than a circuit.Set makes.
+	// maxCircuits is more than a circuit.Set can have.
 	maxCircuits = 3000
 	maxName     = 256
+	maxReason   = 4096
 	// maxMap bounds the entries of each map of a snapshot.
 	maxMap = 100
 	// maxTraceID is the length of a trace id in hex.
@@ -27,7 +30,7 @@ const (
 )
 
 // Report implements the contract. The stream ends with kind Unavailable when this replica stops.
-func (b *Board) Report(stream grpc.ClientStreamingServer[circuitsv1.ReportRequest, circuitsv1.ReportResponse]) error {
+func (b *Board) Report(stream reportStream) error {
 	var (
 		from process
 		id   = new(byte)
@@ -45,18 +48,32 @@ func (b *Board) Report(stream grpc.ClientStreamingServer[circuitsv1.ReportReques
 			from = p
 		}
 		if p != from {
-			return errs.Errorf(errs.Invalid, "reporting circuits: the stream began as %s and goes on as %s; open another one", from.instance, p.instance)
+			return errs.Errorf(errs.Invalid, "reporting circuits: the stream began as %s and continues as %s; open another one",
+				from.instance, p.instance)
 		}
-		if err := b.put(p, &report{at: time.Now(), circuits: req.Circuits, stream: id}); err != nil {
+		if err := b.put(p, &report{at: time.Now(), state: stateOf(req), stream: id}); err != nil {
 			return err
 		}
 	}
 	return stream.SendAndClose(&circuitsv1.ReportResponse{})
 }
 
-// requests yields what a stream receives until the client ends it. It ends with an error when the stream breaks or the
-// replica stops. The goroutine that receives ends with the stream, right after its handler returned.
-func requests(closing context.Context, stream grpc.ClientStreamingServer[circuitsv1.ReportRequest, circuitsv1.ReportResponse]) func(func(*circuitsv1.ReportRequest, error) bool) {
+// stateOf returns the state of the process that sent a report.
+func stateOf(req *circuitsv1.ReportRequest) *circuitsv1.ServiceCircuits {
+	s := &circuitsv1.ServiceCircuits{
+		Service: req.Service, Instances: []string{req.Instance}, Circuits: req.Circuits,
+	}
+	if req.Served != nil {
+		s.Served = []*circuitsv1.Served{{Instance: req.Instance, Load: req.Served, Internet: req.Internet}}
+	}
+	return s
+}
+
+type reportStream = grpc.ClientStreamingServer[circuitsv1.ReportRequest, circuitsv1.ReportResponse]
+
+// requests yields what a stream receives until the client ends it. The last pair has an error if the stream breaks or
+// the replica stops. The goroutine that receives ends with the stream, right after its handler has returned.
+func requests(closing context.Context, stream reportStream) iter.Seq2[*circuitsv1.ReportRequest, error] {
 	type received struct {
 		req *circuitsv1.ReportRequest
 		err error
@@ -87,14 +104,15 @@ func requests(closing context.Context, stream grpc.ClientStreamingServer[circuit
 					return
 				}
 			case <-closing.Done():
-				yield(nil, errs.Errorf(errs.Unavailable, "reporting circuits: this replica is stopping; report to another one"))
+				yield(nil, errs.Errorf(errs.Unavailable,
+					"reporting circuits: this replica is stopping; report to another one"))
 				return
 			}
 		}
 	}
 }
 
-// validate refuses what could break a reader of the board.
+// validate refuses a report that a reader of the board could not handle.
 func validate(req *circuitsv1.ReportRequest) error {
 	err := errs.Errorf(errs.Invalid, "reporting circuits of %q", req.Instance)
 	if req.Service == "" || len(req.Service) > maxName {
@@ -103,13 +121,16 @@ func validate(req *circuitsv1.ReportRequest) error {
 	if req.Instance == "" || len(req.Instance) > maxName {
 		err.Field("instance", "must have 1 to 256 bytes")
 	}
+	if problem := load.Validate(req.Served); problem != nil {
+		err.Field("served", "must be possible: "+problem.Error())
+	}
 	if len(req.Circuits) > maxCircuits {
 		err.Field("circuits", "must be at most 3000")
 	}
 	for _, c := range req.Circuits {
 		if problem := validateSnapshot(c); problem != "" {
 			err.Field(fmt.Sprintf("circuits[%.64q]", c.Name), problem)
-			break // one is enough to find the sender
+			break // the first one is enough to find the sender
 		}
 	}
 	if len(err.Fields) > 0 {
@@ -122,7 +143,8 @@ func validateSnapshot(c *circuitsv1.Snapshot) string {
 	if c.Name == "" || len(c.Name) > maxName || len(c.Group) > maxName {
 		return "must have a name, and names of at most 256 bytes"
 	}
-	if len(c.Rolling) > maxMap || len(c.LatencyMs) > maxMap || len(c.Properties) > maxMap || len(c.ExampleTraces) > maxExamples || len(c.Reason) > 4096 {
+	if max(len(c.Rolling), len(c.LatencyMs), len(c.Properties)) > maxMap ||
+		len(c.ExampleTraces) > maxExamples || len(c.Reason) > maxReason {
 		return "must have at most 100 events, latencies and properties, 3 traces and a reason of 4096 bytes"
 	}
 	if slices.ContainsFunc(c.ExampleTraces, func(id string) bool { return len(id) > maxTraceID }) {
@@ -138,6 +160,9 @@ func validateSnapshot(c *circuitsv1.Snapshot) string {
 			return "must have finite latencies"
 		}
 	}
+	if err := load.Validate(c.Load); err != nil {
+		return "must have a load that is possible: " + err.Error()
+	}
 	if min(c.Requests, c.Errors, int64(c.Concurrent), int64(c.MaxConcurrent), int64(c.ReportingHosts)) < 0 {
 		return "must have counts of at least 0"
 	}
@@ -147,11 +172,11 @@ func validateSnapshot(c *circuitsv1.Snapshot) string {
 	return ""
 }
 
-// peerKey in a watch's metadata says that a replica asks: it gets what this one was told, not what it heard from others,
-// so that nothing is counted twice.
+// peerKey is metadata of a watch by another replica. Such a watch gets only what was reported to this replica, not what
+// this replica has from its own peers, so that nothing is counted twice.
 const peerKey = "bijou-circuits-peer"
 
-// Watch implements the contract. A service that nobody knows is no error: it may come.
+// Watch implements the contract. A service that is not known is no error: it may report later.
 func (b *Board) Watch(req *circuitsv1.WatchRequest, stream grpc.ServerStreamingServer[circuitsv1.WatchResponse]) error {
 	md, _ := metadata.FromIncomingContext(stream.Context())
 	peer := len(md.Get(peerKey)) > 0
@@ -161,7 +186,7 @@ func (b *Board) Watch(req *circuitsv1.WatchRequest, stream grpc.ServerStreamingS
 	}
 	defer done()
 	for {
-		if err := stream.Send(b.state(req.Service, peer)); err != nil {
+		if err := stream.Send(b.watched(req.Service, peer)); err != nil {
 			return err
 		}
 		if !pace.Sleep(ctx, pace.Jitter(period, 0.05)) {
@@ -172,4 +197,17 @@ func (b *Board) Watch(req *circuitsv1.WatchRequest, stream grpc.ServerStreamingS
 		return errs.Errorf(errs.Unavailable, "watching circuits: this replica is stopping; watch another one")
 	}
 	return ctx.Err()
+}
+
+// watched returns one message of a watch.
+func (b *Board) watched(service string, peer bool) *circuitsv1.WatchResponse {
+	parts := b.parts(service, peer)
+	if peer {
+		return merged(parts)
+	}
+	resp := shown(parts)
+	if service == "" {
+		resp.Links = links(parts)
+	}
+	return resp
 }
