@@ -18,6 +18,7 @@ import (
 	"bijou.dev/platform/config"
 	"bijou.dev/platform/discovery"
 	"bijou.dev/platform/errs"
+	"bijou.dev/platform/load"
 	"bijou.dev/platform/memnet"
 	"bijou.dev/platform/overload"
 	"bijou.dev/platform/retry"
@@ -303,6 +304,35 @@ func TestMetricsCountByMethodAndCode(t *testing.T) {
 		n, err := testutil.GatherAndCount(w.metrics, "bijou_rpc_server_seconds", "bijou_rpc_client_seconds")
 		if err != nil || n != 2 {
 			t.Errorf("%d series, %v; want one on each side", n, err)
+		}
+	})
+}
+
+func TestServedLoadCountsUnaryCalls(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld()
+		served := load.NewRecorder()
+		var result error
+		w.start(t, rpc.ServerOptions{Served: served}, func(context.Context) error {
+			time.Sleep(50 * time.Millisecond)
+			return result
+		})
+		c := w.client(t, rpc.ClientOptions{})
+		for _, result = range []error{nil, errs.Errorf(errs.NotFound, "none"), errs.Errorf(errs.Unavailable, "down")} {
+			_, _ = c.Publish(t.Context(), &configv1.PublishRequest{}) // the load is what is tested
+		}
+		canceled, cancel := context.WithCancel(t.Context())
+		time.AfterFunc(10*time.Millisecond, cancel)
+		_, _ = c.Publish(canceled, &configv1.PublishRequest{}) // canceled calls are not counted
+		time.Sleep(time.Second)
+		report, internet := served.Proto()
+		var l load.Load
+		l.AddProto(report)
+		if l.Calls != 3 || l.Failures != 1 || internet {
+			t.Errorf("calls %d, failures %d, from the internet %t; want 3, 1, false", l.Calls, l.Failures, internet)
+		}
+		if p50, want := l.P50(), 50*time.Millisecond; (p50 - want).Abs() > want/8 {
+			t.Errorf("p50 is %v, want about %v", p50, want)
 		}
 	})
 }

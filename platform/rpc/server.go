@@ -9,6 +9,7 @@ import (
 	"strings"
 	"time"
 
+	"bijou.dev/platform/circuit"
 	"bijou.dev/platform/config"
 	"bijou.dev/platform/errs"
 	"bijou.dev/platform/load"

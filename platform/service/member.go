@@ -15,6 +15,7 @@ import (
 	"bijou.dev/platform/config"
 	"bijou.dev/platform/discovery"
 	"bijou.dev/platform/errs"
+	"bijou.dev/platform/load"
 	"bijou.dev/platform/overload"
 	"bijou.dev/platform/rpc"
 	"bijou.dev/platform/trace"
@@ -37,6 +38,7 @@ type Member struct {
 	discovery *discovery.Client
 	config    *config.LiveSet
 	circuits  *circuit.Set
+	served    *load.Recorder
 	overload  *overload.Set
 	client    *rpc.Client
 	plain     *rpc.Client // without circuits and spans, for the platform's own streams
@@ -81,6 +83,10 @@ func (m *Member) Discovery() *discovery.Client { return m.discovery }
 
 // Circuits returns the circuits of the process's calls.
 func (m *Member) Circuits() *circuit.Set { return m.circuits }
+
+// Served returns the recorder of the calls that the process serves, whose load is reported with its circuits. The gRPC
+// server records its unary calls there. A server of another protocol records its own.
+func (m *Member) Served() *load.Recorder { return m.served }
 
 // Overload returns the limiters of the process's servers. That of its gRPC server is called "grpc".
 func (m *Member) Overload() *overload.Set { return m.overload }

@@ -9,6 +9,7 @@ import (
 	"bijou.dev/platform/circuit"
 	"bijou.dev/platform/config"
 	"bijou.dev/platform/discovery"
+	"bijou.dev/platform/load"
 	"bijou.dev/platform/overload"
 	"bijou.dev/platform/rpc"
 	"bijou.dev/platform/trace"
@@ -68,7 +69,10 @@ func (m *Member) wire() (err error) {
 		return fmt.Errorf("opening tracing: %w", err)
 	}
 	m.onStop("tracing", m.flushSpans)
-	m.circuits = circuit.New(circuit.Options{Config: m.config, Log: m.log, Service: o.Name, Instance: o.Instance})
+	m.served = load.NewRecorder()
+	m.circuits = circuit.New(circuit.Options{
+		Config: m.config, Log: m.log, Service: o.Name, Instance: o.Instance, Served: m.served,
+	})
 	m.client = rpc.NewClient(rpc.ClientOptions{
 		Service: o.Name, Zone: o.Zone, Discovery: m.discovery, DialContext: o.Net.DialContext,
 		Config: m.config, Circuits: m.circuits, Trace: m.tracer, Metrics: m.metrics,
@@ -81,7 +85,7 @@ func (m *Member) wire() (err error) {
 func (m *Member) newGRPC() *grpc.Server {
 	return rpc.NewServer(rpc.ServerOptions{
 		Service: m.opts.Name, Trace: m.tracer, Log: m.log, Metrics: m.metrics, Config: m.config,
-		Limiter: m.overload.Limiter(grpcListener),
+		Limiter: m.overload.Limiter(grpcListener), Served: m.served,
 	})
 }
 

@@ -20,6 +20,7 @@ import (
 	"bijou.dev/platform/circuit"
 	"bijou.dev/platform/discovery"
 	"bijou.dev/platform/errs"
+	"bijou.dev/platform/load"
 	"bijou.dev/platform/memnet"
 	"bijou.dev/platform/rpc"
 	"bijou.dev/services/circuits"
@@ -110,7 +111,22 @@ func getMovie(calls, failed int64) *circuitsv1.Snapshot {
 		Rolling: map[string]int64{"SUCCESS": calls - failed, "FAILURE": failed}, Requests: calls, Errors: failed,
 		ErrorPercentage: int32(failed * 100 / max(calls, 1)), LatencyMs: map[string]float64{"50": 10},
 		Properties: map[string]string{"executionTimeoutInMilliseconds": "1000", "circuitBreakerForceOpen": "false"},
+		Load:       loadOf(calls, failed, 10*time.Millisecond).Proto(),
 	}
+}
+
+// loadOf returns the load of calls that took the same time, measured for the whole window.
+func loadOf(calls, failed int64, took time.Duration) *load.Load {
+	var m load.Meter
+	for i := range calls {
+		outcome := load.Succeeded
+		if i < failed {
+			outcome = load.Failed
+		}
+		m.Record(0, outcome, took)
+	}
+	l := m.Load(load.Window)
+	return &l
 }
 
 func opened(s *circuitsv1.Snapshot) *circuitsv1.Snapshot {
@@ -168,7 +184,7 @@ func TestSums(t *testing.T) {
 		_, client, _ := w.replica(t, "circuits-1", circuits.Options{})
 		a := getMovie(30, 0)
 		b := opened(getMovie(10, 10))
-		b.LatencyMs["50"] = 50
+		b.Load = loadOf(10, 10, 50*time.Millisecond).Proto()
 		b.Properties["executionTimeoutInMilliseconds"], b.Properties["circuitBreakerForceOpen"] = "2000", "true"
 		b.ExampleTraces = []string{"abc"}
 		send(t, reporter(t, client), report("web", "web-1", a))
@@ -181,10 +197,14 @@ func TestSums(t *testing.T) {
 			t.Fatalf("watching web shows %d services", len(services))
 		}
 		got := services[0].Circuits[0]
+		all := loadOf(30, 0, 10*time.Millisecond)
+		all.Add(loadOf(10, 10, 50*time.Millisecond))
 		want := &circuitsv1.Snapshot{
 			Name: "catalog.GetMovie", Group: "catalog", State: circuitsv1.State_STATE_OPEN, Reason: "many calls failed",
 			Rolling: map[string]int64{"SUCCESS": 30, "FAILURE": 10}, Requests: 40, Errors: 10, ErrorPercentage: 25,
-			LatencyMs: map[string]float64{"50": (10*31 + 50*11) / 42.0},
+			LatencyMeanMs: (30*10 + 10*50) / 40.0,
+			LatencyMs:     map[string]float64{"50": float64(all.P50()) / float64(time.Millisecond)},
+			Figures:       all.Figures(),
 			Properties: map[string]string{
 				"executionTimeoutInMilliseconds": "1500", "circuitBreakerForceOpen": "true", circuit.PropertyOpenInstances: "1",
 			},
@@ -193,7 +213,7 @@ func TestSums(t *testing.T) {
 		if diff := cmp.Diff(want, got, protocmp.Transform(), approximately); diff != "" {
 			t.Errorf("sum (-want +got):\n%s", diff)
 		}
-		if services := watch(t, client, "nobody"); len(services) != 0 {
+		if services := watch(t, client, "unknown"); len(services) != 0 {
 			t.Errorf("an unknown service shows %v", services)
 		}
 	})
@@ -206,7 +226,7 @@ func TestSumsDoNotDependOnOrder(t *testing.T) {
 	var snaps []*circuitsv1.Snapshot
 	for i := range int64(9) {
 		s := getMovie(100*i, 10*i)
-		s.LatencyMs["50"] = float64(i * i)
+		s.Load = loadOf(100*i, 10*i, time.Duration(i*i)*time.Millisecond).Proto()
 		if i%3 == 0 {
 			opened(s)
 		}

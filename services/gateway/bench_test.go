@@ -57,7 +57,7 @@ func BenchmarkGateway(b *testing.B) {
 				i = len(contenders) - i // there and back
 			}
 			c := contenders[i]
-			cpu := load(b, n, c.method, "http://"+c.addr+"/", 32)
+			cpu := sendAll(b, n, c.method, "http://"+c.addr+"/", 32)
 			if i == 0 {
 				direct = cpu
 				spent[0] = append(spent[0], cpu)
@@ -78,11 +78,11 @@ func BenchmarkEdgeAllocs(b *testing.B) {
 	addr := edge(b, origin, 0, nil)
 	b.ReportAllocs()
 	b.ResetTimer()
-	load(b, b.N, "GET", "http://"+addr+"/", 32)
+	sendAll(b, b.N, "GET", "http://"+addr+"/", 32)
 }
 
-// load sends n requests and returns the process's CPU time for one in microseconds.
-func load(b *testing.B, n int, method, target string, clients int) float64 {
+// sendAll sends n requests and returns the process's CPU time for one in microseconds.
+func sendAll(b *testing.B, n int, method, target string, clients int) float64 {
 	tr := &http.Transport{MaxIdleConnsPerHost: clients, DisableCompression: true}
 	defer tr.CloseIdleConnections()
 	u, err := url.Parse(target)

@@ -73,7 +73,8 @@ type exchange struct {
 	timer   *time.Timer
 	outcome route.Outcome
 
-	status  int // sent to the client; 0: nothing yet
+	status  int           // sent to the client; 0: nothing yet
+	took    time.Duration // until the header was sent
 	bytes   int64
 	fault   Fault
 	counted bool // among the requests of its client
@@ -414,7 +415,7 @@ func (x *exchange) refuse(f *failure) {
 		x.abort = true
 		return
 	}
-	x.status = f.status
+	x.setStatus(f.status)
 	if f.fault == FaultClientGone {
 		x.abort = true // nobody is there
 		return
@@ -426,6 +427,9 @@ func (x *exchange) refuse(f *failure) {
 	}
 	f.write(x.w, x.r, x.id, traceID)
 }
+
+// setStatus notes the status that is sent to the client now.
+func (x *exchange) setStatus(status int) { x.status, x.took = status, time.Since(x.start) }
 
 // tell sets the header fields that every answer has.
 func (x *exchange) tell() {

@@ -39,6 +39,7 @@ import (
 	"bijou.dev/platform/circuit"
 	"bijou.dev/platform/config"
 	"bijou.dev/platform/discovery"
+	"bijou.dev/platform/load"
 	"bijou.dev/platform/overload"
 	"bijou.dev/platform/service"
 	"bijou.dev/platform/trace"
@@ -62,12 +63,14 @@ func (o Options) validate() error {
 // New sets up the edge on the listener "http", and its table on the admin page /routes.
 func New(_ context.Context, setup *service.Setup, opts Options) error {
 	e, err := NewEdge(EdgeOptions{
-		Options: opts, Zone: setup.Zone(), Config: setup.Config(), Discovery: setup.Discovery(), Circuits: setup.Circuits(), Overload: setup.Overload(),
-		Trace: setup.Tracer(), Metrics: setup.Metrics(), DialContext: setup.DialContext, Log: setup.Log(),
+		Options: opts, Zone: setup.Zone(), Config: setup.Config(), Discovery: setup.Discovery(),
+		Circuits: setup.Circuits(), Overload: setup.Overload(), Served: setup.Served(), Trace: setup.Tracer(),
+		Metrics: setup.Metrics(), DialContext: setup.DialContext, Log: setup.Log(),
 	})
 	if err != nil {
 		return err
 	}
+	setup.Served().ServeInternet()
 	setup.Admin().Handle("GET /routes", e.RoutesHandler())
 	setup.OnStop("edge", func(context.Context) error { return e.Close() })
 	return setup.Serve("http", e)
@@ -86,6 +89,8 @@ type EdgeOptions struct {
 	Circuits *circuit.Set
 	// Overload makes the limiters of the origins. Nil: limiters with the settings of Config.
 	Overload *overload.Set
+	// Served gets the load of all requests. Nil: it is not measured.
+	Served *load.Recorder
 	// Trace records requests. Nil: nothing is recorded.
 	Trace *trace.Provider
 	// Metrics gets bijou_gateway_*. Nil: none.
@@ -134,6 +139,9 @@ func NewEdge(opts EdgeOptions) (*Edge, error) {
 	}
 	if opts.Overload == nil {
 		opts.Overload = overload.New(overload.Options{Config: opts.Config, Metrics: opts.Metrics})
+	}
+	if opts.Served == nil {
+		opts.Served = load.NewRecorder()
 	}
 	if opts.Trace == nil {
 		opts.Trace = trace.Discard()

@@ -4,6 +4,8 @@ import (
 	"log/slog"
 	"time"
 
+	"bijou.dev/platform/load"
+
 	"github.com/prometheus/client_golang/prometheus"
 )
 
@@ -64,6 +66,25 @@ func (m *metrics) count(x *exchange) {
 	m.requests.WithLabelValues(name, service, class, string(x.fault)).Inc()
 	if x.rule != nil {
 		x.rule.seconds.Observe(time.Since(x.start).Seconds())
+	}
+	x.recordLoad()
+}
+
+// recordLoad adds the request to the load of the link from the internet. A request that its client gave up is not
+// counted, as in every load.
+func (x *exchange) recordLoad() {
+	served := x.edge.opts.Served
+	switch x.fault {
+	case FaultClientGone:
+	case FaultOverload, FaultCircuit:
+		served.Record(load.Rejected, 0)
+	case FaultUnreachable, FaultTimeout, FaultOrigin, FaultGateway:
+		served.Record(load.Failed, x.took)
+	default:
+		if x.status == 0 {
+			return // closed before there was a response
+		}
+		served.Record(load.Succeeded, x.took)
 	}
 }
 

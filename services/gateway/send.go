@@ -445,7 +445,7 @@ func (x *exchange) answer() {
 	}
 	stream := x.grpc || res.ContentLength < 0
 	x.limitAnswer(stream)
-	x.status = res.StatusCode
+	x.setStatus(res.StatusCode)
 	x.w.WriteHeader(res.StatusCode)
 	switch err := x.copy(stream); {
 	case errors.Is(err, errLeaving):

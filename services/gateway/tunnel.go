@@ -61,7 +61,7 @@ func (x *exchange) tunnel() *failure {
 	if c, ok := nc.(*conn); ok {
 		c.framing.tunnel()
 	}
-	x.status = http.StatusSwitchingProtocols
+	x.setStatus(http.StatusSwitchingProtocols)
 	defer nc.Close()
 	if _, err := nc.Write(x.switching()); err != nil {
 		x.fault = FaultClientGone
