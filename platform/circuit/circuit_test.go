@@ -836,10 +836,12 @@ func TestLoadOfANewCircuitIsKnown(t *testing.T) {
 
 func loadOf(t *testing.T, s *circuit.Set) load.Load {
 	t.Helper()
-	l, err := load.FromProto(snapshot(t, s).Load)
-	if err != nil {
+	reported := snapshot(t, s).Load
+	if err := load.Validate(reported); err != nil {
 		t.Fatalf("the load of the snapshot is not valid: %v", err)
 	}
+	var l load.Load
+	l.AddProto(reported)
 	return l
 }
 
