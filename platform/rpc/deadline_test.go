@@ -1,12 +1,8 @@
 package rpc_test
 
 import (
-	"bytes"
 	"context"
 	"errors"
-	"io"
-	"net/http"
-	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -15,6 +11,10 @@ import (
 	"bijou.dev/platform/circuit"
 	"bijou.dev/platform/errs"
 	"bijou.dev/platform/rpc"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/encoding"
+	"google.golang.org/grpc/mem"
 )
 
 // A caller says how long it waits. Each process on the way passes on what is left of that, and when it is over all of
@@ -54,41 +54,71 @@ func TestTheDeadlineGoesWithTheCall(t *testing.T) {
 	})
 }
 
-// The deadline of a call may have passed when it comes: nobody waits for it, so the handler is not bothered.
-func TestAServerRefusesWorkThatNobodyWaitsFor(t *testing.T) {
+// slowCodec is protobuf, but takes two seconds to decode a request. A server that is short of CPU looks like that.
+type slowCodec struct{ encoding.CodecV2 }
+
+func (slowCodec) Name() string { return "slow" }
+
+func (c slowCodec) Unmarshal(data mem.BufferSlice, v any) error {
+	if _, request := v.(*configv1.GetRequest); request {
+		time.Sleep(2 * time.Second)
+	}
+	return c.CodecV2.Unmarshal(data, v)
+}
+
+func init() { encoding.RegisterCodecV2(slowCodec{encoding.GetCodecV2("proto")}) }
+
+// grpc-go refuses a call whose deadline has passed when it arrives, and one whose message arrives too late. If the
+// deadline passes while it decodes the message, it refuses about half of the calls: it reads on in a select of the end of
+// the stream and the end of the deadline. The others are refused by the server's own step.
+func TestServerRefusesCallsWhoseDeadlineHasPassed(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld()
 		impl, _ := w.start(t, rpc.ServerOptions{}, ok)
-		tr := &http.Transport{DialContext: w.net.DialContext, Protocols: new(http.Protocols)}
-		tr.Protocols.SetUnencryptedHTTP2(true)
-		defer tr.CloseIdleConnections()
-		// A gRPC client gives up before the server does, so the call is written by hand: its message comes when the time is over.
-		body, message := io.Pipe()
-		sent := make(chan struct{})
-		go func() {
-			defer close(sent)
-			time.Sleep(2 * time.Second)
-			_, _ = message.Write(make([]byte, 5)) // an empty message; the server may have answered
-			_ = message.Close()
-		}()
-		req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, "http://config-1:7000/bijou.config.v1.Config/Get", body)
-		if err != nil {
-			t.Fatal(err)
+		c := w.client(t, rpc.ClientOptions{})
+		call := func(timeout time.Duration) error {
+			ctx, cancel := context.WithTimeout(t.Context(), timeout)
+			defer cancel()
+			_, err := c.Get(ctx, &configv1.GetRequest{}, grpc.CallContentSubtype("slow"))
+			return err
 		}
-		req.Header = http.Header{"Content-Type": {"application/grpc"}, "Te": {"trailers"}, "Grpc-Timeout": {"1S"}}
-		// Who is first decides: gRPC resets the stream at the deadline, or the server says so.
-		status := "reset"
-		if resp, err := tr.RoundTrip(req); err == nil {
-			var rest bytes.Buffer
-			_, _ = rest.ReadFrom(resp.Body) // trailers come after it
-			_ = resp.Body.Close()
-			status = resp.Trailer.Get("Grpc-Status") + resp.Header.Get("Grpc-Status")
-		} else if !strings.Contains(err.Error(), "CANCEL") {
-			t.Error(err)
+		for range 20 {
+			if err := call(time.Second); !errors.Is(err, errs.Timeout) {
+				t.Errorf("the caller got %v, want a time-out", err)
+			}
+			time.Sleep(2 * time.Second) // the server has decoded the request
 		}
-		<-sent
-		if status != "4" && status != "reset" || impl.calls.Load() != 0 { // 4: DEADLINE_EXCEEDED
-			t.Errorf("status %q after %d calls of the handler, want 4 or a reset after none", status, impl.calls.Load())
+		if n := impl.calls.Load(); n != 0 {
+			t.Errorf("of 20 expired calls the handler got %d, want 0", n)
+		}
+		if err := call(3 * time.Second); err != nil || impl.calls.Load() != 1 {
+			t.Errorf("a call with enough time: %v after %d calls of the handler, want one", err, impl.calls.Load())
+		}
+	})
+}
+
+// A caller that has no time left must not take a place in the bulkhead, and the callee is not to blame.
+func TestExpiredCallsDoNotReachTheCircuit(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld()
+		impl, _ := w.start(t, rpc.ServerOptions{}, ok)
+		circuits := circuit.New(circuit.Options{})
+		c := w.client(t, rpc.ClientOptions{Circuits: circuits})
+		ctx, cancel := context.WithCancel(t.Context())
+		cancel()
+		if _, err := c.Get(ctx, &configv1.GetRequest{}); !errors.Is(err, errs.Canceled) {
+			t.Errorf("a call whose context was cancelled: %v, want kind Canceled", err)
+		}
+		ctx, cancel = context.WithTimeout(t.Context(), -time.Second)
+		defer cancel()
+		if _, err := c.Get(ctx, &configv1.GetRequest{}); !errors.Is(err, errs.Timeout) {
+			t.Errorf("a call whose deadline has passed: %v, want kind Timeout", err)
+		}
+		if n := impl.calls.Load(); n != 0 {
+			t.Errorf("the server was called %d times, want 0", n)
+		}
+		if all := circuits.Snapshots(); len(all) != 0 {
+			t.Errorf("the calls made a circuit: %v", all)
 		}
 	})
 }

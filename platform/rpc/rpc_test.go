@@ -65,15 +65,21 @@ func newWorld() *world {
 	return &world{net: memnet.New(), discovery: discovery.Static(nil), metrics: prometheus.NewRegistry()}
 }
 
-// start adds an instance and returns its server.
+// start adds an instance whose methods call get, and returns its implementation and its server.
 func (w *world) start(t *testing.T, o rpc.ServerOptions, get func(context.Context) error) (*settings, *grpc.Server) {
+	t.Helper()
+	impl := &settings{get: get}
+	return impl, w.startServer(t, o, impl)
+}
+
+// startServer adds an instance.
+func (w *world) startServer(t *testing.T, o rpc.ServerOptions, impl configv1.ConfigServer) *grpc.Server {
 	t.Helper()
 	id := fmt.Sprintf("config-%d", len(w.instances)+1)
 	l, err := w.net.Listen("tcp", id+":7000")
 	if err != nil {
 		t.Fatal(err)
 	}
-	impl := &settings{get: get}
 	srv := rpc.NewServer(o)
 	configv1.RegisterConfigServer(srv, impl)
 	healthv1.RegisterHealthServer(srv, health.NewServer())
@@ -83,7 +89,7 @@ func (w *world) start(t *testing.T, o rpc.ServerOptions, get func(context.Contex
 		Service: "config", ID: id, Endpoints: map[string]string{"grpc": l.Addr().String()}, Status: discovery.Up, Zone: "a",
 	})
 	w.discovery.Put("config", w.instances)
-	return impl, srv
+	return srv
 }
 
 func (w *world) client(t *testing.T, o rpc.ClientOptions) configv1.ConfigClient {
