@@ -1,6 +1,7 @@
 package service
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"log/slog"
@@ -16,36 +17,37 @@ import (
 	"bijou.dev/platform/names"
 )
 
-// Options is what a process is told by the outside world. Main fills it from flags and environment.
+// Options is what the outside world decides about a process. [Main] fills it from flags and environment.
 type Options struct {
-	// Name is the service: "catalog". Required; see names.Service.
+	// Name is the service: "catalog". It follows names.Service. Required.
 	Name string
-	// Instance is the id of this process, stable over its restarts and unique within the service; see names.ID. Empty:
-	// the name and the host name, which in a container is the container's id.
+	// Instance is the id of this process, stable over its restarts and unique within the service. It follows names.ID.
+	// Empty: the name and the host name, which in a container is the container's id.
 	Instance string
-	// Version is the version of the code. See names.ID. Empty: what the build stamped, else "dev".
+	// Version is the version of the code. It follows names.ID. Empty: what the build stamped, else "dev".
 	Version string
-	// Environment, Region and Zone say where the process runs. See names.ID. Empty: "local", "local" and "a".
+	// Environment, Region and Zone say where the process runs. They follow names.ID. Empty: "local", "local" and "a".
 	Environment, Region, Zone string
-	// Discovery lists the registry's addresses, host:port. Empty: the process runs alone and finds nobody.
+	// Discovery lists the registry's addresses, host:port. Empty: the process is not registered and finds no instances.
 	Discovery []string
 	// Listen maps a listener's name to the address it binds. Empty: grpc=:7000 and admin=:9090.
 	Listen map[string]string
-	// Advertise is the host under which others reach the listeners. Empty: the host that a listener is bound to, or
-	// for wildcard addresses this machine's first address that is not a loopback. A name that stands for one of this
-	// machine's own addresses becomes that address when the process starts: on a machine in several networks, a name
-	// known in one of them says which. A network in CIDR notation does the same where there is no such name.
+	// Advertise is the host under which others reach the listeners: a name, an address, or a network in CIDR notation,
+	// which stands for this machine's address in it. A name that stands for one of this machine's own addresses becomes
+	// that address when the process starts: on a machine in several networks, a name that is known in one of them chooses
+	// the address. Empty: the host that a listener is bound to, or for wildcard addresses this machine's first address
+	// that is not a loopback.
 	Advertise string
-	// StateDir is where last-known-good settings and instances are kept for the next start. Empty: nowhere.
+	// StateDir is where last-known-good settings and instances are kept for the next start. Empty: they are not kept.
 	StateDir string
-	// Drain bounds how long a stop waits for callers to learn about it and for work in hand. Zero: 10 s.
+	// Drain bounds how long a stop waits for callers to learn about it and for requests in progress. Zero: 10 s.
 	Drain time.Duration
-	// Crash ends the process at once, without a drain. When it is set, POST /kill on the admin listener calls it; see
-	// docs/adr. Nil: there is no such page. Main sets it where -allow-kill is given.
+	// Crash ends the process at once, without a drain. POST /kill on the admin listener calls it; see docs/adr. Main sets
+	// it where -allow-kill is given. Nil: there is no such page.
 	Crash func()
-	// Log receives what the process has to say. Nil: nothing.
+	// Log gets the process's log lines. Nil: nothing is logged.
 	Log *slog.Logger
-	// Net is the network. The zero value is the real one.
+	// Net is the network. Zero: the machine's.
 	Net Net
 }
 
@@ -60,13 +62,8 @@ type Net struct {
 	LookupHost func(ctx context.Context, host string) ([]string, error)
 }
 
-// complete returns a copy with every default in place, or says which field is wrong.
+// complete returns a copy with all defaults, or an error that names the fields that are wrong.
 func (o Options) complete() (Options, error) {
-	def := func(s *string, v string) {
-		if *s == "" {
-			*s = v
-		}
-	}
 	if o.Instance == "" {
 		host, err := os.Hostname()
 		if err != nil {
@@ -74,66 +71,68 @@ func (o Options) complete() (Options, error) {
 		}
 		o.Instance = o.Name + "-" + host
 	}
-	def(&o.Version, Version())
-	def(&o.Environment, "local")
-	def(&o.Region, "local")
-	def(&o.Zone, "a")
-	if len(o.Listen) == 0 {
-		o.Listen = map[string]string{"grpc": ":7000", "admin": ":9090"}
-	}
+	o.Version = cmp.Or(o.Version, Version())
+	o.Environment = cmp.Or(o.Environment, "local")
+	o.Region = cmp.Or(o.Region, "local")
+	o.Zone = cmp.Or(o.Zone, "a")
 	o.Listen = maps.Clone(o.Listen)
-	if o.Drain == 0 {
-		o.Drain = 10 * time.Second
+	if len(o.Listen) == 0 {
+		o.Listen = map[string]string{grpcListener: ":7000", adminListener: ":9090"}
 	}
-	if o.Log == nil {
-		o.Log = slog.New(slog.DiscardHandler)
-	}
-	if o.Net.Listen == nil {
-		o.Net.Listen = net.Listen
-	}
-	if o.Net.LookupHost == nil && o.Net.DialContext == nil {
-		o.Net.LookupHost = net.DefaultResolver.LookupHost
-	}
-	if o.Net.DialContext == nil {
-		o.Net.DialContext = (&net.Dialer{Timeout: 5 * time.Second}).DialContext
-	}
+	o.Drain = cmp.Or(o.Drain, 10*time.Second)
+	o.Log = cmp.Or(o.Log, slog.New(slog.DiscardHandler))
+	o.Net = o.Net.complete()
 	return o, o.validate()
 }
 
+func (n Net) complete() Net {
+	if n.LookupHost == nil && n.DialContext == nil {
+		n.LookupHost = net.DefaultResolver.LookupHost
+	}
+	if n.Listen == nil {
+		n.Listen = net.Listen
+	}
+	if n.DialContext == nil {
+		n.DialContext = (&net.Dialer{Timeout: 5 * time.Second}).DialContext
+	}
+	return n
+}
+
 func (o Options) validate() error {
-	err := errs.Errorf(errs.Invalid, "options of service %q", o.Name)
-	if wrong := names.Service.Check(o.Name); wrong != nil {
-		err.Field("Name", wrong.Error())
-	}
-	for _, f := range []struct{ name, value string }{
-		{"Instance", o.Instance}, {"Environment", o.Environment}, {"Region", o.Region}, {"Zone", o.Zone}, {"Version", o.Version},
-	} {
-		if wrong := names.ID.Check(f.value); wrong != nil {
-			err.Field(f.name, wrong.Error())
+	bad := errs.Errorf(errs.Invalid, "options of service %q", o.Name)
+	name := func(field, value string, rule names.Rule) {
+		if err := rule.Check(value); err != nil {
+			bad.Field(field, err.Error())
 		}
 	}
+	address := func(field, value string) {
+		if _, _, err := net.SplitHostPort(value); err != nil {
+			bad.Field(field, fmt.Sprintf("must be host:port, is %q", value))
+		}
+	}
+	name("Name", o.Name, names.Service)
+	name("Instance", o.Instance, names.ID)
+	name("Environment", o.Environment, names.ID)
+	name("Region", o.Region, names.ID)
+	name("Zone", o.Zone, names.ID)
+	name("Version", o.Version, names.ID)
 	for i, seed := range o.Discovery {
-		if _, _, e := net.SplitHostPort(seed); e != nil {
-			err.Field(fmt.Sprintf("Discovery[%d]", i), fmt.Sprintf("%q must be host:port", seed))
-		}
+		address(fmt.Sprintf("Discovery[%d]", i), seed)
 	}
-	for _, name := range slices.Sorted(maps.Keys(o.Listen)) {
-		if wrong := names.Service.Check(name); wrong != nil {
-			err.Field(fmt.Sprintf("Listen[%.40q]", name), "the name "+wrong.Error())
-		} else if _, _, e := net.SplitHostPort(o.Listen[name]); e != nil {
-			err.Field("Listen."+name, fmt.Sprintf("%q must be host:port", o.Listen[name]))
-		}
+	for _, listener := range slices.Sorted(maps.Keys(o.Listen)) {
+		name("Listen."+listener, listener, names.Service)
+		address("Listen."+listener, o.Listen[listener])
 	}
 	if strings.Contains(o.Advertise, "/") {
-		if _, e := netip.ParsePrefix(o.Advertise); e != nil {
-			err.Field("Advertise", fmt.Sprintf("%q must be a host or a network like 10.1.0.0/16", o.Advertise))
+		if _, err := netip.ParsePrefix(o.Advertise); err != nil {
+			bad.Field("Advertise", fmt.Sprintf("must be a host or a network like 10.1.0.0/16, is %q", o.Advertise))
 		}
 	}
 	if o.Drain < 0 {
-		err.Field("Drain", "must not be negative")
+		bad.Field("Drain", fmt.Sprintf("must not be negative, is %v", o.Drain))
 	}
-	if len(err.Fields) > 0 {
-		return err
+	if len(bad.Fields) > 0 {
+		return bad
 	}
 	return nil
 }
