@@ -13,7 +13,7 @@ import (
 	"bijou.dev/platform/rpc"
 
 	"google.golang.org/grpc"
-	"google.golang.org/grpc/encoding"
+	grpcencoding "google.golang.org/grpc/encoding"
 	"google.golang.org/grpc/mem"
 )
 
@@ -55,7 +55,7 @@ func TestTheDeadlineGoesWithTheCall(t *testing.T) {
 }
 
 // slowCodec is protobuf, but takes two seconds to decode a request. A server that is short of CPU looks like that.
-type slowCodec struct{ encoding.CodecV2 }
+type slowCodec struct{ grpcencoding.CodecV2 }
 
 func (slowCodec) Name() string { return "slow" }
 
@@ -66,7 +66,7 @@ func (c slowCodec) Unmarshal(data mem.BufferSlice, v any) error {
 	return c.CodecV2.Unmarshal(data, v)
 }
 
-func init() { encoding.RegisterCodecV2(slowCodec{encoding.GetCodecV2("proto")}) }
+func init() { grpcencoding.RegisterCodecV2(slowCodec{grpcencoding.GetCodecV2("proto")}) }
 
 // grpc-go refuses a call whose deadline has passed when it arrives, and one whose message arrives too late. If the
 // deadline passes while it decodes the message, it refuses about half of the calls: it reads on in a select of the end of
