@@ -30,6 +30,7 @@ require (
 )
 
 require (
+	bijou.dev/platform/kv/kvetcd/etcdtest v0.0.0
 	bijou.dev/services/console v0.0.0
 	github.com/DataDog/zstd v1.5.7 // indirect
 	github.com/RaduBerinde/axisds v0.1.0 // indirect
@@ -142,3 +143,5 @@ replace bijou.dev/cmd/bijou => ../../cmd/bijou
 replace bijou.dev/services/etcd => ../../services/etcd
 
 replace bijou.dev/services/console => ../../services/console
+
+replace bijou.dev/platform/kv/kvetcd/etcdtest => ../../platform/kv/kvetcd/etcdtest

@@ -4,11 +4,10 @@
 // Many processes that do the same work at the same period, or that lose the same server at the same moment, must not
 // work in step. So each period goes through [Jitter] and each loop of attempts has a [Backoff].
 //
-// Why not github.com/cenkalti/backoff/v5, which is in the module graph already: its ExponentialBackOff can exceed its
-// MaxInterval by half and overflows to a negative wait near the longest duration, its zero value never waits, and it
-// does not give the wait before the n-th attempt, which retries with settings that change need. The rest of it runs a
-// function again until it succeeds; our loops run streams that end after hours, and jitter of plain periods is not in
-// it.
+// Why not github.com/cenkalti/backoff/v5: its ExponentialBackOff can exceed its MaxInterval by half and overflows to a
+// negative wait near the longest duration, its zero value never waits, and it does not give the wait before the n-th
+// attempt, which retries with settings that change need. The rest of it runs a function again until it succeeds; our
+// loops run streams that end after hours, and jitter of plain periods is not in it.
 package pace
 
 import (

@@ -13,6 +13,7 @@ require (
 )
 
 require (
+	bijou.dev/platform/kv/kvetcd/etcdtest v0.0.0
 	github.com/beorn7/perks v1.0.1 // indirect
 	github.com/cenkalti/backoff/v5 v5.0.3 // indirect
 	github.com/cespare/xxhash/v2 v2.3.0 // indirect
@@ -73,3 +74,5 @@ require (
 )
 
 replace bijou.dev/platform => ../../platform
+
+replace bijou.dev/platform/kv/kvetcd/etcdtest => ../../platform/kv/kvetcd/etcdtest

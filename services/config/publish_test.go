@@ -13,6 +13,7 @@ import (
 	settings "bijou.dev/platform/config"
 	"bijou.dev/platform/errs"
 	"bijou.dev/platform/kv"
+	"bijou.dev/platform/kv/driver"
 	"bijou.dev/platform/kv/kvmem"
 	"bijou.dev/services/config"
 	"bijou.dev/services/config/configtest"
@@ -454,8 +455,8 @@ func TestReplicasPublishAtOnceWithoutGaps(t *testing.T) {
 // lagging is a store whose watches are late, and do not know it.
 type lagging struct{ *kvmem.Store }
 
-func (s lagging) Watch(ctx context.Context, prefix string) *kv.Watch {
-	late, source := kv.NewFeed(prefix, nil), s.Store.Watch(ctx, prefix)
+func (s lagging) Watch(ctx context.Context, prefix string) kv.Watch {
+	late, source := driver.NewFeed(prefix, nil), s.Store.Watch(ctx, prefix)
 	go func() {
 		u, err := source.Next(ctx)
 		for late.Reset(u.Puts, u.Revision); err == nil; late.Apply(u) {

@@ -65,7 +65,7 @@ type state struct {
 	values  map[string]map[string]*configv1.Candidate // name -> key -> record
 	apps    map[string]*app                           // name of the app -> its declarations
 	lost    error                                     // the store went back in time: what is in memory is kept
-	watch   *kv.Watch                                 // what feeds the state; nil before follow
+	watch   kv.Watch                                  // what feeds the state; nil before follow
 	changed chan struct{}                             // closed and replaced after each change
 	onNames func(names []string, revision int64)      // called with mu held after values changed
 }

@@ -27,7 +27,7 @@ type Server struct {
 	store kv.Store
 	free  func() error // closes a store of our own
 	reg   *registry
-	watch *kv.Watch
+	watch kv.Watch
 
 	stop context.CancelFunc // ends the watch of the store
 	once sync.Once

@@ -516,7 +516,7 @@ func (s *Server) present(ctx context.Context) error {
 		_ = lease.Close(ctx) // if the store is away, the lease ends by itself
 	}()
 	for {
-		if err := s.publish(ctx, lease.ID); err != nil {
+		if err := s.publish(ctx, lease.ID()); err != nil {
 			return err
 		}
 		sleep(ctx, publishEvery)

@@ -155,7 +155,7 @@ func newRawFanOut(ctx context.Context, endpoint string) (*rawFanOut, error) {
 }
 
 // follow tells a member of the crowd each value of the key. ready is called once the watch is there, or has ended.
-func follow(ctx context.Context, w *kv.Watch, tell func(int64), ready func()) {
+func follow(ctx context.Context, w kv.Watch, tell func(int64), ready func()) {
 	defer ready()
 	for {
 		u, err := w.Next(ctx)

@@ -194,6 +194,9 @@ func checkImport(t *testing.T, file, imported string) {
 	if strings.HasPrefix(imported, "go.etcd.io/etcd/") && !strings.HasPrefix(dir, "platform/kv/kvetcd") && dir != "services/etcd" {
 		t.Errorf("%s imports %s: only platform/kv/kvetcd speaks to etcd", file, imported)
 	}
+	if strings.HasPrefix(imported, "go.etcd.io/etcd/server/") && dir != "platform/kv/kvetcd/etcdtest" && dir != "services/etcd" {
+		t.Errorf("%s imports %s: only test help and services/etcd run etcd, see ADR 20", file, imported)
+	}
 	if strings.HasPrefix(imported, "go.opentelemetry.io/otel/exporters/") && dir != "platform/trace" {
 		t.Errorf("%s imports %s: only platform/trace sets up exporters", file, imported)
 	}

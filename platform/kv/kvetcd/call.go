@@ -16,17 +16,17 @@ import (
 
 // Stats counts what the store did since it was opened.
 type Stats struct {
-	// Calls is how many calls were made to etcd, and Errors how many of them got no good answer.
+	// Calls is how many calls were made to etcd, and Errors how many of them failed.
 	Calls, Errors uint64
 	// Lists is how often a watched prefix was listed: once at first, and once after each loss.
 	Lists uint64
 	// Lost is how often a watch was lost, for any reason; the next four are why.
 	Lost uint64
-	// Compacted: etcd had forgotten what the watch needed next.
+	// Compacted: etcd had deleted the history that the watch needed next.
 	Compacted uint64
 	// Canceled: etcd ended the watch, or its channel was closed.
 	Canceled uint64
-	// Silent: no sign of life for two heartbeats.
+	// Silent: etcd sent nothing for two heartbeats.
 	Silent uint64
 	// Rewound: etcd came back at an older revision than it had shown.
 	Rewound uint64
@@ -34,12 +34,13 @@ type Stats struct {
 	Updates uint64
 	// Watches is how many etcd watches are open now: one for each prefix that has readers.
 	Watches int
-	// Renewals and LeasesLost count the life of leases.
+	// Renewals is how often a lease was renewed, and LeasesLost how many leases ended without being closed.
 	Renewals, LeasesLost uint64
 }
 
 type counters struct {
-	calls, errors, lists, lost, compacted, canceled, silent, rewound, updates, renewals, leasesLost atomic.Uint64
+	calls, errors, renewals, leasesLost                        atomic.Uint64
+	lists, lost, compacted, canceled, silent, rewound, updates atomic.Uint64
 }
 
 // Stats returns the counters, for a metrics page.
@@ -60,7 +61,7 @@ func call[T any](ctx context.Context, s *Store, what string, fn func(context.Con
 	s.count.calls.Add(1)
 	bounded, cancel := context.WithTimeout(ctx, s.opts.Timeout)
 	defer cancel()
-	answer, err := fn(clientv3.WithRequireLeader(bounded)) // a member that lost its leader says so rather than wait
+	answer, err := fn(clientv3.WithRequireLeader(bounded)) // a member without a leader returns an error at once
 	if err != nil {
 		s.count.errors.Add(1)
 		var none T
@@ -82,12 +83,12 @@ func (s *Store) translate(ctx context.Context, what string, err error) error {
 	}
 	k := kind(err)
 	if st, ok := status.FromError(err); ok {
-		err = errors.New(st.Message()) // without "rpc error: code = Unavailable desc =": the kind says it
+		err = errors.New(st.Message()) // without "rpc error: code = Unavailable desc =", which the kind says already
 	}
 	return errs.Errorf(k, "%s: %w", what, err)
 }
 
-// kind says what an answer of etcd means to our caller. What is not clearly about the request is etcd being unwell.
+// kind returns the kind of an error of etcd. An error that is not clearly about the request is a failure of etcd.
 func kind(err error) errs.Kind {
 	code := status.Code(err)
 	if e, ok := errors.AsType[rpctypes.EtcdError](err); ok {

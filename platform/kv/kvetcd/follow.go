@@ -12,13 +12,14 @@ import (
 
 	"bijou.dev/platform/errs"
 	"bijou.dev/platform/kv"
+	"bijou.dev/platform/kv/driver"
 	"bijou.dev/platform/pace"
 )
 
 // follower is the one watch on a prefix.
 type follower struct {
 	prefix string
-	feed   *kv.Feed
+	feed   *driver.Feed
 	stop   context.CancelFunc
 }
 
@@ -27,32 +28,32 @@ func (f *follower) covers(key string) bool { return strings.HasPrefix(key, f.pre
 // Why a watch was lost.
 var (
 	errCanceled = errors.New("etcd ended the watch")
-	errSilent   = errors.New("etcd is silent")
-	errRewound  = errors.New("etcd is older than it was")
+	errSilent   = errors.New("etcd sends nothing")
+	errRewound  = errors.New("etcd has older data than before")
 )
 
 // Watch implements kv.Store.
-func (s *Store) Watch(ctx context.Context, prefix string) *kv.Watch {
+func (s *Store) Watch(ctx context.Context, prefix string) kv.Watch {
 	if err := kv.ValidatePrefix(prefix); err != nil {
-		return kv.BadWatch(prefix, err)
+		return driver.FailedWatch(prefix, err)
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.ctx.Err() != nil {
-		return kv.BadWatch(prefix, kv.ErrClosed)
+		return driver.FailedWatch(prefix, kv.ErrClosed)
 	}
 	f := s.feeds[prefix]
 	if f == nil {
 		follow, stop := context.WithCancel(s.ctx)
 		f = &follower{prefix: prefix, stop: stop}
-		f.feed = kv.NewFeed(prefix, func() { s.forget(f) })
+		f.feed = driver.NewFeed(prefix, func() { s.forget(f) })
 		s.feeds[prefix] = f
 		s.wg.Go(func() { s.follow(follow, f) })
 	}
 	return f.feed.Watch(ctx)
 }
 
-// forget ends the watch on a prefix that nobody reads any more.
+// forget ends the watch on a prefix that has no readers any more.
 func (s *Store) forget(f *follower) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -93,12 +94,12 @@ func (s *Store) lost(f *follower, err error) {
 	case errors.Is(err, errRewound):
 		c.rewound.Add(1)
 	}
-	f.feed.Break(errs.Errorf(errs.Unavailable, "watching %s: %w", f.prefix, err))
+	f.feed.SetProblem(errs.Errorf(errs.Unavailable, "watching %s: %w", f.prefix, err))
 	s.opts.Log.Debug("etcd watch lost, listing again", "prefix", f.prefix, "error", err)
 }
 
-// tail lists the prefix and then passes on what changes, until something is wrong, which it returns. listed says that it got
-// beyond the list.
+// tail lists the prefix and then passes on its changes until the watch is lost; err says why. listed reports whether the
+// list succeeded.
 func (s *Store) tail(ctx context.Context, f *follower) (listed bool, err error) {
 	entries, rev, err := s.List(ctx, f.prefix)
 	if err != nil {
@@ -110,13 +111,13 @@ func (s *Store) tail(ctx context.Context, f *follower) (listed bool, err error) 
 	ctx, cancel := context.WithCancel(clientv3.WithRequireLeader(ctx))
 	defer cancel()
 	beat := s.opts.Heartbeat
-	giveUp := time.AfterFunc(2*beat, cancel) // Watch returns only when etcd has said yes
+	giveUp := time.AfterFunc(2*beat, cancel) // Watch returns only when etcd has confirmed it
 	changes := s.client.Watch(ctx, f.prefix, clientv3.WithPrefix(), clientv3.WithRev(int64(rev)+1),
 		clientv3.WithProgressNotify(), clientv3.WithFragment(), clientv3.WithCreatedNotify())
 	if !giveUp.Stop() {
 		return true, fmt.Errorf("%w: no watch within %v", errSilent, 2*beat)
 	}
-	heard := time.Now()
+	last := time.Now() // when etcd was heard
 	tick := time.NewTimer(0)
 	defer tick.Stop()
 	for {
@@ -125,12 +126,12 @@ func (s *Store) tail(ctx context.Context, f *follower) (listed bool, err error) 
 			if !ok {
 				return true, errCanceled
 			}
-			heard = time.Now()
+			last = time.Now()
 			if err := s.apply(f.feed, resp); err != nil {
 				return true, err
 			}
 		case <-tick.C:
-			if quiet := time.Since(heard); quiet > 2*beat {
+			if quiet := time.Since(last); quiet > 2*beat {
 				return true, fmt.Errorf("%w: nothing for %v", errSilent, quiet.Round(time.Millisecond))
 			}
 			s.askProgress(ctx)
@@ -139,27 +140,28 @@ func (s *Store) tail(ctx context.Context, f *follower) (listed bool, err error) 
 	}
 }
 
-// askProgress asks for a sign of life. The answer comes by the watch itself, so the error does not matter: no answer, no sign.
+// askProgress asks etcd for a progress notification. It comes by the watch itself, so an error of the call does not
+// matter: without a notification the watch counts as lost.
 func (s *Store) askProgress(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(ctx, s.opts.Heartbeat/4+time.Millisecond)
 	defer cancel()
 	_ = s.client.RequestProgress(ctx)
 }
 
-// apply passes on one response: all events of a revision as one update.
-func (s *Store) apply(feed *kv.Feed, resp clientv3.WatchResponse) error {
+// apply adds one response to the feed: all events of a revision as one update.
+func (s *Store) apply(feed *driver.Feed, resp clientv3.WatchResponse) error {
 	if err := resp.Err(); err != nil {
 		if errors.Is(err, rpctypes.ErrCompacted) {
 			return err
 		}
 		return fmt.Errorf("%w: %w", errCanceled, err)
 	}
-	now := kv.Revision(resp.Header.Revision)
-	if known, _ := feed.Revision(); now < known {
-		return fmt.Errorf("%w: at revision %d after %d", errRewound, now, known)
+	rev := kv.Revision(resp.Header.Revision)
+	if known, _ := feed.Revision(); rev < known {
+		return fmt.Errorf("%w: at revision %d after %d", errRewound, rev, known)
 	}
 	if resp.IsProgressNotify() {
-		feed.Advance(now)
+		feed.Advance(rev)
 		return nil
 	}
 	for events := resp.Events; len(events) > 0; {

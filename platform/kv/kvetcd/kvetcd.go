@@ -1,9 +1,12 @@
 // Package kvetcd keeps a kv.Store in etcd.
 //
-// It expects etcd to be away at any time. [New] does not wait for it, every call has a deadline, and a watch is followed
-// by listing at a revision and watching from the next one, with a heartbeat of its own: when etcd compacts, cancels,
-// closes, falls silent or comes back older than it was, the prefix is listed again and readers get the difference. There is one
-// etcd watch for each prefix, however many readers it has.
+// etcd may be unreachable at any time. [New] does not wait for it, and every call has a deadline. A watch lists the
+// prefix at one revision and watches from the next one, with a heartbeat of its own. When etcd compacts its history,
+// ends the watch, sends nothing or comes back with older data, the prefix is listed again and readers get the
+// difference. There is one etcd watch for each prefix, however many readers it has.
+//
+// Its tests run a real etcd. They are in etcdtest, which is a module of its own so that this one does not require
+// etcd's server.
 package kvetcd
 
 import (
@@ -24,11 +27,13 @@ import (
 
 	"bijou.dev/platform/errs"
 	"bijou.dev/platform/kv"
+	"bijou.dev/platform/kv/driver"
 )
 
 // Options say where etcd is and how long to wait for it.
 type Options struct {
-	// Endpoints are etcd's client addresses: "etcd:2379", "http://127.0.0.1:2379" or "unix:///run/etcd.sock". At least one.
+	// Endpoints are etcd's client addresses: "etcd:2379", "http://127.0.0.1:2379" or "unix:///run/etcd.sock". Required:
+	// at least one.
 	Endpoints []string
 	// TLS secures the connections. Nil: plain text, unless an endpoint says https.
 	TLS *tls.Config
@@ -36,9 +41,10 @@ type Options struct {
 	DialContext func(ctx context.Context, addr string) (net.Conn, error)
 	// Timeout bounds each call, within the caller's own deadline. Zero: 3s.
 	Timeout time.Duration
-	// Heartbeat is how often a watch is asked for a sign of life; after two without any it counts as lost. Zero: 2s.
+	// Heartbeat is how often etcd is asked for progress of a watch. A watch that receives nothing for two heartbeats is
+	// lost and made again. Zero: 2s.
 	Heartbeat time.Duration
-	// Log hears when a watch is lost and found. Nil: nobody does.
+	// Log receives lost watches (debug) and lost leases (warn). Nil: they are not logged.
 	Log *slog.Logger
 }
 
@@ -84,7 +90,7 @@ func New(opts Options) (*Store, error) {
 		return nil, err
 	}
 	dial := []grpc.DialOption{grpc.WithConnectParams(grpc.ConnectParams{
-		// gRPC's own limit of two minutes would keep us away long after etcd is back.
+		// With gRPC's own limit of two minutes, calls would fail long after etcd is back.
 		Backoff:           backoff.Config{BaseDelay: 50 * time.Millisecond, Multiplier: 1.6, Jitter: 0.3, MaxDelay: time.Second},
 		MinConnectTimeout: opts.Timeout,
 	}), grpc.WithChainUnaryInterceptor(failFast)}
@@ -102,7 +108,7 @@ func New(opts Options) (*Store, error) {
 		DialOptions:          dial,
 		MaxUnaryRetries:      8,
 		BackoffWaitBetween:   50 * time.Millisecond,
-		Logger:               zap.NewNop(), // what it says is in our errors and counters
+		Logger:               zap.NewNop(), // our errors and counters have the same
 	})
 	if err != nil {
 		cancel()
@@ -111,9 +117,11 @@ func New(opts Options) (*Store, error) {
 	return &Store{opts: opts, client: client, ctx: ctx, cancel: cancel, feeds: map[string]*follower{}}, nil
 }
 
-// failFast makes a call fail as soon as it is known that nobody can be reached; etcd's client would wait for the whole
-// deadline. Reads are still repeated for a moment by that client, and so ride out a reconnect.
-func failFast(ctx context.Context, method string, req, reply any, cc *grpc.ClientConn, invoke grpc.UnaryInvoker, opts ...grpc.CallOption) error {
+// failFast makes a call fail as soon as no endpoint can be reached; etcd's client would wait for the whole deadline. That
+// client still retries reads for a moment, so that they survive a reconnect.
+func failFast(ctx context.Context, method string, req, reply any, cc *grpc.ClientConn, invoke grpc.UnaryInvoker,
+	opts ...grpc.CallOption,
+) error {
 	return invoke(ctx, method, req, reply, cc, append(opts, grpc.WaitForReady(false))...)
 }
 
@@ -150,7 +158,8 @@ func (s *Store) Get(ctx context.Context, key string) (kv.Entry, error) {
 	return entry(resp.Kvs[0]), nil
 }
 
-// page is how many keys are listed by one call: a prefix of any size neither blocks etcd nor outlasts a deadline.
+// page is how many keys one call lists, so that the list of a large prefix neither blocks etcd nor takes longer than the
+// deadline of a call.
 const page = 500
 
 // List implements kv.Store.
@@ -161,12 +170,13 @@ func (s *Store) List(ctx context.Context, prefix string) ([]kv.Entry, kv.Revisio
 	for try := 1; ; try++ {
 		entries, rev, err := s.list(ctx, prefix)
 		if try < 3 && errors.Is(err, rpctypes.ErrCompacted) {
-			continue // compacted between two pages: begin again at a newer revision
+			continue // compacted between two pages: start again at a newer revision
 		}
 		return entries, rev, err
 	}
 }
 
+// list reads all pages at the revision of the first.
 func (s *Store) list(ctx context.Context, prefix string) ([]kv.Entry, kv.Revision, error) {
 	var entries []kv.Entry
 	var rev int64
@@ -192,7 +202,10 @@ func (s *Store) list(ctx context.Context, prefix string) ([]kv.Entry, kv.Revisio
 }
 
 func entry(e *mvccpb.KeyValue) kv.Entry {
-	return kv.Entry{Key: string(e.Key), Value: e.Value, Created: kv.Revision(e.CreateRevision), Modified: kv.Revision(e.ModRevision)}
+	return kv.Entry{
+		Key: string(e.Key), Value: e.Value,
+		Created: kv.Revision(e.CreateRevision), Modified: kv.Revision(e.ModRevision),
+	}
 }
 
 // Txn implements kv.Store. A transaction that changes something is never sent twice.
@@ -201,10 +214,10 @@ func (s *Store) Txn(ctx context.Context, txn kv.Txn) (kv.Revision, error) {
 		return 0, err
 	}
 	var conds []clientv3.Cmp
-	var looks, ops []clientv3.Op
+	var reads, ops []clientv3.Op
 	for _, c := range txn.If {
 		conds = append(conds, clientv3.Compare(clientv3.ModRevision(c.Key), "=", int64(c.Modified)))
-		looks = append(looks, clientv3.OpGet(c.Key, clientv3.WithKeysOnly()))
+		reads = append(reads, clientv3.OpGet(c.Key, clientv3.WithKeysOnly()))
 	}
 	for _, op := range txn.Then {
 		if op.Delete {
@@ -214,7 +227,7 @@ func (s *Store) Txn(ctx context.Context, txn kv.Txn) (kv.Revision, error) {
 		}
 	}
 	resp, err := call(ctx, s, "writing", func(ctx context.Context) (*clientv3.TxnResponse, error) {
-		return s.client.Txn(ctx).If(conds...).Then(ops...).Else(looks...).Commit()
+		return s.client.Txn(ctx).If(conds...).Then(ops...).Else(reads...).Commit()
 	})
 	if err != nil {
 		return 0, err
@@ -227,7 +240,7 @@ func (s *Store) Txn(ctx context.Context, txn kv.Txn) (kv.Revision, error) {
 	return rev, nil
 }
 
-// conflict names the first condition that the response of the losing branch shows to be broken.
+// conflict returns the error for the first condition that does not hold. resp has the keys of all conditions.
 func conflict(conds []kv.Cond, resp *clientv3.TxnResponse) error {
 	for i, c := range conds {
 		var at kv.Revision
@@ -235,13 +248,13 @@ func conflict(conds []kv.Cond, resp *clientv3.TxnResponse) error {
 			at = kv.Revision(kvs[0].ModRevision)
 		}
 		if at != c.Modified {
-			return kv.Conflict(c, at)
+			return driver.Conflict(c, at)
 		}
 	}
 	return errs.Errorf(errs.Conflict, "writing: a condition does not hold")
 }
 
-// expect makes watches that start from now on wait for what was just written.
+// expect makes the snapshot of a watch that starts later wait for what was just written.
 func (s *Store) expect(ops []kv.Op, resp *clientv3.TxnResponse, rev kv.Revision) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -255,14 +268,13 @@ func (s *Store) expect(ops []kv.Op, resp *clientv3.TxnResponse, rev kv.Revision)
 	}
 }
 
-// Grant implements kv.Store. etcd counts a ttl in whole seconds; it is rounded up.
-func (s *Store) Grant(ctx context.Context, ttl time.Duration) (*kv.Lease, error) {
+// Grant implements kv.Store. etcd counts a ttl in whole seconds: it is rounded up.
+func (s *Store) Grant(ctx context.Context, ttl time.Duration) (kv.Lease, error) {
 	if err := kv.ValidateTTL(ttl); err != nil {
 		return nil, err
 	}
-	seconds := int64((ttl + time.Second - 1) / time.Second)
 	resp, err := call(ctx, s, "granting lease", func(ctx context.Context) (*clientv3.LeaseGrantResponse, error) {
-		return s.client.Grant(ctx, seconds)
+		return s.client.Grant(ctx, driver.WholeSeconds(ttl))
 	})
 	if err != nil {
 		return nil, err
@@ -273,20 +285,20 @@ func (s *Store) Grant(ctx context.Context, ttl time.Duration) (*kv.Lease, error)
 		stop()
 		return nil, s.translate(ctx, "keeping lease", err)
 	}
-	lease := kv.NewLease(kv.LeaseID(resp.ID), time.Duration(resp.TTL)*time.Second, func(ctx context.Context) error {
+	lease := driver.NewLease(kv.LeaseID(resp.ID), time.Duration(resp.TTL)*time.Second, func(ctx context.Context) error {
 		stop()
 		return s.revoke(ctx, resp.ID)
 	})
 	s.wg.Go(func() {
 		defer stop()
-		for range alive { // closed by the client when the lease is gone, or a TTL has passed without an answer
+		for range alive { // closed by the client when the lease has ended, or a TTL has passed without an answer
 			s.count.renewals.Add(1)
 		}
 		if keep.Err() == nil && s.ctx.Err() == nil {
 			s.count.leasesLost.Add(1)
 			s.opts.Log.Warn("etcd lease lost", "lease", int64(resp.ID))
 		}
-		lease.Drop()
+		lease.SetLost()
 	})
 	return lease, nil
 }

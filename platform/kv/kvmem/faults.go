@@ -5,19 +5,21 @@ import (
 
 	"bijou.dev/platform/errs"
 	"bijou.dev/platform/kv"
+	"bijou.dev/platform/kv/driver"
 )
 
-// Fail takes the store away from this client until Heal: every call fails as errs.Unavailable with err as its cause, watches
-// hear nothing and say why, leases are not renewed and so are lost after their TTL. A nil err says that the store is away.
+// Fail makes the store unreachable for this client until Heal: every call fails as errs.Unavailable with err as its
+// cause, watches get no updates and have a problem, leases are not renewed and so are lost after their TTL. Nil: an error
+// that says that the store cannot be reached.
 func (s *Store) Fail(err error) {
 	if err == nil {
-		err = errors.New("the store is away")
+		err = errors.New("the store cannot be reached")
 	}
 	d := s.data
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	s.down = err
-	s.breakLocked()
+	s.setProblemLocked()
 	for _, l := range d.leases {
 		if l.owner == s {
 			d.startExpiryLocked(l)
@@ -25,16 +27,16 @@ func (s *Store) Fail(err error) {
 	}
 }
 
-// Cut makes the watches of this client hear nothing until Heal. Calls work and leases are renewed.
+// Cut stops the updates of this client's watches until Heal. Calls work and leases are renewed.
 func (s *Store) Cut() {
 	s.data.mu.Lock()
 	defer s.data.mu.Unlock()
 	s.cut = true
-	s.breakLocked()
+	s.setProblemLocked()
 }
 
-// Heal undoes Fail and Cut. Watches catch up: one update per transaction they missed, or one for all when the history was
-// compacted meanwhile.
+// Heal undoes Fail and Cut. Watches catch up: one update per transaction they missed, or one for all when the history
+// was compacted meanwhile.
 func (s *Store) Heal() {
 	d := s.data
 	d.mu.Lock()
@@ -56,7 +58,7 @@ func (s *Store) DropWatches() {
 	d := s.data
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	s.breakLocked()
+	s.setProblemLocked()
 	if s.cutOffLocked() != nil {
 		return
 	}
@@ -65,35 +67,35 @@ func (s *Store) DropWatches() {
 	}
 }
 
-// Compact forgets how the data came to be: a watch that is cut off now has to list again.
+// Compact deletes the history of the data: a watch that is cut off now has to list again.
 func (s *Store) Compact() {
 	s.data.mu.Lock()
 	defer s.data.mu.Unlock()
 	s.data.compacted, s.data.log = s.data.rev, nil
 }
 
-// ExpireLease ends a lease at once, as if its owner had been silent for a TTL. One that is not there is ignored.
+// ExpireLease ends a lease at once, as if its owner had not been heard for a TTL. An unknown lease is ignored.
 func (s *Store) ExpireLease(id kv.LeaseID) {
 	s.data.mu.Lock()
 	defer s.data.mu.Unlock()
 	s.data.expireLocked(id)
 }
 
-func (s *Store) resumeLocked(prefix string, f *kv.Feed) {
+func (s *Store) resumeLocked(prefix string, f *driver.Feed) {
 	d := s.data
 	if rev, synced := f.Revision(); !synced || rev < d.compacted {
 		f.Reset(d.listLocked(prefix), d.rev)
 		return
 	}
 	for _, u := range d.log {
-		if part := u.Under(prefix); len(part.Puts)+len(part.Deletes) > 0 {
+		if part := driver.Under(prefix, u); len(part.Puts)+len(part.Deletes) > 0 {
 			f.Apply(part)
 		}
 	}
 	f.Advance(d.rev)
 }
 
-// cutOffLocked says why watches can learn nothing now, or nil.
+// cutOffLocked returns why watches get no updates now, or nil.
 func (s *Store) cutOffLocked() error {
 	switch {
 	case s.down != nil:
@@ -104,12 +106,12 @@ func (s *Store) cutOffLocked() error {
 	return nil
 }
 
-func (s *Store) breakLocked() {
+func (s *Store) setProblemLocked() {
 	err := s.cutOffLocked()
 	if err == nil {
 		return
 	}
 	for _, f := range s.feeds {
-		f.Break(err)
+		f.SetProblem(err)
 	}
 }

@@ -1,8 +1,8 @@
 // Package kvmem keeps a kv.Store in memory: for tests, and for processes that need no store of their own.
 //
-// It keeps the whole contract of package kv, leases included, and uses only timers of package time, so hours of leases pass
-// in no time in a testing/synctest bubble. What can happen to a real store can be made to happen to it: see [Store.Fail],
-// [Store.Cut], [Store.Compact], [Store.DropWatches] and [Store.ExpireLease].
+// It keeps the whole contract of package kv, leases included. It waits with timers of package time only, so in a
+// testing/synctest bubble a lease of hours takes no real time. The faults of a real store can be made to happen: see
+// [Store.Fail], [Store.Cut], [Store.Compact], [Store.DropWatches] and [Store.ExpireLease].
 package kvmem
 
 import (
@@ -15,21 +15,22 @@ import (
 
 	"bijou.dev/platform/errs"
 	"bijou.dev/platform/kv"
+	"bijou.dev/platform/kv/driver"
 )
 
-// history is how many transactions are kept for watches that were cut off; older ones are compacted.
+// history is how many transactions are kept for watches that are cut off; older ones are compacted.
 const history = 1000
 
 // Store is one client of data in memory. [New] makes the data and its first client, [Store.Peer] another client. Faults
-// hit one client: its peers go on.
+// affect one client: its peers work on.
 type Store struct {
 	data *data
 
 	// Guarded by data.mu.
-	down   error               // why every call fails; nil: up
-	cut    bool                // watches hear nothing
-	closed bool                // for good
-	feeds  map[string]*kv.Feed // prefix -> feed with watches
+	down   error                   // why every call fails; nil: up
+	cut    bool                    // watches get no updates
+	closed bool                    // Close was called
+	feeds  map[string]*driver.Feed // prefix -> feed with watches
 }
 
 // data is what all clients share.
@@ -49,10 +50,10 @@ type entry struct {
 	lease kv.LeaseID
 }
 
-// lease is kept alive as long as it has an owner; without one its timer runs.
+// lease is kept alive while it has an owner that can reach the store; else its timer runs.
 type lease struct {
-	*kv.Lease
-	owner  *Store      // nil: nobody keeps it alive
+	*driver.Lease
+	owner  *Store      // nil: no client keeps it alive
 	expiry *time.Timer // nil: not running
 }
 
@@ -64,7 +65,7 @@ func New() *Store {
 	return d.client()
 }
 
-// Peer returns another client of the same data, as a second process would be.
+// Peer returns another client of the same data, like that of a second process.
 func (s *Store) Peer() *Store {
 	s.data.mu.Lock()
 	defer s.data.mu.Unlock()
@@ -72,7 +73,7 @@ func (s *Store) Peer() *Store {
 }
 
 func (d *data) client() *Store {
-	s := &Store{data: d, feeds: map[string]*kv.Feed{}}
+	s := &Store{data: d, feeds: map[string]*driver.Feed{}}
 	d.clients[s] = true
 	return s
 }
@@ -93,7 +94,7 @@ func (s *Store) Close() error {
 	}
 	for _, l := range d.leases {
 		if l.owner == s {
-			l.Drop()
+			l.SetLost()
 			d.abandonLocked(l)
 		}
 	}
@@ -154,7 +155,7 @@ func (s *Store) Txn(ctx context.Context, txn kv.Txn) (kv.Revision, error) {
 	}
 	for _, c := range txn.If {
 		if at := d.entries[c.Key].Modified; at != c.Modified {
-			return 0, kv.Conflict(c, at)
+			return 0, driver.Conflict(c, at)
 		}
 	}
 	for _, op := range txn.Then {
@@ -166,20 +167,20 @@ func (s *Store) Txn(ctx context.Context, txn kv.Txn) (kv.Revision, error) {
 	return d.rev, nil
 }
 
-// commitLocked performs ops as one revision and tells all watches.
+// commitLocked performs ops as one revision and sends it to all watches.
 func (d *data) commitLocked(ops []kv.Op) {
 	u := kv.Update{Revision: d.rev + 1}
 	for _, op := range ops {
-		old, there := d.entries[op.Key]
+		old, exists := d.entries[op.Key]
 		switch {
 		case !op.Delete:
 			e := kv.Entry{Key: op.Key, Value: bytes.Clone(op.Value), Created: u.Revision, Modified: u.Revision}
-			if there {
+			if exists {
 				e.Created = old.Created
 			}
 			d.entries[op.Key] = entry{e, op.Lease}
 			u.Puts = append(u.Puts, e)
-		case there:
+		case exists:
 			delete(d.entries, op.Key)
 			u.Deletes = append(u.Deletes, op.Key)
 		}
@@ -195,15 +196,15 @@ func (d *data) commitLocked(ops []kv.Op) {
 	}
 	for s := range d.clients {
 		if s.down == nil && !s.cut {
-			s.tellLocked(u)
+			s.sendLocked(u)
 		}
 	}
 }
 
-// tellLocked passes one transaction to every feed of s that does not have it.
-func (s *Store) tellLocked(u kv.Update) {
+// sendLocked adds one transaction to every feed of s that does not have it.
+func (s *Store) sendLocked(u kv.Update) {
 	for prefix, f := range s.feeds {
-		if part := u.Under(prefix); len(part.Puts)+len(part.Deletes) > 0 {
+		if part := driver.Under(prefix, u); len(part.Puts)+len(part.Deletes) > 0 {
 			f.Apply(part)
 		}
 		f.Advance(u.Revision)
@@ -211,22 +212,22 @@ func (s *Store) tellLocked(u kv.Update) {
 }
 
 // Watch implements kv.Store.
-func (s *Store) Watch(ctx context.Context, prefix string) *kv.Watch {
+func (s *Store) Watch(ctx context.Context, prefix string) kv.Watch {
 	if err := kv.ValidatePrefix(prefix); err != nil {
-		return kv.BadWatch(prefix, err)
+		return driver.FailedWatch(prefix, err)
 	}
 	d := s.data
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if s.closed {
-		return kv.BadWatch(prefix, kv.ErrClosed)
+		return driver.FailedWatch(prefix, kv.ErrClosed)
 	}
 	f := s.feeds[prefix]
 	if f == nil {
-		f = kv.NewFeed(prefix, func() { s.forget(prefix) })
+		f = driver.NewFeed(prefix, func() { s.forget(prefix) })
 		s.feeds[prefix] = f
 		if err := s.cutOffLocked(); err != nil {
-			f.Break(err)
+			f.SetProblem(err)
 		} else {
 			f.Reset(d.listLocked(prefix), d.rev)
 		}
@@ -242,9 +243,8 @@ func (s *Store) forget(prefix string) {
 	}
 }
 
-// Grant implements kv.Store. The lease lives until it is closed, or for a ttl after ctx ended or the client was cut from
-// the store by Fail or Close.
-func (s *Store) Grant(ctx context.Context, ttl time.Duration) (*kv.Lease, error) {
+// Grant implements kv.Store. The lease lives until it is closed, or for a ttl after ctx ended or Fail or Close were called.
+func (s *Store) Grant(ctx context.Context, ttl time.Duration) (kv.Lease, error) {
 	if err := kv.ValidateTTL(ttl); err != nil {
 		return nil, err
 	}
@@ -257,9 +257,9 @@ func (s *Store) Grant(ctx context.Context, ttl time.Duration) (*kv.Lease, error)
 	d.lastLease++
 	id := d.lastLease
 	l := &lease{owner: s}
-	ttl = (ttl + time.Second - 1).Truncate(time.Second) // whole seconds, as in etcd
+	ttl = time.Duration(driver.WholeSeconds(ttl)) * time.Second // as in etcd
 	stop := func() bool { return true }
-	l.Lease = kv.NewLease(id, ttl, func(ctx context.Context) error {
+	l.Lease = driver.NewLease(id, ttl, func(ctx context.Context) error {
 		stop()
 		return s.revoke(ctx, id)
 	})
@@ -267,7 +267,7 @@ func (s *Store) Grant(ctx context.Context, ttl time.Duration) (*kv.Lease, error)
 	stop = context.AfterFunc(ctx, func() {
 		d.mu.Lock()
 		defer d.mu.Unlock()
-		l.Drop()
+		l.SetLost()
 		d.abandonLocked(l)
 	})
 	return l.Lease, nil
@@ -287,28 +287,28 @@ func (s *Store) revoke(ctx context.Context, id kv.LeaseID) error {
 	return nil
 }
 
-// abandonLocked starts the clock of a lease that nobody keeps alive.
+// abandonLocked starts the expiry of a lease that its owner does not keep alive any more.
 func (d *data) abandonLocked(l *lease) {
 	l.owner = nil
 	d.startExpiryLocked(l)
 }
 
 func (d *data) startExpiryLocked(l *lease) {
-	if l.expiry != nil || d.leases[l.ID] != l {
+	if l.expiry != nil || d.leases[l.ID()] != l {
 		return
 	}
 	var t *time.Timer
-	t = time.AfterFunc(l.TTL, func() {
+	t = time.AfterFunc(l.TTL(), func() {
 		d.mu.Lock()
 		defer d.mu.Unlock()
-		if l.expiry == t { // else it was renewed while this waited for the lock
-			d.expireLocked(l.ID)
+		if l.expiry == t { // else it was renewed while this function waited for the lock
+			d.expireLocked(l.ID())
 		}
 	})
 	l.expiry = t
 }
 
-// expireLocked ends a lease, if it is there, and deletes its keys as one revision.
+// expireLocked ends a lease, if it exists, and deletes its keys as one revision.
 func (d *data) expireLocked(id kv.LeaseID) {
 	l := d.leases[id]
 	if l == nil {
@@ -318,7 +318,7 @@ func (d *data) expireLocked(id kv.LeaseID) {
 	if l.expiry != nil {
 		l.expiry.Stop()
 	}
-	l.Drop()
+	l.SetLost()
 	var ops []kv.Op
 	for key, e := range d.entries {
 		if e.lease == id {
@@ -328,6 +328,7 @@ func (d *data) expireLocked(id kv.LeaseID) {
 	d.commitLocked(ops)
 }
 
+// upLocked returns why a call cannot be made now, or nil. what is what the call does.
 func (s *Store) upLocked(ctx context.Context, what string) error {
 	switch {
 	case ctx.Err() != nil:

@@ -38,7 +38,7 @@ func TestLeasesInFakeTime(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if _, err := s.Txn(ctx, kv.Txn{Then: []kv.Op{kv.PutLeased("/a", nil, l.ID)}}); err != nil {
+		if _, err := s.Txn(ctx, kv.Txn{Then: []kv.Op{kv.PutLeased("/a", nil, l.ID())}}); err != nil {
 			t.Fatal(err)
 		}
 		time.Sleep(1000 * time.Hour)
@@ -79,7 +79,7 @@ func TestCutLeavesCallsAndLeases(t *testing.T) {
 		first, _ := w.Next(ctx)
 		s.Cut()
 		for _, key := range []string{"/a", "/b"} {
-			if _, err := s.Txn(ctx, kv.Txn{Then: []kv.Op{kv.PutLeased(key, nil, l.ID)}}); err != nil {
+			if _, err := s.Txn(ctx, kv.Txn{Then: []kv.Op{kv.PutLeased(key, nil, l.ID())}}); err != nil {
 				t.Fatal(err)
 			}
 		}

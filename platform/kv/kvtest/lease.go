@@ -9,19 +9,19 @@ import (
 	"bijou.dev/platform/kv"
 )
 
-func grant(t *testing.T, s kv.Store, ttl time.Duration) *kv.Lease {
+func grant(t *testing.T, s kv.Store, ttl time.Duration) kv.Lease {
 	t.Helper()
 	l, err := s.Grant(t.Context(), ttl)
 	if err != nil {
 		t.Fatalf("Grant: %v", err)
 	}
-	if l.TTL < ttl || l.ID == 0 {
-		t.Errorf("lease %d lives %v, want at least %v", l.ID, l.TTL, ttl)
+	if l.TTL() < ttl || l.ID() == 0 {
+		t.Errorf("lease %d lives %v, want at least %v", l.ID(), l.TTL(), ttl)
 	}
 	return l
 }
 
-func isLost(l *kv.Lease) bool {
+func isLost(l kv.Lease) bool {
 	select {
 	case <-l.Lost():
 		return true
@@ -30,7 +30,7 @@ func isLost(l *kv.Lease) bool {
 	}
 }
 
-func waitLost(t *testing.T, l *kv.Lease) {
+func waitLost(t *testing.T, l kv.Lease) {
 	t.Helper()
 	select {
 	case <-l.Lost():
@@ -39,14 +39,14 @@ func waitLost(t *testing.T, l *kv.Lease) {
 	}
 }
 
-func leased(key string, l *kv.Lease) kv.Op { return kv.PutLeased(key, []byte("1"), l.ID) }
+func leased(key string, l kv.Lease) kv.Op { return kv.PutLeased(key, []byte("1"), l.ID()) }
 
 func testKept(t *testing.T, env Env) {
 	r := watch(t, env.Peer, "/k/")
 	r.next()
 	kept := grant(t, env.Store, time.Second)
 	ctx, abandon := context.WithCancel(t.Context())
-	other, err := env.Store.Grant(ctx, 2*kept.TTL)
+	other, err := env.Store.Grant(ctx, 2*kept.TTL())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -67,7 +67,7 @@ func testExpired(t *testing.T, env Env) {
 	do(t, env.Store, leased("/x/a", l), leased("/x/b", l), leased("/x/stays", l))
 	do(t, env.Store, put("/x/stays", "untied"))
 	r.until(map[string]string{"/x/a": "1", "/x/b": "1", "/x/stays": "untied"})
-	env.Expire(l.ID)
+	env.Expire(l.ID())
 	if u := r.next(); len(u.Deletes) != 2 || len(r.state) != 1 {
 		t.Errorf("the end of the lease was %+v", u)
 	}
@@ -118,7 +118,7 @@ func testLeaseAway(t *testing.T, env Env) {
 	waitLost(t, l)
 	r.until(map[string]string{})
 	env.Heal()
-	var again *kv.Lease
+	var again kv.Lease
 	retry(t, func() (err error) {
 		again, err = env.Store.Grant(t.Context(), time.Second)
 		return err

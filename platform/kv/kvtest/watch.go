@@ -16,7 +16,7 @@ import (
 
 // replica is what a reader of a watch knows. It checks each update against the contract.
 type replica struct {
-	*kv.Watch
+	kv.Watch
 	t       *testing.T
 	prefix  string
 	state   map[string]string
@@ -353,7 +353,7 @@ func testEnd(t *testing.T, env Env) {
 	if err := env.Close(); err != nil {
 		t.Errorf("Close: %v", err)
 	}
-	for _, w := range []*kv.Watch{other.Watch, env.Store.Watch(t.Context(), "/e/")} {
+	for _, w := range []kv.Watch{other.Watch, env.Store.Watch(t.Context(), "/e/")} {
 		_, err = w.Next(t.Context())
 		wantKind(t, err, errs.Unavailable, "closed")
 	}

@@ -1,4 +1,4 @@
-package kvetcd_test
+package etcdtest_test
 
 import (
 	"cmp"
@@ -95,7 +95,7 @@ func put(t *testing.T, s kv.Store, key string) kv.Revision {
 	return rev
 }
 
-func next(t *testing.T, w *kv.Watch) kv.Update {
+func next(t *testing.T, w kv.Watch) kv.Update {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
 	defer cancel()
@@ -134,7 +134,7 @@ func TestReadersShareOneWatch(t *testing.T) {
 	t.Parallel()
 	_, _, s := start(t, time.Minute)
 	ctx, cancel := context.WithCancel(t.Context())
-	var readers []*kv.Watch
+	var readers []kv.Watch
 	for range 20 {
 		w := s.Watch(ctx, "/instances/")
 		next(t, w)
