@@ -81,17 +81,17 @@ type Options struct {
 func (o Options) validate() error {
 	switch {
 	case o.Service == "":
-		return errors.New("Service is required")
+		return errors.New("options of tracing: Service is required")
 	case (o.Conn == nil) == (o.Exporter == nil):
-		return errors.New("set exactly one of Conn and Exporter, or use trace.Discard to export nothing")
+		return errors.New("options of tracing: set exactly one of Conn and Exporter, or use trace.Discard to export nothing")
 	case o.QueueSize < 0:
-		return errors.New("QueueSize must not be negative")
+		return errors.New("options of tracing: QueueSize must not be negative")
 	case o.BatchSize < 0:
-		return errors.New("BatchSize must not be negative")
+		return errors.New("options of tracing: BatchSize must not be negative")
 	case o.FlushInterval < 0:
-		return errors.New("FlushInterval must not be negative")
+		return errors.New("options of tracing: FlushInterval must not be negative")
 	case o.ExportTimeout < 0:
-		return errors.New("ExportTimeout must not be negative")
+		return errors.New("options of tracing: ExportTimeout must not be negative")
 	}
 	return nil
 }
@@ -117,7 +117,7 @@ type Provider struct {
 // succeeds when the store is unavailable. Options that are not valid are an error.
 func New(opts Options) (*Provider, error) {
 	if err := opts.validate(); err != nil {
-		return nil, fmt.Errorf("options of tracing: %w", err)
+		return nil, err
 	}
 	opts.setDefaults()
 	if opts.Exporter == nil {
