@@ -155,6 +155,7 @@ type shownInstance struct {
 	Suspect        bool              `json:"suspect,omitempty"`
 	Endpoints      map[string]string `json:"endpoints"`
 	Admin          *shownAdmin       `json:"admin,omitempty"` // nil: it has no admin page, or was not asked yet
+	shownLoad
 }
 
 // followRegistry asks the registry and the admin pages of all instances, at the same time: a killed instance is found by its
@@ -219,12 +220,14 @@ func (c *Console) fleet() fleet {
 	}
 	c.seen.mu.Lock()
 	defer c.seen.mu.Unlock()
+	loads := c.seen.instanceLoads()
 	for _, in := range list.GetInstances() {
 		s := shownInstance{
 			Service: in.Service, ID: in.Id, Zone: in.Zone, Version: in.Version, Region: in.Region, Environment: in.Environment,
 			Status: status(in.Status), Reported: status(in.Reported), Override: status(in.Override),
 			OverrideReason: in.OverrideReason, OverrideAuthor: in.OverrideAuthor, Suspect: in.Suspect, Endpoints: in.Endpoints,
 			Started: moment(in.Started), StatusSince: moment(in.StatusSince),
+			shownLoad: loads[instanceKey{in.Service, in.Id}],
 		}
 		if p := c.seen.probes[instanceKey{in.Service, in.Id}]; p != nil {
 			s.Admin = p.shown()
@@ -305,7 +308,8 @@ func (c *Console) watchCircuits(ctx context.Context) error {
 		c.seen.mu.Lock()
 		c.seen.circuits = board
 		c.seen.mu.Unlock()
-		c.hub.publish(topicCircuits, protoJSON(board))
+		// The links are in the topic traffic.
+		c.hub.publish(topicCircuits, protoJSON(&circuitsv1.WatchResponse{Services: board.Services}))
 		if !c.hub.busy() {
 			return nil
 		}

@@ -1,17 +1,20 @@
 package console
 
 import (
-	"fmt"
+	"encoding/json"
+	"os"
 	"strings"
 	"testing"
 	"testing/fstest"
-	"time"
 
 	circuitsv1 "bijou.dev/platform/api/circuits/v1"
 	discoveryv1 "bijou.dev/platform/api/discovery/v1"
+	"bijou.dev/platform/load"
 	"bijou.dev/platform/route"
 
 	"github.com/google/go-cmp/cmp"
+	"google.golang.org/protobuf/encoding/protojson"
+	"google.golang.org/protobuf/testing/protocmp"
 )
 
 func TestAPageThatReadsSlowlySkipsStates(t *testing.T) {
@@ -47,38 +50,95 @@ func TestWithoutAFrontEndThePageSaysHowToBuildIt(t *testing.T) {
 	}
 }
 
-func metrics(ok, bad, slow int) []byte {
-	return fmt.Appendf(nil, `
-# TYPE bijou_rpc_server_seconds histogram
-bijou_rpc_server_seconds_bucket{method="catalog.v1.Catalog/Get",code="OK",le="0.01"} %d
-bijou_rpc_server_seconds_bucket{method="catalog.v1.Catalog/Get",code="OK",le="0.1"} %d
-bijou_rpc_server_seconds_bucket{method="catalog.v1.Catalog/Get",code="OK",le="+Inf"} %d
-bijou_rpc_server_seconds_sum{method="catalog.v1.Catalog/Get",code="OK"} 1
-bijou_rpc_server_seconds_count{method="catalog.v1.Catalog/Get",code="OK"} %d
-bijou_rpc_server_seconds_bucket{method="catalog.v1.Catalog/Get",code="Unavailable",le="+Inf"} %d
-bijou_rpc_server_seconds_sum{method="catalog.v1.Catalog/Get",code="Unavailable"} 1
-bijou_rpc_server_seconds_count{method="catalog.v1.Catalog/Get",code="Unavailable"} %d
-# TYPE process_resident_memory_bytes gauge
-process_resident_memory_bytes 1e6
-`, ok, ok+slow, ok+slow, ok+slow, bad, bad)
+func TestMetricsOfAnInstance(t *testing.T) {
+	var p probe
+	p.read([]byte("# TYPE process_resident_memory_bytes gauge\nprocess_resident_memory_bytes 1e6\n"))
+	if p.memory != 1e6 {
+		t.Errorf("memory is %v, want 1e6", p.memory)
+	}
+	p.read([]byte("no metrics"))
+	if p.memory != 1e6 {
+		t.Errorf("after a page that cannot be read memory is %v, want what it was before", p.memory)
+	}
 }
 
-func TestLoadIsWhatHappenedLately(t *testing.T) {
-	var p probe
-	at := time.Unix(1000, 0)
-	if p.read(metrics(1000, 0, 0), at); p.load() != nil || p.memory != 1e6 {
-		t.Errorf("one reading gives no rate: %+v", p)
+// sharedLinks is what circuits serves in the tests of the console and of bijou map.
+func sharedLinks(t *testing.T) *circuitsv1.LinksResponse {
+	t.Helper()
+	text, err := os.ReadFile("../../platform/load/testdata/links.json")
+	if err != nil {
+		t.Fatal(err)
 	}
-	p.read(metrics(1070, 10, 20), at.Add(10*time.Second))
-	want := &load{Rate: 10, ErrorPercent: 10, P50: 7.14, P99: 100}
-	if diff := cmp.Diff(want, p.load()); diff != "" {
-		t.Errorf("load (-want +got):\n%s", diff)
+	links := &circuitsv1.LinksResponse{}
+	if err := protojson.Unmarshal(text, links); err != nil {
+		t.Fatal(err)
 	}
-	p.read(metrics(5, 0, 0), at.Add(12*time.Second)) // a new process
-	if p.load() != nil {
-		t.Errorf("load over a restart: %+v", p.load())
+	return links
+}
+
+// assertShown requires that the page gets the figures that circuits serves, and the word instead where it serves none.
+func assertShown(t *testing.T, what string, got shownLoad, served *circuitsv1.Figures) {
+	t.Helper()
+	if served == nil {
+		if !got.Measuring || got.Figures != nil {
+			t.Errorf("%s: measuring %t with figures %v, want measuring and no figures", what, got.Measuring, got.Figures)
+		}
+		return
 	}
-	p.read([]byte("no metrics"), at)
+	text, err := json.Marshal(got.Figures)
+	if err != nil {
+		t.Fatal(err)
+	}
+	shown := &circuitsv1.Figures{}
+	if err := protojson.Unmarshal(text, shown); err != nil {
+		t.Fatalf("%s: %v", what, err)
+	}
+	if diff := cmp.Diff(served, shown, protocmp.Transform()); got.Measuring || diff != "" {
+		t.Errorf("%s: measuring %t, figures (-served +shown):\n%s", what, got.Measuring, diff)
+	}
+}
+
+// TestThePageShowsTheFiguresOfTheAPI has its twin in cmd/bijou/internal/cli: with the same input both show the same.
+func TestThePageShowsTheFiguresOfTheAPI(t *testing.T) {
+	links := sharedLinks(t)
+	c := &Console{seen: newSeen()}
+	c.seen.list = &discoveryv1.ListResponse{}
+	c.seen.circuits = &circuitsv1.WatchResponse{Links: links}
+	for _, i := range links.Instances {
+		c.seen.list.Instances = append(c.seen.list.Instances, &discoveryv1.Instance{Service: i.Service, Id: i.Instance})
+	}
+	got := c.traffic()
+	if len(got.Edges) != len(links.Links) {
+		t.Fatalf("the page has %d edges, circuits serves %d links", len(got.Edges), len(links.Links))
+	}
+	for i, l := range links.Links {
+		e := got.Edges[i]
+		assertShown(t, l.From+" to "+l.To, e.shownLoad, l.Figures)
+		if diff := cmp.Diff(l.NotClosed, e.NotClosed); e.From != l.From || e.To != l.To || diff != "" {
+			t.Errorf("edge %s to %s, want %s to %s; circuits not closed (-served +shown):\n%s", e.From, e.To, l.From, l.To, diff)
+		}
+	}
+	nodes := map[string]node{}
+	for _, n := range got.Nodes {
+		nodes[n.Name] = n
+	}
+	for _, s := range links.Services {
+		assertShown(t, s.Service, nodes[s.Service].shownLoad, s.Figures)
+	}
+	fleet := c.fleet()
+	for i, in := range links.Instances {
+		assertShown(t, in.Instance, fleet.Instances[i].shownLoad, in.Figures)
+	}
+}
+
+func TestWithoutACircuitBoardNoLoadIsShown(t *testing.T) {
+	c := example()
+	c.seen.circuits = nil
+	for _, n := range c.traffic().Nodes {
+		if n.Figures != nil || n.Measuring {
+			t.Errorf("%s has figures %v, measuring %t; want neither", n.Name, n.Figures, n.Measuring)
+		}
+	}
 }
 
 // example is a system with some trouble in it.
@@ -94,28 +154,38 @@ func example() *Console {
 		"catalog": {{ID: "catalog-1", Phase: "admitted"}, {ID: "catalog-2", Phase: "ejected", Reason: "5 failures in a row"}},
 	}}
 	c.seen.probes[instanceKey{"catalog", "catalog-2"}] = &probe{problem: "nobody listens at its address"}
-	c.seen.circuits = &circuitsv1.WatchResponse{Services: []*circuitsv1.ServiceCircuits{{
-		Service: "web",
-		Circuits: []*circuitsv1.Snapshot{
-			{Name: "catalog.Get", Group: "catalog", State: circuitsv1.State_STATE_CLOSED, Rolling: map[string]int64{"SUCCESS": 90}, LatencyMs: map[string]float64{"50": 10, "99": 100}},
-			{Name: "catalog.List", Group: "catalog", State: circuitsv1.State_STATE_OPEN, Rolling: map[string]int64{"FAILURE": 10, "SHORT_CIRCUITED": 20, "FALLBACK_SUCCESS": 30}, LatencyMs: map[string]float64{"50": 20, "99": 200}},
+	p50, p99 := 10.0, 200.0
+	calls := &circuitsv1.Figures{
+		CallsPerSecond: 12, ErrorPercent: 25, RejectedPerSecond: 2, FallbacksPerSecond: 3, P50Ms: &p50, P99Ms: &p99,
+	}
+	c.seen.circuits = &circuitsv1.WatchResponse{Links: &circuitsv1.LinksResponse{
+		Links: []*circuitsv1.Link{
+			{From: "web", To: "catalog", Figures: calls, NotClosed: []string{"catalog.List"}},
+			{From: "web", To: "config"},
 		},
-	}}}
+		Services: []*circuitsv1.ServiceLoad{{Service: "catalog", Figures: calls}, {Service: "config"}},
+	}}
 	return c
 }
 
-func TestTrafficIsWhatCallersReport(t *testing.T) {
+func TestTrafficHasInstancesLoadsAndEjections(t *testing.T) {
 	got := example().traffic()
-	calls := load{Rate: 12, ErrorPercent: 25, P50: 11, P99: 110}
+	p50, p99 := 10.0, 200.0
+	calls := shownLoad{Figures: &figures{
+		CallsPerSecond: 12, ErrorPercent: 25, RejectedPerSecond: 2, FallbacksPerSecond: 3, P50: &p50, P99: &p99,
+	}}
+	measuring := shownLoad{Measuring: true}
 	want := traffic{
 		Nodes: []node{
-			{Name: "catalog", Instances: 2, Up: 1, load: calls},
-			{Name: "config", Platform: true, Instances: 1, Up: 1},
+			{Name: "catalog", Instances: 2, Up: 1, shownLoad: calls},
+			{Name: "config", Platform: true, Instances: 1, Up: 1, shownLoad: measuring},
 			{Name: "web", Instances: 1, Up: 1},
 		},
 		Edges: []edge{{
-			From: "web", To: "catalog", load: calls, Rejected: 2, Fallbacks: 3, Open: []string{"catalog.List"},
+			From: "web", To: "catalog", shownLoad: calls, NotClosed: []string{"catalog.List"},
 			Ejected: map[string]string{"catalog-2": "5 failures in a row"},
+		}, {
+			From: "web", To: "config", shownLoad: measuring,
 		}},
 	}
 	if diff := cmp.Diff(want, got, cmp.AllowUnexported(node{}, edge{})); diff != "" {
@@ -125,19 +195,25 @@ func TestTrafficIsWhatCallersReport(t *testing.T) {
 
 func TestVizceral(t *testing.T) {
 	v := toVizceral(example().traffic())
-	if v.Renderer != "global" || v.EntryNode != internet || len(v.Nodes) != 2 {
+	if v.Renderer != "global" || v.EntryNode != load.Internet || len(v.Nodes) != 2 {
 		t.Fatalf("the globe: %+v", v)
 	}
 	region := v.Nodes[1]
-	if len(region.Connections) != 1 || region.MaxVolume != 12 {
+	if len(region.Connections) != 2 || region.MaxVolume != 12 {
 		t.Fatalf("the region: %+v", region)
 	}
 	want := vizConnection{
-		Source: "web", Target: "catalog", Class: "danger", Metrics: map[string]float64{"normal": 9, "danger": 3, "warning": 3},
-		Notices: []vizNotice{{"circuit catalog.List is not closed", 2}, {"catalog-2 is ejected: 5 failures in a row", 1}},
+		Source: "web", Target: "catalog", Class: "danger",
+		Metrics: map[string]float64{"normal": 9, "danger": 3, "warning": 3},
+		Notices: []vizNotice{
+			{"circuit catalog.List is not closed", 2}, {"catalog-2 is ejected: 5 failures in a row", 1},
+		},
 	}
 	if diff := cmp.Diff(want, region.Connections[0]); diff != "" {
 		t.Errorf("the connection (-want +got):\n%s", diff)
+	}
+	if measuring := region.Connections[1]; len(measuring.Metrics) != 0 {
+		t.Errorf("a link that is measuring has metrics %v, want none", measuring.Metrics)
 	}
 	if n := region.Nodes[0]; n.Name != "catalog" || n.Class != "warning" {
 		t.Errorf("a service with a dead instance: %+v", n)

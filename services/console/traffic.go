@@ -10,15 +10,10 @@ import (
 
 	circuitsv1 "bijou.dev/platform/api/circuits/v1"
 	"bijou.dev/platform/errs"
+	"bijou.dev/platform/load"
 )
 
-// internet is the name of whoever is outside, as Vizceral has it.
-const internet = "INTERNET"
-
-// boardSeconds is the rolling window of a circuit's counts.
-const boardSeconds = 10
-
-// traffic is who calls whom.
+// traffic is which service calls which.
 type traffic struct {
 	Nodes []node `json:"nodes"`
 	Edges []edge `json:"edges"`
@@ -32,22 +27,59 @@ type node struct {
 	// Instances counts those registered, Up those that take calls and answer.
 	Instances int `json:"instances"`
 	Up        int `json:"up"`
-	load          // of all calls to it that callers report
+	shownLoad     // of all links to it
 }
 
 // edge is all calls of one service to another.
 type edge struct {
 	From string `json:"from"`
 	To   string `json:"to"`
-	load
-	Rejected  float64 `json:"rejected"`  // a second, by a circuit
-	Fallbacks float64 `json:"fallbacks"` // a second
-	// Open are circuits that are not closed.
-	Open []string `json:"open,omitempty"`
+	shownLoad
+	// NotClosed has the circuits of this link that are not closed.
+	NotClosed []string `json:"notClosed,omitempty"`
 	// Ejected are instances of To that callers leave out, with the reason one of them gave.
 	Ejected map[string]string `json:"ejected,omitempty"`
-	// Versions is the share of each version of To that the edge's routes ask for. Only edges from a gateway have it.
+	// Versions is the share of each version of To in the routes of the gateway. Only its links have it.
 	Versions map[string]float64 `json:"versions,omitempty"`
+}
+
+// shownLoad is a load as the circuits service serves it; the console computes none. With neither field, no load is
+// reported.
+type shownLoad struct {
+	// Measuring: the load does not cover its window yet.
+	Measuring bool     `json:"measuring,omitempty"`
+	Figures   *figures `json:"figures,omitempty"`
+}
+
+// figures has the fields of circuitsv1.Figures under the same names.
+type figures struct {
+	CallsPerSecond     float64  `json:"callsPerSecond"`
+	ErrorPercent       float64  `json:"errorPercent"`
+	RejectedPerSecond  float64  `json:"rejectedPerSecond"`
+	FallbacksPerSecond float64  `json:"fallbacksPerSecond"`
+	P50                *float64 `json:"p50Ms,omitempty"`
+	P90                *float64 `json:"p90Ms,omitempty"`
+	P99                *float64 `json:"p99Ms,omitempty"`
+}
+
+func shownLoadOf(f *circuitsv1.Figures) shownLoad {
+	if f == nil {
+		return shownLoad{Measuring: true}
+	}
+	return shownLoad{Figures: &figures{
+		CallsPerSecond: f.CallsPerSecond, ErrorPercent: f.ErrorPercent,
+		RejectedPerSecond: f.RejectedPerSecond, FallbacksPerSecond: f.FallbacksPerSecond,
+		P50: f.P50Ms, P90: f.P90Ms, P99: f.P99Ms,
+	}}
+}
+
+// instanceLoads returns what the instances say that they serve. The caller holds mu.
+func (s *seen) instanceLoads() map[instanceKey]shownLoad {
+	loads := map[instanceKey]shownLoad{}
+	for _, i := range s.circuits.GetLinks().GetInstances() {
+		loads[instanceKey{i.Service, i.Instance}] = shownLoadOf(i.Figures)
+	}
+	return loads
 }
 
 // platformServices are drawn apart from the product.
@@ -57,158 +89,112 @@ func (c *Console) followTraffic(ctx context.Context) {
 	c.every(ctx, func(context.Context) { c.hub.publish(topicTraffic, c.traffic()) })
 }
 
+// drawing collects the nodes and edges of a traffic.
+type drawing struct {
+	nodes map[string]*node
+	edges map[[2]string]*edge
+}
+
+func (d *drawing) node(name string) *node {
+	if d.nodes[name] == nil {
+		d.nodes[name] = &node{Name: name, Platform: slices.Contains(platformServices, name)}
+	}
+	return d.nodes[name]
+}
+
+func (d *drawing) edge(from, to string) *edge {
+	d.node(from)
+	d.node(to)
+	key := [2]string{from, to}
+	if d.edges[key] == nil {
+		d.edges[key] = &edge{From: from, To: to}
+	}
+	return d.edges[key]
+}
+
 func (c *Console) traffic() traffic {
 	list, _ := c.known()
 	c.seen.mu.Lock()
 	defer c.seen.mu.Unlock()
-	nodes := map[string]*node{}
-	of := func(name string) *node {
-		if nodes[name] == nil {
-			nodes[name] = &node{Name: name, Platform: slices.Contains(platformServices, name)}
-		}
-		return nodes[name]
-	}
-	edges := map[[2]string]*sums{}
-	between := func(from, to string) *sums {
-		of(from)
-		of(to)
-		key := [2]string{from, to}
-		if edges[key] == nil {
-			edges[key] = &sums{edge: edge{From: from, To: to}}
-		}
-		return edges[key]
-	}
+	d := &drawing{nodes: map[string]*node{}, edges: map[[2]string]*edge{}}
 	for _, in := range list.GetInstances() {
-		n := of(in.Service)
+		n := d.node(in.Service)
 		n.Instances++
 		p := c.seen.probes[instanceKey{in.Service, in.Id}]
 		if status(in.Status) == "UP" && (p == nil || p.ok) {
 			n.Up++
 		}
-		if p == nil {
-			continue
-		}
-		for service, states := range p.balancers {
-			service, _, _ = strings.Cut(service, "?")
-			for _, s := range states {
-				if s.Phase != "admitted" {
-					between(in.Service, service).eject(s.ID, s.Reason)
-				}
-			}
-		}
-		if l := p.load(); in.Service == "gateway" && p.ok {
-			between(internet, in.Service).addLoad(l)
+		if p != nil {
+			d.addEjections(in.Service, p)
 		}
 	}
-	for _, s := range c.seen.circuits.GetServices() {
-		for _, k := range s.GetCircuits() {
-			between(s.GetService(), k.GetGroup()).add(k)
-		}
+	for _, l := range c.seen.circuits.GetLinks().GetLinks() {
+		e := d.edge(l.From, l.To)
+		e.shownLoad, e.NotClosed = shownLoadOf(l.Figures), l.NotClosed
 	}
-	c.addSplits(between)
+	for _, s := range c.seen.circuits.GetLinks().GetServices() {
+		d.node(s.Service).shownLoad = shownLoadOf(s.Figures)
+	}
+	for _, table := range c.seen.tables {
+		d.addSplits(table)
+	}
+	return d.result()
+}
+
+func (d *drawing) result() traffic {
 	t := traffic{Nodes: []node{}, Edges: []edge{}}
-	into := map[string]*sums{}
-	for _, e := range edges {
-		if into[e.To] == nil {
-			into[e.To] = &sums{}
-		}
-		into[e.To].merge(e)
-		t.Edges = append(t.Edges, e.result())
+	for _, name := range slices.Sorted(maps.Keys(d.nodes)) {
+		t.Nodes = append(t.Nodes, *d.nodes[name])
 	}
-	for _, name := range slices.Sorted(maps.Keys(nodes)) {
-		n := *nodes[name]
-		if s := into[name]; s != nil {
-			n.load = s.result().load
-		}
-		t.Nodes = append(t.Nodes, n)
+	for _, e := range d.edges {
+		t.Edges = append(t.Edges, *e)
 	}
 	slices.SortFunc(t.Edges, func(a, b edge) int { return cmpStrings(a.From, b.From, a.To, b.To) })
 	return t
 }
 
-// addSplits adds how the edge's routes split calls over versions.
-func (c *Console) addSplits(between func(from, to string) *sums) {
-	for _, raw := range c.seen.tables {
-		var table struct {
-			Routes []struct {
-				To []struct {
-					Service, Version string
-					Weight           float64
-				}
+// addEjections adds the instances that one instance of service leaves out.
+func (d *drawing) addEjections(service string, p *probe) {
+	for target, states := range p.balancers {
+		target, _, _ = strings.Cut(target, "?")
+		for _, s := range states {
+			if s.Phase == "admitted" {
+				continue
 			}
-		}
-		if json.Unmarshal(raw, &table) != nil {
-			continue
-		}
-		for _, r := range table.Routes {
-			for _, to := range r.To {
-				e := between("gateway", to.Service)
-				if to.Version != "" {
-					if e.Versions == nil {
-						e.Versions = map[string]float64{}
-					}
-					e.Versions[to.Version] = max(e.Versions[to.Version], to.Weight)
-				}
+			e := d.edge(service, target)
+			if e.Ejected == nil {
+				e.Ejected = map[string]string{}
 			}
+			e.Ejected[s.ID] = s.Reason
 		}
 	}
 }
 
-// sums adds up what makes an edge. Latencies are weighted by calls.
-type sums struct {
-	edge
-	calls, failed, p50, p99, weight float64
-}
-
-func (s *sums) add(k *circuitsv1.Snapshot) {
-	r := k.GetRolling()
-	rejected := float64(r["SHORT_CIRCUITED"] + r["SEMAPHORE_REJECTED"])
-	ran := float64(r["SUCCESS"] + r["FAILURE"] + r["TIMEOUT"] + r["BAD_REQUEST"])
-	s.calls += (ran + rejected) / boardSeconds
-	s.failed += (float64(r["FAILURE"]+r["TIMEOUT"]) + rejected) / boardSeconds
-	s.Rejected += rejected / boardSeconds
-	s.Fallbacks += float64(r["FALLBACK_SUCCESS"]) / boardSeconds
-	s.weigh(k.GetLatencyMs()["50"], k.GetLatencyMs()["99"], ran)
-	if k.GetState() > circuitsv1.State_STATE_CLOSED {
-		s.Open = append(s.Open, k.GetName())
+// addSplits adds the share of each version in the routes of a gateway.
+func (d *drawing) addSplits(raw json.RawMessage) {
+	var table struct {
+		Routes []struct {
+			To []struct {
+				Service, Version string
+				Weight           float64
+			}
+		}
 	}
-}
-
-func (s *sums) addLoad(l *load) {
-	if l == nil {
+	if json.Unmarshal(raw, &table) != nil {
 		return
 	}
-	s.calls += l.Rate
-	s.failed += l.Rate * l.ErrorPercent / 100
-	s.weigh(l.P50, l.P99, l.Rate)
-}
-
-func (s *sums) weigh(p50, p99, calls float64) {
-	s.p50, s.p99, s.weight = s.p50+p50*calls, s.p99+p99*calls, s.weight+calls
-}
-
-func (s *sums) merge(o *sums) {
-	s.calls, s.failed, s.p50, s.p99, s.weight = s.calls+o.calls, s.failed+o.failed, s.p50+o.p50, s.p99+o.p99, s.weight+o.weight
-}
-
-func (s *sums) eject(id, reason string) {
-	if s.Ejected == nil {
-		s.Ejected = map[string]string{}
+	for _, r := range table.Routes {
+		for _, to := range r.To {
+			e := d.edge("gateway", to.Service)
+			if to.Version == "" {
+				continue
+			}
+			if e.Versions == nil {
+				e.Versions = map[string]float64{}
+			}
+			e.Versions[to.Version] = max(e.Versions[to.Version], to.Weight)
+		}
 	}
-	s.Ejected[id] = reason
-}
-
-func (s *sums) result() edge {
-	e := s.edge
-	e.Rate, e.Rejected, e.Fallbacks = round(s.calls), round(s.Rejected), round(s.Fallbacks)
-	if s.calls > 0 {
-		e.ErrorPercent = round(100 * s.failed / s.calls)
-	}
-	if s.weight > 0 {
-		e.P50, e.P99 = round(s.p50/s.weight), round(s.p99/s.weight)
-	}
-	slices.Sort(e.Open)
-	return e
 }
 
 // vizceral serves the traffic in the format of Netflix's Vizceral: one region with a node for each service.
@@ -259,11 +245,11 @@ type (
 
 func toVizceral(t traffic) vizNode {
 	region := vizNode{Renderer: "region", Name: "local", Class: "normal", MaxVolume: 1}
-	in := map[string]float64{}
+	in := map[string]float64{} // empty: it is being measured
 	for _, n := range t.Nodes {
 		v := vizNode{Renderer: "focusedChild", Name: n.Name, Class: "normal"}
 		switch {
-		case n.Name != internet && n.Up == 0:
+		case n.Name != load.Internet && n.Up == 0:
 			v.Class, v.Notices = "danger", []vizNotice{{"no instance takes calls", 2}}
 		case n.Up < n.Instances:
 			v.Class, v.Notices = "warning", []vizNotice{{"not every instance takes calls", 1}}
@@ -271,29 +257,40 @@ func toVizceral(t traffic) vizNode {
 		region.Nodes = append(region.Nodes, v)
 	}
 	for _, e := range t.Edges {
-		bad := e.Rate * e.ErrorPercent / 100
-		v := vizConnection{
-			Source: e.From, Target: e.To, Class: class(e.ErrorPercent),
-			Metrics: map[string]float64{"normal": round(e.Rate - bad), "danger": round(bad), "warning": e.Fallbacks},
+		region.Connections = append(region.Connections, toConnection(e))
+		if e.Figures == nil {
+			continue
 		}
-		for _, name := range e.Open {
-			v.Notices = append(v.Notices, vizNotice{"circuit " + name + " is not closed", 2})
-		}
-		for _, id := range slices.Sorted(maps.Keys(e.Ejected)) {
-			v.Notices = append(v.Notices, vizNotice{id + " is ejected: " + e.Ejected[id], 1})
-		}
-		region.Connections = append(region.Connections, v)
-		region.MaxVolume = max(region.MaxVolume, e.Rate)
-		if e.From == internet {
-			in["normal"] += round(e.Rate - bad)
-			in["danger"] += round(bad)
+		region.MaxVolume = max(region.MaxVolume, e.Figures.CallsPerSecond)
+		if e.From == load.Internet {
+			in = e.Figures.metrics()
 		}
 	}
 	return vizNode{
-		Renderer: "global", Name: "edge", EntryNode: internet, MaxVolume: region.MaxVolume,
-		Nodes:       []vizNode{{Renderer: "region", Name: internet, Class: "normal"}, region},
-		Connections: []vizConnection{{Source: internet, Target: region.Name, Class: "normal", Metrics: in}},
+		Renderer: "global", Name: "edge", EntryNode: load.Internet, MaxVolume: region.MaxVolume,
+		Nodes:       []vizNode{{Renderer: "region", Name: load.Internet, Class: "normal"}, region},
+		Connections: []vizConnection{{Source: load.Internet, Target: region.Name, Class: "normal", Metrics: in}},
 	}
+}
+
+func toConnection(e edge) vizConnection {
+	v := vizConnection{Source: e.From, Target: e.To, Class: "normal", Metrics: map[string]float64{}}
+	if e.Figures != nil {
+		v.Class, v.Metrics = class(e.Figures.ErrorPercent), e.Figures.metrics()
+	}
+	for _, name := range e.NotClosed {
+		v.Notices = append(v.Notices, vizNotice{"circuit " + name + " is not closed", 2})
+	}
+	for _, id := range slices.Sorted(maps.Keys(e.Ejected)) {
+		v.Notices = append(v.Notices, vizNotice{id + " is ejected: " + e.Ejected[id], 1})
+	}
+	return v
+}
+
+// metrics returns the calls per second by how Vizceral draws them.
+func (f *figures) metrics() map[string]float64 {
+	danger := f.CallsPerSecond * f.ErrorPercent / 100
+	return map[string]float64{"normal": f.CallsPerSecond - danger, "danger": danger, "warning": f.FallbacksPerSecond}
 }
 
 func class(errorPercent float64) string {

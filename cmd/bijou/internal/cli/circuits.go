@@ -98,11 +98,15 @@ func (c *circuitsListCmd) show(e *env, state *circuitsv1.WatchResponse) error {
 	for _, s := range state.GetServices() {
 		for _, k := range s.GetCircuits() {
 			r := k.GetRolling()
+			p50, p99 := "measuring", ""
+			if f := k.GetFigures(); f != nil {
+				p50, p99 = percentile(f.P50Ms), percentile(f.P99Ms)
+			}
 			t.Add(e.style.Name(s.GetService(), s.GetService()), k.GetName(), e.circuitState(k.GetState()),
 				strconv.FormatInt(k.GetRequests(), 10), fmt.Sprintf("%d%%", k.GetErrorPercentage()),
 				strconv.FormatInt(r["SHORT_CIRCUITED"]+r["SEMAPHORE_REJECTED"], 10), strconv.FormatInt(r["FALLBACK_SUCCESS"], 10),
 				fmt.Sprintf("%d/%d", k.GetConcurrent(), k.GetMaxConcurrent()),
-				millis(k.GetLatencyMs()["50"]), millis(k.GetLatencyMs()["99"]), strconv.Itoa(int(k.GetReportingHosts())), k.GetReason())
+				p50, p99, strconv.Itoa(int(k.GetReportingHosts())), k.GetReason())
 		}
 	}
 	if len(t.Rows) == 0 {

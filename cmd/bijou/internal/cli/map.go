@@ -13,27 +13,16 @@ import (
 	"bijou.dev/cmd/bijou/internal/term"
 	circuitsv1 "bijou.dev/platform/api/circuits/v1"
 	"bijou.dev/platform/errs"
+	"bijou.dev/platform/load"
 )
 
 type mapCmd struct{}
 
 // Help is what `bijou map --help` says beyond the flags.
 func (mapCmd) Help() string {
-	return `It adds up what callers report of their circuits, over the last ten seconds. A refusal by an open circuit is an error.`
-}
-
-// link is all calls of one service to another.
-type link struct {
-	From         string  `json:"from"`
-	To           string  `json:"to"`
-	Rate         float64 `json:"rate"`
-	ErrorPercent float64 `json:"errorPercent"`
-	P50          float64 `json:"p50Ms"`
-	P99          float64 `json:"p99Ms"`
-	Fallbacks    float64 `json:"fallbacks"`
-	Open         int     `json:"circuitsNotClosed"`
-
-	calls, failed float64
+	return `All figures are of the last ten complete seconds, as callers measure them; INTERNET is what the gateway measures. ` +
+		`Errors are calls that failed or were rejected: by an open circuit, a full bulkhead, or a callee with too much ` +
+		`to do. "measuring" means that no caller has run for ten seconds yet.`
 }
 
 // Run is `bijou map`.
@@ -43,28 +32,28 @@ func (mapCmd) Run(ctx context.Context, e *env) error {
 		return err
 	}
 	defer conn.Close()
-	ctx, cancel := context.WithTimeout(ctx, patience)
-	defer cancel()
-	stream, err := circuitsv1.NewCircuitsClient(conn).Watch(ctx, &circuitsv1.WatchRequest{})
+	links, err := ask(ctx, circuitsv1.NewCircuitsClient(conn).Links, &circuitsv1.LinksRequest{})
 	if err != nil {
-		return errs.FromRPC(err)
+		return err
 	}
-	board, err := stream.Recv()
-	if err != nil {
-		return errs.FromRPC(err)
-	}
-	links := linksOf(board)
-	if e.program.JSON {
-		return e.printJSON(links)
-	}
-	t := term.Table{Header: []string{"FROM", "TO", "CALLS/S", "ERRORS", "P50", "P99", "FALLBACKS/S", "CIRCUITS"}}
+	return e.print(links, func() error { return e.showLinks(links.GetLinks()) })
+}
+
+func (e *env) showLinks(links []*circuitsv1.Link) error {
+	t := term.Table{Header: []string{
+		"FROM", "TO", "CALLS/S", "ERRORS", "P50", "P99", "REJECTED/S", "FALLBACKS/S", "CIRCUITS",
+	}}
 	for _, l := range links {
+		cells := []string{e.style.Name(l.GetFrom(), l.GetFrom()), e.style.Name(l.GetTo(), l.GetTo())}
+		cells = append(cells, figureCells(l.GetFigures())...)
 		circuits := e.style.Green("closed")
-		if l.Open > 0 {
-			circuits = e.style.Red(fmt.Sprintf("%d not closed", l.Open))
+		switch {
+		case l.GetFrom() == load.Internet:
+			circuits = ""
+		case len(l.GetNotClosed()) > 0:
+			circuits = e.style.Red(fmt.Sprintf("%d not closed", len(l.GetNotClosed())))
 		}
-		t.Add(e.style.Name(l.From, l.From), e.style.Name(l.To, l.To), strconv.FormatFloat(l.Rate, 'f', 1, 64),
-			fmt.Sprintf("%.1f%%", l.ErrorPercent), millis(l.P50), millis(l.P99), strconv.FormatFloat(l.Fallbacks, 'f', 1, 64), circuits)
+		t.Add(append(cells, circuits)...)
 	}
 	if len(t.Rows) == 0 {
 		_, err := fmt.Fprintln(e.Stdout, "no calls yet: they appear with the first")
@@ -73,44 +62,26 @@ func (mapCmd) Run(ctx context.Context, e *env) error {
 	return t.Write(e.Stdout, e.style)
 }
 
-// linksOf sums the board by caller and callee. The percentiles are means weighted by calls.
-func linksOf(board *circuitsv1.WatchResponse) []*link {
-	links := []*link{}
-	for _, s := range board.GetServices() {
-		byCallee := map[string]*link{}
-		for _, k := range s.GetCircuits() {
-			l := byCallee[k.GetGroup()]
-			if l == nil {
-				l = &link{From: s.GetService(), To: k.GetGroup()}
-				byCallee[k.GetGroup()] = l
-				links = append(links, l)
-			}
-			l.add(k)
-		}
+// figureCells returns the cells from CALLS/S to FALLBACKS/S.
+func figureCells(f *circuitsv1.Figures) []string {
+	if f == nil {
+		return []string{"measuring", "", "", "", "", ""}
 	}
-	for _, l := range links {
-		if l.calls > 0 {
-			l.ErrorPercent = 100 * l.failed / l.calls
-			l.P50, l.P99 = l.P50/l.calls, l.P99/l.calls
-		}
-		l.Rate = l.calls / 10
-		l.Fallbacks /= 10
+	return []string{
+		number(f.GetCallsPerSecond()), number(f.GetErrorPercent()) + "%", percentile(f.P50Ms), percentile(f.P99Ms),
+		number(f.GetRejectedPerSecond()), number(f.GetFallbacksPerSecond()),
 	}
-	return links
 }
 
-func (l *link) add(k *circuitsv1.Snapshot) {
-	r := k.GetRolling()
-	refused := float64(r["SHORT_CIRCUITED"] + r["SEMAPHORE_REJECTED"])
-	calls := float64(r["SUCCESS"]+r["FAILURE"]+r["TIMEOUT"]+r["BAD_REQUEST"]) + refused
-	l.calls += calls
-	l.failed += float64(r["FAILURE"]+r["TIMEOUT"]) + refused
-	l.P50 += k.GetLatencyMs()["50"] * calls
-	l.P99 += k.GetLatencyMs()["99"] * calls
-	l.Fallbacks += float64(r["FALLBACK_SUCCESS"])
-	if k.GetState() > circuitsv1.State_STATE_CLOSED {
-		l.Open++
+// number prints all digits: the API has rounded it.
+func number(x float64) string { return strconv.FormatFloat(x, 'f', -1, 64) }
+
+// percentile prints "-" if no call ran.
+func percentile(ms *float64) string {
+	if ms == nil {
+		return "-"
 	}
+	return number(*ms) + "ms"
 }
 
 type routesCmd struct{}

@@ -2,13 +2,15 @@
 import { area, line } from "d3-shape";
 import { useState } from "preact/hooks";
 import { post } from "./api.ts";
-import { circuitState, ms, percent, plural, rate } from "./format.ts";
-import { board, circuitLoad, history, readOnly } from "./live.ts";
+import { circuitState, figure, latency, loadOf, more, percent, plural, rate } from "./format.ts";
+import { board, history, readOnly } from "./live.ts";
 import type { Circuit } from "./types.ts";
 import { act, At, Badge, Empty, Link, Needs, query, setQuery, Table, type Tone } from "./ui.tsx";
 
 const tones: Record<string, Tone> = { STATE_CLOSED: "ok", STATE_HALF_OPEN: "warn", STATE_OPEN: "bad", STATE_FORCED_OPEN: "bad", STATE_FORCED_CLOSED: "warn" };
 const severity = ["STATE_FORCED_OPEN", "STATE_OPEN", "STATE_HALF_OPEN", "STATE_FORCED_CLOSED", "STATE_CLOSED"];
+
+const callsOf = (c: Circuit) => c.figures?.callsPerSecond ?? 0;
 
 export function CircuitsView() {
   const b = board.value;
@@ -18,7 +20,7 @@ export function CircuitsView() {
   const all = (b?.services ?? []).flatMap((s) => s.circuits.map((c) => ({ caller: s.service, c })));
   const rows = all
     .filter(({ caller: who, c }) => (!caller || who === caller) && (!state || (state === "open" ? c.state !== "STATE_CLOSED" : c.state === "STATE_CLOSED")) && (!q || `${who} ${c.name}`.toLowerCase().includes(q)))
-    .sort((x, y) => severity.indexOf(x.c.state) - severity.indexOf(y.c.state) || circuitLoad(y.c).rate - circuitLoad(x.c).rate || x.c.name.localeCompare(y.c.name));
+    .sort((x, y) => severity.indexOf(x.c.state) - severity.indexOf(y.c.state) || callsOf(y.c) - callsOf(x.c) || x.c.name.localeCompare(y.c.name));
   const trouble = all.filter(({ c }) => c.state !== "STATE_CLOSED").length;
   return (
     <>
@@ -54,7 +56,7 @@ export function CircuitsView() {
       ) : rows.length === 0 ? (
         <Empty>No circuit matches. Take a filter away.</Empty>
       ) : (
-        <Table label="Circuits, those in trouble first" head={["Circuit", "State", "Last minute", "Calls", "Errors", "p50", "p90", "p99", "Busy", "Refused", "Fallback", "Action"]} class="numbers">
+        <Table label="Circuits, those in trouble first; figures of the last 10 s" head={["Circuit", "State", "Last minute", "Calls", "Errors", "p50", "p90", "p99", "Busy", "Refused", "Fallback", "Action"]} class="numbers">
           {rows.map(({ caller, c }) => (
             <Row key={caller + c.name} caller={caller} c={c} />
           ))}
@@ -65,7 +67,7 @@ export function CircuitsView() {
 }
 
 function Row({ caller, c }: { caller: string; c: Circuit }) {
-  const l = circuitLoad(c);
+  const l = loadOf(c);
   const open = Number(c.properties.openInstances ?? 0);
   const limit = c.properties.executionIsolationSemaphoreMaxConcurrentRequests;
   return (
@@ -100,16 +102,16 @@ function Row({ caller, c }: { caller: string; c: Circuit }) {
       <td>
         <Spark samples={history.get(`${caller} > ${c.name}`) ?? []} name={c.name} />
       </td>
-      <td>{rate(l.rate)}</td>
-      <td>{percent(l.errorPercent)}</td>
-      <td>{ms(c.latencyMs["50"])}</td>
-      <td>{ms(c.latencyMs["90"])}</td>
-      <td>{ms(c.latencyMs["99"])}</td>
+      <td>{figure(l, (f) => rate(f.callsPerSecond))}</td>
+      <td>{more(l, (f) => percent(f.errorPercent))}</td>
+      <td>{more(l, (f) => latency(f.p50Ms))}</td>
+      <td>{more(l, (f) => latency(f.p90Ms))}</td>
+      <td>{more(l, (f) => latency(f.p99Ms))}</td>
       <td title="calls running now, and how many may">
         {c.concurrent} of {limit ?? "?"}
       </td>
-      <td>{rate(l.rejected)}</td>
-      <td>{rate(l.fallbacks)}</td>
+      <td>{more(l, (f) => rate(f.rejectedPerSecond))}</td>
+      <td>{more(l, (f) => rate(f.fallbacksPerSecond))}</td>
       <td>
         <button disabled={readOnly.value} aria-label={`Force ${c.name} of ${caller}`} onClick={() => force(caller, c)}>
           Force

@@ -1,7 +1,27 @@
 // Numbers with units, times relative and absolute.
+import type { Circuit, Figures, Load } from "./types.ts";
 
 export const rate = (n: number) => `${short(n)}/s`;
 export const percent = (n: number) => `${n > 0 && n < 0.1 ? "< 0.1" : n >= 10 || n === 0 ? Math.round(n) : n.toFixed(1)} %`;
+
+// figure writes one figure of a load, or why there is none. Use it for the first figure of a row.
+export const figure = (l: Load, write: (f: Figures) => string) =>
+  l.figures ? write(l.figures) : l.measuring ? "measuring" : "–";
+// more writes the further figures of a row.
+export const more = (l: Load, write: (f: Figures) => string) => (l.figures ? write(l.figures) : "–");
+// latency writes a percentile; without one no call ran.
+export const latency = (n?: number) => (n === undefined ? "–" : ms(n));
+// summary writes a load as one sentence; none says what it means that none is reported.
+export const summary = (l: Load, none: string) =>
+  !l.figures && !l.measuring
+    ? none
+    : figure(l, (f) =>
+        f.callsPerSecond === 0
+          ? "no calls in the last 10 s"
+          : `${rate(f.callsPerSecond)}, ${percent(f.errorPercent)} errors, p50 ${latency(f.p50Ms)}, p99 ${latency(f.p99Ms)}`,
+      );
+// loadOf is the load of a circuit: every circuit is reported.
+export const loadOf = (c: Circuit): Load => ({ figures: c.figures, measuring: !c.figures });
 
 export function short(n: number) {
   if (n === 0) return "0";

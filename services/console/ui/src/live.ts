@@ -94,26 +94,13 @@ function remember(b: Board) {
   const present = circuitsOf(b);
   for (const [name, c] of present) {
     const list = history.get(name) ?? [];
-    const { rate, errorPercent } = circuitLoad(c);
-    list.push({ rate, errors: (rate * errorPercent) / 100 });
+    if (!c.figures) continue; // it is being measured
+    const { callsPerSecond, errorPercent } = c.figures;
+    list.push({ rate: callsPerSecond, errors: (callsPerSecond * errorPercent) / 100 });
     if (list.length > 60) list.shift();
     history.set(name, list);
   }
   for (const name of history.keys()) if (!present.has(name)) history.delete(name);
-}
-
-// circuitLoad is what a circuit saw in its window of ten seconds. A refusal by the circuit is an error of its caller.
-export function circuitLoad(c: Circuit) {
-  const n = (e: string) => Number(c.rolling[e] ?? 0);
-  const rejected = n("SHORT_CIRCUITED") + n("SEMAPHORE_REJECTED");
-  const all = n("SUCCESS") + n("FAILURE") + n("TIMEOUT") + n("BAD_REQUEST") + rejected;
-  return {
-    rate: all / 10,
-    errorPercent: all ? (100 * (n("FAILURE") + n("TIMEOUT") + rejected)) / all : 0,
-    rejected: rejected / 10,
-    fallbacks: n("FALLBACK_SUCCESS") / 10,
-    timeouts: n("TIMEOUT") / 10,
-  };
 }
 
 // connect follows the stream for ever. It is fetch and not EventSource, because only fetch can say that the stream is no part of

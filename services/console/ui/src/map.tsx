@@ -2,12 +2,15 @@
 import { curveBasis, line } from "d3-shape";
 import { graphlib, layout } from "@dagrejs/dagre";
 import { useLayoutEffect, useMemo, useRef } from "preact/hooks";
-import { ms, percent, plural, rate } from "./format.ts";
+import { figure, latency, more, percent, plural, rate, summary } from "./format.ts";
 import { fleet, traffic } from "./live.ts";
 import type { Edge, Instance, Node } from "./types.ts";
 import { Badge, condition, Empty, Events, go, Link, narrow, Needs, query, setQuery, Sign, Table, type Tone } from "./ui.tsx";
 
-const edgeTone = (e: Edge): Tone => (e.open?.length || e.errorPercent >= 5 ? "bad" : e.errorPercent >= 1 || e.ejected ? "warn" : e.rate ? "ok" : "off");
+const errorsOf = (e: Edge) => e.figures?.errorPercent ?? 0;
+const callsOf = (e: Edge) => e.figures?.callsPerSecond ?? 0;
+const edgeTone = (e: Edge): Tone =>
+  e.notClosed?.length || errorsOf(e) >= 5 ? "bad" : errorsOf(e) >= 1 || e.ejected ? "warn" : callsOf(e) ? "ok" : "off";
 const severity: Tone[] = ["bad", "warn", "info", "ok", "off"];
 export const internet = "INTERNET";
 
@@ -136,26 +139,27 @@ function Picture({ nodes, edges, chosen, edge }: { nodes: Node[]; edges: Edge[];
           if (!l) return null;
           const tone = edgeTone(e);
           const dim = chosen && chosen !== e.from && chosen !== e.to;
-          const text = `${rate(e.rate)}${e.errorPercent > 0 ? ` ✕ ${percent(e.errorPercent)}` : ""}`;
+          const text = figure(e, (f) => rate(f.callsPerSecond) + (f.errorPercent > 0 ? ` ✕ ${percent(f.errorPercent)}` : ""));
+          const notClosed = e.notClosed?.length ? `, ${plural(e.notClosed.length, "circuit")} not closed` : "";
           const open = () => setQuery({ edge: edge === key ? "" : key, service: "" }, false);
           return (
             <g
               key={key} class={`edge ${tone} ${dim ? "dim" : ""} ${edge === key ? "chosen" : ""}`} role="button" tabindex={0}
-              aria-label={`${text}, ${e.from} to ${e.to}, ${percent(e.errorPercent)} errors, p99 ${ms(e.p99Ms)}${e.open?.length ? `, ${plural(e.open.length, "circuit")} not closed` : ""}`}
+              aria-label={`${text}, ${e.from} to ${e.to}, ${summary(e, "no calls reported")}${notClosed}`}
               onClick={open} onKeyDown={(k) => (k.key === "Enter" || k.key === " ") && (k.preventDefault(), open())}
             >
               <path d={l.d} class="wide" />
-              <path d={l.d} class="line" stroke-width={1 + Math.min(3, Math.sqrt(e.rate) / 3)} marker-end={`url(#tip-${tone})`} />
-              {e.rate > 0 && <Dots d={l.d} rate={e.rate} bad={e.errorPercent} />}
-              {e.open?.length ? (
+              <path d={l.d} class="line" stroke-width={1 + Math.min(3, Math.sqrt(callsOf(e)) / 3)} marker-end={`url(#tip-${tone})`} />
+              {callsOf(e) > 0 && <Dots d={l.d} rate={callsOf(e)} bad={errorsOf(e)} />}
+              {e.notClosed?.length ? (
                 <path d={`M${l.mid.x - 5} ${l.mid.y - (many ? 5 : 24)}l10 10m0-10l-10 10`} class="cut" />
               ) : null}
-              {(!many || edge === key) && e.rate > 0 && (
+              {(!many || edge === key) && callsOf(e) > 0 && (
                 <text x={l.mid.x} y={l.mid.y - 6} class="label" text-anchor="middle">
-                  {rate(e.rate)}
-                  {e.errorPercent > 0 && (
+                  {rate(callsOf(e))}
+                  {errorsOf(e) > 0 && (
                     <tspan x={l.mid.x} dy={21} class="wrong">
-                      ✕ {percent(e.errorPercent)}
+                      ✕ {percent(errorsOf(e))}
                     </tspan>
                   )}
                 </text>
@@ -185,6 +189,14 @@ function Dots({ d, rate, bad }: { d: string; rate: number; bad: number }) {
       ))}
     </g>
   );
+}
+
+// nodeText is the line of figures in the box of a service.
+function nodeText(node: Node, many: boolean) {
+  if (!node.figures) return node.measuring ? "measuring" : "is not called";
+  const { callsPerSecond, errorPercent, p99Ms } = node.figures;
+  if (callsPerSecond === 0) return "no calls now";
+  return `${rate(callsPerSecond)} · ${percent(errorPercent)}${many ? "" : ` · ${latency(p99Ms)}`}`;
 }
 
 function Service({ node, box, instances, many, chosen, edges }: { node: Node; box: Box; instances: Instance[]; many: boolean; chosen: boolean; edges: Edge[] }) {
@@ -217,7 +229,7 @@ function Service({ node, box, instances, many, chosen, edges }: { node: Node; bo
           {countText(node)}{" "}
         </text>
         <text x={10} y={many ? 31 : 36} class="figure">
-          {!edges.some((e) => e.to === node.name) ? "is not called" : node.rate === 0 ? "no calls now" : `${rate(node.rate)} · ${percent(node.errorPercent)}${many ? "" : ` · ${ms(node.p99Ms)}`}`}
+          {nodeText(node, many)}
         </text>
       </g>
       {!many &&
@@ -249,7 +261,10 @@ const Legend = () => (
       New here? <Link href="/try">Try six failures</Link>, and watch this picture.
     </p>
     <ul class="plain">
-      <li>A box is a service: how many of its instances take calls, calls a second, errors, p99 latency.</li>
+      <li>
+        A box is a service: how many of its instances take calls, calls a second, errors, p99 latency. All figures are of
+        the last 10 seconds; "measuring" means that no caller has run for that long yet.
+      </li>
       <li>A small square is an instance. Its letter is its zone, or its version where there are several. <b>▲</b> is leaving or taken out, <b>✕</b> does not answer, <b>⊘</b> is ejected by its callers.</li>
       <li>A line is all calls of one service to another. Thicker is more. Dashed has errors. <b>✕</b> on it is a circuit that is not closed.</li>
     </ul>
@@ -265,7 +280,7 @@ function ServicePanel({ name }: { name: string }) {
     <section aria-label={`Service ${name}`}>
       <h2>{name}</h2>
       <p>
-        {n.up} of {plural(n.instances, "instance")} {n.up === 1 ? "takes" : "take"} calls. {rate(n.rate)}, {percent(n.errorPercent)} errors, p50 {ms(n.p50Ms)}, p99 {ms(n.p99Ms)}.
+        {n.up} of {plural(n.instances, "instance")} {n.up === 1 ? "takes" : "take"} calls. In the last 10 s: {summary(n, "not called")}.
       </p>
       <p class="links">
         <Link href={`/services/${name}`}>Instances</Link>
@@ -289,7 +304,7 @@ function ServicePanel({ name }: { name: string }) {
           <li key={e.from + e.to}>
             <Sign tone={edgeTone(e)} /> <Link href={`/map?edge=${e.from}~${e.to}`}>{e.from === name ? `to ${e.to}` : `from ${e.from === internet ? "the internet" : e.from}`}</Link>{" "}
             <span class="muted">
-              {rate(e.rate)}, {percent(e.errorPercent)}
+              {summary(e, "no calls reported")}
             </span>
           </li>
         ))}
@@ -308,19 +323,19 @@ function EdgePanel({ edge: e }: { edge?: Edge }) {
       </h2>
       <dl class="facts">
         <dt>Calls</dt>
-        <dd>{rate(e.rate)}</dd>
+        <dd>{figure(e, (f) => rate(f.callsPerSecond))}, in the last 10 s</dd>
         <dt>Errors</dt>
-        <dd>{percent(e.errorPercent)}</dd>
+        <dd>{more(e, (f) => percent(f.errorPercent))}</dd>
         <dt>Latency</dt>
         <dd>
-          p50 {ms(e.p50Ms)}, p99 {ms(e.p99Ms)}, of the last minute
+          {more(e, (f) => `p50 ${latency(f.p50Ms)}, p90 ${latency(f.p90Ms)}, p99 ${latency(f.p99Ms)}`)}
         </dd>
         <dt>Refused</dt>
-        <dd>{rate(e.rejected)}</dd>
+        <dd>{more(e, (f) => rate(f.rejectedPerSecond))}</dd>
         <dt>By a fallback</dt>
-        <dd>{rate(e.fallbacks)}</dd>
+        <dd>{more(e, (f) => rate(f.fallbacksPerSecond))}</dd>
       </dl>
-      {e.open?.map((name) => (
+      {e.notClosed?.map((name) => (
         <p key={name}>
           <Badge tone="bad">not closed</Badge> <Link href={`/circuits?q=${name}&caller=${e.from}`}>{name}</Link>
         </p>
@@ -348,26 +363,26 @@ function EdgePanel({ edge: e }: { edge?: Edge }) {
 
 const EdgeTable = ({ edges }: { edges: Edge[] }) => (
   <section aria-label="The map as a table">
-    <h2>The same as a table, trouble first</h2>
+    <h2>The same as a table, trouble first. Figures of the last 10 s</h2>
     <Table label="Calls between services" head={["From", "To", "Calls", "Errors", "p50", "p99", "Refused", "Fallback", "Trouble"]} class="numbers">
       {[...edges]
-        .sort((a, b) => severity.indexOf(edgeTone(a)) - severity.indexOf(edgeTone(b)) || b.rate - a.rate)
+        .sort((a, b) => severity.indexOf(edgeTone(a)) - severity.indexOf(edgeTone(b)) || callsOf(b) - callsOf(a))
         .map((e) => (
           <tr key={e.from + e.to}>
             <td>{e.from === internet ? "internet" : <Link href={`/services/${e.from}`}>{e.from}</Link>}</td>
             <td>
               <Link href={`/services/${e.to}`}>{e.to}</Link>
             </td>
-            <td>{rate(e.rate)}</td>
+            <td>{figure(e, (f) => rate(f.callsPerSecond))}</td>
             <td>
-              <Sign tone={edgeTone(e)} /> {percent(e.errorPercent)}
+              <Sign tone={edgeTone(e)} /> {more(e, (f) => percent(f.errorPercent))}
             </td>
-            <td>{ms(e.p50Ms)}</td>
-            <td>{ms(e.p99Ms)}</td>
-            <td>{rate(e.rejected)}</td>
-            <td>{rate(e.fallbacks)}</td>
+            <td>{more(e, (f) => latency(f.p50Ms))}</td>
+            <td>{more(e, (f) => latency(f.p99Ms))}</td>
+            <td>{more(e, (f) => rate(f.rejectedPerSecond))}</td>
+            <td>{more(e, (f) => rate(f.fallbacksPerSecond))}</td>
             <td class="text">
-              {e.open?.length ? `not closed: ${e.open.join(", ")} ` : ""}
+              {e.notClosed?.length ? `not closed: ${e.notClosed.join(", ")} ` : ""}
               {e.ejected ? `ejected: ${Object.keys(e.ejected).join(", ")} ` : ""}
               <Link href={`/map?edge=${e.from}~${e.to}`}>details</Link>
             </td>

@@ -1,6 +1,6 @@
 // Services: every instance, its state and why, and taking it out and back.
 import { post } from "./api.ts";
-import { bytes, ms, percent, plural, rate, span } from "./format.ts";
+import { bytes, figure, latency, more, percent, plural, rate, span, summary } from "./format.ts";
 import { answering, fleet, now, parts, readOnly, settings } from "./live.ts";
 import type { Instance } from "./types.ts";
 import { act, Ago, At, Badge, condition, Empty, Link, Needs, Note, query, setQuery, Sign, Table } from "./ui.tsx";
@@ -94,7 +94,6 @@ function Row({ i }: { i: Instance }) {
   const c = condition(i);
   const newest = Number(settings.value?.status.revision ?? 0);
   const behind = i.admin?.ok && newest > 0 && i.admin.revision < newest && parts.value.settings?.ok;
-  const l = i.admin?.load;
   return (
     <tr>
       <td>
@@ -116,9 +115,9 @@ function Row({ i }: { i: Instance }) {
           "unknown"
         )}
       </td>
-      <td>{l ? rate(l.rate) : "–"}</td>
-      <td>{l ? percent(l.errorPercent) : "–"}</td>
-      <td>{l ? ms(l.p99Ms) : "–"}</td>
+      <td>{figure(i, (f) => rate(f.callsPerSecond))}</td>
+      <td>{more(i, (f) => percent(f.errorPercent))}</td>
+      <td>{more(i, (f) => latency(f.p99Ms))}</td>
       <td>{i.admin?.memoryBytes ? bytes(i.admin.memoryBytes) : "–"}</td>
       <td>
         <Takeout i={i} />
@@ -203,12 +202,10 @@ function Details({ instance: i }: { instance: Instance }) {
           )}{" "}
           <Link href={`/settings?app=${i.service}&instance=${i.id}`}>All settings as it sees them</Link>
         </dd>
-        {a?.load && (
+        {(i.figures || i.measuring) && (
           <>
             <dt>Calls</dt>
-            <dd>
-              {rate(a.load.rate)}, {percent(a.load.errorPercent)} errors, p50 {ms(a.load.p50Ms)}, p99 {ms(a.load.p99Ms)}
-            </dd>
+            <dd>{summary(i, "")}, served in the last 10 s</dd>
           </>
         )}
         {a && a.ok && (

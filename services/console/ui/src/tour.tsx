@@ -3,12 +3,12 @@ import { computed, signal } from "@preact/signals";
 import type { ComponentChildren } from "preact";
 import { useState } from "preact/hooks";
 import { post, Problem } from "./api.ts";
-import { circuitState, ms, percent, plural, rate, span } from "./format.ts";
-import { board, circuitLoad, fleet, now, parts, readOnly, settings, tables, traffic } from "./live.ts";
+import { circuitState, figure, loadOf, plural, rate, span, summary } from "./format.ts";
+import { board, fleet, now, parts, readOnly, settings, tables, traffic } from "./live.ts";
 import { publishRoutes } from "./routes.tsx";
 import { Progress } from "./settings.tsx";
-import type { Applied, Route } from "./types.ts";
-import { act, At, Badge, condition, Empty, Events, Link, Note, Sign, Trouble } from "./ui.tsx";
+import type { Applied, Figures, Route } from "./types.ts";
+import { act, At, Badge, condition, Empty, Events, Link, Note, Sign, type Tone, Trouble } from "./ui.tsx";
 
 // Memory of what was begun, kept over reloads of the page, so that it can be undone.
 type Begun = { at: number; ends?: number; before?: string | null; result?: string };
@@ -70,7 +70,7 @@ const steps: Step[] = [
         <p class="links">
           <Link href="/traces?service=ratings&min=200">Slow traces through ratings</Link>
         </p>
-        <p class="muted">Percentiles are of the last minute: p99 shows it at once, p50 when half of the minute was slow.</p>
+        <p class="muted">All figures are of the last 10 s: p99 shows it at once, p50 when half of the calls were slow.</p>
       </>
     ),
     undo: { verb: "Take the rule away", run: (author, reason) => post("/api/config/Publish", { changes: [remove("fault.latency", "ratings"), remove("audience.rate", "audience")], author, reason }) },
@@ -263,7 +263,7 @@ function Instances({ of }: { of: string }) {
             <Badge tone={c.tone}>{c.word}</Badge> <Link href={`/services/${i.service}/${i.id}`}>{i.id}</Link>{" "}
             <span class="muted">
               {i.admin?.ok && i.started ? `up for ${span(now.value - Date.parse(i.started))}` : c.why}
-              {i.admin?.load && `, ${rate(i.admin.load.rate)}`}
+              {(i.figures || i.measuring) && `, ${figure(i, (f) => rate(f.callsPerSecond))}`}
             </span>
           </li>
         );
@@ -272,6 +272,9 @@ function Instances({ of }: { of: string }) {
   );
 }
 
+const toneOf = (f?: Figures): Tone =>
+  !f ? "off" : f.errorPercent >= 5 ? "bad" : f.errorPercent ? "warn" : "ok";
+
 function Calls({ pairs }: { pairs: [string, string][] }) {
   return (
     <ul class="plain">
@@ -279,11 +282,12 @@ function Calls({ pairs }: { pairs: [string, string][] }) {
         const e = traffic.value?.edges.find((e) => e.from === from && e.to === to);
         return (
           <li key={from + to}>
-            <Sign tone={!e ? "off" : e.errorPercent >= 5 ? "bad" : e.errorPercent ? "warn" : "ok"} />{" "}
+            <Sign tone={toneOf(e?.figures)} />{" "}
             <Link href={`/map?edge=${from}~${to}`}>
               {from === "INTERNET" ? "internet" : from} to {to}
             </Link>
-            : {e && e.rate === 0 ? "no calls now" : e ? `${rate(e.rate)}, ${percent(e.errorPercent)} errors, p50 ${ms(e.p50Ms)}, p99 ${ms(e.p99Ms)}${e.fallbacks ? `, ${rate(e.fallbacks)} answered by a fallback` : ""}` : "no calls yet"}
+            : {summary(e ?? {}, "no calls yet")}
+            {e?.figures?.fallbacksPerSecond ? `, ${rate(e.figures.fallbacksPerSecond)} answered by a fallback` : ""}
           </li>
         );
       })}
@@ -303,7 +307,8 @@ function Circuits({ group }: { group: string }) {
             {s} to {c.name}
           </Link>{" "}
           <span class="muted">
-            {rate(circuitLoad(c).rate)}, {percent(circuitLoad(c).errorPercent)} errors{c.reason && `: ${c.reason}`}
+            {summary(loadOf(c), "")}
+            {c.reason && `: ${c.reason}`}
           </span>
         </li>
       ))}

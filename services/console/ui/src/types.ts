@@ -2,9 +2,21 @@
 
 export type Parts = Record<string, { ok: boolean; problem?: string; since: string }>;
 
-export type Load = { rate: number; errorPercent: number; p50Ms: number; p99Ms: number };
+// Figures are computed and rounded by the circuits service, over the last ten complete seconds. The page only shows
+// them. Without percentiles no call ran.
+export type Figures = {
+  callsPerSecond: number;
+  errorPercent: number;
+  rejectedPerSecond: number;
+  fallbacksPerSecond: number;
+  p50Ms?: number;
+  p90Ms?: number;
+  p99Ms?: number;
+};
+// Load has figures, or is being measured, or with neither is not reported at all.
+export type Load = { measuring?: boolean; figures?: Figures };
 export type Check = { name: string; ok: boolean; needed: boolean; reason?: string };
-export type Instance = {
+export type Instance = Load & {
   service: string;
   id: string;
   zone: string;
@@ -20,7 +32,7 @@ export type Instance = {
   statusSince?: string;
   suspect?: boolean;
   endpoints: Record<string, string>;
-  admin?: { ok: boolean; problem?: string; since: string; checks?: Check[]; revision: number; memoryBytes: number; goroutines: number; load?: Load };
+  admin?: { ok: boolean; problem?: string; since: string; checks?: Check[]; revision: number; memoryBytes: number; goroutines: number };
 };
 export type Fleet = {
   instances: Instance[];
@@ -33,9 +45,7 @@ export type Node = Load & { name: string; platform?: boolean; instances: number;
 export type Edge = Load & {
   from: string;
   to: string;
-  rejected: number;
-  fallbacks: number;
-  open?: string[];
+  notClosed?: string[];
   ejected?: Record<string, string>;
   versions?: Record<string, number>;
 };
@@ -53,8 +63,7 @@ export type Circuit = {
   errorPercentage: number;
   concurrent: number;
   maxConcurrent: number;
-  latencyMeanMs: number;
-  latencyMs: Record<string, number>;
+  figures?: Figures; // absent: they are being measured
   properties: Record<string, string>;
   exampleTraces: string[];
   reportingHosts: number;
