@@ -4,13 +4,9 @@ import (
 	"cmp"
 	"context"
 	"log/slog"
-	"maps"
-	"math/rand/v2"
 	"net"
-	"slices"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"bijou.dev/platform/errs"
@@ -63,222 +59,80 @@ func (o *Options) validate() error {
 	return nil
 }
 
-// Client knows the instances of services. It is safe for use by several goroutines. Make it with [New] or [Static].
+// Client is a [Directory] that follows a registry. Make it with [New], and keep [Client.Run] running.
 type Client struct {
+	*Directory
+
 	opts  Options
 	log   *slog.Logger
-	seeds *seeds // nil: static
-	now   atomic.Pointer[view]
-	// saves wakes the housekeeping, which alone uses saved, the view in the file, and unsaved, whether the last write failed.
-	saves   chan struct{}
-	saved   *view
-	unsaved bool
+	seeds *seeds
+	file  file          // used by New, and then only by the cleanup loop
+	wake  chan struct{} // wakes the cleanup loop
 
-	mu       sync.Mutex
-	guard    *guard
-	watchers map[*watcher]struct{}
-	stats    Stats
-	problem  error
+	mu    sync.Mutex // held while the directory's view is replaced, so that the newest view stays
+	guard *guard
+	state state
+	stats Stats
 }
 
-// view is what readers see. It is never changed, only replaced.
-type view struct {
-	services map[string][]Instance // sorted by id
-	settled  bool                  // an answer came, or nobody can be asked
-	problem  error                 // why no live snapshot was applied; nil once one was
-}
-
-// watcher is one function that wants to know.
-type watcher struct {
-	service string
-	mu      sync.Mutex // held while fn runs
-	seen    *view
-	stopped atomic.Bool
-	fn      func(*view)
-}
-
-// New makes a client and loads what Options.Dir holds. It does not touch the network: [Client.Run] does.
+// New makes a client and loads the last known instances from Options.Dir. It does not use the network: [Client.Run]
+// does. An error has kind errs.Invalid and names the option.
 func New(opts Options) (*Client, error) {
 	if err := opts.validate(); err != nil {
 		return nil, err
 	}
 	opts.Hold = cmp.Or(opts.Hold, holdDefault)
 	opts.Name = cmp.Or(opts.Name, "unknown")
-	c := newClient(opts)
-	c.seeds = newSeeds(opts)
-	c.problem = errs.Errorf(errs.Unavailable, "no registry has answered yet (seeds %s)", strings.Join(opts.Seeds, ", "))
+	opts.Log = cmp.Or(opts.Log, slog.New(slog.DiscardHandler))
+	unanswered := errs.Errorf(errs.Unavailable, "no registry has answered yet (seeds %s)", strings.Join(opts.Seeds, ", "))
+	s := state{synced: unanswered, current: unanswered}
+	c := &Client{
+		Directory: newDirectory(opts.Services, s), opts: opts, log: opts.Log, seeds: newSeeds(opts), file: newFile(opts.Dir),
+		wake: make(chan struct{}, 1), guard: newGuard(opts.Hold), state: s,
+	}
 	c.load()
 	return c, nil
 }
 
-// Static is a client that knows what it is given and asks nobody: for tests and for use alone. [Client.Put] changes
-// it. It may be nil.
-func Static(services map[string][]Instance) *Client {
-	c := newClient(Options{})
-	for service, list := range services {
-		c.Put(service, list)
-	}
-	c.publish(nil)
-	return c
-}
-
-func newClient(opts Options) *Client {
-	if opts.Log == nil {
-		opts.Log = slog.New(slog.DiscardHandler)
-	}
-	c := &Client{
-		opts: opts, log: opts.Log, saves: make(chan struct{}, 1),
-		guard: newGuard(opts.Hold), watchers: map[*watcher]struct{}{},
-	}
-	c.now.Store(&view{})
-	return c
-}
-
-// Put replaces the instances of a service in a client made by [Static]; it panics on any other. An instance without
-// a Service gets this one, one without a Status is UP.
-func (c *Client) Put(service string, list []Instance) {
-	if c.seeds != nil {
-		panic("discovery: Put on a client that follows a registry")
-	}
-	c.mu.Lock()
-	delete(c.guard.services, service)
-	touched := map[string]bool{service: true}
-	for _, in := range list {
-		in.Service = service
-		in.Status = cmp.Or(in.Status, Up)
-		c.guard.set(entry{Instance: in}, touched)
-	}
-	c.mu.Unlock()
-	c.publish(touched)
-}
-
-// Instances returns what is known of a service in any status, sorted by id; of all services if service is empty.
-// The slice is the caller's, the maps in it are shared and must not be changed.
-func (c *Client) Instances(service string) []Instance { return c.now.Load().list(service) }
-
-func (v *view) list(service string) []Instance {
-	if service != "" {
-		return slices.Clone(v.services[service])
-	}
-	var all []Instance
-	for _, name := range slices.Sorted(maps.Keys(v.services)) {
-		all = append(all, v.services[name]...)
-	}
-	return all
-}
-
-// Watch calls fn at once with what is known of a service (empty: of all), and then on each change, until stop is
-// called. Calls of one fn are never concurrent. fn should be quick, must not call Put, and may call stop. A call that
-// is under way when stop is called still ends.
-func (c *Client) Watch(service string, fn func([]Instance)) (stop func()) {
-	first := true
-	var last []Instance
-	return c.watch(service, func(v *view) {
-		list := v.list(service)
-		if !first && slices.EqualFunc(last, list, Instance.Equal) {
-			return
-		}
-		first, last = false, list
-		fn(slices.Clone(list))
-	})
-}
-
-// watch calls fn with each view in which the service, or settled, may differ from the one before.
-func (c *Client) watch(service string, fn func(*view)) (stop func()) {
-	w := &watcher{service: service, fn: fn}
-	c.mu.Lock()
-	c.watchers[w] = struct{}{}
-	c.mu.Unlock()
-	w.deliver(&c.now)
-	return func() {
-		w.stopped.Store(true)
-		c.mu.Lock()
-		delete(c.watchers, w)
-		c.mu.Unlock()
-	}
-}
-
-// deliver hands over the newest view, so that callers that overlap never deliver an older one last.
-func (w *watcher) deliver(now *atomic.Pointer[view]) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	v := now.Load()
-	if v == w.seen || w.stopped.Load() {
-		return
-	}
-	w.seen = v
-	w.fn(v)
-}
-
-// publish makes the guard's state visible to readers and tells the watchers of the touched services. With nil,
-// everybody is told.
+// publish makes the guard's lists of the touched services, and the state, visible to readers. It returns after all
+// watchers of what changed have returned.
 func (c *Client) publish(touched map[string]bool) {
 	c.mu.Lock()
-	old := c.now.Load()
-	next := &view{services: maps.Clone(old.services), problem: c.problem}
-	next.settled = old.settled || touched == nil
-	if next.services == nil {
-		next.services = map[string][]Instance{}
-	}
-	changed := map[string]bool{}
+	lists := make(map[string][]Instance, len(touched))
 	for service := range touched {
-		list := c.guard.list(service)
-		if slices.EqualFunc(next.services[service], list, Instance.Equal) {
-			continue
-		}
-		changed[service] = true
-		if list == nil {
-			delete(next.services, service)
-		} else {
-			next.services[service] = list
-		}
+		lists[service] = c.guard.list(service)
 	}
-	c.now.Store(next)
-	var tell []*watcher
-	for w := range c.watchers {
-		if next.settled != old.settled || changed[w.service] || (w.service == "" && len(changed) > 0) {
-			tell = append(tell, w)
-		}
-	}
+	changed, deliver := c.replace(lists, c.state)
 	c.mu.Unlock()
-	for _, w := range tell {
-		w.deliver(&c.now)
-	}
-	if len(changed) > 0 {
-		c.wake()
+	deliver()
+	if changed {
+		c.cleanUpSoon()
 	}
 }
 
-// wake has the housekeeping look at what is to save and to drop.
-func (c *Client) wake() {
+// cleanUpSoon wakes the cleanup loop.
+func (c *Client) cleanUpSoon() {
 	select {
-	case c.saves <- struct{}{}:
+	case c.wake <- struct{}{}:
 	default:
 	}
 }
 
-// Synced is nil once a snapshot of a live registry was applied, and for ever after; else it says why there was none.
-// The lists may be good all the same, from disk.
-func (c *Client) Synced() error { return c.now.Load().problem }
-
 // Stats count what the client saw since it was made.
 type Stats struct {
-	// Connected: a registry is being followed now; Seed is its address. When not, Problem says why.
-	Connected bool
-	Seed      string
-	Problem   string
-	// Since is when Connected last changed.
+	// Seed is the address of the registry that is followed. Empty: none is, and [Directory.Current] says why.
+	Seed string
+	// Since is when the client began to follow Seed, or when it lost the last registry.
 	Since time.Time
-	// Version is the newest applied version of the stream, which means nothing to other streams.
+	// Version is the newest applied version of the stream. Versions of different streams cannot be compared.
 	Version int64
-	// Services and Instances are what is known now. Suspects are those that only this client keeps.
+	// Services and Instances are how many are known. Suspects are the instances that only this client keeps.
 	Services, Instances, Suspects int
 	// Streams, Snapshots and Deltas count what came from registries.
 	Streams, Snapshots, Deltas uint64
-	// Kept counts instances that became suspects, Dropped those that were given up.
+	// Kept counts the instances that became suspects, Dropped the suspects that were dropped.
 	Kept, Dropped uint64
-	// BadFiles counts files of last known instances that were unreadable and therefore ignored, Unsaved the writes
-	// of such files that went wrong.
+	// BadFiles counts the unreadable files in Options.Dir, which are ignored. Unsaved counts the failed writes.
 	BadFiles, Unsaved uint64
 }
 
@@ -289,27 +143,9 @@ func (c *Client) Stats() Stats {
 	s := c.stats
 	s.Suspects, _ = c.guard.suspects()
 	s.Kept, s.Dropped = c.guard.kept, c.guard.dropped
-	for _, list := range c.now.Load().services {
+	for _, list := range c.view.Load().services {
 		s.Services++
 		s.Instances += len(list)
 	}
 	return s
-}
-
-// pause is how long to wait before a try: 250 ms, doubled after each round of all seeds up to 10 s, and of that
-// between a half and the whole, so that many clients do not come back at once.
-func pause(try, seeds int) time.Duration {
-	d := min(10*time.Second, 250*time.Millisecond<<min(try/max(seeds, 1), 6))
-	return d/2 + rand.N(d/2)
-}
-
-// sleep waits for d and reports whether ctx still runs.
-func sleep(ctx context.Context, d time.Duration) bool {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-t.C:
-	case <-ctx.Done():
-	}
-	return ctx.Err() == nil
 }

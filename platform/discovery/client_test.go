@@ -151,7 +151,7 @@ func TestStatsCountSuspects(t *testing.T) {
 		s.say <- snapshot("a1 a2")
 		s.say <- snapshot("")
 		settle()
-		if st := c.Stats(); st.Suspects != 2 || st.Kept != 2 || st.Dropped != 0 || st.Instances != 2 || !st.Connected || st.Seed != s.addr {
+		if st := c.Stats(); st.Suspects != 2 || st.Kept != 2 || st.Dropped != 0 || st.Instances != 2 || st.Seed != s.addr || c.Current() != nil {
 			t.Errorf("with suspects: %+v", st)
 		}
 		after(7 * time.Second)
@@ -160,8 +160,11 @@ func TestStatsCountSuspects(t *testing.T) {
 		}
 		s.stop()
 		settle()
-		if st := c.Stats(); st.Connected || st.Problem == "" {
-			t.Errorf("without a registry: %+v", st)
+		if err := c.Current(); c.Stats().Seed != "" || errs.KindOf(err) != errs.Unavailable || !strings.Contains(err.Error(), s.addr) {
+			t.Errorf("without a registry: follows %q, and the instances are current: %v; want why %s does not answer", c.Stats().Seed, err, s.addr)
+		}
+		if err := c.Synced(); err != nil {
+			t.Errorf("Synced after the registry is lost: %v, want nil", err)
 		}
 	})
 }
@@ -192,7 +195,7 @@ func TestAcknowledgedWhenWatchersHaveReturned(t *testing.T) {
 }
 
 func TestWatch(t *testing.T) {
-	c := discovery.Static(map[string][]discovery.Instance{"a": {{ID: "1"}}, "b": {{ID: "1"}}})
+	c := discovery.NewStatic(map[string][]discovery.Instance{"a": {{ID: "1"}}, "b": {{ID: "1"}}})
 	var a, all []int
 	stop := c.Watch("a", func(list []discovery.Instance) { a = append(a, len(list)) })
 	defer c.Watch("", func(list []discovery.Instance) { all = append(all, len(list)) })()
@@ -231,8 +234,8 @@ func TestSeeds(t *testing.T) {
 		host, _, _ := strings.Cut(seed, ":")
 		network.Cut(host)
 		after(25 * time.Second)
-		if now := c.Stats(); !now.Connected || now.Seed == seed {
-			t.Errorf("a silent registry: follows %q, connected %v; want the other", now.Seed, now.Connected)
+		if now := c.Stats().Seed; now == "" || now == seed {
+			t.Errorf("after %s became silent: follows %q, want the other registry", seed, now)
 		}
 	})
 }

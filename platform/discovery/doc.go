@@ -1,35 +1,38 @@
-// Package discovery is the client of the registry: it says who is alive and where, and keeps this process registered.
+// Package discovery is the client of the registry: it knows which instances of which services there are and where they
+// listen, and it keeps this process registered.
 //
-// A [Client] follows the registry on one stream per process and holds what it learnt in memory. Reading it
-// ([Client.Instances], [Client.Watch], the gRPC resolver of [Client.Builder]) never waits for the network: callers
-// always get the last list that was known, at start from disk. A [Registrar] keeps one [Instance] registered, for
-// ever. A client made by [Static] does the same reading without any registry.
+// A [Directory] is what a process knows. Reading it ([Directory.Instances], [Directory.Watch], the gRPC resolver of
+// [Directory.Builder]) never waits for the network: readers always get the newest list that is known, at start the one
+// from disk. A [Client] fills its directory from the registry, which it follows on one stream. A [Static] fills its
+// directory with what the program gives it; it needs no registry. A [Registrar] keeps one [Instance] registered through
+// a Client.
 //
 // # What the client believes
 //
-// The registry may be gone, restarted empty or cut off from half of the instances. A caller that empties its lists then
-// turns a fault of the registry into a fault of everything. So the client drops an instance by these rules only:
+// The registry can be down, restarted without data, or cut off from half of the instances. If callers then emptied their
+// lists, a fault of the registry would become a fault of every service. So the client drops an instance by these rules
+// only:
 //
 //  1. While no registry answers, nothing is dropped.
-//  2. An instance that was last seen in a status other than UP takes no calls. It goes when the registry says so,
-//     or is silent about it.
-//  3. A snapshot that lacks UP instances is believed when it lacks at most half of those of a service. Otherwise,
-//     or when the registry says that it is warming up, the missing ones are kept as suspects.
-//  4. An instance known from disk only gives way to a snapshot that has any UP instance of its service, unless the
-//     registry is warming up: the file may be old.
-//  5. A removal in a delta is obeyed, for the registry has then decided it. One exception: when a removal leaves a
-//     service without an UP instance, those that were removed within the last [LeaseDefault] without having been seen
-//     DRAINING come back as suspects. An empty list would fail every call anyway, so trying them costs nothing,
-//     and it saves a service whose instances have only lost the registry.
-//  6. A suspect is dropped after [Options.Hold]. The time counts only while a registry answers that is not warming
-//     up, and starts again with each snapshot. A suspect that is reported again is a suspect no more.
+//  2. An instance whose last known status is not UP takes no calls. It is dropped when the registry removes it, or when
+//     a snapshot does not contain it.
+//  3. A snapshot that lacks UP instances is believed when it lacks at most half of those of a service. Otherwise, or
+//     when the registry is warming up, the missing ones are kept as suspects.
+//  4. An instance that is known from disk only is dropped when a snapshot has any UP instance of its service, unless
+//     the registry is warming up: the file may be old.
+//  5. A removal in a delta is obeyed, because the registry has decided it. One exception: when a removal leaves a
+//     service without an UP instance, the instances that were removed while UP within the last [LeaseDefault] come back
+//     as suspects. With an empty list every call would fail, so trying them costs nothing, and it saves a service whose
+//     instances have only lost the registry.
+//  6. A suspect is dropped after [Options.Hold]. The time counts only while a registry is followed that is not warming
+//     up, and starts again with each snapshot. An instance that is reported again is no longer a suspect.
 //
-// Suspects are called like any other instance; the balancer ejects those that do not answer. [Client.Stats] counts all
-// of it.
+// Suspects are called like any other instance; the balancer ejects those that do not answer. [Client.Stats] counts
+// suspects and drops.
 //
 // # Applied versions
 //
-// Each version of the registry is acknowledged after all functions given to [Client.Watch] have returned and all gRPC
-// connections have got their new addresses. That makes [Registrar.Drain] honest: when it returns nil, no watcher
-// that is connected picks the instance for new calls.
+// The client acknowledges each version of the registry after all functions given to [Directory.Watch] have returned and
+// all gRPC connections have their new addresses. [Registrar.Drain] depends on it: when it returns nil, no connected
+// watcher picks the instance for new calls.
 package discovery

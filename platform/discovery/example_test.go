@@ -18,7 +18,7 @@ func dialer(n *memnet.Network) func(context.Context, string) (net.Conn, error) {
 
 // Without a registry, a static client feeds plain gRPC, and whoever asks, with instances.
 func Example() {
-	c := discovery.Static(map[string][]discovery.Instance{
+	c := discovery.NewStatic(map[string][]discovery.Instance{
 		"catalog": {{ID: "catalog-1", Endpoints: map[string]string{"grpc": "10.0.0.1:7000"}}},
 	})
 	stop := c.Watch("catalog", func(list []discovery.Instance) {

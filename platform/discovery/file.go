@@ -17,13 +17,26 @@ const (
 	fileMark = "bijou-instances-1"
 )
 
-// load takes over the file, if there is a good one. Anything else is as good as none: the registry knows better.
+// file is where the last known instances are kept for the next start.
+type file struct {
+	path   string // empty: nowhere
+	saved  uint64 // view.changes of the view in the file
+	failed bool   // the last write failed
+}
+
+func newFile(dir string) file {
+	if dir == "" {
+		return file{}
+	}
+	return file{path: filepath.Join(dir, fileName)}
+}
+
+// load reads the file, if there is a good one. A bad one is ignored: the registry knows better.
 func (c *Client) load() {
-	if c.opts.Dir == "" {
+	if c.file.path == "" {
 		return
 	}
-	path := filepath.Join(c.opts.Dir, fileName)
-	b, err := lastknown.Read(path, fileMark)
+	b, err := lastknown.Read(c.file.path, fileMark)
 	if errors.Is(err, fs.ErrNotExist) {
 		return
 	}
@@ -33,7 +46,7 @@ func (c *Client) load() {
 	}
 	if err != nil {
 		c.stats.BadFiles++
-		c.log.Warn("ignoring the last known instances", "file", path, "err", err)
+		c.log.Warn("ignoring the last known instances", "file", c.file.path, "err", err)
 		return
 	}
 	touched := map[string]bool{}
@@ -41,29 +54,29 @@ func (c *Client) load() {
 		c.guard.set(entry{Instance: in, unconfirmed: true}, touched)
 	}
 	c.publish(touched)
-	c.saved = c.now.Load()
+	c.file.saved = c.view.Load().changes
 }
 
-// save writes the file when something has changed. The log hears of the first of a row of failures.
+// save writes the file if instances changed since the last write. Only the first of consecutive failures is logged.
 func (c *Client) save() {
-	v := c.now.Load()
-	if c.opts.Dir == "" || v == c.saved || len(v.services) == 0 {
+	v := c.view.Load()
+	if c.file.path == "" || v.changes == c.file.saved || len(v.services) == 0 {
 		return
 	}
 	b, err := encodeFile(v.list(""))
 	if err == nil {
-		err = lastknown.Write(filepath.Join(c.opts.Dir, fileName), fileMark, b)
+		err = lastknown.Write(c.file.path, fileMark, b)
 	}
-	c.saved = v // also when it went wrong: the next change tries again
+	c.file.saved = v.changes // also after a failure: the next change is the next attempt
 	if err != nil {
 		c.mu.Lock()
 		c.stats.Unsaved++
 		c.mu.Unlock()
-		if !c.unsaved {
-			c.log.Warn("saving the last known instances", "dir", c.opts.Dir, "err", err)
+		if !c.file.failed {
+			c.log.Warn("saving the last known instances", "file", c.file.path, "err", err)
 		}
 	}
-	c.unsaved = err != nil
+	c.file.failed = err != nil
 }
 
 func encodeFile(list []Instance) ([]byte, error) {

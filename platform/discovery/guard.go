@@ -1,6 +1,7 @@
 package discovery
 
 import (
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -218,14 +219,13 @@ func (g *guard) suspects() (n int, next time.Time) {
 
 // list returns the instances of a service, sorted by id.
 func (g *guard) list(service string) []Instance {
-	m := g.services[service]
-	if len(m) == 0 {
-		return nil
+	byID := make(map[string]Instance, len(g.services[service]))
+	for id, e := range g.services[service] {
+		byID[id] = e.Instance
 	}
-	out := make([]Instance, 0, len(m))
-	for _, e := range m {
-		out = append(out, e.Instance)
-	}
-	slices.SortFunc(out, func(a, b Instance) int { return strings.Compare(a.ID, b.ID) })
-	return out
+	return sortByID(byID)
+}
+
+func sortByID(byID map[string]Instance) []Instance {
+	return slices.SortedFunc(maps.Values(byID), func(a, b Instance) int { return strings.Compare(a.ID, b.ID) })
 }

@@ -8,12 +8,12 @@ import (
 	"io"
 	"log/slog"
 	"maps"
-	"math/rand/v2"
 	"sync"
 	"time"
 
 	discoveryv1 "bijou.dev/platform/api/discovery/v1"
 	"bijou.dev/platform/errs"
+	"bijou.dev/platform/pace"
 	"google.golang.org/protobuf/types/known/durationpb"
 )
 
@@ -53,7 +53,6 @@ type Registrar struct {
 }
 
 // NewRegistrar returns a registrar of an instance, whose Status is Starting and whose Started is now unless they are set.
-// With a client made by [Static] it has nothing to do and counts as registered.
 func NewRegistrar(c *Client, in Instance, opts RegistrarOptions) *Registrar {
 	opts.Heartbeat = cmp.Or(opts.Heartbeat, HeartbeatDefault)
 	opts.Lease = cmp.Or(opts.Lease, LeaseDefault)
@@ -73,10 +72,6 @@ func NewRegistrar(c *Client, in Instance, opts RegistrarOptions) *Registrar {
 // Run registers and renews until ctx ends or [Registrar.Leave] is through, and then returns nil. It never gives up: a
 // refusal or a dead registry only changes what [Registrar.Registered] says. Call it once.
 func (r *Registrar) Run(ctx context.Context) error {
-	if r.c.seeds == nil {
-		<-ctx.Done()
-		return nil
-	}
 	for try, failed := 0, 0; ctx.Err() == nil; try++ {
 		seed := r.c.seeds.at(try)
 		good, err := r.session(ctx, seed)
@@ -88,7 +83,7 @@ func (r *Registrar) Run(ctx context.Context) error {
 		}
 		failed++
 		r.lost(seed, good, failed, err)
-		sleep(ctx, pause(failed-1, len(r.c.seeds.order)))
+		pace.Sleep(ctx, r.c.seeds.wait(failed))
 	}
 	return nil
 }
@@ -158,7 +153,7 @@ func (r *Registrar) heartbeat() (*discoveryv1.RegisterRequest, time.Duration) {
 		Heartbeat:  durationpb.New(r.opts.Heartbeat),
 		Lease:      durationpb.New(r.opts.Lease),
 		Deregister: r.leaving,
-	}, r.beat*9/10 + rand.N(r.beat/5+1)
+	}, pace.Jitter(r.beat, 0.1)
 }
 
 // patience is how long to wait for an answer before another registry is asked: early enough to keep the lease.
@@ -258,9 +253,6 @@ func (r *Registrar) now() {
 // Registered reports whether a registry has taken a heartbeat within the lease. If not, and also while renewing
 // has trouble, the reason is a sentence for people.
 func (r *Registrar) Registered() (ok bool, reason string) {
-	if r.c.seeds == nil {
-		return true, "there is no registry"
-	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return !r.answered.IsZero() && time.Since(r.answered) < r.lease, r.reason

@@ -11,7 +11,7 @@ import (
 	"google.golang.org/grpc/resolver"
 )
 
-// Scheme is the scheme of gRPC targets that a [Client] resolves: bijou:///catalog, or bijou:///catalog?endpoint=admin
+// Scheme is the scheme of gRPC targets that a [Directory] resolves: bijou:///catalog, or bijou:///catalog?endpoint=admin
 // for a listener other than "grpc".
 const Scheme = "bijou"
 
@@ -19,9 +19,9 @@ const Scheme = "bijou"
 // the service, suspects included, and only when they change. When nothing is UP it passes on nothing, and calls fail with an
 // error of kind errs.Unavailable that names the service and says what is known. Until the first answer of a registry,
 // or until each seed was tried in vain, calls wait (unless instances are known from disk).
-func (c *Client) Builder() resolver.Builder { return builder{c} }
+func (d *Directory) Builder() resolver.Builder { return builder{d} }
 
-type builder struct{ c *Client }
+type builder struct{ d *Directory }
 
 func (builder) Scheme() string { return Scheme }
 
@@ -31,11 +31,11 @@ func (b builder) Build(target resolver.Target, cc resolver.ClientConn, _ resolve
 	if service == "" || strings.Contains(service, "/") {
 		return nil, errs.Errorf(errs.Invalid, "target %q: want %s:///SERVICE", target.String(), Scheme)
 	}
-	if s := b.c.opts.Services; len(s) > 0 && !slices.Contains(s, service) {
+	if s := b.d.only; len(s) > 0 && !slices.Contains(s, service) {
 		return nil, errs.Errorf(errs.Invalid, "target %q: this client watches only %s", target.String(), strings.Join(s, ", "))
 	}
 	t := &targets{cc: cc, service: service, endpoint: cmp.Or(target.URL.Query().Get("endpoint"), "grpc")}
-	return &following{stop: b.c.watch(service, t.update)}, nil
+	return &following{stop: b.d.watch(service, t.update)}, nil
 }
 
 type following struct{ stop func() }
@@ -99,8 +99,8 @@ func (t *targets) nothing(v *view, known []Instance) {
 // explain says why there is nobody to call.
 func (t *targets) explain(v *view, known []Instance) error {
 	if len(known) == 0 {
-		if v.problem != nil {
-			return errs.Errorf(errs.Unavailable, "service %q: no instance is known: %w", t.service, v.problem)
+		if v.synced != nil {
+			return errs.Errorf(errs.Unavailable, "service %q: no instance is known: %w", t.service, v.synced)
 		}
 		return errs.Errorf(errs.Unavailable, "service %q: no instance is registered", t.service)
 	}
@@ -142,10 +142,10 @@ func (a *carried) Equal(o any) bool {
 	return ok && a.key() == b.key() && a.Started.Equal(b.Started)
 }
 
-// FromAddress returns the instance behind an address that came from [Client.Builder], and false for any other.
+// FromAddress returns the instance behind an address that came from [Directory.Builder], and false for any other.
 func FromAddress(addr resolver.Address) (Instance, bool) { return fromAttributes(addr.Attributes) }
 
-// FromEndpoint returns the instance behind an endpoint that came from [Client.Builder], and false for any other.
+// FromEndpoint returns the instance behind an endpoint that came from [Directory.Builder], and false for any other.
 func FromEndpoint(ep resolver.Endpoint) (Instance, bool) { return fromAttributes(ep.Attributes) }
 
 func fromAttributes(at *attributes.Attributes) (Instance, bool) {

@@ -62,7 +62,7 @@ func (c *connection) told() string {
 	return fmt.Sprintf("%d %d [%s]", len(c.states), len(c.errs), strings.Join(out, " "))
 }
 
-func build(t *testing.T, c *discovery.Client, target string) (*connection, resolver.Resolver, error) {
+func build(t *testing.T, c *discovery.Directory, target string) (*connection, resolver.Resolver, error) {
 	t.Helper()
 	u, err := url.Parse(target)
 	if err != nil {
@@ -78,8 +78,8 @@ func up(id, addr string) discovery.Instance {
 }
 
 func TestResolver(t *testing.T) {
-	c := discovery.Static(map[string][]discovery.Instance{"catalog": {up("1", "a:1"), up("2", "b:1")}})
-	cc, r, err := build(t, c, "bijou:///catalog")
+	c := discovery.NewStatic(map[string][]discovery.Instance{"catalog": {up("1", "a:1"), up("2", "b:1")}})
+	cc, r, err := build(t, c.Directory, "bijou:///catalog")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -121,14 +121,14 @@ func TestResolver(t *testing.T) {
 }
 
 func TestResolverTargets(t *testing.T) {
-	c := discovery.Static(map[string][]discovery.Instance{"catalog": {up("1", "a:1")}})
-	cc, r, err := build(t, c, "bijou:///catalog?endpoint=admin")
+	c := discovery.NewStatic(map[string][]discovery.Instance{"catalog": {up("1", "a:1")}})
+	cc, r, err := build(t, c.Directory, "bijou:///catalog?endpoint=admin")
 	if err != nil || cc.told() != "1 0 [1@a:19]" {
 		t.Errorf("another endpoint: %v, %s", err, cc.told())
 	}
 	r.Close()
 	for _, bad := range []string{"bijou:///", "bijou:///a/b"} {
-		if _, _, err := build(t, c, bad); errs.KindOf(err) != errs.Invalid {
+		if _, _, err := build(t, c.Directory, bad); errs.KindOf(err) != errs.Invalid {
 			t.Errorf("%s: %v, want invalid", bad, err)
 		}
 	}
@@ -136,14 +136,14 @@ func TestResolverTargets(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, _, err := build(t, some, "bijou:///catalog"); errs.KindOf(err) != errs.Invalid {
+	if _, _, err := build(t, some.Directory, "bijou:///catalog"); errs.KindOf(err) != errs.Invalid {
 		t.Errorf("a service that is not watched: %v, want invalid", err)
 	}
 }
 
 func TestAddressIsTheProcess(t *testing.T) {
-	c := discovery.Static(map[string][]discovery.Instance{"catalog": {up("1", "a:1")}})
-	cc, r, err := build(t, c, "bijou:///catalog")
+	c := discovery.NewStatic(map[string][]discovery.Instance{"catalog": {up("1", "a:1")}})
+	cc, r, err := build(t, c.Directory, "bijou:///catalog")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -174,7 +174,7 @@ func TestResolverWaitsForTheFirstAnswer(t *testing.T) {
 		s := newScript(t, memnet.New(), "one")
 		s.net.Cut("one")
 		c, _ := run(t, discovery.Options{Seeds: []string{s.addr}, DialContext: s.net.DialContext})
-		cc, r, err := build(t, c, "bijou:///a")
+		cc, r, err := build(t, c.Directory, "bijou:///a")
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -217,7 +217,7 @@ func TestGRPC(t *testing.T) {
 			go func() { _ = s.Serve(l) }()
 			t.Cleanup(s.Stop)
 		}
-		c := discovery.Static(map[string][]discovery.Instance{"catalog": {up("1", "a:1")}})
+		c := discovery.NewStatic(map[string][]discovery.Instance{"catalog": {up("1", "a:1")}})
 		conn, err := grpc.NewClient("bijou:///catalog", grpc.WithResolvers(c.Builder()), grpc.WithTransportCredentials(insecure.NewCredentials()),
 			grpc.WithContextDialer(dialer(net)))
 		if err != nil {

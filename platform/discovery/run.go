@@ -7,17 +7,14 @@ import (
 
 	discoveryv1 "bijou.dev/platform/api/discovery/v1"
 	"bijou.dev/platform/errs"
+	"bijou.dev/platform/pace"
 )
 
-// Run follows the registry until ctx ends, and then returns nil. It never gives up: seeds are tried in turn, for ever,
-// with a growing and jittered pause. Call it once. For a client made by [Static] it only waits.
+// Run follows the registry until ctx ends, and then returns nil. It tries the seeds in turn and never stops trying, with
+// growing jittered waits. Call it once.
 func (c *Client) Run(ctx context.Context) error {
-	if c.seeds == nil {
-		<-ctx.Done()
-		return nil
-	}
 	var wg sync.WaitGroup
-	wg.Go(func() { c.housekeep(ctx) })
+	wg.Go(func() { c.cleanUp(ctx) })
 	defer wg.Wait()
 	for try, failed := 0, 0; ctx.Err() == nil; try++ {
 		seed := c.seeds.at(try)
@@ -30,7 +27,7 @@ func (c *Client) Run(ctx context.Context) error {
 		}
 		failed++
 		c.lost(seed, failed, err)
-		sleep(ctx, pause(failed-1, len(c.seeds.order)))
+		pace.Sleep(ctx, c.seeds.wait(failed))
 	}
 	return nil
 }
@@ -89,7 +86,6 @@ func (c *Client) apply(m *discoveryv1.WatchResponse, seed string, first bool) {
 	}
 	now := time.Now()
 	c.mu.Lock()
-	wasUnknown := c.problem != nil
 	var touched map[string]bool
 	if m.GetSnapshot() {
 		c.stats.Snapshots++
@@ -100,54 +96,50 @@ func (c *Client) apply(m *discoveryv1.WatchResponse, seed string, first bool) {
 	}
 	if first {
 		c.stats.Streams++
-		c.stats.Connected, c.stats.Seed, c.stats.Problem, c.stats.Since = true, seed, "", now
+		c.stats.Seed, c.stats.Since = seed, now
 	}
 	c.stats.Version = m.GetVersion()
-	c.problem = nil
+	c.state = state{settled: true}
 	suspects, _ := c.guard.suspects()
 	c.mu.Unlock()
 	if first {
 		c.log.Info("following the registry", "seed", seed, "instances", len(list), "suspects", suspects, "warming_up", m.GetWarmingUp())
 	}
 	c.publish(touched)
-	if wasUnknown {
-		c.publish(nil)
-	}
 	if suspects > 0 {
-		c.wake()
+		c.cleanUpSoon()
 	}
 }
 
-// lost notes that a registry does not answer (any more). What is known stays.
+// lost records that a registry does not answer (any more). What is known stays.
 func (c *Client) lost(seed string, failed int, err error) {
+	round := len(c.seeds.order)
 	c.mu.Lock()
-	was := c.stats.Connected
+	was := c.stats.Seed != ""
 	c.guard.live = false
-	c.stats.Connected, c.stats.Seed, c.stats.Problem = false, "", "registry "+seed+": "+err.Error()
-	if was {
+	if c.stats.Seed = ""; was {
 		c.stats.Since = time.Now()
 	}
-	if c.problem != nil {
-		c.problem = errs.Errorf(errs.Unavailable, "no registry has answered yet: %s: %w", seed, err)
+	c.state.current = errs.Errorf(errs.Unavailable, "registry %s: %w", seed, err)
+	if c.state.synced != nil {
+		c.state.synced = errs.Errorf(errs.Unavailable, "no registry has answered yet: %s: %w", seed, err)
 	}
+	c.state.settled = c.state.settled || failed == round
 	c.mu.Unlock()
-	round := len(c.seeds.order)
 	switch {
 	case was:
 		c.log.Warn("registry lost, keeping what is known", "seed", seed, "err", err)
 	case failed == round:
-		c.log.Warn("no registry answers, trying for ever", "seed", seed, "err", err)
+		c.log.Warn("no registry answers, trying until one does", "seed", seed, "err", err)
 	}
-	if failed == round {
-		c.publish(nil)
-	}
+	c.publish(nil)
 }
 
 // saveEvery is the least time between two writes of the file.
 const saveEvery = time.Second
 
-// housekeep drops suspects in time and saves what changed, until ctx ends; then it saves once more.
-func (c *Client) housekeep(ctx context.Context) {
+// cleanUp drops suspects when their time is over and saves what changed, until ctx ends; then it saves once more.
+func (c *Client) cleanUp(ctx context.Context) {
 	timer := time.NewTimer(saveEvery)
 	defer timer.Stop()
 	for {
@@ -155,21 +147,21 @@ func (c *Client) housekeep(ctx context.Context) {
 		case <-ctx.Done():
 			c.save()
 			return
-		case <-c.saves:
+		case <-c.wake:
 		case <-timer.C:
 		}
 		c.expire()
 		c.save()
-		timer.Reset(c.rest())
-		if !sleep(ctx, saveEvery) {
+		timer.Reset(c.untilExpiry())
+		if !pace.Sleep(ctx, saveEvery) {
 			c.save()
 			return
 		}
 	}
 }
 
-// rest is how long nothing is to do.
-func (c *Client) rest() time.Duration {
+// untilExpiry returns the time until the next suspect is dropped.
+func (c *Client) untilExpiry() time.Duration {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	_, next := c.guard.suspects()

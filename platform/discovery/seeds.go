@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"bijou.dev/platform/errs"
+	"bijou.dev/platform/pace"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/backoff"
 	"google.golang.org/grpc/credentials/insecure"
@@ -42,6 +43,12 @@ func newSeeds(o Options) *seeds {
 
 // at returns the seed of a try.
 func (s *seeds) at(try int) string { return s.order[try%len(s.order)] }
+
+// wait returns how long to wait after a number of failures in a row, at least one: up to 250 ms, doubled up to 10 s after
+// each round of all seeds.
+func (s *seeds) wait(failed int) time.Duration {
+	return pace.Backoff{First: 250 * time.Millisecond}.At((failed - 1) / len(s.order))
+}
 
 // acquire returns the connection to a seed and a function that gives it back; the last user closes it, so that a new try
 // starts from nothing: a fresh look at DNS and no back-off of gRPC's own.

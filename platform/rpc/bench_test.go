@@ -36,7 +36,7 @@ func BenchmarkCall(b *testing.B) {
 	configv1.RegisterConfigServer(srv, &settings{get: ok})
 	go srv.Serve(l)
 	b.Cleanup(srv.Stop)
-	found := discovery.Static(map[string][]discovery.Instance{"config": {{
+	found := discovery.NewStatic(map[string][]discovery.Instance{"config": {{
 		Service: "config", ID: "config-1", Zone: "a", Status: discovery.Up, Endpoints: map[string]string{"grpc": "config-1:7000"},
 	}}})
 	set := config.Static(nil)
@@ -50,7 +50,7 @@ func BenchmarkCall(b *testing.B) {
 		}},
 		{"stack", func() (closer, error) {
 			return rpc.NewClient(rpc.ClientOptions{
-				Service: "bench", Discovery: found, DialContext: n.DialContext, Config: set, Circuits: circuit.New(circuit.Options{Config: set}),
+				Service: "bench", Discovery: found.Directory, DialContext: n.DialContext, Config: set, Circuits: circuit.New(circuit.Options{Config: set}),
 			}).Dial("config")
 		}},
 	} {

@@ -34,7 +34,7 @@ type ClientOptions struct {
 	// Zone is where the caller runs; instances in it are preferred. Empty: no preference.
 	Zone string
 	// Discovery finds instances. Nil: only targets with a scheme of gRPC's own, such as dns:///, can be dialled.
-	Discovery *discovery.Client
+	Discovery *discovery.Directory
 	// Config steers balancing. Nil: defaults.
 	Config config.Set
 	// Circuits guards calls. Nil: no time-out, breaker, bulkhead or retry but the deadline of MaxWait.

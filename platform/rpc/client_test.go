@@ -26,7 +26,7 @@ func TestClosedConnectionsAreForgotten(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld()
 		w.start(t, rpc.ServerOptions{}, ok)
-		c := rpc.NewClient(rpc.ClientOptions{Service: "test", Discovery: w.discovery, DialContext: w.net.DialContext})
+		c := rpc.NewClient(rpc.ClientOptions{Service: "test", Discovery: w.discovery.Directory, DialContext: w.net.DialContext})
 		dial := func(target string) *rpc.Conn {
 			t.Helper()
 			conn, err := c.Dial(target)
@@ -70,7 +70,7 @@ func TestTheRetriesOfAClosedConnectionAreForgotten(t *testing.T) {
 			w.start(t, rpc.ServerOptions{}, unavailable)
 		}
 		c := rpc.NewClient(rpc.ClientOptions{
-			Service: "test", Discovery: w.discovery, DialContext: w.net.DialContext,
+			Service: "test", Discovery: w.discovery.Directory, DialContext: w.net.DialContext,
 			Circuits: circuit.New(circuit.Options{}), Metrics: w.metrics,
 		})
 		series := func(when string, want int) {
@@ -102,7 +102,7 @@ func TestAClosedConnectionRefusesCalls(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld()
 		w.start(t, rpc.ServerOptions{}, ok)
-		c := rpc.NewClient(rpc.ClientOptions{Service: "test", Discovery: w.discovery, DialContext: w.net.DialContext})
+		c := rpc.NewClient(rpc.ClientOptions{Service: "test", Discovery: w.discovery.Directory, DialContext: w.net.DialContext})
 		conn, err := c.Dial("config")
 		if err != nil {
 			t.Fatal(err)

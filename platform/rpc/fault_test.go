@@ -37,8 +37,8 @@ func TestAFaultRuleMakesAServerSlowOrWrong(t *testing.T) {
 		configv1.RegisterConfigServer(srv, &settings{get: func(context.Context) error { return nil }})
 		go srv.Serve(l)
 		defer srv.Stop()
-		known := discovery.Static(map[string][]discovery.Instance{"circuits": {{ID: "circuits-1", Endpoints: map[string]string{"grpc": "circuits:7000"}}}})
-		c := rpc.NewClient(rpc.ClientOptions{Service: "test", Discovery: known, DialContext: net.DialContext})
+		known := discovery.NewStatic(map[string][]discovery.Instance{"circuits": {{ID: "circuits-1", Endpoints: map[string]string{"grpc": "circuits:7000"}}}})
+		c := rpc.NewClient(rpc.ClientOptions{Service: "test", Discovery: known.Directory, DialContext: net.DialContext})
 		conn, err := c.Dial("circuits")
 		if err != nil {
 			t.Fatal(err)

@@ -56,13 +56,13 @@ func (s *settings) Publish(ctx context.Context, _ *configv1.PublishRequest) (*co
 // world is a network with a client and any number of instances of "config".
 type world struct {
 	net       *memnet.Network
-	discovery *discovery.Client
+	discovery *discovery.Static
 	instances []discovery.Instance
 	metrics   *prometheus.Registry
 }
 
 func newWorld() *world {
-	return &world{net: memnet.New(), discovery: discovery.Static(nil), metrics: prometheus.NewRegistry()}
+	return &world{net: memnet.New(), discovery: discovery.NewStatic(nil), metrics: prometheus.NewRegistry()}
 }
 
 // start adds an instance whose methods call get, and returns its implementation and its server.
@@ -94,7 +94,7 @@ func (w *world) startServer(t *testing.T, o rpc.ServerOptions, impl configv1.Con
 
 func (w *world) client(t *testing.T, o rpc.ClientOptions) configv1.ConfigClient {
 	t.Helper()
-	o.Service, o.Discovery, o.DialContext = "test", w.discovery, w.net.DialContext
+	o.Service, o.Discovery, o.DialContext = "test", w.discovery.Directory, w.net.DialContext
 	conn, err := rpc.NewClient(o).Dial("config")
 	if err != nil {
 		t.Fatal(err)
@@ -456,7 +456,7 @@ func TestAnothersSheddingIsNotOurs(t *testing.T) {
 		w := newWorld()
 		back, _ := w.start(t, rpc.ServerOptions{Limiter: limiter("1")}, slowly)
 		behind := w.client(t, rpc.ClientOptions{})
-		front := &world{net: memnet.New(), discovery: discovery.Static(nil)}
+		front := &world{net: memnet.New(), discovery: discovery.NewStatic(nil)}
 		middle, _ := front.start(t, rpc.ServerOptions{}, func(ctx context.Context) error {
 			_, err := behind.Publish(ctx, &configv1.PublishRequest{})
 			return err

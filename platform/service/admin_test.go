@@ -53,9 +53,12 @@ func TestAdminPagesShowWhatIsInUse(t *testing.T) {
 		configv1.RegisterConfigServer(srv, publisher{})
 		go func() { _ = srv.Serve(l) }() // ends with Stop
 		defer srv.Stop()
-		p, stop := run(t, alone(n, "hello-1"), greet)
+		o := alone(n, "hello-1")
+		o.Known = discovery.NewStatic(map[string][]discovery.Instance{
+			"config": {{ID: "config-1", Zone: "b", Endpoints: map[string]string{"grpc": "config:7000"}}},
+		})
+		p, stop := run(t, o, greet)
 		defer stop()
-		p.Discovery().Put("config", []discovery.Instance{{ID: "config-1", Zone: "b", Endpoints: map[string]string{"grpc": "config:7000"}}})
 		time.Sleep(10 * time.Second)
 		down := errors.New("down")
 		for range 20 {

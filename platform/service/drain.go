@@ -28,7 +28,7 @@ func (p *Process) drain(ctx context.Context) error {
 func (p *Process) announce(ctx context.Context, until time.Time) {
 	ctx, cancel := context.WithDeadline(ctx, until)
 	defer cancel()
-	if err := p.registrar.Drain(ctx); err != nil {
+	if err := p.registry.drain(ctx); err != nil {
 		p.log.Warn("draining, but not all callers may know it", "error", err.Error())
 	}
 }
@@ -37,7 +37,7 @@ func (p *Process) announce(ctx context.Context, until time.Time) {
 func (p *Process) leave(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(ctx, min(2*time.Second, p.opts.Drain/4))
 	defer cancel()
-	if err := p.registrar.Leave(ctx); err != nil {
+	if err := p.registry.leave(ctx); err != nil {
 		p.log.Warn("leaving the registry; the lease will expire instead", "error", err.Error())
 	}
 }

@@ -27,7 +27,7 @@ type check struct {
 func (p *Process) parts() []check {
 	return []check{
 		{name: "registered", fn: func() error {
-			if ok, reason := p.registrar.Registered(); !ok {
+			if ok, reason := p.registry.registered(); !ok {
 				return errors.New(reason)
 			}
 			return nil
@@ -107,12 +107,12 @@ func (p *Process) watchReadiness(ctx context.Context) error {
 			return nil
 		case problem == nil && !up:
 			up = true
-			p.registrar.SetStatus(discovery.Up)
+			p.registry.setStatus(discovery.Up)
 			p.health.SetServingStatus("", healthv1.HealthCheckResponse_SERVING)
 			p.log.Info("ready")
 		case problem != nil && up:
 			up = false
-			p.registrar.SetStatus(discovery.Down)
+			p.registry.setStatus(discovery.Down)
 			p.health.SetServingStatus("", healthv1.HealthCheckResponse_NOT_SERVING)
 			p.log.Warn("not ready", "error", problem.Error())
 		}

@@ -35,7 +35,8 @@ type Member struct {
 	listeners map[string]net.Listener // name -> bound listener
 
 	tracer    *trace.Provider
-	discovery *discovery.Client
+	discovery *discovery.Directory
+	registry  *membership // nil: no registry
 	config    *config.LiveSet
 	circuits  *circuit.Set
 	served    *load.Recorder
@@ -78,8 +79,8 @@ func (m *Member) Log() *slog.Logger { return m.log }
 // Config returns the process's settings.
 func (m *Member) Config() config.Set { return m.config }
 
-// Discovery returns the instances that the process knows.
-func (m *Member) Discovery() *discovery.Client { return m.discovery }
+// Discovery returns the instances that the process knows: from the registry, else those in Options.Known.
+func (m *Member) Discovery() *discovery.Directory { return m.discovery }
 
 // Circuits returns the circuits of the process's calls.
 func (m *Member) Circuits() *circuit.Set { return m.circuits }

@@ -39,14 +39,14 @@ func (p *Process) observe() {
 		return 0
 	}
 	gauge("bijou_registered", "1 while the registry has this instance.", func() float64 {
-		ok, _ := p.registrar.Registered()
+		ok, _ := p.registry.registered()
 		return flag(ok)
 	})
 	gauge("bijou_discovery_connected", "1 while a registry is followed; 0 while the last known instances are used.", func() float64 {
-		return flag(p.discovery.Stats().Connected)
+		return flag(p.discovery.Current() == nil)
 	})
 	gauge("bijou_discovery_known_instances", "Instances this process knows, of all services.", func() float64 {
-		return float64(p.discovery.Stats().Instances)
+		return float64(len(p.discovery.Instances("")))
 	})
 	gauge("bijou_config_revision", "The settings revision in use.", func() float64 { return float64(p.config.Revision()) })
 	gauge("bijou_config_connected", "1 while settings are pushed; 0 while the last known ones are used.", func() float64 {

@@ -13,6 +13,7 @@ import (
 	"strings"
 	"time"
 
+	"bijou.dev/platform/discovery"
 	"bijou.dev/platform/errs"
 	"bijou.dev/platform/names"
 )
@@ -28,8 +29,11 @@ type Options struct {
 	Version string
 	// Environment, Region and Zone say where the process runs. They follow names.ID. Empty: "local", "local" and "a".
 	Environment, Region, Zone string
-	// Discovery lists the registry's addresses, host:port. Empty: the process is not registered and finds no instances.
+	// Discovery lists the registry's addresses, host:port. Empty: there is no registry. Then the process is not registered
+	// and finds only the instances in Known.
 	Discovery []string
+	// Known has the instances that are found when there is no registry. Nil: none. Must be nil when Discovery is set.
+	Known *discovery.Static
 	// Listen maps a listener's name to the address it binds. Empty: grpc=:7000 and admin=:9090.
 	Listen map[string]string
 	// Advertise is the host under which others reach the listeners: a name, an address, or a network in CIDR notation,
@@ -75,6 +79,9 @@ func (o Options) complete() (Options, error) {
 	o.Environment = cmp.Or(o.Environment, "local")
 	o.Region = cmp.Or(o.Region, "local")
 	o.Zone = cmp.Or(o.Zone, "a")
+	if o.Known == nil && len(o.Discovery) == 0 {
+		o.Known = discovery.NewStatic(nil)
+	}
 	o.Listen = maps.Clone(o.Listen)
 	if len(o.Listen) == 0 {
 		o.Listen = map[string]string{grpcListener: ":7000", adminListener: ":9090"}
@@ -118,6 +125,9 @@ func (o Options) validate() error {
 	name("Version", o.Version, names.ID)
 	for i, seed := range o.Discovery {
 		address(fmt.Sprintf("Discovery[%d]", i), seed)
+	}
+	if o.Known != nil && len(o.Discovery) > 0 {
+		bad.Field("Known", "must be nil when Discovery is set")
 	}
 	for _, listener := range slices.Sorted(maps.Keys(o.Listen)) {
 		name("Listen."+listener, listener, names.Service)

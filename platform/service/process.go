@@ -6,11 +6,11 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
 
-	"bijou.dev/platform/discovery"
 	"bijou.dev/platform/errs"
 	"bijou.dev/platform/rpc"
 
@@ -24,10 +24,9 @@ type Process struct {
 	*Member
 	plan
 
-	grpc      *grpc.Server
-	health    *health.Server
-	registrar *discovery.Registrar
-	draining  atomic.Bool
+	grpc     *grpc.Server
+	health   *health.Server
+	draining atomic.Bool
 
 	used   atomic.Bool   // Run or Stop was called
 	halt   func()        // closes halted
@@ -176,13 +175,11 @@ func (p *Process) end(err error) error {
 
 // start starts everything that runs: listeners last, so that the first request finds the other parts running.
 func (p *Process) start(work context.Context, running *group) {
-	for _, t := range append([]task{
-		{"discovery", p.discovery.Run},
+	for _, t := range slices.Concat(p.registry.tasks(), []task{
 		{"settings", p.config.Run},
-		{"registration", p.registrar.Run},
 		{"circuit reports", p.reportCircuits},
 		{"readiness", p.watchReadiness},
-	}, p.background...) {
+	}, p.background) {
 		running.start(func() error {
 			if err := t.fn(work); err != nil && work.Err() == nil {
 				return fmt.Errorf("running %s: %w", t.name, err)

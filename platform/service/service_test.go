@@ -16,6 +16,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"bijou.dev/platform/discovery"
 	"bijou.dev/platform/errs"
 	"bijou.dev/platform/memnet"
 	"bijou.dev/platform/service"
@@ -402,6 +403,7 @@ func TestNewRefusesAndLeavesNothingBehind(t *testing.T) {
 	}{
 		"name":         {func(o *service.Options) { o.Name = "Hello World" }, greet, "Name must be"},
 		"zone":         {func(o *service.Options) { o.Zone = "a/b" }, greet, "Zone"},
+		"known":        {func(o *service.Options) { o.Discovery, o.Known = []string{"a:1"}, discovery.NewStatic(nil) }, greet, "Known"},
 		"seed":         {func(o *service.Options) { o.Discovery = []string{"discovery"} }, greet, "Discovery[0]"},
 		"address":      {func(o *service.Options) { o.Listen["grpc"] = "7000" }, greet, "Listen.grpc"},
 		"drain":        {func(o *service.Options) { o.Drain = -1 }, greet, "Drain must not be negative"},

@@ -32,15 +32,17 @@ func (m *Member) dir(name string) string {
 // go through all of them.
 func (m *Member) wire() (err error) {
 	o := m.opts
-	m.discovery = discovery.Static(nil)
-	if len(o.Discovery) > 0 {
-		m.discovery, err = discovery.New(discovery.Options{
+	if o.Known != nil {
+		m.discovery = o.Known.Directory
+	} else {
+		client, err := discovery.New(discovery.Options{
 			Seeds: o.Discovery, DialContext: o.Net.DialContext, Dir: m.dir("discovery"),
 			Name: o.Name + "/" + o.Instance, Log: m.log,
 		})
 		if err != nil {
 			return fmt.Errorf("opening discovery: %w", err)
 		}
+		m.discovery, m.registry = client.Directory, &membership{client: client}
 	}
 	m.plain = rpc.NewClient(rpc.ClientOptions{Service: o.Name, Zone: o.Zone, Discovery: m.discovery, DialContext: o.Net.DialContext})
 	settings, err := m.plain.Dial("config")
@@ -119,11 +121,13 @@ func (p *Process) addOwn(s *Setup) error {
 			return err
 		}
 	}
-	p.registrar = discovery.NewRegistrar(p.discovery, discovery.Instance{
-		Service: p.opts.Name, ID: p.opts.Instance, Endpoints: p.endpoints(),
-		Environment: p.opts.Environment, Region: p.opts.Region, Zone: p.opts.Zone, Version: p.opts.Version,
-		Metadata: map[string]string{discovery.MetaSettings: discovery.SettingsWatched},
-		Status:   discovery.Starting,
-	}, discovery.RegistrarOptions{Log: p.log})
+	if p.registry != nil {
+		p.registry.registrar = discovery.NewRegistrar(p.registry.client, discovery.Instance{
+			Service: p.opts.Name, ID: p.opts.Instance, Endpoints: p.endpoints(),
+			Environment: p.opts.Environment, Region: p.opts.Region, Zone: p.opts.Zone, Version: p.opts.Version,
+			Metadata: map[string]string{discovery.MetaSettings: discovery.SettingsWatched},
+			Status:   discovery.Starting,
+		}, discovery.RegistrarOptions{Log: p.log})
+	}
 	return nil
 }

@@ -80,7 +80,7 @@ type BoardOptions struct {
 	// Config publishes overrides. Required.
 	Config configv1.ConfigClient
 	// Discovery has the other replicas as the service "circuits". Nil: there are none.
-	Discovery *discovery.Client
+	Discovery *discovery.Directory
 	// DialContext connects to them. Required with Discovery.
 	DialContext func(ctx context.Context, network, addr string) (net.Conn, error)
 	// Log gets processes that stop reporting, forced circuits and peers that cannot be watched. Nil: no log.

@@ -33,13 +33,13 @@ import (
 // world is a network with a registry of replicas and a config service.
 type world struct {
 	net      *memnet.Network
-	registry *discovery.Client
+	registry *discovery.Static
 	config   *settings
 	replicas []discovery.Instance
 }
 
 func newWorld(t testing.TB) *world {
-	w := &world{net: memnet.New(), registry: discovery.Static(nil), config: newSettings()}
+	w := &world{net: memnet.New(), registry: discovery.NewStatic(nil), config: newSettings()}
 	w.serve(t, "config:7000", func(s *grpc.Server) { configv1.RegisterConfigServer(s, w.config) })
 	return w
 }
@@ -77,7 +77,7 @@ func (w *world) replica(t *testing.T, name string, opts circuits.Options) (b *ci
 	addr := name + ":7000"
 	b = circuits.NewBoard(circuits.BoardOptions{
 		Options: opts, Instance: name, Config: configv1.NewConfigClient(w.dial(t, "config:7000")),
-		Discovery: w.registry, DialContext: w.net.DialContext,
+		Discovery: w.registry.Directory, DialContext: w.net.DialContext,
 	})
 	stop := w.serve(t, addr, func(s *grpc.Server) { circuitsv1.RegisterCircuitsServer(s, b) })
 	ctx, cancel := context.WithCancel(t.Context())

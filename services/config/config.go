@@ -16,7 +16,6 @@ package config
 import (
 	"cmp"
 	"context"
-	"errors"
 	"fmt"
 	"log/slog"
 	"maps"
@@ -104,12 +103,8 @@ func New(_ context.Context, setup *service.Setup, opts Options) error {
 }
 
 // registered returns everybody that discovery knows, from memory, and why that may be old news.
-func registered(d *discovery.Client) ([]discovery.Instance, error) {
-	all := d.Instances("")
-	if now := d.Stats(); !now.Connected {
-		return all, errors.New(cmp.Or(now.Problem, "no registry has answered yet"))
-	}
-	return all, nil
+func registered(d *discovery.Directory) ([]discovery.Instance, error) {
+	return d.Instances(""), d.Current()
 }
 
 // observe registers the replica's metrics.

@@ -31,6 +31,8 @@ type world struct {
 	net *memnet.Network
 	log *bytes.Buffer
 	p   *service.Process
+	// known has the instances that the console knows.
+	known *discovery.Static
 }
 
 func start(t *testing.T, n *memnet.Network, o service.Options, setup service.SetupFunc) (p *service.Process, stop func()) {
@@ -59,13 +61,13 @@ var frontEnd = fstest.MapFS{
 
 func newWorld(t *testing.T, o console.Options) *world {
 	t.Helper()
-	w := &world{net: memnet.New(), log: &bytes.Buffer{}}
+	w := &world{net: memnet.New(), log: &bytes.Buffer{}, known: discovery.NewStatic(nil)}
 	if o.Files == nil {
 		o.Files = frontEnd
 	}
 	var stop func()
 	w.p, stop = start(t, w.net, service.Options{
-		Name: "console", Log: slog.New(slog.NewTextHandler(w.log, nil)),
+		Name: "console", Known: w.known, Log: slog.New(slog.NewTextHandler(w.log, nil)),
 		Listen: map[string]string{"grpc": "console:7000", "admin": "console:9090", "http": "console:8080"},
 	}, func(ctx context.Context, setup *service.Setup) error { return console.New(ctx, setup, o) })
 	t.Cleanup(stop)
@@ -78,7 +80,7 @@ func (w *world) victim(t *testing.T, crash func()) (stop func()) {
 	_, stop = start(t, w.net, service.Options{
 		Name: "catalog", Crash: crash, Listen: map[string]string{"grpc": "catalog:7000", "admin": "catalog:9090"},
 	}, func(context.Context, *service.Setup) error { return nil })
-	w.p.Discovery().Put("catalog", []discovery.Instance{{ID: "catalog-1", Zone: "a", Endpoints: map[string]string{"admin": "catalog:9090"}}})
+	w.known.Put("catalog", []discovery.Instance{{ID: "catalog-1", Zone: "a", Endpoints: map[string]string{"admin": "catalog:9090"}}})
 	return stop
 }
 
@@ -237,7 +239,9 @@ func TestOneLateAnswerIsABusyMachineAndTwoAreSaid(t *testing.T) {
 				return nil
 			})
 			defer stop()
-			w.p.Discovery().Put("discovery", []discovery.Instance{{ID: "discovery-1", Status: discovery.Up, Endpoints: map[string]string{"grpc": "discovery:7000"}}})
+			w.known.Put("discovery", []discovery.Instance{{
+				ID: "discovery-1", Status: discovery.Up, Endpoints: map[string]string{"grpc": "discovery:7000"},
+			}})
 			next := w.events(t)
 			type part struct {
 				OK    bool

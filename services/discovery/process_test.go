@@ -59,8 +59,8 @@ func TestProcess(t *testing.T) {
 		want(t, "after one has left", two.Discovery().Instances("discovery"), "discovery-2:UP")
 		after(time.Minute)
 		want(t, "a minute later", two.Discovery().Instances("discovery"), "discovery-2:UP")
-		if s := two.Discovery().Stats(); !s.Connected {
-			t.Error("the other follows nobody:", s.Problem)
+		if err := two.Discovery().Current(); err != nil {
+			t.Errorf("after discovery-1 has left, discovery-2 does not follow a registry: %v", err)
 		}
 		two.stop()
 		if err := <-two.done; err != nil {

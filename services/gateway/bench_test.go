@@ -172,7 +172,9 @@ func edge(b *testing.B, origin string, sampled float64, log *slog.Logger) string
 	}
 	e, err := gateway.NewEdge(gateway.EdgeOptions{
 		Config: set, Log: log, Trace: provider, Metrics: prometheus.NewRegistry(),
-		Discovery: discovery.Static(map[string][]discovery.Instance{"web": {{ID: "web-1", Endpoints: map[string]string{"http": origin}}}}),
+		Discovery: discovery.NewStatic(map[string][]discovery.Instance{
+			"web": {{ID: "web-1", Endpoints: map[string]string{"http": origin}}},
+		}).Directory,
 	})
 	if err != nil {
 		b.Fatal(err)

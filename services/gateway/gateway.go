@@ -84,7 +84,7 @@ type EdgeOptions struct {
 	// Config holds the settings. Nil: the defaults.
 	Config config.Set
 	// Discovery knows the instances. Required.
-	Discovery *discovery.Client
+	Discovery *discovery.Directory
 	// Circuits guards the origins. Nil: circuits with default settings.
 	Circuits *circuit.Set
 	// Overload makes the limiters of the origins. Nil: limiters with the settings of Config.
@@ -129,7 +129,7 @@ func NewEdge(opts EdgeOptions) (*Edge, error) {
 		return nil, err
 	}
 	if opts.Discovery == nil {
-		return nil, errors.New("option Discovery: is missing; use discovery.Static to run alone")
+		return nil, errors.New("option Discovery: is missing; use discovery.NewStatic to run without a registry")
 	}
 	if opts.Config == nil {
 		opts.Config = config.Static(nil)

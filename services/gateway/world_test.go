@@ -26,7 +26,7 @@ type world struct {
 	t       testing.TB
 	net     *memnet.Network
 	set     *config.StaticSet
-	disc    *discovery.Client
+	disc    *discovery.Static
 	metrics *prometheus.Registry
 	log     *lockedBuffer
 	edge    *gateway.Edge
@@ -45,7 +45,7 @@ func newWorld(t testing.TB, routes string, settings ...string) *world {
 func worldWith(t testing.TB, opts gateway.EdgeOptions, routes string, settings ...string) *world {
 	t.Helper()
 	w := &world{
-		t: t, net: memnet.New(), disc: discovery.Static(nil), metrics: prometheus.NewRegistry(), log: &lockedBuffer{},
+		t: t, net: memnet.New(), disc: discovery.NewStatic(nil), metrics: prometheus.NewRegistry(), log: &lockedBuffer{},
 		instances: map[string][]discovery.Instance{}, served: make(chan error, 1),
 	}
 	values := map[string]string{"gateway.routes": routes}
@@ -59,7 +59,7 @@ func worldWith(t testing.TB, opts gateway.EdgeOptions, routes string, settings .
 
 func (w *world) start(opts gateway.EdgeOptions) {
 	w.t.Helper()
-	opts.Config, opts.Discovery, opts.Metrics = w.set, w.disc, w.metrics
+	opts.Config, opts.Discovery, opts.Metrics = w.set, w.disc.Directory, w.metrics
 	if opts.DialContext == nil {
 		opts.DialContext = w.net.DialContext
 	}

@@ -30,7 +30,7 @@ func FuzzIngest(f *testing.F) {
 				body = zip(body) // else it is not what it says
 			}
 		}
-		mine := &server{s.Process, t, s.net, s.host, s.client} // its failures are t's
+		mine := &server{s.Process, s.known, t, s.net, s.host, s.client} // its failures are t's
 		if res, text := mine.do("POST", port, path, kind, encoding, body); res.StatusCode >= 500 && res.StatusCode != 503 {
 			t.Errorf("%s %s %s: %d %s", path, kind, encoding, res.StatusCode, text)
 		}

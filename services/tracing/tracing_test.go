@@ -40,6 +40,7 @@ import (
 // server is a replica of the service on an in-memory network.
 type server struct {
 	*service.Process
+	known  *discovery.Static // the replicas that it knows
 	t      testing.TB
 	net    *memnet.Network
 	host   string
@@ -51,10 +52,12 @@ func start(t testing.TB, n *memnet.Network, host string, opts tracing.Options) *
 	if opts.Dir == "" {
 		opts.Dir = t.TempDir()
 	}
+	known := discovery.NewStatic(nil)
 	p, err := service.New(t.Context(), service.Options{
 		Name: "tracing", Instance: host, Drain: 20 * time.Millisecond,
 		Listen: map[string]string{"otlp": host + ":4317", "otlphttp": host + ":4318", "zipkin": host + ":9411", "admin": host + ":9090"},
 		Net:    service.Net{Listen: n.Listen, DialContext: n.DialContext},
+		Known:  known,
 	}, func(ctx context.Context, setup *service.Setup) error { return tracing.New(ctx, setup, opts) })
 	if err != nil {
 		t.Fatal(err)
@@ -68,7 +71,7 @@ func start(t testing.TB, n *memnet.Network, host string, opts tracing.Options) *
 			t.Errorf("running %s: %v", host, err)
 		}
 	})
-	return &server{p, t, n, host, &http.Client{Transport: &http.Transport{DialContext: n.DialContext}}}
+	return &server{p, known, t, n, host, &http.Client{Transport: &http.Transport{DialContext: n.DialContext}}}
 }
 
 // do sends a request and returns the answer with its body read.
@@ -585,7 +588,7 @@ func meet(replicas ...*server) {
 		list = append(list, discovery.Instance{Service: "tracing", ID: s.host, Status: discovery.Up, Endpoints: map[string]string{"zipkin": s.host + ":9411"}})
 	}
 	for _, s := range replicas {
-		s.Discovery().Put("tracing", list)
+		s.known.Put("tracing", list)
 	}
 }
 

@@ -103,8 +103,10 @@ func playGateway(ctx context.Context, args []string, ready func(string)) error {
 	}
 	edge, err := gateway.NewEdge(gateway.EdgeOptions{
 		Options: gateway.Options{Routes: routes}, Zone: "a", Config: set, Trace: tracer, Metrics: prometheus.NewRegistry(),
-		Discovery: discovery.Static(map[string][]discovery.Instance{"web": instance("web"), "catalog": instance("catalog")}),
-		Log:       slog.New(trace.Handler(slog.NewJSONHandler(io.Discard, nil))),
+		Discovery: discovery.NewStatic(map[string][]discovery.Instance{
+			"web": instance("web"), "catalog": instance("catalog"),
+		}).Directory,
+		Log: slog.New(trace.Handler(slog.NewJSONHandler(io.Discard, nil))),
 	})
 	if err != nil {
 		return err

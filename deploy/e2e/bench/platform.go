@@ -54,7 +54,7 @@ func (echo) Get(context.Context, *configv1.GetRequest) (*configv1.GetResponse, e
 }
 
 // loop is a network with three instances of "config" served by register.
-func loop(register func() *grpc.Server) (*memnet.Network, *discovery.Client, func(), error) {
+func loop(register func() *grpc.Server) (*memnet.Network, *discovery.Directory, func(), error) {
 	n := memnet.New()
 	var instances []discovery.Instance
 	var servers []*grpc.Server
@@ -76,7 +76,7 @@ func loop(register func() *grpc.Server) (*memnet.Network, *discovery.Client, fun
 			s.Stop()
 		}
 	}
-	return n, discovery.Static(map[string][]discovery.Instance{"config": instances}), stop, nil
+	return n, discovery.NewStatic(map[string][]discovery.Instance{"config": instances}).Directory, stop, nil
 }
 
 // call is a benchmark of one call at a time on a connection.

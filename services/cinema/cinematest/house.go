@@ -42,7 +42,7 @@ type House struct {
 
 	t       testing.TB
 	net     *memnet.Network
-	known   *discovery.Client
+	known   *discovery.Static
 	client  *rpc.Client
 	servers map[string]*grpc.Server
 	conns   map[string]*rpc.Conn
@@ -60,12 +60,12 @@ func New(t testing.TB, settings map[string]string) *House {
 	all := maps.Clone(patient)
 	maps.Copy(all, settings)
 	h := &House{
-		Settings: config.Static(all), t: t, net: memnet.New(), known: discovery.Static(nil),
+		Settings: config.Static(all), t: t, net: memnet.New(), known: discovery.NewStatic(nil),
 		servers: map[string]*grpc.Server{}, conns: map[string]*rpc.Conn{},
 	}
 	h.Circuits = circuit.New(circuit.Options{Config: h.Settings, Service: "test"})
 	h.client = rpc.NewClient(rpc.ClientOptions{
-		Service: "test", Discovery: h.known, Circuits: h.Circuits, Config: h.Settings, DialContext: h.net.DialContext,
+		Service: "test", Discovery: h.known.Directory, Circuits: h.Circuits, Config: h.Settings, DialContext: h.net.DialContext,
 	})
 	t.Cleanup(func() {
 		for _, s := range h.servers {
