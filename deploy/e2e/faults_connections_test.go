@@ -449,7 +449,7 @@ func tellExpired(t *testing.T, p platform, _ uint64) (f figures) {
 	}
 	defer chain(t, p, work, func(ctx context.Context) { given(0, ctx) })()
 	// The circuit between the two services is shared with nobody here. It would open, and there would be no work.
-	const closed = "hystrix.command.e2e-back.circuitBreaker.forceClosed"
+	const closed = "circuit.e2e-back.forceClosed"
 	must(t, p, "config", "set", closed, "true", "--app", "e2e-front", "--reason", "a story", "--wait", "20s")
 	defer unset(t, p, closed, "e2e-front")
 	mu.Lock()
@@ -519,8 +519,8 @@ func tellGone(t *testing.T, p platform, _ uint64) (f figures) {
 	}
 	defer chain(t, p, work, func(context.Context) {})()
 	// Circuits would end the work by themselves after a second.
-	const timeout = "hystrix.command.e2e-back.execution.isolation.thread.timeoutInMilliseconds"
-	must(t, p, "config", "set", timeout, "10000", "--app", "e2e-front", "--reason", "a story", "--wait", "20s")
+	const timeout = "circuit.e2e-back.timeout"
+	must(t, p, "config", "set", timeout, "10s", "--app", "e2e-front", "--reason", "a story", "--wait", "20s")
 	defer unset(t, p, timeout, "e2e-front")
 	settled := sameAsNow(t, p)
 	conn := dialEdge(t, p)

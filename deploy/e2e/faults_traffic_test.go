@@ -76,7 +76,7 @@ func losing(name string, on where, instance string, port int, late time.Duration
 }
 
 // threshold is the share of failures at which the circuits of catalog open.
-const threshold = "hystrix.command.catalog.circuitBreaker.errorThresholdPercentage"
+const threshold = "circuit.catalog.errorPercent"
 
 // storm watches the circuits in which callers have a service while f makes it ill. Opens says that some must open.
 func storm(service string, opens bool, f fault) fault {

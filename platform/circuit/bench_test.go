@@ -17,7 +17,7 @@ func BenchmarkDo(b *testing.B) {
 	sooner, cancel := context.WithTimeout(context.Background(), time.Hour)
 	defer cancel()
 	long := circuit.New(circuit.Options{Config: config.Static(map[string]string{
-		"hystrix.command.default.execution.isolation.thread.timeoutInMilliseconds": "3600000",
+		"circuit.default.timeout": "3600s",
 	})})
 	rolling := gobreaker.Settings{Interval: 10 * time.Second, BucketPeriod: time.Second}
 	plain := gobreaker.NewCircuitBreaker[struct{}](rolling)

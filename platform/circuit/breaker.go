@@ -43,7 +43,7 @@ func (c *circuit) newBreaker() *gobreaker.TwoStepCircuitBreaker[struct{}] {
 
 // stateLocked returns the state, which becomes half-open here when an open circuit has waited long enough.
 func (c *circuit) stateLocked(l *limits, now time.Duration) gobreaker.State {
-	if c.state == gobreaker.StateOpen && now >= c.openedAt+l.sleep {
+	if c.state == gobreaker.StateOpen && now >= c.openedAt+l.openFor {
 		c.breaker.State() // makes it half-open
 	}
 	return c.state
@@ -60,7 +60,7 @@ func (c *circuit) failLocked() {
 // mustOpenLocked reports whether the calls of the window open a closed circuit.
 func (c *circuit) mustOpenLocked() bool {
 	l, h := c.limits.Load(), c.window.health(time.Since(c.base))
-	return h.calls >= l.volume && h.failed*100 >= h.calls*l.errorPercent
+	return h.calls >= l.minCalls && h.failed*100 >= h.calls*l.errorPercent
 }
 
 // changeStateLocked follows the breaker and records why it is in its new state.
@@ -96,7 +96,7 @@ func (c *circuit) whyOpenLocked(now time.Duration) string {
 		why += fmt.Sprintf(", %d timed out", n)
 	}
 	if n := events[evSlow]; n > 0 {
-		why += fmt.Sprintf(", %d took longer than %v", n, l.slow)
+		why += fmt.Sprintf(", %d took longer than %v", n, l.slowCall)
 	}
 	return why
 }
@@ -113,16 +113,6 @@ func lastError(err error) string {
 	return "; last: " + text
 }
 
-func whyForced(m mode) string {
-	switch m {
-	case modeForcedOpen:
-		return "forced open by the setting circuitBreaker.forceOpen"
-	case modeForcedClosed:
-		return "forced closed by the setting circuitBreaker.forceClosed"
-	}
-	return ""
-}
-
 // apply puts changed settings in force. State and counts stay as they are.
 func (c *circuit) apply() {
 	c.mu.Lock()
@@ -132,13 +122,9 @@ func (c *circuit) apply() {
 		return
 	}
 	c.limits.Store(now)
-	if now.mode != old.mode {
-		c.changedLocked(old.mode.String(), now.mode.String(), whyForced(now.mode))
+	if from, to := old.mode(), now.mode(); from != to {
+		c.changedLocked(from.String(), to.String(), to.reason())
 	}
-}
-
-func (m mode) String() string {
-	return [...]string{"automatic", "forced open", "forced closed", "disabled"}[m]
 }
 
 func (c *circuit) logChange(ch change) {
@@ -184,8 +170,8 @@ func (c *circuit) timedOut(l *limits, err error) error {
 // rejection returns the error of a call that was not let through.
 func (c *circuit) rejection(l *limits, r *rejected) error {
 	if r.event == evSemaphoreRejected {
-		return errs.Errorf(errs.Exhausted, "calling %s: %d calls are running, which is the limit", c.name, l.concurrent).
-			Because(ReasonFull, "circuit", c.name, "limit", strconv.FormatInt(l.concurrent, 10))
+		return errs.Errorf(errs.Exhausted, "calling %s: %d calls are running, which is the limit", c.name, l.maxConcurrent).
+			Because(ReasonFull, "circuit", c.name, "limit", strconv.FormatInt(l.maxConcurrent, 10))
 	}
 	err := errs.Errorf(errs.Unavailable, "calling %s: the circuit is %s: %s", c.name, r.state, r.why).
 		Because(ReasonOpen, "circuit", c.name, "state", r.state)
@@ -202,8 +188,8 @@ func (c *circuit) explain(ctx context.Context, l *limits) {
 		return
 	}
 	c.mu.Lock()
-	state, why, running := l.mode.String(), whyForced(l.mode), c.running
-	if l.mode == modeAutomatic {
+	state, why, running := l.mode().String(), l.mode().reason(), c.running
+	if l.mode() == modeAutomatic {
 		state, why = c.state.String(), c.why
 	}
 	c.unlock()
@@ -211,7 +197,7 @@ func (c *circuit) explain(ctx context.Context, l *limits) {
 		attribute.String("bijou.circuit.name", c.name),
 		attribute.String("bijou.circuit.state", state),
 		attribute.Int64("bijou.circuit.concurrent", running),
-		attribute.Int64("bijou.circuit.limit", l.concurrent),
+		attribute.Int64("bijou.circuit.limit", l.maxConcurrent),
 	)
 	if why != "" {
 		span.SetAttributes(attribute.String("bijou.circuit.reason", why))

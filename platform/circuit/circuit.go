@@ -243,12 +243,12 @@ type rejected struct {
 
 func (c *circuit) admitLocked(l *limits, now time.Duration) (call, *rejected) {
 	var report func(error)
-	switch {
-	case l.mode == modeForcedOpen:
-		return c.rejectLocked(now, rejected{evShortCircuited, l.mode.String(), whyForced(l.mode), 0})
-	case l.mode != modeAutomatic:
+	switch mode := l.mode(); {
+	case mode == modeForcedOpen:
+		return c.rejectLocked(now, rejected{evShortCircuited, mode.String(), mode.reason(), 0})
+	case mode != modeAutomatic:
 	case c.stateLocked(l, now) == gobreaker.StateOpen:
-		wait := c.openedAt + l.sleep - now
+		wait := c.openedAt + l.openFor - now
 		return c.rejectLocked(now, rejected{evShortCircuited, c.state.String(), c.why, wait})
 	case c.state == gobreaker.StateHalfOpen:
 		var err error
@@ -257,7 +257,7 @@ func (c *circuit) admitLocked(l *limits, now time.Duration) (call, *rejected) {
 			return c.rejectLocked(now, rejected{evShortCircuited, c.state.String(), c.why, l.timeout})
 		}
 	}
-	if c.running >= l.concurrent {
+	if c.running >= l.maxConcurrent {
 		if report != nil {
 			report(errNoVerdict)
 		}
@@ -288,7 +288,7 @@ func (c *circuit) end(ctx context.Context, ended *call, ev event, err error) {
 	switch verdict := verdictOf(ev, slow); {
 	case ended.report != nil:
 		ended.report(verdict)
-	case verdict == errFailed && l.mode == modeAutomatic && c.state == gobreaker.StateClosed &&
+	case verdict == errFailed && l.mode() == modeAutomatic && c.state == gobreaker.StateClosed &&
 		ended.generation == c.generation:
 		c.failLocked()
 	}

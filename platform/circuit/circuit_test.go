@@ -77,7 +77,7 @@ func wantEvents(t *testing.T, s *circuit.Set, want map[string]int64) {
 
 func set(t *testing.T, cfg *config.StaticSet, name, value string) {
 	t.Helper()
-	if err := cfg.Put("hystrix.command."+name, value); err != nil {
+	if err := cfg.Put("circuit."+name, value); err != nil {
 		t.Fatal(err)
 	}
 }
@@ -230,7 +230,7 @@ func TestSlowCallsCount(t *testing.T) {
 		calls(t, s, 20, take(300*time.Millisecond))
 		wantState(t, s, closed) // off by default
 		time.Sleep(11 * time.Second)
-		set(t, cfg, "catalog.circuitBreaker.slowCallDurationInMilliseconds", "250")
+		set(t, cfg, "catalog.slowCall", "250ms")
 		calls(t, s, 20, take(300*time.Millisecond))
 		wantState(t, s, open)
 		snap := snapshot(t, s)
@@ -245,7 +245,7 @@ func TestSlowCallsCount(t *testing.T) {
 
 func TestTimeoutCancels(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		cfg := config.Static(map[string]string{"hystrix.command.catalog.GetMovie.execution.isolation.thread.timeoutInMilliseconds": "250"})
+		cfg := config.Static(map[string]string{"circuit.catalog.GetMovie.timeout": "250ms"})
 		s := circuit.New(circuit.Options{Config: cfg})
 		var work sync.WaitGroup
 		start := time.Now()
@@ -264,7 +264,7 @@ func TestTimeoutCancels(t *testing.T) {
 		}
 		wantEvents(t, s, map[string]int64{"TIMEOUT": 1, "FALLBACK_MISSING": 1, "EXCEPTION_THROWN": 1})
 
-		set(t, cfg, "catalog.GetMovie.execution.timeout.enabled", "false")
+		set(t, cfg, "catalog.GetMovie.timeout", "0s")
 		if err := s.Do(t.Context(), getMovie, func(ctx context.Context) error {
 			if _, ok := ctx.Deadline(); ok {
 				t.Error("the context has a deadline although time-outs are off")
@@ -317,7 +317,7 @@ func TestForced(t *testing.T) {
 		cfg := config.Static(nil)
 		s := circuit.New(circuit.Options{Config: cfg})
 		calls(t, s, 1, succeed)
-		set(t, cfg, "catalog.circuitBreaker.forceOpen", "true")
+		set(t, cfg, "catalog.forceOpen", "true")
 		wantState(t, s, forcedOpen)
 		err := s.Do(t.Context(), getMovie, succeed)
 		if !circuit.Rejected(err) || !strings.Contains(err.Error(), "forced open") {
@@ -326,26 +326,26 @@ func TestForced(t *testing.T) {
 		if _, err := s.Start(t.Context(), getMovie); !circuit.Rejected(err) {
 			t.Errorf("Start on a forced open circuit returned %v", err)
 		}
-		set(t, cfg, "catalog.GetMovie.circuitBreaker.forceOpen", "false") // the command's own value wins over its group's
+		set(t, cfg, "catalog.GetMovie.forceOpen", "false") // the command's own value wins over its group's
 		wantState(t, s, closed)
 
-		set(t, cfg, "catalog.GetMovie.circuitBreaker.forceClosed", "true")
+		set(t, cfg, "catalog.GetMovie.forceClosed", "true")
 		calls(t, s, 100, fail)
 		wantState(t, s, forcedClosed)
 		if err := s.Do(t.Context(), getMovie, succeed); err != nil {
 			t.Errorf("forced closed circuit returned %v", err)
 		}
-		set(t, cfg, "catalog.GetMovie.circuitBreaker.forceOpen", "true")
+		set(t, cfg, "catalog.GetMovie.forceOpen", "true")
 		wantState(t, s, forcedOpen) // open wins
 
-		cfg.Remove("hystrix.command.catalog.circuitBreaker.forceOpen")
-		cfg.Remove("hystrix.command.catalog.GetMovie.circuitBreaker.forceOpen")
-		cfg.Remove("hystrix.command.catalog.GetMovie.circuitBreaker.forceClosed")
+		cfg.Remove("circuit.catalog.forceOpen")
+		cfg.Remove("circuit.catalog.GetMovie.forceOpen")
+		cfg.Remove("circuit.catalog.GetMovie.forceClosed")
 		wantState(t, s, closed)
 		calls(t, s, 20, fail)
 		wantState(t, s, open)
 
-		set(t, cfg, "default.circuitBreaker.enabled", "false")
+		set(t, cfg, "default.breakerEnabled", "false")
 		calls(t, s, 100, fail)
 		wantState(t, s, closed)
 		if err := s.Do(t.Context(), getMovie, succeed); err != nil {
@@ -358,19 +358,19 @@ func TestSettingsAreLive(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		cfg := config.Static(nil)
 		s := circuit.New(circuit.Options{Config: cfg})
-		set(t, cfg, "default.circuitBreaker.requestVolumeThreshold", "3")
-		set(t, cfg, "catalog.circuitBreaker.requestVolumeThreshold", "5")
+		set(t, cfg, "default.minCalls", "3")
+		set(t, cfg, "catalog.minCalls", "5")
 		calls(t, s, 4, fail)
 		wantState(t, s, closed) // the group's value wins over the default's
-		set(t, cfg, "catalog.circuitBreaker.errorThresholdPercentage", "90")
+		set(t, cfg, "catalog.errorPercent", "90")
 		calls(t, s, 1, succeed)
 		calls(t, s, 1, fail)
 		wantState(t, s, closed) // 5 of 6 are 83 %
-		set(t, cfg, "catalog.GetMovie.circuitBreaker.errorThresholdPercentage", "80")
+		set(t, cfg, "catalog.GetMovie.errorPercent", "80")
 		calls(t, s, 1, fail)
 		wantState(t, s, open)
 
-		set(t, cfg, "default.circuitBreaker.sleepWindowInMilliseconds", "60000")
+		set(t, cfg, "default.openFor", "60s")
 		time.Sleep(59 * time.Second)
 		wantState(t, s, open)
 		if got := errs.RetryAfter(s.Do(t.Context(), getMovie, succeed)); got != time.Second {
@@ -383,7 +383,7 @@ func TestSettingsAreLive(t *testing.T) {
 
 func TestBulkhead(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		cfg := config.Static(map[string]string{"hystrix.command.catalog.execution.isolation.semaphore.maxConcurrentRequests": "2"})
+		cfg := config.Static(map[string]string{"circuit.catalog.maxConcurrent": "2"})
 		s := circuit.New(circuit.Options{Config: cfg})
 		var running sync.WaitGroup
 		for range 2 {
@@ -397,7 +397,7 @@ func TestBulkhead(t *testing.T) {
 		if snap := snapshot(t, s); snap.Concurrent != 2 || snap.MaxConcurrent != 2 {
 			t.Errorf("concurrent is %d, at most %d, want 2 and 2", snap.Concurrent, snap.MaxConcurrent)
 		}
-		set(t, cfg, "catalog.GetMovie.execution.isolation.semaphore.maxConcurrentRequests", "3")
+		set(t, cfg, "catalog.GetMovie.maxConcurrent", "3")
 		if err := s.Do(t.Context(), getMovie, succeed); err != nil {
 			t.Errorf("third call after the limit was raised: %v", err)
 		}
@@ -450,24 +450,24 @@ func TestChangedSettingsKeepStateAndCounts(t *testing.T) {
 		calls(t, s, 10, succeed)
 		calls(t, s, 9, fail)
 		before := snapshot(t, s).Rolling
-		set(t, cfg, "default.circuitBreaker.sleepWindowInMilliseconds", "10000")
+		set(t, cfg, "default.openFor", "10s")
 		wantEvents(t, s, before)
 		calls(t, s, 1, fail)
 		wantState(t, s, open) // the 20th call, of which half failed
 
 		before = snapshot(t, s).Rolling
 		time.Sleep(8 * time.Second)
-		set(t, cfg, "default.circuitBreaker.sleepWindowInMilliseconds", "9000")
+		set(t, cfg, "default.openFor", "9s")
 		wantState(t, s, open)
 		wantEvents(t, s, before)
 		if got := errs.RetryAfter(s.Do(t.Context(), getMovie, succeed)); got != time.Second {
 			t.Errorf("8s after it opened, a circuit that stays open for 9s says retry in %v, want 1s", got)
 		}
-		set(t, cfg, "default.circuitBreaker.sleepWindowInMilliseconds", "7000")
+		set(t, cfg, "default.openFor", "7s")
 		wantState(t, s, halfOpen) // it has waited long enough
 		calls(t, s, 1, fail)
 		wantState(t, s, open)
-		set(t, cfg, "default.circuitBreaker.sleepWindowInMilliseconds", "1000")
+		set(t, cfg, "default.openFor", "1s")
 		time.Sleep(time.Second)
 		calls(t, s, 1, succeed)
 		wantState(t, s, closed)
@@ -476,14 +476,14 @@ func TestChangedSettingsKeepStateAndCounts(t *testing.T) {
 
 // What a circuit was before it was forced or disabled, it is afterwards, and the calls made meanwhile count.
 func TestReleasedCircuitKeepsStateAndCounts(t *testing.T) {
-	for _, setting := range []string{"forceOpen=true", "forceClosed=true", "enabled=false"} {
+	for _, setting := range []string{"forceOpen=true", "forceClosed=true", "breakerEnabled=false"} {
 		t.Run(setting, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				cfg := config.Static(nil)
 				s := circuit.New(circuit.Options{Config: cfg})
 				name, value, _ := strings.Cut(setting, "=")
-				force := func() { set(t, cfg, "catalog.circuitBreaker."+name, value) }
-				release := func() { cfg.Remove("hystrix.command.catalog.circuitBreaker." + name) }
+				force := func() { set(t, cfg, "catalog."+name, value) }
+				release := func() { cfg.Remove("circuit.catalog." + name) }
 
 				calls(t, s, 20, fail)
 				force()
@@ -576,8 +576,8 @@ func TestLogHasOneLineForEachChange(t *testing.T) {
 		calls(t, s, 1, fail) // the trial: two changes by one call
 		time.Sleep(5 * time.Second)
 		calls(t, s, 1, succeed)
-		set(t, cfg, "catalog.circuitBreaker.forceOpen", "true")
-		set(t, cfg, "catalog.circuitBreaker.forceOpen", "false")
+		set(t, cfg, "catalog.forceOpen", "true")
+		set(t, cfg, "catalog.forceOpen", "false")
 	})
 	want := `level=WARN from=closed to=open
 level=INFO from=open to=half-open
@@ -602,7 +602,7 @@ func TestTrialFindsBulkheadFull(t *testing.T) {
 			t.Fatal(err)
 		}
 		calls(t, s, 20, fail)
-		set(t, cfg, "default.execution.isolation.semaphore.maxConcurrentRequests", "1")
+		set(t, cfg, "default.maxConcurrent", "1")
 		time.Sleep(5*time.Second + 1)
 		if err := s.Do(t.Context(), getMovie, succeed); errs.Reason(err) != circuit.ReasonFull {
 			t.Errorf("trial returned %v, want that the bulkhead is full", err)
@@ -790,9 +790,9 @@ func TestSnapshotHasTheLoad(t *testing.T) {
 			calls(t, s, 1, func(context.Context) error { time.Sleep(10 * time.Millisecond); return outcome })
 		}
 		_, _ = circuit.Fallback(t.Context(), through(s, getMovie, fail), popular)
-		set(t, cfg, "catalog.execution.isolation.semaphore.maxConcurrentRequests", "0")
+		set(t, cfg, "catalog.maxConcurrent", "0")
 		calls(t, s, 3, succeed) // rejected by the bulkhead
-		set(t, cfg, "catalog.circuitBreaker.forceOpen", "true")
+		set(t, cfg, "catalog.forceOpen", "true")
 		calls(t, s, 4, succeed) // rejected by the breaker
 
 		got := loadOf(t, s)
@@ -848,7 +848,7 @@ func loadOf(t *testing.T, s *circuit.Set) load.Load {
 // All counts of a snapshot are those of one moment: they add up while calls end.
 func TestSnapshotIsOfOneMoment(t *testing.T) {
 	s := circuit.New(circuit.Options{Config: config.Static(map[string]string{
-		"hystrix.command.default.circuitBreaker.enabled": "false",
+		"circuit.default.breakerEnabled": "false",
 	})})
 	calls(t, s, 1, succeed)
 	var callers sync.WaitGroup
@@ -878,9 +878,9 @@ func TestSnapshotIsOfOneMoment(t *testing.T) {
 // TestCountsMatchCalls runs random outcomes at the same time and compares the counts with what the callers saw.
 func TestCountsMatchCalls(t *testing.T) {
 	cfg := config.Static(map[string]string{
-		"hystrix.command.default.execution.isolation.semaphore.maxConcurrentRequests": "4",
-		"hystrix.command.default.execution.isolation.thread.timeoutInMilliseconds":    "20",
-		"hystrix.command.default.circuitBreaker.sleepWindowInMilliseconds":            "50",
+		"circuit.default.maxConcurrent": "4",
+		"circuit.default.timeout":       "20ms",
+		"circuit.default.openFor":       "50ms",
 	})
 	synctest.Test(t, func(t *testing.T) {
 		s := circuit.New(circuit.Options{Config: cfg})

@@ -10,9 +10,8 @@
 //
 // # States
 //
-// A closed circuit lets calls through. It opens when, within the rolling window of 10 seconds, at least
-// circuitBreaker.requestVolumeThreshold calls ended and circuitBreaker.errorThresholdPercentage of them failed. An open
-// circuit refuses calls at once. After circuitBreaker.sleepWindowInMilliseconds it is half-open: exactly one call is let
+// A closed circuit lets calls through. It opens when, within the rolling window of 10 seconds, at least minCalls calls
+// ended and errorPercent of them failed. An open circuit rejects calls at once. After openFor it is half-open: exactly one call is let
 // through as a trial. If the trial succeeds the circuit closes with an error rate that starts anew, if it fails the wait
 // starts again. The state machine is that of github.com/sony/gobreaker; the counts are ours (see ADR 18).
 //
@@ -22,7 +21,7 @@
 //
 //	outcome                                           event               the circuit sees
 //	no error                                          SUCCESS             success
-//	no error, but slower than slowCallDuration        SUCCESS and SLOW    failure
+//	no error, but slower than slowCall                SUCCESS and SLOW    failure
 //	Invalid NotFound Exists Conflict Precondition     BAD_REQUEST         nothing; a half-open circuit sees success
 //	  Unauthenticated Denied
 //	Canceled, or the caller canceled its context      CANCELLED           nothing
@@ -45,24 +44,26 @@
 //
 // # Settings
 //
-// All are live, named hystrix.command.<KEY>.<name>, where <KEY> is the command ("catalog.GetMovie"), else the group
-// ("catalog"), else "default":
+// All are live. They are named circuit.<KEY>.<name>, where <KEY> is the circuit ("catalog.GetMovie"), its group
+// ("catalog") or "default". The value of the first of these that has one applies:
 //
-//	circuitBreaker.enabled                                  true
-//	circuitBreaker.requestVolumeThreshold                   20
-//	circuitBreaker.errorThresholdPercentage                 50
-//	circuitBreaker.sleepWindowInMilliseconds                5000
-//	circuitBreaker.slowCallDurationInMilliseconds           0     off
-//	circuitBreaker.forceOpen                                false wins over forceClosed
-//	circuitBreaker.forceClosed                              false
-//	execution.timeout.enabled                               true
-//	execution.isolation.thread.timeoutInMilliseconds        1000
-//	execution.isolation.semaphore.maxConcurrentRequests     100
-//	fallback.enabled                                        true
-//	fallback.isolation.semaphore.maxConcurrentRequests      100
+//	timeout          1s     0s: no time-out
+//	maxConcurrent    100    calls are rejected while this many are running
+//	breakerEnabled   true
+//	minCalls         20     calls in the window before the circuit can open
+//	errorPercent     50
+//	openFor          5s
+//	slowCall         0s     0s: off
+//	forceOpen        false  takes precedence over forceClosed
+//	forceClosed      false
+//	fallbackEnabled  true
+//	maxFallbacks     100
 //
-// The limits of 100 differ from Hystrix's 10. There each call held a thread, here it holds a goroutine of a few
-// kilobytes; at 10 a service that answers in 50 ms would be refused from 200 calls a second on.
+// The settings circuit.stream.interval (500ms) and circuit.stream.maxConnections (5) are those of StreamHandler.
+// docs/api/circuits.md says what Hystrix calls each of them.
+//
+// maxConcurrent is 10 in Hystrix, where each call holds a thread. Here a call holds a goroutine of a few kilobytes; with
+// 10, a callee that answers in 50 ms would be limited to 200 calls a second.
 //
 // A changed setting changes no state and no count. While a circuit is forced or disabled its state stays what it was, and
 // its calls are counted; afterwards it goes on from there.

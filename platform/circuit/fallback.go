@@ -69,7 +69,7 @@ func (c *circuit) startFallback() event {
 	if !l.fallbackEnabled {
 		return evFallbackDisabled
 	}
-	if c.fallbacks.Add(1) > l.fallbacks {
+	if c.fallbacks.Add(1) > l.maxFallbacks {
 		c.fallbacks.Add(-1)
 		return evFallbackRejection
 	}

@@ -48,22 +48,22 @@ func TestFallback(t *testing.T) {
 		},
 		{
 			name: "no place", call: fail, fallback: popular, want: "fresh", wantErr: errs.Unavailable,
-			setting: "fallback.isolation.semaphore.maxConcurrentRequests=0",
+			setting: "maxFallbacks=0",
 			events:  map[string]int64{"FAILURE": 1, "FALLBACK_REJECTION": 1, "EXCEPTION_THROWN": 1},
 		},
 		{
 			name: "disabled", call: fail, fallback: popular, want: "fresh", wantErr: errs.Unavailable,
-			setting: "fallback.enabled=false",
+			setting: "fallbackEnabled=false",
 			events:  map[string]int64{"FAILURE": 1, "FALLBACK_DISABLED": 1, "EXCEPTION_THROWN": 1},
 		},
 		{
 			name: "for a full bulkhead", call: succeed, fallback: popular, want: "popular",
-			setting: "execution.isolation.semaphore.maxConcurrentRequests=0",
+			setting: "maxConcurrent=0",
 			events:  map[string]int64{"SEMAPHORE_REJECTED": 1, "FALLBACK_SUCCESS": 1},
 		},
 		{
 			name: "for an open circuit", call: succeed, fallback: popular, want: "popular",
-			setting: "circuitBreaker.forceOpen=true",
+			setting: "forceOpen=true",
 			events:  map[string]int64{"SHORT_CIRCUITED": 1, "FALLBACK_SUCCESS": 1},
 		},
 	}
@@ -88,7 +88,7 @@ func TestFallback(t *testing.T) {
 
 func TestFallbackPlaces(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		cfg := config.Static(map[string]string{"hystrix.command.default.fallback.isolation.semaphore.maxConcurrentRequests": "1"})
+		cfg := config.Static(map[string]string{"circuit.default.maxFallbacks": "1"})
 		s := circuit.New(circuit.Options{Config: cfg})
 		release := make(chan struct{})
 		var first sync.WaitGroup

@@ -82,11 +82,6 @@ func command(s *circuitsv1.Snapshot, now time.Time) map[string]any {
 		latency[p] = summed(s.LatencyMs[p], hosts)
 	}
 	mean := summed(s.LatencyMeanMs, hosts)
-	number := func(property string) int64 {
-		n, _ := strconv.ParseInt(s.Properties[property], 10, 64)
-		return n * hosts
-	}
-	is := func(property string) bool { return s.Properties[property] == "true" }
 	e := map[string]any{
 		"type": "HystrixCommand", "name": s.Name, "group": s.Group, "threadPool": s.Group,
 		"currentTime": now.UnixMilli(), "reportingHosts": hosts,
@@ -95,22 +90,17 @@ func command(s *circuitsv1.Snapshot, now time.Time) map[string]any {
 		"currentConcurrentExecutionCount": s.Concurrent, "rollingMaxConcurrentExecutionCount": s.MaxConcurrent,
 		"latencyExecute_mean": mean, "latencyExecute": latency, "latencyTotal_mean": mean, "latencyTotal": latency,
 
-		"propertyValue_circuitBreakerEnabled":                            is("circuitBreakerEnabled"),
-		"propertyValue_circuitBreakerForceOpen":                          is("circuitBreakerForceOpen"),
-		"propertyValue_circuitBreakerForceClosed":                        is("circuitBreakerForceClosed"),
-		"propertyValue_circuitBreakerRequestVolumeThreshold":             number("circuitBreakerRequestVolumeThreshold"),
-		"propertyValue_circuitBreakerErrorThresholdPercentage":           number("circuitBreakerErrorThresholdPercentage"),
-		"propertyValue_circuitBreakerSleepWindowInMilliseconds":          number("circuitBreakerSleepWindowInMilliseconds"),
-		"propertyValue_executionIsolationStrategy":                       "SEMAPHORE",
-		"propertyValue_executionIsolationThreadTimeoutInMilliseconds":    number("executionTimeoutInMilliseconds"),
-		"propertyValue_executionTimeoutInMilliseconds":                   number("executionTimeoutInMilliseconds"),
-		"propertyValue_executionIsolationThreadInterruptOnTimeout":       true,
-		"propertyValue_executionIsolationThreadPoolKeyOverride":          nil,
-		"propertyValue_executionIsolationSemaphoreMaxConcurrentRequests": number("executionIsolationSemaphoreMaxConcurrentRequests"),
-		"propertyValue_fallbackIsolationSemaphoreMaxConcurrentRequests":  number("fallbackIsolationSemaphoreMaxConcurrentRequests"),
-		"propertyValue_metricsRollingStatisticalWindowInMilliseconds":    load.Window.Milliseconds() * hosts,
-		"propertyValue_requestCacheEnabled":                              false,
-		"propertyValue_requestLogEnabled":                                false,
+		"propertyValue_executionIsolationStrategy":                    "SEMAPHORE",
+		"propertyValue_executionIsolationThreadInterruptOnTimeout":    true,
+		"propertyValue_executionIsolationThreadPoolKeyOverride":       nil,
+		"propertyValue_metricsRollingStatisticalWindowInMilliseconds": load.Window.Milliseconds() * hosts,
+		"propertyValue_requestCacheEnabled":                           false,
+		"propertyValue_requestLogEnabled":                             false,
+	}
+	for _, row := range table {
+		for _, name := range row.hystrix {
+			e["propertyValue_"+name] = row.hystrixValue(s.Properties[row.name], hosts)
+		}
 	}
 	for key, ev := range rollingKeys {
 		e[key] = s.Rolling[ev]
@@ -151,7 +141,7 @@ func (p *pool) add(s *circuitsv1.Snapshot) {
 	p.hosts = max(p.hosts, cmp.Or(s.ReportingHosts, 1))
 	p.active += int64(s.Concurrent)
 	p.maxActive += int64(s.MaxConcurrent)
-	size, _ := strconv.ParseInt(s.Properties["executionIsolationSemaphoreMaxConcurrentRequests"], 10, 64)
+	size, _ := strconv.ParseInt(s.Properties["maxConcurrent"], 10, 64)
 	p.size += size * int64(cmp.Or(s.ReportingHosts, 1))
 	for _, ev := range []event{evSuccess, evFailure, evTimeout, evBadRequest, evCanceled} {
 		p.ran += s.Rolling[eventNames[ev]]

@@ -21,8 +21,8 @@ func (c *circuit) snapshot() *circuitsv1.Snapshot {
 		Name: c.name, Group: c.key.Group, ReportingHosts: 1,
 		Rolling: map[string]int64{}, LatencyMs: map[string]float64{},
 	}
-	events, measured := c.fill(snap)
-	snap.Properties = c.handles.properties()
+	l, events, measured := c.fill(snap)
+	snap.Properties = l.properties()
 	snap.Load = measured.Proto()
 	for ev, n := range events {
 		if n > 0 {
@@ -42,10 +42,10 @@ func (c *circuit) snapshot() *circuitsv1.Snapshot {
 }
 
 // fill is the part of snapshot that needs the lock.
-func (c *circuit) fill(snap *circuitsv1.Snapshot) (events [numEvents]uint64, measured load.Load) {
+func (c *circuit) fill(snap *circuitsv1.Snapshot) (l *limits, events [numEvents]uint64, measured load.Load) {
 	c.mu.Lock()
 	defer c.unlock()
-	l := c.limits.Load()
+	l = c.limits.Load()
 	now := time.Since(c.base)
 	snap.State, snap.Reason = c.shownLocked(l, now)
 	snap.Since = timestamppb.New(c.since)
@@ -56,16 +56,16 @@ func (c *circuit) fill(snap *circuitsv1.Snapshot) (events [numEvents]uint64, mea
 	for i := range min(c.window.failures, maxExamples) {
 		snap.ExampleTraces = append(snap.ExampleTraces, c.window.examples[i].String())
 	}
-	return events, c.window.load(now)
+	return l, events, c.window.load(now)
 }
 
 // shownLocked returns the state that operators see, and why it is not closed.
 func (c *circuit) shownLocked(l *limits, now time.Duration) (circuitsv1.State, string) {
-	switch l.mode {
+	switch mode := l.mode(); mode {
 	case modeForcedOpen:
-		return circuitsv1.State_STATE_FORCED_OPEN, whyForced(l.mode)
+		return circuitsv1.State_STATE_FORCED_OPEN, mode.reason()
 	case modeForcedClosed:
-		return circuitsv1.State_STATE_FORCED_CLOSED, whyForced(l.mode)
+		return circuitsv1.State_STATE_FORCED_CLOSED, mode.reason()
 	case modeDisabled:
 		return circuitsv1.State_STATE_CLOSED, ""
 	}

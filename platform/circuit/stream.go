@@ -13,8 +13,8 @@ import (
 )
 
 // StreamHandler serves hystrix.stream: server-sent events for a Hystrix dashboard, every 500 ms. The settings
-// hystrix.stream.intervalInMilliseconds and hystrix.stream.maxConcurrentConnections are live. A client that takes nothing
-// for 10 seconds is cut off. The handler returns when the client goes or the request's context ends.
+// circuit.stream.interval and circuit.stream.maxConnections are live. A client that reads nothing for 10 seconds is
+// disconnected. The handler returns when the client disconnects or the request's context ends.
 func (s *Set) StreamHandler() http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		defer s.streams.Add(-1)
@@ -23,14 +23,10 @@ func (s *Set) StreamHandler() http.Handler {
 				"opening the stream: %d are open, which is the limit", s.settings.streamConnections.Get()))
 			return
 		}
-		ServeEvents(w, r, s.interval, func(buf *bytes.Buffer) error {
+		ServeEvents(w, r, s.settings.streamInterval.Get, func(buf *bytes.Buffer) error {
 			return WriteEvents(buf, s.Snapshots(), time.Now())
 		})
 	})
-}
-
-func (s *Set) interval() time.Duration {
-	return time.Duration(s.settings.streamInterval.Get()) * time.Millisecond
 }
 
 // ServeEvents answers r with server-sent events: what write puts into its buffer, at once and then each interval, and a

@@ -120,7 +120,7 @@ func TestOpenInSummedEvents(t *testing.T) {
 		var buf bytes.Buffer
 		if err := circuit.WriteEvents(&buf, []*circuitsv1.Snapshot{{
 			Name: "catalog.GetMovie", ReportingHosts: 3, LatencyMeanMs: 7, ErrorPercentage: 20,
-			Properties: map[string]string{circuit.PropertyOpenInstances: open, "executionTimeoutInMilliseconds": "1000"},
+			Properties: map[string]string{circuit.PropertyOpenInstances: open, "timeout": "1s"},
 		}}, time.Now()); err != nil {
 			t.Fatal(err)
 		}
@@ -128,8 +128,12 @@ func TestOpenInSummedEvents(t *testing.T) {
 		if got, _ := json.Marshal(event["isCircuitBreakerOpen"]); string(got) != want {
 			t.Errorf("%s of 3 open: isCircuitBreakerOpen is %s, want %s", open, got, want)
 		}
-		if event["latencyExecute_mean"] != 21.0 || event["errorPercentage"] != 60.0 || event["propertyValue_executionTimeoutInMilliseconds"] != 3000.0 {
-			t.Errorf("a mean is not summed over 3 hosts: %v", event)
+		for name, want := range map[string]float64{
+			"latencyExecute_mean": 21, "errorPercentage": 60, "propertyValue_executionTimeoutInMilliseconds": 3000,
+		} {
+			if event[name] != want {
+				t.Errorf("%s is %v, want %v: the mean times 3 hosts", name, event[name], want)
+			}
 		}
 	}
 }
@@ -158,7 +162,7 @@ func serve(t *testing.T, h http.Handler) *http.Client {
 
 func TestStream(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		cfg := config.Static(map[string]string{"hystrix.stream.maxConcurrentConnections": "1"})
+		cfg := config.Static(map[string]string{"circuit.stream.maxConnections": "1"})
 		s := circuit.New(circuit.Options{Config: cfg})
 		client := serve(t, s.StreamHandler())
 
@@ -232,7 +236,10 @@ func TestHandler(t *testing.T) {
 		t.Fatalf("got %v", &got)
 	}
 	c := got.Circuits[0]
-	if c.State != open || c.Reason == "" || c.Properties["circuitBreakerRequestVolumeThreshold"] != "20" || c.Since.AsTime().IsZero() {
-		t.Errorf("circuit is %v", c)
+	if c.State != open || c.Reason == "" || c.Since.AsTime().IsZero() {
+		t.Errorf("the circuit is %v since %v because %q, want it open, with a time and a reason", c.State, c.Since, c.Reason)
+	}
+	if got := c.Properties["minCalls"]; got != "20" {
+		t.Errorf("its property minCalls is %q, want 20", got)
 	}
 }

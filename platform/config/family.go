@@ -3,6 +3,7 @@ package config
 import (
 	"fmt"
 	"strings"
+	"time"
 
 	configv1 "bijou.dev/platform/api/config/v1"
 )
@@ -29,6 +30,11 @@ func BoolFamily(s Set, pattern string, def bool, spec Spec) *Family[bool] {
 // FloatFamily declares numbers, one per key. See [IntFamily].
 func FloatFamily(s Set, pattern string, def float64, spec Spec) *Family[float64] {
 	return family(s, property(configv1.Type_TYPE_FLOAT, pattern, fmt.Sprint(def), spec), def)
+}
+
+// DurationFamily declares durations, one per key. See [IntFamily].
+func DurationFamily(s Set, pattern string, def time.Duration, spec Spec) *Family[time.Duration] {
+	return family(s, property(configv1.Type_TYPE_DURATION, pattern, fmt.Sprint(def), spec), def)
 }
 
 func family[T any](s Set, p *configv1.Property, def T) *Family[T] {

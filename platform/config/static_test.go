@@ -301,15 +301,15 @@ func TestJSONIsCheckedAsAWhole(t *testing.T) {
 }
 
 func TestFamilyTakesTheFirstKeyThatIsSet(t *testing.T) {
-	set := config.Static(map[string]string{"hystrix.command.default.volume": "10"})
-	volume := config.IntFamily(set, "hystrix.command.*.volume", 20, config.Spec{Min: "1"})
+	set := config.Static(map[string]string{"circuit.default.volume": "10"})
+	volume := config.IntFamily(set, "circuit.*.volume", 20, config.Spec{Min: "1"})
 	v := volume.For("catalog.GetMovie", "catalog", "default")
 	alone := volume.For("search")
 	var heard []int64
 	defer v.Watch(func(_, now int64) { heard = append(heard, now) })()
 	put := func(key, text string, want int64) {
 		t.Helper()
-		if err := set.Put("hystrix.command."+key+".volume", text); err != nil {
+		if err := set.Put("circuit."+key+".volume", text); err != nil {
 			t.Fatal(err)
 		}
 		if v.Get() != want {
@@ -322,11 +322,11 @@ func TestFamilyTakesTheFirstKeyThatIsSet(t *testing.T) {
 	put("catalog.GetMovie", "30", 30)
 	put("catalog", "40", 30)
 	put("default", "50", 30)
-	set.Remove("hystrix.command.catalog.GetMovie.volume")
+	set.Remove("circuit.catalog.GetMovie.volume")
 	if v.Get() != 40 {
 		t.Errorf("without the first key: %d", v.Get())
 	}
-	if err := set.Put("hystrix.command.a.b.c.volume", "0"); errs.KindOf(err) != errs.Invalid {
+	if err := set.Put("circuit.a.b.c.volume", "0"); errs.KindOf(err) != errs.Invalid {
 		t.Errorf("a member below the bound of its family: %v", err)
 	}
 	if !slices.Equal(heard, []int64{30, 40}) {

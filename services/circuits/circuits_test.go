@@ -110,7 +110,7 @@ func getMovie(calls, failed int64) *circuitsv1.Snapshot {
 		Name: "catalog.GetMovie", Group: "catalog", State: circuitsv1.State_STATE_CLOSED, ReportingHosts: 1,
 		Rolling: map[string]int64{"SUCCESS": calls - failed, "FAILURE": failed}, Requests: calls, Errors: failed,
 		ErrorPercentage: int32(failed * 100 / max(calls, 1)), LatencyMs: map[string]float64{"50": 10},
-		Properties: map[string]string{"executionTimeoutInMilliseconds": "1000", "circuitBreakerForceOpen": "false"},
+		Properties: map[string]string{"timeout": "1s", "maxConcurrent": "100", "forceOpen": "false"},
 		Load:       loadOf(calls, failed, 10*time.Millisecond).Proto(),
 	}
 }
@@ -185,7 +185,7 @@ func TestSums(t *testing.T) {
 		a := getMovie(30, 0)
 		b := opened(getMovie(10, 10))
 		b.Load = loadOf(10, 10, 50*time.Millisecond).Proto()
-		b.Properties["executionTimeoutInMilliseconds"], b.Properties["circuitBreakerForceOpen"] = "2000", "true"
+		b.Properties["timeout"], b.Properties["maxConcurrent"], b.Properties["forceOpen"] = "2s", "200", "true"
 		b.ExampleTraces = []string{"abc"}
 		send(t, reporter(t, client), report("web", "web-1", a))
 		send(t, reporter(t, client), report("web", "web-2", b))
@@ -206,7 +206,7 @@ func TestSums(t *testing.T) {
 			LatencyMs:     map[string]float64{"50": float64(all.P50()) / float64(time.Millisecond)},
 			Figures:       all.Figures(),
 			Properties: map[string]string{
-				"executionTimeoutInMilliseconds": "1500", "circuitBreakerForceOpen": "true", circuit.PropertyOpenInstances: "1",
+				"timeout": "1.5s", "maxConcurrent": "150", "forceOpen": "true", circuit.PropertyOpenInstances: "1",
 			},
 			ExampleTraces: []string{"abc"}, ReportingHosts: 2,
 		}

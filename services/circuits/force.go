@@ -3,11 +3,13 @@ package circuits
 import (
 	"context"
 	"regexp"
+	"slices"
 	"strconv"
 	"time"
 
 	circuitsv1 "bijou.dev/platform/api/circuits/v1"
 	configv1 "bijou.dev/platform/api/config/v1"
+	"bijou.dev/platform/circuit"
 	"bijou.dev/platform/errs"
 	"bijou.dev/platform/names"
 	"bijou.dev/platform/text"
@@ -83,29 +85,28 @@ func validateForce(req *circuitsv1.ForceRequest) (time.Duration, error) {
 	return ttl, nil
 }
 
-func settingsPrefix(name string) string { return "hystrix.command." + name + ".circuitBreaker.force" }
-
 func overrideScope(service string) *configv1.Scope {
 	return &configv1.Scope{Layer: configv1.Layer_LAYER_OVERRIDE, App: service}
 }
 
 // forceChanges sets both settings, so that a force replaces the opposite one and both expire together.
 func forceChanges(req *circuitsv1.ForceRequest, ttl time.Duration) []*configv1.Change {
-	set := func(suffix string, on bool) *configv1.Change {
+	set := func(name string, on bool) *configv1.Change {
 		return &configv1.Change{
-			Name: settingsPrefix(req.Name) + suffix, Scope: overrideScope(req.Service),
+			Name: circuit.Setting(req.Name, name), Scope: overrideScope(req.Service),
 			Value: strconv.FormatBool(on), Ttl: durationpb.New(ttl),
 		}
 	}
 	return []*configv1.Change{
-		set("Open", req.State == circuitsv1.State_STATE_FORCED_OPEN),
-		set("Closed", req.State == circuitsv1.State_STATE_FORCED_CLOSED),
+		set(circuit.ForceOpen, req.State == circuitsv1.State_STATE_FORCED_OPEN),
+		set(circuit.ForceClosed, req.State == circuitsv1.State_STATE_FORCED_CLOSED),
 	}
 }
 
 // forced returns changes that remove the overrides. A value that a person set in another layer stays.
 func (b *Board) forced(ctx context.Context, req *circuitsv1.ForceRequest) ([]*configv1.Change, error) {
-	prefix := settingsPrefix(req.Name)
+	forces := []string{circuit.Setting(req.Name, circuit.ForceOpen), circuit.Setting(req.Name, circuit.ForceClosed)}
+	prefix := circuit.Setting(req.Name, "force")
 	resp, err := b.opts.Config.List(ctx, &configv1.ListRequest{Prefix: prefix, App: req.Service})
 	if err != nil {
 		return nil, errs.Errorf(errs.KindOf(err), "releasing %s: %w", req.Name, errs.FromRPC(err))
@@ -114,7 +115,7 @@ func (b *Board) forced(ctx context.Context, req *circuitsv1.ForceRequest) ([]*co
 	for _, p := range resp.Properties {
 		for _, v := range p.Values {
 			if v.Scope.GetLayer() == configv1.Layer_LAYER_OVERRIDE && v.Scope.GetApp() == req.Service &&
-				(v.Name == prefix+"Open" || v.Name == prefix+"Closed") {
+				slices.Contains(forces, v.Name) {
 				changes = append(changes, &configv1.Change{
 					Name: v.Name, Scope: overrideScope(req.Service), Remove: true,
 				})

@@ -28,7 +28,7 @@ func (s *settings) changes() []string {
 		if c.Remove {
 			value = "removed"
 		}
-		all = append(all, fmt.Sprintf("%s of %q: %s", strings.TrimPrefix(c.Name, "hystrix.command."), c.Scope.App, value))
+		all = append(all, fmt.Sprintf("%s of %q: %s", strings.TrimPrefix(c.Name, "circuit."), c.Scope.App, value))
 	}
 	return all
 }
@@ -44,22 +44,22 @@ func TestForce(t *testing.T) {
 			{
 				&circuitsv1.ForceRequest{Service: "web", Name: "catalog.GetMovie", State: circuitsv1.State_STATE_FORCED_OPEN},
 				[]string{
-					`catalog.GetMovie.circuitBreaker.forceOpen of "web": true for 10m0s`,
-					`catalog.GetMovie.circuitBreaker.forceClosed of "web": false for 10m0s`,
+					`catalog.GetMovie.forceOpen of "web": true for 10m0s`,
+					`catalog.GetMovie.forceClosed of "web": false for 10m0s`,
 				},
 			},
 			{
 				&circuitsv1.ForceRequest{Name: "catalog", State: circuitsv1.State_STATE_FORCED_CLOSED, Ttl: durationpb.New(time.Hour)},
 				[]string{
-					`catalog.circuitBreaker.forceOpen of "": false for 1h0m0s`,
-					`catalog.circuitBreaker.forceClosed of "": true for 1h0m0s`,
+					`catalog.forceOpen of "": false for 1h0m0s`,
+					`catalog.forceClosed of "": true for 1h0m0s`,
 				},
 			},
 			{
 				&circuitsv1.ForceRequest{Service: "web", Name: "catalog.GetMovie"},
 				[]string{
-					`catalog.GetMovie.circuitBreaker.forceClosed of "web": removed`,
-					`catalog.GetMovie.circuitBreaker.forceOpen of "web": removed`,
+					`catalog.GetMovie.forceClosed of "web": removed`,
+					`catalog.GetMovie.forceOpen of "web": removed`,
 				},
 			},
 		}

@@ -195,12 +195,17 @@ func mergeProperties(sum, c *circuitsv1.Snapshot) {
 		if !ok || old == value {
 			continue
 		}
+		a, b := float64(sum.ReportingHosts), float64(max(c.ReportingHosts, 1))
+		mean := func(x, y float64) int64 { return int64(math.Round((x*a + y*b) / (a + b))) }
 		x, errX := strconv.ParseFloat(old, 64)
 		y, errY := strconv.ParseFloat(value, 64)
+		d, errD := time.ParseDuration(old)
+		e, errE := time.ParseDuration(value)
 		switch {
 		case errX == nil && errY == nil:
-			a, b := float64(sum.ReportingHosts), float64(max(c.ReportingHosts, 1))
-			sum.Properties[name] = strconv.FormatInt(int64(math.Round((x*a+y*b)/(a+b))), 10)
+			sum.Properties[name] = strconv.FormatInt(mean(x, y), 10)
+		case errD == nil && errE == nil:
+			sum.Properties[name] = time.Duration(mean(float64(d), float64(e))).String()
 		case old == "false" || value == "true":
 			sum.Properties[name] = value
 		}

@@ -27,7 +27,7 @@ func catalog() *configv1.DeclareRequest {
 		{Name: "enabled", Type: configv1.Type_TYPE_BOOL, DefaultValue: "true"},
 		{Name: "ratio", Type: configv1.Type_TYPE_FLOAT, DefaultValue: "0.5", Min: "0", Max: "1"},
 		{Name: "routes", Type: configv1.Type_TYPE_JSON, DefaultValue: "[]", JsonSchema: `{"type":"array","items":{"type":"string"}}`},
-		{Name: "hystrix.command.*.circuitBreaker.forceOpen", Type: configv1.Type_TYPE_BOOL, DefaultValue: "false"},
+		{Name: "circuit.*.forceOpen", Type: configv1.Type_TYPE_BOOL, DefaultValue: "false"},
 	}}
 }
 

@@ -91,12 +91,12 @@ func TestRefusalsChangeNothing(t *testing.T) {
 		text  string
 	}{
 		"unknown name":             {change(set("search.limits", "1")), "changes[0].name", "did you mean search.limit?"},
-		"unknown member of family": {change(set("hystrix.command.a.b.circuitBreaker.forceopen", "true")), "changes[0].name", "did you mean hystrix.command.a.b.circuitBreaker.forceOpen?"},
+		"unknown member of family": {change(set("circuit.a.b.forceopen", "true")), "changes[0].name", "did you mean circuit.a.b.forceOpen?"},
 		"unknown app":              {change(&configv1.Change{Name: "greeting", Scope: forApp("catalogue"), Value: "x"}), "changes[0].name", "did you mean catalog?"},
 		"unknown everywhere":       {change(&configv1.Change{Name: "nothing.like.it", Scope: forApp(""), Value: "x"}), "changes[0].name", "not declared by any app"},
 		"empty name":               {change(set("", "1")), "changes[0].name", "must have 1 to 256 bytes"},
 		"name with a slash":        {change(set("a/b", "1")), "changes[0].name", "'/'"},
-		"pattern":                  {change(set("hystrix.command.*.circuitBreaker.forceOpen", "true")), "changes[0].name", "pattern"},
+		"pattern":                  {change(set("circuit.*.forceOpen", "true")), "changes[0].name", "pattern"},
 		"wrong int":                {change(set("search.limit", "many")), "changes[0].value", "whole number"},
 		"wrong bool":               {change(set("enabled", "1")), "changes[0].value", "true or false"},
 		"wrong float":              {change(set("ratio", "NaN")), "changes[0].value", "finite number"},

@@ -165,7 +165,7 @@ func reverseProxy(b *testing.B, origin string) string {
 }
 
 func edge(b *testing.B, origin string, sampled float64, log *slog.Logger) string {
-	set := config.Static(map[string]string{"gateway.routes": toWeb, "hystrix.command.default.execution.isolation.semaphore.maxConcurrentRequests": "1000"})
+	set := config.Static(map[string]string{"gateway.routes": toWeb, "circuit.default.maxConcurrent": "1000"})
 	provider, err := trace.New(trace.Options{Service: "gateway", Exporter: tracetest.NewNoopExporter(), Sampling: share(sampled)})
 	if err != nil {
 		b.Fatal(err)

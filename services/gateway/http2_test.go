@@ -349,7 +349,7 @@ func TestHTTP2Use(t *testing.T) {
 func TestRequestsOfOneClient(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t, toWeb, "gateway.maxConnectionsPerClient", "150", "overload.enabled", "false",
-			"hystrix.command.default.execution.isolation.semaphore.maxConcurrentRequests", "1000")
+			"circuit.default.maxConcurrent", "1000")
 		w.origin("web", "web-1", "", gatewaytest.Origin)
 		a, b := w.h2(), w.h2()
 		for range 75 {

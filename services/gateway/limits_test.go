@@ -22,7 +22,7 @@ func TestRetriesOfARoute(t *testing.T) {
 		{"name":"often","match":{"prefix":"/often"},"to":[{"service":"web"}],"retry":{"attempts":10}},
 		{"name":"post","match":{"prefix":"/post"},"to":[{"service":"web"}],"retry":{"methods":["POST"]}}
 	]`, "gateway.debug", "true", "retry.backoff.base", "1ms", "retry.maxAttempts", "4",
-		"hystrix.command.default.circuitBreaker.enabled", "false", "route.ejection.consecutiveFailures", "0")
+		"circuit.default.breakerEnabled", "false", "route.ejection.consecutiveFailures", "0")
 	for i := range 5 {
 		w.origin("web", fmt.Sprintf("web-%d", i), "", answers(503))
 	}
@@ -58,7 +58,7 @@ func TestTimeoutsOfARoute(t *testing.T) {
 			{"name":"plain","match":{"prefix":"/plain"},"to":[{"service":"web"}],"retry":{"attempts":1}},
 			{"name":"quick","match":{"prefix":"/quick"},"to":[{"service":"web"}],"retry":{"attempts":1},"timeout":{"header":"500ms","total":"2s"}},
 			{"name":"patient","match":{"prefix":"/patient"},"to":[{"service":"web"}],"retry":{"attempts":1},"timeout":{"header":"10s","total":"0s"}}
-		]`, "gateway.timeout.header", "3s", "gateway.timeout.total", "8s", "hystrix.command.default.circuitBreaker.enabled", "false",
+		]`, "gateway.timeout.header", "3s", "gateway.timeout.total", "8s", "circuit.default.breakerEnabled", "false",
 			"route.ejection.consecutiveFailures", "0")
 		w.origin("web", "web-1", "", http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
 			wait := time.Hour

@@ -314,7 +314,7 @@ func TestFaults(t *testing.T) {
 			{"name":"gone","match":{"prefix":"/gone"},"to":[{"service":"gone"}]},
 			{"name":"dead","match":{"prefix":"/dead"},"to":[{"service":"dead"}]},
 			{"name":"open","match":{"prefix":"/open"},"to":[{"service":"web"}]}
-		]`, "hystrix.command.web.open.circuitBreaker.forceOpen", "true", "hystrix.command.default.circuitBreaker.enabled", "false", "gateway.maxBody", "10")
+		]`, "circuit.web.open.forceOpen", "true", "circuit.default.breakerEnabled", "false", "gateway.maxBody", "10")
 		w.register("dead", "dead-1", "", "dead-1:80")
 		w.origin("web", "web-1", "v1", http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
 			switch r.URL.Path {

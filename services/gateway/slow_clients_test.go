@@ -32,7 +32,7 @@ func TestManySlowClients(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				w := newWorld(t, `[{"name":"web","to":[{"service":"web"}]},{"name":"large","match":{"prefix":"/large"},"to":[{"service":"web"}]}]`,
-					"hystrix.command.web.large.execution.isolation.semaphore.maxConcurrentRequests", "2000", "overload.enabled", "false")
+					"circuit.web.large.maxConcurrent", "2000", "overload.enabled", "false")
 				w.origin("web", "web-1", "", gatewaytest.Origin)
 				before := inUse()
 				begin := time.Now()
@@ -90,7 +90,7 @@ func TestManySlowClients(t *testing.T) {
 // clients take their time: those that find no room are passed on as they come, and none is lost.
 func TestManySlowClientsWithSmallBodies(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		w := newWorld(t, toWeb, "hystrix.command.web.web.execution.isolation.semaphore.maxConcurrentRequests", "2000", "overload.enabled", "false")
+		w := newWorld(t, toWeb, "circuit.web.web.maxConcurrent", "2000", "overload.enabled", "false")
 		w.origin("web", "web-1", "", http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
 			n, err := io.Copy(io.Discard, r.Body)
 			_, _ = fmt.Fprint(rw, n, err)

@@ -51,8 +51,8 @@ type House struct {
 // patient are the settings of a house unless a test has others: what is there answers in the end, however busy the
 // machine is.
 var patient = map[string]string{
-	"hystrix.command.default.execution.isolation.thread.timeoutInMilliseconds": "60000",
-	"web.home.budget": "10s",
+	"circuit.default.timeout": "60s",
+	"web.home.budget":         "10s",
 }
 
 // New returns an empty house with these settings. Everything in it stops with the test.

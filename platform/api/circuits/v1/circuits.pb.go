@@ -107,7 +107,7 @@ type Snapshot struct {
 	// The latency in load, in milliseconds: mean and percentiles "0","25","50","75","90","95","99","99.5","100".
 	LatencyMeanMs float64            `protobuf:"fixed64,12,opt,name=latency_mean_ms,json=latencyMeanMs,proto3" json:"latency_mean_ms,omitempty"`
 	LatencyMs     map[string]float64 `protobuf:"bytes,13,rep,name=latency_ms,json=latencyMs,proto3" json:"latency_ms,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"fixed64,2,opt,name=value"`
-	// Settings in force by their Hystrix property suffix: "circuitBreakerSleepWindowInMilliseconds" -> "5000".
+	// Settings in force by name, without "circuit." and the key: "openFor" -> "5s".
 	Properties map[string]string `protobuf:"bytes,14,rep,name=properties,proto3" json:"properties,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
 	// Trace ids of recent failures.
 	ExampleTraces []string `protobuf:"bytes,15,rep,name=example_traces,json=exampleTraces,proto3" json:"example_traces,omitempty"`

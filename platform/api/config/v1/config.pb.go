@@ -318,7 +318,7 @@ func (x *Identity) GetVersion() string {
 type Property struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The name, dot separated. One "*" segment matches one or more segments, for families of settings such as
-	// hystrix.command.*.circuitBreaker.enabled.
+	// circuit.*.breakerEnabled.
 	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
 	Type Type   `protobuf:"varint,2,opt,name=type,proto3,enum=bijou.config.v1.Type" json:"type,omitempty"`
 	// The value when no layer has one, in the text form of the type.

@@ -69,7 +69,7 @@ export function CircuitsView() {
 function Row({ caller, c }: { caller: string; c: Circuit }) {
   const l = loadOf(c);
   const open = Number(c.properties.openInstances ?? 0);
-  const limit = c.properties.executionIsolationSemaphoreMaxConcurrentRequests;
+  const limit = c.properties.maxConcurrent;
   return (
     <tr>
       <td class="text">

@@ -132,7 +132,7 @@ function scopeText(s?: Scope) {
   return `${layerName(s.layer)}${s.selector ? ` ${s.selector}` : ""} of ${app}`;
 }
 
-// One is a setting: its declaration, who wins, and the form to change it. A family such as hystrix.command.*.x is asked for its
+// One is a setting: its declaration, who wins, and the form to change it. A family such as circuit.*.x is asked for its
 // member first.
 function One({ name }: { name: string }) {
   const app = query("app");
@@ -204,7 +204,7 @@ function One({ name }: { name: string }) {
 
 const url = (app: string) => (app ? `?app=${app}` : "");
 // prefixOf is what a declaration that covers name begins with: of a family, what is before its star.
-const prefixOf = (name: string) => name.split(".").slice(0, name.startsWith("hystrix.") ? 2 : 1).join(".");
+const prefixOf = (name: string) => name.split(".")[0];
 const matches = (pattern: string, name: string) => {
   const [before, after] = pattern.split("*");
   return after !== undefined && name.length > before.length + after.length && name.startsWith(before) && name.endsWith(after);
