@@ -2,167 +2,204 @@ package discovery
 
 import (
 	"context"
-	"fmt"
 	"maps"
 	"slices"
 	"time"
 
 	discoveryv1 "bijou.dev/platform/api/discovery/v1"
 	"bijou.dev/platform/errs"
-	"google.golang.org/protobuf/types/known/timestamppb"
+	"bijou.dev/platform/kv"
 )
 
-// tickEvery is how often leases are looked at. stall is how late a look may be before this process is taken to have been
-// stopped itself, and everybody gets a fresh lease.
+// tickEvery is how often leases are looked at. If a look is later than stall, this process was stopped itself (SIGSTOP, a
+// paused machine): then the instances could not renew, and each gets a fresh lease.
 const (
 	tickEvery = time.Second
 	stall     = 3 * time.Second
 )
 
-// preservation is the state of self-preservation. The registry's mu guards it.
-type preservation struct {
-	active  bool
-	reason  string
-	since   time.Time
-	changed time.Time    // when something was last lost or found
-	who     map[key]bool // what is lost, as of the last look
-	evicted []time.Time  // within the last lease
-	total   uint64       // evictions since the start
+// lease is how long an instance may be silent, and who evicts it when it is silent for longer.
+type lease struct {
+	heartbeat, length time.Duration
+	// owner is the replica that has, or last had, the registration stream. Empty: no replica claims the instance.
+	owner string
+	// renewed is the last heartbeat, or when this replica became responsible. It is compared by its monotonic part.
+	renewed time.Time
+	// doubted: the instance is a suspect because its owner seems dead, not because its owner says so.
+	doubted bool
 }
 
-// mineLocked reports whether this replica watches over an instance's lease: its own and the orphaned.
-func (r *registry) mineLocked(rec *record) bool {
-	if rec.owner == r.self {
+// late is the silence after which an instance counts as lost, although its lease has not ended. When many fall silent at
+// the same moment, their leases end over a whole heartbeat, and the first one must not be evicted before the others are
+// noticed.
+func (l *lease) late() time.Duration {
+	return max(l.heartbeat*5/4, min(2*l.heartbeat, l.length-l.heartbeat*5/4))
+}
+
+// leases decide which leases this replica must end, and when. The registry's lock guards them.
+type leases struct {
+	self     string              // this replica
+	replicas map[string]presence // live replicas, this one included once its presence is in the store
+	grace    time.Time           // when all instances last got a fresh lease
+}
+
+// mine reports whether this replica must end a lease: its own ones, and those whose owner is not live.
+func (l *leases) mine(of *lease) bool {
+	if of.owner == l.self {
 		return true
 	}
-	_, live := r.replicas[rec.owner]
+	_, live := l.replicas[of.owner]
 	return !live
 }
 
 // silence is how long an instance has not renewed. Times are monotonic: a step of the clock changes nothing.
-func (r *registry) silenceLocked(rec *record, now time.Time) time.Duration {
-	since := rec.renewed
-	if r.grace.After(since) {
-		since = r.grace
+func (l *leases) silence(of *lease, now time.Time) time.Duration {
+	since := of.renewed
+	if l.grace.After(since) {
+		since = l.grace
 	}
 	return now.Sub(since)
 }
 
-// late is the silence after which an instance counts as lost, though its lease still runs. When many fall silent at the same
-// moment their leases end over a whole heartbeat, and the first must not be evicted before the others are noticed.
-func (rec *record) late() time.Duration {
-	return max(rec.heartbeat*5/4, min(2*rec.heartbeat, rec.lease-rec.heartbeat*5/4))
-}
-
-// census counts instances: all, those that are lost, and those whose lease has ended and is ours to end.
-func (r *registry) censusLocked(now time.Time) (total int, lost map[key]bool, ended []key) {
+// census returns the instances that are lost, and those whose lease has ended and that this replica must evict.
+func (l *leases) census(all *instances, now time.Time) (lost map[key]bool, ended []key) {
 	lost = map[key]bool{}
-	for service, m := range r.services {
-		for id, rec := range m {
-			total++
-			k := key{service, id}
-			if !r.mineLocked(rec) {
-				if rec.inst.GetSuspect() {
-					lost[k] = true
-				}
-				continue
-			}
-			silent := r.silenceLocked(rec, now)
-			if silent > rec.late() {
+	for k, rec := range all.all() {
+		if !l.mine(&rec.lease) {
+			if rec.inst.GetSuspect() {
 				lost[k] = true
 			}
-			if silent >= rec.lease {
-				ended = append(ended, k)
+			continue
+		}
+		silent := l.silence(&rec.lease, now)
+		if silent > rec.lease.late() {
+			lost[k] = true
+		}
+		if silent >= rec.lease.length {
+			ended = append(ended, k)
+		}
+	}
+	return lost, ended
+}
+
+// timesOf returns the heartbeat and the lease of an instance, with defaults for what it does not ask for. The result is
+// within the bounds that other replicas check when they read the record.
+func (o *Options) timesOf(req *discoveryv1.RegisterRequest) (beat, length time.Duration) {
+	beat, length = req.GetHeartbeat().AsDuration(), req.GetLease().AsDuration()
+	if beat == 0 && length == 0 {
+		return o.Heartbeat, o.Lease
+	}
+	if beat == 0 {
+		beat = min(o.Heartbeat, max(length/3, MinHeartbeat))
+	}
+	if length == 0 {
+		length = min(max(o.Lease, 3*beat), MaxLease)
+	}
+	return beat, length
+}
+
+// look does what is due: it is called every tickEvery.
+func (s *Server) look(ctx context.Context, now, last time.Time) {
+	r := s.reg
+	r.mu.Lock()
+	r.notePausesLocked(s.watch.Problem(), now, last)
+	r.checkWatchersLocked(now)
+	evict := r.judgeLocked(now)
+	r.mu.Unlock()
+	for _, k := range evict {
+		if err := s.evict(ctx, k, now); err != nil {
+			s.log.Warn("evicting", "service", k.service, "id", k.id, "err", err)
+			if errs.KindOf(err) != errs.Conflict {
+				return // the store is away: nothing is evicted
 			}
 		}
 	}
-	return total, lost, ended
 }
 
-// judge decides what becomes of instances whose lease has ended: it returns those to evict and marks the others.
-func (r *registry) judge(now time.Time) []key {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	p := &r.lost
-	total, lost, ended := r.censusLocked(now)
-	for len(p.evicted) > 0 && now.Sub(p.evicted[0]) > r.opts.Lease {
-		p.evicted = p.evicted[1:]
-	}
-	if !maps.Equal(lost, p.who) {
-		p.who, p.changed = lost, now
-	}
-	gone, expected := len(lost)+len(p.evicted), total+len(p.evicted)
-	alarm := gone >= r.opts.PreserveAtLeast && float64(gone) > (1-r.opts.PreserveBelow)*float64(expected)
+// notePausesLocked gives all instances a fresh lease after a time in which they could not renew, or in which this
+// replica could not know that they did.
+func (r *registry) notePausesLocked(problem error, now, last time.Time) {
+	before := r.store.problem
 	switch {
-	case !r.loaded || r.problem != nil:
-		// Nobody is evicted without the store: the instance may be renewing at a replica that cannot tell us.
-	case p.active && !alarm:
-		r.relaxLocked("enough instances have renewed or left", gone, expected)
-		r.grace = now
-	case p.active && now.Sub(p.changed) >= r.opts.PreserveFor:
-		r.relaxLocked("nothing has changed for "+r.opts.PreserveFor.String()+", so the losses are believed", gone, expected)
-		return ended
-	case p.active:
-	case alarm: // before any lease has ended, so that replicas with fewer of the lost than would alarm them hear of it in time
-		p.active, p.since, p.changed = true, now, now
-		r.opts.Log.Warn("self-preservation begins", "lost", gone, "instances", expected)
-	default:
+	case before != nil && problem == nil && r.store.loaded:
+		r.opts.Log.Info("the store is back, giving each instance a fresh lease", "instances", r.instances.count)
+		r.leases.grace = now
+	case before == nil && problem != nil:
+		r.opts.Log.Warn("the store is away: serving from memory, evicting nothing", "err", problem)
+	}
+	if problem != nil || r.store.loaded {
+		r.store.problem = problem
+	}
+	if now.Sub(last) > tickEvery+stall {
+		r.opts.Log.Warn("this process was stopped, giving each instance a fresh lease", "for", now.Sub(last))
+		r.leases.grace = now
+	}
+}
+
+// judgeLocked returns the instances to evict. When their losses are not believed it returns none, and marks the lost ones
+// as suspects.
+func (r *registry) judgeLocked(now time.Time) (evict []key) {
+	lost, ended := r.leases.census(&r.instances, now)
+	believed, fresh := r.losses.judge(lost, r.instances.count, r.store.usable(), now)
+	if fresh {
+		r.leases.grace = now
+	}
+	if believed {
 		return ended
 	}
 	doubted := ended
-	if p.active {
+	if r.losses.active {
 		doubted = slices.Collect(maps.Keys(lost))
-		p.reason = fmt.Sprintf("%d of %d instances have stopped renewing within %v without leaving: not evicting", gone, expected, r.opts.Lease)
 	}
 	for _, k := range doubted {
-		if rec := r.findLocked(k); r.mineLocked(rec) {
+		if rec := r.instances.find(k); r.leases.mine(&rec.lease) {
 			r.suspectLocked(k, rec)
 		}
 	}
 	return nil
 }
 
-func (r *registry) relaxLocked(why string, gone, expected int) {
-	r.opts.Log.Info("self-preservation ends", "why", why, "lost", gone, "instances", expected, "lasted", time.Since(r.lost.since))
-	r.lost.active, r.lost.reason, r.lost.since = false, "", time.Time{}
-}
+// evict deletes an instance whose lease has ended, unless its record was written since.
+func (s *Server) evict(ctx context.Context, k key, now time.Time) error {
+	r := s.reg
+	r.mu.Lock()
+	rec, st := r.instances.find(k), r.store.stored[k]
+	if rec == nil || r.store.writing[k] {
+		r.mu.Unlock()
+		return nil
+	}
+	r.store.writing[k] = true
+	silent := r.leases.silence(&rec.lease, now)
+	r.mu.Unlock()
 
-// preserving describes self-preservation for people.
-func (r *registry) preserving() *discoveryv1.SelfPreservation {
+	var err error
+	if st.rev != 0 {
+		ctx, cancel := context.WithTimeout(ctx, storeTimeout)
+		defer cancel()
+		path := k.path(instancesRoot)
+		_, err = s.store.Txn(ctx, kv.Txn{If: []kv.Cond{kv.At(path, st.rev)}, Then: []kv.Op{kv.Delete(path)}})
+	}
+	if errs.KindOf(err) == errs.Conflict && err != nil {
+		return s.reread(ctx, k)
+	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if !r.lost.active {
-		return &discoveryv1.SelfPreservation{}
+	delete(r.store.writing, k)
+	if err != nil {
+		wake(r.toStore) // the writer has passed over what came meanwhile
+		return err
 	}
-	return &discoveryv1.SelfPreservation{Active: true, Reason: r.lost.reason, Since: timestamppb.New(r.lost.since)}
-}
-
-// look does what is due: it is called every tickEvery.
-func (s *Server) look(ctx context.Context, now, last time.Time) {
-	r := s.reg
-	problem := s.watch.Problem()
-	r.mu.Lock()
-	if r.problem != nil && problem == nil && r.loaded {
-		r.opts.Log.Info("the store is back, giving everybody a fresh lease", "instances", r.count)
-		r.grace = now
-	} else if r.problem == nil && problem != nil {
-		r.opts.Log.Warn("the store is away: serving from memory, evicting nobody", "err", problem)
+	delete(r.store.stored, k)
+	if r.instances.find(k) != rec || r.leases.silence(&rec.lease, time.Now()) < rec.lease.length {
+		r.writeLocked(k) // it came back meanwhile
+		return nil
 	}
-	if problem != nil || r.loaded {
-		r.problem = problem
+	if rec.sess != nil {
+		rec.sess.end(errs.Errorf(errs.Unavailable, "renewing %s/%s: the lease has ended, register again", k.service, k.id))
 	}
-	if now.Sub(last) > tickEvery+stall {
-		r.opts.Log.Warn("this process was stopped, giving everybody a fresh lease", "for", now.Sub(last))
-		r.grace = now
-	}
-	r.attendLocked(now)
-	r.mu.Unlock()
-	for _, k := range r.judge(now) {
-		if err := s.evict(ctx, k, now); err != nil {
-			s.log.Warn("evicting", "service", k.service, "id", k.id, "err", err)
-			if errs.KindOf(err) != errs.Conflict {
-				return // the store is away: nobody is evicted
-			}
-		}
-	}
+	r.removeLocked(k)
+	delete(r.store.dirty, k)
+	r.losses.evictedAt(now)
+	s.log.Info("evicted: its lease ended", "service", k.service, "id", k.id, "silent", silent)
+	return nil
 }

@@ -70,7 +70,7 @@ func (m *metrics) Collect(c chan<- prometheus.Metric) {
 		c <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, v, labels...)
 	}
 	flag := map[bool]float64{true: 1}
-	for service, recs := range r.services {
+	for service, recs := range r.instances.services {
 		n := map[discoveryv1.Status]float64{}
 		for _, rec := range recs {
 			n[rec.inst.GetStatus()]++
@@ -79,11 +79,11 @@ func (m *metrics) Collect(c chan<- prometheus.Metric) {
 			gauge(descInstances, v, service, nameOf(status))
 		}
 	}
-	gauge(descSuspects, float64(r.suspectsLocked()))
-	gauge(descWatchers, float64(len(r.watchers)))
-	gauge(descReplicas, float64(len(r.replicas)))
-	gauge(descUnwritten, float64(len(r.dirty)))
-	gauge(descPreserve, flag[r.lost.active])
-	gauge(descStore, flag[r.problem == nil])
-	c <- prometheus.MustNewConstMetric(descEvicted, prometheus.CounterValue, float64(r.lost.total))
+	gauge(descSuspects, float64(r.instances.suspects()))
+	gauge(descWatchers, float64(len(r.watchers.all)))
+	gauge(descReplicas, float64(len(r.leases.replicas)))
+	gauge(descUnwritten, float64(len(r.store.dirty)))
+	gauge(descPreserve, flag[r.losses.active])
+	gauge(descStore, flag[r.store.problem == nil])
+	c <- prometheus.MustNewConstMetric(descEvicted, prometheus.CounterValue, float64(r.losses.total))
 }

@@ -170,28 +170,17 @@ func (s *Server) getStatus(http.ResponseWriter, *http.Request) (any, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	out := shownStatus{
-		Replica: r.self, Services: len(r.services), Instances: r.count, Suspects: r.suspectsLocked(), Watchers: []string{},
-		WarmingUp: r.warmingLocked(time.Now()), StoreProblem: problem, UnreadableKeys: r.badKeys,
-		Replicas: slices.Sorted(maps.Keys(r.replicas)),
+		Replica: r.self, Services: len(r.instances.services), Instances: r.instances.count, Suspects: r.instances.suspects(), Watchers: []string{},
+		WarmingUp: r.store.warming(time.Now()), StoreProblem: problem, UnreadableKeys: r.store.badKeys,
+		Replicas: slices.Sorted(maps.Keys(r.leases.replicas)),
 	}
-	out.SelfPreservation.Active, out.SelfPreservation.Reason = r.lost.active, r.lost.reason
-	if since := r.lost.since; r.lost.active {
+	out.SelfPreservation.Active, out.SelfPreservation.Reason = r.losses.active, r.losses.reason
+	if since := r.losses.since; r.losses.active {
 		out.SelfPreservation.Since = &since
 	}
-	for w := range r.watchers {
+	for w := range r.watchers.all {
 		out.Watchers = append(out.Watchers, w.name)
 	}
 	slices.Sort(out.Watchers)
 	return out, nil
-}
-
-func (r *registry) suspectsLocked() (n int) {
-	for _, m := range r.services {
-		for _, rec := range m {
-			if rec.inst.GetSuspect() {
-				n++
-			}
-		}
-	}
-	return n
 }

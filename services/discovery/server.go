@@ -6,7 +6,6 @@ import (
 	"errors"
 	"io"
 	"log/slog"
-	mathrand "math/rand/v2"
 	"sync"
 	"time"
 
@@ -14,6 +13,7 @@ import (
 	"bijou.dev/platform/errs"
 	"bijou.dev/platform/kv"
 	"bijou.dev/platform/kv/kvmem"
+	"bijou.dev/platform/pace"
 	"google.golang.org/grpc"
 )
 
@@ -63,7 +63,7 @@ func (s *Server) Run(ctx context.Context) error {
 	wg.Go(func() { s.mirror(ctx) })
 	wg.Go(func() { s.write(ctx) })
 	wg.Go(func() { s.attend(ctx) })
-	for last := time.Now(); sleep(ctx, jittered(tickEvery)); {
+	for last := time.Now(); pace.Sleep(ctx, pace.Jitter(tickEvery, 0.1)); {
 		now := time.Now()
 		s.look(ctx, now, last)
 		last = now
@@ -169,13 +169,13 @@ func (s *Server) Watch(stream grpc.BidiStreamingServer[discoveryv1.WatchRequest,
 			}
 		}
 	}()
-	speak := time.NewTimer(jittered(speakEvery))
+	speak := time.NewTimer(pace.Jitter(speakEvery, 0.1))
 	defer speak.Stop()
 	for {
 		if err := stream.Send(m); err != nil {
 			return err
 		}
-		speak.Reset(jittered(speakEvery))
+		speak.Reset(pace.Jitter(speakEvery, 0.1))
 		select {
 		case <-released:
 			return errStopping()
@@ -221,18 +221,4 @@ func endOf(err error) error {
 
 func errStopping() error {
 	return errs.Errorf(errs.Unavailable, "this registry replica is stopping: use another one").Because("STOPPING")
-}
-
-// jittered is a period give or take a tenth.
-func jittered(d time.Duration) time.Duration { return d*9/10 + mathrand.N(d/5) }
-
-// sleep waits for d and reports whether ctx still runs.
-func sleep(ctx context.Context, d time.Duration) bool {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-t.C:
-	case <-ctx.Done():
-	}
-	return ctx.Err() == nil
 }

@@ -1,0 +1,80 @@
+package discovery
+
+import (
+	"context"
+	"encoding/json"
+	"time"
+
+	"bijou.dev/platform/errs"
+	"bijou.dev/platform/kv"
+	"bijou.dev/platform/pace"
+)
+
+const (
+	presenceTTL = 10 * time.Second
+	// publishEvery is the least time between two writes of a presence.
+	publishEvery = 100 * time.Millisecond
+)
+
+// presence is the record of a live replica.
+type presence struct {
+	Name string `json:"name"`
+	// Acked is the store revision up to which all watchers of the replica know everything.
+	Acked kv.Revision `json:"acked"`
+}
+
+// attend keeps the presence of this replica in the store, until ctx ends.
+func (s *Server) attend(ctx context.Context) {
+	for ctx.Err() == nil {
+		if err := s.present(ctx); err != nil && ctx.Err() == nil {
+			s.log.Debug("keeping the presence of this replica", "err", err)
+			pace.Sleep(ctx, pace.Jitter(time.Second, 0.1))
+		}
+	}
+}
+
+// present keeps one lease for the presence, and says in it what the watchers here know.
+func (s *Server) present(ctx context.Context) error {
+	lease, err := s.store.Grant(ctx, presenceTTL)
+	if err != nil {
+		return err
+	}
+	defer func() {
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
+		defer cancel()
+		_ = lease.Close(ctx) // if the store is away, the lease ends by itself
+	}()
+	for {
+		if err := s.publish(ctx, lease.ID()); err != nil {
+			return err
+		}
+		pace.Sleep(ctx, publishEvery)
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-lease.Lost():
+			return errs.Errorf(errs.Unavailable, "the lease was lost")
+		case <-s.reg.toPeers:
+		}
+	}
+}
+
+func (s *Server) publish(ctx context.Context, id kv.LeaseID) error {
+	s.reg.mu.Lock()
+	p := presence{Name: s.opts.Name, Acked: s.reg.watchers.acked}
+	s.reg.mu.Unlock()
+	b, err := json.Marshal(p)
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(ctx, storeTimeout)
+	defer cancel()
+	_, err = s.store.Txn(ctx, kv.Txn{Then: []kv.Op{kv.PutLeased(replicasRoot+s.reg.self, b, id)}})
+	if err == nil {
+		s.reg.mu.Lock()
+		s.reg.leases.replicas[s.reg.self] = p
+		s.reg.mu.Unlock()
+		wake(s.reg.toStore)
+	}
+	return err
+}
