@@ -1,12 +1,13 @@
 // Package kv is the contract of the platform's key-value store: a small, linearizable, ordered map with transactions,
-// leases and watches. Package kvetcd keeps it in etcd, kvmem in memory. Package driver helps to implement it, and kvtest
-// is the suite that every implementation passes.
+// leases and watches. Package kvetcd keeps it in etcd, kvmem in memory. Package driver helps to implement it, and
+// kvtest is the suite that every implementation passes.
 //
 // # Keys and values
 //
-// A key is text: it starts with "/", has no empty segment ("//"), does not end in "/", and is at most [MaxKey] bytes.
-// A prefix is "/" or a key followed by "/". So "/apps/user/" never covers "/apps/user-admin/1". A value is any bytes, at
-// most [MaxValue] of them. The receiver of a value must not change its bytes. A store keeps its own copy of what is put.
+// A key is text: it starts with "/", has no empty segment ("//"), does not end in "/", and is at most [MaxKey] bytes. A
+// prefix is "/" or a key followed by "/". So "/apps/user/" never covers "/apps/user-admin/1". A value is any bytes, at
+// most [MaxValue] of them. The receiver of a value must not change its bytes. A store keeps its own copy of what is
+// put.
 //
 // # Revisions
 //
@@ -131,8 +132,8 @@ type Op struct {
 // Put sets the value of key. The key is tied to no lease, even if it was before.
 func Put(key string, value []byte) Op { return Op{Key: key, Value: value} }
 
-// PutLeased sets the value of key and removes the key when the lease ends. A lease that has ended or never was fails the
-// transaction with errs.Precondition.
+// PutLeased sets the value of key and removes the key when the lease ends. A lease that has ended or never was fails
+// the transaction with errs.Precondition.
 func PutLeased(key string, value []byte, lease LeaseID) Op {
 	return Op{Key: key, Value: value, Lease: lease}
 }
@@ -163,10 +164,10 @@ type Lease interface {
 //
 // The first update is a snapshot. It holds every write that this store acknowledged before Watch was called, as long as
 // the store can be reached; when it cannot, the snapshot is the last known state. Then come deltas, in order of
-// revision, one per transaction, with nothing missing and nothing twice. When the store had to be listed again the delta
-// is the difference: a watch never starts over and never deletes what it has shown only because the store was away. When
-// the reader is far behind, the deltas that it missed are merged into one, so that memory is bounded by what the reader
-// knew and what there is. No delta is empty.
+// revision, one per transaction, with nothing missing and nothing twice. When the store had to be listed again the
+// delta is the difference: a watch never starts over and never deletes what it has shown only because the store was
+// away. When the reader is far behind, the deltas that it missed are merged into one, so that memory is bounded by what
+// the reader knew and what there is. No delta is empty.
 type Watch interface {
 	// Next waits for the next update. It returns an error only when ctx or the watch's own context ends, the store is
 	// closed, or the prefix was invalid. After an error that is not the end of ctx there are no more updates. Next is

@@ -7,8 +7,8 @@ import (
 	"bijou.dev/platform/errs"
 )
 
-// Validate returns an error of kind errs.Invalid or errs.Exhausted if t breaks the rules of the contract. Stores call it
-// before anything else.
+// Validate returns an error of kind errs.Invalid or errs.Exhausted if t breaks the rules of the contract. Stores call
+// it before anything else.
 func (t Txn) Validate() error {
 	if n := max(len(t.If), len(t.Then)); n > MaxOps {
 		return errs.Errorf(errs.Invalid, "checking transaction: %d conditions or operations, at most %d fit: split it",

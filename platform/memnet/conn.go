@@ -33,8 +33,8 @@ type conn struct {
 // Read reads what the other end wrote. While the host is cut off it waits.
 func (c *conn) Read(p []byte) (int, error) { return c.in.read(p, c) }
 
-// Write buffers p for the other end and waits when the buffer is full. While the host is cut off it does not tell that the
-// other end has closed.
+// Write buffers p for the other end and waits when the buffer is full. While the host is cut off it does not tell that
+// the other end has closed.
 func (c *conn) Write(p []byte) (int, error) { return c.out.write(p, c) }
 
 // Close ends both directions. The other end reads what was written and then io.EOF.

@@ -1,8 +1,8 @@
 // Package memnet is a network in memory for tests.
 //
 // Its connections are buffered pipes, so they work inside a testing/synctest bubble, where a whole stack runs in fake
-// time. Hosts can be cut off and healed, which looks to both ends like a network that swallows everything: dials to them
-// wait until their context ends, and bytes on open connections to them wait until the host is healed.
+// time. Hosts can be cut off and healed, which looks to both ends like a network that swallows everything: dials to
+// them wait until their context ends, and bytes on open connections to them wait until the host is healed.
 package memnet
 
 import (
@@ -78,8 +78,8 @@ func (n *Network) DialContext(ctx context.Context, network, address string) (net
 	}
 }
 
-// Cut cuts off the listeners of a host until [Network.Heal]: on connections to them nothing goes in or out, and nobody is
-// told. A dial does not say from which host it comes, so what the host dials itself goes on.
+// Cut cuts off the listeners of a host until [Network.Heal]: on connections to them nothing goes in or out, and nobody
+// is told. A dial does not say from which host it comes, so what the host dials itself goes on.
 func (n *Network) Cut(host string) {
 	n.mu.Lock()
 	defer n.mu.Unlock()

@@ -138,8 +138,8 @@ func TestCutHidesAClose(t *testing.T) {
 	})
 }
 
-// A dial that meets the end of its listener gets an answer, one way or the other: a connection that nobody will ever accept
-// is closed.
+// A dial that meets the end of its listener gets an answer, one way or the other: a connection that nobody will ever
+// accept is closed.
 func TestADialNeverOutlivesItsListenerUnnoticed(t *testing.T) {
 	n := memnet.New()
 	for range 2000 {

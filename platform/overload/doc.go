@@ -12,23 +12,24 @@
 //
 // # Criticality
 //
-// A request has one of Google's four criticalities (Site Reliability Engineering, chapter 21). It is decided once, at the
-// edge, by the route; it travels as the member bijou.criticality of the W3C baggage, and is CRITICAL when nobody says
-// anything. A service may set it in a context with [With], to mark work of its own that can wait.
+// A request has one of Google's four criticalities (Site Reliability Engineering, chapter 21). It is decided once, at
+// the edge, by the route; it travels as the member bijou.criticality of the W3C baggage, and is CRITICAL when nobody
+// says anything. A service may set it in a context with [With], to mark work of its own that can wait.
 //
 // # Which requests are shed
 //
-// Sheddable requests have the part of the limit up to shedAll. With u = requests in flight / limit and
-// x = (u - shedFrom) / (shedAll - shedFrom), a request is shed when its place in the order, from 0 for the last of
-// SHEDDABLE_PLUS to 1 for the first of SHEDDABLE, is at or above 1 - x^3. That is the cubic curve of Netflix's Zuul: near
-// the start almost nobody is touched, and no SHEDDABLE_PLUS is before 79 % of the way, where no SHEDDABLE is left. What is
-// between shedAll and the limit is for critical requests: without that gap, chance would shed them beside sheddable ones.
-// They may go beyond it by its square root, which is how far chance alone takes a number of arrivals, and CRITICAL_PLUS by
-// twice that. Nothing waits in a queue.
+// Sheddable requests have the part of the limit up to shedAll. With u = requests in flight / limit and x = (u -
+// shedFrom) / (shedAll - shedFrom), a request is shed when its place in the order, from 0 for the last of
+// SHEDDABLE_PLUS to 1 for the first of SHEDDABLE, is at or above 1 - x^3. That is the cubic curve of Netflix's Zuul:
+// near the start almost nobody is touched, and no SHEDDABLE_PLUS is before 79 % of the way, where no SHEDDABLE is left.
+// What is between shedAll and the limit is for critical requests: without that gap, chance would shed them beside
+// sheddable ones. They may go beyond it by its square root, which is how far chance alone takes a number of arrivals,
+// and CRITICAL_PLUS by twice that. Nothing waits in a queue.
 //
 // # The limit
 //
-// It follows latency, in the way of Gradient2 in Netflix's concurrency-limits, with what its users found wanting mended:
+// It follows latency, in the way of Gradient2 in Netflix's concurrency-limits, with what its users found wanting
+// mended:
 //
 //   - A baseline for each kind of request, so that a change of the mix is not taken for a change of load. What counts is
 //     the slowdown, the time requests took over the time they take when there is no queue. Each sample is clipped, so that

@@ -17,8 +17,8 @@ const (
 	probeDepth = 4    // what a probe divides the places of sheddable requests by
 )
 
-// Limiter bounds the requests that one server, or one origin, works on. Its methods may be called at the same time. Make
-// one with [Set.Limiter].
+// Limiter bounds the requests that one server, or one origin, works on. Its methods may be called at the same time.
+// Make one with [Set.Limiter].
 type Limiter struct {
 	name  string
 	knobs *knobs
@@ -82,8 +82,8 @@ func (l *Limiter) RetryAfter() time.Duration {
 	return d/2 + time.Duration(float64(d)*l.place())
 }
 
-// place is a number in [0, 1), different each time and evenly spread (a Weyl sequence by the golden ratio): a share of a
-// class is shed without luck playing a part.
+// place is a number in [0, 1), different each time and evenly spread (a Weyl sequence by the golden ratio): a share of
+// a class is shed without luck playing a part.
 func (l *Limiter) place() float64 {
 	return float64(l.turn.Add(0x9E3779B9)) / (1 << 32)
 }

@@ -159,8 +159,8 @@ func TestASlowDependencyIsNotOverload(t *testing.T) {
 	})
 }
 
-// Under a slowdown that the tolerance allows the limit of Gradient2 rises for ever; this one must not rise above what is
-// in use.
+// Under a slowdown that the tolerance allows the limit of Gradient2 rises for ever; this one must not rise above what
+// is in use.
 func TestTheLimitDoesNotDriftUp(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newStation(10, nil)

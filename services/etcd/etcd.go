@@ -1,6 +1,6 @@
-// Package etcd runs etcd from its Go module, with settings fit for the platform's control plane, and tells whether one is
-// healthy. Every flag and every ETCD_* variable of etcd works and wins over what is set here. All that it adds to etcd is that it
-// waits for space when there is none on disk.
+// Package etcd runs etcd from its Go module, with settings fit for the platform's control plane, and tells whether one
+// is healthy. Every flag and every ETCD_* variable of etcd works and wins over what is set here. All that it adds to
+// etcd is that it waits for space when there is none on disk.
 package etcd
 
 import (
@@ -34,7 +34,8 @@ func Defaults() []string {
 const healthTimeout = 2 * time.Second
 
 // Main runs etcd until it is told to stop, or, as "etcd healthcheck", asks a running one whether it serves. args is the
-// command line with the program's name first, env the environment. It returns the exit code; etcd itself exits the process.
+// command line with the program's name first, env the environment. It returns the exit code; etcd itself exits the
+// process.
 func Main(args, env []string, stderr io.Writer) int {
 	if len(args) > 1 && args[1] == "healthcheck" {
 		ctx, cancel := context.WithTimeout(context.Background(), healthTimeout)

@@ -11,8 +11,8 @@ import (
 	"strings"
 )
 
-// Target is the URL that a health check on this machine asks: the first address etcd listens on, or what it advertises. An address
-// that listens on every interface is asked over loopback.
+// Target is the URL that a health check on this machine asks: the first address etcd listens on, or what it advertises.
+// An address that listens on every interface is asked over loopback.
 func Target(env []string) string {
 	for _, name := range []string{"ETCD_LISTEN_CLIENT_URLS", "ETCD_ADVERTISE_CLIENT_URLS"} {
 		if urls, ok := lookup(env, name); ok {

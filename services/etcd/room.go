@@ -10,8 +10,8 @@ import (
 	"time"
 )
 
-// leastRoom is the space, in bytes, without which etcd is not started. It ends when it cannot write, so that on a full disk it
-// would be started again and again, ever later by whoever does so, and be away long after there is space.
+// leastRoom is the space, in bytes, without which etcd is not started. It ends when it cannot write, so that on a full
+// disk it would be started again and again, ever later by whoever does so, and be away long after there is space.
 const (
 	leastRoom = 4 << 20
 	lookAgain = 200 * time.Millisecond

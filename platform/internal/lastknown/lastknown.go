@@ -35,8 +35,8 @@ func Read(path, mark string) ([]byte, error) {
 	return body, nil
 }
 
-// Write replaces the file, and makes its folder if there is none. A crash at any moment, and a loss of power, leave the old
-// file or the new one, whole.
+// Write replaces the file, and makes its folder if there is none. A crash at any moment, and a loss of power, leave the
+// old file or the new one, whole.
 func Write(path, mark string, body []byte) error {
 	dir := filepath.Dir(path)
 	if err := os.MkdirAll(dir, 0o700); err != nil {

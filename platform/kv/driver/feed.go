@@ -83,8 +83,8 @@ func (f *Feed) Revision() (kv.Revision, bool) {
 	return f.rev, f.synced
 }
 
-// Reset sets all entries under the prefix, as of rev, and clears a problem. The first time readers get a snapshot, later
-// the difference to what they know. rev may be lower than before: the store was restored from an older copy.
+// Reset sets all entries under the prefix, as of rev, and clears a problem. The first time readers get a snapshot,
+// later the difference to what they know. rev may be lower than before: the store was restored from an older copy.
 func (f *Feed) Reset(entries []kv.Entry, rev kv.Revision) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -127,7 +127,8 @@ func same(a, b kv.Entry) bool {
 	return a.Modified == b.Modified && a.Created == b.Created && string(a.Value) == string(b.Value)
 }
 
-// Apply adds one transaction: its puts and deletes under the prefix. A transaction that the feed has already is ignored.
+// Apply adds one transaction: its puts and deletes under the prefix. A transaction that the feed has already is
+// ignored.
 func (f *Feed) Apply(u kv.Update) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -170,7 +171,7 @@ func (f *Feed) SetProblem(err error) {
 func (f *Feed) Close(err error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	f.closed, f.problem = err, err
+	f.closed = err
 	f.wakeLocked()
 }
 

@@ -65,6 +65,9 @@ func (w *watch) Next(ctx context.Context) (kv.Update, error) {
 func (w *watch) Problem() error {
 	w.feed.mu.Lock()
 	defer w.feed.mu.Unlock()
+	if w.feed.closed != nil {
+		return w.feed.closed
+	}
 	return w.feed.problem
 }
 

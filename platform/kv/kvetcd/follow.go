@@ -98,8 +98,8 @@ func (s *Store) lost(f *follower, err error) {
 	s.opts.Log.Debug("etcd watch lost, listing again", "prefix", f.prefix, "error", err)
 }
 
-// tail lists the prefix and then passes on its changes until the watch is lost; err says why. listed reports whether the
-// list succeeded.
+// tail lists the prefix and then passes on its changes until the watch is lost; err says why. listed reports whether
+// the list succeeded.
 func (s *Store) tail(ctx context.Context, f *follower) (listed bool, err error) {
 	entries, rev, err := s.List(ctx, f.prefix)
 	if err != nil {

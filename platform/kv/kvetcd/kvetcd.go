@@ -117,8 +117,8 @@ func New(opts Options) (*Store, error) {
 	return &Store{opts: opts, client: client, ctx: ctx, cancel: cancel, feeds: map[string]*follower{}}, nil
 }
 
-// failFast makes a call fail as soon as no endpoint can be reached; etcd's client would wait for the whole deadline. That
-// client still retries reads for a moment, so that they survive a reconnect.
+// failFast makes a call fail as soon as no endpoint can be reached; etcd's client would wait for the whole deadline.
+// That client still retries reads for a moment, so that they survive a reconnect.
 func failFast(ctx context.Context, method string, req, reply any, cc *grpc.ClientConn, invoke grpc.UnaryInvoker,
 	opts ...grpc.CallOption,
 ) error {
@@ -158,8 +158,8 @@ func (s *Store) Get(ctx context.Context, key string) (kv.Entry, error) {
 	return entry(resp.Kvs[0]), nil
 }
 
-// page is how many keys one call lists, so that the list of a large prefix neither blocks etcd nor takes longer than the
-// deadline of a call.
+// page is how many keys one call lists, so that the list of a large prefix neither blocks etcd nor takes longer than
+// the deadline of a call.
 const page = 500
 
 // List implements kv.Store.

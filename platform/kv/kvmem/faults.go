@@ -9,8 +9,8 @@ import (
 )
 
 // Fail makes the store unreachable for this client until Heal: every call fails as errs.Unavailable with err as its
-// cause, watches get no updates and have a problem, leases are not renewed and so are lost after their TTL. Nil: an error
-// that says that the store cannot be reached.
+// cause, watches get no updates and have a problem, leases are not renewed and so are lost after their TTL. Nil: an
+// error that says that the store cannot be reached.
 func (s *Store) Fail(err error) {
 	if err == nil {
 		err = errors.New("the store cannot be reached")

@@ -78,8 +78,8 @@ func (d *data) client() *Store {
 	return s
 }
 
-// Close ends the client: its watches and calls fail with kv.ErrClosed and its leases expire within their TTL. Peers keep
-// the data.
+// Close ends the client: its watches and calls fail with kv.ErrClosed and its leases expire within their TTL. Peers
+// keep the data.
 func (s *Store) Close() error {
 	d := s.data
 	d.mu.Lock()
@@ -243,7 +243,8 @@ func (s *Store) forget(prefix string) {
 	}
 }
 
-// Grant implements kv.Store. The lease lives until it is closed, or for a ttl after ctx ended or Fail or Close were called.
+// Grant implements kv.Store. The lease lives until it is closed, or for a ttl after ctx ended or Fail or Close were
+// called.
 func (s *Store) Grant(ctx context.Context, ttl time.Duration) (kv.Lease, error) {
 	if err := kv.ValidateTTL(ttl); err != nil {
 		return nil, err

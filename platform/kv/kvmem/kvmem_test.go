@@ -22,7 +22,7 @@ func TestConformance(t *testing.T) {
 			peer.Close()
 		})
 		return kvtest.Env{
-			Store: s, Peer: peer, Close: s.Close, Compact: s.Compact, Expire: s.ExpireLease,
+			TTL: time.Second, Store: s, Peer: peer, Close: s.Close, Compact: s.Compact, Expire: s.ExpireLease,
 			Cut: func() { s.Fail(nil) }, Heal: s.Heal,
 			Stop:  func() { s.Fail(nil); peer.Fail(nil) },
 			Start: func() { s.Heal(); peer.Heal() },

@@ -1,5 +1,5 @@
-// Package etcdtest runs a real etcd inside a test: the version the platform runs, on unix sockets, ready in well under a
-// second, with no port to collide on.
+// Package etcdtest runs a real etcd inside a test: the version the platform runs, on unix sockets, ready in well under
+// a second, with no port to collide on.
 package etcdtest
 
 import (

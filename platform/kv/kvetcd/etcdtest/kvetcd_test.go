@@ -51,8 +51,8 @@ func (w *wire) set(cut bool) {
 
 func open(t *testing.T, opts kvetcd.Options) *kvetcd.Store {
 	t.Helper()
-	// Short, yet longer than a busy machine pauses: two dozen etcds share it. A watch that is taken for lost lists again, and
-	// a test that counts updates then counts another number.
+	// Short, yet longer than a busy machine pauses: two dozen etcds share it. A watch that is taken for lost lists again,
+	// and a test that counts updates then counts another number.
 	opts.Heartbeat = cmp.Or(opts.Heartbeat, time.Second)
 	opts.Timeout = cmp.Or(opts.Timeout, 10*time.Second)
 	s, err := kvetcd.New(opts)
@@ -78,7 +78,7 @@ func TestConformance(t *testing.T) {
 	kvtest.Test(t, func(t *testing.T) kvtest.Env {
 		etcd, w, s := start(t, 0)
 		return kvtest.Env{
-			Store: s, Peer: open(t, kvetcd.Options{Endpoints: etcd.Endpoints()}), Close: s.Close,
+			TTL: 3 * time.Second, Store: s, Peer: open(t, kvetcd.Options{Endpoints: etcd.Endpoints()}), Close: s.Close,
 			Cut: func() { w.set(true) }, Heal: func() { w.set(false) },
 			Stop: etcd.Stop, Start: etcd.Restart, Compact: etcd.Compact,
 			Expire: func(id kv.LeaseID) { etcd.Revoke(int64(id)) },

@@ -22,8 +22,8 @@ type Process struct {
 	alive io.WriteCloser // the child ends when nobody holds it
 }
 
-// StartProcess runs an empty etcd until the test ends, as a copy of the test's own program. The test calls [Child] before it.
-// Clients may have to wait a moment for it.
+// StartProcess runs an empty etcd until the test ends, as a copy of the test's own program. The test calls [Child]
+// before it. Clients may have to wait a moment for it.
 func StartProcess(t testing.TB) *Process {
 	t.Helper()
 	dir, err := os.MkdirTemp("", "etcd") // t.TempDir is too long for the path of a socket
@@ -39,8 +39,8 @@ func StartProcess(t testing.TB) *Process {
 	return p
 }
 
-// Child does nothing in a test. In the copy of its program that StartProcess makes it is etcd, until that is killed or the
-// test is over.
+// Child does nothing in a test. In the copy of its program that StartProcess makes it is etcd, until that is killed or
+// the test is over.
 func Child() {
 	dir := os.Getenv(childDir)
 	if dir == "" {
