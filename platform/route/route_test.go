@@ -649,6 +649,43 @@ func TestStreamsDoNotCountAsLatency(t *testing.T) {
 	})
 }
 
+// A stream that answered and then breaks is a failure of its endpoint, however the answer began. One that ends well or
+// is canceled after its answer adds nothing.
+func TestFailureAfterAnsweredCounts(t *testing.T) {
+	for _, tt := range []struct {
+		name          string
+		end           route.Outcome
+		wantFailures  uint32
+		wantLatencyMS float64
+	}{
+		{"connection lost", route.Unreachable, 1, 5000}, // 5000 ms is the penalty of a failure
+		{"internal error", route.Failure, 0, 5000},      // an answer, so not one of those that eject by themselves
+		{"well ended", route.Success, 0, 20},
+		{"canceled", route.Abandoned, 0, 20},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				b := route.New(route.Options{Rand: seeded(9)})
+				b.Update(endpoints("a", "", 1))
+				p := pick(t, b, route.PickInfo{})
+				time.Sleep(20 * time.Millisecond)
+				p.Answered(route.Success)
+				p.Done(tt.end)
+				s := b.State()[0]
+				if s.Failures != tt.wantFailures {
+					t.Errorf("the endpoint has %d failures in a row, want %d", s.Failures, tt.wantFailures)
+				}
+				if s.LatencyMS != tt.wantLatencyMS {
+					t.Errorf("the latency of the endpoint is %v ms, want %v", s.LatencyMS, tt.wantLatencyMS)
+				}
+				if s.Pending != 0 {
+					t.Errorf("%d requests are pending after all ended", s.Pending)
+				}
+			})
+		})
+	}
+}
+
 func TestWhy(t *testing.T) {
 	b := route.New(route.Options{Zone: "here", Rand: seeded(1)})
 	b.Update(append(endpoints("here", "here", 2), endpoints("else", "elsewhere", 2)...))

@@ -26,7 +26,7 @@ func TestTheLoadFromTheInternet(t *testing.T) {
 		for _, path := range []string{"/200", "/404", "/500"} {
 			w.get("http://x" + path)
 		}
-		if err := w.set.Put("hystrix.command.web.web.circuitBreaker.forceOpen", "true"); err != nil {
+		if err := w.set.Put("circuit.web.web.forceOpen", "true"); err != nil {
 			t.Fatal(err)
 		}
 		w.get("http://x/200")
