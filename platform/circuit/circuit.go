@@ -28,13 +28,13 @@ type Key struct {
 // String returns the command key: "catalog.GetMovie".
 func (k Key) String() string { return k.Group + "." + k.Method }
 
-// Options configures a Set. The zero value works alone, with default settings and no log.
+// Options configures a Set. The zero value is ready, with default settings and no log.
 type Options struct {
 	// Config holds the live settings. Nil: the defaults.
 	Config config.Set
-	// Log gets one line for each change of state. Nil: none.
+	// Log gets one line for each change of state. Nil: nothing is logged.
 	Log *slog.Logger
-	// Service and Instance are the calling process, as Report names it. Empty is allowed when Report is not used.
+	// Service and Instance are the names under which Report reports. Empty: allowed if Report is not used.
 	Service  string
 	Instance string
 	// Served has the load that the calling process serves; Report sends it, too. Nil: none.
@@ -44,7 +44,7 @@ type Options struct {
 // maxCircuits bounds the circuits of a Set, see Limits in the package comment.
 const maxCircuits = 1000
 
-// Set holds the circuits of one process. Its methods may be called at the same time. Make one with New.
+// Set holds the circuits of one process. Its methods may be called from many goroutines. Make one with [New].
 type Set struct {
 	opts     Options
 	log      *slog.Logger
@@ -52,7 +52,7 @@ type Set struct {
 	base     time.Time // when the Set was made
 	// circuits is replaced as a whole, so that a call finds its circuit without a lock.
 	circuits atomic.Pointer[map[Key]*circuit]
-	mu       sync.Mutex // serialises replacing circuits
+	mu       sync.Mutex // held while circuits is replaced
 	streams  atomic.Int64
 }
 
@@ -69,11 +69,12 @@ func New(opts Options) *Set {
 	return s
 }
 
-// Do calls fn if the circuit of key allows it, under a context that ends after the circuit's time-out or at the deadline
-// of ctx, whichever is sooner. Fn must return when its context ends.
+// Do calls fn if the circuit of key allows it. The context of fn ends after the circuit's time-out or at the deadline
+// of ctx, whichever is earlier. Fn must return when its context ends.
 //
-// Do returns nil, the error of fn, or one of its own: an error that Rejected recognises when fn was not called, or an
-// errs.Timeout that wraps fn's error when the circuit's time-out passed. A panic of fn counts as a failure and goes on.
+// Do returns nil, the error of fn, or one of its own: if fn was not called, an error that [Rejected] recognises; if the
+// circuit's time-out passed, an error of kind errs.Timeout that wraps fn's error. A panic of fn counts as a failure and
+// continues.
 func (s *Set) Do(ctx context.Context, key Key, fn func(context.Context) error) error {
 	return s.circuit(key).do(ctx, fn)
 }
@@ -99,7 +100,7 @@ func (s *Set) Snapshots() []*circuitsv1.Snapshot {
 	return snaps
 }
 
-// circuit returns the circuit of key, or the overflow circuit that stands in for it.
+// circuit returns the circuit of key, or the shared one that key uses when there are too many.
 func (s *Set) circuit(key Key) *circuit {
 	if c := (*s.circuits.Load())[key]; c != nil {
 		return c
@@ -194,9 +195,11 @@ func (c *circuit) do(ctx context.Context, fn func(context.Context) error) (err e
 	return err
 }
 
-// withTimeout returns ctx itself if its own deadline is sooner, because making a context is the most expensive step of
+// withTimeout returns ctx itself if its own deadline is earlier, because making a context is the most expensive step of
 // a call (see BenchmarkDo).
-func (c *circuit) withTimeout(ctx context.Context, l *limits, start time.Duration) (context.Context, context.CancelFunc) {
+func (c *circuit) withTimeout(
+	ctx context.Context, l *limits, start time.Duration,
+) (context.Context, context.CancelFunc) {
 	if l.timeout <= 0 {
 		return ctx, func() {}
 	}

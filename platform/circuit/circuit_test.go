@@ -98,7 +98,8 @@ func TestLifeCycle(t *testing.T) {
 		wantState(t, s, closed) // 19 calls are fewer than the volume threshold
 		calls(t, s, 1, fail)
 		wantState(t, s, open)
-		if got, want := snapshot(t, s).Reason, "10 of 20 calls failed within 10s (50 %, threshold 50 %); last: catalog is down"; got != want {
+		want := "10 of 20 calls failed within 10s (50 %, threshold 50 %); last: catalog is down"
+		if got := snapshot(t, s).Reason; got != want {
 			t.Errorf("reason is %q, want %q", got, want)
 		}
 
@@ -146,7 +147,8 @@ func TestLifeCycle(t *testing.T) {
 			t.Errorf("closed circuit has reason %q", got)
 		}
 		if snap := snapshot(t, s); snap.Requests != 0 || snap.Rolling["SHORT_CIRCUITED"] == 0 {
-			t.Errorf("error rate of a circuit that just closed is over %d calls, want a fresh start; events %v", snap.Requests, snap.Rolling)
+			t.Errorf("the error rate of a circuit that just closed is over %d calls, want 0; events are %v",
+				snap.Requests, snap.Rolling)
 		}
 		calls(t, s, 19, fail)
 		wantState(t, s, closed) // the window was reset
@@ -167,7 +169,7 @@ func TestWindowRolls(t *testing.T) {
 	})
 }
 
-func TestTrialThatSaysNothing(t *testing.T) {
+func TestTrialWithoutFailure(t *testing.T) {
 	tests := []struct {
 		name  string
 		trial func(context.Context) error
@@ -259,8 +261,12 @@ func TestTimeoutCancels(t *testing.T) {
 		if got := time.Since(start); got != 250*time.Millisecond {
 			t.Errorf("call ended after %v, want 250ms", got)
 		}
-		if !errors.Is(err, errs.Timeout) || !errors.Is(err, context.DeadlineExceeded) || circuit.Rejected(err) || errs.Reason(err) != circuit.ReasonTimeout {
-			t.Errorf("error is %v, reason %q", err, errs.Reason(err))
+		if !errors.Is(err, errs.Timeout) || !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("error is %v, want one of kind Timeout that wraps the error of the call", err)
+		}
+		if circuit.Rejected(err) || errs.Reason(err) != circuit.ReasonTimeout {
+			t.Errorf("the reason is %q and Rejected is %t, want %s and false",
+				errs.Reason(err), circuit.Rejected(err), circuit.ReasonTimeout)
 		}
 		wantEvents(t, s, map[string]int64{"TIMEOUT": 1, "FALLBACK_MISSING": 1, "EXCEPTION_THROWN": 1})
 
@@ -276,7 +282,7 @@ func TestTimeoutCancels(t *testing.T) {
 	})
 }
 
-// The sooner of the two ends holds, and the later one does no harm.
+// The earlier of the two deadlines applies.
 func TestTimeoutBeforeTheCallersDeadline(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := circuit.New(circuit.Options{})
@@ -290,7 +296,7 @@ func TestTimeoutBeforeTheCallersDeadline(t *testing.T) {
 	})
 }
 
-func TestCallersOwnEnd(t *testing.T) {
+func TestCallersDeadlineAndCancel(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := circuit.New(circuit.Options{})
 		start := time.Now()
@@ -305,8 +311,9 @@ func TestCallersOwnEnd(t *testing.T) {
 
 		ctx, cancel = context.WithCancel(t.Context())
 		time.AfterFunc(time.Millisecond, cancel)
-		if err := s.Do(ctx, getMovie, func(ctx context.Context) error { <-ctx.Done(); return errDown }); !errors.Is(err, errDown) {
-			t.Errorf("error is %v", err)
+		err := s.Do(ctx, getMovie, func(ctx context.Context) error { <-ctx.Done(); return errDown })
+		if !errors.Is(err, errDown) {
+			t.Errorf("error is %v, want that of the call", err)
 		}
 		wantEvents(t, s, map[string]int64{"TIMEOUT": 1, "CANCELLED": 1, "FALLBACK_MISSING": 1, "EXCEPTION_THROWN": 1})
 	})
@@ -391,8 +398,11 @@ func TestBulkhead(t *testing.T) {
 		}
 		synctest.Wait()
 		err := s.Do(t.Context(), getMovie, succeed)
-		if !circuit.Rejected(err) || !errors.Is(err, errs.Exhausted) || !strings.Contains(err.Error(), "2 calls are running") {
-			t.Errorf("third call returned %v, want a rejection", err)
+		if !circuit.Rejected(err) || !errors.Is(err, errs.Exhausted) {
+			t.Errorf("third call returned %v, want a rejection of kind Exhausted", err)
+		}
+		if !strings.Contains(err.Error(), "2 calls are running") {
+			t.Errorf("rejection %q does not say how many calls are running", err)
 		}
 		if snap := snapshot(t, s); snap.Concurrent != 2 || snap.MaxConcurrent != 2 {
 			t.Errorf("concurrent is %d, at most %d, want 2 and 2", snap.Concurrent, snap.MaxConcurrent)
@@ -592,7 +602,7 @@ level=INFO from="forced open" to=automatic
 	}
 }
 
-// Calls that still run from before the circuit opened say nothing about the callee now.
+// A trial that the bulkhead rejects lets the next call be the trial.
 func TestTrialFindsBulkheadFull(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		cfg := config.Static(nil)
@@ -605,7 +615,7 @@ func TestTrialFindsBulkheadFull(t *testing.T) {
 		set(t, cfg, "default.maxConcurrent", "1")
 		time.Sleep(5*time.Second + 1)
 		if err := s.Do(t.Context(), getMovie, succeed); errs.Reason(err) != circuit.ReasonFull {
-			t.Errorf("trial returned %v, want that the bulkhead is full", err)
+			t.Errorf("the trial returned %v, want a rejection because a call is running", err)
 		}
 		wantState(t, s, halfOpen)
 		done(nil)
@@ -616,12 +626,12 @@ func TestTrialFindsBulkheadFull(t *testing.T) {
 	})
 }
 
-func TestPanicCountsAndFreesItsPlace(t *testing.T) {
+func TestPanicCountsAsFailureAndEndsTheCall(t *testing.T) {
 	s := circuit.New(circuit.Options{})
 	func() {
 		defer func() {
 			if recover() != "boom" {
-				t.Error("the panic did not go on")
+				t.Error("the panic did not continue")
 			}
 		}()
 		_ = s.Do(t.Context(), getMovie, func(context.Context) error { panic("boom") })
@@ -705,12 +715,19 @@ func TestRejectedIsOnlyForCircuitsOfThisProcess(t *testing.T) {
 	}
 }
 
+// traced returns a context with a span of a trace that is not recorded.
+func traced(ctx context.Context, id trace.TraceID) context.Context {
+	return trace.ContextWithSpanContext(ctx, trace.NewSpanContext(trace.SpanContextConfig{
+		TraceID: id, SpanID: trace.SpanID{1},
+	}))
+}
+
 func TestExampleTraces(t *testing.T) {
 	s := circuit.New(circuit.Options{})
 	var want []string
 	for i := range byte(5) {
 		id := trace.TraceID{15: i + 1}
-		ctx := trace.ContextWithSpanContext(t.Context(), trace.NewSpanContext(trace.SpanContextConfig{TraceID: id, SpanID: trace.SpanID{1}}))
+		ctx := traced(t.Context(), id)
 		_ = s.Do(ctx, getMovie, fail)
 		want = append(want, id.String())
 	}
@@ -929,7 +946,7 @@ func TestCountsMatchCalls(t *testing.T) {
 			t.Errorf("the run had only %v", want)
 		}
 		if got := snapshot(t, s).Concurrent; got != 0 {
-			t.Errorf("%d calls still have a place", got)
+			t.Errorf("%d calls are running after all ended", got)
 		}
 	})
 }
@@ -944,7 +961,7 @@ func TestSuccessDoesNotAllocate(t *testing.T) {
 	}
 }
 
-func TestASpanSaysWhatTheCircuitWas(t *testing.T) {
+func TestSpanHasTheStateOfTheCircuit(t *testing.T) {
 	rec := tracetest.NewSpanRecorder()
 	tracer := sdktrace.NewTracerProvider(sdktrace.WithSpanProcessor(rec)).Tracer("test")
 	synctest.Test(t, func(t *testing.T) {
@@ -964,19 +981,24 @@ func TestASpanSaysWhatTheCircuitWas(t *testing.T) {
 	for _, kv := range span.Attributes() {
 		got[string(kv.Key)] = fmt.Sprint(kv.Value.AsInterface())
 	}
-	if got["bijou.circuit.name"] != "catalog.GetMovie" || got["bijou.circuit.state"] != "open" || !strings.Contains(got["bijou.circuit.reason"], "20 of 20 calls failed") {
-		t.Errorf("attributes: %v", got)
+	for name, want := range map[string]string{
+		"bijou.circuit.name": "catalog.GetMovie", "bijou.circuit.state": "open",
+		"bijou.circuit.reason": "20 of 20 calls failed", "bijou.circuit.limit": "100",
+	} {
+		if !strings.Contains(got[name], want) {
+			t.Errorf("the span says %s %q, want %q", name, got[name], want)
+		}
 	}
 	if events := span.Events(); len(events) != 1 || events[0].Name != "fallback" {
 		t.Errorf("events: %+v, want one: fallback", events)
 	}
 }
 
-func TestACallThatIsNotRecordedPaysNothingForItsSpan(t *testing.T) {
+func TestUnrecordedSpanCostsNoAllocation(t *testing.T) {
 	s := circuit.New(circuit.Options{})
 	deadline, cancel := context.WithTimeout(t.Context(), time.Millisecond)
 	defer cancel()
-	unsampled := trace.ContextWithSpanContext(deadline, trace.NewSpanContext(trace.SpanContextConfig{TraceID: trace.TraceID{1}, SpanID: trace.SpanID{1}}))
+	unsampled := traced(deadline, trace.TraceID{1})
 	allocs := func(ctx context.Context) float64 {
 		return testing.AllocsPerRun(100, func() { _ = s.Do(ctx, getMovie, succeed) })
 	}

@@ -8,7 +8,7 @@ import (
 	"bijou.dev/platform/circuit"
 )
 
-// A page shows popular titles while the recommendations are down. After 20 failures they are not called any more.
+// A page shows popular titles while the recommendations are down. After 20 failures the circuit stops calling them.
 func Example() {
 	set := circuit.New(circuit.Options{})
 	key := circuit.Key{Group: "recommendations", Method: "ForProfile"}
@@ -23,7 +23,8 @@ func Example() {
 	popular := func(context.Context, error) (string, error) { return "Popular: Jaws", nil }
 
 	for range 100 {
-		if titles, err := circuit.Fallback(context.Background(), recommended, popular); err != nil || titles != "Popular: Jaws" {
+		titles, err := circuit.Fallback(context.Background(), recommended, popular)
+		if err != nil || titles != "Popular: Jaws" {
 			fmt.Println(titles, err)
 		}
 	}

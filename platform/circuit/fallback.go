@@ -10,7 +10,7 @@ import (
 	"go.opentelemetry.io/otel/trace"
 )
 
-// record is what circuits below a Fallback tell it.
+// record is how the circuits inside a Fallback report to it.
 type record struct {
 	// failed is the circuit whose call failed last.
 	failed atomic.Pointer[circuit]
@@ -23,16 +23,18 @@ func recordOf(ctx context.Context) *record {
 	return rec
 }
 
-// Fallback calls call, and if it fails, fallback with its error. It returns the first result that is no error. If both
-// fail the error wraps both, and its kind is that of the call.
+// Fallback calls call, and if that fails, fallback with its error. It returns the first result without an error. If
+// both fail, the error wraps both and has the kind of the call's error.
 //
-// Errors that are the caller's own doing (BAD_REQUEST and CANCELLED in the package comment) are returned as they are:
-// another answer would be wrong. A nil fallback has no other effect than the count FALLBACK_MISSING.
+// Errors that are the caller's fault (BAD_REQUEST and CANCELLED in the package comment) are returned as they are:
+// another answer would be wrong. Nil fallback: the failure counts as FALLBACK_MISSING, nothing else.
 //
 // The circuit runs inside call, for example in a client of platform/rpc. It is found through the context, so call must
-// pass on the context it is given. The fallback counts, and takes its place, on the circuit that failed; when several
-// failed, on the last one; when none did, it runs uncounted and without a limit.
-func Fallback[T any](ctx context.Context, call func(context.Context) (T, error), fallback func(context.Context, error) (T, error)) (T, error) {
+// use the context that it gets. The fallback is counted and limited by the circuit that failed; if several failed, by
+// the last one. If none did, it is neither counted nor limited.
+func Fallback[T any](
+	ctx context.Context, call func(context.Context) (T, error), fallback func(context.Context, error) (T, error),
+) (T, error) {
 	rec := &record{}
 	v, err := call(context.WithValue(ctx, recordKey{}, rec))
 	if err == nil || badRequest(err) {
@@ -60,7 +62,8 @@ func Fallback[T any](ctx context.Context, call func(context.Context) (T, error),
 	return v, nil
 }
 
-// startFallback takes a place for a fallback. Any event but FALLBACK_SUCCESS is why there is none. No circuit, no limit.
+// startFallback counts a fallback as running and returns FALLBACK_SUCCESS, or the event that says why it may not run.
+// On a nil circuit there is no limit.
 func (c *circuit) startFallback() event {
 	if c == nil {
 		return evFallbackSuccess
@@ -91,7 +94,7 @@ func (c *circuit) countFallback(ev event) {
 	c.window.count(time.Since(c.base), ev)
 }
 
-// fallbackFailed counts ev and hands the circuit to the Fallback around this one, if any.
+// fallbackFailed counts ev and reports the circuit to the Fallback around this one, if there is one.
 func (c *circuit) fallbackFailed(ctx context.Context, ev event) {
 	c.countFallback(ev)
 	if rec := recordOf(ctx); rec != nil && c != nil {

@@ -33,7 +33,10 @@ func TestFallback(t *testing.T) {
 		events   map[string]int64
 	}{
 		{name: "not needed", call: succeed, fallback: popular, want: "fresh", events: map[string]int64{"SUCCESS": 1}},
-		{name: "used", call: fail, fallback: popular, want: "popular", events: map[string]int64{"FAILURE": 1, "FALLBACK_SUCCESS": 1}},
+		{
+			name: "used", call: fail, fallback: popular, want: "popular",
+			events: map[string]int64{"FAILURE": 1, "FALLBACK_SUCCESS": 1},
+		},
 		{
 			name: "fails too", call: fail, fallback: noFallback, wantErr: errs.Unavailable,
 			events: map[string]int64{"FAILURE": 1, "FALLBACK_FAILURE": 1, "EXCEPTION_THROWN": 1},
@@ -47,7 +50,7 @@ func TestFallback(t *testing.T) {
 			events: map[string]int64{"BAD_REQUEST": 1, "EXCEPTION_THROWN": 1},
 		},
 		{
-			name: "no place", call: fail, fallback: popular, want: "fresh", wantErr: errs.Unavailable,
+			name: "too many are running", call: fail, fallback: popular, want: "fresh", wantErr: errs.Unavailable,
 			setting: "maxFallbacks=0",
 			events:  map[string]int64{"FAILURE": 1, "FALLBACK_REJECTION": 1, "EXCEPTION_THROWN": 1},
 		},
@@ -76,7 +79,7 @@ func TestFallback(t *testing.T) {
 			s := circuit.New(circuit.Options{Config: cfg})
 			got, err := circuit.Fallback(t.Context(), through(s, getMovie, tt.call), tt.fallback)
 			if got != tt.want || !errors.Is(err, tt.wantErr) {
-				t.Errorf("got %q, %v, want %q, %v", got, err, tt.want, tt.wantErr)
+				t.Errorf("returned %q and %v, want %q and %v", got, err, tt.want, tt.wantErr)
 			}
 			if err != nil && !errors.Is(errs.KindOf(err), tt.wantErr) {
 				t.Errorf("kind is %v, want that of the call, %v", errs.KindOf(err), tt.wantErr)
@@ -86,7 +89,7 @@ func TestFallback(t *testing.T) {
 	}
 }
 
-func TestFallbackPlaces(t *testing.T) {
+func TestFallbacksAreLimited(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		cfg := config.Static(map[string]string{"circuit.default.maxFallbacks": "1"})
 		s := circuit.New(circuit.Options{Config: cfg})
@@ -150,7 +153,7 @@ func TestNestedFallbacks(t *testing.T) {
 	wantEvents(t, s, map[string]int64{"FAILURE": 1, "FALLBACK_FAILURE": 1, "FALLBACK_SUCCESS": 1, "EXCEPTION_THROWN": 1})
 }
 
-// A call that fails outside of any circuit has a fallback too, which nothing counts.
+// The fallback of a call without a circuit runs and is not counted.
 func TestFallbackWithoutCircuit(t *testing.T) {
 	call := func(context.Context) (string, error) { return "", errDown }
 	if v, err := circuit.Fallback(t.Context(), call, popular); v != "popular" || err != nil {

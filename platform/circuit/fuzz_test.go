@@ -13,9 +13,10 @@ import (
 	"google.golang.org/protobuf/encoding/protojson"
 )
 
-// FuzzEvents holds that no snapshot, whoever sent it, breaks the Hystrix stream: each event is one line of JSON.
+// FuzzEvents checks that no snapshot that a process may send breaks hystrix.stream: each event is one line of JSON.
 func FuzzEvents(f *testing.F) {
-	f.Add(`{"name":"getMovie","group":"catalog","state":"STATE_OPEN","rolling":{"SUCCESS":"9"},"latencyMs":{"50":1.5},"reportingHosts":1}`)
+	f.Add(`{"name":"getMovie","group":"catalog","state":"STATE_OPEN","rolling":{"SUCCESS":"9"},` +
+		`"latencyMs":{"50":1.5},"properties":{"timeout":"1s","minCalls":"20","forceOpen":"true"},"reportingHosts":1}`)
 	f.Add(`{"name":"a\nb","group":"\u2028","reportingHosts":3,"latencyMs":{"x":"NaN"}}`)
 	f.Add(`{"name":"","latencyMeanMs":"Infinity"}`)
 	f.Fuzz(func(t *testing.T, text string) {

@@ -53,8 +53,8 @@ func writeEvent(w io.Writer, event map[string]any) error {
 	return err
 }
 
-// rollingKeys maps the counts of hystrix.stream to events. Those without an event are always 0 here: there is no request
-// cache, no collapser, no observable command and no thread pool.
+// rollingKeys maps the counts of hystrix.stream to events. Those without an event are always 0 here: there is no
+// request cache, no collapser, no observable command and no thread pool.
 var rollingKeys = map[string]string{
 	"rollingCountBadRequests":        "BAD_REQUEST",
 	"rollingCountCollapsedRequests":  "",
@@ -108,7 +108,7 @@ func command(s *circuitsv1.Snapshot, now time.Time) map[string]any {
 	return e
 }
 
-// summed undoes the mean over hosts. Hystrix writes whole milliseconds.
+// summed returns the sum over hosts of which mean is the mean, in whole milliseconds as Hystrix writes it.
 func summed(mean float64, hosts int64) int64 { return int64(mean*float64(hosts) + 0.5) }
 
 func openValue(s *circuitsv1.Snapshot, hosts int64) any {
@@ -133,8 +133,8 @@ func openValue(s *circuitsv1.Snapshot, hosts int64) any {
 
 // pool sums the circuits of one group.
 type pool struct {
-	hosts                                 int32
-	active, maxActive, size, ran, refused int64
+	hosts                                  int32
+	active, maxActive, size, ran, rejected int64
 }
 
 func (p *pool) add(s *circuitsv1.Snapshot) {
@@ -146,7 +146,7 @@ func (p *pool) add(s *circuitsv1.Snapshot) {
 	for _, ev := range []event{evSuccess, evFailure, evTimeout, evBadRequest, evCanceled} {
 		p.ran += s.Rolling[eventNames[ev]]
 	}
-	p.refused += s.Rolling[eventNames[evSemaphoreRejected]]
+	p.rejected += s.Rolling[eventNames[evSemaphoreRejected]]
 }
 
 func (p *pool) event(name string, now time.Time) map[string]any {
@@ -155,7 +155,8 @@ func (p *pool) event(name string, now time.Time) map[string]any {
 		"currentActiveCount": p.active, "currentCompletedTaskCount": p.ran, "currentTaskCount": p.ran + p.active,
 		"currentCorePoolSize": p.size, "currentLargestPoolSize": p.maxActive, "currentMaximumPoolSize": p.size,
 		"currentPoolSize": p.active, "currentQueueSize": 0,
-		"rollingCountThreadsExecuted": p.ran, "rollingMaxActiveThreads": p.maxActive, "rollingCountCommandRejections": p.refused,
+		"rollingCountThreadsExecuted": p.ran, "rollingMaxActiveThreads": p.maxActive,
+		"rollingCountCommandRejections":                               p.rejected,
 		"propertyValue_queueSizeRejectionThreshold":                   0,
 		"propertyValue_metricsRollingStatisticalWindowInMilliseconds": load.Window.Milliseconds() * int64(p.hosts),
 	}

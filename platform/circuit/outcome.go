@@ -9,20 +9,20 @@ import (
 
 // Reasons of the errors that circuits make. Their metadata has "circuit" and "state".
 const (
-	// ReasonOpen marks a call refused by an open, half-open or forced open circuit. Its kind is Unavailable.
+	// ReasonOpen marks a call rejected by an open, half-open or forced open circuit. Its kind is Unavailable.
 	ReasonOpen = "CIRCUIT_OPEN"
-	// ReasonFull marks a call refused because too many run already. Its kind is Exhausted.
+	// ReasonFull marks a call rejected because too many are running. Its kind is Exhausted.
 	ReasonFull = "CIRCUIT_FULL"
 	// ReasonTimeout marks a call that the circuit canceled after its time-out. Its kind is Timeout.
 	ReasonTimeout = "CIRCUIT_TIMEOUT"
-	// ReasonShed marks a call that the callee refused unread because it has too much to do. Its kind is Exhausted. Another
-	// instance may have less to do, and trying it is safe for every call. It is no sign of a callee that is broken: if it
-	// opened the circuit, the important calls would be refused with the unimportant ones.
+	// ReasonShed marks a call that an overloaded callee refused unread. Its kind is Exhausted. Calling another
+	// instance is safe for every call and may succeed. It does not count as a failure: an open circuit would reject
+	// the important calls with the unimportant ones.
 	ReasonShed = "SHED"
 )
 
-// Rejected reports whether a circuit of this process refused the call, so that it was not made. Time-outs are not
-// rejections, nor are rejections that happened in a callee.
+// Rejected reports whether a circuit of this process rejected the call, so that it was not made. A time-out is not a
+// rejection, nor is an error that says that a circuit of the callee rejected a call.
 func Rejected(err error) bool {
 	if err == nil || errs.Wire(err) {
 		return false
@@ -55,7 +55,7 @@ func eventOf(caller context.Context, err error) event {
 	}
 	switch end := caller.Err(); {
 	case errors.Is(end, context.Canceled):
-		return evCanceled // whatever the call says, it was stopped before it could be judged
+		return evCanceled // the call was stopped, so its own error says nothing about the callee
 	case errors.Is(end, context.DeadlineExceeded):
 		return evTimeout
 	}
@@ -65,7 +65,7 @@ func eventOf(caller context.Context, err error) event {
 	return events[errs.KindOf(err)]
 }
 
-// badRequest reports whether err is the caller's own doing, for which there is no fallback and no other try.
+// badRequest reports whether err is the caller's fault, so that a fallback would be wrong.
 func badRequest(err error) bool {
 	ev := events[errs.KindOf(err)]
 	return ev == evBadRequest || ev == evCanceled

@@ -14,16 +14,17 @@ import (
 
 const (
 	reportInterval = time.Second
-	// reportStream is how long one stream lasts: a new one finds replicas of the circuits service that came later.
+	// reportStream is how long one stream lasts. A new stream finds replicas of the circuits service that started
+	// later.
 	reportStream = 5 * time.Minute
-	// reportSend is how long a message may wait for a replica that does not read.
+	// reportSend is how long sending may wait for a replica that does not read.
 	reportSend = 5 * time.Second
 	reportWait = 10 * time.Second
 )
 
-// Report sends the snapshots to the circuits service each second until ctx ends, and returns ctx's error. It tries again
-// for ever, with back-off, and meanwhile drops what it could not send: calls never wait for it. The log says when
-// reporting stops and resumes.
+// Report sends the snapshots to the circuits service each second until ctx ends, and returns ctx's error. If that
+// fails it retries with back-off until it succeeds and drops the reports that it could not send: calls never wait for
+// it. The log says when reporting stops and resumes.
 func (s *Set) Report(ctx context.Context, conn grpc.ClientConnInterface) error {
 	client := circuitsv1.NewCircuitsClient(conn)
 	wait, broken := pace.Backoff{First: reportInterval / 4, Max: reportWait}, false

@@ -29,9 +29,11 @@ func (s *Set) StreamHandler() http.Handler {
 	})
 }
 
-// ServeEvents answers r with server-sent events: what write puts into its buffer, at once and then each interval, and a
-// ping when that is nothing. It returns when the client goes or r's context ends.
-func ServeEvents(w http.ResponseWriter, r *http.Request, interval func() time.Duration, write func(*bytes.Buffer) error) {
+// ServeEvents answers r with server-sent events: what write puts into its buffer, at once and then after each interval.
+// If that is nothing, it sends a ping. It returns when the client disconnects or the context of r ends.
+func ServeEvents(
+	w http.ResponseWriter, r *http.Request, interval func() time.Duration, write func(*bytes.Buffer) error,
+) {
 	h := w.Header()
 	h.Set("Content-Type", "text/event-stream;charset=UTF-8")
 	h.Set("Cache-Control", "no-cache, no-store, max-age=0, must-revalidate")
@@ -74,7 +76,7 @@ func (s *Set) Handler() http.Handler {
 		}
 		w.Header().Set("Content-Type", "application/json")
 		w.Header().Set("X-Content-Type-Options", "nosniff")
-		_, _ = w.Write(text) // the client went
+		_, _ = w.Write(text) // fails only if the client disconnected
 	})
 }
 
