@@ -291,8 +291,8 @@ func (c *circuit) end(ctx context.Context, ended *call, ev event, err error) {
 	switch verdict := verdictOf(ev, slow); {
 	case ended.report != nil:
 		ended.report(verdict)
-	case verdict == errFailed && l.mode() == modeAutomatic && c.state == gobreaker.StateClosed &&
-		ended.generation == c.generation:
+	case l.mode() == modeAutomatic && c.state == gobreaker.StateClosed && ended.generation == c.generation &&
+		errors.Is(verdict, errFailed):
 		c.failLocked()
 	}
 }
