@@ -694,7 +694,7 @@ func TestRejectedIsOnlyForCircuitsOfThisProcess(t *testing.T) {
 	if !circuit.Rejected(own) || !circuit.Rejected(fmt.Errorf("loading the page: %w", own)) {
 		t.Errorf("Rejected is false for %v", own)
 	}
-	received := errs.FromRPC(errs.ToStatus(own).Err())
+	received := errs.FromRPC(errs.ToStatus(t.Context(), own).Err())
 	if circuit.Rejected(received) {
 		t.Errorf("Rejected is true for a rejection that was received: %v", received)
 	}

@@ -458,8 +458,8 @@ func TestOpenNamesTheField(t *testing.T) {
 		"Conn":              {Identity: me()},
 	} {
 		_, err := config.Open(o)
-		var e *errs.Error
-		if !errors.As(err, &e) || e.Kind != errs.Invalid || e.Fields[0].Name != field {
+		e, ok := errors.AsType[*errs.Error](err)
+		if !ok || e.Kind() != errs.Invalid || e.Fields()[0].Name != field {
 			t.Errorf("want an error that names %s, got %v", field, err)
 		}
 	}

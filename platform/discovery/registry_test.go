@@ -87,7 +87,7 @@ func (s *script) Watch(stream grpc.BidiStreamingServer[discoveryv1.WatchRequest,
 			return nil
 		case m := <-s.say:
 			if m == nil {
-				return errs.ToStatus(errs.Errorf(errs.Unavailable, "the script ends the stream")).Err()
+				return errs.ToStatus(stream.Context(), errs.Errorf(errs.Unavailable, "the script ends the stream")).Err()
 			}
 			if err := stream.Send(m); err != nil {
 				return err
@@ -108,7 +108,7 @@ func (s *script) Register(stream grpc.BidiStreamingServer[discoveryv1.RegisterRe
 		s.mu.Unlock()
 		switch {
 		case refuse != nil:
-			return errs.ToStatus(refuse).Err()
+			return errs.ToStatus(stream.Context(), refuse).Err()
 		case req.GetDeregister():
 			return nil
 		case mute:

@@ -2,6 +2,7 @@ package discovery
 
 import (
 	"cmp"
+	"context"
 	"fmt"
 	"slices"
 	"strings"
@@ -93,7 +94,7 @@ func (t *targets) nothing(v *view, known []Instance) {
 		_ = t.cc.UpdateState(resolver.State{Endpoints: []resolver.Endpoint{}})
 	}
 	t.told, t.last, t.lastErr = true, nil, err.Error()
-	t.cc.ReportError(errs.ToStatus(err).Err())
+	t.cc.ReportError(errs.ToStatus(context.Background(), err).Err())
 }
 
 // explain says why there is nobody to call.

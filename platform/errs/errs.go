@@ -4,17 +4,30 @@
 // table maps each kind to a gRPC code and an HTTP status, and both ways are tested. An error that another process
 // sent remembers it (see [Wire]): a gateway must not present "the origin said 404" as its own 404.
 //
+// What is Internal is not for callers. Both wires send a fixed text and the trace id instead of the error, and the
+// place that answers logs the error once: servers of platform/rpc, and [WriteProblem] for HTTP.
+//
 //	return errs.Errorf(errs.Invalid, "publishing %d changes", n).Field("changes[2].value", "must be at most 10")
 //
 // A Kind is itself an error, so callers ask with the standard library:
 //
 //	if errors.Is(err, errs.NotFound) { ... }
+//
+// Several violations are collected first:
+//
+//	var bad errs.Violations
+//	if name == "" {
+//		bad.Add("name", "must not be empty")
+//	}
+//	return bad.Err("creating a profile")
 package errs
 
 import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
 	"strings"
 	"time"
 
@@ -41,23 +54,17 @@ const (
 	Unimplemented               // this server does not do that
 )
 
-// Error is a classified error. Make one with [Errorf].
+// Error is a classified error. Make one with [Errorf]. It never changes: what adds to it returns a changed copy, so one
+// error may be shared by goroutines, and who receives it cannot change what others see.
 type Error struct {
-	// Kind decides code and status.
-	Kind Kind
-	// Message is for the person who has to act. It says what was being done, to what, and what to do.
-	Message string
-	// Fields name what was wrong with the input, for Invalid.
-	Fields []Field
-	// Reason is a stable UPPER_SNAKE_CASE identifier that programs may switch on. Empty: none.
-	Reason string
-	// Meta goes with Reason.
-	Meta map[string]string
-	// RetryAfter is how long the caller should wait. Zero: the server does not say.
-	RetryAfter time.Duration
-
-	wire bool
-	err  error
+	kind       Kind
+	message    string
+	fields     []Field
+	reason     string
+	meta       map[string]string
+	retryAfter time.Duration
+	wire       bool
+	cause      error
 }
 
 // Field is one violation of the input.
@@ -68,45 +75,70 @@ type Field struct {
 	Problem string
 }
 
-// Errorf returns an error of a kind. The format may wrap causes with %w; a cause's text is part of the message, and
-// errors.Is and errors.As see it.
+// Errorf returns an error of a kind. Its message is for the person who has to act: it says what was being done, to what,
+// and what to do. The format may wrap causes with %w; a cause's text is part of the message, and errors.Is and errors.As
+// see it.
 func Errorf(kind Kind, format string, args ...any) *Error {
 	err := fmt.Errorf(format, args...)
-	return &Error{Kind: kind, Message: err.Error(), err: err}
+	return &Error{kind: kind, message: err.Error(), cause: err}
 }
 
-// Field adds a violation and returns e.
+// Field returns a copy of e with one more violation. [Violations] collects several.
 func (e *Error) Field(name, problem string) *Error {
-	e.Fields = append(e.Fields, Field{name, problem})
-	return e
+	c := *e
+	c.fields = append(slices.Clip(e.fields), Field{name, problem})
+	return &c
 }
 
-// Because sets the reason and its metadata, given as key, value pairs, and returns e.
+// Because returns a copy of e with a reason and its metadata, given as key, value pairs. The reason is a stable
+// UPPER_SNAKE_CASE identifier that programs may switch on. An empty reason removes the one that e has.
 func (e *Error) Because(reason string, pairs ...string) *Error {
-	e.Reason = reason
+	c := *e
+	c.reason, c.meta = reason, nil
 	for i := 0; i+1 < len(pairs); i += 2 {
-		if e.Meta == nil {
-			e.Meta = make(map[string]string, len(pairs)/2)
+		if c.meta == nil {
+			c.meta = make(map[string]string, len(pairs)/2)
 		}
-		e.Meta[pairs[i]] = pairs[i+1]
+		c.meta[pairs[i]] = pairs[i+1]
 	}
-	return e
+	return &c
 }
 
-// RetryIn sets RetryAfter and returns e.
+// RetryIn returns a copy of e that asks the caller to wait for d before it tries again. Zero: the server does not say.
 func (e *Error) RetryIn(d time.Duration) *Error {
-	e.RetryAfter = d
-	return e
+	c := *e
+	c.retryAfter = d
+	return &c
 }
+
+// Kind decides code and status.
+func (e *Error) Kind() Kind { return e.kind }
+
+// Message is the text without the fields.
+func (e *Error) Message() string { return e.message }
+
+// Fields returns a copy of the violations, nil if there are none.
+func (e *Error) Fields() []Field { return slices.Clone(e.fields) }
+
+// Reason is a stable UPPER_SNAKE_CASE identifier that programs may switch on, or "".
+func (e *Error) Reason() string { return e.reason }
+
+// RetryAfter is how long the caller should wait. Zero: the server does not say.
+func (e *Error) RetryAfter() time.Duration { return e.retryAfter }
+
+// Meta returns a copy of the metadata of the reason, nil if there is none.
+func (e *Error) Meta() map[string]string { return maps.Clone(e.meta) }
 
 // Error returns the message with the fields behind it, on one line.
-func (e *Error) Error() string {
-	if len(e.Fields) == 0 {
-		return e.Message
+func (e *Error) Error() string { return e.message + e.violations() }
+
+// violations is the text of the fields, as it follows the message.
+func (e *Error) violations() string {
+	if len(e.fields) == 0 {
+		return ""
 	}
 	var b strings.Builder
-	b.WriteString(e.Message)
-	for i, f := range e.Fields {
+	for i, f := range e.fields {
 		b.WriteString(map[bool]string{true: ": ", false: "; "}[i == 0])
 		b.WriteString(f.Name + " " + f.Problem)
 	}
@@ -116,11 +148,11 @@ func (e *Error) Error() string {
 // Is reports whether target is e's kind.
 func (e *Error) Is(target error) bool {
 	k, ok := target.(Kind)
-	return ok && k == e.Kind
+	return ok && k == e.kind
 }
 
-// Unwrap returns what Errorf built, whose causes stay visible to errors.As.
-func (e *Error) Unwrap() error { return e.err }
+// Unwrap returns the cause: what Errorf built, or the error of the call that [FromRPC] was given.
+func (e *Error) Unwrap() error { return e.cause }
 
 // KindOf returns the kind of err: that of the outermost [Error] in its chain, else what a context error or a gRPC
 // status in it means, else Internal. KindOf(nil) is Internal too; ask only about errors.
@@ -129,7 +161,7 @@ func KindOf(err error) Kind {
 	var k Kind
 	switch {
 	case errors.As(err, &e):
-		return e.Kind
+		return e.kind
 	case errors.As(err, &k):
 		return k
 	case errors.Is(err, context.DeadlineExceeded):
@@ -154,7 +186,7 @@ func Wire(err error) bool {
 func RetryAfter(err error) time.Duration {
 	var e *Error
 	if errors.As(err, &e) {
-		return e.RetryAfter
+		return e.retryAfter
 	}
 	return 0
 }
@@ -163,7 +195,7 @@ func RetryAfter(err error) time.Duration {
 func Reason(err error) string {
 	var e *Error
 	if errors.As(err, &e) {
-		return e.Reason
+		return e.reason
 	}
 	return ""
 }

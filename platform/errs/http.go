@@ -1,9 +1,11 @@
 package errs
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"io"
+	"log/slog"
 	"math"
 	"mime"
 	"net/http"
@@ -30,7 +32,7 @@ type Problem struct {
 	// Errors lists bad fields.
 	Errors []ProblemField `json:"errors,omitempty"`
 	// TraceID joins the answer to its trace.
-	TraceID string `json:"trace_id,omitempty"`
+	TraceID string `json:"traceId,omitempty"`
 }
 
 // ProblemField is one bad field of a [Problem].
@@ -44,32 +46,57 @@ type ProblemField struct {
 // problemType prefixes a reason to make the problem's type, a URI that need not resolve (RFC 9457, 3.1.1).
 const problemType = "https://bijou.dev/problems/"
 
-// ProblemOf returns the body for err. The text of an error without a kind is not shown.
-func ProblemOf(err error) Problem {
+// ProblemOf returns the body for err, with the trace id of ctx. Of an Internal error it shows a fixed text: see
+// [LogInternal].
+func ProblemOf(ctx context.Context, err error) Problem {
 	k := KindOf(err)
-	p := Problem{Type: "about:blank", Title: http.StatusText(k.HTTP()), Status: k.HTTP()}
+	p := Problem{Type: "about:blank", Title: http.StatusText(k.HTTP()), Status: k.HTTP(), TraceID: traceID(ctx)}
 	if p.Title == "" {
 		p.Title = k.String()
 	}
-	var e *Error
-	if !errors.As(err, &e) {
-		if k != Internal {
-			p.Detail = err.Error()
-		}
+	if k == Internal {
+		p.Detail = internalText(ctx)
+		return p
+	}
+	e, ok := errors.AsType[*Error](err)
+	if !ok {
+		p.Detail = err.Error()
 		return p
 	}
 	p.Detail = message(err, e)
-	if e.Reason != "" {
-		p.Type, p.Code, p.Meta = problemType+e.Reason, e.Reason, e.Meta
+	if e.reason != "" {
+		p.Type, p.Code, p.Meta = problemType+e.reason, e.reason, e.Meta()
 	}
-	for _, f := range e.Fields {
+	for _, f := range e.fields {
 		p.Errors = append(p.Errors, ProblemField{f.Name, f.Problem})
 	}
 	return p
 }
 
-// SetRetry puts into the header of an answer when to ask again: Retry-After, where err says so, and Pushback where whoever
-// answers has tried in vain as often as it may. It is for answers that are no problems, such as pages.
+type logKey struct{}
+
+// WithLog returns a context under which [LogInternal] writes to log. The HTTP servers of platform/service have it as the
+// context of their connections.
+func WithLog(ctx context.Context, log *slog.Logger) context.Context {
+	return context.WithValue(ctx, logKey{}, log)
+}
+
+// LogInternal logs err, which is the answer to a request, if it is Internal: its text is not sent. It is for those who
+// answer in a format of their own; WriteProblem calls it. It writes to the log of ctx (see [WithLog]), else to
+// slog.Default. The args are as in [slog.Logger.Error].
+func LogInternal(ctx context.Context, err error, args ...any) {
+	if KindOf(err) != Internal {
+		return
+	}
+	log, ok := ctx.Value(logKey{}).(*slog.Logger)
+	if !ok {
+		log = slog.Default()
+	}
+	log.ErrorContext(ctx, "answering a request", append(args, "problem", err.Error())...)
+}
+
+// SetRetry adds Retry-After if err has a delay, and Pushback: -1 if this server has used up its retries, so that the
+// caller does not retry. Use it for responses that are not problem+json, such as HTML pages.
 func SetRetry(h http.Header, err error) {
 	setRetryAfter(h, RetryAfter(err))
 	var up interface{ GivenUp() bool }
@@ -89,8 +116,10 @@ func setRetryAfter(h http.Header, d time.Duration) {
 }
 
 // WriteProblem answers r with err as application/problem+json and, where the error says so, when to retry: see SetRetry.
+// It logs an Internal error: see [LogInternal].
 func WriteProblem(w http.ResponseWriter, r *http.Request, err error) {
-	p := ProblemOf(err)
+	LogInternal(r.Context(), err, "method", r.Method, "path", r.URL.Path)
+	p := ProblemOf(r.Context(), err)
 	p.Instance = r.URL.Path
 	SetRetry(w.Header(), err)
 	WriteProblemBody(w, p, 0)
@@ -104,7 +133,7 @@ func WriteProblemBody(w http.ResponseWriter, p Problem, retry time.Duration) {
 	w.Header().Set("X-Content-Type-Options", "nosniff")
 	w.Header().Set("Cache-Control", "no-store")
 	w.WriteHeader(p.Status)
-	_ = json.NewEncoder(w).Encode(p) // the client may be gone; there is nobody left to tell
+	_ = json.NewEncoder(w).Encode(p) // an error here means that the client has closed the connection
 }
 
 // maxProblem bounds what FromResponse reads of a body that it does not control.
@@ -116,9 +145,9 @@ func FromResponse(resp *http.Response) error {
 	if resp.StatusCode < 400 {
 		return nil
 	}
-	e := &Error{Kind: kindOfHTTP(resp.StatusCode), Message: resp.Status, wire: true}
+	e := &Error{kind: kindOfHTTP(resp.StatusCode), message: resp.Status, wire: true}
 	if s, err := strconv.Atoi(resp.Header.Get("Retry-After")); err == nil && s > 0 && s < 86400 {
-		e.RetryAfter = time.Duration(s) * time.Second
+		e.retryAfter = time.Duration(s) * time.Second
 	}
 	if kind, _, err := mime.ParseMediaType(resp.Header.Get("Content-Type")); err != nil || kind != "application/problem+json" {
 		return e
@@ -128,11 +157,11 @@ func FromResponse(resp *http.Response) error {
 		return e
 	}
 	if p.Detail != "" {
-		e.Message = p.Detail
+		e.message = p.Detail
 	}
-	e.Reason, e.Meta = p.Code, p.Meta
+	e.reason, e.meta = p.Code, p.Meta
 	for _, f := range p.Errors {
-		e.Fields = append(e.Fields, Field{f.Field, f.Detail})
+		e.fields = append(e.fields, Field{f.Field, f.Detail})
 	}
 	return e
 }

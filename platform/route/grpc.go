@@ -1,6 +1,7 @@
 package route
 
 import (
+	"context"
 	"fmt"
 	"sync"
 
@@ -220,7 +221,7 @@ func (g *picker) refuse(err error, snap *snapshot, want PickInfo) error {
 	pl := snap.pool(want.Version)
 	switch {
 	case pl != nil && len(pl.ready) > 0:
-		return errs.ToStatus(err).Err()
+		return errs.ToStatus(context.Background(), err).Err()
 	case pl != nil && pl.waiting > 0:
 		return balancer.ErrNoSubConnAvailable
 	case g.problem != nil:

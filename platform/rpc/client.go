@@ -285,7 +285,8 @@ func (c *calls) retry(ctx context.Context, m *method, span oteltrace.Span, attem
 		}
 		explain(span, n, call, err)
 		if err != nil {
-			tried, last = append(tried, picked.ID), sent(err)
+			err = sent(err)
+			tried, last = append(tried, picked.ID), err
 		}
 		if unimportant(ctx, err) {
 			return retry.Final(err)
@@ -294,18 +295,18 @@ func (c *calls) retry(ctx context.Context, m *method, span oteltrace.Span, attem
 	})
 }
 
-// sent takes from an answer what the instance says of a call of its own: that one was not sent, but ours was.
+// sent removes ReasonNotSent from a received error. The reason is about a call that the instance made itself; our call
+// was sent, so it may not be safe to repeat.
 func sent(err error) error {
-	if e, ok := errors.AsType[*errs.Error](err); ok && e.Reason == retry.ReasonNotSent {
-		e.Reason, e.Meta = "", nil
+	if e, ok := errors.AsType[*errs.Error](err); ok && e.Reason() == retry.ReasonNotSent {
+		return e.Because("")
 	}
 	return err
 }
 
 // notSent marks an error of a call that never left: no instance was picked, so it is safe to repeat.
 func notSent(err error) error {
-	var e *errs.Error
-	if errors.As(err, &e) && e.Kind == errs.Unavailable && e.Reason == "" {
+	if e, ok := errors.AsType[*errs.Error](err); ok && e.Kind() == errs.Unavailable && e.Reason() == "" {
 		return e.Because(retry.ReasonNotSent)
 	}
 	return err

@@ -1,9 +1,11 @@
 package rpc_test
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net"
 	"strings"
 	"sync"
@@ -122,17 +124,48 @@ func TestAnErrorKeepsItsKindAndDetails(t *testing.T) {
 	})
 }
 
-func TestAPanicIsAnInternalErrorAndTheServerLives(t *testing.T) {
+func TestPanicIsAnInternalErrorAndTheServerLives(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		w := newWorld()
-		w.start(t, rpc.ServerOptions{}, func(context.Context) error { panic("secret") })
-		c := w.client(t, rpc.ClientOptions{})
-		for range 2 {
-			if _, err := c.Get(t.Context(), &configv1.GetRequest{}); !errors.Is(err, errs.Internal) || err.Error() != "internal error in Get" {
-				t.Errorf("got %v", err)
-			}
-		}
+		assertStaysInternal(t, func(context.Context) error { panic("secret") })
 	})
+}
+
+func TestTextOfAnInternalErrorStaysAtTheServer(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		assertStaysInternal(t, func(context.Context) error {
+			return errs.Errorf(errs.Internal, "reading: %w", errors.New("secret"))
+		})
+	})
+}
+
+// assertStaysInternal calls a server twice whose answer has the word secret in it, and wants that word in one line of the
+// log for each call and not at the caller.
+func assertStaysInternal(t *testing.T, answer func(context.Context) error) {
+	t.Helper()
+	w := newWorld()
+	var log bytes.Buffer
+	tracer, err := trace.New(trace.Options{Service: "config", Exporter: tracetest.NewNoopExporter()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = tracer.Shutdown(context.Background()) })
+	handler := trace.Handler(slog.NewTextHandler(&log, nil))
+	w.start(t, rpc.ServerOptions{Log: slog.New(handler), Trace: tracer}, answer)
+	c := w.client(t, rpc.ClientOptions{})
+	for range 2 {
+		log.Reset()
+		_, err := c.Get(t.Context(), &configv1.GetRequest{})
+		if !errors.Is(err, errs.Internal) || strings.Contains(err.Error(), "secret") {
+			t.Errorf("the caller sees the %v error %v", errs.KindOf(err), err)
+		}
+		if lines := strings.Count(log.String(), "\n"); lines != 1 || !strings.Contains(log.String(), "secret") {
+			t.Errorf("the log has %d lines, want one with the text: %s", lines, log.String())
+		}
+		_, id, found := strings.Cut(err.Error(), "trace_id ")
+		if !found || !strings.Contains(log.String(), "trace_id="+id) {
+			t.Errorf("the caller sees %q, want the trace_id of the log: %s", err, log.String())
+		}
+	}
 }
 
 func TestRetriesGoElsewhereAndOnlyWhereTheProtoAllows(t *testing.T) {

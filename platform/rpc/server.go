@@ -3,7 +3,6 @@ package rpc
 import (
 	"context"
 	"errors"
-	"fmt"
 	"log/slog"
 	"runtime/debug"
 	"strings"
@@ -98,7 +97,7 @@ func (s *server) unary(ctx context.Context, req any, info *grpc.UnaryServerInfo,
 	if err := s.fault.strike(ctx, m, span); err != nil {
 		return nil, err
 	}
-	defer s.recover(ctx, m, &err)
+	defer recovered(&err)
 	return h(ctx, req)
 }
 
@@ -110,7 +109,7 @@ func (s *server) stream(srv any, ss grpc.ServerStream, info *grpc.StreamServerIn
 		err = s.finish(ctx, m, start, err)
 		endServer(span, err)
 	}()
-	defer s.recover(ctx, m, &err)
+	defer recovered(&err)
 	return h(srv, &serverStream{ss, withCriticality(ctx)})
 }
 
@@ -123,13 +122,13 @@ type serverStream struct {
 // Context returns the context with the span.
 func (s *serverStream) Context() context.Context { return s.ctx }
 
-// finish counts the call, logs what the caller will not be told, and returns the status to send.
+// finish counts the call, logs an internal error, whose text is not sent, and returns the status to send.
 func (s *server) finish(ctx context.Context, m *method, start time.Time, err error) error {
 	if err == nil {
 		s.observe(m, codes.OK, start)
 		return nil
 	}
-	st := errs.ToStatus(ownRefusal(err))
+	st := errs.ToStatus(ctx, ownRefusal(err))
 	s.observe(m, st.Code(), start)
 	if retry.GaveUp(err) {
 		_ = grpc.SetTrailer(ctx, metadata.Pairs(pushback, "-1")) // fails only for a call that has ended
@@ -162,11 +161,10 @@ func (s *server) record(ctx context.Context, m *method, err error, took time.Dur
 	}
 }
 
-// recover turns a panic into an internal error: one bad request must not take the others of its process down.
-func (s *server) recover(ctx context.Context, m *method, err *error) {
+// recovered turns a panic into an internal error: one bad request must not take the others of its process down.
+func recovered(err *error) {
 	if r := recover(); r != nil {
-		s.Log.ErrorContext(ctx, "handling a call: panic", "method", m.full, "panic", fmt.Sprint(r), "stack", string(debug.Stack()))
-		*err = errs.Errorf(errs.Internal, "internal error in %s", m.name)
+		*err = errs.Errorf(errs.Internal, "panic: %v\n%s", r, debug.Stack())
 	}
 }
 

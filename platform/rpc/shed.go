@@ -58,14 +58,14 @@ func sendCriticality(ctx context.Context) context.Context {
 	return ctx
 }
 
-// ownRefusal takes the reason from an error that another process was given: what was refused there was begun here, so to do
-// it again is not safe.
+// ownRefusal removes the reason from a refusal that another process answered with. That process refused a call of this
+// one, but the call that is answered here was begun, so it may not be safe to repeat.
 func ownRefusal(err error) error {
 	e, ok := errors.AsType[*errs.Error](err)
-	if !ok || e.Reason != circuit.ReasonShed && e.Reason != retry.ReasonMisdirected || !errs.Wire(e) {
+	if !ok || e.Reason() != circuit.ReasonShed && e.Reason() != retry.ReasonMisdirected || !errs.Wire(e) {
 		return err
 	}
-	return errs.Errorf(e.Kind, "%w", errors.New(e.Message)).RetryIn(e.RetryAfter)
+	return e.Because("")
 }
 
 // unimportant reports whether a call that was shed should be left at that. Another attempt is for calls that matter.

@@ -57,20 +57,20 @@ func (p *Process) serveKill(w http.ResponseWriter, r *http.Request) {
 
 // prepareDown checks the request, and leaves a note for the next start.
 func (p *Process) prepareDown(req killRequest) (down time.Duration, err error) {
-	bad := errs.Errorf(errs.Invalid, "killing %s", p.Instance())
+	var bad errs.Violations
 	if wrong := text.CheckNote(req.Actor, text.MaxAuthor); wrong != nil {
-		bad.Field("actor", wrong.Error())
+		bad.Add("actor", wrong.Error())
 	}
 	if wrong := text.CheckNote(req.Reason, text.MaxReason); wrong != nil {
-		bad.Field("reason", wrong.Error())
+		bad.Add("reason", wrong.Error())
 	}
 	if req.For != "" {
 		if down, err = time.ParseDuration(req.For); err != nil || down < 0 || down > maxDown {
-			bad.Field("for", fmt.Sprintf(`must be a duration like "20s" of at most %v`, maxDown))
+			bad.Addf("for", `must be a duration like "20s" of at most %v`, maxDown)
 		}
 	}
-	if len(bad.Fields) > 0 {
-		return 0, bad
+	if err := bad.Err("killing %s", p.Instance()); err != nil {
+		return 0, err
 	}
 	if down == 0 {
 		return 0, nil

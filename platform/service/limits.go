@@ -81,7 +81,7 @@ func limitBodies(h http.Handler) http.Handler {
 		switch {
 		case r.ContentLength > maxBody:
 			w.Header().Set("Connection", "close") // the body is not worth reading
-			p := errs.ProblemOf(errs.Errorf(errs.Invalid, "reading the request: a body may have %d MiB, this one has %d bytes", maxBody>>20, r.ContentLength))
+			p := errs.ProblemOf(r.Context(), errs.Errorf(errs.Invalid, "reading the request: a body may have %d MiB, this one has %d bytes", maxBody>>20, r.ContentLength))
 			p.Status, p.Title = http.StatusRequestEntityTooLarge, http.StatusText(http.StatusRequestEntityTooLarge)
 			errs.WriteProblemBody(w, p, 0)
 			return

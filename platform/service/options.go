@@ -106,15 +106,15 @@ func (n Net) complete() Net {
 }
 
 func (o Options) validate() error {
-	bad := errs.Errorf(errs.Invalid, "options of service %q", o.Name)
+	var bad errs.Violations
 	name := func(field, value string, rule names.Rule) {
 		if err := rule.Check(value); err != nil {
-			bad.Field(field, err.Error())
+			bad.Add(field, err.Error())
 		}
 	}
 	address := func(field, value string) {
 		if _, _, err := net.SplitHostPort(value); err != nil {
-			bad.Field(field, fmt.Sprintf("must be host:port, is %q", value))
+			bad.Addf(field, "must be host:port, is %q", value)
 		}
 	}
 	name("Name", o.Name, names.Service)
@@ -127,7 +127,7 @@ func (o Options) validate() error {
 		address(fmt.Sprintf("Discovery[%d]", i), seed)
 	}
 	if o.Known != nil && len(o.Discovery) > 0 {
-		bad.Field("Known", "must be nil when Discovery is set")
+		bad.Add("Known", "must be nil when Discovery is set")
 	}
 	for _, listener := range slices.Sorted(maps.Keys(o.Listen)) {
 		name("Listen."+listener, listener, names.Service)
@@ -135,14 +135,11 @@ func (o Options) validate() error {
 	}
 	if strings.Contains(o.Advertise, "/") {
 		if _, err := netip.ParsePrefix(o.Advertise); err != nil {
-			bad.Field("Advertise", fmt.Sprintf("must be a host or a network like 10.1.0.0/16, is %q", o.Advertise))
+			bad.Addf("Advertise", "must be a host or a network like 10.1.0.0/16, is %q", o.Advertise)
 		}
 	}
 	if o.Drain < 0 {
-		bad.Field("Drain", fmt.Sprintf("must not be negative, is %v", o.Drain))
+		bad.Addf("Drain", "must not be negative, is %v", o.Drain)
 	}
-	if len(bad.Fields) > 0 {
-		return bad
-	}
-	return nil
+	return bad.Err("options of service %q", o.Name)
 }

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"net"
 	"net/http"
 	"slices"
@@ -20,6 +21,7 @@ import (
 	"bijou.dev/platform/errs"
 	"bijou.dev/platform/memnet"
 	"bijou.dev/platform/service"
+	"bijou.dev/platform/trace"
 
 	"bijou.dev/platform/names"
 	"bijou.dev/platform/names/namestest"
@@ -579,4 +581,35 @@ func TestNothingIsDialledAfterTheEnd(t *testing.T) {
 			t.Errorf("dialling %s: %v", callee, err)
 		}
 	}
+}
+
+func TestTextOfAnInternalErrorGoesToTheLogAndNotToTheCaller(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n := memnet.New()
+		o := alone(n, "hello-1")
+		var log bytes.Buffer
+		o.Log = slog.New(trace.Handler(slog.NewTextHandler(&log, nil)))
+		_, stop := run(t, o, func(_ context.Context, p *service.Setup) error {
+			return p.Handle("http", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				errs.WriteProblem(w, r, errs.Errorf(errs.Internal, "reading: %w", errors.New("secret")))
+			}))
+		})
+		code, body := get(t, n, "http://hello-1:8080/")
+		if err := stop(); err != nil {
+			t.Error(err)
+		}
+		var problem struct{ TraceID string }
+		if err := json.Unmarshal([]byte(body), &problem); err != nil || code != 500 || strings.Contains(body, "secret") {
+			t.Errorf("the caller sees %d %s (%v)", code, body, err)
+		}
+		var lines []string
+		for line := range strings.Lines(log.String()) {
+			if strings.Contains(line, "secret") {
+				lines = append(lines, line)
+			}
+		}
+		if len(lines) != 1 || problem.TraceID == "" || !strings.Contains(lines[0], "trace_id="+problem.TraceID) {
+			t.Errorf("the log has %d lines with the text, want one with trace_id %q: %s", len(lines), problem.TraceID, lines)
+		}
+	})
 }

@@ -122,6 +122,7 @@ func (s *Setup) Handle(listener string, h http.Handler) error {
 	}
 	srv := &http.Server{
 		Handler:           limitBodies(h),
+		BaseContext:       func(net.Listener) context.Context { return errs.WithLog(context.Background(), s.log) },
 		ReadHeaderTimeout: headerWithin,
 		IdleTimeout:       idleFor,
 		MaxHeaderBytes:    maxHeader,

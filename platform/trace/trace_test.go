@@ -344,7 +344,7 @@ func TestAnswersOfTheStore(t *testing.T) {
 		},
 		{
 			name: "is exhausted and says when to retry",
-			answer: failFirst(1, errs.ToStatus(
+			answer: failFirst(1, errs.ToStatus(t.Context(),
 				errs.Errorf(errs.Exhausted, "storing spans").RetryIn(3*time.Second)).Err()),
 			exported: 5, calls: 2, took: 3 * time.Second,
 		},
@@ -532,7 +532,7 @@ func TestRetriesOfManySendersAreSpread(t *testing.T) {
 			mu.Lock()
 			defer mu.Unlock()
 			if calls++; calls <= 5 {
-				return nil, errs.ToStatus(errs.Errorf(errs.Exhausted, "storing spans").RetryIn(time.Second)).Err()
+				return nil, errs.ToStatus(t.Context(), errs.Errorf(errs.Exhausted, "storing spans").RetryIn(time.Second)).Err()
 			}
 			moments[time.Since(begin)] = true
 			return &response{}, nil

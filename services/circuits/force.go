@@ -51,38 +51,35 @@ func (b *Board) Force(ctx context.Context, req *circuitsv1.ForceRequest) (*circu
 }
 
 func validateForce(req *circuitsv1.ForceRequest) (time.Duration, error) {
-	err := errs.Errorf(errs.Invalid, "forcing circuit %q", req.Name)
+	var bad errs.Violations
 	switch req.State {
 	case circuitsv1.State_STATE_UNSPECIFIED, circuitsv1.State_STATE_FORCED_OPEN, circuitsv1.State_STATE_FORCED_CLOSED:
 	default:
-		err.Field("state", "must be STATE_FORCED_OPEN, STATE_FORCED_CLOSED, or STATE_UNSPECIFIED to release")
+		bad.Add("state", "must be STATE_FORCED_OPEN, STATE_FORCED_CLOSED, or STATE_UNSPECIFIED to release")
 	}
 	if !forcedName.MatchString(req.Name) || len(req.Name) > maxName {
-		err.Field("name", `must be a circuit as "catalog.GetMovie" or a group as "catalog"`)
+		bad.Add("name", `must be a circuit as "catalog.GetMovie" or a group as "catalog"`)
 	}
 	if req.Name == "default" {
-		err.Field("name", "must not be the default of all circuits; force each group")
+		bad.Add("name", "must not be the default of all circuits; force each group")
 	}
 	if wrong := names.Service.Check(req.Service); req.Service != "" && wrong != nil {
-		err.Field("service", wrong.Error())
+		bad.Add("service", wrong.Error())
 	}
 	if wrong := text.CheckNote(req.Author, text.MaxAuthor); wrong != nil {
-		err.Field("author", wrong.Error())
+		bad.Add("author", wrong.Error())
 	}
 	if wrong := text.CheckNote(req.Reason, text.MaxReason); wrong != nil {
-		err.Field("reason", wrong.Error())
+		bad.Add("reason", wrong.Error())
 	}
 	ttl := defaultTTL
 	if req.Ttl != nil && req.Ttl.AsDuration() != 0 {
 		ttl = req.Ttl.AsDuration()
 	}
 	if ttl < minTTL || ttl > maxTTL || req.Ttl != nil && !req.Ttl.IsValid() {
-		err.Field("ttl", "must be 10s to 24h")
+		bad.Add("ttl", "must be 10s to 24h")
 	}
-	if len(err.Fields) > 0 {
-		return 0, err
-	}
-	return ttl, nil
+	return ttl, bad.Err("forcing circuit %q", req.Name)
 }
 
 func overrideScope(service string) *configv1.Scope {

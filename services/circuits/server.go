@@ -114,29 +114,26 @@ func requests(closing context.Context, stream reportStream) iter.Seq2[*circuitsv
 
 // validate refuses a report that a reader of the board could not handle.
 func validate(req *circuitsv1.ReportRequest) error {
-	err := errs.Errorf(errs.Invalid, "reporting circuits of %q", req.Instance)
+	var bad errs.Violations
 	if req.Service == "" || len(req.Service) > maxName {
-		err.Field("service", "must have 1 to 256 bytes")
+		bad.Add("service", "must have 1 to 256 bytes")
 	}
 	if req.Instance == "" || len(req.Instance) > maxName {
-		err.Field("instance", "must have 1 to 256 bytes")
+		bad.Add("instance", "must have 1 to 256 bytes")
 	}
 	if problem := load.Validate(req.Served); problem != nil {
-		err.Field("served", "must be possible: "+problem.Error())
+		bad.Add("served", "must be possible: "+problem.Error())
 	}
 	if len(req.Circuits) > maxCircuits {
-		err.Field("circuits", "must be at most 3000")
+		bad.Add("circuits", "must be at most 3000")
 	}
 	for _, c := range req.Circuits {
 		if problem := validateSnapshot(c); problem != "" {
-			err.Field(fmt.Sprintf("circuits[%.64q]", c.Name), problem)
+			bad.Add(fmt.Sprintf("circuits[%.64q]", c.Name), problem)
 			break // the first one is enough to find the sender
 		}
 	}
-	if len(err.Fields) > 0 {
-		return err
-	}
-	return nil
+	return bad.Err("reporting circuits of %q", req.Instance)
 }
 
 func validateSnapshot(c *circuitsv1.Snapshot) string {

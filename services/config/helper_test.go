@@ -160,7 +160,7 @@ func id(instance string) *configv1.Identity {
 func wantKind(t *testing.T, err error, want errs.Kind) *errs.Error {
 	t.Helper()
 	e, ok := errors.AsType[*errs.Error](err)
-	if !ok || e.Kind != want {
+	if !ok || e.Kind() != want {
 		t.Fatalf("got error %v of kind %v, want kind %v", err, errs.KindOf(err), want)
 	}
 	return e

@@ -67,7 +67,7 @@ func TestOptionsNameTheField(t *testing.T) {
 		"EtcdEndpoints": {}, "MaxValueBytes": {Store: kvmem.New(), MaxValueBytes: -1}, "MaxChanges": {Store: kvmem.New(), MaxChanges: 127},
 	} {
 		_, err := config.NewServer(o)
-		if e := wantInvalid(t, err); len(e.Fields) != 1 || e.Fields[0].Name != name {
+		if e := wantInvalid(t, err); len(e.Fields()) != 1 || e.Fields()[0].Name != name {
 			t.Errorf("want an error that names %s, got %v", name, err)
 		}
 	}

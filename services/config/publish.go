@@ -24,7 +24,6 @@ const (
 	maxReason   = 2000
 	maxSelector = 128
 	maxTTL      = 366 * 24 * time.Hour
-	maxFields   = 20 // violations in one answer
 )
 
 // Time-outs of a publish. It is refused rather than left hanging when the store is away.
@@ -50,15 +49,15 @@ type batch struct {
 }
 
 // signed says what is missing from who and why.
-func signed(bad *errs.Error, author, reason string) {
+func signed(bad *errs.Violations, author, reason string) {
 	for _, f := range []struct {
 		name, text string
 		most       int
 	}{{"author", author, maxAuthor}, {"reason", reason, maxReason}} {
 		if strings.TrimSpace(f.text) == "" {
-			bad.Field(f.name, "must not be empty")
+			bad.Add(f.name, "must not be empty")
 		} else if len(f.text) > f.most {
-			bad.Field(f.name, fmt.Sprintf("must have at most %d bytes, has %d", f.most, len(f.text)))
+			bad.Addf(f.name, "must have at most %d bytes, has %d", f.most, len(f.text))
 		}
 	}
 }
@@ -251,13 +250,13 @@ func (s *Server) writable() error {
 // Publish implements the contract. Values that are there already are no changes: if there are no others, it answers with
 // the newest revision.
 func (s *Server) Publish(ctx context.Context, req *configv1.PublishRequest) (*configv1.PublishResponse, error) {
-	bad := errs.Errorf(errs.Invalid, "publishing %s", subject(req.GetChanges()))
-	signed(bad, req.GetAuthor(), req.GetReason())
+	var bad errs.Violations
+	signed(&bad, req.GetAuthor(), req.GetReason())
 	if n := len(req.GetChanges()); n == 0 || n > s.opts.MaxChanges {
-		bad.Field("changes", fmt.Sprintf("must be 1 to %d, are %d", s.opts.MaxChanges, n))
+		bad.Addf("changes", "must be 1 to %d, are %d", s.opts.MaxChanges, n)
 	}
-	if len(bad.Fields) > 0 {
-		return nil, bad
+	if err := bad.Err("publishing %s", subject(req.GetChanges())); err != nil {
+		return nil, err
 	}
 	return s.publish(ctx, batch{
 		author: req.GetAuthor(), reason: req.GetReason(), dryRun: req.GetDryRun(),
@@ -320,25 +319,22 @@ func subject(list []*configv1.Change) string {
 func (s *Server) check(list []*configv1.Change) ([]change, error) {
 	s.state.mu.RLock()
 	defer s.state.mu.RUnlock()
-	bad := errs.Errorf(errs.Invalid, "publishing %s", subject(list))
+	var bad errs.Violations
 	seen := map[string]int{}
 	changes := make([]change, 0, len(list))
 	for i, c := range list {
-		if len(bad.Fields) >= maxFields {
-			break
-		}
-		fail := func(field, problem string) { bad.Field(fmt.Sprintf("changes[%d].%s", i, field), problem) }
+		here := bad.At(fmt.Sprintf("changes[%d]", i))
+		fail := here.Add
 		key := valueKey(c.GetName(), c.GetScope())
 		if first, twice := seen[key]; twice {
 			fail("name", fmt.Sprintf("must not be set twice at one scope, is in changes[%d] too", first))
 			continue
 		}
 		seen[key] = i
-		fieldsBefore := len(bad.Fields)
 		checkName(c.GetName(), fail)
 		checkScope(c.GetScope(), fail)
 		expires := checkTTL(c, fail)
-		if len(bad.Fields) > fieldsBefore {
+		if here.Len() > 0 {
 			continue
 		}
 		s.checkValueLocked(c, fail)
@@ -350,10 +346,7 @@ func (s *Server) check(list []*configv1.Change) ([]change, error) {
 			changes = append(changes, next)
 		}
 	}
-	if len(bad.Fields) > 0 {
-		return nil, bad
-	}
-	return changes, nil
+	return changes, bad.Err("publishing %s", subject(list))
 }
 
 // thereLocked reports whether a change would leave everything as it is. A value that expires, or should, is set anew.
@@ -484,13 +477,13 @@ func perhaps(names []string) string {
 
 // Rollback implements the contract.
 func (s *Server) Rollback(ctx context.Context, req *configv1.RollbackRequest) (*configv1.PublishResponse, error) {
-	bad := errs.Errorf(errs.Invalid, "rolling back to revision %d", req.GetTo())
-	signed(bad, req.GetAuthor(), req.GetReason())
+	var bad errs.Violations
+	signed(&bad, req.GetAuthor(), req.GetReason())
 	if req.GetTo() <= 0 {
-		bad.Field("to", "must be a revision")
+		bad.Add("to", "must be a revision")
 	}
-	if len(bad.Fields) > 0 {
-		return nil, bad
+	if err := bad.Err("rolling back to revision %d", req.GetTo()); err != nil {
+		return nil, err
 	}
 	return s.publish(ctx, batch{
 		author: req.GetAuthor(), reason: req.GetReason(), dryRun: req.GetDryRun(),
@@ -545,22 +538,19 @@ func (s *Server) planRollback(ctx context.Context, head, to int64) ([]change, er
 func (s *Server) checkRollback(changes []change) error {
 	s.state.mu.RLock()
 	defer s.state.mu.RUnlock()
-	bad := errs.Errorf(errs.Invalid, "rolling back: some values do not fit any more; publish what is wanted instead")
+	var bad errs.Violations
 	for _, c := range changes {
 		for name, a := range s.state.concernedLocked(c.scope.GetApp()) {
 			p := a.property(c.name)
-			if p == nil || c.value == nil || len(bad.Fields) >= maxFields {
+			if p == nil || c.value == nil {
 				continue
 			}
 			if err := p.Check(*c.value); err != nil {
-				bad.Field(c.name, fmt.Sprintf("%s (declared by %s)", err, name))
+				bad.Addf(c.name, "%s (declared by %s)", err, name)
 			}
 		}
 	}
-	if len(bad.Fields) > 0 {
-		return bad
-	}
-	return nil
+	return bad.Err("rolling back: some values do not fit any more; publish what is wanted instead")
 }
 
 // expire ends overrides when their time is over: for the watchers at once, and in the store by removing them, each batch as

@@ -132,7 +132,7 @@ func TestRefusalsChangeNothing(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			_, err := c.Publish(t.Context(), test.req)
 			e := wantKind(t, err, errs.Invalid)
-			if len(e.Fields) == 0 || e.Fields[0].Name != test.field || !strings.Contains(e.Fields[0].Problem, test.text) {
+			if len(e.Fields()) == 0 || e.Fields()[0].Name != test.field || !strings.Contains(e.Fields()[0].Problem, test.text) {
 				t.Errorf("got %q, want field %s: ...%s...", e, test.field, test.text)
 			}
 		})
@@ -175,8 +175,8 @@ func TestStaleRevisionNamesWhoChangedWhat(t *testing.T) {
 
 	_, err := c.Publish(t.Context(), &configv1.PublishRequest{Changes: []*configv1.Change{set("greeting", "hu")}, ExpectedRevision: first, Author: "bob", Reason: "r"})
 	e := wantKind(t, err, errs.Conflict)
-	if e.Reason != "STALE_REVISION" || e.Meta["author"] != "ann" || e.Meta["revision"] != "3" || !strings.Contains(e.Message, `"greeting" was changed by ann in revision 3`) {
-		t.Errorf("got %v with reason %q and %v", e, e.Reason, e.Meta)
+	if e.Reason() != "STALE_REVISION" || e.Meta()["author"] != "ann" || e.Meta()["revision"] != "3" || !strings.Contains(e.Message(), `"greeting" was changed by ann in revision 3`) {
+		t.Errorf("got %v with reason %q and %v", e, e.Reason(), e.Meta())
 	}
 	resp, err := c.Publish(t.Context(), &configv1.PublishRequest{Changes: []*configv1.Change{set("search.limit", "31")}, ExpectedRevision: first, Author: "bob", Reason: "r"})
 	if err != nil || resp.GetRevision() != 5 {

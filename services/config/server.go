@@ -276,27 +276,25 @@ func (s *Server) Declare(ctx context.Context, req *configv1.DeclareRequest) (*co
 }
 
 func checkDeclare(req *configv1.DeclareRequest) error {
-	bad := errs.Errorf(errs.Invalid, "declaring settings of %q", shorten(req.GetApp()))
+	var bad errs.Violations
 	if err := names.Service.Check(req.GetApp()); err != nil {
-		bad.Field("app", err.Error())
+		bad.Add("app", err.Error())
 	}
 	if n, size := len(req.GetProperties()), proto.Size(req); n > maxProperties || size > maxDeclared {
-		return bad.Field("properties", fmt.Sprintf("must be at most %d in %d bytes, are %d in %d", maxProperties, maxDeclared, n, size))
+		bad.Addf("properties", "must be at most %d in %d bytes, are %d in %d", maxProperties, maxDeclared, n, size)
+		return bad.Err("declaring settings of %q", shorten(req.GetApp()))
 	}
 	seen := map[string]int{}
 	for i, p := range req.GetProperties() {
 		if first, twice := seen[p.GetName()]; twice {
-			bad.Field(fmt.Sprintf("properties[%d].name", i), fmt.Sprintf("must not be declared twice, is properties[%d] too", first))
+			bad.Addf(fmt.Sprintf("properties[%d].name", i), "must not be declared twice, is properties[%d] too", first)
 		}
 		seen[p.GetName()] = i
-		if _, err := settings.ParseProperty(p); err != nil && len(bad.Fields) < maxFields {
-			bad.Field(fmt.Sprintf("properties[%d]", i), err.Error())
+		if _, err := settings.ParseProperty(p); err != nil {
+			bad.Add(fmt.Sprintf("properties[%d]", i), err.Error())
 		}
 	}
-	if len(bad.Fields) > 0 {
-		return bad
-	}
-	return nil
+	return bad.Err("declaring settings of %q", shorten(req.GetApp()))
 }
 
 // declaration reports whether the app has declared just this, and where the store has what it declared.

@@ -108,24 +108,21 @@ func ended(err error) error {
 }
 
 func checkIdentity(id *configv1.Identity) error {
-	bad := errs.Errorf(errs.Invalid, "watching settings")
+	var bad errs.Violations
 	if err := names.Service.Check(id.GetApp()); err != nil {
-		bad.Field("identity.app", err.Error())
+		bad.Add("identity.app", err.Error())
 	}
 	if err := names.ID.Check(id.GetInstance()); err != nil {
-		bad.Field("identity.instance", err.Error())
+		bad.Add("identity.instance", err.Error())
 	}
 	for field, text := range map[string]string{
 		"environment": id.GetEnvironment(), "region": id.GetRegion(), "zone": id.GetZone(), "version": id.GetVersion(),
 	} {
 		if err := names.ID.Check(text); text != "" && err != nil {
-			bad.Field("identity."+field, err.Error())
+			bad.Add("identity."+field, err.Error())
 		}
 	}
-	if len(bad.Fields) > 0 {
-		return bad
-	}
-	return nil
+	return bad.Err("watching settings")
 }
 
 // join adds a watcher and returns what it sees at that moment, so that no change falls between.

@@ -264,17 +264,14 @@ func (q requestsRequest) deed() deed {
 }
 
 func (q requestsRequest) validate() error {
-	bad := errs.Errorf(errs.Invalid, "sending requests")
+	var bad errs.Violations
 	if !strings.HasPrefix(q.Path, "/") || strings.HasPrefix(q.Path, "//") {
-		bad.Field("path", "must begin with one /")
+		bad.Add("path", "must begin with one /")
 	}
 	if q.Count < 1 || q.Count > maxRequests {
-		bad.Field("count", fmt.Sprintf("must be 1 to %d", maxRequests))
+		bad.Addf("count", "must be 1 to %d", maxRequests)
 	}
-	if len(bad.Fields) > 0 {
-		return bad
-	}
-	return nil
+	return bad.Err("sending requests")
 }
 
 type requestsAnswer struct {

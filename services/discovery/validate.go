@@ -29,24 +29,15 @@ const (
 )
 
 // violations collects what is wrong with an input.
-type violations struct{ err *errs.Error }
+type violations struct{ errs.Violations }
 
 func (v *violations) add(ok bool, field, format string, args ...any) {
-	if ok {
-		return
+	if !ok {
+		v.Addf(field, format, args...)
 	}
-	if v.err == nil {
-		v.err = errs.Errorf(errs.Invalid, "checking input")
-	}
-	v.err.Field(field, fmt.Sprintf(format, args...))
 }
 
-func (v *violations) result() error {
-	if v.err == nil {
-		return nil
-	}
-	return v.err
-}
+func (v *violations) result() error { return v.Err("checking input") }
 
 // check adds what a check of package names or text found, if anything.
 func (v *violations) check(field string, err error) {

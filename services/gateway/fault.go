@@ -1,6 +1,7 @@
 package gateway
 
 import (
+	"context"
 	"encoding/base64"
 	"fmt"
 	"html"
@@ -86,9 +87,9 @@ func (f *failure) code() codes.Code {
 }
 
 // details is the status of a failure with when to come back (google.rpc.RetryInfo), as gRPC sends it beside the code.
-func (f *failure) details() string {
+func (f *failure) details(ctx context.Context) string {
 	err := errs.Errorf(errs.KindOf(status.Error(f.code(), "")), "%s", f.detail).RetryIn(f.retry)
-	b, _ := proto.Marshal(errs.ToStatus(err).Proto()) // text from us, which is UTF-8
+	b, _ := proto.Marshal(errs.ToStatus(ctx, err).Proto()) // text from us, which is UTF-8
 	return base64.RawStdEncoding.EncodeToString(b)
 }
 
@@ -108,7 +109,7 @@ func (f *failure) write(w http.ResponseWriter, r *http.Request, id, traceID stri
 		h.Set("Grpc-Status", strconv.Itoa(int(f.code())))
 		h.Set("Grpc-Message", grpcMessage(f.detail))
 		if f.retry > 0 {
-			h.Set("Grpc-Status-Details-Bin", f.details())
+			h.Set("Grpc-Status-Details-Bin", f.details(r.Context()))
 		}
 		w.WriteHeader(http.StatusOK)
 	case prefersHTML(r.Header["Accept"]):

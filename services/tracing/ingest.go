@@ -151,7 +151,7 @@ func (in *ingest) grpcServer() *grpc.Server {
 			}
 			resp, err := in.export(ctx, p)
 			if err != nil {
-				return nil, errs.ToStatus(err).Err()
+				return nil, errs.ToStatus(ctx, err).Err()
 			}
 			return resp, nil
 		}}},
@@ -214,7 +214,7 @@ func (in *ingest) otlpHTTP(w http.ResponseWriter, r *http.Request) {
 		return err
 	})
 	if err != nil {
-		writeOTLP(w, asJSON, httpStatus(w, err), errs.ToStatus(err).Proto())
+		writeOTLP(w, asJSON, httpStatus(w, err), errs.ToStatus(r.Context(), err).Proto())
 		return
 	}
 	writeOTLP(w, asJSON, http.StatusOK, otlpResponse(rej))

@@ -256,7 +256,7 @@ func nonNil[T any](list []T) []T {
 
 // parseQuery reads the parameters of a search.
 func parseQuery(v url.Values, now time.Time) (store.Query, error) {
-	bad := errs.Errorf(errs.Invalid, "searching traces")
+	var bad errs.Violations
 	number := func(name string, def, least, most int64) int64 {
 		s := v.Get(name)
 		if s == "" {
@@ -264,7 +264,7 @@ func parseQuery(v url.Values, now time.Time) (store.Query, error) {
 		}
 		n, err := strconv.ParseInt(s, 10, 64)
 		if err != nil || n < least || n > most {
-			bad.Field(name, fmt.Sprintf("must be a number from %d to %d", least, most))
+			bad.Addf(name, "must be a number from %d to %d", least, most)
 			return def
 		}
 		return n
@@ -289,12 +289,9 @@ func parseQuery(v url.Values, now time.Time) (store.Query, error) {
 		q.Name = ""
 	}
 	if q.MaxDuration != 0 && q.MaxDuration < q.MinDuration {
-		bad.Field("maxDuration", "must not be less than minDuration")
+		bad.Add("maxDuration", "must not be less than minDuration")
 	}
-	if len(bad.Fields) > 0 {
-		return q, bad
-	}
-	return q, nil
+	return q, bad.Err("searching traces")
 }
 
 // parseAnnotations reads "error and http.method=GET".
