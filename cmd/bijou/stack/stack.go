@@ -207,6 +207,9 @@ func (s *Stack) prepare(ctx context.Context) error {
 	return err
 }
 
+// Warnings say what the compose file asks for and processes do not do, one sentence each.
+func (s *Stack) Warnings() []string { return s.plan.Warnings }
+
 func (s *Stack) findPort(wanted int) (int, error) {
 	if s.opts.RandomPorts {
 		wanted = 0

@@ -143,7 +143,7 @@ func (e *env) checkPorts(ctx context.Context) []finding {
 	}
 	project, err := compose.Load(ctx, file, e.Environ)
 	if err != nil {
-		return []finding{{What: compose.FileName, Level: levelMissing, Found: err.Error(), Do: "mend it"}}
+		return []finding{{What: compose.FileName, Level: levelMissing, Found: err.Error(), Do: "correct the file"}}
 	}
 	if _, err := e.running(ctx); err == nil {
 		return []finding{{What: "ports", Level: levelOK, Found: "a stack is running here"}}
@@ -153,18 +153,24 @@ func (e *env) checkPorts(ctx context.Context) []finding {
 	var all []finding
 	for _, name := range project.ServiceNames() {
 		for _, port := range project.Services[name].Ports {
-			all = append(all, checkPort(ctx, name, port.Published))
+			first, last, err := compose.PortRange(port.Published)
+			if err != nil {
+				all = append(all, finding{What: "port " + port.Published, Level: levelMissing, Found: err.Error(), Do: "correct it in " + file})
+				continue
+			}
+			for number := first; number <= last && number > 0; number++ {
+				all = append(all, checkPort(ctx, name, number))
+			}
 		}
 	}
 	return all
 }
 
-func checkPort(ctx context.Context, service, port string) finding {
-	f := finding{What: "port " + port, Level: levelOK, Found: "free for " + service}
-	l, err := (&net.ListenConfig{}).Listen(ctx, "tcp", "127.0.0.1:"+port)
+func checkPort(ctx context.Context, service string, port int) finding {
+	f := finding{What: fmt.Sprintf("port %d", port), Level: levelOK, Found: "free for " + service}
+	l, err := (&net.ListenConfig{}).Listen(ctx, "tcp", fmt.Sprintf("127.0.0.1:%d", port))
 	if err != nil {
-		number, _ := strconv.Atoi(port)
-		f.Level, f.Found = levelNote, "taken by "+stack.PortHolder(number)
+		f.Level, f.Found = levelNote, "taken by "+stack.PortHolder(port)
 		f.Do = "end that program, or use the port that \"bijou up\" takes instead and prints"
 		return f
 	}

@@ -54,6 +54,9 @@ func (c *upCmd) Run(ctx context.Context, e *env) error {
 		return err
 	}
 	built := time.Since(begin)
+	for _, text := range st.Warnings() {
+		s.note(s.style.Yellow, "%s", text)
+	}
 	if s.ready(ctx, st) == nil {
 		s.table(st, built, time.Since(begin)-built)
 		select {

@@ -11,7 +11,7 @@ func Rewrite(service, value string) (string, error) {
 			port++
 			return port, nil
 		}},
-		ports: map[string]map[int]string{}, listens: map[string]map[int]bool{},
+		ports: map[string]map[int]string{}, listens: map[string]map[int]bool{}, hosts: map[string][]string{service: {service}},
 	}
 	w := rewriter{planner: pl, service: service, instance: service + "-1", folders: map[string]Folder{"/data": {Path: "/v"}}}
 	return w.value("VALUE", value)

@@ -21,6 +21,8 @@ type Plan struct {
 	Processes []Process
 	// Published are the ports with a number of their own, in the order of the services' names.
 	Published []Published
+	// Warnings say what the file asks for and processes do not do, one sentence each.
+	Warnings []string
 }
 
 // Process is one instance of a service.
@@ -94,7 +96,10 @@ type Options struct {
 // NewPlan translates a project. It fails on what processes cannot do: a service without build.args.SERVICE, a health
 // check in a shell, an address that nobody listens on.
 func NewPlan(project *types.Project, opts Options) (*Plan, error) {
-	pl := &planner{project: project, opts: opts, ports: map[string]map[int]string{}, listens: map[string]map[int]bool{}}
+	pl := &planner{
+		project: project, opts: opts,
+		ports: map[string]map[int]string{}, listens: map[string]map[int]bool{}, hosts: hostNames(project),
+	}
 	services := project.ServiceNames()
 	for _, name := range services {
 		if err := names.Service.Check(name); err != nil {
@@ -106,6 +111,7 @@ func NewPlan(project *types.Project, opts Options) (*Plan, error) {
 	}
 	for _, name := range services {
 		service := project.Services[name]
+		pl.warnOfNames(service)
 		for n := range service.GetScale() {
 			p, err := pl.process(service, n+1)
 			if err != nil {
@@ -132,7 +138,16 @@ type planner struct {
 	ports map[string]map[int]string
 	// service -> the container ports it listens on
 	listens map[string]map[int]bool
-	refs    []reference
+	// host name -> the services that it stands for
+	hosts map[string][]string
+	refs  []reference
+}
+
+// warn keeps a warning once: the replicas of a service share their settings.
+func (pl *planner) warn(format string, args ...any) {
+	if text := fmt.Sprintf(format, args...); !slices.Contains(pl.plan.Warnings, text) {
+		pl.plan.Warnings = append(pl.plan.Warnings, text)
+	}
 }
 
 // reference is an address of one service in the settings of another.

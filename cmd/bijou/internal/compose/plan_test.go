@@ -97,13 +97,12 @@ func TestRewrite(t *testing.T) {
 		// neither
 		"":                     "",
 		"10:30:00":             "10:30:00",
-		"nobody:7000":          "nobody:7000",
+		"unknown:7000":         "unknown:7000",
 		"bijou:///store":       "bijou:///store",
 		"sha256:7000":          "sha256:7000",
 		"store:7000s":          "store:7000s",
 		"my-store:7000":        "my-store:7000",
 		"store.example.com:80": "store.example.com:80",
-		"user@store:7000":      "user@store:7000",
 		`{"weight":80,"x":1}`:  `{"weight":80,"x":1}`,
 		":0":                   ":0",
 		":99999":               ":99999",
@@ -124,6 +123,134 @@ volumes: {named: }
 				t.Errorf("environment is\n%s\nwant VALUE=%s", strings.Join(got.Env, "\n"), want)
 			}
 		})
+	}
+}
+
+// vault is a service with one replica and more names than its own.
+const vault = `
+  vault:
+    build: {args: {SERVICE: vault}}
+    hostname: vault.internal
+    container_name: the-vault
+    networks: {default: {aliases: [safe]}}
+    environment: {LISTEN: "grpc=:7000,amqp=:5672,web=:80"}
+`
+
+// client is a service with one setting, planned before the services that it refers to.
+func client(value string) string {
+	return `
+name: test
+services:
+  client:
+    build: {args: {SERVICE: app}}
+    links: ["vault:linked"]
+    environment:
+      VALUE: '` + value + `'` + strings.TrimPrefix(header, "\nname: test\nservices:") + vault
+}
+
+func TestRewriteForms(t *testing.T) {
+	for value, want := range map[string]string{
+		// with user and password
+		"user:pass@vault:7000":         "user:pass@127.0.0.1:20001",
+		"http://u:p@vault:7000/x":      "http://u:p@127.0.0.1:20001/x",
+		"redis://:secret@vault:7000/0": "redis://:secret@127.0.0.1:20001/0",
+		"user@store:7000":              "user@127.0.0.1:20001,user@127.0.0.1:20002",
+		// the port of the scheme
+		"amqp://u:p@vault":            "amqp://u:p@127.0.0.1:20001",
+		"http://vault/x":              "http://127.0.0.1:20001/x",
+		"http://vault?x=1":            "http://127.0.0.1:20001?x=1",
+		"see http://vault, http://no": "see http://127.0.0.1:20001, http://no",
+		// a URL that names one server, and one that names several
+		"redis://store:7000/0":            "redis://127.0.0.1:20001/0",
+		"mongodb://vault:7000,store:7000": "mongodb://127.0.0.1:20001,127.0.0.1:20002,127.0.0.1:20003",
+		// targets of gRPC
+		"dns:///vault:7000": "dns:///127.0.0.1:20001",
+		"dns:///store:7000": "ipv4:127.0.0.1:20001,127.0.0.1:20002",
+		// other names of the service
+		"safe:7000":             "127.0.0.1:20001",
+		"vault.internal:7000":   "127.0.0.1:20001",
+		"the-vault:7000":        "127.0.0.1:20001",
+		"linked:7000":           "127.0.0.1:20001",
+		"http://vault.internal": "http://127.0.0.1:20001",
+	} {
+		t.Run(value, func(t *testing.T) {
+			got := find(t, mustPlan(t, client(value)), "client-1")
+			if !slices.Contains(got.Env, "VALUE="+want) {
+				t.Errorf("environment is\n%s\nwant VALUE=%s", strings.Join(got.Env, "\n"), want)
+			}
+		})
+	}
+}
+
+func TestWarnings(t *testing.T) {
+	for name, test := range map[string]struct{ file, want string }{
+		"scheme without a known port": {client("ftp://vault/x"), `service client: VALUE names vault in a form that is not rewritten`},
+		"user without a port":         {client("git@vault"), `service client: VALUE names vault in a form that is not rewritten`},
+		"one server, two replicas":    {client("redis://store:7000"), "service client: VALUE names one server, but there are 2 replicas"},
+		"dependency with its profile off": {
+			header + "  a: {build: {args: {SERVICE: a}}, depends_on: [b]}\n  b: {build: {args: {SERVICE: b}}, profiles: [extra]}\n",
+			"service a depends on b, whose profile extra is off",
+		},
+		"extra_hosts":    {header + "  a: {build: {args: {SERVICE: a}}, extra_hosts: [\"far:10.0.0.1\"]}\n", "service a: extra_hosts far is not applied"},
+		"external_links": {header + "  a: {build: {args: {SERVICE: a}}, external_links: [other]}\n", "service a: external_links other is not resolved"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			p := mustPlan(t, test.file)
+			if len(p.Warnings) != 1 || !strings.Contains(p.Warnings[0], test.want) {
+				t.Errorf("warnings %q, want one with %q", p.Warnings, test.want)
+			}
+		})
+	}
+	for _, value := range []string{"bijou:///store", "store", "a@example.com", "http://example.com", "http://store:7000"} {
+		if p := mustPlan(t, client(value)); len(p.Warnings) > 0 {
+			t.Errorf("%s: warnings %q, want none", value, p.Warnings)
+		}
+	}
+}
+
+func TestANamedServiceEnablesItsProfile(t *testing.T) {
+	file := filepath.Join(t.TempDir(), compose.FileName)
+	content := header + "  a: {build: {args: {SERVICE: a}}, profiles: [extra]}\n"
+	if err := os.WriteFile(file, []byte(content), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for profiles, want := range map[string][]string{"": {"store"}, "extra": {"a", "store"}, "*": {"a", "store"}} {
+		project, err := compose.Load(t.Context(), file, []string{"COMPOSE_PROFILES=" + profiles})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if diff := cmp.Diff(want, project.ServiceNames()); diff != "" {
+			t.Errorf("COMPOSE_PROFILES=%s: services (-want +got):\n%s", profiles, diff)
+		}
+	}
+	project, err := compose.Load(t.Context(), file, nil, "a")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff([]string{"a"}, project.ServiceNames()); diff != "" {
+		t.Errorf("services when a is named (-want +got):\n%s", diff)
+	}
+}
+
+func TestPublishedRange(t *testing.T) {
+	p := mustPlan(t, header+`
+  edge:
+    build: {args: {SERVICE: edge}}
+    scale: 3
+    environment: {LISTEN: ":8080"}
+    ports: ["8090-8091:8080"]
+`)
+	var got []string
+	for _, name := range []string{"edge-1", "edge-2", "edge-3"} {
+		got = append(got, find(t, p, name).Ports[8080])
+	}
+	if diff := cmp.Diff([]string{"127.0.0.1:8090", "127.0.0.1:8091", "127.0.0.1:20001"}, got); diff != "" {
+		t.Errorf("addresses of the instances (-want +got):\n%s", diff)
+	}
+	for _, bad := range []string{"8091-8090", "x-8090", "0-70000"} {
+		if _, _, err := compose.PortRange(bad); err == nil {
+			t.Errorf("port range %q was accepted", bad)
+		}
 	}
 }
 
@@ -238,7 +365,6 @@ func TestRefusals(t *testing.T) {
 		{"entrypoint", build + "    entrypoint: [/bin/sh]\n", "a process always runs /service"},
 		{"shell check", build + "    healthcheck: {test: curl localhost}\n", "healthcheck.test"},
 		{"restart", build + "    restart: sometimes\n", "restart"},
-		{"range", build + "    ports: [\"8080-8081:80\"]\n", "must be one number"},
 		{"wrong port", build + "    environment: {X: 'store:7001'}\n", "service a: X refers to store:7001, but store listens only on [7000]"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
@@ -299,7 +425,7 @@ func TestFind(t *testing.T) {
 
 // FuzzRewrite: no value makes the plan fail or panic, and one without a colon or slash is left alone.
 func FuzzRewrite(f *testing.F) {
-	for _, seed := range []string{":80", "a=:80,b=:90", "store:7000", "http://store:7000/x", "[::]:1", "/data/x", "x=/data", "::::", "[:::80"} {
+	for _, seed := range []string{":80", "a=:80,b=:90", "store:7000", "http://store:7000/x", "[::]:1", "/data/x", "x=/data", "::::", "[:::80", "u:p@store:7000", "dns:///store:1", "http://store"} {
 		f.Add(seed)
 	}
 	f.Fuzz(func(t *testing.T, value string) {

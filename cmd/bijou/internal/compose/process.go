@@ -162,31 +162,47 @@ func (pl *planner) level(service string, seen []string) int {
 	return level
 }
 
-// assignPublished gives the first instance of a service its published ports, before anything else can take them.
+// assignPublished gives the instances of a service their published ports, before anything else can take them. A port
+// belongs to the first instance; of a range, 8090-8091, each instance gets one, as long as there are any.
 func (pl *planner) assignPublished(service types.ServiceConfig) error {
-	instance := instanceName(service.Name, 1)
 	for _, port := range service.Ports {
-		wanted := 0
-		if port.Published != "" {
-			n, err := strconv.Atoi(port.Published)
-			if err != nil {
-				return fmt.Errorf("service %s: published port %q must be one number", service.Name, port.Published)
-			}
-			wanted = n
-		}
-		addr, err := pl.addr(service.Name, instance, int(port.Target), wanted)
+		first, last, err := PortRange(port.Published)
 		if err != nil {
-			return err
+			return fmt.Errorf("service %s: published port %q: %w", service.Name, port.Published, err)
 		}
 		pl.listen(service.Name, int(port.Target))
-		pl.plan.Published = append(pl.plan.Published, publishedPort(service.Name, port, wanted, addr))
+		for n := range min(service.GetScale(), last-first+1) {
+			wanted, instance := first+n, instanceName(service.Name, n+1)
+			addr, err := pl.addr(service.Name, instance, int(port.Target), wanted)
+			if err != nil {
+				return err
+			}
+			pl.plan.Published = append(pl.plan.Published, publishedPort(service.Name, instance, port, wanted, addr))
+		}
 	}
 	return nil
 }
 
-func publishedPort(service string, port types.ServicePortConfig, wanted int, addr string) Published {
+// PortRange reads the published side of a port: "8080", "8090-8091", or "", which is port 0: any.
+func PortRange(published string) (first, last int, err error) {
+	if published == "" {
+		return 0, 0, nil
+	}
+	from, to, isRange := strings.Cut(published, "-")
+	if !isRange {
+		to = from
+	}
+	first, err = strconv.Atoi(from)
+	last, toErr := strconv.Atoi(to)
+	if err = errors.Join(err, toErr); err != nil || first < 1 || last > 65535 || first > last {
+		return 0, 0, errors.New("must be a number from 1 to 65535, or a range such as 8090-8091")
+	}
+	return first, last, nil
+}
+
+func publishedPort(service, instance string, port types.ServicePortConfig, wanted int, addr string) Published {
 	p := Published{
-		Service: service, Instance: instanceName(service, 1), Name: port.Name, Protocol: port.AppProtocol,
+		Service: service, Instance: instance, Name: port.Name, Protocol: port.AppProtocol,
 		Target: int(port.Target), Wanted: wanted,
 	}
 	if p.Name == "" {

@@ -13,6 +13,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
 
 	"bijou.dev/platform/errs"
 	"github.com/compose-spec/compose-go/v2/cli"
@@ -41,7 +42,8 @@ func Find(dir string) (string, error) {
 }
 
 // Load reads a compose file as `docker compose` does, with the variables of env (KEY=value) and of a .env file beside
-// it. With services it keeps only these and what they depend on; without, all that the active profiles enable.
+// it. With services it keeps only these and what they depend on, and enables their profiles; without, all that the
+// active profiles enable. A dependency on a service whose profile is off becomes optional; [NewPlan] warns of it.
 func Load(ctx context.Context, file string, env []string, services ...string) (*types.Project, error) {
 	options, err := cli.NewProjectOptions([]string{file},
 		cli.WithWorkingDirectory(filepath.Dir(file)),
@@ -52,14 +54,15 @@ func Load(ctx context.Context, file string, env []string, services ...string) (*
 	if err != nil {
 		return nil, fmt.Errorf("reading %s: %w", file, err)
 	}
+	active := activeProfiles(options.Environment)
+	// With every profile on, the loader checks the whole file, and a dependency on a service that is off is no error.
+	cli.WithProfiles([]string{"*"})(options)
 	project, err := options.LoadProject(ctx)
 	if err != nil {
 		return nil, fmt.Errorf("reading %s: %w", file, err)
 	}
-	for _, name := range services {
-		if _, ok := project.Services[name]; !ok {
-			return nil, errs.Errorf(errs.NotFound, "%s has no service %q, only %v", file, name, project.ServiceNames())
-		}
+	if project, err = enable(project, active, services); err != nil {
+		return nil, fmt.Errorf("reading %s: %w", file, err)
 	}
 	if len(services) == 0 {
 		return project, nil
@@ -67,6 +70,43 @@ func Load(ctx context.Context, file string, env []string, services ...string) (*
 	project, err = project.WithSelectedServices(services)
 	if err != nil {
 		return nil, fmt.Errorf("selecting services %v: %w", services, err)
+	}
+	return project, nil
+}
+
+// activeProfiles reads COMPOSE_PROFILES: "a,b", or "*" for all.
+func activeProfiles(env types.Mapping) []string {
+	var active []string
+	for name := range strings.SplitSeq(env["COMPOSE_PROFILES"], ",") {
+		if name = strings.TrimSpace(name); name != "" {
+			active = append(active, name)
+		}
+	}
+	return active
+}
+
+// enable turns off the services whose profiles are not active, unless they are named, and makes dependencies on them
+// optional.
+func enable(project *types.Project, active, named []string) (*types.Project, error) {
+	all := project.ServiceNames()
+	for _, name := range named {
+		service, ok := project.Services[name]
+		if !ok {
+			return nil, errs.Errorf(errs.NotFound, "there is no service %q, only %v", name, all)
+		}
+		active = append(active, service.Profiles...)
+	}
+	project, err := project.WithProfiles(active)
+	if err != nil {
+		return nil, err
+	}
+	for _, service := range project.Services {
+		for name, dependency := range service.DependsOn {
+			if _, off := project.DisabledServices[name]; off {
+				dependency.Required = false
+				service.DependsOn[name] = dependency
+			}
+		}
 	}
 	return project, nil
 }
