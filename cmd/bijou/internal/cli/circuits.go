@@ -110,17 +110,17 @@ func (c *circuitsListCmd) show(e *env, state *circuitsv1.WatchResponse) error {
 		}
 	}
 	if len(t.Rows) == 0 {
-		_, err := fmt.Fprintln(e.Stdout, "no circuits yet: they appear with the first call")
+		err := e.printf("no circuits yet: they appear with the first call\n")
 		return err
 	}
-	return t.Write(e.Stdout, e.style)
+	return e.table(&t)
 }
 
 func millis(ms float64) string {
 	return time.Duration(ms * float64(time.Millisecond)).Round(100 * time.Microsecond).String()
 }
 
-func (e *env) circuitState(state circuitsv1.State) string {
+func (e *env) circuitState(state circuitsv1.State) term.Painted {
 	text := strings.ReplaceAll(strings.ToLower(strings.TrimPrefix(state.String(), "STATE_")), "_", " ")
 	switch state {
 	case circuitsv1.State_STATE_CLOSED:
@@ -177,7 +177,7 @@ func (f *forceFlags) force(ctx context.Context, e *env, state circuitsv1.State, 
 	}
 	defer conn.Close()
 	if names, err := circuitNames(ctx, conn); err == nil && state != circuitsv1.State_STATE_UNSPECIFIED && !slices.Contains(names, f.Name) {
-		fmt.Fprintln(e.Stderr, e.style.Yellow(fmt.Sprintf("no circuit is called %q so far: this holds for those to come", f.Name)))
+		e.notef("%s\n", e.style.Yellow(fmt.Sprintf("no circuit is called %q so far: this holds for those to come", f.Name)))
 	}
 	author := publishFlags{Author: f.Author}
 	question := &circuitsv1.ForceRequest{Service: f.Caller, Name: f.Name, State: state, Author: author.author(e), Reason: f.Reason}
@@ -189,7 +189,7 @@ func (f *forceFlags) force(ctx context.Context, e *env, state circuitsv1.State, 
 		return err
 	}
 	return e.print(answer, func() error {
-		_, err := fmt.Fprintf(e.Stdout, "%s: settings revision %d\n", f.Name, answer.GetRevision())
+		err := e.printf("%s: settings revision %d\n", f.Name, answer.GetRevision())
 		return err
 	})
 }

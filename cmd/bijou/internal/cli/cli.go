@@ -88,8 +88,10 @@ type env struct {
 	World
 	style   term.Style
 	columns int
-	program *program
-	model   *kong.Application
+	// tableColumns is the width of a table; 0 where the output is no terminal.
+	tableColumns int
+	program      *program
+	model        *kong.Application
 }
 
 // Main runs the command that the arguments name and returns the exit code. The command is asked to end with ctx.
@@ -97,6 +99,9 @@ func Main(ctx context.Context, w World) int {
 	e := &env{World: w, program: &program{}}
 	isTerminal, columns := term.Size(w.Stdout)
 	e.columns = columns
+	if isTerminal {
+		e.tableColumns = columns
+	}
 	e.style.On = isTerminal && w.getenv("NO_COLOR") == ""
 	parser, left := e.parser()
 	command, err := parser.Parse(w.Args)
@@ -144,9 +149,9 @@ type usageError struct{ error }
 func usagef(format string, args ...any) error { return usageError{fmt.Errorf(format, args...)} }
 
 func (e *env) usage(err error) int {
-	fmt.Fprintf(e.Stderr, "bijou: %v\n", err)
+	e.notef("bijou: %v\n", err)
 	if parse, ok := errors.AsType[*kong.ParseError](err); ok && parse.Context != nil {
-		fmt.Fprintf(e.Stderr, "run `%s --help`\n", strings.TrimSpace("bijou "+commandPath(parse.Context)))
+		e.notef("run `%s --help`\n", strings.TrimSpace("bijou "+commandPath(parse.Context)))
 	}
 	return ExitUsage
 }
@@ -170,7 +175,7 @@ func (e *env) exit(err error) int {
 	if u, ok := errors.AsType[usageError](err); ok {
 		return e.usage(u.error)
 	}
-	fmt.Fprintln(e.Stderr, e.style.Red("bijou:"), err)
+	e.printError(err)
 	switch {
 	case errors.Is(err, stack.ErrNotRunning):
 		return ExitUnreachable
@@ -178,6 +183,16 @@ func (e *env) exit(err error) int {
 		return ExitNotFound
 	}
 	return exitOfKind(errs.KindOf(err))
+}
+
+// printError prints an error. Only what a compiler or a configuration checker writes has several lines; further lines are
+// indented, so that none looks like a line of its own.
+func (e *env) printError(err error) {
+	lines := strings.Split(strings.TrimSpace(err.Error()), "\n")
+	e.notef("%s %s\n", e.style.Red("bijou:"), lines[0])
+	for _, line := range lines[1:] {
+		e.notef("  %s\n", strings.ReplaceAll(line, "\t", "    "))
+	}
 }
 
 func exitOfKind(kind errs.Kind) int {
@@ -225,6 +240,16 @@ func (e *env) attach() (*stack.Remote, error) {
 	}
 	return stack.Attach(dir)
 }
+
+// printf prints to standard output. Text from outside is escaped, see [term.Painted].
+func (e *env) printf(format string, args ...any) error {
+	return term.Fprintf(e.Stdout, format, args...)
+}
+
+// notef prints to standard error what was not asked for but helps.
+func (e *env) notef(format string, args ...any) { _ = term.Fprintf(e.Stderr, format, args...) }
+
+func (e *env) table(t *term.Table) error { return t.Write(e.Stdout, e.style, e.tableColumns) }
 
 func (e *env) printJSON(v any) error {
 	enc := json.NewEncoder(e.Stdout)

@@ -66,7 +66,7 @@ func (c *completeCmd) Run(ctx context.Context, e *env) error {
 	}
 	offer := func(word, about string) {
 		if strings.HasPrefix(word, last) {
-			fmt.Fprintf(e.Stdout, "%s\t%s\n", word, about)
+			_ = e.printf("%s\t%s\n", word, about)
 		}
 	}
 	node, position, flag := walk(e.model.Node, words)

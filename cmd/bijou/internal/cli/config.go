@@ -158,15 +158,28 @@ func (c *configGetCmd) show(e *env, answer *configv1.GetResponse) error {
 	t := term.Table{Header: []string{"SETTING", "VALUE", "LAYER", "REVISION"}}
 	for _, v := range answer.GetValues() {
 		if v.GetName() == c.Name {
-			_, err := fmt.Fprintln(e.Stdout, v.GetValue())
-			return err
+			return e.printValue(v.GetValue())
 		}
 		t.Add(v.GetName(), v.GetValue(), scopeText(v.GetLayer(), v.GetScope()), strconv.FormatInt(v.GetRevision(), 10))
 	}
 	if c.Name != "" {
 		return errs.Errorf(errs.NotFound, "%s has no value here; `bijou config list %s` shows who reads it, for --app", c.Name, c.Name)
 	}
-	return t.Write(e.Stdout, e.style)
+	return e.table(&t)
+}
+
+// printValue prints a value as it is for a program, and safe for a terminal. A value may have several lines.
+func (e *env) printValue(value string) error {
+	if e.tableColumns == 0 {
+		_, err := fmt.Fprintln(e.Stdout, value)
+		return err
+	}
+	for line := range strings.SplitSeq(value, "\n") {
+		if err := e.printf("%s\n", strings.ReplaceAll(line, "\t", "    ")); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // publishFlags are what every change has.
@@ -313,7 +326,7 @@ func (e *env) printApplied(answer *configv1.PublishResponse, dry bool) error {
 	case dry:
 		head = e.style.Bold("would be published")
 	}
-	if _, err := fmt.Fprintln(e.Stdout, head); err != nil {
+	if err := e.printf("%s\n", head); err != nil {
 		return err
 	}
 	return e.printChanges(answer.GetApplied())
@@ -325,18 +338,19 @@ func (e *env) printChanges(changes []*configv1.AppliedChange) error {
 		if at := c.GetExpires(); at != nil {
 			text += " until " + timeText(at)
 		}
-		if _, err := fmt.Fprintln(e.Stdout, text); err != nil {
+		if err := e.printf("%s\n", text); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-func orNone(value *string) string {
+// orNone is a value in a line of text. What is longer than a line is cut; --json has all of it.
+func orNone(value *string) term.Painted {
 	if value == nil {
 		return "(none)"
 	}
-	return *value
+	return term.Cut(term.Plain(*value), 120)
 }
 
 // await says "n of m instances on revision r", and fails when some are not.
@@ -345,7 +359,7 @@ func (p *publishFlags) await(ctx context.Context, e *env, client configv1.Config
 	if err != nil {
 		return fmt.Errorf("published, but asking who runs it: %w", err)
 	}
-	fmt.Fprintln(e.Stderr, statusText(status))
+	e.notef("%s\n", statusText(status))
 	// What was refused before is another story: `bijou config status` tells it.
 	if behind := laggards(status, revision); len(behind) > 0 {
 		return fmt.Errorf("published, but not everywhere in use: %s", strings.Join(behind, "; "))
@@ -410,19 +424,20 @@ func (c *configExplainCmd) Run(ctx context.Context, e *env) error {
 
 func (e *env) showExplain(answer *configv1.ExplainResponse) error {
 	if p := answer.GetProperty(); p != nil {
-		if _, err := fmt.Fprintf(e.Stdout, "%s  %s\n%s\n\n", e.style.Bold(p.GetName()), propertyText(p), p.GetDoc()); err != nil {
+		if err := e.printf("%s  %s\n%s\n\n", e.style.Bold(p.GetName()), propertyText(p), p.GetDoc()); err != nil {
 			return err
 		}
 	}
 	t := term.Table{Header: []string{"", "VALUE", "LAYER", "REVISION", "BY", "WHEN", "WHY"}}
 	for _, c := range answer.GetCandidates() {
-		mark, v := "", c.GetValue()
+		var mark term.Painted
+		v := c.GetValue()
 		if c.GetWins() {
 			mark = e.style.Green("=>")
 		}
 		t.Add(mark, v.GetValue(), scopeText(v.GetLayer(), v.GetScope()), strconv.FormatInt(v.GetRevision(), 10), c.GetAuthor(), timeText(c.GetTime()), c.GetReason())
 	}
-	return t.Write(e.Stdout, e.style)
+	return e.table(&t)
 }
 
 type configListCmd struct {
@@ -454,7 +469,7 @@ func (e *env) showList(answer *configv1.ListResponse) error {
 		p := l.GetProperty()
 		t.Add(p.GetName(), propertyText(p), p.GetDefaultValue(), strings.Join(values, " "), strings.Join(l.GetApps(), " "), p.GetDoc())
 	}
-	return t.Write(e.Stdout, e.style)
+	return e.table(&t)
 }
 
 type configHistoryCmd struct {
@@ -472,7 +487,7 @@ func (c *configHistoryCmd) Run(ctx context.Context, e *env) error {
 			return err
 		}
 		if len(answer.GetRevisions()) == 0 {
-			fmt.Fprintln(e.Stderr, "nothing was changed")
+			e.notef("%s\n", "nothing was changed")
 		}
 		return e.print(answer, func() error { return e.showHistory(answer) })
 	})
@@ -480,7 +495,7 @@ func (c *configHistoryCmd) Run(ctx context.Context, e *env) error {
 
 func (e *env) showHistory(answer *configv1.HistoryResponse) error {
 	for _, r := range answer.GetRevisions() {
-		_, err := fmt.Fprintf(e.Stdout, "%s  %s  %s  %s\n", e.style.Bold(fmt.Sprintf("revision %d", r.GetRevision())),
+		err := e.printf("%s  %s  %s  %s\n", e.style.Bold(fmt.Sprintf("revision %d", r.GetRevision())),
 			timeText(r.GetTime()), r.GetAuthor(), r.GetReason())
 		if err != nil {
 			return err
@@ -506,7 +521,7 @@ func (c *configDiffCmd) Run(ctx context.Context, e *env) error {
 		}
 		return e.print(answer, func() error {
 			if len(answer.GetChanges()) == 0 {
-				fmt.Fprintf(e.Stderr, "revisions %d and %d have the same values\n", answer.GetFrom(), answer.GetTo())
+				e.notef("revisions %d and %d have the same values\n", answer.GetFrom(), answer.GetTo())
 			}
 			return e.printChanges(answer.GetChanges())
 		})
@@ -564,9 +579,9 @@ func (c *configStatusCmd) Run(ctx context.Context, e *env) error {
 func (e *env) showStatus(answer *configv1.StatusResponse) error {
 	t := term.Table{Header: []string{"SERVICE", "INSTANCE", "REVISION", "ACKNOWLEDGED", "REFUSED"}}
 	for _, i := range answer.GetInstances() {
-		revision := strconv.FormatInt(i.GetRevision(), 10)
+		revision := term.Sprintf("%d", i.GetRevision())
 		if i.GetRevision() < answer.GetRevision() {
-			revision = e.style.Yellow(revision)
+			revision = e.style.Yellow(strconv.FormatInt(i.GetRevision(), 10))
 		}
 		if i.GetCutOff() {
 			revision += e.style.Yellow(" cut off")
@@ -578,10 +593,10 @@ func (e *env) showStatus(answer *configv1.StatusResponse) error {
 		t.Add(e.style.Name(i.GetIdentity().GetApp(), i.GetIdentity().GetApp()), i.GetIdentity().GetInstance(), revision,
 			timeText(i.GetAcknowledged()), e.style.Red(strings.Join(refused, "; ")))
 	}
-	if err := t.Write(e.Stdout, e.style); err != nil {
+	if err := e.table(&t); err != nil {
 		return err
 	}
-	_, err := fmt.Fprintln(e.Stdout, statusText(answer))
+	err := e.printf("%s\n", statusText(answer))
 	return err
 }
 

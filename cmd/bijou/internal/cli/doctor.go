@@ -55,7 +55,7 @@ func (doctorCmd) Run(ctx context.Context, e *env) error {
 	findings = append(findings, checkDocker(ctx), checkCompose(ctx))
 	var missing []string
 	t := term.Table{Header: []string{"", "WHAT", "FOUND", "WHAT TO DO"}}
-	marks := map[string]string{levelOK: e.style.Green("ok"), levelNote: e.style.Yellow("note"), levelMissing: e.style.Red("missing")}
+	marks := map[string]term.Painted{levelOK: e.style.Green("ok"), levelNote: e.style.Yellow("note"), levelMissing: e.style.Red("missing")}
 	for _, f := range findings {
 		t.Add(marks[f.Level], f.What, f.Found, f.Do)
 		if f.Level == levelMissing {
@@ -66,7 +66,7 @@ func (doctorCmd) Run(ctx context.Context, e *env) error {
 	if e.program.JSON {
 		err = e.printJSON(findings)
 	} else {
-		err = t.Write(e.Stdout, e.style)
+		err = e.table(&t)
 	}
 	if err == nil && len(missing) > 0 {
 		return fmt.Errorf("missing: %s", strings.Join(missing, ", "))

@@ -76,9 +76,9 @@ func (c *servicesShowCmd) Run(ctx context.Context, e *env) error {
 	if e.program.JSON {
 		return e.printJSON(s)
 	}
-	fmt.Fprintf(e.Stdout, "%s is %s, zone %s, version %s, up for %v\n", e.style.Name(s.Service, s.ID), e.instanceStatus(i), s.Zone, s.Version, time.Since(s.Started).Round(time.Second))
+	_ = e.printf("%s is %s, zone %s, version %s, up for %v\n", e.style.Name(s.Service, s.ID), e.instanceStatus(i), s.Zone, s.Version, time.Since(s.Started).Round(time.Second))
 	for _, name := range []string{"settings revision", "memory in bytes", "goroutines"} {
-		fmt.Fprintf(e.Stdout, "%s: %s\n", name, s.Figures[name])
+		_ = e.printf("%s: %s\n", name, s.Figures[name])
 	}
 	t := term.Table{Header: []string{"CHECK", "STATE", "NEEDED", "REASON"}}
 	for _, k := range s.Checks {
@@ -91,7 +91,7 @@ func (c *servicesShowCmd) Run(ctx context.Context, e *env) error {
 		}
 		t.Add(k.Name, state, needed, k.Reason)
 	}
-	return t.Write(e.Stdout, e.style)
+	return e.table(&t)
 }
 
 type servicesKillCmd struct {
@@ -126,7 +126,7 @@ func (c *servicesKillCmd) Run(ctx context.Context, e *env) error {
 	case code >= 300:
 		return errs.Errorf(errs.Invalid, "killing %s: %s", c.Instance, bytes.TrimSpace(answer))
 	}
-	_, err = fmt.Fprintf(e.Stdout, "killed %s\n", c.Instance)
+	err = e.printf("killed %s\n", c.Instance)
 	return err
 }
 

@@ -74,15 +74,15 @@ func (e *env) printStatus(run *stack.Run) error {
 		}
 		t.Add(e.style.Name(i.Service, i.Name), e.phase(i.Phase), pid, up, strconv.Itoa(i.Restarts), size, admin, i.Problem)
 	}
-	if err := t.Write(e.Stdout, e.style); err != nil {
+	if err := e.table(&t); err != nil {
 		return err
 	}
-	_, err := fmt.Fprintf(e.Stdout, "\n%d instances, %s of memory, running since %s\n", len(run.Instances), term.Bytes(memory),
+	err := e.printf("\n%d instances, %s of memory, running since %s\n", len(run.Instances), term.Bytes(memory),
 		run.Started.Local().Format(time.DateTime))
 	return err
 }
 
-func (e *env) phase(phase string) string {
+func (e *env) phase(phase string) term.Painted {
 	switch phase {
 	case "healthy":
 		return e.style.Green(phase)
@@ -178,7 +178,7 @@ func (c *killCmd) Run(ctx context.Context, e *env) error {
 	if err := order(ctx, c.Instance); err != nil {
 		return err
 	}
-	fmt.Fprintf(e.Stderr, "killed %s; %s\n", c.Instance, then)
+	e.notef("killed %s; %s\n", c.Instance, then)
 	return nil
 }
 
@@ -195,7 +195,7 @@ func (c *restartCmd) Run(ctx context.Context, e *env) error {
 	if err := remote.Restart(ctx, c.Instance); err != nil {
 		return err
 	}
-	fmt.Fprintf(e.Stderr, "restarted %s\n", c.Instance)
+	e.notef("restarted %s\n", c.Instance)
 	return nil
 }
 

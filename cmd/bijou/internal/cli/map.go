@@ -56,10 +56,10 @@ func (e *env) showLinks(links []*circuitsv1.Link) error {
 		t.Add(append(cells, circuits)...)
 	}
 	if len(t.Rows) == 0 {
-		_, err := fmt.Fprintln(e.Stdout, "no calls yet: they appear with the first")
+		err := e.printf("no calls yet: they appear with the first\n")
 		return err
 	}
-	return t.Write(e.Stdout, e.style)
+	return e.table(&t)
 }
 
 // figureCells returns the cells from CALLS/S to FALLBACKS/S.
@@ -145,7 +145,7 @@ func (routesCmd) Run(ctx context.Context, e *env) error {
 				strings.TrimSpace(to.Service+" "+to.Version))
 		}
 	}
-	if err := routes.Write(e.Stdout, e.style); err != nil {
+	if err := e.table(&routes); err != nil {
 		return err
 	}
 	fmt.Fprintln(e.Stdout)
@@ -159,7 +159,7 @@ func (routesCmd) Run(ctx context.Context, e *env) error {
 			behind.Add(o.Service, i.ID, state, i.Zone, i.Version, millis(i.Latency), strconv.Itoa(i.Pending), i.Reason)
 		}
 	}
-	return behind.Write(e.Stdout, e.style)
+	return e.table(&behind)
 }
 
 // getJSON reads an admin page.

@@ -3,7 +3,6 @@ package cli
 import (
 	"cmp"
 	"context"
-	"fmt"
 	"maps"
 	"slices"
 	"strings"
@@ -84,7 +83,7 @@ func (c *overrideFlags) set(ctx context.Context, e *env, status discoveryv1.Stat
 		return err
 	}
 	return e.print(answer, func() error {
-		_, err := fmt.Fprintf(e.Stdout, "%s is %s\n", c.Instance, e.instanceStatus(answer.GetInstance()))
+		err := e.printf("%s is %s\n", c.Instance, e.instanceStatus(answer.GetInstance()))
 		return err
 	})
 }
@@ -148,33 +147,34 @@ func (e *env) printServices(list *discoveryv1.ListResponse) error {
 		}
 		t.Add(e.style.Name(i.GetService(), i.GetService()), i.GetId(), e.instanceStatus(i), i.GetZone(), i.GetVersion(), since, strings.Join(listeners, " "))
 	}
-	if err := t.Write(e.Stdout, e.style); err != nil {
+	if err := e.table(&t); err != nil {
 		return err
 	}
 	if p := list.GetSelfPreservation(); p.GetActive() {
-		fmt.Fprintln(e.Stderr, e.style.Yellow("nobody is evicted at the moment: "+p.GetReason()))
+		e.notef("%s\n", e.style.Yellow("nobody is evicted at the moment: "+p.GetReason()))
 	}
 	if problem := list.GetStoreProblem(); problem != "" {
-		fmt.Fprintln(e.Stderr, e.style.Yellow("the registry works from memory: "+problem))
+		e.notef("%s\n", e.style.Yellow("the registry works from memory: "+problem))
 	}
 	return nil
 }
 
-func (e *env) instanceStatus(i *discoveryv1.Instance) string {
-	text := strings.TrimPrefix(i.GetStatus().String(), "STATUS_")
+func (e *env) instanceStatus(i *discoveryv1.Instance) term.Painted {
+	status := strings.TrimPrefix(i.GetStatus().String(), "STATUS_")
+	var text term.Painted
 	switch i.GetStatus() {
 	case discoveryv1.Status_STATUS_UP:
-		text = e.style.Green(text)
+		text = e.style.Green(status)
 	case discoveryv1.Status_STATUS_STARTING, discoveryv1.Status_STATUS_DRAINING:
-		text = e.style.Yellow(text)
+		text = e.style.Yellow(status)
 	default:
-		text = e.style.Red(text)
+		text = e.style.Red(status)
 	}
 	if i.GetSuspect() {
 		text += " (suspect)"
 	}
-	if why := i.GetOverrideReason(); why != "" {
-		text += " (" + why + ")"
+	if reason := i.GetOverrideReason(); reason != "" {
+		text += term.Sprintf(" (%s)", reason)
 	}
 	return text
 }

@@ -127,7 +127,7 @@ func (c *traceCmd) compare(ctx context.Context, e *env) error {
 	for _, o := range all {
 		t.Add(o.Name, strconv.Itoa(o.SpansA), strconv.Itoa(o.SpansB), took(o.TookA), took(o.TookB), took(o.difference()))
 	}
-	return t.Write(e.Stdout, e.style)
+	return e.table(&t)
 }
 
 // dependencies shows who called whom.
@@ -142,13 +142,13 @@ func (c *traceCmd) dependencies(ctx context.Context, e *env) error {
 	}
 	t := term.Table{Header: []string{"CALLER", "CALLEE", "CALLS", "ERRORS"}}
 	for _, l := range links {
-		failed := strconv.FormatInt(l.ErrorCount, 10)
+		failed := term.Sprintf("%d", l.ErrorCount)
 		if l.ErrorCount > 0 {
-			failed = e.style.Red(failed)
+			failed = e.style.Red(string(failed))
 		}
 		t.Add(e.style.Name(l.Parent, l.Parent), e.style.Name(l.Child, l.Child), strconv.FormatInt(l.CallCount, 10), failed)
 	}
-	return t.Write(e.Stdout, e.style)
+	return e.table(&t)
 }
 
 func (c *traceCmd) search(ctx context.Context, e *env) error {
@@ -164,9 +164,9 @@ func (c *traceCmd) search(ctx context.Context, e *env) error {
 		}
 	}
 	if len(t.Rows) == 0 {
-		fmt.Fprintln(e.Stderr, "no traces match; --since looks further back")
+		e.notef("%s\n", "no traces match; --since looks further back")
 	}
-	return t.Write(e.Stdout, e.style)
+	return e.table(&t)
 }
 
 func (c *traceCmd) filters() url.Values {
@@ -195,7 +195,7 @@ func root(spans []term.Span) term.Span {
 	})
 }
 
-func (e *env) traceRow(spans []term.Span) []string {
+func (e *env) traceRow(spans []term.Span) []any {
 	top, services, problem := root(spans), map[string]bool{}, ""
 	for _, s := range spans {
 		services[s.ServiceName()] = true
@@ -203,11 +203,11 @@ func (e *env) traceRow(spans []term.Span) []string {
 			problem = s.ServiceName() + ": " + cmp.Or(text, "yes")
 		}
 	}
-	return []string{
+	return []any{
 		top.TraceID, time.UnixMicro(top.Start).Local().Format(time.TimeOnly),
 		top.Took(),
 		strconv.Itoa(len(spans)), strconv.Itoa(len(services)),
-		e.style.Name(top.ServiceName(), top.ServiceName()) + " " + top.Title(), e.style.Red(term.Cut(problem, 60)),
+		term.Sprintf("%s %s", e.style.Name(top.ServiceName(), top.ServiceName()), top.Title()), e.style.Red(problem),
 	}
 }
 

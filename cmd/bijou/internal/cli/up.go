@@ -127,7 +127,7 @@ func (s *screen) step(step stack.Step) {
 	defer s.mu.Unlock()
 	text := fmt.Sprintf("[%d/%d] %s", step.Done, step.Total, step.What)
 	if s.isTerm {
-		fmt.Fprint(s.out, "\r\x1b[K", term.Cut(text, s.columns-1))
+		fmt.Fprint(s.out, "\r\x1b[K", term.Cut(term.Plain(text), s.columns-1))
 		s.progress = true
 	} else {
 		fmt.Fprintln(s.out, text)
@@ -147,7 +147,7 @@ func (s *screen) clearLocked() {
 	}
 }
 
-func (s *screen) note(style func(string) string, format string, args ...any) {
+func (s *screen) note(style func(string) term.Painted, format string, args ...any) {
 	text := fmt.Sprintf(format, args...)
 	if s.tell(event{Note: text}) {
 		return
@@ -171,15 +171,15 @@ func (s *screen) line(l stack.Line) {
 }
 
 func writeLine(w io.Writer, style term.Style, longest int, raw bool, l stack.Line) {
-	name := style.Name(serviceOf(l.Instance), term.Pad(l.Instance, longest))
-	text := l.Text
+	name := term.Pad(style.Name(serviceOf(l.Instance), l.Instance), longest)
+	text := term.Painted(l.Text) // with --raw as it was written
 	switch {
 	case l.Note:
-		text = style.Yellow("-- " + text)
+		text = style.Yellow("-- " + l.Text)
 	case !raw:
-		text = term.LogLine(style, text, "service", "instance")
+		text = term.LogLine(style, l.Text, "service", "instance")
 	}
-	fmt.Fprintln(w, name, "|", text)
+	_ = term.Fprintf(w, "%s | %s\n", name, text)
 }
 
 // serviceOf cuts the number off the name of an instance.
@@ -218,7 +218,7 @@ func (s *screen) ready(ctx context.Context, st *stack.Stack) error {
 func (s *screen) table(st *stack.Stack, built, healthy time.Duration) {
 	t := term.Table{Header: []string{"WHAT", "WHERE", ""}}
 	for _, p := range st.Published() {
-		note := ""
+		var note term.Painted
 		if p.Holder != "" {
 			note = s.style.Yellow(fmt.Sprintf("port %d is taken by %s", p.Wanted, p.Holder))
 		}
@@ -241,7 +241,11 @@ func (s *screen) table(st *stack.Stack, built, healthy time.Duration) {
 	defer s.mu.Unlock()
 	s.clearLocked()
 	fmt.Fprintln(s.out)
-	_ = t.Write(s.out, s.style)
+	width := 0
+	if s.isTerm {
+		width = s.columns
+	}
+	_ = t.Write(s.out, s.style, width)
 	fmt.Fprintf(s.out, "\n%s  Ctrl-C stops it.\n\n", s.style.Green(fmt.Sprintf("Built in %.1f s, %d instances healthy in %.1f s, %s of memory.",
 		built.Seconds(), len(instances), healthy.Seconds(), term.Bytes(memory))))
 }

@@ -8,18 +8,19 @@ import (
 )
 
 // LogLine turns a line of JSON as slog or zap writes it into words: "WARN listening again addr=:7000". Times, stack
-// traces, empty fields and those named in drop are left out. Any other line is returned as it is.
-func LogLine(s Style, line string, drop ...string) string {
+// traces, empty fields and those named in drop are left out. Any other line is returned with its control
+// characters escaped and its tabs as blanks.
+func LogLine(s Style, line string, drop ...string) Painted {
 	fields, ok := parseFields(line)
 	if !ok {
-		return line
+		return Plain(strings.ReplaceAll(line, "\t", "    "))
 	}
 	hidden := map[string]bool{"time": true, "ts": true, "caller": true, "stacktrace": true}
 	for _, name := range drop {
 		hidden[name] = true
 	}
 	var level, msg string
-	var rest strings.Builder
+	var rest Painted
 	for _, f := range fields {
 		switch {
 		case f.name == "level":
@@ -27,15 +28,13 @@ func LogLine(s Style, line string, drop ...string) string {
 		case f.name == "msg":
 			msg = f.value
 		case !hidden[f.name] && f.value != "":
-			rest.WriteString(" " + s.Dim(f.name+"=") + oneLine.Replace(f.value))
+			rest += " " + s.Dim(f.name+"=") + Plain(f.value)
 		}
 	}
-	return paintLevel(s, level) + oneLine.Replace(msg) + rest.String()
+	return paintLevel(s, level) + Plain(msg) + rest
 }
 
-var oneLine = strings.NewReplacer("\n", `\n`, "\r", `\r`)
-
-func paintLevel(s Style, level string) string {
+func paintLevel(s Style, level string) Painted {
 	switch {
 	case level == "" || level == "INFO":
 		return ""

@@ -1,5 +1,9 @@
 // Package term writes for people: coloured words, tables, readable log lines, and the waterfall of a trace.
 // Without colours its output is plain text that reads the same.
+//
+// Text from outside, such as the author of a change or the name of a span, never reaches a terminal as it is: an escape
+// sequence could erase what stands above it, and a line break could forge a line. [Painted] is text that is safe; [Table],
+// [Style] and [Fprintf] make it from anything else.
 package term
 
 import (
@@ -8,11 +12,43 @@ import (
 	"io"
 	"os"
 	"regexp"
+	"slices"
 	"strings"
 	"unicode/utf8"
 
+	"bijou.dev/platform/text"
 	xterm "golang.org/x/term"
 )
+
+// Painted is text that is safe to print: the only escape sequences in it are the colours of [Style].
+type Painted string
+
+// Plain escapes text from outside.
+func Plain(s string) Painted { return Painted(text.Escape(s)) }
+
+// Fprintf is fmt.Fprintf that escapes its arguments. Only [Painted] and numbers are printed as they are.
+func Fprintf(w io.Writer, format string, args ...any) error {
+	_, err := io.WriteString(w, string(Sprintf(format, args...)))
+	return err
+}
+
+// Sprintf is fmt.Sprintf that escapes its arguments, as [Fprintf] does.
+func Sprintf(format string, args ...any) Painted {
+	safe := make([]any, len(args))
+	for i, arg := range args {
+		switch arg := arg.(type) {
+		case string:
+			safe[i] = Plain(arg)
+		case fmt.Stringer:
+			safe[i] = Plain(arg.String())
+		case error:
+			safe[i] = Plain(arg.Error())
+		default:
+			safe[i] = arg
+		}
+	}
+	return Painted(fmt.Sprintf(format, safe...))
+}
 
 // Style colours words. The zero value does not.
 type Style struct {
@@ -20,7 +56,7 @@ type Style struct {
 	On bool
 }
 
-// Size says whether w is a terminal and how wide it is; anything else has no width limit worth minding and gets 100.
+// Size says whether w is a terminal and how wide it is. Anything else counts as 100 columns wide.
 func Size(w io.Writer) (isTerminal bool, width int) {
 	file, ok := w.(*os.File)
 	if !ok || !xterm.IsTerminal(int(file.Fd())) {
@@ -33,33 +69,34 @@ func Size(w io.Writer) (isTerminal bool, width int) {
 	return true, width
 }
 
-func (s Style) paint(code, text string) string {
-	if !s.On || text == "" {
-		return text
+func (s Style) paint(code, text string) Painted {
+	safe := Plain(text)
+	if !s.On || safe == "" {
+		return safe
 	}
-	return "\x1b[" + code + "m" + text + "\x1b[0m"
+	return "\x1b[" + Painted(code) + "m" + safe + "\x1b[0m"
 }
 
 // Bold paints what people look for.
-func (s Style) Bold(text string) string { return s.paint("1", text) }
+func (s Style) Bold(text string) Painted { return s.paint("1", text) }
 
 // Dim paints what matters less.
-func (s Style) Dim(text string) string { return s.paint("2", text) }
+func (s Style) Dim(text string) Painted { return s.paint("2", text) }
 
 // Red paints what is wrong.
-func (s Style) Red(text string) string { return s.paint("31", text) }
+func (s Style) Red(text string) Painted { return s.paint("31", text) }
 
 // Green paints what is well.
-func (s Style) Green(text string) string { return s.paint("32", text) }
+func (s Style) Green(text string) Painted { return s.paint("32", text) }
 
-// Yellow paints what is under way.
-func (s Style) Yellow(text string) string { return s.paint("33", text) }
+// Yellow paints what is not finished, or may need attention.
+func (s Style) Yellow(text string) Painted { return s.paint("33", text) }
 
 // palette is readable on dark and light ground.
 var palette = []string{"36", "35", "34", "32", "33", "96", "95", "94", "92", "38;5;208", "38;5;141", "38;5;43", "38;5;175", "38;5;109"}
 
 // Name paints text in a colour that belongs to key: a service has the same one everywhere.
-func (s Style) Name(key, text string) string {
+func (s Style) Name(key, text string) Painted {
 	h := fnv.New32a()
 	_, _ = h.Write([]byte(key))
 	return s.paint(palette[h.Sum32()%uint32(len(palette))], text)
@@ -68,63 +105,126 @@ func (s Style) Name(key, text string) string {
 var escapes = regexp.MustCompile("\x1b\\[[0-9;]*m")
 
 // width is the number of columns that text takes.
-func width(text string) int { return utf8.RuneCountInString(escapes.ReplaceAllString(text, "")) }
+func width(text Painted) int {
+	return utf8.RuneCountInString(escapes.ReplaceAllString(string(text), ""))
+}
 
 // Pad fills text up with blanks to n columns.
-func Pad(text string, n int) string {
-	return text + strings.Repeat(" ", max(0, n-width(text)))
+func Pad(text Painted, n int) Painted {
+	return text + Painted(strings.Repeat(" ", max(0, n-width(text))))
 }
 
-// Cut shortens plain text to n columns.
-func Cut(text string, n int) string {
-	runes := []rune(text)
-	if len(runes) <= n || n < 1 {
+// Cut shortens text to n columns. A shortened text ends with "…".
+func Cut(text Painted, n int) Painted {
+	if n < 1 || width(text) <= n {
 		return text
 	}
-	return string(runes[:n-1]) + "…"
+	var b strings.Builder
+	left, painted := n-1, false
+	for rest := string(text); left > 0; {
+		if m := escapes.FindStringIndex(rest); m != nil && m[0] == 0 {
+			painted = rest[:m[1]] != "\x1b[0m"
+			b.WriteString(rest[:m[1]])
+			rest = rest[m[1]:]
+			continue
+		}
+		_, size := utf8.DecodeRuneInString(rest)
+		b.WriteString(rest[:size])
+		rest, left = rest[size:], left-1
+	}
+	b.WriteString("…")
+	if painted {
+		b.WriteString("\x1b[0m")
+	}
+	return Painted(b.String())
 }
 
-// Table is rows under a heading, each column as wide as its widest cell.
+// Table is rows under a heading, each column as wide as its widest cell, all together at most as wide as the terminal.
 type Table struct {
 	Header []string
-	Rows   [][]string
+	Rows   [][]Painted
 }
 
-// Add appends a row.
-func (t *Table) Add(cells ...string) { t.Rows = append(t.Rows, cells) }
+// Add appends a row. Cells are strings, which are escaped, or [Painted].
+func (t *Table) Add(cells ...any) {
+	row := make([]Painted, len(cells))
+	for i, cell := range cells {
+		row[i] = Sprintf("%v", cell)
+	}
+	t.Rows = append(t.Rows, row)
+}
 
-// Write writes the table, the heading dimmed. A table without rows writes nothing.
-func (t *Table) Write(w io.Writer, s Style) error {
+const (
+	// gap is the space between two columns.
+	gap = 2
+	// narrowest is what a column keeps when all do not fit.
+	narrowest = 12
+	// widest is the most that a column gets where no terminal sets a limit: a file or a pipe.
+	widest = 120
+)
+
+// Write writes the table, the heading dimmed. On a terminal of so many columns, the widest columns are cut until a row
+// fits; columns 0 is no terminal: only cells of more than 120 columns are cut. A table without rows writes nothing.
+func (t *Table) Write(w io.Writer, s Style, columns int) error {
 	if len(t.Rows) == 0 {
 		return nil
 	}
-	widths := make([]int, len(t.Header))
-	for _, row := range append([][]string{t.Header}, t.Rows...) {
-		for i, cell := range row {
-			widths[i] = max(widths[i], width(cell))
-		}
+	header := make([]Painted, len(t.Header))
+	for i, name := range t.Header {
+		header[i] = Painted(name)
 	}
-	if _, err := fmt.Fprintln(w, s.Dim(joinCells(t.Header, widths))); err != nil {
+	widths := t.widths(header, columns)
+	if err := Fprintf(w, "%s\n", s.Dim(string(joinCells(header, widths)))); err != nil {
 		return err
 	}
 	for _, row := range t.Rows {
-		if _, err := fmt.Fprintln(w, joinCells(row, widths)); err != nil {
+		if err := Fprintf(w, "%s\n", joinCells(row, widths)); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-func joinCells(cells []string, widths []int) string {
+// widths returns how wide each column is drawn.
+func (t *Table) widths(header []Painted, columns int) []int {
+	widths := make([]int, len(header))
+	for _, row := range append([][]Painted{header}, t.Rows...) {
+		for i, cell := range row {
+			widths[i] = min(max(widths[i], width(cell)), widest)
+		}
+	}
+	if columns == 0 {
+		return widths
+	}
+	for total(widths) > columns {
+		most := slices.Index(widths, slices.Max(widths))
+		if widths[most] <= narrowest {
+			break // the terminal has no room for so many columns
+		}
+		widths[most]--
+	}
+	return widths
+}
+
+// total is the width of a row.
+func total(widths []int) int {
+	sum := gap * (len(widths) - 1)
+	for _, n := range widths {
+		sum += n
+	}
+	return sum
+}
+
+func joinCells(cells []Painted, widths []int) Painted {
 	var b strings.Builder
 	for i, cell := range cells {
-		if i == len(cells)-1 {
-			b.WriteString(cell)
-			break
+		cell = Cut(cell, widths[i])
+		if i < len(cells)-1 {
+			cell = Pad(cell, widths[i]+gap)
 		}
-		b.WriteString(Pad(cell, widths[i]+2))
+		b.WriteString(string(cell))
 	}
-	return strings.TrimRight(b.String(), " ")
+	return Painted(strings.TrimRight(b.String(), " "))
 }
 
 // Bytes writes a size for people: "12 MiB".

@@ -2,8 +2,10 @@ package term_test
 
 import (
 	"bytes"
+	"errors"
 	"strings"
 	"testing"
+	"unicode"
 
 	"bijou.dev/cmd/bijou/internal/term"
 	"github.com/google/go-cmp/cmp"
@@ -15,7 +17,7 @@ func TestTable(t *testing.T) {
 	table.Add("a", colour.Green("healthy"), "")
 	table.Add("längér", colour.Red("held"), "by hand")
 	var plain, coloured bytes.Buffer
-	if err := table.Write(&coloured, colour); err != nil {
+	if err := table.Write(&coloured, colour, 80); err != nil {
 		t.Fatal(err)
 	}
 	want := "\x1b[2mNAME    STATE    WHY\x1b[0m\na       \x1b[32mhealthy\x1b[0m\nlängér  \x1b[31mheld\x1b[0m     by hand\n"
@@ -23,8 +25,68 @@ func TestTable(t *testing.T) {
 		t.Errorf("with colours (-want +got):\n%s", diff)
 	}
 	empty := term.Table{Header: []string{"NAME"}}
-	if err := empty.Write(&plain, term.Style{}); err != nil || plain.Len() > 0 {
+	if err := empty.Write(&plain, term.Style{}, 80); err != nil || plain.Len() > 0 {
 		t.Errorf("an empty table writes %q, %v", plain.String(), err)
+	}
+}
+
+func TestTableFitsTheTerminal(t *testing.T) {
+	table := term.Table{Header: []string{"NAME", "VALUE", "ABOUT"}}
+	table.Add("web.home.row", strings.Repeat("v", 262_144), strings.Repeat("about ", 20))
+	table.Add("b", term.Style{On: true}.Red(strings.Repeat("r", 90)), "")
+	for _, columns := range []int{60, 80, 100} {
+		var out bytes.Buffer
+		if err := table.Write(&out, term.Style{}, columns); err != nil {
+			t.Fatal(err)
+		}
+		for line := range strings.Lines(out.String()) {
+			line = strings.NewReplacer("\x1b[31m", "", "\x1b[0m", "", "\n", "").Replace(line)
+			if n := len([]rune(line)); n > columns {
+				t.Errorf("a terminal of %d columns gets a line of %d: %q", columns, n, line)
+			}
+		}
+		if !strings.Contains(out.String(), "web.home.row") {
+			t.Errorf("%d columns: the short column was cut:\n%s", columns, out.String())
+		}
+		if !strings.Contains(out.String(), "…\x1b[0m") {
+			t.Errorf("%d columns: the colour of a cut cell does not end:\n%q", columns, out.String())
+		}
+	}
+	var out bytes.Buffer
+	if err := table.Write(&out, term.Style{}, 0); err != nil {
+		t.Fatal(err)
+	}
+	if out.Len() > 1500 {
+		t.Errorf("without a terminal a value of 256 KiB makes %d bytes of output", out.Len())
+	}
+}
+
+func TestTextFromOutsideIsEscaped(t *testing.T) {
+	const evil = "ann\x1b[2J\nrevision 9\r\u202e\xff"
+	const safe = `ann\x1b[2J\nrevision 9\r\u202e\xff`
+	table := term.Table{Header: []string{"WHO"}}
+	table.Add(evil)
+	var cells, line bytes.Buffer
+	if err := table.Write(&cells, term.Style{}, 80); err != nil {
+		t.Fatal(err)
+	}
+	if err := term.Fprintf(&line, "%s %v %v\n", evil, errors.New(evil), term.Style{On: true}.Bold(evil)); err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff("WHO\n"+safe+"\n", cells.String()); diff != "" {
+		t.Errorf("table (-want +got):\n%s", diff)
+	}
+	if diff := cmp.Diff(safe+" "+safe+" \x1b[1m"+safe+"\x1b[0m\n", line.String()); diff != "" {
+		t.Errorf("line (-want +got):\n%s", diff)
+	}
+	spans := []term.Span{span("1", "", evil, evil, 0, 1000)}
+	spans[0].Tags = map[string]string{"error": evil, "bijou.circuit.reason": evil}
+	var trace bytes.Buffer
+	if err := term.Waterfall(&trace, term.Style{}, 200, spans, true); err != nil {
+		t.Fatal(err)
+	}
+	if strings.ContainsAny(trace.String(), "\x1b\r") || strings.Count(trace.String(), "\n") != 5 {
+		t.Errorf("a span's name reaches the terminal as it is:\n%q", trace.String())
 	}
 }
 
@@ -42,7 +104,7 @@ func TestLogLine(t *testing.T) {
 		`{"msg":1,"level":2}`: "2 1",
 		"":                    "",
 	} {
-		if got := term.LogLine(term.Style{}, in, "service"); got != want {
+		if got := string(term.LogLine(term.Style{}, in, "service")); got != want {
 			t.Errorf("%s\n got %q\nwant %q", in, got, want)
 		}
 	}
@@ -52,8 +114,9 @@ func FuzzLogLine(f *testing.F) {
 	f.Add(`{"level":"INFO","msg":"x","a":{"b":[1,2,"c"]}}`)
 	f.Add(`{"msg"`)
 	f.Fuzz(func(t *testing.T, line string) {
-		if got := term.LogLine(term.Style{}, line); !strings.HasPrefix(line, "{") && got != line {
-			t.Errorf("%q became %q", line, got)
+		got := string(term.LogLine(term.Style{}, line))
+		if i := strings.IndexFunc(got, unicode.IsControl); i >= 0 {
+			t.Errorf("%q became %q, which has a control character at byte %d", line, got, i)
 		}
 	})
 }

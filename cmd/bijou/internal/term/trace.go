@@ -91,46 +91,43 @@ func Waterfall(w io.Writer, s Style, columns int, spans []Span, why bool) error 
 	}
 	labelWidth = min(labelWidth, columns/2)
 	barWidth := max(10, columns-labelWidth-13)
-	_, err := fmt.Fprintf(w, "trace %s  %d spans  %d services  %s  %s\n\n", s.Bold(spans[0].TraceID), len(spans), len(services),
+	err := Fprintf(w, "trace %s  %d spans  %d services  %s  %s\n\n", s.Bold(spans[0].TraceID), len(spans), len(services),
 		micros(end-begin), time.UnixMicro(begin).Local().Format(time.DateTime))
 	for _, n := range nodes {
 		if err != nil {
 			return err
 		}
-		text := Pad(label(s, n), labelWidth)
-		if width(text) > labelWidth {
-			text = Cut(label(Style{}, n), labelWidth)
-		}
-		_, err = fmt.Fprintf(w, "%s  %8s  %s\n", text, micros(n.Duration), bar(s, n, begin, end, barWidth))
+		text := Pad(Cut(label(s, n), labelWidth), labelWidth)
+		err = Fprintf(w, "%s  %8s  %s\n", text, micros(n.Duration), bar(s, n, begin, end, barWidth))
 		if problem, failed := n.Failed(); failed && err == nil {
-			_, err = fmt.Fprintf(w, "%s%s\n", strings.Repeat("  ", n.depth+1), s.Red("error: "+Cut(cmp.Or(problem, "yes"), columns-2*n.depth-10)))
+			err = Fprintf(w, "%s%s\n", strings.Repeat("  ", n.depth+1), s.Red("error: "+string(Cut(Plain(cmp.Or(problem, "yes")), columns-2*n.depth-10))))
 		}
 		if reasons := n.Why(); why && len(reasons) > 0 && err == nil {
-			_, err = fmt.Fprintf(w, "%s%s\n", strings.Repeat("  ", n.depth+1), s.Dim(strings.Join(reasons, "  ")))
+			err = Fprintf(w, "%s%s\n", strings.Repeat("  ", n.depth+1), s.Dim(strings.Join(reasons, "  ")))
 		}
 	}
 	return err
 }
 
-func label(s Style, n node) string {
+func label(s Style, n node) Painted {
 	kind := ""
 	if n.Kind == "CLIENT" || n.Kind == "PRODUCER" {
 		kind = "→ "
 	}
-	return strings.Repeat("  ", n.depth) + s.Name(n.ServiceName(), n.ServiceName()) + " " + kind + n.Title()
+	return Sprintf("%s%s %s%s", strings.Repeat("  ", n.depth), s.Name(n.ServiceName(), n.ServiceName()), kind, n.Title())
 }
 
 // bar is the time of a span within the whole trace.
-func bar(s Style, n node, begin, end int64, columns int) string {
+func bar(s Style, n node, begin, end int64, columns int) Painted {
 	whole := max(1, end-begin)
 	from := int(int64(columns-1) * max(0, n.Start-begin) / whole)
 	length := max(1, int(int64(columns)*n.Duration/whole))
 	length = min(length, columns-from)
 	fill := strings.Repeat("▆", length)
 	if _, failed := n.Failed(); failed {
-		return strings.Repeat(" ", from) + s.Red(fill)
+		return Painted(strings.Repeat(" ", from)) + s.Red(fill)
 	}
-	return strings.Repeat(" ", from) + s.Name(n.ServiceName(), fill)
+	return Painted(strings.Repeat(" ", from)) + s.Name(n.ServiceName(), fill)
 }
 
 func extent(spans []Span) (begin, end int64) {

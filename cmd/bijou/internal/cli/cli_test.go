@@ -1,0 +1,221 @@
+package cli_test
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"testing"
+	"time"
+
+	"bijou.dev/cmd/bijou/internal/cli"
+	configv1 "bijou.dev/platform/api/config/v1"
+	discoveryv1 "bijou.dev/platform/api/discovery/v1"
+	"bijou.dev/platform/errs"
+	"google.golang.org/grpc"
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/timestamppb"
+)
+
+// platform answers the questions of the command line with what a test has put into it.
+type platform struct {
+	addr      string
+	instances []*discoveryv1.Instance
+	history   *configv1.HistoryResponse
+	listed    *configv1.ListResponse
+	values    *configv1.GetResponse
+	status    *configv1.StatusResponse
+	publish   func(*configv1.PublishRequest) (*configv1.PublishResponse, error)
+	traces    string
+}
+
+// start serves the platform on loopback until the test ends.
+func (p *platform) start(t *testing.T) *platform {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	zipkin := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, p.traces) }))
+	t.Cleanup(zipkin.Close)
+	server := grpc.NewServer()
+	discoveryv1.RegisterDiscoveryServer(server, registry{platform: p})
+	configv1.RegisterConfigServer(server, settings{platform: p})
+	go func() { _ = server.Serve(l) }()
+	t.Cleanup(server.Stop)
+	p.addr = l.Addr().String()
+	for _, name := range []string{"config", "tracing"} {
+		p.instances = append(p.instances, &discoveryv1.Instance{
+			Service: name, Id: name + "-1", Status: discoveryv1.Status_STATUS_UP, Zone: "a", Version: "1",
+			Endpoints: map[string]string{"grpc": p.addr, "zipkin": zipkin.Listener.Addr().String()},
+		})
+	}
+	return p
+}
+
+// registry answers for discovery.
+type registry struct {
+	discoveryv1.UnimplementedDiscoveryServer
+	*platform
+}
+
+func (p registry) List(_ context.Context, q *discoveryv1.ListRequest) (*discoveryv1.ListResponse, error) {
+	answer := &discoveryv1.ListResponse{}
+	for _, i := range p.instances {
+		if q.GetService() == "" || q.GetService() == i.GetService() {
+			answer.Instances = append(answer.Instances, i)
+		}
+	}
+	return answer, nil
+}
+
+// settings answers for config.
+type settings struct {
+	configv1.UnimplementedConfigServer
+	*platform
+}
+
+func (p settings) History(context.Context, *configv1.HistoryRequest) (*configv1.HistoryResponse, error) {
+	return p.history, nil
+}
+
+func (p settings) List(context.Context, *configv1.ListRequest) (*configv1.ListResponse, error) {
+	return p.listed, nil
+}
+
+func (p settings) Get(context.Context, *configv1.GetRequest) (*configv1.GetResponse, error) {
+	return p.values, nil
+}
+
+func (p settings) Status(context.Context, *configv1.StatusRequest) (*configv1.StatusResponse, error) {
+	return p.status, nil
+}
+
+func (p settings) Publish(_ context.Context, q *configv1.PublishRequest) (*configv1.PublishResponse, error) {
+	return p.publish(q)
+}
+
+// run runs a command against the platform and returns what it printed and its exit code.
+func (p *platform) run(t *testing.T, args ...string) (stdout, stderr string, code int) {
+	t.Helper()
+	var out, problems bytes.Buffer
+	code = cli.Main(t.Context(), cli.World{
+		Args: append([]string{"--discovery", p.addr}, args...), Stdout: &out, Stderr: &problems,
+		Environ: []string{"USER=ann"}, Now: t.Context(),
+	})
+	return out.String(), problems.String(), code
+}
+
+const forged = "ann\x1b[1A\x1b[2K\nrevision 9  forged"
+
+func TestHistoryCannotBeForged(t *testing.T) {
+	p := (&platform{history: &configv1.HistoryResponse{Revisions: []*configv1.Revision{{
+		Revision: 7, Author: forged, Reason: "because\r\nrevision 8", Time: timestamppb.New(time.Unix(0, 0)),
+		Changes: []*configv1.AppliedChange{{Name: "a\nb", After: proto.String("x\x1b[31m")}},
+	}}}}).start(t)
+	out, _, code := p.run(t, "config", "history")
+	if code != cli.ExitOK || strings.Count(out, "\n") != 2 || strings.ContainsAny(out, "\x1b\r") {
+		t.Errorf("exit code %d; one revision with one change must be two lines without control characters:\n%q", code, out)
+	}
+	if !strings.Contains(out, `ann\x1b[1A\x1b[2K\nrevision 9  forged`) {
+		t.Errorf("the author is not shown, escaped:\n%s", out)
+	}
+}
+
+func TestLongValuesDoNotWidenTheList(t *testing.T) {
+	answer := &configv1.ListResponse{}
+	for i := range 10 {
+		answer.Properties = append(answer.Properties, &configv1.ListedProperty{
+			Property: &configv1.Property{Name: fmt.Sprintf("web.setting%d", i), Doc: "What it does."},
+		})
+	}
+	answer.Properties[3].Values = []*configv1.Value{{Name: "web.setting3", Value: strings.Repeat("v", 262_144)}}
+	out, _, code := (&platform{listed: answer}).start(t).run(t, "config", "list")
+	if code != cli.ExitOK || len(out) > 5_000 || !strings.Contains(out, "web.setting9") {
+		t.Errorf("exit code %d, %d bytes of output; want at most 5,000 for ten settings", code, len(out))
+	}
+}
+
+func TestAValueIsPrintedAsItIsForPrograms(t *testing.T) {
+	const value = "{\n\t\"a\": \"\x1b\"\n}"
+	p := (&platform{values: &configv1.GetResponse{Values: []*configv1.Value{{Name: "web.x", Value: value}}}}).start(t)
+	out, _, code := p.run(t, "config", "get", "web.x", "--app", "web")
+	if code != cli.ExitOK || out != value+"\n" {
+		t.Errorf("exit code %d, printed %q, want %q", code, out, value+"\n")
+	}
+}
+
+func TestExitCodesOfAPublish(t *testing.T) {
+	for kind, want := range map[errs.Kind]int{
+		errs.Invalid: cli.ExitRefused, errs.Conflict: cli.ExitRefused, errs.Denied: cli.ExitRefused,
+		errs.NotFound: cli.ExitNotFound, errs.Unavailable: cli.ExitUnreachable, errs.Unimplemented: cli.ExitFailed,
+	} {
+		p := (&platform{publish: func(*configv1.PublishRequest) (*configv1.PublishResponse, error) {
+			return nil, errs.ToStatus(errs.Errorf(kind, "publishing 1 change: the reason")).Err()
+		}}).start(t)
+		out, problem, code := p.run(t, "config", "set", "web.x", "1", "--reason", "a test")
+		if code != want || out != "" || !strings.Contains(problem, "publishing 1 change: the reason") {
+			t.Errorf("%v: exit code %d, want %d; printed %q and %q", kind, code, want, out, problem)
+		}
+	}
+}
+
+func TestAPublishSaysWhoRunsIt(t *testing.T) {
+	var asked *configv1.PublishRequest
+	p := (&platform{
+		publish: func(q *configv1.PublishRequest) (*configv1.PublishResponse, error) {
+			asked = q
+			return &configv1.PublishResponse{Revision: 5, Applied: []*configv1.AppliedChange{{Name: "web.x", After: proto.String("1")}}}, nil
+		},
+		status: &configv1.StatusResponse{Revision: 5, Current: 1, Total: 2, Instances: []*configv1.InstanceStatus{
+			{Identity: &configv1.Identity{App: "web", Instance: "web-1"}, Revision: 5},
+			{Identity: &configv1.Identity{App: "web", Instance: "web-2"}, Revision: 4},
+		}},
+	}).start(t)
+	out, problem, code := p.run(t, "config", "set", "web.x", "1", "--app", "web", "--reason", "a test")
+	if asked.GetAuthor() != "ann" || asked.GetReason() != "a test" || asked.GetChanges()[0].GetScope().GetApp() != "web" {
+		t.Errorf("published as %v", asked)
+	}
+	if !strings.HasPrefix(out, "revision 5\n") || !strings.Contains(out, "web.x") {
+		t.Errorf("standard output is %q", out)
+	}
+	if code != cli.ExitFailed || !strings.Contains(problem, "1 of 2 instances on revision 5") || !strings.Contains(problem, "web/web-2 is on revision 4") {
+		t.Errorf("exit code %d, standard error is %q: it must count the instances and name the one that is behind", code, problem)
+	}
+}
+
+func TestAChangeNeedsAReason(t *testing.T) {
+	p := (&platform{}).start(t)
+	for _, args := range [][]string{{"config", "set", "a", "1"}, {"services", "out", "config-1"}, {"circuits", "open", "catalog"}} {
+		if _, problem, code := p.run(t, args...); code != cli.ExitUsage || !strings.Contains(problem, "--reason") {
+			t.Errorf("%v: exit code %d, printed %q; want %d and a word about --reason", args, code, problem, cli.ExitUsage)
+		}
+	}
+}
+
+func TestServices(t *testing.T) {
+	p := (&platform{instances: []*discoveryv1.Instance{
+		{Service: "web", Id: "web-2", Status: discoveryv1.Status_STATUS_DRAINING},
+		{Service: "web", Id: "web-1", Status: discoveryv1.Status_STATUS_UP, Suspect: true, OverrideReason: "disk\x1b[2J"},
+	}}).start(t)
+	out, _, code := p.run(t, "services", "web")
+	lines := strings.Split(strings.TrimSpace(out), "\n")
+	if code != cli.ExitOK || len(lines) != 3 || !strings.Contains(lines[1], `web-1     UP (suspect) (disk\x1b[2J)`) || !strings.Contains(lines[2], "DRAINING") {
+		t.Errorf("exit code %d, printed\n%s\nwant web-1 with its reason, escaped, above web-2", code, out)
+	}
+	if _, _, code := p.run(t, "services", "unknown"); code != cli.ExitNotFound {
+		t.Errorf("an unknown service: exit code %d, want %d", code, cli.ExitNotFound)
+	}
+}
+
+func TestTracesOfStrangers(t *testing.T) {
+	p := (&platform{traces: `[[{"traceId":"ab","id":"1","name":"get \u001b[2J","timestamp":1,"duration":5,
+		"localEndpoint":{"serviceName":"x\ny"},"tags":{"error":"a\nb"}}]]`}).start(t)
+	out, _, code := p.run(t, "trace")
+	if code != cli.ExitOK || strings.Count(out, "\n") != 2 || strings.Contains(out, "\x1b") {
+		t.Errorf("exit code %d; one trace must be one line below the heading, without control characters:\n%q", code, out)
+	}
+}
