@@ -337,7 +337,12 @@ func noteOf(before, now proc.State) string {
 		if before.Phase == proc.Unhealthy || now.Restarts > 0 {
 			return "healthy"
 		}
-	case proc.Starting, proc.Stopping, proc.Stopped:
+	case proc.Stopped:
+		// An exit code says that the instance could not stop in order. A signal is how some programs end when told to.
+		if strings.HasPrefix(now.Problem, "exit status") && now.Problem != "exit status 0" {
+			return "ended (" + now.Problem + ") while it was stopping"
+		}
+	case proc.Starting, proc.Stopping:
 	}
 	return ""
 }

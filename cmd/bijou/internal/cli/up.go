@@ -95,6 +95,7 @@ type screen struct {
 
 	mu       sync.Mutex
 	progress bool // the last line is a progress line, to be written over
+	stopping bool // lines of instances are not shown any more
 	longest  int  // the longest name of an instance so far
 }
 
@@ -165,6 +166,9 @@ func (s *screen) line(l stack.Line) {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if s.stopping && !l.Note {
+		return
+	}
 	s.clearLocked()
 	s.longest = max(s.longest, len(l.Instance))
 	writeLine(s.out, s.style, s.longest, s.Raw, l)
@@ -253,6 +257,10 @@ func (s *screen) table(st *stack.Stack, built, healthy time.Duration) {
 func (s *screen) stop(now context.Context, st *stack.Stack) error {
 	begin := time.Now()
 	s.note(s.style.Yellow, "stopping; Ctrl-C again kills")
+	// Each instance now loses the others, and says so. That is no news to whoever stops them all; it is in the log files.
+	s.mu.Lock()
+	s.stopping = true
+	s.mu.Unlock()
 	err := st.Stop(now)
 	if err == nil {
 		s.note(s.style.Bold, "stopped in %.1f s", time.Since(begin).Seconds())
