@@ -110,8 +110,7 @@ func (c *circuitsListCmd) show(e *env, state *circuitsv1.WatchResponse) error {
 		}
 	}
 	if len(t.Rows) == 0 {
-		err := e.printf("no circuits yet: they appear with the first call\n")
-		return err
+		return e.printf("no circuits yet: they appear with the first call\n")
 	}
 	return e.table(&t)
 }
@@ -189,7 +188,6 @@ func (f *forceFlags) force(ctx context.Context, e *env, state circuitsv1.State, 
 		return err
 	}
 	return e.print(answer, func() error {
-		err := e.printf("%s: settings revision %d\n", f.Name, answer.GetRevision())
-		return err
+		return e.printf("%s: settings revision %d\n", f.Name, answer.GetRevision())
 	})
 }

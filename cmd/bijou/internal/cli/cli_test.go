@@ -42,8 +42,8 @@ func (p *platform) start(t *testing.T) *platform {
 	zipkin := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, p.traces) }))
 	t.Cleanup(zipkin.Close)
 	server := grpc.NewServer()
-	discoveryv1.RegisterDiscoveryServer(server, registry{platform: p})
-	configv1.RegisterConfigServer(server, settings{platform: p})
+	discoveryv1.RegisterDiscoveryServer(server, registryServer{platform: p})
+	configv1.RegisterConfigServer(server, settingsServer{platform: p})
 	go func() { _ = server.Serve(l) }()
 	t.Cleanup(server.Stop)
 	p.addr = l.Addr().String()
@@ -56,13 +56,13 @@ func (p *platform) start(t *testing.T) *platform {
 	return p
 }
 
-// registry answers for discovery.
-type registry struct {
+// registryServer answers for discovery.
+type registryServer struct {
 	discoveryv1.UnimplementedDiscoveryServer
 	*platform
 }
 
-func (p registry) List(_ context.Context, q *discoveryv1.ListRequest) (*discoveryv1.ListResponse, error) {
+func (p registryServer) List(_ context.Context, q *discoveryv1.ListRequest) (*discoveryv1.ListResponse, error) {
 	answer := &discoveryv1.ListResponse{}
 	for _, i := range p.instances {
 		if q.GetService() == "" || q.GetService() == i.GetService() {
@@ -72,29 +72,29 @@ func (p registry) List(_ context.Context, q *discoveryv1.ListRequest) (*discover
 	return answer, nil
 }
 
-// settings answers for config.
-type settings struct {
+// settingsServer answers for config.
+type settingsServer struct {
 	configv1.UnimplementedConfigServer
 	*platform
 }
 
-func (p settings) History(context.Context, *configv1.HistoryRequest) (*configv1.HistoryResponse, error) {
+func (p settingsServer) History(context.Context, *configv1.HistoryRequest) (*configv1.HistoryResponse, error) {
 	return p.history, nil
 }
 
-func (p settings) List(context.Context, *configv1.ListRequest) (*configv1.ListResponse, error) {
+func (p settingsServer) List(context.Context, *configv1.ListRequest) (*configv1.ListResponse, error) {
 	return p.listed, nil
 }
 
-func (p settings) Get(context.Context, *configv1.GetRequest) (*configv1.GetResponse, error) {
+func (p settingsServer) Get(context.Context, *configv1.GetRequest) (*configv1.GetResponse, error) {
 	return p.values, nil
 }
 
-func (p settings) Status(context.Context, *configv1.StatusRequest) (*configv1.StatusResponse, error) {
+func (p settingsServer) Status(context.Context, *configv1.StatusRequest) (*configv1.StatusResponse, error) {
 	return p.status, nil
 }
 
-func (p settings) Publish(_ context.Context, q *configv1.PublishRequest) (*configv1.PublishResponse, error) {
+func (p settingsServer) Publish(_ context.Context, q *configv1.PublishRequest) (*configv1.PublishResponse, error) {
 	return p.publish(q)
 }
 

@@ -44,7 +44,7 @@ func (e *env) showLinks(links []*circuitsv1.Link) error {
 		"FROM", "TO", "CALLS/S", "ERRORS", "P50", "P99", "REJECTED/S", "FALLBACKS/S", "CIRCUITS",
 	}}
 	for _, l := range links {
-		cells := []string{e.style.Name(l.GetFrom(), l.GetFrom()), e.style.Name(l.GetTo(), l.GetTo())}
+		cells := []any{e.style.Name(l.GetFrom(), l.GetFrom()), e.style.Name(l.GetTo(), l.GetTo())}
 		cells = append(cells, figureCells(l.GetFigures())...)
 		circuits := e.style.Green("closed")
 		switch {
@@ -56,18 +56,17 @@ func (e *env) showLinks(links []*circuitsv1.Link) error {
 		t.Add(append(cells, circuits)...)
 	}
 	if len(t.Rows) == 0 {
-		err := e.printf("no calls yet: they appear with the first\n")
-		return err
+		return e.printf("no calls yet: they appear with the first\n")
 	}
 	return e.table(&t)
 }
 
 // figureCells returns the cells from CALLS/S to FALLBACKS/S.
-func figureCells(f *circuitsv1.Figures) []string {
+func figureCells(f *circuitsv1.Figures) []any {
 	if f == nil {
-		return []string{"measuring", "", "", "", "", ""}
+		return []any{"measuring", "", "", "", "", ""}
 	}
-	return []string{
+	return []any{
 		number(f.GetCallsPerSecond()), number(f.GetErrorPercent()) + "%", percentile(f.P50Ms), percentile(f.P99Ms),
 		number(f.GetRejectedPerSecond()), number(f.GetFallbacksPerSecond()),
 	}

@@ -83,8 +83,7 @@ func (c *overrideFlags) set(ctx context.Context, e *env, status discoveryv1.Stat
 		return err
 	}
 	return e.print(answer, func() error {
-		err := e.printf("%s is %s\n", c.Instance, e.instanceStatus(answer.GetInstance()))
-		return err
+		return e.printf("%s is %s\n", c.Instance, e.instanceStatus(answer.GetInstance()))
 	})
 }
 
