@@ -21,5 +21,8 @@ func main() {
 		<-signals // the second does not wait for it
 		force()
 	}()
-	os.Exit(cli.Main(ctx, cli.World{Args: os.Args[1:], Stdout: os.Stdout, Stderr: os.Stderr, Environ: os.Environ(), Now: now}))
+	os.Exit(cli.Main(ctx, cli.World{
+		Args: os.Args[1:], Stdout: os.Stdout, Stderr: os.Stderr, Environ: os.Environ(),
+		Now: now,
+	}))
 }

@@ -42,7 +42,7 @@ func TestScripts(t *testing.T) {
 	})
 }
 
-// exits runs a command and compares its exit code: exits 3 bijou kill nobody.
+// exits runs a command and compares its exit code: exits 3 bijou kill unknown-1.
 func exits(ts *testscript.TestScript, _ bool, args []string) {
 	want, err := strconv.Atoi(args[0])
 	ts.Check(err)

@@ -47,7 +47,7 @@ func Build(ctx context.Context, file, bin string, progress func(Step)) error {
 	return b.all(ctx, slices.Compact(mains))
 }
 
-// environ is what [Options] and [Build] use when they are told nothing else.
+// environ is the environment of this process, the default of [Options] and [Build].
 func environ() []string { return os.Environ() } //nolint:forbidigo // a child gets its parent's environment
 
 // program is the file that the main package services/<main> is built into.

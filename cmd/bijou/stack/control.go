@@ -201,7 +201,7 @@ type Remote struct {
 	dir    string
 }
 
-// ErrNotRunning tells that no stack runs in a folder.
+// ErrNotRunning means that no stack runs in a folder.
 var ErrNotRunning = errors.New("no stack is running here: start it with `bijou up`")
 
 // Attach finds the stack that runs in a folder, or returns [ErrNotRunning].

@@ -38,8 +38,8 @@ func (p *ports) find(wanted int) (int, error) {
 
 var errHeld = errors.New("given out already")
 
-// drawn are the ports that were drawn for any stack of this process. Between [ports.close] and the start of its owner a port is
-// free, and another stack must not take it.
+// drawn are the ports that were drawn for any stack of this process. Between [ports.close] and the start of its owner a
+// port is free, and another stack must not take it.
 var drawn sync.Map
 
 func (p *ports) hold(port int) error {

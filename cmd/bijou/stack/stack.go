@@ -1,8 +1,8 @@
 // Package stack runs the services of a compose file as processes of this machine.
 //
 // It is what `bijou up` does, for programs: [Start] builds the binaries, gives every port of every instance a loopback
-// address, and keeps the processes running; a [Stack] is then there to be asked, hurt and stopped. Whoever started it
-// owns it: when that program ends, so do the processes.
+// address, and keeps the processes running; a [Stack] then reports, kills, restarts and stops them. The program that
+// started the stack owns it: when that program ends, so do the processes.
 package stack
 
 import (
@@ -41,10 +41,10 @@ type Options struct {
 	Variables []string
 	// Shuffle starts the instances in random order. Nil: what others depend on starts first.
 	Shuffle *rand.Rand
-	// Progress hears what Start is doing, possibly from several goroutines. Nil: nobody.
+	// Progress is called with each step of Start, possibly from several goroutines. Nil: it is not reported.
 	Progress func(Step)
 	// Output gets every line that an instance writes, and notes about its life, one at a time. It must not
-	// call the stack. Nil: nobody; the lines are in the log files in any case.
+	// call the stack. Nil: the lines are in the log files only.
 	Output func(Line)
 }
 
@@ -62,7 +62,7 @@ type Line struct {
 	Time     time.Time `json:"time"`
 	Instance string    `json:"instance"`
 	Text     string    `json:"text"`
-	// Note tells that the line is about the instance, not from it.
+	// Note means that the line is about the instance and was not written by it.
 	Note bool `json:"note,omitempty"`
 }
 
@@ -120,10 +120,10 @@ type Stack struct {
 	changed chan struct{}            // closed and replaced when states change
 }
 
-// ErrRunning tells that a stack runs in the folder already.
+// ErrRunning means that a stack runs in the folder already.
 var ErrRunning = errors.New("a stack is running here already")
 
-// ErrNoInstance tells that the stack has no instance of that name.
+// ErrNoInstance means that the stack has no instance of that name.
 var ErrNoInstance = errors.New("no such instance")
 
 // Start builds what is missing and starts every instance. It returns when all have been started; [Stack.Wait] waits
@@ -304,7 +304,7 @@ func prepareFolders(folders []compose.Folder) error {
 	return nil
 }
 
-// noteState keeps the new state of an instance and tells about what people want to know.
+// noteState keeps the new state of an instance, and writes a note to its log if the change matters to people.
 func (s *Stack) noteState(instance string, state proc.State) {
 	s.mu.Lock()
 	before := s.states[instance]

@@ -44,7 +44,11 @@ func service(args []string) int {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM) //nolint:forbidigo // this is the child's main
 	defer stop()
 	answer := fmt.Sprint(os.Getenv("BIJOU_INSTANCE"), " ", os.Getpid(), " ", os.Getenv("PEERS"))
-	server := &http.Server{Addr: listen, Handler: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, answer) })}
+	server := &http.Server{Addr: listen, Handler: http.HandlerFunc(func(w http.ResponseWriter,
+		_ *http.Request,
+	) {
+		fmt.Fprint(w, answer)
+	})}
 	go func() {
 		<-ctx.Done()
 		fmt.Println("leaving")
@@ -156,8 +160,8 @@ func TestStack(t *testing.T) {
 	if front[0] != "front-1" || front[2] != strings.Join(peers, ",") {
 		t.Errorf("front answers %v, its peers are %v", front, peers)
 	}
-	if got := s.Addr("nobody", 80) + s.Addr("front", 81); got != "" {
-		t.Errorf("addresses of nobody: %q", got)
+	if got := s.Addr("unknown", 80) + s.Addr("front", 81); got != "" {
+		t.Errorf("addresses of an unknown service and port: %q", got)
 	}
 
 	// A killed instance comes back on its address.
@@ -240,8 +244,9 @@ func TestRemote(t *testing.T) {
 	if err := s.Wait(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	if err := remote.Kill(t.Context(), "back-9"); !errors.Is(err, stack.ErrNoInstance) || !strings.Contains(err.Error(), "back-9") {
-		t.Errorf("killing nobody: %v", err)
+	if err := remote.Kill(t.Context(), "back-9"); !errors.Is(err, stack.ErrNoInstance) ||
+		!strings.Contains(err.Error(), "back-9") {
+		t.Errorf("killing an unknown instance: %v", err)
 	}
 
 	down := make(chan error, 1)
@@ -263,11 +268,12 @@ func TestLogs(t *testing.T) {
 		t.Errorf("log of front-1: %+v, %v", lines, err)
 	}
 	dir := stack.DefaultDir(opts.File)
-	if lines, err = stack.ReadLogs(dir, 1, "back"); err != nil || len(lines) != 1 || !strings.HasPrefix(lines[0].Instance, "back-") {
+	if lines, err = stack.ReadLogs(dir, 1, "back"); err != nil || len(lines) != 1 ||
+		!strings.HasPrefix(lines[0].Instance, "back-") {
 		t.Errorf("the last line of back: %+v, %v", lines, err)
 	}
-	if _, err := stack.ReadLogs(dir, 0, "nobody"); !errors.Is(err, stack.ErrNoInstance) {
-		t.Errorf("the log of nobody: %v", err)
+	if _, err := stack.ReadLogs(dir, 0, "unknown"); !errors.Is(err, stack.ErrNoInstance) {
+		t.Errorf("the log of an unknown instance: %v", err)
 	}
 
 	ctx, cancel := context.WithCancel(t.Context())
@@ -309,7 +315,8 @@ func TestTakenPort(t *testing.T) {
 }
 
 func TestShuffleAndFreshFolders(t *testing.T) {
-	opts := options(t, strings.ReplaceAll(twoServices, "restart: always", "restart: always\n  tmpfs: [/tmp]\n  volumes: [/keep]"))
+	opts := options(t, strings.ReplaceAll(twoServices, "restart: always",
+		"restart: always\n  tmpfs: [/tmp]\n  volumes: [/keep]"))
 	opts.Shuffle = rand.New(rand.NewPCG(1, 2))
 	s := start(t, opts)
 	volumes := filepath.Join(stack.DefaultDir(opts.File), "volumes", "back-1")
@@ -353,13 +360,15 @@ func TestBuild(t *testing.T) {
 		t.Error(err)
 	}
 	write("cmd/demo/main.go", "package main\nfunc main() { wrong() }\n")
-	if err := stack.Build(t.Context(), opts.File, opts.Bin, nil); err == nil || !strings.Contains(err.Error(), "undefined: wrong") {
+	if err := stack.Build(t.Context(), opts.File, opts.Bin, nil); err == nil ||
+		!strings.Contains(err.Error(), "undefined: wrong") {
 		t.Errorf("building a mistake: %v", err)
 	}
 }
 
 func TestBadOptions(t *testing.T) {
-	if _, err := stack.Start(t.Context(), stack.Options{}); err == nil || !strings.Contains(err.Error(), "stack.Options.File") {
+	if _, err := stack.Start(t.Context(), stack.Options{}); err == nil ||
+		!strings.Contains(err.Error(), "stack.Options.File") {
 		t.Errorf("no file: %v", err)
 	}
 	opts := options(t, "services: {a: {image: x}}")

@@ -40,7 +40,7 @@ type circuitsListCmd struct {
 
 // circuitNames are those of all circuits on the board, and of the callees they belong to.
 func circuitNames(ctx context.Context, conn *grpc.ClientConn) ([]string, error) {
-	ctx, cancel := context.WithTimeout(ctx, patience)
+	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
 	defer cancel() // ends the stream
 	stream, err := circuitsv1.NewCircuitsClient(conn).Watch(ctx, &circuitsv1.WatchRequest{})
 	if err != nil {
@@ -69,7 +69,7 @@ func (c *circuitsListCmd) Run(ctx context.Context, e *env) error {
 	defer conn.Close()
 	if !c.Watch {
 		var cancel context.CancelFunc
-		ctx, cancel = context.WithTimeout(ctx, patience)
+		ctx, cancel = context.WithTimeout(ctx, requestTimeout)
 		defer cancel()
 	}
 	stream, err := circuitsv1.NewCircuitsClient(conn).Watch(ctx, &circuitsv1.WatchRequest{Service: c.Service})
@@ -94,7 +94,10 @@ func (c *circuitsListCmd) show(e *env, state *circuitsv1.WatchResponse) error {
 	if isTerm, _ := term.Size(e.Stdout); c.Watch && isTerm {
 		fmt.Fprint(e.Stdout, "\x1b[H\x1b[2J") // from the top of an empty screen
 	}
-	t := term.Table{Header: []string{"CALLER", "CIRCUIT", "STATE", "REQUESTS", "ERRORS", "REJECTED", "FALLBACK", "BUSY/PEAK", "P50", "P99", "HOSTS", "WHY"}}
+	t := term.Table{Header: []string{
+		"CALLER", "CIRCUIT", "STATE", "REQUESTS", "ERRORS", "REJECTED", "FALLBACK",
+		"BUSY/PEAK", "P50", "P99", "HOSTS", "WHY",
+	}}
 	for _, s := range state.GetServices() {
 		for _, k := range s.GetCircuits() {
 			r := k.GetRolling()
@@ -135,7 +138,7 @@ func (e *env) circuitState(state circuitsv1.State) term.Painted {
 type forceFlags struct {
 	Name   string `arg:"" help:"A circuit, catalog.GetMovie, or a callee with all its methods, catalog."`
 	Caller string `placeholder:"SERVICE" help:"Only for this calling service (default: every caller)."`
-	Reason string `help:"Why, for those who wonder. Needed."`
+	Reason string `help:"Why. Required."`
 	Author string `help:"Who (default: your user name)."`
 }
 
@@ -175,11 +178,15 @@ func (f *forceFlags) force(ctx context.Context, e *env, state circuitsv1.State, 
 		return err
 	}
 	defer conn.Close()
-	if names, err := circuitNames(ctx, conn); err == nil && state != circuitsv1.State_STATE_UNSPECIFIED && !slices.Contains(names, f.Name) {
+	if names, err := circuitNames(ctx, conn); err == nil && state != circuitsv1.State_STATE_UNSPECIFIED &&
+		!slices.Contains(names, f.Name) {
 		e.notef("%s\n", e.style.Yellow(fmt.Sprintf("no circuit is called %q so far: this holds for those to come", f.Name)))
 	}
 	author := publishFlags{Author: f.Author}
-	question := &circuitsv1.ForceRequest{Service: f.Caller, Name: f.Name, State: state, Author: author.author(e), Reason: f.Reason}
+	question := &circuitsv1.ForceRequest{
+		Service: f.Caller, Name: f.Name, State: state, Author: author.author(e),
+		Reason: f.Reason,
+	}
 	if ttl > 0 {
 		question.Ttl = durationpb.New(ttl)
 	}

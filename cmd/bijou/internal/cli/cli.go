@@ -185,8 +185,8 @@ func (e *env) exit(err error) int {
 	return exitOfKind(errs.KindOf(err))
 }
 
-// printError prints an error. Only what a compiler or a configuration checker writes has several lines; further lines are
-// indented, so that none looks like a line of its own.
+// printError prints an error. Only what a compiler or a configuration checker writes has several lines; further lines
+// are indented, so that none looks like a line of its own.
 func (e *env) printError(err error) {
 	lines := strings.Split(strings.TrimSpace(err.Error()), "\n")
 	e.notef("%s %s\n", e.style.Red("bijou:"), lines[0])

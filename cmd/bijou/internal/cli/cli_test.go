@@ -39,7 +39,10 @@ func (p *platform) start(t *testing.T) *platform {
 	if err != nil {
 		t.Fatal(err)
 	}
-	zipkin := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, p.traces) }))
+	zipkin := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		fmt.Fprint(w,
+			p.traces)
+	}))
 	t.Cleanup(zipkin.Close)
 	server := grpc.NewServer()
 	discoveryv1.RegisterDiscoveryServer(server, registryServer{platform: p})
@@ -168,7 +171,10 @@ func TestAPublishSaysWhoRunsIt(t *testing.T) {
 	p := (&platform{
 		publish: func(q *configv1.PublishRequest) (*configv1.PublishResponse, error) {
 			asked = q
-			return &configv1.PublishResponse{Revision: 5, Applied: []*configv1.AppliedChange{{Name: "web.x", After: proto.String("1")}}}, nil
+			return &configv1.PublishResponse{Revision: 5, Applied: []*configv1.AppliedChange{{
+				Name:  "web.x",
+				After: proto.String("1"),
+			}}}, nil
 		},
 		status: &configv1.StatusResponse{Revision: 5, Current: 1, Total: 2, Instances: []*configv1.InstanceStatus{
 			{Identity: &configv1.Identity{App: "web", Instance: "web-1"}, Revision: 5},
@@ -182,14 +188,20 @@ func TestAPublishSaysWhoRunsIt(t *testing.T) {
 	if !strings.HasPrefix(out, "revision 5\n") || !strings.Contains(out, "web.x") {
 		t.Errorf("standard output is %q", out)
 	}
-	if code != cli.ExitFailed || !strings.Contains(problem, "1 of 2 instances on revision 5") || !strings.Contains(problem, "web/web-2 is on revision 4") {
-		t.Errorf("exit code %d, standard error is %q: it must count the instances and name the one that is behind", code, problem)
+	if code != cli.ExitFailed || !strings.Contains(problem, "1 of 2 instances on revision 5") ||
+		!strings.Contains(problem, "web/web-2 is on revision 4") {
+		t.Errorf("exit code %d, standard error is %q: it must count the instances and name the one that is behind", code,
+			problem)
 	}
 }
 
 func TestAChangeNeedsAReason(t *testing.T) {
 	p := (&platform{}).start(t)
-	for _, args := range [][]string{{"config", "set", "a", "1"}, {"services", "out", "config-1"}, {"circuits", "open", "catalog"}} {
+	for _, args := range [][]string{
+		{"config", "set", "a", "1"},
+		{"services", "out", "config-1"},
+		{"circuits", "open", "catalog"},
+	} {
 		if _, problem, code := p.run(t, args...); code != cli.ExitUsage || !strings.Contains(problem, "--reason") {
 			t.Errorf("%v: exit code %d, printed %q; want %d and a word about --reason", args, code, problem, cli.ExitUsage)
 		}
@@ -203,7 +215,8 @@ func TestServices(t *testing.T) {
 	}}).start(t)
 	out, _, code := p.run(t, "services", "web")
 	lines := strings.Split(strings.TrimSpace(out), "\n")
-	if code != cli.ExitOK || len(lines) != 3 || !strings.Contains(lines[1], `web-1     UP (suspect) (disk\x1b[2J)`) || !strings.Contains(lines[2], "DRAINING") {
+	if code != cli.ExitOK || len(lines) != 3 || !strings.Contains(lines[1], `web-1     UP (suspect) (disk\x1b[2J)`) ||
+		!strings.Contains(lines[2], "DRAINING") {
 		t.Errorf("exit code %d, printed\n%s\nwant web-1 with its reason, escaped, above web-2", code, out)
 	}
 	if _, _, code := p.run(t, "services", "unknown"); code != cli.ExitNotFound {

@@ -13,7 +13,8 @@ import (
 	"github.com/alecthomas/kong"
 )
 
-// The scripts ask the program that is being typed, bin/bijou as well as bijou, so they know every command and what runs.
+// The scripts ask the program that is being typed, bin/bijou as well as bijou, so they know every command and what
+// runs.
 var scripts = map[string]string{
 	"bash": `_bijou() {
   local IFS=$'\n'
@@ -143,15 +144,15 @@ func findChild(node *kong.Node, name string) *kong.Node {
 	return nil
 }
 
-// patienceOfTab bounds what a completion asks the platform: somebody has pressed a key and waits.
-const patienceOfTab = 2 * time.Second
+// completionTimeout bounds what a completion asks the platform: a person has pressed Tab and waits.
+const completionTimeout = 2 * time.Second
 
 // values are what may stand for an argument; empty when that is not known.
 func (e *env) values(ctx context.Context, command *kong.Node, argument *kong.Positional) []string {
 	if argument.Enum != "" {
 		return strings.Split(argument.Enum, ",")
 	}
-	ctx, cancel := context.WithTimeout(ctx, patienceOfTab)
+	ctx, cancel := context.WithTimeout(ctx, completionTimeout)
 	defer cancel()
 	switch argument.Name {
 	case "instance":

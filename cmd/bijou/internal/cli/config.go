@@ -163,7 +163,8 @@ func (c *configGetCmd) show(e *env, answer *configv1.GetResponse) error {
 		t.Add(v.GetName(), v.GetValue(), scopeText(v.GetLayer(), v.GetScope()), strconv.FormatInt(v.GetRevision(), 10))
 	}
 	if c.Name != "" {
-		return errs.Errorf(errs.NotFound, "%s has no value here; `bijou config list %s` shows who reads it, for --app", c.Name, c.Name)
+		return errs.Errorf(errs.NotFound, "%s has no value here; `bijou config list %s` shows who reads it, for --app",
+			c.Name, c.Name)
 	}
 	return e.table(&t)
 }
@@ -253,7 +254,8 @@ type configSetCmd struct {
 // Help is what `bijou config set --help` says beyond the flags.
 func (configSetCmd) Help() string {
 	return `The value is checked against what the owning service declared; a bad one is refused (exit code 4) and nothing changes. Then
-it waits for the instances and says how many run the new revision; exit code 1 means it is published, but not yet everywhere.
+it waits for the instances and says how many run the new revision; exit code 1 means it is published, but not yet
+everywhere.
 
     bijou config set web.home.row 4 --app web --reason "fits a phone"
     bijou config set web.home.budget 2s --override --ttl 10m --reason "a slow day"
@@ -296,13 +298,17 @@ func (p *publishFlags) publish(ctx context.Context, e *env, change *configv1.Cha
 	question := &configv1.PublishRequest{
 		Changes: []*configv1.Change{change}, ExpectedRevision: p.Expected, Author: p.author(e), Reason: reason, DryRun: p.DryRun,
 	}
-	return p.published(ctx, e, change.GetScope().GetApp(), func(c configv1.ConfigClient) (*configv1.PublishResponse, error) {
+	return p.published(ctx, e, change.GetScope().GetApp(), func(c configv1.ConfigClient) (*configv1.PublishResponse,
+		error,
+	) {
 		return ask(ctx, c.Publish, question)
 	})
 }
 
 // published makes a change, says what it was, and waits until the instances have it.
-func (p *publishFlags) published(ctx context.Context, e *env, app string, change func(configv1.ConfigClient) (*configv1.PublishResponse, error)) error {
+func (p *publishFlags) published(ctx context.Context, e *env, app string,
+	change func(configv1.ConfigClient) (*configv1.PublishResponse, error),
+) error {
 	return e.withConfig(ctx, func(client configv1.ConfigClient) error {
 		answer, err := change(client)
 		if err != nil {
@@ -334,7 +340,8 @@ func (e *env) printApplied(answer *configv1.PublishResponse, dry bool) error {
 
 func (e *env) printChanges(changes []*configv1.AppliedChange) error {
 	for _, c := range changes {
-		text := fmt.Sprintf("  %s [%s]: %s -> %s", c.GetName(), scopeText(c.GetScope().GetLayer(), c.GetScope()), orNone(c.Before), orNone(c.After))
+		text := fmt.Sprintf("  %s [%s]: %s -> %s", c.GetName(), scopeText(c.GetScope().GetLayer(), c.GetScope()),
+			orNone(c.Before), orNone(c.After))
 		if at := c.GetExpires(); at != nil {
 			text += " until " + timeText(at)
 		}
@@ -354,8 +361,13 @@ func orNone(value *string) term.Painted {
 }
 
 // await says "n of m instances on revision r", and fails when some are not.
-func (p *publishFlags) await(ctx context.Context, e *env, client configv1.ConfigClient, app string, revision int64) error {
-	status, err := ask(ctx, client.Status, &configv1.StatusRequest{App: app, Revision: revision, Wait: durationpb.New(min(p.Wait, patience-time.Second))})
+func (p *publishFlags) await(ctx context.Context, e *env, client configv1.ConfigClient, app string,
+	revision int64,
+) error {
+	status, err := ask(ctx, client.Status, &configv1.StatusRequest{
+		App: app, Revision: revision,
+		Wait: durationpb.New(min(p.Wait, requestTimeout-time.Second)),
+	})
 	if err != nil {
 		return fmt.Errorf("published, but asking who runs it: %w", err)
 	}
@@ -370,7 +382,8 @@ func (p *publishFlags) await(ctx context.Context, e *env, client configv1.Config
 func statusText(s *configv1.StatusResponse) string {
 	text := fmt.Sprintf("%d of %d instances on revision %d", s.GetCurrent(), s.GetTotal(), s.GetRevision())
 	if away := s.GetUnreachable(); len(away) > 0 {
-		text += fmt.Sprintf("; %s did not answer, so the instances connected there count as cut off", strings.Join(away, ", "))
+		text += fmt.Sprintf("; %s did not answer, so the instances connected there count as cut off",
+			strings.Join(away, ", "))
 	}
 	if problem := s.GetRegistryProblem(); problem != "" {
 		text += "; who else there is cannot be said: " + problem
@@ -435,7 +448,8 @@ func (e *env) showExplain(answer *configv1.ExplainResponse) error {
 		if c.GetWins() {
 			mark = e.style.Green("=>")
 		}
-		t.Add(mark, v.GetValue(), scopeText(v.GetLayer(), v.GetScope()), strconv.FormatInt(v.GetRevision(), 10), c.GetAuthor(), timeText(c.GetTime()), c.GetReason())
+		t.Add(mark, v.GetValue(), scopeText(v.GetLayer(), v.GetScope()), strconv.FormatInt(v.GetRevision(), 10),
+			c.GetAuthor(), timeText(c.GetTime()), c.GetReason())
 	}
 	return e.table(&t)
 }
@@ -467,7 +481,8 @@ func (e *env) showList(answer *configv1.ListResponse) error {
 			values = append(values, v.GetValue()+" ["+scopeText(v.GetLayer(), v.GetScope())+"]")
 		}
 		p := l.GetProperty()
-		t.Add(p.GetName(), propertyText(p), p.GetDefaultValue(), strings.Join(values, " "), strings.Join(l.GetApps(), " "), p.GetDoc())
+		t.Add(p.GetName(), propertyText(p), p.GetDefaultValue(), strings.Join(values, " "), strings.Join(l.GetApps(), " "),
+			p.GetDoc())
 	}
 	return e.table(&t)
 }
@@ -539,7 +554,10 @@ func (c *configRollbackCmd) Run(ctx context.Context, e *env) error {
 	if err != nil {
 		return err
 	}
-	question := &configv1.RollbackRequest{To: c.To, ExpectedRevision: c.Expected, Author: c.author(e), Reason: reason, DryRun: c.DryRun}
+	question := &configv1.RollbackRequest{
+		To: c.To, ExpectedRevision: c.Expected, Author: c.author(e), Reason: reason,
+		DryRun: c.DryRun,
+	}
 	return c.published(ctx, e, "", func(client configv1.ConfigClient) (*configv1.PublishResponse, error) {
 		return ask(ctx, client.Rollback, question)
 	})
@@ -564,13 +582,14 @@ func (c *configStatusCmd) Run(ctx context.Context, e *env) error {
 			return err
 		}
 		if answer.GetTotal() == 0 && c.App != "" {
-			return errs.Errorf(errs.NotFound, "no instance of %q is connected to config or registered; `bijou services` lists them", c.App)
+			return errs.Errorf(errs.NotFound,
+				"no instance of %q is connected to config or registered; `bijou services` lists them", c.App)
 		}
 		if err := e.print(answer, func() error { return e.showStatus(answer) }); err != nil {
 			return err
 		}
 		if behind := laggards(answer, 0); len(behind) > 0 {
-			return fmt.Errorf("not everybody runs revision %d: %s", answer.GetRevision(), strings.Join(behind, "; "))
+			return fmt.Errorf("not every instance runs revision %d: %s", answer.GetRevision(), strings.Join(behind, "; "))
 		}
 		return nil
 	})

@@ -20,8 +20,8 @@ import (
 	"google.golang.org/protobuf/proto"
 )
 
-// patience bounds one question to the platform.
-const patience = 15 * time.Second
+// requestTimeout bounds one request to the platform.
+const requestTimeout = 15 * time.Second
 
 // addresses finds where a service has a listener: by the registry if one was named, else in the stack that runs here,
 // where the listener is known by its port in the compose file.
@@ -100,9 +100,11 @@ func connect(service string, addrs []string) (*grpc.ClientConn, error) {
 	return conn, nil
 }
 
-// ask calls a method within the patience of a person and gives its error a kind.
-func ask[Q, A any](ctx context.Context, method func(context.Context, Q, ...grpc.CallOption) (A, error), question Q) (A, error) {
-	ctx, cancel := context.WithTimeout(ctx, patience)
+// ask calls a method with requestTimeout and gives its error a kind.
+func ask[Q, A any](ctx context.Context, method func(context.Context, Q, ...grpc.CallOption) (A, error), question Q) (A,
+	error,
+) {
+	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
 	defer cancel()
 	answer, err := method(ctx, question)
 	if err != nil {

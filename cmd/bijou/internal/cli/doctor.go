@@ -55,7 +55,10 @@ func (doctorCmd) Run(ctx context.Context, e *env) error {
 	findings = append(findings, checkDocker(ctx), checkCompose(ctx))
 	var missing []string
 	t := term.Table{Header: []string{"", "WHAT", "FOUND", "WHAT TO DO"}}
-	marks := map[string]term.Painted{levelOK: e.style.Green("ok"), levelNote: e.style.Yellow("note"), levelMissing: e.style.Red("missing")}
+	marks := map[string]term.Painted{
+		levelOK: e.style.Green("ok"), levelNote: e.style.Yellow("note"),
+		levelMissing: e.style.Red("missing"),
+	}
 	for _, f := range findings {
 		t.Add(marks[f.Level], f.What, f.Found, f.Do)
 		if f.Level == levelMissing {
@@ -139,7 +142,10 @@ func (e *env) checkDisk() finding {
 func (e *env) checkPorts(ctx context.Context) []finding {
 	file, err := e.composeFile()
 	if err != nil {
-		return []finding{{What: compose.FileName, Level: levelMissing, Found: "none here or above", Do: "run inside the repository, or pass --file"}}
+		return []finding{{
+			What: compose.FileName, Level: levelMissing, Found: "none here or above",
+			Do: "run inside the repository, or pass --file",
+		}}
 	}
 	project, err := compose.Load(ctx, file, e.Environ)
 	if err != nil {
@@ -155,7 +161,10 @@ func (e *env) checkPorts(ctx context.Context) []finding {
 		for _, port := range project.Services[name].Ports {
 			first, last, err := compose.PortRange(port.Published)
 			if err != nil {
-				all = append(all, finding{What: "port " + port.Published, Level: levelMissing, Found: err.Error(), Do: "correct it in " + file})
+				all = append(all, finding{
+					What: "port " + port.Published, Level: levelMissing, Found: err.Error(),
+					Do: "correct it in " + file,
+				})
 				continue
 			}
 			for number := first; number <= last && number > 0; number++ {
@@ -183,7 +192,8 @@ func checkDocker(ctx context.Context) finding {
 	version, err := output(ctx, "docker", "version", "--format", "{{.Server.Version}}")
 	f.Found = version
 	if err != nil || version == "" {
-		f.Level, f.Found, f.Do = levelNote, "none answers", "needed only for containers; \"make up\" runs processes without it"
+		f.Level, f.Found = levelNote, "none answers"
+		f.Do = "needed only for containers; \"make up\" runs processes without it"
 	}
 	return f
 }

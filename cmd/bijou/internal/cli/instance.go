@@ -18,7 +18,7 @@ type servicesShowCmd struct {
 	Instance string `arg:"" help:"The instance, as \"bijou services\" names it."`
 }
 
-// shownInstance is what --json prints: the registry's word, and the instance's own.
+// shownInstance is what --json prints: what the registry knows of the instance, and what the instance reports itself.
 type shownInstance struct {
 	Service   string            `json:"service"`
 	ID        string            `json:"id"`
@@ -41,7 +41,9 @@ type shownCheck struct {
 
 // figures are the metrics that are shown, by what they are called here.
 var figures = map[string]string{
-	"bijou_config_revision": "settings revision", "process_resident_memory_bytes": "memory in bytes", "go_goroutines": "goroutines",
+	"bijou_config_revision":         "settings revision",
+	"process_resident_memory_bytes": "memory in bytes",
+	"go_goroutines":                 "goroutines",
 }
 
 // Run is `bijou services show`.
@@ -51,7 +53,8 @@ func (c *servicesShowCmd) Run(ctx context.Context, e *env) error {
 		return err
 	}
 	s := shownInstance{
-		Service: i.GetService(), ID: i.GetId(), Status: strings.TrimPrefix(i.GetStatus().String(), "STATUS_"), Zone: i.GetZone(),
+		Service: i.GetService(), ID: i.GetId(), Status: strings.TrimPrefix(i.GetStatus().String(),
+			"STATUS_"), Zone: i.GetZone(),
 		Version: i.GetVersion(), Started: i.GetStarted().AsTime(), Endpoints: i.GetEndpoints(), Figures: map[string]string{},
 	}
 	addr := i.GetEndpoints()["admin"]
@@ -59,11 +62,11 @@ func (c *servicesShowCmd) Run(ctx context.Context, e *env) error {
 	if err != nil {
 		return err
 	}
-	var word struct{ Checks []shownCheck }
-	if err := json.Unmarshal(ready, &word); err != nil {
-		return fmt.Errorf("reading what %s says of itself: %w", c.Instance, err)
+	var report struct{ Checks []shownCheck }
+	if err := json.Unmarshal(ready, &report); err != nil {
+		return fmt.Errorf("reading the readiness of %s: %w", c.Instance, err)
 	}
-	s.Ready, s.Checks = code == http.StatusOK, word.Checks
+	s.Ready, s.Checks = code == http.StatusOK, report.Checks
 	metrics, _, err := askAdmin(ctx, http.MethodGet, addr, "/metrics", nil)
 	if err != nil {
 		return err
@@ -76,7 +79,8 @@ func (c *servicesShowCmd) Run(ctx context.Context, e *env) error {
 	if e.program.JSON {
 		return e.printJSON(s)
 	}
-	_ = e.printf("%s is %s, zone %s, version %s, up for %v\n", e.style.Name(s.Service, s.ID), e.instanceStatus(i), s.Zone, s.Version, time.Since(s.Started).Round(time.Second))
+	_ = e.printf("%s is %s, zone %s, version %s, up for %v\n", e.style.Name(s.Service, s.ID), e.instanceStatus(i), s.Zone,
+		s.Version, time.Since(s.Started).Round(time.Second))
 	for _, name := range []string{"settings revision", "memory in bytes", "goroutines"} {
 		_ = e.printf("%s: %s\n", name, s.Figures[name])
 	}
@@ -135,7 +139,7 @@ func askAdmin(ctx context.Context, method, addr, path string, body []byte) (answ
 	if addr == "" {
 		return nil, 0, errs.Errorf(errs.Precondition, "the instance has no admin page")
 	}
-	ctx, cancel := context.WithTimeout(ctx, patience)
+	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
 	defer cancel()
 	req, err := http.NewRequestWithContext(ctx, method, "http://"+addr+path, bytes.NewReader(body))
 	if err != nil {

@@ -140,7 +140,8 @@ func (routesCmd) Run(ctx context.Context, e *env) error {
 			if len(r.To) > 1 {
 				share = fmt.Sprintf("%.0f%%", 100*float64(to.Weight)/float64(max(sum, 1)))
 			}
-			routes.Add(r.Name, strings.TrimSpace(strings.Join(r.Match.Methods, ",")+" "+r.Match.Host+r.Match.Path+r.Match.Prefix), share,
+			routes.Add(r.Name, strings.TrimSpace(strings.Join(r.Match.Methods,
+				",")+" "+r.Match.Host+r.Match.Path+r.Match.Prefix), share,
 				strings.TrimSpace(to.Service+" "+to.Version))
 		}
 	}
@@ -148,22 +149,25 @@ func (routesCmd) Run(ctx context.Context, e *env) error {
 		return err
 	}
 	fmt.Fprintln(e.Stdout)
-	behind := term.Table{Header: []string{"SERVICE", "INSTANCE", "STATE", "ZONE", "VERSION", "LATENCY", "UNDER WAY", "WHY"}}
+	instances := term.Table{Header: []string{
+		"SERVICE", "INSTANCE", "STATE", "ZONE", "VERSION", "LATENCY", "UNDER WAY",
+		"WHY",
+	}}
 	for _, o := range table.Origins {
 		for _, i := range o.Instances {
 			state := e.style.Green(i.Phase)
 			if i.Phase != "admitted" {
 				state = e.style.Red(i.Phase)
 			}
-			behind.Add(o.Service, i.ID, state, i.Zone, i.Version, millis(i.Latency), strconv.Itoa(i.Pending), i.Reason)
+			instances.Add(o.Service, i.ID, state, i.Zone, i.Version, millis(i.Latency), strconv.Itoa(i.Pending), i.Reason)
 		}
 	}
-	return e.table(&behind)
+	return e.table(&instances)
 }
 
 // getJSON reads an admin page.
 func getJSON(ctx context.Context, address string) ([]byte, error) {
-	ctx, cancel := context.WithTimeout(ctx, patience)
+	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
 	defer cancel()
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, address, nil)
 	if err != nil {

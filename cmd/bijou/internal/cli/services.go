@@ -40,7 +40,7 @@ type servicesListCmd struct {
 // overrideFlags are what both orders have.
 type overrideFlags struct {
 	Instance string `arg:"" help:"The instance, as \"bijou services\" names it."`
-	Reason   string `help:"Why, for those who wonder. Needed."`
+	Reason   string `help:"Why. Required."`
 	Author   string `help:"Who (default: your user name)."`
 }
 
@@ -124,7 +124,8 @@ func (c *servicesListCmd) Run(ctx context.Context, e *env) error {
 		return err
 	}
 	if len(list.GetInstances()) == 0 && c.Service != "" {
-		return errs.Errorf(errs.NotFound, "the registry knows no instance of %q; `bijou services` lists what it knows", c.Service)
+		return errs.Errorf(errs.NotFound, "the registry knows no instance of %q; `bijou services` lists what it knows",
+			c.Service)
 	}
 	return e.print(list, func() error { return e.printServices(list) })
 }
@@ -144,13 +145,14 @@ func (e *env) printServices(list *discoveryv1.ListResponse) error {
 		if at := i.GetStatusSince(); at != nil {
 			since = time.Since(at.AsTime()).Round(time.Second).String()
 		}
-		t.Add(e.style.Name(i.GetService(), i.GetService()), i.GetId(), e.instanceStatus(i), i.GetZone(), i.GetVersion(), since, strings.Join(listeners, " "))
+		t.Add(e.style.Name(i.GetService(), i.GetService()), i.GetId(), e.instanceStatus(i), i.GetZone(), i.GetVersion(),
+			since, strings.Join(listeners, " "))
 	}
 	if err := e.table(&t); err != nil {
 		return err
 	}
 	if p := list.GetSelfPreservation(); p.GetActive() {
-		e.notef("%s\n", e.style.Yellow("nobody is evicted at the moment: "+p.GetReason()))
+		e.notef("%s\n", e.style.Yellow("no instance is evicted at the moment: "+p.GetReason()))
 	}
 	if problem := list.GetStoreProblem(); problem != "" {
 		e.notef("%s\n", e.style.Yellow("the registry works from memory: "+problem))

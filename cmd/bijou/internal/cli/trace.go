@@ -107,10 +107,16 @@ func (c *traceCmd) compare(ctx context.Context, e *env) error {
 		}
 		return nil
 	}
-	if err := add(c.ID, func(o *operation, s term.Span) { o.SpansA, o.TookA = o.SpansA+1, o.TookA+s.Duration }); err != nil {
+	if err := add(c.ID, func(o *operation, s term.Span) {
+		o.SpansA, o.TookA = o.SpansA+1,
+			o.TookA+s.Duration
+	}); err != nil {
 		return err
 	}
-	if err := add(c.With, func(o *operation, s term.Span) { o.SpansB, o.TookB = o.SpansB+1, o.TookB+s.Duration }); err != nil {
+	if err := add(c.With, func(o *operation, s term.Span) {
+		o.SpansB, o.TookB = o.SpansB+1,
+			o.TookB+s.Duration
+	}); err != nil {
 		return err
 	}
 	size := func(o *operation) int64 { return max(o.difference(), -o.difference()) }
@@ -136,7 +142,10 @@ func (c *traceCmd) dependencies(ctx context.Context, e *env) error {
 		Parent, Child         string
 		CallCount, ErrorCount int64
 	}
-	query := url.Values{"endTs": {strconv.FormatInt(time.Now().UnixMilli(), 10)}, "lookback": {strconv.FormatInt(c.Since.Milliseconds(), 10)}}
+	query := url.Values{
+		"endTs":    {strconv.FormatInt(time.Now().UnixMilli(), 10)},
+		"lookback": {strconv.FormatInt(c.Since.Milliseconds(), 10)},
+	}
 	if raw, err := e.zipkin(ctx, "/api/v2/dependencies", query, &links); err != nil || e.program.JSON {
 		return writeRaw(e.Stdout, raw, err)
 	}
@@ -213,7 +222,7 @@ func (e *env) traceRow(spans []term.Span) []any {
 
 // zipkin asks the trace store and returns its answer as it came, too.
 func (e *env) zipkin(ctx context.Context, path string, query url.Values, answer any) ([]byte, error) {
-	ctx, cancel := context.WithTimeout(ctx, patience)
+	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
 	defer cancel()
 	addrs, err := e.addresses(ctx, "tracing", "zipkin", zipkinPort)
 	if err != nil {
@@ -234,7 +243,9 @@ func (e *env) zipkin(ctx context.Context, path string, query url.Values, answer 
 	case err != nil:
 		return nil, fmt.Errorf("asking for traces: %w", err)
 	case resp.StatusCode == http.StatusNotFound:
-		return nil, errs.Errorf(errs.NotFound, "the trace store does not have it; spans arrive a second or two late, and `bijou trace` lists the newest traces")
+		return nil,
+			errs.Errorf(errs.NotFound,
+				"the trace store does not have it; spans arrive a second or two late, and `bijou trace` lists the newest traces")
 	case resp.StatusCode == http.StatusBadRequest:
 		return nil, errs.Errorf(errs.Invalid, "asking for traces: %s", strings.TrimSpace(string(body)))
 	case resp.StatusCode != http.StatusOK:

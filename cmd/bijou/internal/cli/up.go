@@ -101,27 +101,30 @@ type screen struct {
 
 func newScreen(e *env, c *upCmd) *screen {
 	isTerm, columns := term.Size(e.Stdout)
-	s := &screen{upCmd: c, out: e.Stdout, style: e.style, isTerm: isTerm, columns: columns, longest: len("recommendations-a-1")}
+	s := &screen{
+		upCmd: c, out: e.Stdout, style: e.style, isTerm: isTerm, columns: columns,
+		longest: len("recommendations-a-1"),
+	}
 	if e.program.JSON {
 		s.json, s.isTerm, s.style.On = json.NewEncoder(e.Stdout), false, false
 	}
 	return s
 }
 
-// tell prints an event if that is what is wanted.
-func (s *screen) tell(ev event) bool {
+// emit prints an event if --json is given, and returns whether it is.
+func (s *screen) emit(ev event) bool {
 	if s.json == nil {
 		return false
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	_ = s.json.Encode(ev) // whoever listened is gone; the stack goes on
+	_ = s.json.Encode(ev) // if the reader has closed the pipe, the stack still runs on
 	return true
 }
 
 // step shows progress while building: one line that changes on a terminal, one line per finished piece elsewhere.
 func (s *screen) step(step stack.Step) {
-	if s.tell(event{Step: &step}) {
+	if s.emit(event{Step: &step}) {
 		return
 	}
 	s.mu.Lock()
@@ -150,7 +153,7 @@ func (s *screen) clearLocked() {
 
 func (s *screen) note(style func(string) term.Painted, format string, args ...any) {
 	text := fmt.Sprintf(format, args...)
-	if s.tell(event{Note: text}) {
+	if s.emit(event{Note: text}) {
 		return
 	}
 	s.mu.Lock()
@@ -161,7 +164,7 @@ func (s *screen) note(style func(string) term.Painted, format string, args ...an
 
 // line shows a line of a log.
 func (s *screen) line(l stack.Line) {
-	if s.Quiet && !l.Note || s.tell(event{Line: &l}) {
+	if s.Quiet && !l.Note || s.emit(event{Line: &l}) {
 		return
 	}
 	s.mu.Lock()
@@ -207,8 +210,8 @@ func (s *screen) ready(ctx context.Context, st *stack.Stack) error {
 		case <-ctx.Done():
 		}
 	}()
-	for patience := 10 * time.Second; ; patience = 30 * time.Second {
-		soon, stop := context.WithTimeout(ctx, patience)
+	for wait := 10 * time.Second; ; wait = 30 * time.Second {
+		soon, stop := context.WithTimeout(ctx, wait)
 		err := st.Wait(soon)
 		stop()
 		if err == nil || ctx.Err() != nil {
@@ -233,7 +236,7 @@ func (s *screen) table(st *stack.Stack, built, healthy time.Duration) {
 	for _, i := range instances {
 		memory += i.Memory
 	}
-	if s.tell(event{Ready: &readyEvent{st.Published(), instances, built.Seconds(), healthy.Seconds(), memory}}) {
+	if s.emit(event{Ready: &readyEvent{st.Published(), instances, built.Seconds(), healthy.Seconds(), memory}}) {
 		return
 	}
 	for _, i := range instances {
@@ -250,14 +253,15 @@ func (s *screen) table(st *stack.Stack, built, healthy time.Duration) {
 		width = s.columns
 	}
 	_ = t.Write(s.out, s.style, width)
-	fmt.Fprintf(s.out, "\n%s  Ctrl-C stops it.\n\n", s.style.Green(fmt.Sprintf("Built in %.1f s, %d instances healthy in %.1f s, %s of memory.",
-		built.Seconds(), len(instances), healthy.Seconds(), term.Bytes(memory))))
+	fmt.Fprintf(s.out, "\n%s  Ctrl-C stops it.\n\n",
+		s.style.Green(fmt.Sprintf("Built in %.1f s, %d instances healthy in %.1f s, %s of memory.",
+			built.Seconds(), len(instances), healthy.Seconds(), term.Bytes(memory))))
 }
 
 func (s *screen) stop(now context.Context, st *stack.Stack) error {
 	begin := time.Now()
 	s.note(s.style.Yellow, "stopping; Ctrl-C again kills")
-	// Each instance now loses the others, and says so. That is no news to whoever stops them all; it is in the log files.
+	// Instances that stop lose each other and log it. That is expected, so it is only in the log files.
 	s.mu.Lock()
 	s.stopping = true
 	s.mu.Unlock()

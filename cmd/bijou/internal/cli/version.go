@@ -14,7 +14,10 @@ type versionCmd struct{}
 func (versionCmd) Run(e *env) error {
 	v := programVersion()
 	if e.program.JSON {
-		return e.printJSON(map[string]string{"version": v, "go": runtime.Version(), "os": runtime.GOOS, "arch": runtime.GOARCH})
+		return e.printJSON(map[string]string{
+			"version": v, "go": runtime.Version(), "os": runtime.GOOS,
+			"arch": runtime.GOARCH,
+		})
 	}
 	err := e.printf("bijou %s (%s %s/%s)\n", v, runtime.Version(), runtime.GOOS, runtime.GOARCH)
 	return err

@@ -13,6 +13,9 @@ func Rewrite(service, value string) (string, error) {
 		}},
 		ports: map[string]map[int]string{}, listens: map[string]map[int]bool{}, hosts: map[string][]string{service: {service}},
 	}
-	w := rewriter{planner: pl, service: service, instance: service + "-1", folders: map[string]Folder{"/data": {Path: "/v"}}}
+	w := rewriter{
+		planner: pl, service: service, instance: service + "-1",
+		folders: map[string]Folder{"/data": {Path: "/v"}},
+	}
 	return w.value("VALUE", value)
 }

@@ -24,6 +24,7 @@ func FuzzLoad(f *testing.F) {
 		if err != nil {
 			return
 		}
-		_, _ = compose.NewPlan(project, compose.Options{Dir: "/v", Port: func(int) (int, error) { return 20000, nil }}) // it may well be refused
+		// it may well be refused
+		_, _ = compose.NewPlan(project, compose.Options{Dir: "/v", Port: func(int) (int, error) { return 20000, nil }})
 	})
 }

@@ -49,12 +49,14 @@ func (pl *planner) servicesOf(from, host string) []string {
 func (pl *planner) warnOfNames(service types.ServiceConfig) {
 	for _, name := range slices.Sorted(maps.Keys(service.DependsOn)) {
 		if _, off := pl.project.DisabledServices[name]; off {
-			pl.warn("service %s depends on %s, whose profile %s is off: it starts without it; COMPOSE_PROFILES turns profiles on",
+			pl.warn("service %s depends on %s, whose profile %s is off: it starts without it; COMPOSE_PROFILES turns profiles "+
+				"on",
 				service.Name, name, strings.Join(pl.project.DisabledServices[name].Profiles, " or "))
 		}
 	}
 	for _, name := range slices.Sorted(maps.Keys(service.ExtraHosts)) {
-		pl.warn("service %s: extra_hosts %s is not applied to processes: they resolve names as this machine does", service.Name, name)
+		pl.warn("service %s: extra_hosts %s is not applied to processes: they resolve names as this machine does",
+			service.Name, name)
 	}
 	for _, link := range service.ExternalLinks {
 		pl.warn("service %s: external_links %s is not resolved: it names a container outside this file", service.Name, link)

@@ -44,7 +44,7 @@ type Process struct {
 	Grace time.Duration
 	// Health is nil when the service has no health check.
 	Health *Health
-	// Level is 0 for a process that depends on nobody, otherwise one more than the highest it depends on.
+	// Level is 0 for a process that depends on no other, otherwise one more than the highest it depends on.
 	Level int
 }
 
@@ -94,7 +94,7 @@ type Options struct {
 }
 
 // NewPlan translates a project. It fails on what processes cannot do: a service without build.args.SERVICE, a health
-// check in a shell, an address that nobody listens on.
+// check in a shell, an address at which nothing listens.
 func NewPlan(project *types.Project, opts Options) (*Plan, error) {
 	pl := &planner{
 		project: project, opts: opts,

@@ -184,15 +184,31 @@ func TestRewriteForms(t *testing.T) {
 
 func TestWarnings(t *testing.T) {
 	for name, test := range map[string]struct{ file, want string }{
-		"scheme without a known port": {client("ftp://vault/x"), `service client: VALUE names vault in a form that is not rewritten`},
-		"user without a port":         {client("git@vault"), `service client: VALUE names vault in a form that is not rewritten`},
-		"one server, two replicas":    {client("redis://store:7000"), "service client: VALUE names one server, but there are 2 replicas"},
+		"scheme without a known port": {
+			client("ftp://vault/x"),
+			`service client: VALUE names vault in a form that is not rewritten`,
+		},
+		"user without a port": {
+			client("git@vault"),
+			`service client: VALUE names vault in a form that is not rewritten`,
+		},
+		"one server, two replicas": {
+			client("redis://store:7000"),
+			"service client: VALUE names one server, but there are 2 replicas",
+		},
 		"dependency with its profile off": {
-			header + "  a: {build: {args: {SERVICE: a}}, depends_on: [b]}\n  b: {build: {args: {SERVICE: b}}, profiles: [extra]}\n",
+			header +
+				"  a: {build: {args: {SERVICE: a}}, depends_on: [b]}\n  b: {build: {args: {SERVICE: b}}, profiles: [extra]}\n",
 			"service a depends on b, whose profile extra is off",
 		},
-		"extra_hosts":    {header + "  a: {build: {args: {SERVICE: a}}, extra_hosts: [\"far:10.0.0.1\"]}\n", "service a: extra_hosts far is not applied"},
-		"external_links": {header + "  a: {build: {args: {SERVICE: a}}, external_links: [other]}\n", "service a: external_links other is not resolved"},
+		"extra_hosts": {
+			header + "  a: {build: {args: {SERVICE: a}}, extra_hosts: [\"far:10.0.0.1\"]}\n",
+			"service a: extra_hosts far is not applied",
+		},
+		"external_links": {
+			header + "  a: {build: {args: {SERVICE: a}}, external_links: [other]}\n",
+			"service a: external_links other is not resolved",
+		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			p := mustPlan(t, test.file)
@@ -279,7 +295,10 @@ volumes: {shared: }
 	if one.Args[1] == two.Args[1] || one.Ports[80] != one.Args[1] || two.Ports[80] != two.Args[1] {
 		t.Errorf("ports %v %v for arguments %v %v", one.Ports, two.Ports, one.Args, two.Args)
 	}
-	for _, want := range []string{"DATA=/v/shared", "STATE=/v/app-2/state", "BIJOU_INSTANCE=app-2", "BIJOU_ADVERTISE=127.0.0.1"} {
+	for _, want := range []string{
+		"DATA=/v/shared", "STATE=/v/app-2/state", "BIJOU_INSTANCE=app-2",
+		"BIJOU_ADVERTISE=127.0.0.1",
+	} {
 		if !slices.Contains(two.Env, want) {
 			t.Errorf("environment %v lacks %s", two.Env, want)
 		}
@@ -327,7 +346,10 @@ services:
     healthcheck: {test: [CMD, /service, healthcheck, -x], interval: 2s, timeout: 1s, retries: 4, start_period: 9s}
 `)
 	want := &compose.Health{
-		Args: []string{"healthcheck", "-x"}, Interval: 2 * time.Second, Timeout: time.Second, Retries: 4, StartPeriod: 9 * time.Second,
+		Args: []string{
+			"healthcheck",
+			"-x",
+		}, Interval: 2 * time.Second, Timeout: time.Second, Retries: 4, StartPeriod: 9 * time.Second,
 	}
 	if diff := cmp.Diff(want, p.Processes[0].Health); diff != "" || p.Processes[0].Grace != 3*time.Second {
 		t.Errorf("grace %v, health (-want +got):\n%s", p.Processes[0].Grace, diff)
@@ -365,7 +387,10 @@ func TestRefusals(t *testing.T) {
 		{"entrypoint", build + "    entrypoint: [/bin/sh]\n", "a process always runs /service"},
 		{"shell check", build + "    healthcheck: {test: curl localhost}\n", "healthcheck.test"},
 		{"restart", build + "    restart: sometimes\n", "restart"},
-		{"wrong port", build + "    environment: {X: 'store:7001'}\n", "service a: X refers to store:7001, but store listens only on [7000]"},
+		{
+			"wrong port", build + "    environment: {X: 'store:7001'}\n",
+			"service a: X refers to store:7001, but store listens only on [7000]",
+		},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			_, err := plan(t, header+"  a:\n"+test.file, compose.Options{})
@@ -389,7 +414,8 @@ func TestExtraVariablesWin(t *testing.T) {
 
 func TestLoadSelection(t *testing.T) {
 	file := filepath.Join(t.TempDir(), compose.FileName)
-	content := header + "  app: {build: {args: {SERVICE: app}}, depends_on: [store]}\n  other: {build: {args: {SERVICE: other}}}\n"
+	content := header +
+		"  app: {build: {args: {SERVICE: app}}, depends_on: [store]}\n  other: {build: {args: {SERVICE: other}}}\n"
 	if err := os.WriteFile(file, []byte(content), 0o600); err != nil {
 		t.Fatal(err)
 	}
@@ -400,7 +426,8 @@ func TestLoadSelection(t *testing.T) {
 	if diff := cmp.Diff([]string{"app", "store"}, project.ServiceNames()); diff != "" {
 		t.Errorf("services (-want +got):\n%s", diff)
 	}
-	if _, err := compose.Load(t.Context(), file, nil, "ap"); err == nil || !strings.Contains(err.Error(), "only [app other store]") {
+	if _, err := compose.Load(t.Context(), file, nil, "ap"); err == nil ||
+		!strings.Contains(err.Error(), "only [app other store]") {
 		t.Errorf("error for an unknown service = %v", err)
 	}
 }
@@ -423,9 +450,12 @@ func TestFind(t *testing.T) {
 	}
 }
 
-// FuzzRewrite: no value makes the plan fail or panic, and one without a colon or slash is left alone.
+// FuzzRewrite: no value makes the plan fail or panic, and one without a colon or slash is not changed.
 func FuzzRewrite(f *testing.F) {
-	for _, seed := range []string{":80", "a=:80,b=:90", "store:7000", "http://store:7000/x", "[::]:1", "/data/x", "x=/data", "::::", "[:::80", "u:p@store:7000", "dns:///store:1", "http://store"} {
+	for _, seed := range []string{
+		":80", "a=:80,b=:90", "store:7000", "http://store:7000/x", "[::]:1", "/data/x",
+		"x=/data", "::::", "[:::80", "u:p@store:7000", "dns:///store:1", "http://store",
+	} {
 		f.Add(seed)
 	}
 	f.Fuzz(func(t *testing.T, value string) {

@@ -59,7 +59,8 @@ func (pl *planner) process(service types.ServiceConfig, n int) (Process, error) 
 // mainPackage is build.args.SERVICE: the one rule that deploy/Dockerfile and processes share.
 func mainPackage(service types.ServiceConfig) (string, error) {
 	if service.Build == nil || service.Build.Args["SERVICE"] == nil {
-		return "", errors.New("no build.args.SERVICE says which main package below services/ to build; it can only run as a container")
+		return "",
+			errors.New("no build.args.SERVICE says which main package below services/ to build; it can only run as a container")
 	}
 	if len(service.Entrypoint) > 0 {
 		return "", fmt.Errorf("entrypoint %v: a process always runs %s", service.Entrypoint, Binary)
@@ -76,7 +77,8 @@ func healthOf(check *types.HealthCheckConfig) (*Health, error) {
 		return nil, nil
 	}
 	if len(check.Test) < 2 || check.Test[0] != "CMD" || check.Test[1] != Binary {
-		return nil, fmt.Errorf("healthcheck.test %v: must be [CMD, %s, ...], which works in an image without a shell", check.Test, Binary)
+		return nil, fmt.Errorf("healthcheck.test %v: must be [CMD, %s, ...], which works in an image without a shell",
+			check.Test, Binary)
 	}
 	health := &Health{
 		Args:        check.Test[2:],
@@ -243,7 +245,8 @@ func (pl *planner) checkReferences() error {
 	for _, ref := range pl.refs {
 		ports := pl.listens[ref.to]
 		if !ports[ref.port] {
-			return fmt.Errorf("service %s: %s refers to %s:%d, but %s listens only on %v", ref.from, ref.setting, ref.to, ref.port,
+			return fmt.Errorf("service %s: %s refers to %s:%d, but %s listens only on %v", ref.from, ref.setting, ref.to,
+				ref.port,
 				ref.to, slices.Sorted(maps.Keys(ports)))
 		}
 	}

@@ -35,7 +35,8 @@ func Find(dir string) (string, error) {
 		}
 		parent := filepath.Dir(dir)
 		if parent == dir {
-			return "", fmt.Errorf("no %s in %s or above: run inside the repository or pass --file: %w", FileName, start, fs.ErrNotExist)
+			return "", fmt.Errorf("no %s in %s or above: run inside the repository or pass --file: %w", FileName, start,
+				fs.ErrNotExist)
 		}
 		dir = parent
 	}

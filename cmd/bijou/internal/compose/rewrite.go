@@ -13,8 +13,9 @@ import (
 	"github.com/compose-spec/compose-go/v2/types"
 )
 
-// endpoint finds addresses in a value: what precedes them, an optional scheme, user and password, the host, the port, and
-// the path after it. What may precede and follow keeps "10:30:00" and "sha256:1234" out: only a known host makes an address.
+// endpoint finds addresses in a value: what precedes them, an optional scheme, user and password, the host, the port,
+// and the path after it. What may precede and follow keeps "10:30:00" and "sha256:1234" out: only a known host makes an
+// address.
 var endpoint = regexp.MustCompile(`(^|[\s,;="'|(\[{])([A-Za-z][A-Za-z0-9+.-]*:///?)?((?:[^\s@/,;="'|(\[{]*@)?)` +
 	`([A-Za-z0-9_.-]*|\[::1?\]|\*):([0-9]{1,5})\b(/[^\s,;"']*)?`)
 
@@ -127,15 +128,16 @@ func (w rewriter) withPorts(value string) string {
 	return out.String() + value[rest:]
 }
 
-// join writes the addresses of a service in the form of the one that they replace: a list of addresses or URLs, gRPC's own
-// list, or the first one where a list has no meaning.
+// join writes the addresses of a service in the form of the one that they replace: a list of addresses or URLs, gRPC's
+// own list, or the first one where a list has no meaning.
 func (w rewriter) join(setting string, addrs []string, scheme, user, path string) string {
 	name, _, _ := strings.Cut(scheme, ":")
 	switch {
 	case strings.HasSuffix(scheme, ":///") && len(addrs) > 1:
 		return "ipv4:" + strings.Join(addrs, ",") + path
 	case slices.Contains(oneServer, name) && len(addrs) > 1:
-		w.planner.warn("service %s: %s names one server, but there are %d replicas: it gets the first", w.service, setting, len(addrs))
+		w.planner.warn("service %s: %s names one server, but there are %d replicas: it gets the first", w.service, setting,
+			len(addrs))
 		addrs = addrs[:1]
 	}
 	for i := range addrs {
@@ -154,7 +156,7 @@ func (w rewriter) warnOfHosts(setting, value string) {
 	}
 }
 
-// unquoted tells the number of a JSON field, {"weight":80}, from an address in quotes, {"listen":":80"}.
+// unquoted distinguishes the number of a JSON field, {"weight":80}, from an address in quotes, {"listen":":80"}.
 func unquoted(before, host, after string) bool {
 	return host == "" && (before == `"` || before == "'") && !strings.HasPrefix(after, before)
 }
@@ -193,22 +195,22 @@ func (w rewriter) addrs(setting, host, digits string) ([]string, error) {
 
 // paths translates words that are, or are below, the path of a volume: "/data", "-dir=/data/db".
 func (w rewriter) paths(value string) string {
-	flag, word := "", value
+	flag, file := "", value
 	if before, after, ok := strings.Cut(value, "="); ok && strings.HasPrefix(after, "/") {
-		flag, word = before+"=", after
+		flag, file = before+"=", after
 	}
-	if !path.IsAbs(word) {
+	if !path.IsAbs(file) {
 		return value
 	}
 	// The deepest volume that holds the path wins.
 	best := ""
 	for target := range w.folders {
-		if (word == target || strings.HasPrefix(word, target+"/")) && len(target) > len(best) {
+		if (file == target || strings.HasPrefix(file, target+"/")) && len(target) > len(best) {
 			best = target
 		}
 	}
 	if best == "" {
 		return value
 	}
-	return flag + filepath.Join(w.folders[best].Path, filepath.FromSlash(strings.TrimPrefix(word, best)))
+	return flag + filepath.Join(w.folders[best].Path, filepath.FromSlash(strings.TrimPrefix(file, best)))
 }

@@ -169,7 +169,7 @@ func (p *Process) set(want Phase, again bool) {
 	}
 }
 
-// signal sends s to the child's process group and returns the channel that tells when the child has ended.
+// signal sends s to the child's process group and returns a channel that is closed when the child has ended.
 func (p *Process) signal(s syscall.Signal) (<-chan struct{}, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -190,7 +190,7 @@ func (p *Process) terminate(ctx context.Context) error {
 	if wait(grace, ended) == nil {
 		return nil
 	}
-	// The child may have ended just now: then there is nobody to kill.
+	// The child may have ended in the meantime; then there is no process to kill.
 	_, _ = p.signal(syscall.SIGKILL)
 	<-ended
 	if ctx.Err() != nil {

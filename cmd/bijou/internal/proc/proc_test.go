@@ -180,7 +180,12 @@ func TestRestartPolicies(t *testing.T) {
 	}{
 		{"never", proc.Spec{Args: []string{"exit", "3"}}, 0, "exit status 3"},
 		{"on failure, well", proc.Spec{Args: []string{"exit", "0"}, RestartOnFailure: true}, 0, "exit status 0"},
-		{"on failure, twice", proc.Spec{Args: []string{"exit", "3"}, RestartOnFailure: true, RestartMax: 2}, 2, "exit status 3"},
+		{
+			"on failure, twice",
+			proc.Spec{Args: []string{"exit", "3"}, RestartOnFailure: true, RestartMax: 2},
+			2,
+			"exit status 3",
+		},
 		{"always, twice", proc.Spec{Args: []string{"exit", "0"}, RestartAlways: true, RestartMax: 2}, 2, "exit status 0"},
 	} {
 		t.Run(test.name, func(t *testing.T) {

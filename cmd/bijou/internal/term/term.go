@@ -2,8 +2,8 @@
 // Without colours its output is plain text that reads the same.
 //
 // Text from outside, such as the author of a change or the name of a span, never reaches a terminal as it is: an escape
-// sequence could erase what stands above it, and a line break could forge a line. [Painted] is text that is safe; [Table],
-// [Style] and [Fprintf] make it from anything else.
+// sequence could erase what stands above it, and a line break could forge a line. [Painted] is text that is safe;
+// [Table], [Style] and [Fprintf] make it from anything else.
 package term
 
 import (
@@ -93,7 +93,10 @@ func (s Style) Green(text string) Painted { return s.paint("32", text) }
 func (s Style) Yellow(text string) Painted { return s.paint("33", text) }
 
 // palette is readable on dark and light ground.
-var palette = []string{"36", "35", "34", "32", "33", "96", "95", "94", "92", "38;5;208", "38;5;141", "38;5;43", "38;5;175", "38;5;109"}
+var palette = []string{
+	"36", "35", "34", "32", "33", "96", "95", "94", "92", "38;5;208", "38;5;141", "38;5;43",
+	"38;5;175", "38;5;109",
+}
 
 // Name paints text in a colour that belongs to key: a service has the same one everywhere.
 func (s Style) Name(key, text string) Painted {

@@ -130,7 +130,10 @@ func span(id, parent, service, name string, start, took int64) term.Span {
 
 func TestAWaterfallSaysWhy(t *testing.T) {
 	call := span("1", "", "web", "catalog.v1.Catalog/Get", 0, 1000)
-	call.Tags = map[string]string{"bijou.route.instance": "catalog-a-1", "bijou.circuit.state": "closed", "peer.service": "catalog"}
+	call.Tags = map[string]string{
+		"bijou.route.instance": "catalog-a-1", "bijou.circuit.state": "closed",
+		"peer.service": "catalog",
+	}
 	for why, want := range map[bool]bool{false: false, true: true} {
 		var out bytes.Buffer
 		if err := term.Waterfall(&out, term.Style{}, 80, []term.Span{call}, why); err != nil {
@@ -196,12 +199,21 @@ func TestWaterfall(t *testing.T) {
 
 func TestTitle(t *testing.T) {
 	for want, s := range map[string]term.Span{
-		"get":             {Name: "get"},
-		"Catalog/Get":     {Name: "bijou.cinema.catalog.v1.Catalog/Get"},
-		"GET /api/home":   {Name: "GET /", Kind: "SERVER", Tags: map[string]string{"http.request.method": "GET", "url.path": "/api/home"}},
-		"POST /api/x":     {Name: "POST", Kind: "SERVER", Tags: map[string]string{"http.request.method": "POST", "url.path": "/api/x"}},
+		"get":         {Name: "get"},
+		"Catalog/Get": {Name: "bijou.cinema.catalog.v1.Catalog/Get"},
+		"GET /api/home": {Name: "GET /", Kind: "SERVER", Tags: map[string]string{
+			"http.request.method": "GET",
+			"url.path":            "/api/home",
+		}},
+		"POST /api/x": {Name: "POST", Kind: "SERVER", Tags: map[string]string{
+			"http.request.method": "POST",
+			"url.path":            "/api/x",
+		}},
 		"GET /users/{id}": {Name: "GET /users/{id}", Kind: "SERVER"},
-		"GET web":         {Name: "GET web", Kind: "CLIENT", Tags: map[string]string{"http.request.method": "GET", "url.path": "/"}},
+		"GET web": {Name: "GET web", Kind: "CLIENT", Tags: map[string]string{
+			"http.request.method": "GET",
+			"url.path":            "/",
+		}},
 	} {
 		if got := s.Title(); got != want {
 			t.Errorf("%+v: %q, want %q", s, got, want)

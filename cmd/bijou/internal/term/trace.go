@@ -76,8 +76,8 @@ func (s Span) Why() []string {
 	return why
 }
 
-// Waterfall draws the spans of one trace: the tree of calls on the left, when each ran on the right, and below each span its
-// decisions if why is set.
+// Waterfall draws the spans of one trace: the tree of calls on the left, when each ran on the right, and below each
+// span its decisions if why is set.
 func Waterfall(w io.Writer, s Style, columns int, spans []Span, why bool) error {
 	if len(spans) == 0 {
 		return nil
@@ -100,7 +100,8 @@ func Waterfall(w io.Writer, s Style, columns int, spans []Span, why bool) error 
 		text := Pad(Cut(label(s, n), labelWidth), labelWidth)
 		err = Fprintf(w, "%s  %8s  %s\n", text, micros(n.Duration), bar(s, n, begin, end, barWidth))
 		if problem, failed := n.Failed(); failed && err == nil {
-			err = Fprintf(w, "%s%s\n", strings.Repeat("  ", n.depth+1), s.Red("error: "+string(Cut(Plain(cmp.Or(problem, "yes")), columns-2*n.depth-10))))
+			err = Fprintf(w, "%s%s\n", strings.Repeat("  ", n.depth+1),
+				s.Red("error: "+string(Cut(Plain(cmp.Or(problem, "yes")), columns-2*n.depth-10))))
 		}
 		if reasons := n.Why(); why && len(reasons) > 0 && err == nil {
 			err = Fprintf(w, "%s%s\n", strings.Repeat("  ", n.depth+1), s.Dim(strings.Join(reasons, "  ")))
