@@ -157,7 +157,7 @@ func TestExitCodesOfAPublish(t *testing.T) {
 		errs.NotFound: cli.ExitNotFound, errs.Unavailable: cli.ExitUnreachable, errs.Unimplemented: cli.ExitFailed,
 	} {
 		p := (&platform{publish: func(*configv1.PublishRequest) (*configv1.PublishResponse, error) {
-			return nil, errs.ToStatus(errs.Errorf(kind, "publishing 1 change: the reason")).Err()
+			return nil, errs.ToStatus(t.Context(), errs.Errorf(kind, "publishing 1 change: the reason")).Err()
 		}}).start(t)
 		out, problem, code := p.run(t, "config", "set", "web.x", "1", "--reason", "a test")
 		if code != want || out != "" || !strings.Contains(problem, "publishing 1 change: the reason") {
