@@ -77,8 +77,9 @@ func (nothing) Export(context.Context, *collector.ExportTraceServiceRequest) (*c
 	return &collector.ExportTraceServiceResponse{}, nil
 }
 
-// BenchmarkIngest reports CPU per span of server and client together, over loopback TCP, for a server that only decodes
-// (floor) and for this one (durable), and bytes a span on the wire. The client sends prepared bytes, so it costs little.
+// BenchmarkIngest reports CPU per span of server and client together, over loopback TCP, for a server that only
+// decodes (floor) and for this one (durable), and bytes a span on the wire. The client sends prepared bytes, so it
+// costs little.
 func BenchmarkIngest(b *testing.B) {
 	const batch = 57 // traces of 9 spans
 	run := func(b *testing.B, addr string) {

@@ -318,8 +318,8 @@ func (in *ingest) hold(n int64) error {
 	return err
 }
 
-// read returns a body and what of the limit is held for it. Of a compressed body, or one of unknown length, nobody knows how
-// large it gets: it is counted as it grows.
+// read returns a body and what of the limit is held for it. Of a compressed body, or one of unknown length, nobody
+// knows how large it gets: it is counted as it grows.
 func (in *ingest) read(body io.Reader) (buf []byte, held int64, err error) {
 	held = 64 << 10
 	if err := in.hold(held); err != nil {

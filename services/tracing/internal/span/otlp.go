@@ -8,8 +8,8 @@ import (
 	"strconv"
 )
 
-// OTLP is read from the wire straight into the model. To decode it into generated types first would take most of the CPU
-// of an ingest, and much memory: an empty span is two bytes on the wire and hundreds in memory.
+// OTLP is read from the wire straight into the model. To decode it into generated types first would take most of the
+// CPU of an ingest, and much memory: an empty span is two bytes on the wire and hundreds in memory.
 
 // maxDepth bounds attribute values inside of each other.
 const maxDepth = 32

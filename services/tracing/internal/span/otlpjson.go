@@ -68,8 +68,8 @@ func ParseOTLPJSON(b []byte) (Parsed, error) {
 	return p, err
 }
 
-// withoutBadSpans returns a request without the spans that cannot be read alone, and their number and reason. It returns
-// nil if the request is not one at all.
+// withoutBadSpans returns a request without the spans that cannot be read alone, and their number and reason. It
+// returns nil if the request is not one at all.
 func withoutBadSpans(b []byte) (good []byte, bad Parsed) {
 	var req struct {
 		ResourceSpans []struct {
@@ -121,7 +121,8 @@ func mendJSON(b []byte) []byte {
 }
 
 // hexID undoes what the parser did: hex digits are also base64 digits, and an id's length is a whole number of base64
-// groups, so that encoding again returns the text. Text that is not hex becomes an id of a wrong length, which is refused.
+// groups, so that encoding again returns the text. Text that is not hex becomes an id of a wrong length, which is
+// refused.
 func hexID(b []byte) []byte {
 	if len(b) == 0 {
 		return nil

@@ -28,8 +28,8 @@ func (p *peer) see(key, v string) {
 	}
 }
 
-// endpoint chooses the name in the order of OpenTelemetry's specification. server.address is the address of the server on
-// both sides, so only on the side of the caller it is the other side.
+// endpoint chooses the name in the order of OpenTelemetry's specification. server.address is the address of the
+// server on both sides, so only on the side of the caller it is the other side.
 func (p *peer) endpoint(k Kind) Endpoint {
 	var e Endpoint
 	calls := k == Client || k == Producer

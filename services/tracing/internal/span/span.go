@@ -45,7 +45,8 @@ func ParseTraceID(s string) (TraceID, error) {
 		t.Hi, lo = hi, s[len(s)-16:]
 	}
 	var err error
-	if t.Lo, err = strconv.ParseUint(lo, 16, 64); err != nil || len(s) > 32 || t == (TraceID{}) || strings.ContainsAny(s, "+-_") {
+	if t.Lo, err = strconv.ParseUint(lo, 16, 64); err != nil || len(s) > 32 || t == (TraceID{}) ||
+		strings.ContainsAny(s, "+-_") {
 		return TraceID{}, fmt.Errorf("trace id %q must be 1 to 32 hex digits, not all zero", text.Bound(s, 40))
 	}
 	return t, nil

@@ -44,8 +44,10 @@ const (
 func request(s *otlp.Span) *collector.ExportTraceServiceRequest {
 	s.TraceId, s.SpanId = unhex(tid), unhex(sid)
 	return &collector.ExportTraceServiceRequest{ResourceSpans: []*otlp.ResourceSpans{{
-		Resource:   &resource.Resource{Attributes: []*common.KeyValue{str("service.name", "catalog"), str("service.version", "v3")}},
-		ScopeSpans: []*otlp.ScopeSpans{{Scope: &common.InstrumentationScope{Name: "lib", Version: "1"}, Spans: []*otlp.Span{s}}},
+		Resource: &resource.Resource{Attributes: []*common.KeyValue{str("service.name", "catalog"),
+			str("service.version", "v3")}},
+		ScopeSpans: []*otlp.ScopeSpans{{Scope: &common.InstrumentationScope{Name: "lib", Version: "1"},
+			Spans: []*otlp.Span{s}}},
 	}}}
 }
 
@@ -86,19 +88,25 @@ func TestEncodingsAgree(t *testing.T) {
 		StartTimeUnixNano: 1_700_000_000_123_456_789, EndTimeUnixNano: 1_700_000_000_124_456_789,
 		Attributes: []*common.KeyValue{str("peer.service", "db"), num("retries", 2)},
 		Status:     &otlp.Status{Code: otlp.Status_STATUS_CODE_ERROR, Message: "no"},
-		Events:     []*otlp.Span_Event{{TimeUnixNano: 1_700_000_000_123_999_000, Name: "retry", Attributes: []*common.KeyValue{num("n", 1)}}},
+		Events: []*otlp.Span_Event{{TimeUnixNano: 1_700_000_000_123_999_000, Name: "retry",
+			Attributes: []*common.KeyValue{num("n", 1)}}},
 	}))
 	fromOTLPJSON := one(t)(span.ParseOTLPJSON([]byte(`{"resourceSpans":[{"resource":{"attributes":[
 		{"key":"service.name","value":{"stringValue":"catalog"}},{"key":"service.version","value":{"stringValue":"v3"}}]},
-		"scopeSpans":[{"scope":{"name":"lib","version":"1"},"spans":[{"traceId":"4BF92F3577B34DA6A3CE929D0E0E4736","spanId":"` + sid + `","parentSpanId":"` + psid + `",
-		"name":"GetMovie","kind":3,"startTimeUnixNano":"1700000000123456789","endTimeUnixNano":1700000000124456789,"unknownField":{"a":[1]},
+		"scopeSpans":[{"scope":{"name":"lib","version":"1"},"spans":[
+		{"traceId":"4BF92F3577B34DA6A3CE929D0E0E4736","spanId":"` + sid + `","parentSpanId":"` + psid + `",
+		"name":"GetMovie","kind":3,"startTimeUnixNano":"1700000000123456789","endTimeUnixNano":1700000000124456789,
+		"unknownField":{"a":[1]},
 		"attributes":[{"key":"peer.service","value":{"stringValue":"db"}},{"key":"retries","value":{"intValue":"2"}}],
 		"status":{"code":"STATUS_CODE_ERROR","message":"no"},
-		"events":[{"timeUnixNano":"1700000000123999000","name":"retry","attributes":[{"key":"n","value":{"intValue":1}}]}]}]}]}]}`)))
+		"events":[{"timeUnixNano":"1700000000123999000","name":"retry",
+		"attributes":[{"key":"n","value":{"intValue":1}}]}]}]}]}]}`)))
 	zipkin := `{"traceId":"` + tid + `","parentId":"` + psid + `","id":"` + sid + `","kind":"CLIENT","name":"GetMovie",
-		"timestamp":1700000000123456,"duration":1000,"localEndpoint":{"serviceName":"catalog"},"remoteEndpoint":{"serviceName":"db"},
+		"timestamp":1700000000123456,"duration":1000,
+		"localEndpoint":{"serviceName":"catalog"},"remoteEndpoint":{"serviceName":"db"},
 		"annotations":[{"timestamp":1700000000123999,"value":"\"retry\": {\"n\":1}"}],
-		"tags":{"service.version":"v3","otel.scope.name":"lib","otel.scope.version":"1","peer.service":"db","retries":"2","otel.status_code":"ERROR","error":"no"}}`
+		"tags":{"service.version":"v3","otel.scope.name":"lib","otel.scope.version":"1","peer.service":"db",
+		"retries":"2","otel.status_code":"ERROR","error":"no"}}`
 	want := asJSON(t, one(t)(span.ParseZipkin([]byte("["+zipkin+"]"))))
 	if diff := cmp.Diff(want, asJSON(t, fromProto)); diff != "" {
 		t.Errorf("OTLP (-zipkin +otlp):\n%s", diff)
@@ -129,38 +137,68 @@ func TestOTLPMapping(t *testing.T) {
 		{"an unknown kind counts as internal", &otlp.Span{Kind: 17}, `{}`},
 		{"producer", &otlp.Span{Kind: otlp.Span_SPAN_KIND_PRODUCER}, `{"kind":"PRODUCER"}`},
 		{"consumer", &otlp.Span{Kind: otlp.Span_SPAN_KIND_CONSUMER}, `{"kind":"CONSUMER"}`},
-		{"a very short span lasts 1 us", &otlp.Span{StartTimeUnixNano: 5000, EndTimeUnixNano: 5001}, `{"timestamp":5,"duration":1}`},
+		{
+			"a very short span lasts 1 us", &otlp.Span{StartTimeUnixNano: 5000, EndTimeUnixNano: 5001},
+			`{"timestamp":5,"duration":1}`,
+		},
 		{"an end before the start is unknown", &otlp.Span{StartTimeUnixNano: 5000, EndTimeUnixNano: 4000}, `{"timestamp":5}`},
-		{"status ok", &otlp.Span{Status: &otlp.Status{Code: otlp.Status_STATUS_CODE_OK, Message: "x"}}, `{"tags":{"otel.status_code":"OK"}}`},
-		{"status error without words", &otlp.Span{Status: &otlp.Status{Code: otlp.Status_STATUS_CODE_ERROR}}, `{"tags":{"otel.status_code":"ERROR","error":""}}`},
+		{
+			"status ok", &otlp.Span{Status: &otlp.Status{Code: otlp.Status_STATUS_CODE_OK, Message: "x"}},
+			`{"tags":{"otel.status_code":"OK"}}`,
+		},
+		{
+			"status error without words", &otlp.Span{Status: &otlp.Status{Code: otlp.Status_STATUS_CODE_ERROR}},
+			`{"tags":{"otel.status_code":"ERROR","error":""}}`,
+		},
 		{"an attribute named error is no error", &otlp.Span{Attributes: []*common.KeyValue{str("error", "false")}}, `{}`},
 		{"values", &otlp.Span{Attributes: []*common.KeyValue{
 			{Key: "bool", Value: &common.AnyValue{Value: &common.AnyValue_BoolValue{BoolValue: true}}},
 			{Key: "double", Value: &common.AnyValue{Value: &common.AnyValue_DoubleValue{DoubleValue: 1.5}}},
 			{Key: "bytes", Value: &common.AnyValue{Value: &common.AnyValue_BytesValue{BytesValue: []byte{1, 2}}}},
 			{Key: "list", Value: arr(s("a"), arr(s("b")))},
-			{Key: "map", Value: &common.AnyValue{Value: &common.AnyValue_KvlistValue{KvlistValue: &common.KeyValueList{Values: []*common.KeyValue{num("x", -1)}}}}},
+			{
+				Key: "map",
+				Value: &common.AnyValue{Value: &common.AnyValue_KvlistValue{
+					KvlistValue: &common.KeyValueList{Values: []*common.KeyValue{num("x", -1)}},
+				}},
+			},
 			{Key: "none"},
 		}}, `{"tags":{"bool":"true","double":"1.5","bytes":"AQI=","list":"[\"a\",[\"b\"]]","map":"{\"x\":-1}","none":""}}`},
-		{"a span's attribute wins over its resource's", &otlp.Span{Attributes: []*common.KeyValue{str("service.version", "v4")}}, `{"tags":{"service.version":"v4"}}`},
+		{
+			"a span's attribute wins over its resource's",
+			&otlp.Span{Attributes: []*common.KeyValue{str("service.version", "v4")}}, `{"tags":{"service.version":"v4"}}`,
+		},
 		{
 			"dropped parts", &otlp.Span{DroppedAttributesCount: 1, DroppedEventsCount: 2, DroppedLinksCount: 3},
 			`{"tags":{"otel.dropped_attributes_count":"1","otel.dropped_events_count":"2","otel.dropped_links_count":"3"}}`,
 		},
 		{"trace state", &otlp.Span{TraceState: "a=1"}, `{"tags":{"w3c.tracestate":"a=1"}}`},
 		{
-			"peer by semantic convention", &otlp.Span{Kind: client, Attributes: []*common.KeyValue{str("server.address", "db.local"), num("server.port", 5432), str("service.peer.name", "films-db")}},
-			`{"kind":"CLIENT","remoteEndpoint":{"serviceName":"films-db","port":5432},"tags":{"server.address":"db.local","server.port":"5432","service.peer.name":"films-db"}}`,
+			"peer by semantic convention",
+			&otlp.Span{Kind: client,
+				Attributes: []*common.KeyValue{str("server.address", "db.local"), num("server.port", 5432),
+					str("service.peer.name", "films-db")}},
+			`{"kind":"CLIENT","remoteEndpoint":{"serviceName":"films-db","port":5432},
+				"tags":{"server.address":"db.local","server.port":"5432","service.peer.name":"films-db"}}`,
 		},
 		{
-			"server address and socket", &otlp.Span{Kind: client, Attributes: []*common.KeyValue{str("server.address", "db.local"), str("network.peer.address", "10.0.0.7"), num("network.peer.port", 7000)}},
-			`{"kind":"CLIENT","remoteEndpoint":{"serviceName":"db.local","ipv4":"10.0.0.7","port":7000},"tags":{"server.address":"db.local","network.peer.address":"10.0.0.7","network.peer.port":"7000"}}`,
+			"server address and socket",
+			&otlp.Span{Kind: client,
+				Attributes: []*common.KeyValue{str("server.address", "db.local"), str("network.peer.address", "10.0.0.7"),
+					num("network.peer.port", 7000)}},
+			`{"kind":"CLIENT","remoteEndpoint":{"serviceName":"db.local","ipv4":"10.0.0.7","port":7000},
+				"tags":{"server.address":"db.local","network.peer.address":"10.0.0.7","network.peer.port":"7000"}}`,
 		},
 		{
-			"server address that is an address", &otlp.Span{Kind: client, Attributes: []*common.KeyValue{str("server.address", "2001:db8::1")}},
+			"server address that is an address",
+			&otlp.Span{Kind: client, Attributes: []*common.KeyValue{str("server.address", "2001:db8::1")}},
 			`{"kind":"CLIENT","remoteEndpoint":{"ipv6":"2001:db8::1"},"tags":{"server.address":"2001:db8::1"}}`,
 		},
-		{"on a server the address is its own", &otlp.Span{Kind: server, Attributes: []*common.KeyValue{str("server.address", "me")}}, `{"kind":"SERVER","tags":{"server.address":"me"}}`},
+		{
+			"on a server the address is its own",
+			&otlp.Span{Kind: server, Attributes: []*common.KeyValue{str("server.address", "me")}},
+			`{"kind":"SERVER","tags":{"server.address":"me"}}`,
+		},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -178,7 +216,8 @@ func TestOTLPMapping(t *testing.T) {
 					tags[k] = v
 				}
 			}
-			want["tags"], want["traceId"], want["id"], want["localEndpoint"] = tags, tid, sid, map[string]any{"serviceName": "catalog"}
+			want["tags"], want["traceId"], want["id"], want["localEndpoint"] = tags, tid, sid,
+				map[string]any{"serviceName": "catalog"}
 			if diff := cmp.Diff(want, got); diff != "" {
 				t.Errorf("span (-want +got):\n%s", diff)
 			}
@@ -242,7 +281,8 @@ func TestRequestsThatAreRefused(t *testing.T) {
 			t.Errorf("Zipkin: %q is accepted as %d spans", in, len(p.Spans))
 		}
 	}
-	for _, in := range []string{``, `[]`, `{"resourceSpans":[`, `{"resourceSpans":[1]}`, `{"resourceSpans":[{"resource":1}]}`} {
+	for _, in := range []string{``, `[]`, `{"resourceSpans":[`, `{"resourceSpans":[1]}`,
+		`{"resourceSpans":[{"resource":1}]}`} {
 		if p, err := span.ParseOTLPJSON([]byte(in)); err == nil {
 			t.Errorf("OTLP JSON: %q is accepted as %d spans", in, len(p.Spans))
 		}
@@ -279,7 +319,8 @@ func TestOTLPJSONSpansThatAreInvalid(t *testing.T) {
 		`{"traceId":"` + tid + `","spanId":"` + sid + `","kind":1.5}`, `{"spanId":"` + sid + `"}`,
 	} {
 		p, err := span.ParseOTLPJSON([]byte(`{"resourceSpans":[{"resource":{"attributes":[
-			{"key":"service.name","value":{"stringValue":"web"}}]},"scopeSpans":[{"spans":[` + good + "," + bad + "," + good + `]}]}]}`))
+			{"key":"service.name","value":{"stringValue":"web"}}]},
+			"scopeSpans":[{"spans":[` + good + "," + bad + "," + good + `]}]}]}`))
 		if err != nil || p.Invalid != 1 || p.Reason == nil || len(p.Spans) != 2 {
 			t.Errorf("%s between two good spans: %d valid and %d invalid, reason %v, error %v",
 				bad, len(p.Spans), p.Invalid, p.Reason, err)
@@ -308,15 +349,21 @@ func TestInvalidTextIsRepaired(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	otlpJSON := func(rest string) span.Span {
+		return one(t)(span.ParseOTLPJSON([]byte(`{"resourceSpans":[{"scopeSpans":[{"spans":[
+			{"traceId":"` + tid + `","spanId":"` + sid + `",` + rest + `}]}]}]}`)))
+	}
+	zipkin := func(rest string) span.Span {
+		return one(t)(span.ParseZipkin([]byte(`[{"traceId":"1","id":"1",` + rest + `}]`)))
+	}
 	for name, parsed := range map[string]span.Span{
 		"OTLP": one(t)(span.ParseOTLP(bytes.ReplaceAll(wire, []byte("##"), []byte("\xff\xfe")))),
-		"OTLP JSON": one(t)(span.ParseOTLPJSON([]byte(`{"resourceSpans":[{"scopeSpans":[{"spans":[{"traceId":"` + tid + `","spanId":"` + sid +
-			"\",\"name\":\"a\xff\xfeb\",\"attributes\":[{\"key\":\"\xff\",\"value\":{\"stringValue\":\"\xff\"}}]}]}]}]}"))),
-		"OTLP JSON with half of a pair": one(t)(span.ParseOTLPJSON([]byte(`{"resourceSpans":[{"scopeSpans":[{"spans":[{"traceId":"` + tid +
-			`","spanId":"` + sid + `","name":"a\ud800b","attributes":[{"key":"\udfff","value":{"stringValue":"\ud800"}}]}]}]}]}`))),
-		"Zipkin": one(t)(span.ParseZipkin([]byte("[{\"traceId\":\"1\",\"id\":\"1\",\"name\":\"a\xffb\",\"tags\":{\"\xff\":\"\xff\"}}]"))),
-		"Zipkin with half of a pair": one(t)(span.ParseZipkin([]byte(
-			`[{"traceId":"1","id":"1","name":"a\ud800b","tags":{"\ud800":"\ud800"}}]`))),
+		"OTLP JSON": otlpJSON(
+			"\"name\":\"a\xff\xfeb\",\"attributes\":[{\"key\":\"\xff\",\"value\":{\"stringValue\":\"\xff\"}}]"),
+		"OTLP JSON with half of a pair": otlpJSON(
+			`"name":"a\ud800b","attributes":[{"key":"\udfff","value":{"stringValue":"\ud800"}}]`),
+		"Zipkin":                     zipkin("\"name\":\"a\xffb\",\"tags\":{\"\xff\":\"\xff\"}"),
+		"Zipkin with half of a pair": zipkin(`"name":"a\ud800b","tags":{"\ud800":"\ud800"}`),
 	} {
 		parsed.Clean()
 		if parsed.Name != "a\uFFFDb" {
@@ -366,12 +413,18 @@ func TestMerge(t *testing.T) {
 	got := span.Merge([]span.Span{
 		{Trace: short, ID: 2, Start: 20, Kind: span.Client, Tags: []span.Tag{{Key: "a", Value: "1"}}},
 		{Trace: long, ID: 1, Start: 10},
-		{Trace: short, ID: 2, Start: 20, Kind: span.Client, Duration: 5, Tags: []span.Tag{{Key: "a", Value: "1"}, {Key: "b", Value: "2"}}},
+		{
+			Trace: short, ID: 2, Start: 20, Kind: span.Client, Duration: 5,
+			Tags: []span.Tag{{Key: "a", Value: "1"}, {Key: "b", Value: "2"}},
+		},
 		{Trace: short, ID: 2, Start: 21, Kind: span.Server, Shared: true},
 	})
 	want := []span.Span{
 		{Trace: long, ID: 1, Start: 10},
-		{Trace: long, ID: 2, Start: 20, Kind: span.Client, Duration: 5, Tags: []span.Tag{{Key: "a", Value: "1"}, {Key: "b", Value: "2"}}},
+		{
+			Trace: long, ID: 2, Start: 20, Kind: span.Client, Duration: 5,
+			Tags: []span.Tag{{Key: "a", Value: "1"}, {Key: "b", Value: "2"}},
+		},
 		{Trace: long, ID: 2, Start: 21, Kind: span.Server, Shared: true},
 	}
 	if a, b := asJSON(t, want), asJSON(t, got); a != b {
@@ -397,7 +450,8 @@ func TestTraceID(t *testing.T) {
 }
 
 func FuzzOTLP(f *testing.F) {
-	b, _ := proto.Marshal(request(&otlp.Span{Name: "x", Attributes: []*common.KeyValue{num("a", 1)}, Events: []*otlp.Span_Event{{Name: "e", Attributes: []*common.KeyValue{str("k", "v")}}}}))
+	b, _ := proto.Marshal(request(&otlp.Span{Name: "x", Attributes: []*common.KeyValue{num("a", 1)},
+		Events: []*otlp.Span_Event{{Name: "e", Attributes: []*common.KeyValue{str("k", "v")}}}}))
 	f.Add(b)
 	f.Add([]byte{0x0a, 0x02, 0x12, 0x00})
 	f.Fuzz(func(t *testing.T, b []byte) {
@@ -407,7 +461,8 @@ func FuzzOTLP(f *testing.F) {
 }
 
 func FuzzOTLPJSON(f *testing.F) {
-	f.Add([]byte(`{"resourceSpans":[{"scopeSpans":[{"spans":[{"traceId":"` + tid + `","spanId":"` + sid + `","attributes":[{"key":"a","value":{"arrayValue":{"values":[{"doubleValue":"NaN"}]}}}]}]}]}]}`))
+	f.Add([]byte(`{"resourceSpans":[{"scopeSpans":[{"spans":[{"traceId":"` + tid + `","spanId":"` + sid + `",
+		"attributes":[{"key":"a","value":{"arrayValue":{"values":[{"doubleValue":"NaN"}]}}}]}]}]}]}`))
 	f.Add([]byte(`{"resourceSpans":null}`))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		p, _ := span.ParseOTLPJSON(b)
@@ -416,7 +471,9 @@ func FuzzOTLPJSON(f *testing.F) {
 }
 
 func FuzzZipkin(f *testing.F) {
-	f.Add([]byte(`[{"traceId":"` + tid + `","id":"` + sid + `","kind":"SERVER","shared":true,"localEndpoint":{"ipv4":"1.2.3.4","ipv6":"::1","port":80},"tags":{"a":"b"},"annotations":[{"timestamp":1,"value":"x"}]}]`))
+	f.Add([]byte(`[{"traceId":"` + tid + `","id":"` + sid + `","kind":"SERVER","shared":true,
+		"localEndpoint":{"ipv4":"1.2.3.4","ipv6":"::1","port":80},"tags":{"a":"b"},
+		"annotations":[{"timestamp":1,"value":"x"}]}]`))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		p, _ := span.ParseZipkin(b)
 		check(t, p.Spans)

@@ -2,8 +2,8 @@ package span
 
 import "encoding/binary"
 
-// fields calls fn for each field of an encoded protobuf message: v has the value of numbers, s of bytes and messages. It
-// reads strings, where protowire reads bytes: so the texts of all spans can share the memory of one string.
+// fields calls fn for each field of an encoded protobuf message: v has the value of numbers, s of bytes and messages.
+// It reads strings, where protowire reads bytes: so the texts of all spans can share the memory of one string.
 func fields(m string, fn func(num int, v uint64, s string) error) error {
 	for len(m) > 0 {
 		tag, n := uvarint(m)

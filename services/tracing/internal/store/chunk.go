@@ -9,8 +9,8 @@ import (
 )
 
 // A chunk is a count and then spans. Of a span, in this order: flags; endpoint flags; id; parent; name; start as
-// difference to the span before; duration; endpoints; tags; annotations. Numbers are varints; a string is a varint whose
-// lowest bit says whether the dictionary's number or the length of what follows is above it.
+// difference to the span before; duration; endpoints; tags; annotations. Numbers are varints; a string is a varint
+// whose lowest bit says whether the dictionary's number or the length of what follows is above it.
 const (
 	flagKind     = 7 // mask
 	flagShared   = 1 << 3

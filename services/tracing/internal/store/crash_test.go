@@ -63,9 +63,9 @@ func (a *acked) sofar() [][]span.Span {
 	return a.traces[:len(a.traces):len(a.traces)]
 }
 
-// Power fails before any operation on files: of what was not synced, some blocks and directory entries are on the disk and
-// some are not. Everything that was acknowledged is there, whole, and the store goes on. Each store is one that came back
-// from the failure before.
+// Power fails before any operation on files: of what was not synced, some blocks and directory entries are on the
+// disk and some are not. Everything that was acknowledged is there, whole, and the store goes on. Each store is one
+// that came back from the failure before.
 func TestPowerFails(t *testing.T) {
 	const failures = 20
 	seed := uint64(time.Now().UnixNano())
@@ -220,8 +220,8 @@ func TestTornLog(t *testing.T) {
 	}
 }
 
-// A bit of the log that was synced flips. The traces before it are there and nothing is wrong with them; the store says that
-// it lost something, unless the flip looks like the torn end of a log, and goes on.
+// A bit of the log that was synced flips. The traces before it are there and nothing is wrong with them; the store
+// says that it lost something, unless the flip looks like the torn end of a log, and goes on.
 func TestDamagedLog(t *testing.T) {
 	mem, src := vfs.NewCrashableMem(), spantest.New(1)
 	s := openOn(t, mem)
@@ -269,7 +269,8 @@ func TestDamagedLog(t *testing.T) {
 	}
 }
 
-// A bit of any other file flips. The store does not start and says why, or starts and never tells anything that is wrong.
+// A bit of any other file flips. The store does not start and says why, or starts and never tells anything that is
+// wrong.
 func TestDamagedFiles(t *testing.T) {
 	mem, src := vfs.NewCrashableMem(), spantest.New(1)
 	s := openOn(t, mem)

@@ -12,9 +12,9 @@ import (
 // damagedAt finds, in the details of an error of the database, the record of the log that it could not read.
 var damagedAt = regexp.MustCompile(`replaying wal \d+, offset \((.+): (\d+)\)`)
 
-// repair makes the log end before the record that damage is about. That record and all later ones are put aside, because
-// what was written later may build on it: copies of their files get names that end in .damaged. It returns how many bytes
-// are lost that way. Damage that is not in the log is returned as it is.
+// repair makes the log end before the record that damage is about. That record and all later ones are put aside,
+// because what was written later may build on it: copies of their files get names that end in .damaged. It returns
+// how many bytes are lost that way. Damage that is not in the log is returned as it is.
 func repair(fs vfs.FS, dir string, damage error) (lost int64, err error) {
 	m := damagedAt.FindStringSubmatch(fmt.Sprintf("%+v", damage))
 	if m == nil {

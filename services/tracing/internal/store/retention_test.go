@@ -136,8 +136,8 @@ func TestNewestBucketIsNeverDroppedForSize(t *testing.T) {
 	assertStored(t, s, "a trace that comes then", tr[0].Trace, true)
 }
 
-// When the disk is nearly full, each Expire drops one bucket, because the space comes back later; and it keeps a quarter
-// of the volume, because dropping spans is no use when something else fills the disk.
+// When the disk is nearly full, each Expire drops one bucket, because the space comes back later; and it keeps a
+// quarter of the volume, because dropping spans is no use when something else fills the disk.
 func TestRetentionBySpaceOnDisk(t *testing.T) {
 	dir := t.TempDir()
 	disk := &smallDisk{FS: vfs.Default, size: 64 << 20, dir: dir}
@@ -150,6 +150,31 @@ func TestRetentionBySpaceOnDisk(t *testing.T) {
 	}
 	assertExpires(t, s, time.Now(), 0) // it is smaller than a quarter of the volume
 	assertStored(t, s, "the oldest trace", ids[0], true)
+}
+
+// Late spans may come into a bucket that was dropped. They must not refer to strings that were dropped with it.
+func TestDroppedBucketIsFilledAgain(t *testing.T) {
+	dir := t.TempDir()
+	limit := int64(1 << 30)
+	opts := store.Options{Dir: dir, MaxBytes: func() int64 { return limit }}
+	s := open(t, opts)
+	src, at := spantest.New(6), time.Now().Add(-2*time.Hour)
+	add(t, s, src.Trace(at)...)
+	add(t, s, src.Trace(time.Now())...)
+	limit = 1
+	assertExpires(t, s, time.Now(), 1)
+	limit = 1 << 30
+	late := src.Trace(at)
+	add(t, s, late...)
+	same(t, late, get(t, s, late[0].Trace))
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	s = open(t, opts)
+	same(t, late, get(t, s, late[0].Trace))
+	if names, err := s.Names(t.Context(), store.Services, ""); err != nil || len(names) != 5 {
+		t.Errorf("the services are %q, want 5; error: %v", names, err)
+	}
 }
 
 func TestExpireEndsWithItsContext(t *testing.T) {

@@ -166,8 +166,8 @@ func (s *Store) open() (err error) {
 	return nil
 }
 
-// openDB opens a new database twice, because its first log does not say what was synced, so that damage could not be told
-// from a torn end.
+// openDB opens a new database twice, because its first log does not say what was synced, so that damage could not be
+// told from a torn end.
 func (s *Store) openDB(opts *pebble.Options) (*pebble.DB, error) {
 	if desc, err := pebble.Peek(s.opts.Dir, opts.FS); err != nil || desc.Exists {
 		return pebble.Open(s.opts.Dir, opts)
