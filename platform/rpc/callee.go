@@ -10,16 +10,16 @@ import (
 	"bijou.dev/platform/retry"
 )
 
-// byName ends the authority of calls to a service that was dialled by its name: "catalog.bijou". No host is called that, so
-// calls to an address, and those that come through a gateway with their client's authority, are told apart.
+// byName is the end of the authority of calls to a service that was dialled by its name: "catalog.bijou". Calls to an
+// address, and calls through a gateway with their client's authority, do not have it.
 const byName = ".bijou"
 
-// authority is who a call to a service is meant for.
+// authority returns the authority that names the service as the callee.
 func authority(service string) string { return service + byName }
 
-// meant refuses calls that are meant for another service, before anything of them is read. Container hosts give the address
-// of an instance that is gone to the next one that starts, maybe of another service, and until its callers have heard of
-// it they would get that one's answers, or be told that there is no such method. Told that nothing was done, they try another instance.
+// meant refuses calls for another service before their message is read. Container hosts give the address of a stopped
+// instance to the next container, which may be another service. Until callers know that, they would get the answers of
+// that service, or "no such method". The reason of this error lets them try another instance.
 func (s *server) meant(ctx context.Context, call *tap.Info) (context.Context, error) {
 	for _, a := range call.Header[":authority"] {
 		if name, ok := strings.CutSuffix(a, byName); ok && s.Service != "" && name != s.Service {

@@ -27,19 +27,19 @@ import (
 	"google.golang.org/grpc/resolver"
 )
 
-// ClientOptions say what the calls of a process are part of. Every part may be missing: its step is then left out.
+// ClientOptions are the parts of the platform that calls go through. The step of a part that is missing is left out.
 type ClientOptions struct {
-	// Service is the caller, for the user agent and metrics.
+	// Service is the caller, for the user agent. Empty: the caller has no name.
 	Service string
 	// Zone is where the caller runs; instances in it are preferred. Empty: no preference.
 	Zone string
 	// Discovery finds instances. Nil: only targets with a scheme of gRPC's own, such as dns:///, can be dialled.
 	Discovery *discovery.Directory
-	// Config steers balancing. Nil: defaults.
+	// Config has the settings of balancing and retries. Nil: the defaults.
 	Config config.Set
 	// Circuits guards calls. Nil: no time-out, breaker, bulkhead or retry but the deadline of MaxWait.
 	Circuits *circuit.Set
-	// Trace records calls and passes the trace on. Nil: neither.
+	// Trace records calls and sends the trace on. Nil: neither.
 	Trace *trace.Provider
 	// Metrics gets bijou_rpc_client_*. Nil: none.
 	Metrics prometheus.Registerer
@@ -47,10 +47,10 @@ type ClientOptions struct {
 	DialContext func(ctx context.Context, network, addr string) (net.Conn, error)
 }
 
-// MaxWait is the deadline of a call that has none of its own and no circuit to give it one.
+// MaxWait is the time-out of a call that has no deadline and no circuit.
 const MaxWait = 30 * time.Second
 
-// Client makes connections whose calls go through the platform's steps. It holds what they share.
+// Client makes connections whose calls go through the platform's steps, and holds what the connections share.
 type Client struct {
 	opts    ClientOptions
 	routes  *route.Settings
@@ -165,7 +165,9 @@ func (c *Conn) Invoke(ctx context.Context, method string, args, reply any, opts 
 }
 
 // NewStream implements grpc.ClientConnInterface.
-func (c *Conn) NewStream(ctx context.Context, desc *grpc.StreamDesc, method string, opts ...grpc.CallOption) (grpc.ClientStream, error) {
+func (c *Conn) NewStream(
+	ctx context.Context, desc *grpc.StreamDesc, method string, opts ...grpc.CallOption,
+) (grpc.ClientStream, error) {
 	return c.grpc.NewStream(ctx, desc, method, opts...)
 }
 
@@ -189,22 +191,26 @@ func (c *Client) forget(conn *Conn) {
 	}
 }
 
-// naming tells the balancer who an address belongs to: discovery knows instances, the balancer knows endpoints, and
-// neither needs the other.
+// naming adds to each address the instance that it belongs to, for the balancer. So the packages discovery and route do
+// not depend on each other.
 type naming struct{ resolver.Builder }
 
 // Build resolves with the endpoints named.
-func (n naming) Build(target resolver.Target, cc resolver.ClientConn, o resolver.BuildOptions) (resolver.Resolver, error) {
+func (n naming) Build(
+	target resolver.Target, cc resolver.ClientConn, o resolver.BuildOptions,
+) (resolver.Resolver, error) {
 	return n.Builder.Build(target, namingConn{cc}, o)
 }
 
 type namingConn struct{ resolver.ClientConn }
 
-// UpdateState names the endpoints.
+// UpdateState adds the instance to each endpoint.
 func (n namingConn) UpdateState(s resolver.State) error {
 	for i, ep := range s.Endpoints {
 		if in, ok := discovery.FromEndpoint(ep); ok && len(ep.Addresses) > 0 {
-			s.Endpoints[i] = route.SetEndpoint(ep, route.Endpoint{ID: in.ID, Addr: ep.Addresses[0].Addr, Zone: in.Zone, Version: in.Version})
+			s.Endpoints[i] = route.SetEndpoint(ep, route.Endpoint{
+				ID: in.ID, Addr: ep.Addresses[0].Addr, Zone: in.Zone, Version: in.Version,
+			})
 		}
 	}
 	return n.ClientConn.UpdateState(s)
@@ -217,8 +223,11 @@ type calls struct {
 	budget *retry.Budget
 }
 
-// unary is the order of a call's steps.
-func (c *calls) unary(ctx context.Context, full string, req, reply any, cc *grpc.ClientConn, invoke grpc.UnaryInvoker, opts ...grpc.CallOption) (err error) {
+// unary runs the steps of a call in their order.
+func (c *calls) unary(
+	ctx context.Context, full string, req, reply any, cc *grpc.ClientConn, invoke grpc.UnaryInvoker,
+	opts ...grpc.CallOption,
+) (err error) {
 	m := methodOf(full)
 	start := time.Now()
 	ctx, span := startClient(ctx, c.opts.Trace, m, c.callee)
@@ -249,7 +258,7 @@ func (c *calls) unary(ctx context.Context, full string, req, reply any, cc *grpc
 	})
 }
 
-// withoutCircuit gives a call that has no deadline one.
+// withoutCircuit makes a call with at most MaxWait if it has no deadline.
 func (c *calls) withoutCircuit(ctx context.Context, attempt func(context.Context) error) error {
 	if _, ok := ctx.Deadline(); !ok {
 		var cancel context.CancelFunc
@@ -259,8 +268,8 @@ func (c *calls) withoutCircuit(ctx context.Context, attempt func(context.Context
 	return attempt(ctx)
 }
 
-// retry makes attempts within the budget, never twice at the same instance. When every instance has been tried, the
-// answer of the last one says more than that none is left.
+// retry makes attempts within the budget, never two at the same instance. If every instance has been tried, it returns
+// the error of the last attempt, which says more than "no instance is left".
 func (c *calls) retry(ctx context.Context, m *method, span oteltrace.Span, attempt func(context.Context) error) error {
 	var tried []string
 	var last error
@@ -318,16 +327,19 @@ func (c *calls) observe(m *method, err error, start time.Time) {
 	}
 }
 
-// stream traces the opening of a stream. Its context carries the span's context to the other side; the span ends when
-// the stream is open, because a stream may stay open for as long as the process lives.
-func (c *calls) stream(ctx context.Context, desc *grpc.StreamDesc, cc *grpc.ClientConn, full string, open grpc.Streamer, opts ...grpc.CallOption) (grpc.ClientStream, error) {
+// stream opens a stream. Its span ends when the stream is open, because a stream may stay open as long as the process
+// runs.
+func (c *calls) stream(
+	ctx context.Context, desc *grpc.StreamDesc, cc *grpc.ClientConn, full string, open grpc.Streamer,
+	opts ...grpc.CallOption,
+) (grpc.ClientStream, error) {
 	ctx, span := startClient(ctx, c.opts.Trace, methodOf(full), c.callee)
 	ctx = sendCriticality(ctx)
 	call := &route.Call{}
 	if pinned, ok := route.CallOf(ctx); ok {
 		call.PickInfo = pinned.PickInfo
 	}
-	call.Stream = true // its duration is no latency
+	call.Stream = true // its duration is not a latency
 	s, err := open(route.WithCall(ctx, call), desc, cc, full, opts...)
 	err = errs.FromRPC(err)
 	if _, ok := call.Endpoint(); ok {

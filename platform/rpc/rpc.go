@@ -4,7 +4,7 @@
 //
 //  1. trace: the span must show what every later step did, also when one of them refuses the call.
 //  2. errors: whatever comes back from below leaves as one kind of error ([errs.Error]).
-//  3. deadline: a call whose deadline has passed is not worth a place in the bulkhead.
+//  3. deadline: a call whose deadline has passed must not take a place in the bulkhead.
 //  4. circuit: time-out, breaker and bulkhead see one logical call, however many attempts it takes; an open circuit
 //     stops retries before they begin.
 //  5. retry: attempts share the call's deadline and a budget, and avoid instances already tried. A server whose own
@@ -14,20 +14,20 @@
 //
 // A server runs these, outermost first:
 //
-//  0. what was meant for another service is refused before it is read: see ServerOptions.Service.
-//  1. trace, metrics and errors see also what is refused.
-//  2. deadline: work that nobody waits for is refused.
-//  3. overload: a call that is shed must cost as little as can be, so nothing is done before; but one that has expired is
-//     no sign of too much work, so the deadline comes first. Health checks are never shed: an instance that is busy
-//     would be taken for one that is dead, and its load would go to the others.
-//  4. fault rule: slow or wrong on purpose, by settings. It holds a place as a handler does that is slow by itself.
+//  0. callee: a call for another service is refused before its message is read, see ServerOptions.Service.
+//  1. trace, metrics and errors: they also see the calls that are refused.
+//  2. deadline: a call whose caller does not wait any more is refused.
+//  3. overload: a call that is shed must cost little, so this step comes early. The deadline comes first because an
+//     expired call is no sign of overload. Health checks are never shed: a busy instance would seem to be down, and its
+//     load would move to the others.
+//  4. fault rule: slow or failing on purpose, by settings. Such a call counts as one in progress, like a slow handler.
 //  5. recover, handler.
 //
-// The criticality of a call goes with it: the server takes it from the metadata into the context, and calls made under
-// that context carry it on.
+// The criticality of a call is sent with it: the server puts it into the context of the handler, and calls made with
+// that context send it on.
 //
-// Streams have trace, errors, criticality and pick: a stream is open for as long as it is useful, so time-outs, success
-// rates and places of calls mean nothing for it.
+// Streams have the steps trace, errors, criticality and pick. They stay open, so time-outs, success rates and bulkheads
+// do not apply to them.
 package rpc
 
 import (

@@ -24,17 +24,19 @@ import (
 	"google.golang.org/grpc/status"
 )
 
-// MaxMessage is the largest message a server accepts and a client receives.
+// MaxMessage is the size of the largest message that a server and a client take, in bytes: 4 MiB. A larger one fails
+// with kind Exhausted.
 const MaxMessage = 4 << 20
 
-// ServerOptions say what a server is part of. The zero value is a server with none of the platform but its errors.
+// ServerOptions are the parts of the platform that a server uses. The zero value is a server that only has errors with
+// kinds.
 type ServerOptions struct {
-	// Service is the name under which callers find this server. Calls that were meant for another name are refused. Empty:
-	// every call is taken.
+	// Service is the name by which callers find this server. Calls for another name are refused. Empty: every call is
+	// taken.
 	Service string
-	// Trace records a span per call. Nil: none.
+	// Trace records a span for each call. Nil: nothing is recorded.
 	Trace *trace.Provider
-	// Log is told of internal errors and panics. Nil: nobody.
+	// Log gets internal errors and panics. Nil: nothing is logged.
 	Log *slog.Logger
 	// Metrics gets bijou_rpc_server_*. Nil: none.
 	Metrics prometheus.Registerer
@@ -76,7 +78,9 @@ func NewServer(o ServerOptions) *grpc.Server {
 }
 
 // unary is the order of a server's steps.
-func (s *server) unary(ctx context.Context, req any, info *grpc.UnaryServerInfo, h grpc.UnaryHandler) (resp any, err error) {
+func (s *server) unary(
+	ctx context.Context, req any, info *grpc.UnaryServerInfo, h grpc.UnaryHandler,
+) (resp any, err error) {
 	m := methodOf(info.FullMethod)
 	start := time.Now()
 	ctx, span := startServer(ctx, s.Trace, m)
@@ -94,7 +98,7 @@ func (s *server) unary(ctx context.Context, req any, info *grpc.UnaryServerInfo,
 		return nil, err
 	}
 	defer func() { permit.Done(limiterOutcome(ctx, err)) }()
-	if err := s.fault.strike(ctx, m, span); err != nil {
+	if err := s.fault.apply(ctx, m, span); err != nil {
 		return nil, err
 	}
 	defer recovered(&err)
@@ -113,13 +117,13 @@ func (s *server) stream(srv any, ss grpc.ServerStream, info *grpc.StreamServerIn
 	return h(srv, &serverStream{ss, withCriticality(ctx)})
 }
 
-// serverStream is a stream whose context has the span.
+// serverStream is a stream whose context has the span and the criticality.
 type serverStream struct {
 	grpc.ServerStream
 	ctx context.Context
 }
 
-// Context returns the context with the span.
+// Context returns the context with the span and the criticality.
 func (s *serverStream) Context() context.Context { return s.ctx }
 
 // finish counts the call, logs an internal error, whose text is not sent, and returns the status to send.
@@ -161,24 +165,25 @@ func (s *server) record(ctx context.Context, m *method, err error, took time.Dur
 	}
 }
 
-// recovered turns a panic into an internal error: one bad request must not take the others of its process down.
+// recovered turns a panic into an internal error: one bad request must not end the process
+// and its other requests.
 func recovered(err *error) {
 	if r := recover(); r != nil {
 		*err = errs.Errorf(errs.Internal, "panic: %v\n%s", r, debug.Stack())
 	}
 }
 
-// pushback is the trailer that asks a client not to try again (gRPC proposal A6). A server sends it when the call failed because
-// one that it made failed after all its own retries: layers of retries would multiply.
+// pushback is the trailer that asks a client not to retry (gRPC proposal A6). A server sends it when a call that it made
+// itself failed after all retries: otherwise the retries of several layers would multiply.
 var pushback = strings.ToLower(errs.Pushback)
 
-// expired refuses work that nobody waits for any more.
+// expired returns an error if the caller does not wait any more.
 func expired(ctx context.Context) error {
 	if err := ctx.Err(); err != nil {
 		if errors.Is(err, context.DeadlineExceeded) {
 			return errs.Errorf(errs.Timeout, "refusing work: the caller's deadline has passed")
 		}
-		return errs.Errorf(errs.Canceled, "refusing work: the caller has gone")
+		return errs.Errorf(errs.Canceled, "refusing work: the caller has cancelled the call")
 	}
 	return nil
 }

@@ -13,7 +13,7 @@ import (
 	"google.golang.org/grpc/metadata"
 )
 
-// healthService answers whatever happens.
+// healthService is never shed.
 const healthService = "grpc.health.v1.Health"
 
 // admit takes a place for a call or returns the error that sheds it.
@@ -41,7 +41,7 @@ func limiterOutcome(ctx context.Context, err error) overload.Outcome {
 	return overload.Ignored
 }
 
-// withCriticality takes the criticality from what a caller sent into the context.
+// withCriticality returns a context with the criticality that the caller sent.
 func withCriticality(ctx context.Context) context.Context {
 	lines := metadata.ValueFromIncomingContext(ctx, overload.Header)
 	if lines == nil {
@@ -50,7 +50,7 @@ func withCriticality(ctx context.Context) context.Context {
 	return overload.With(ctx, overload.FromBaggage(lines))
 }
 
-// sendCriticality puts the criticality of the context into what is sent.
+// sendCriticality adds the criticality of the context to the metadata to send.
 func sendCriticality(ctx context.Context) context.Context {
 	if b := overload.Of(ctx).Baggage(); b != "" {
 		return metadata.AppendToOutgoingContext(ctx, overload.Header, b)
@@ -68,7 +68,7 @@ func ownRefusal(err error) error {
 	return e.Because("")
 }
 
-// unimportant reports whether a call that was shed should be left at that. Another attempt is for calls that matter.
+// unimportant reports whether a call was shed and is of low criticality: then it is not retried.
 func unimportant(ctx context.Context, err error) bool {
 	return errs.Reason(err) == circuit.ReasonShed && overload.Of(ctx) >= overload.SheddablePlus
 }

@@ -27,8 +27,8 @@ func startServer(ctx context.Context, p *trace.Provider, m *method) (context.Con
 	return p.Tracer().Start(ctx, m.full, oteltrace.WithSpanKind(oteltrace.SpanKindServer))
 }
 
-// startStream begins the span of a stream that is part of a trace. A stream that nobody traces gets no trace of its own:
-// it lasts as long as two processes live, and would be the slowest "request" of all.
+// startStream begins the span of a stream that is part of a trace. Other streams get no span: they stay open as long as
+// both processes run, and would be the slowest "requests" of all.
 func startStream(ctx context.Context, p *trace.Provider, m *method) (context.Context, oteltrace.Span) {
 	if p == nil {
 		return ctx, noSpan
@@ -81,8 +81,8 @@ func endClient(span oteltrace.Span, err error) {
 	span.End()
 }
 
-// answered reports whether a call came to an answer, "there is none" included. The conventions count every code but OK as
-// a client's error; then a look-up that finds nothing would paint a healthy trace red.
+// answered reports whether a call got an answer, also one like "not found". OpenTelemetry's conventions count every code
+// but OK as an error of the client, but then a look-up that finds nothing would mark the trace as failed.
 func answered(err error) bool {
 	switch code(err) {
 	case codes.OK, codes.NotFound, codes.AlreadyExists, codes.InvalidArgument, codes.FailedPrecondition, codes.Aborted:
@@ -92,8 +92,8 @@ func answered(err error) bool {
 	}
 }
 
-// serverFault reports whether an answer counts against the server, as the conventions for RPC spans have it: "not
-// found" is an answer, "unavailable" is not.
+// serverFault reports whether the code is an error of the server, as OpenTelemetry's conventions for RPC spans define it:
+// "unavailable" is one, "not found" is not.
 func serverFault(err error) bool {
 	switch code(err) {
 	case codes.Unknown, codes.DeadlineExceeded, codes.Unimplemented, codes.Internal, codes.Unavailable, codes.DataLoss:
@@ -103,7 +103,7 @@ func serverFault(err error) bool {
 	}
 }
 
-// explain puts one attempt and why its instance was picked into the span.
+// explain adds to the span one attempt and why its instance was picked.
 func explain(span oteltrace.Span, n int, call *route.Call, err error) {
 	if !span.IsRecording() {
 		return

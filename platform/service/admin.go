@@ -33,7 +33,9 @@ func (p *Process) adminHandler(m *http.ServeMux) http.Handler {
 	m.HandleFunc("GET /instances", func(w http.ResponseWriter, r *http.Request) {
 		writeJSON(w, http.StatusOK, p.discovery.Instances(r.URL.Query().Get("service")))
 	})
-	m.HandleFunc("GET /balancers", func(w http.ResponseWriter, _ *http.Request) { writeJSON(w, http.StatusOK, p.client.Balancers()) })
+	m.HandleFunc("GET /balancers", func(w http.ResponseWriter, _ *http.Request) {
+		writeJSON(w, http.StatusOK, p.client.Balancers())
+	})
 	if p.opts.Crash != nil {
 		m.HandleFunc("POST /kill", p.serveKill)
 	}
@@ -95,15 +97,16 @@ func writeJSON(w http.ResponseWriter, code int, v any) {
 	w.WriteHeader(code)
 	e := json.NewEncoder(w)
 	e.SetIndent("", "  ")
-	_ = e.Encode(v) // the client may be gone
+	_ = e.Encode(v) // the client may have closed the connection
 }
 
-// adminPage links what the listener has. Its four verbs are name, instance, version and zone, which Options allows letters,
-// digits, dots, dashes and underscores only. It is no html/template: linking one keeps every method of every type in the
-// program, a quarter of its size.
+// adminPage links the pages of the listener. Its four verbs are name, instance, version and zone, which follow
+// names.Service and names.ID and need no escaping. It is no html/template: linking that package keeps every method of
+// every type in the program, a quarter of its size.
 const adminPage = `<!doctype html>
 <html lang="en"><meta charset="utf-8"><title>%[2]s</title>
-<style>body{font:16px/1.6 system-ui;margin:2rem auto;max-width:40rem;padding:0 1rem;color-scheme:light dark}dt{font-family:ui-monospace,monospace}</style>
+<style>body{font:16px/1.6 system-ui;margin:2rem auto;max-width:40rem;padding:0 1rem;color-scheme:light dark}
+dt{font-family:ui-monospace,monospace}</style>
 <h1>%[1]s</h1><p>%[2]s, version %[3]s, zone %[4]s</p>
 <dl>
 <dt><a href="/readyz">/readyz</a><dd>ready for work, and why not
@@ -111,8 +114,8 @@ const adminPage = `<!doctype html>
 <dt><a href="/config">/config</a><dd>every setting: value, revision, which layer
 <dt><a href="/circuits">/circuits</a><dd>circuits of this process's calls
 <dt><a href="/hystrix.stream">/hystrix.stream</a><dd>the same for a Hystrix dashboard
-<dt><a href="/overload">/overload</a><dd>how much this process takes on at once, and whom it sheds
-<dt><a href="/instances">/instances</a><dd>who this process knows
+<dt><a href="/overload">/overload</a><dd>how many requests this process serves at a time, and which it sheds
+<dt><a href="/instances">/instances</a><dd>the instances that this process knows
 <dt><a href="/balancers">/balancers</a><dd>the instances it calls, as its balancers see them
 <dt><a href="/metrics">/metrics</a><dd>Prometheus metrics
 <dt><a href="/version">/version</a><dd>what runs here

@@ -206,6 +206,13 @@ func TestServersOfTheServiceStopBeforeTheInstanceLeaves(t *testing.T) {
 		o := alone(n, "hello-1")
 		o.Discovery = []string{"registry:7000"}
 		_, stop := run(t, o, func(_ context.Context, setup *service.Setup) error {
+			begin := time.Now()
+			setup.Ready("films", func() error { // so that it is registered before it is UP
+				if time.Since(begin) < 500*time.Millisecond {
+					return errors.New("still loading")
+				}
+				return nil
+			})
 			setup.OnStop("store", func(context.Context) error { reg.hear("undone"); return nil })
 			return setup.Serve("http", recorder{reg, make(chan struct{})})
 		})
@@ -213,7 +220,7 @@ func TestServersOfTheServiceStopBeforeTheInstanceLeaves(t *testing.T) {
 		if err := stop(); err != nil {
 			t.Errorf("stop: %v", err)
 		}
-		want := []string{"UP", "DRAINING", "shutdown", "LEFT", "undone"}
+		want := []string{"STARTING", "UP", "DRAINING", "shutdown", "LEFT", "undone"}
 		if !slices.Equal(reg.heard, want) {
 			t.Errorf("the order was %v, want %v", reg.heard, want)
 		}

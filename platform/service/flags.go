@@ -3,7 +3,6 @@ package service
 import (
 	"flag"
 	"fmt"
-	"io"
 	"log/slog"
 	"strings"
 	"time"
@@ -40,13 +39,13 @@ func envName(flag string) string {
 	return "BIJOU_" + strings.ToUpper(strings.ReplaceAll(flag, "-", "_"))
 }
 
-// parse fills Options from flags and environment. own declares the service's own flags; nil for none. crash is what
-// -allow-kill allows.
-func parse(crash func(), name string, args []string, env func(string) string, stdout, stderr io.Writer, own func(*Flags)) (Options, error) {
+// parse fills Options from the arguments and the environment. own declares the service's own flags; nil: there are none.
+// crash becomes Options.Crash where -allow-kill is given.
+func parse(crash func(), name string, args []string, w World, own func(*Flags)) (Options, error) {
 	o := Options{Name: name, Drain: 10 * time.Second}
 	level, allowKill := slog.LevelInfo, new(bool)
 	f := &Flags{flag.NewFlagSet(name, flag.ContinueOnError)}
-	f.SetOutput(stderr)
+	f.SetOutput(w.Stderr)
 	f.StringVar(&o.Name, "name", name, "register as this service")
 	f.StringVar(&o.Instance, "instance", "", "id of this instance, stable over restarts (default: name and host name)")
 	f.StringVar(&o.Version, "version", "", "version to register (default: the one built in)")
@@ -65,15 +64,16 @@ func parse(crash func(), name string, args []string, env func(string) string, st
 		}
 		return nil
 	})
-	f.StringVar(&o.Advertise, "advertise", "", "host under which others reach this process, or the network in which its address is (default: found out)")
+	f.StringVar(&o.Advertise, "advertise", "",
+		"host under which others reach this process, or the network in which its address is (default: found out)")
 	f.StringVar(&o.StateDir, "state-dir", "", "folder for last-known-good settings and instances (default: none)")
-	f.DurationVar(&o.Drain, "drain", o.Drain, "how long a stop waits for work in hand")
+	f.DurationVar(&o.Drain, "drain", o.Drain, "how long a stop waits for callers to know and for requests in progress")
 	f.BoolVar(allowKill, "allow-kill", false, "serve POST /kill on the admin listener, for game days")
 	f.TextVar(&level, "log-level", level, "debug, info, warn or error")
 	if own != nil {
 		own(f)
 	}
-	if err := f.fromEnv(env); err != nil {
+	if err := f.fromEnv(w.Getenv); err != nil {
 		return o, err
 	}
 	if err := f.Parse(args); err != nil {
@@ -85,7 +85,7 @@ func parse(crash func(), name string, args []string, env func(string) string, st
 	if *allowKill {
 		o.Crash = crash
 	}
-	handler := trace.Handler(slog.NewJSONHandler(stdout, &slog.HandlerOptions{Level: level}))
+	handler := trace.Handler(slog.NewJSONHandler(w.Stdout, &slog.HandlerOptions{Level: level}))
 	o.Log = slog.New(handler).With("service", o.Name)
 	return o, nil
 }

@@ -22,8 +22,8 @@ type check struct {
 	fn     func() error
 }
 
-// parts returns the checks that every process has. None is needed: with the whole control plane dead a process goes
-// on serving with what it knows, and taking it out of rotation would turn that outage into the product's.
+// parts returns the checks that every process has. None makes the process unready: while the control plane is down, a
+// process serves with what it knows, and an unready process would turn that outage into one of the product.
 func (p *Process) parts() []check {
 	return []check{
 		{name: "registered", fn: func() error {
@@ -35,14 +35,15 @@ func (p *Process) parts() []check {
 		{name: "discovery", fn: p.discovery.Synced},
 		{name: "settings", fn: func() error {
 			if ok, since := p.config.Connected(); !ok {
-				return fmt.Errorf("not connected to config since %s, using revision %d", since.Format(time.RFC3339), p.config.Revision())
+				return fmt.Errorf("not connected to config since %s, using revision %d",
+					since.Format(time.RFC3339), p.config.Revision())
 			}
 			return nil
 		}},
 	}
 }
 
-// notReady joins the needed checks that fail.
+// notReady returns the errors of the needed checks that fail, or nil.
 func (p *Process) notReady() error {
 	var all []string
 	for _, c := range p.checks {

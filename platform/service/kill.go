@@ -24,15 +24,15 @@ const maxDown = 2 * time.Minute
 // killRequest is the body of POST /kill.
 type killRequest struct {
 	// For is how long the process stays down after its supervisor has started it again, as a Go duration of at most 2m.
-	// Empty: it comes back as fast as the supervisor is.
+	// Empty: it starts again at once.
 	For string `json:"for"`
 	// Actor and Reason say who does this and why. Both are required.
 	Actor  string `json:"actor"`
 	Reason string `json:"reason"`
 }
 
-// serveKill ends the process as a crash would: nothing is drained, nobody is told. It refuses browsers, which send these
-// fields with every request that a page makes: a page somewhere must not be able to do this.
+// serveKill ends the process like a crash: without a drain, and without informing callers or the registry. It refuses
+// requests with the header fields that browsers add, so that no web page can do this.
 func (p *Process) serveKill(w http.ResponseWriter, r *http.Request) {
 	kind, _, _ := mime.ParseMediaType(r.Header.Get("Content-Type"))
 	if kind != "application/json" || r.Header.Get("Origin") != "" || r.Header.Get("Sec-Fetch-Site") != "" {
@@ -55,7 +55,7 @@ func (p *Process) serveKill(w http.ResponseWriter, r *http.Request) {
 	time.AfterFunc(50*time.Millisecond, p.opts.Crash)
 }
 
-// prepareDown checks the request, and leaves a note for the next start.
+// prepareDown checks the request and writes the hold file, which delays the next start.
 func (p *Process) prepareDown(req killRequest) (down time.Duration, err error) {
 	var bad errs.Violations
 	if wrong := text.CheckNote(req.Actor, text.MaxAuthor); wrong != nil {
@@ -88,9 +88,10 @@ func (p *Process) prepareDown(req killRequest) (down time.Duration, err error) {
 	return down, nil
 }
 
+// downFile is the hold file: it has the time until which the process stays down.
 func downFile(o Options) string { return filepath.Join(o.StateDir, "down-until") }
 
-// stayDown waits until the time that a kill has left for this start, or until ctx ends. What it cannot read it removes.
+// stayDown removes the hold file and waits until the time in it, or until ctx ends.
 func stayDown(ctx context.Context, o Options) error {
 	if o.Crash == nil || o.StateDir == "" {
 		return nil
@@ -105,7 +106,7 @@ func stayDown(ctx context.Context, o Options) error {
 	if err != nil {
 		return fmt.Errorf("reading how long to stay down: %w", err)
 	}
-	// An unreadable note is ignored: the service starts.
+	// An unreadable hold file is ignored: the service starts.
 	if until, err := time.Parse(time.RFC3339Nano, string(note)); err == nil {
 		wait := min(time.Until(until), maxDown)
 		if o.Log != nil && wait > 0 {

@@ -54,11 +54,11 @@ func TestKillCrashesTheProcessAndSaysWhenToComeBack(t *testing.T) {
 		// The next start waits, and the one after it does not.
 		for _, want := range []time.Duration{19 * time.Second, 0} {
 			begin := time.Now()
-			env := func(name string) string {
-				return map[string]string{"BIJOU_STATE_DIR": o.StateDir, "BIJOU_ALLOW_KILL": "true", "BIJOU_LISTEN": "http=127.0.0.1:0"}[name]
+			env := map[string]string{
+				"BIJOU_STATE_DIR": o.StateDir, "BIJOU_ALLOW_KILL": "true", "BIJOU_LISTEN": "http=127.0.0.1:0",
 			}
 			var errs bytes.Buffer
-			code := service.RunMain(t.Context(), "hello", nil, env, &errs, &errs, nil, func(context.Context, *service.Setup) error {
+			code := service.RunMain(t.Context(), "hello", world(&errs, env), nil, func(context.Context, *service.Setup) error {
 				return context.Canceled // far enough
 			})
 			if took := time.Since(begin); code != service.ExitFailed || took < want-time.Second || took > want+time.Second {

@@ -14,16 +14,16 @@ import (
 	"bijou.dev/platform/errs"
 )
 
-// Limits of every listener that a process serves. They are far beyond any use that is meant, and keep what is not from
-// taking all memory. A handler may well have tighter ones.
+// Limits of every listener that a process serves. Normal use is far below them. They keep clients from using up the
+// memory. A handler may have lower ones.
 const (
-	maxHTTPConns = 1024 // of one listener; the next are closed at once
-	maxGRPCConns = 8192 // more, because every process of the platform holds one to each registry
+	maxHTTPConns = 1024 // of one listener; further ones are closed at once
+	maxGRPCConns = 8192 // more, because every process of the platform has a connection to each registry
 	maxHeader    = 32 << 10
 	maxBody      = 8 << 20
-	headerWithin = 10 * time.Second // slow loris
+	headerWithin = 10 * time.Second // against clients that send a header very slowly
 	bodyWithin   = 30 * time.Second
-	idleFor      = 2 * time.Minute // longer than a caller's pool, so that callers close first
+	idleFor      = 2 * time.Minute // longer than callers keep idle connections, so that they close first
 )
 
 // limitConns returns l with at most max connections at a time. Further ones are closed and counted.
@@ -60,13 +60,13 @@ type limitedConn struct {
 	closed func()
 }
 
-// Close gives the place back.
+// Close lets the listener accept another connection.
 func (c *limitedConn) Close() error {
 	c.closed()
 	return c.Conn.Close()
 }
 
-// CloseWrite ends the answer before the connection is reset, so that a client that is still sending gets to read it.
+// CloseWrite ends the response before the connection is reset, so that a client that is still sending can read it.
 func (c *limitedConn) CloseWrite() error {
 	if w, ok := c.Conn.(interface{ CloseWrite() error }); ok {
 		return w.CloseWrite()
@@ -74,33 +74,35 @@ func (c *limitedConn) CloseWrite() error {
 	return nil
 }
 
-// limitBodies serves h requests whose body is not too large and comes in time. One that says that it is larger is
-// refused; otherwise reading ends with *http.MaxBytesError, or with os.ErrDeadlineExceeded.
+// limitBodies bounds the size and the time of request bodies. A request that announces a larger body is refused;
+// otherwise reading a body that is too large ends with *http.MaxBytesError, and a slow one with os.ErrDeadlineExceeded.
 func limitBodies(h http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		switch {
 		case r.ContentLength > maxBody:
-			w.Header().Set("Connection", "close") // the body is not worth reading
-			p := errs.ProblemOf(r.Context(), errs.Errorf(errs.Invalid, "reading the request: a body may have %d MiB, this one has %d bytes", maxBody>>20, r.ContentLength))
+			w.Header().Set("Connection", "close") // rather than read the body
+			p := errs.ProblemOf(r.Context(), errs.Errorf(errs.Invalid,
+				"reading the request: a body may have %d MiB, this one has %d bytes", maxBody>>20, r.ContentLength))
 			p.Status, p.Title = http.StatusRequestEntityTooLarge, http.StatusText(http.StatusRequestEntityTooLarge)
 			errs.WriteProblemBody(w, p, 0)
 			return
 		case r.ContentLength != 0:
 			rc := http.NewResponseController(w)
 			_ = rc.SetReadDeadline(time.Now().Add(bodyWithin)) // every server of ours has deadlines
-			r.Body = &timedBody{ReadCloser: http.MaxBytesReader(w, r.Body, maxBody), end: func() { _ = rc.SetReadDeadline(time.Time{}) }}
+			noDeadline := func() { _ = rc.SetReadDeadline(time.Time{}) }
+			r.Body = &timedBody{ReadCloser: http.MaxBytesReader(w, r.Body, maxBody), end: noDeadline}
 		}
 		h.ServeHTTP(w, r)
 	})
 }
 
-// timedBody is a body that must come within a deadline. When it is there the deadline must go: it would end the request.
+// timedBody is a body with a read deadline. At the end of the body the deadline is removed: it would end the request.
 type timedBody struct {
 	io.ReadCloser
 	end func()
 }
 
-// Read reads on, and lifts the deadline at the end.
+// Read reads the body, and removes the deadline at its end.
 func (b *timedBody) Read(p []byte) (int, error) {
 	n, err := b.ReadCloser.Read(p)
 	if errors.Is(err, io.EOF) {

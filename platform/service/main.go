@@ -15,8 +15,8 @@ import (
 const (
 	ExitOK     = 0 // stopped as asked, or healthy
 	ExitFailed = 1 // could not start, stopped by an error, or not healthy
-	ExitUsage  = 2 // flags or environment make no sense
-	// ExitKilled is what a shell says of a process that SIGKILL ended.
+	ExitUsage  = 2 // flags or environment are wrong
+	// ExitKilled is what a shell reports for a process that SIGKILL ended.
 	ExitKilled = 137
 )
 
@@ -26,24 +26,31 @@ const (
 func Main(name string, own func(*Flags), setup SetupFunc) {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	os.Exit(RunMain(ctx, name, os.Args[1:], os.Getenv, os.Stdout, os.Stderr, own, setup))
+	os.Exit(RunMain(ctx, name, World{os.Args[1:], os.Getenv, os.Stdout, os.Stderr}, own, setup))
 }
 
-// RunMain is [Main] with the outside world as arguments, for tests. It returns the exit code.
-func RunMain(ctx context.Context, name string, args []string, env func(string) string, stdout, stderr io.Writer, own func(*Flags), setup SetupFunc) int {
-	command := ""
+// World is what a program gets from the operating system. All fields are required.
+type World struct {
+	Args           []string                 // without the name of the program
+	Getenv         func(name string) string // "": not set
+	Stdout, Stderr io.Writer
+}
+
+// RunMain is [Main] with the outside world as an argument, for tests. It returns the exit code.
+func RunMain(ctx context.Context, name string, w World, own func(*Flags), setup SetupFunc) int {
+	command, args := "", w.Args
 	if len(args) > 0 && (args[0] == "healthcheck" || args[0] == "version") {
 		command, args = args[0], args[1:]
 	}
-	o, err := parse(func() { os.Exit(ExitKilled) }, name, args, env, stdout, stderr, own)
+	o, err := parse(func() { os.Exit(ExitKilled) }, name, args, w, own)
 	switch {
 	case errors.Is(err, flag.ErrHelp):
 		return ExitOK
 	case err != nil:
-		fmt.Fprintf(stderr, "%s: %v\n", name, err)
+		fmt.Fprintf(w.Stderr, "%s: %v\n", name, err)
 		return ExitUsage
 	case command == "version":
-		fmt.Fprintln(stdout, Version())
+		fmt.Fprintln(w.Stdout, Version())
 		return ExitOK
 	case command == "healthcheck":
 		err = checkHealth(ctx, o)
@@ -51,7 +58,7 @@ func RunMain(ctx context.Context, name string, args []string, env func(string) s
 		err = run(ctx, o, setup)
 	}
 	if err != nil {
-		fmt.Fprintf(stderr, "%s: %v\n", name, err)
+		fmt.Fprintf(w.Stderr, "%s: %v\n", name, err)
 		return ExitFailed
 	}
 	return ExitOK

@@ -21,13 +21,14 @@ func newMetrics(o Options) *prometheus.Registry {
 // newRefused counts connections that were closed because there were too many.
 func newRefused(r prometheus.Registerer) *prometheus.CounterVec {
 	c := prometheus.NewCounterVec(prometheus.CounterOpts{
-		Name: "bijou_connections_refused_total", Help: "Connections closed at once because their listener had as many as it may.",
+		Name: "bijou_connections_refused_total",
+		Help: "Connections closed at once because their listener had reached its limit.",
 	}, []string{"listener"})
 	r.MustRegister(c)
 	return c
 }
 
-// observe exports what the parts say of themselves.
+// observe exports the state of the parts as metrics.
 func (p *Process) observe() {
 	gauge := func(name, help string, fn func() float64) {
 		p.metrics.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: name, Help: help}, fn))
@@ -42,9 +43,8 @@ func (p *Process) observe() {
 		ok, _ := p.registry.registered()
 		return flag(ok)
 	})
-	gauge("bijou_discovery_connected", "1 while a registry is followed; 0 while the last known instances are used.", func() float64 {
-		return flag(p.discovery.Current() == nil)
-	})
+	gauge("bijou_discovery_connected", "1 while connected to a registry; 0 while the last known instances are used.",
+		func() float64 { return flag(p.discovery.Current() == nil) })
 	gauge("bijou_discovery_known_instances", "Instances this process knows, of all services.", func() float64 {
 		return float64(len(p.discovery.Instances("")))
 	})
@@ -54,7 +54,8 @@ func (p *Process) observe() {
 		return flag(ok)
 	})
 	counter := func(name, help string, fn func() uint64) {
-		p.metrics.MustRegister(prometheus.NewCounterFunc(prometheus.CounterOpts{Name: name, Help: help}, func() float64 { return float64(fn()) }))
+		p.metrics.MustRegister(prometheus.NewCounterFunc(prometheus.CounterOpts{Name: name, Help: help},
+			func() float64 { return float64(fn()) }))
 	}
 	counter("bijou_trace_spans_total", "Spans recorded. What is neither exported nor dropped is queued.", p.tracer.Ended)
 	counter("bijou_trace_spans_exported_total", "Spans that the trace store has acknowledged.", p.tracer.Exported)

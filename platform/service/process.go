@@ -80,7 +80,8 @@ func (m *Member) bind() error {
 	for name, addr := range m.opts.Listen {
 		l, err := m.opts.Net.Listen("tcp", addr)
 		if err != nil {
-			return fmt.Errorf("binding listener %s: %w; stop the process that has the address, or choose another with -listen", name, err)
+			return fmt.Errorf("binding listener %s: %w; stop the process that has the address, or choose another with -listen",
+				name, err)
 		}
 		m.listeners[name] = l
 		m.onStop("listener "+name, func(context.Context) error {

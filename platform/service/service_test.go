@@ -294,13 +294,13 @@ func TestAFailingPartStopsTheProcessAndIsNamed(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		n := memnet.New()
 		p, err := service.New(t.Context(), alone(n, "hello-1"), func(ctx context.Context, setup *service.Setup) error {
-			setup.Go("index", func(context.Context) error { return errors.New("disk is gone") })
+			setup.Go("index", func(context.Context) error { return errors.New("disk failed") })
 			return greet(ctx, setup)
 		})
 		if err != nil {
 			t.Fatal(err)
 		}
-		if err := p.Run(t.Context()); err == nil || !strings.Contains(err.Error(), "running index: disk is gone") {
+		if err := p.Run(t.Context()); err == nil || !strings.Contains(err.Error(), "running index: disk failed") {
 			t.Errorf("Run: %v", err)
 		}
 	})
@@ -316,7 +316,7 @@ func TestAFailingPartLetsTheProcessDrain(t *testing.T) {
 		p, err := service.New(t.Context(), alone(n, "hello-1"), func(_ context.Context, setup *service.Setup) error {
 			setup.Go("index", func(context.Context) error {
 				<-entered
-				return errors.New("disk is gone")
+				return errors.New("disk failed")
 			})
 			setup.Go("others", func(ctx context.Context) error {
 				<-ctx.Done()
@@ -342,7 +342,7 @@ func TestAFailingPartLetsTheProcessDrain(t *testing.T) {
 		if _, body := get(t, n, "http://hello-1:8080/"); body != "with the others" {
 			t.Errorf("while the process drains, a request finds itself %s", body)
 		}
-		if err := <-done; err == nil || !strings.Contains(err.Error(), "running index: disk is gone") {
+		if err := <-done; err == nil || !strings.Contains(err.Error(), "running index: disk failed") {
 			t.Errorf("Run: %v", err)
 		}
 	})
@@ -433,6 +433,11 @@ func TestNewRefusesAndLeavesNothingBehind(t *testing.T) {
 	}
 }
 
+// world is an operating system with these variables and arguments; all output goes to out.
+func world(out io.Writer, env map[string]string, args ...string) service.World {
+	return service.World{Args: args, Getenv: func(k string) string { return env[k] }, Stdout: out, Stderr: out}
+}
+
 func TestMainTranslatesTheWorldAndExits(t *testing.T) {
 	for _, c := range []struct {
 		name string
@@ -447,11 +452,11 @@ func TestMainTranslatesTheWorldAndExits(t *testing.T) {
 		{"stray argument", []string{"x"}, nil, service.ExitUsage, `unexpected argument "x"`},
 		{"bad variable", nil, map[string]string{"BIJOU_DRAIN": "soon"}, service.ExitUsage, `BIJOU_DRAIN="soon"`},
 		{"bad option", nil, map[string]string{"BIJOU_ZONE": "a b"}, service.ExitFailed, "Zone"},
-		{"nobody to check", []string{"healthcheck", "-listen", "admin=127.0.0.1:1"}, nil, service.ExitFailed, "checking health"},
+		{"no process to check", []string{"healthcheck", "-listen", "admin=127.0.0.1:1"}, nil, service.ExitFailed, "checking health"},
 	} {
 		var out bytes.Buffer
 		var greeting string
-		code := service.RunMain(t.Context(), "hello", c.args, func(k string) string { return c.env[k] }, &out, &out,
+		code := service.RunMain(t.Context(), "hello", world(&out, c.env, c.args...),
 			func(f *service.Flags) { f.StringVar(&greeting, "greeting", "Hello", "what to say") }, greet)
 		if code != c.code || !strings.Contains(out.String(), c.want) {
 			t.Errorf("%s: exit %d with %q; want %d with %q", c.name, code, out.String(), c.code, c.want)
@@ -469,8 +474,7 @@ func TestHealthcheckAsksTheRunningProcess(t *testing.T) {
 	done := make(chan error, 1)
 	go func() { done <- p.Run(ctx) }()
 	var out bytes.Buffer
-	code := service.RunMain(t.Context(), "hello", []string{"healthcheck", "-listen", "admin=" + p.Addr("admin")},
-		func(string) string { return "" }, &out, &out, nil, greet)
+	code := service.RunMain(t.Context(), "hello", world(&out, nil, "healthcheck", "-listen", "admin="+p.Addr("admin")), nil, greet)
 	if code != service.ExitOK {
 		t.Errorf("exit %d: %s", code, out.String())
 	}
@@ -486,7 +490,7 @@ func TestFlagsWinOverTheEnvironment(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	env := map[string]string{"BIJOU_GREETING": "Bonjour", "BIJOU_ZONE": "c", "BIJOU_LISTEN": "admin=127.0.0.1:0"}
 	var greeting string
-	service.RunMain(ctx, "hello", []string{"-zone", "d"}, func(k string) string { return env[k] }, io.Discard, io.Discard,
+	service.RunMain(ctx, "hello", world(io.Discard, env, "-zone", "d"),
 		func(f *service.Flags) { f.StringVar(&greeting, "greeting", "Hello", "what to say") },
 		func(_ context.Context, setup *service.Setup) error {
 			seen, zone = greeting, setup.Zone()

@@ -87,13 +87,17 @@ func (s *Setup) OnDrain(fn func()) {
 // Ready adds a readiness check. While fn returns an error, the process is DOWN in the registry and /readyz shows the
 // error.
 func (s *Setup) Ready(name string, fn func() error) {
-	s.add(fmt.Sprintf("Ready(%q)", name), func(p *plan) { p.checks = append(p.checks, check{name: name, needed: true, fn: fn}) })
+	s.add(fmt.Sprintf("Ready(%q)", name), func(p *plan) {
+		p.checks = append(p.checks, check{name: name, needed: true, fn: fn})
+	})
 }
 
 // Note adds a check that /readyz shows but that does not make the process unready. Use it for what makes the service
 // work worse, where sending the requests to another instance would not help.
 func (s *Setup) Note(name string, fn func() error) {
-	s.add(fmt.Sprintf("Note(%q)", name), func(p *plan) { p.checks = append(p.checks, check{name: name, fn: fn}) })
+	s.add(fmt.Sprintf("Note(%q)", name), func(p *plan) {
+		p.checks = append(p.checks, check{name: name, fn: fn})
+	})
 }
 
 // Admin returns the mux of the listener "admin". The paths of the platform's own pages are taken.

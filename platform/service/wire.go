@@ -27,9 +27,8 @@ func (m *Member) dir(name string) string {
 	return filepath.Join(m.opts.StateDir, name)
 }
 
-// wire builds the parts bottom up. It is one straight list because each line needs the one above it: discovery needs
-// only its seeds; settings are found through discovery; circuits, balancing and tracing are steered by settings; calls
-// go through all of them.
+// wire makes the parts. It is one straight list because each part needs those above it: discovery needs only its seeds;
+// the config service is found by discovery; circuits, balancing and tracing have settings; calls use all of them.
 func (m *Member) wire() (err error) {
 	o := m.opts
 	if o.Known != nil {
@@ -44,7 +43,9 @@ func (m *Member) wire() (err error) {
 		}
 		m.discovery, m.registry = client.Directory, &membership{client: client}
 	}
-	m.plain = rpc.NewClient(rpc.ClientOptions{Service: o.Name, Zone: o.Zone, Discovery: m.discovery, DialContext: o.Net.DialContext})
+	m.plain = rpc.NewClient(rpc.ClientOptions{
+		Service: o.Name, Zone: o.Zone, Discovery: m.discovery, DialContext: o.Net.DialContext,
+	})
 	settings, err := m.plain.Dial("config")
 	if err != nil {
 		return err
@@ -91,13 +92,13 @@ func (m *Member) newGRPC() *grpc.Server {
 	})
 }
 
-// flushSpans gives the last spans a moment. That a trace store is away is no reason for a stop to be slow or to fail:
-// the spans are dropped and counted.
+// flushSpans exports the last spans within a second. If the trace store is down, they are dropped and counted, and the
+// stop neither waits nor fails.
 func (m *Member) flushSpans(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, time.Second)
 	defer cancel()
 	if err := m.tracer.Shutdown(ctx); err != nil {
-		m.log.Info("stopping tracing", "dropped", m.tracer.Dropped(), "problem", err.Error())
+		m.log.Info("stopping tracing", "dropped", m.tracer.Dropped(), "error", err.Error())
 	}
 	return nil
 }

@@ -14,7 +14,9 @@ import (
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	o := audience.Options{Out: os.Stdout, Done: stop}
-	os.Exit(service.RunMain(ctx, "audience", os.Args[1:], os.Getenv, os.Stdout, os.Stderr, func(f *service.Flags) {
+	os.Exit(service.RunMain(ctx, "audience", service.World{
+		Args: os.Args[1:], Getenv: os.Getenv, Stdout: os.Stdout, Stderr: os.Stderr,
+	}, func(f *service.Flags) {
 		f.StringVar(&o.Target, "audience-target", "http://gateway:8080", "address of the cinema")
 		f.StringVar(&o.Target, "target", "http://gateway:8080", "the same, for typing")
 		f.BoolVar(&o.Once, "once", false, "come for -duration, print a table and leave")
