@@ -666,8 +666,13 @@ func TestStart(t *testing.T) {
 		}
 		done(nil)
 		wantState(t, s, closed)
-		if snap := snapshot(t, s); snap.Concurrent != 0 || snap.LatencyMs["100"] != 4 {
-			t.Errorf("%d running, latency %v", snap.Concurrent, snap.LatencyMs)
+		if got := snapshot(t, s).Concurrent; got != 0 {
+			t.Errorf("%d running, want 0", got)
+		}
+		time.Sleep(time.Second) // the running second is not part of the load
+		l := loadOf(t, s)
+		if got := l.Latency.Percentile(100); got != 4*time.Millisecond {
+			t.Errorf("the longest latency is %v, want 4ms", got)
 		}
 	})
 }
@@ -772,6 +777,16 @@ func TestNumberOfCircuitsIsBounded(t *testing.T) {
 	}
 }
 
+// streamed returns the event of the only circuit as hystrix.stream has it.
+func streamed(t *testing.T, s *circuit.Set) map[string]any {
+	t.Helper()
+	var buf bytes.Buffer
+	if err := circuit.WriteEvents(&buf, s.Snapshots(), time.Now()); err != nil {
+		t.Fatal(err)
+	}
+	return events(t, buf.String())[0]
+}
+
 func TestPercentiles(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := circuit.New(circuit.Options{})
@@ -779,19 +794,21 @@ func TestPercentiles(t *testing.T) {
 			_ = s.Do(t.Context(), getMovie, take(time.Duration(i+1)*time.Millisecond)) // 1 to 100 ms, 5 s in all
 		}
 		time.Sleep(time.Second) // the running second is not part of the load
-		snap := snapshot(t, s)
+		event := streamed(t, s)
+		shown := event["latencyExecute"].(map[string]any)
 		for name, want := range map[string]float64{
 			"0": 1, "25": 25, "50": 50, "75": 75, "90": 90, "95": 95, "99": 99, "99.5": 100, "100": 100,
 		} {
-			if got := snap.LatencyMs[name]; math.Abs(got-want) > want*load.MaxError {
+			// The stream has whole milliseconds.
+			if got := shown[name].(float64); math.Abs(got-want) > max(1, want*load.MaxError) {
 				t.Errorf("percentile %s is %.2f ms, want %.2f within %v of it", name, got, want, load.MaxError)
 			}
 		}
-		if got := snap.LatencyMeanMs; math.Abs(got-50.5) > 0.01 {
-			t.Errorf("mean is %v ms, want 50.5", got)
+		if got := event["latencyExecute_mean"]; got != 51.0 {
+			t.Errorf("mean is %v ms, want 51, which is 50.5 rounded", got)
 		}
 		time.Sleep(load.Window)
-		if got := snapshot(t, s).LatencyMs["100"]; got != 0 {
+		if got := streamed(t, s)["latencyExecute"].(map[string]any)["100"]; got != 0.0 {
 			t.Errorf("when the calls are older than the window the maximum is still %v ms, want 0", got)
 		}
 	})

@@ -74,14 +74,21 @@ var rollingKeys = map[string]string{
 	"rollingCountTimeout":            "TIMEOUT",
 }
 
+// percentiles are those of hystrix.stream.
+var percentiles = map[string]float64{
+	"0": 0, "25": 25, "50": 50, "75": 75, "90": 90, "95": 95, "99": 99, "99.5": 99.5, "100": 100,
+}
+
 // command is one HystrixCommand event.
 func command(s *circuitsv1.Snapshot, now time.Time) map[string]any {
 	hosts := int64(max(s.ReportingHosts, 1))
+	var l load.Load
+	l.AddProto(s.Load)
 	latency := map[string]int64{}
-	for p := range percentiles {
-		latency[p] = summed(s.LatencyMs[p], hosts)
+	for name, p := range percentiles {
+		latency[name] = summed(l.Latency.Percentile(p), hosts)
 	}
-	mean := summed(s.LatencyMeanMs, hosts)
+	mean := summed(l.Latency.Mean(), hosts)
 	e := map[string]any{
 		"type": "HystrixCommand", "name": s.Name, "group": s.Group, "threadPool": s.Group,
 		"currentTime": now.UnixMilli(), "reportingHosts": hosts,
@@ -108,8 +115,10 @@ func command(s *circuitsv1.Snapshot, now time.Time) map[string]any {
 	return e
 }
 
-// summed returns the sum over hosts of which mean is the mean, in whole milliseconds as Hystrix writes it.
-func summed(mean float64, hosts int64) int64 { return int64(mean*float64(hosts) + 0.5) }
+// summed returns whole milliseconds times hosts: dashboards divide by the number of hosts.
+func summed(d time.Duration, hosts int64) int64 {
+	return int64(d.Seconds()*1000*float64(hosts) + 0.5)
+}
 
 func openValue(s *circuitsv1.Snapshot, hosts int64) any {
 	open := int64(0)

@@ -10,16 +10,11 @@ import (
 	"google.golang.org/protobuf/types/known/timestamppb"
 )
 
-// percentiles are those of hystrix.stream.
-var percentiles = map[string]float64{
-	"0": 0, "25": 25, "50": 50, "75": 75, "90": 90, "95": 95, "99": 99, "99.5": 99.5, "100": 100,
-}
-
 // snapshot returns the circuit as it is at one moment: state, counts and latencies are read under one lock.
 func (c *circuit) snapshot() *circuitsv1.Snapshot {
 	snap := &circuitsv1.Snapshot{
 		Name: c.name, Group: c.key.Group, ReportingHosts: 1,
-		Rolling: map[string]int64{}, LatencyMs: map[string]float64{},
+		Rolling: map[string]int64{},
 	}
 	l, events, measured := c.fill(snap)
 	snap.Properties = l.properties()
@@ -33,10 +28,6 @@ func (c *circuit) snapshot() *circuitsv1.Snapshot {
 		events[evFallbackMissing] + events[evFallbackDisabled]
 	if thrown > 0 {
 		snap.Rolling["EXCEPTION_THROWN"] = int64(thrown)
-	}
-	snap.LatencyMeanMs = milliseconds(measured.Latency.Mean())
-	for name, p := range percentiles {
-		snap.LatencyMs[name] = milliseconds(measured.Latency.Percentile(p))
 	}
 	return snap
 }
@@ -77,5 +68,3 @@ func (c *circuit) shownLocked(l *limits, now time.Duration) (circuitsv1.State, s
 	}
 	return circuitsv1.State_STATE_CLOSED, ""
 }
-
-func milliseconds(d time.Duration) float64 { return float64(d) / float64(time.Millisecond) }

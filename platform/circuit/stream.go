@@ -8,6 +8,7 @@ import (
 
 	circuitsv1 "bijou.dev/platform/api/circuits/v1"
 	"bijou.dev/platform/errs"
+	"bijou.dev/platform/load"
 	"bijou.dev/platform/pace"
 	"google.golang.org/protobuf/encoding/protojson"
 )
@@ -64,11 +65,11 @@ func ServeEvents(
 }
 
 // Handler serves the circuits as JSON: {"circuits": [...]} in the form of the contract's Snapshot, with state, reason,
-// counts, latencies, example traces and the settings in force.
+// counts, figures, example traces and the settings in force.
 func (s *Set) Handler() http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		text, err := protojson.MarshalOptions{Multiline: true, EmitUnpopulated: true}.Marshal(
-			&circuitsv1.ServiceCircuits{Service: s.opts.Service, Instances: instances(s.opts.Instance), Circuits: s.Snapshots()},
+			&circuitsv1.ServiceCircuits{Service: s.opts.Service, Instances: instances(s.opts.Instance), Circuits: s.shown()},
 		)
 		if err != nil {
 			errs.WriteProblem(w, r, fmt.Errorf("encoding circuits: %w", err))
@@ -78,6 +79,17 @@ func (s *Set) Handler() http.Handler {
 		w.Header().Set("X-Content-Type-Options", "nosniff")
 		_, _ = w.Write(text) // fails only if the client disconnected
 	})
+}
+
+// shown returns the snapshots with figures in the place of loads.
+func (s *Set) shown() []*circuitsv1.Snapshot {
+	snaps := s.Snapshots()
+	for _, snap := range snaps {
+		var l load.Load
+		l.AddProto(snap.Load)
+		snap.Figures, snap.Load = l.Figures(), nil
+	}
+	return snaps
 }
 
 func instances(id string) []string {

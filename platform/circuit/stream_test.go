@@ -16,6 +16,7 @@ import (
 	circuitsv1 "bijou.dev/platform/api/circuits/v1"
 	"bijou.dev/platform/circuit"
 	"bijou.dev/platform/config"
+	"bijou.dev/platform/load"
 	"bijou.dev/platform/memnet"
 	"google.golang.org/protobuf/encoding/protojson"
 )
@@ -121,10 +122,13 @@ func TestEventsHaveAllKeys(t *testing.T) {
 }
 
 func TestOpenInSummedEvents(t *testing.T) {
+	var m load.Meter
+	m.Record(0, load.Succeeded, 7*time.Millisecond)
+	sevenMs := m.Load(load.Window)
 	for open, want := range map[string]string{"0": "false", "1": `{"false":2,"true":1}`, "3": "3"} {
 		var buf bytes.Buffer
 		if err := circuit.WriteEvents(&buf, []*circuitsv1.Snapshot{{
-			Name: "catalog.GetMovie", ReportingHosts: 3, LatencyMeanMs: 7, ErrorPercentage: 20,
+			Name: "catalog.GetMovie", ReportingHosts: 3, Load: sevenMs.Proto(), ErrorPercentage: 20,
 			Properties: map[string]string{circuit.PropertyOpenInstances: open, "timeout": "1s"},
 		}}, time.Now()); err != nil {
 			t.Fatal(err)

@@ -151,7 +151,8 @@ func TestMeterCoversTenCompleteSeconds(t *testing.T) {
 		l := m.Load(now)
 		complete := min(now.Truncate(time.Second), load.Window)
 		if l.Measured != complete || l.Known() != (now >= load.Window) {
-			t.Fatalf("after %v, measured is %v and known %t; want %v and %t", now, l.Measured, l.Known(), complete, now >= load.Window)
+			t.Fatalf("after %v, measured is %v and known %t; want %v and %t",
+				now, l.Measured, l.Known(), complete, now >= load.Window)
 		}
 		if want := uint64(10 * complete.Seconds()); l.Calls != want {
 			t.Fatalf("after %v at 10 calls per second the load has %d calls, want %d", now, l.Calls, want)
@@ -173,7 +174,8 @@ func TestLoadIsMeasuringUntilTheWindowIsComplete(t *testing.T) {
 	}
 	young.Add(&old)
 	if !young.Known() {
-		t.Error("a link with an instance that covers the window is measuring, want known: the other one had no calls before it started")
+		t.Error("a link with an instance that covers the window is measuring, want known: " +
+			"the other instance had no calls before it started")
 	}
 }
 
@@ -250,6 +252,10 @@ func TestValidateRefusesWhatCannotBe(t *testing.T) {
 		spoil(p)
 		if err := load.Validate(p); err == nil {
 			t.Errorf("%s: valid, want an error", name)
+		}
+		var sum load.Load
+		if sum.AddProto(p); sum != (load.Load{}) {
+			t.Errorf("%s: a load that is not valid was added", name)
 		}
 	}
 }

@@ -21,7 +21,7 @@ const (
 )
 
 // Meter measures the load of one link. Times are given as the time since its owner began to measure. The zero value is
-// ready to use. It is not safe for concurrent use: the owner locks. It allocates its buckets, 16 KB, with the first call.
+// ready to use. It is not safe for concurrent use: the owner locks. The first call allocates its buckets, 16 KB.
 type Meter struct {
 	// seconds is a ring: the seconds of the window and the one that is running.
 	seconds *[periods + 1]second

@@ -67,8 +67,11 @@ func validateHistogram(p *circuitsv1.Histogram) error {
 	return nil
 }
 
-// AddProto adds a received load, which must be valid: see Validate.
+// AddProto adds a received load. It adds nothing if the load is not valid, see Validate.
 func (l *Load) AddProto(p *circuitsv1.Load) {
+	if Validate(p) != nil {
+		return
+	}
 	l.Measured = max(l.Measured, min(p.GetMeasured().AsDuration(), Window))
 	l.Calls += p.GetCalls()
 	l.Failures += p.GetFailures()

@@ -109,9 +109,9 @@ func getMovie(calls, failed int64) *circuitsv1.Snapshot {
 	return &circuitsv1.Snapshot{
 		Name: "catalog.GetMovie", Group: "catalog", State: circuitsv1.State_STATE_CLOSED, ReportingHosts: 1,
 		Rolling: map[string]int64{"SUCCESS": calls - failed, "FAILURE": failed}, Requests: calls, Errors: failed,
-		ErrorPercentage: int32(failed * 100 / max(calls, 1)), LatencyMs: map[string]float64{"50": 10},
-		Properties: map[string]string{"timeout": "1s", "maxConcurrent": "100", "forceOpen": "false"},
-		Load:       loadOf(calls, failed, 10*time.Millisecond).Proto(),
+		ErrorPercentage: int32(failed * 100 / max(calls, 1)),
+		Properties:      map[string]string{"timeout": "1s", "maxConcurrent": "100", "forceOpen": "false"},
+		Load:            loadOf(calls, failed, 10*time.Millisecond).Proto(),
 	}
 }
 
@@ -202,9 +202,7 @@ func TestSums(t *testing.T) {
 		want := &circuitsv1.Snapshot{
 			Name: "catalog.GetMovie", Group: "catalog", State: circuitsv1.State_STATE_OPEN, Reason: "many calls failed",
 			Rolling: map[string]int64{"SUCCESS": 30, "FAILURE": 10}, Requests: 40, Errors: 10, ErrorPercentage: 25,
-			LatencyMeanMs: (30*10 + 10*50) / 40.0,
-			LatencyMs:     map[string]float64{"50": float64(all.P50()) / float64(time.Millisecond)},
-			Figures:       all.Figures(),
+			Figures: all.Figures(),
 			Properties: map[string]string{
 				"timeout": "1.5s", "maxConcurrent": "150", "forceOpen": "true", circuit.PropertyOpenInstances: "1",
 			},
@@ -376,9 +374,9 @@ func TestRefusedReports(t *testing.T) {
 		many[i] = &circuitsv1.Snapshot{Name: "x"}
 	}
 	nan := getMovie(1, 0)
-	nan.LatencyMs["50"] = math.NaN()
+	nan.Load.Latency.SumNs = math.NaN()
 	negative := getMovie(1, 0)
-	negative.LatencyMeanMs = -1
+	negative.Load.Latency.MinNs = -1
 	noName := getMovie(1, 0)
 	noName.Name = ""
 	longName := getMovie(1, 0)
@@ -397,8 +395,8 @@ func TestRefusedReports(t *testing.T) {
 		{"no instance", []*circuitsv1.ReportRequest{report("web", "")}, errs.Invalid, "instance"},
 		{"another instance", []*circuitsv1.ReportRequest{report("web", "web-1"), report("web", "web-2")}, errs.Invalid, "web-2"},
 		{"too many circuits", []*circuitsv1.ReportRequest{report("web", "web-1", many...)}, errs.Invalid, "3000"},
-		{"not a number", []*circuitsv1.ReportRequest{report("web", "web-1", nan)}, errs.Invalid, "finite"},
-		{"negative", []*circuitsv1.ReportRequest{report("web", "web-1", negative)}, errs.Invalid, "finite"},
+		{"not a number", []*circuitsv1.ReportRequest{report("web", "web-1", nan)}, errs.Invalid, "mean"},
+		{"negative", []*circuitsv1.ReportRequest{report("web", "web-1", negative)}, errs.Invalid, "min_ns"},
 		{"circuit without a name", []*circuitsv1.ReportRequest{report("web", "web-1", noName)}, errs.Invalid, "name"},
 		{"circuit with an endless name", []*circuitsv1.ReportRequest{report("web", "web-1", longName)}, errs.Invalid, "at most 256 bytes"},
 		{"no trace id", []*circuitsv1.ReportRequest{report("web", "web-1", longTrace)}, errs.Invalid, "traces"},

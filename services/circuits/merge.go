@@ -135,22 +135,10 @@ func (s *circuitSum) add(c *circuitsv1.Snapshot) {
 	}
 }
 
-// result returns the sum with the latencies of all its calls.
 func (s *circuitSum) result() *circuitsv1.Snapshot {
 	s.snap.Load = s.load.Proto()
-	s.snap.LatencyMeanMs = milliseconds(s.load.Latency.Mean())
-	for name := range s.snap.LatencyMs {
-		percent, err := strconv.ParseFloat(name, 64)
-		if err != nil {
-			delete(s.snap.LatencyMs, name)
-			continue
-		}
-		s.snap.LatencyMs[name] = milliseconds(s.load.Latency.Percentile(percent))
-	}
 	return s.snap
 }
-
-func milliseconds(d time.Duration) float64 { return float64(d) / float64(time.Millisecond) }
 
 // first returns a copy of c that others can be merged into.
 func first(c *circuitsv1.Snapshot) *circuitsv1.Snapshot {

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	"iter"
-	"math"
 	"slices"
 	"time"
 
@@ -140,9 +139,9 @@ func validateSnapshot(c *circuitsv1.Snapshot) string {
 	if c.Name == "" || len(c.Name) > maxName || len(c.Group) > maxName {
 		return "must have a name, and names of at most 256 bytes"
 	}
-	if max(len(c.Rolling), len(c.LatencyMs), len(c.Properties)) > maxMap ||
+	if max(len(c.Rolling), len(c.Properties)) > maxMap ||
 		len(c.ExampleTraces) > maxExamples || len(c.Reason) > maxReason {
-		return "must have at most 100 events, latencies and properties, 3 traces and a reason of 4096 bytes"
+		return "must have at most 100 events and properties, 3 traces and a reason of 4096 bytes"
 	}
 	if slices.ContainsFunc(c.ExampleTraces, func(id string) bool { return len(id) > maxTraceID }) {
 		return "must have traces with ids of at most 32 digits"
@@ -152,19 +151,11 @@ func validateSnapshot(c *circuitsv1.Snapshot) string {
 			return "must have counts of at least 0"
 		}
 	}
-	for _, ms := range c.LatencyMs {
-		if math.IsNaN(ms) || math.IsInf(ms, 0) || ms < 0 {
-			return "must have finite latencies"
-		}
-	}
 	if err := load.Validate(c.Load); err != nil {
 		return "must have a load that is possible: " + err.Error()
 	}
 	if min(c.Requests, c.Errors, int64(c.Concurrent), int64(c.MaxConcurrent), int64(c.ReportingHosts)) < 0 {
 		return "must have counts of at least 0"
-	}
-	if math.IsNaN(c.LatencyMeanMs) || math.IsInf(c.LatencyMeanMs, 0) || c.LatencyMeanMs < 0 {
-		return "must have a finite mean latency"
 	}
 	return ""
 }

@@ -104,9 +104,6 @@ type Snapshot struct {
 	ErrorPercentage int32            `protobuf:"varint,9,opt,name=error_percentage,json=errorPercentage,proto3" json:"error_percentage,omitempty"`
 	Concurrent      int32            `protobuf:"varint,10,opt,name=concurrent,proto3" json:"concurrent,omitempty"`
 	MaxConcurrent   int32            `protobuf:"varint,11,opt,name=max_concurrent,json=maxConcurrent,proto3" json:"max_concurrent,omitempty"`
-	// The latency in load, in milliseconds: mean and percentiles "0","25","50","75","90","95","99","99.5","100".
-	LatencyMeanMs float64            `protobuf:"fixed64,12,opt,name=latency_mean_ms,json=latencyMeanMs,proto3" json:"latency_mean_ms,omitempty"`
-	LatencyMs     map[string]float64 `protobuf:"bytes,13,rep,name=latency_ms,json=latencyMs,proto3" json:"latency_ms,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"fixed64,2,opt,name=value"`
 	// Settings in force by name, without "circuit." and the key: "openFor" -> "5s".
 	Properties map[string]string `protobuf:"bytes,14,rep,name=properties,proto3" json:"properties,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
 	// Trace ids of recent failures.
@@ -116,7 +113,7 @@ type Snapshot struct {
 	// The calls of this circuit, which are a part of the load of the link to its group. Only in reports and between
 	// replicas of the circuits service.
 	Load *Load `protobuf:"bytes,17,opt,name=load,proto3" json:"load,omitempty"`
-	// The figures of load, for those who watch. Unset: they are being measured.
+	// The figures of load, for watchers. Unset: they are being measured.
 	Figures       *Figures `protobuf:"bytes,18,opt,name=figures,proto3" json:"figures,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -227,20 +224,6 @@ func (x *Snapshot) GetMaxConcurrent() int32 {
 		return x.MaxConcurrent
 	}
 	return 0
-}
-
-func (x *Snapshot) GetLatencyMeanMs() float64 {
-	if x != nil {
-		return x.LatencyMeanMs
-	}
-	return 0
-}
-
-func (x *Snapshot) GetLatencyMs() map[string]float64 {
-	if x != nil {
-		return x.LatencyMs
-	}
-	return nil
 }
 
 func (x *Snapshot) GetProperties() map[string]string {
@@ -1317,7 +1300,7 @@ var File_api_circuits_v1_circuits_proto protoreflect.FileDescriptor
 
 const file_api_circuits_v1_circuits_proto_rawDesc = "" +
 	"\n" +
-	"\x1eapi/circuits/v1/circuits.proto\x12\x11bijou.circuits.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xc4\a\n" +
+	"\x1eapi/circuits/v1/circuits.proto\x12\x11bijou.circuits.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xbc\x06\n" +
 	"\bSnapshot\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x14\n" +
 	"\x05group\x18\x02 \x01(\tR\x05group\x12.\n" +
@@ -1332,10 +1315,7 @@ const file_api_circuits_v1_circuits_proto_rawDesc = "" +
 	"concurrent\x18\n" +
 	" \x01(\x05R\n" +
 	"concurrent\x12%\n" +
-	"\x0emax_concurrent\x18\v \x01(\x05R\rmaxConcurrent\x12&\n" +
-	"\x0flatency_mean_ms\x18\f \x01(\x01R\rlatencyMeanMs\x12I\n" +
-	"\n" +
-	"latency_ms\x18\r \x03(\v2*.bijou.circuits.v1.Snapshot.LatencyMsEntryR\tlatencyMs\x12K\n" +
+	"\x0emax_concurrent\x18\v \x01(\x05R\rmaxConcurrent\x12K\n" +
 	"\n" +
 	"properties\x18\x0e \x03(\v2+.bijou.circuits.v1.Snapshot.PropertiesEntryR\n" +
 	"properties\x12%\n" +
@@ -1345,13 +1325,11 @@ const file_api_circuits_v1_circuits_proto_rawDesc = "" +
 	"\afigures\x18\x12 \x01(\v2\x1a.bijou.circuits.v1.FiguresR\afigures\x1a:\n" +
 	"\fRollingEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\x03R\x05value:\x028\x01\x1a<\n" +
-	"\x0eLatencyMsEntry\x12\x10\n" +
-	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\x01R\x05value:\x028\x01\x1a=\n" +
+	"\x05value\x18\x02 \x01(\x03R\x05value:\x028\x01\x1a=\n" +
 	"\x0fPropertiesEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xe1\x01\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01J\x04\b\f\x10\rJ\x04\b\r\x10\x0eR\x0flatency_mean_msR\n" +
+	"latency_ms\"\xe1\x01\n" +
 	"\x04Load\x125\n" +
 	"\bmeasured\x18\x01 \x01(\v2\x19.google.protobuf.DurationR\bmeasured\x12\x14\n" +
 	"\x05calls\x18\x02 \x01(\x04R\x05calls\x12\x1a\n" +
@@ -1451,7 +1429,7 @@ func file_api_circuits_v1_circuits_proto_rawDescGZIP() []byte {
 }
 
 var file_api_circuits_v1_circuits_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_api_circuits_v1_circuits_proto_msgTypes = make([]protoimpl.MessageInfo, 20)
+var file_api_circuits_v1_circuits_proto_msgTypes = make([]protoimpl.MessageInfo, 19)
 var file_api_circuits_v1_circuits_proto_goTypes = []any{
 	(State)(0),                    // 0: bijou.circuits.v1.State
 	(*Snapshot)(nil),              // 1: bijou.circuits.v1.Snapshot
@@ -1472,49 +1450,47 @@ var file_api_circuits_v1_circuits_proto_goTypes = []any{
 	(*ForceRequest)(nil),          // 16: bijou.circuits.v1.ForceRequest
 	(*ForceResponse)(nil),         // 17: bijou.circuits.v1.ForceResponse
 	nil,                           // 18: bijou.circuits.v1.Snapshot.RollingEntry
-	nil,                           // 19: bijou.circuits.v1.Snapshot.LatencyMsEntry
-	nil,                           // 20: bijou.circuits.v1.Snapshot.PropertiesEntry
-	(*timestamppb.Timestamp)(nil), // 21: google.protobuf.Timestamp
-	(*durationpb.Duration)(nil),   // 22: google.protobuf.Duration
+	nil,                           // 19: bijou.circuits.v1.Snapshot.PropertiesEntry
+	(*timestamppb.Timestamp)(nil), // 20: google.protobuf.Timestamp
+	(*durationpb.Duration)(nil),   // 21: google.protobuf.Duration
 }
 var file_api_circuits_v1_circuits_proto_depIdxs = []int32{
 	0,  // 0: bijou.circuits.v1.Snapshot.state:type_name -> bijou.circuits.v1.State
-	21, // 1: bijou.circuits.v1.Snapshot.since:type_name -> google.protobuf.Timestamp
+	20, // 1: bijou.circuits.v1.Snapshot.since:type_name -> google.protobuf.Timestamp
 	18, // 2: bijou.circuits.v1.Snapshot.rolling:type_name -> bijou.circuits.v1.Snapshot.RollingEntry
-	19, // 3: bijou.circuits.v1.Snapshot.latency_ms:type_name -> bijou.circuits.v1.Snapshot.LatencyMsEntry
-	20, // 4: bijou.circuits.v1.Snapshot.properties:type_name -> bijou.circuits.v1.Snapshot.PropertiesEntry
-	2,  // 5: bijou.circuits.v1.Snapshot.load:type_name -> bijou.circuits.v1.Load
-	10, // 6: bijou.circuits.v1.Snapshot.figures:type_name -> bijou.circuits.v1.Figures
-	22, // 7: bijou.circuits.v1.Load.measured:type_name -> google.protobuf.Duration
-	3,  // 8: bijou.circuits.v1.Load.latency:type_name -> bijou.circuits.v1.Histogram
-	1,  // 9: bijou.circuits.v1.ReportRequest.circuits:type_name -> bijou.circuits.v1.Snapshot
-	2,  // 10: bijou.circuits.v1.ReportRequest.served:type_name -> bijou.circuits.v1.Load
-	8,  // 11: bijou.circuits.v1.WatchResponse.services:type_name -> bijou.circuits.v1.ServiceCircuits
-	12, // 12: bijou.circuits.v1.WatchResponse.links:type_name -> bijou.circuits.v1.LinksResponse
-	1,  // 13: bijou.circuits.v1.ServiceCircuits.circuits:type_name -> bijou.circuits.v1.Snapshot
-	9,  // 14: bijou.circuits.v1.ServiceCircuits.served:type_name -> bijou.circuits.v1.Served
-	2,  // 15: bijou.circuits.v1.Served.load:type_name -> bijou.circuits.v1.Load
-	13, // 16: bijou.circuits.v1.LinksResponse.links:type_name -> bijou.circuits.v1.Link
-	14, // 17: bijou.circuits.v1.LinksResponse.services:type_name -> bijou.circuits.v1.ServiceLoad
-	15, // 18: bijou.circuits.v1.LinksResponse.instances:type_name -> bijou.circuits.v1.InstanceLoad
-	10, // 19: bijou.circuits.v1.Link.figures:type_name -> bijou.circuits.v1.Figures
-	10, // 20: bijou.circuits.v1.ServiceLoad.figures:type_name -> bijou.circuits.v1.Figures
-	10, // 21: bijou.circuits.v1.InstanceLoad.figures:type_name -> bijou.circuits.v1.Figures
-	0,  // 22: bijou.circuits.v1.ForceRequest.state:type_name -> bijou.circuits.v1.State
-	22, // 23: bijou.circuits.v1.ForceRequest.ttl:type_name -> google.protobuf.Duration
-	4,  // 24: bijou.circuits.v1.Circuits.Report:input_type -> bijou.circuits.v1.ReportRequest
-	6,  // 25: bijou.circuits.v1.Circuits.Watch:input_type -> bijou.circuits.v1.WatchRequest
-	16, // 26: bijou.circuits.v1.Circuits.Force:input_type -> bijou.circuits.v1.ForceRequest
-	11, // 27: bijou.circuits.v1.Circuits.Links:input_type -> bijou.circuits.v1.LinksRequest
-	5,  // 28: bijou.circuits.v1.Circuits.Report:output_type -> bijou.circuits.v1.ReportResponse
-	7,  // 29: bijou.circuits.v1.Circuits.Watch:output_type -> bijou.circuits.v1.WatchResponse
-	17, // 30: bijou.circuits.v1.Circuits.Force:output_type -> bijou.circuits.v1.ForceResponse
-	12, // 31: bijou.circuits.v1.Circuits.Links:output_type -> bijou.circuits.v1.LinksResponse
-	28, // [28:32] is the sub-list for method output_type
-	24, // [24:28] is the sub-list for method input_type
-	24, // [24:24] is the sub-list for extension type_name
-	24, // [24:24] is the sub-list for extension extendee
-	0,  // [0:24] is the sub-list for field type_name
+	19, // 3: bijou.circuits.v1.Snapshot.properties:type_name -> bijou.circuits.v1.Snapshot.PropertiesEntry
+	2,  // 4: bijou.circuits.v1.Snapshot.load:type_name -> bijou.circuits.v1.Load
+	10, // 5: bijou.circuits.v1.Snapshot.figures:type_name -> bijou.circuits.v1.Figures
+	21, // 6: bijou.circuits.v1.Load.measured:type_name -> google.protobuf.Duration
+	3,  // 7: bijou.circuits.v1.Load.latency:type_name -> bijou.circuits.v1.Histogram
+	1,  // 8: bijou.circuits.v1.ReportRequest.circuits:type_name -> bijou.circuits.v1.Snapshot
+	2,  // 9: bijou.circuits.v1.ReportRequest.served:type_name -> bijou.circuits.v1.Load
+	8,  // 10: bijou.circuits.v1.WatchResponse.services:type_name -> bijou.circuits.v1.ServiceCircuits
+	12, // 11: bijou.circuits.v1.WatchResponse.links:type_name -> bijou.circuits.v1.LinksResponse
+	1,  // 12: bijou.circuits.v1.ServiceCircuits.circuits:type_name -> bijou.circuits.v1.Snapshot
+	9,  // 13: bijou.circuits.v1.ServiceCircuits.served:type_name -> bijou.circuits.v1.Served
+	2,  // 14: bijou.circuits.v1.Served.load:type_name -> bijou.circuits.v1.Load
+	13, // 15: bijou.circuits.v1.LinksResponse.links:type_name -> bijou.circuits.v1.Link
+	14, // 16: bijou.circuits.v1.LinksResponse.services:type_name -> bijou.circuits.v1.ServiceLoad
+	15, // 17: bijou.circuits.v1.LinksResponse.instances:type_name -> bijou.circuits.v1.InstanceLoad
+	10, // 18: bijou.circuits.v1.Link.figures:type_name -> bijou.circuits.v1.Figures
+	10, // 19: bijou.circuits.v1.ServiceLoad.figures:type_name -> bijou.circuits.v1.Figures
+	10, // 20: bijou.circuits.v1.InstanceLoad.figures:type_name -> bijou.circuits.v1.Figures
+	0,  // 21: bijou.circuits.v1.ForceRequest.state:type_name -> bijou.circuits.v1.State
+	21, // 22: bijou.circuits.v1.ForceRequest.ttl:type_name -> google.protobuf.Duration
+	4,  // 23: bijou.circuits.v1.Circuits.Report:input_type -> bijou.circuits.v1.ReportRequest
+	6,  // 24: bijou.circuits.v1.Circuits.Watch:input_type -> bijou.circuits.v1.WatchRequest
+	16, // 25: bijou.circuits.v1.Circuits.Force:input_type -> bijou.circuits.v1.ForceRequest
+	11, // 26: bijou.circuits.v1.Circuits.Links:input_type -> bijou.circuits.v1.LinksRequest
+	5,  // 27: bijou.circuits.v1.Circuits.Report:output_type -> bijou.circuits.v1.ReportResponse
+	7,  // 28: bijou.circuits.v1.Circuits.Watch:output_type -> bijou.circuits.v1.WatchResponse
+	17, // 29: bijou.circuits.v1.Circuits.Force:output_type -> bijou.circuits.v1.ForceResponse
+	12, // 30: bijou.circuits.v1.Circuits.Links:output_type -> bijou.circuits.v1.LinksResponse
+	27, // [27:31] is the sub-list for method output_type
+	23, // [23:27] is the sub-list for method input_type
+	23, // [23:23] is the sub-list for extension type_name
+	23, // [23:23] is the sub-list for extension extendee
+	0,  // [0:23] is the sub-list for field type_name
 }
 
 func init() { file_api_circuits_v1_circuits_proto_init() }
@@ -1529,7 +1505,7 @@ func file_api_circuits_v1_circuits_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_api_circuits_v1_circuits_proto_rawDesc), len(file_api_circuits_v1_circuits_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   20,
+			NumMessages:   19,
 			NumExtensions: 0,
 			NumServices:   1,
 		},
