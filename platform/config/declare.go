@@ -46,8 +46,8 @@ func Enum(s Set, name, def string, options []string, spec Spec) *Value[string] {
 // JSON declares a document that encoding/json reads into a T. T must not be recursive.
 //
 // The config service refuses a document that does not fit the JSON schema of T: unknown fields, wrong types, and
-// missing fields unless they are marked omitempty or omitzero. If T has a method JSONSchema() string, its result is used
-// as the schema instead, and can say more: bounds, patterns, which fields belong together.
+// missing fields unless they are marked omitempty or omitzero. If T has a method JSONSchema() string, its result is
+// used as the schema instead, and can say more: bounds, patterns, which fields belong together.
 //
 // If T or *T has a method Validate() error, a value that it refuses is not used. The service cannot call the method, so
 // it publishes such a value, and each process that refuses it reports that.

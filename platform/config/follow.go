@@ -34,7 +34,7 @@ func (s *LiveSet) follow(ctx context.Context) {
 		if s.disconnected(err) {
 			backoff.Reset()
 			s.log.WarnContext(ctx, "settings: disconnected from the config service, keeping the values in use",
-				"revision", s.Revision(), "err", err)
+				"revision", s.Revision(), "error", err)
 		}
 		s.dropExpired(time.Now())
 		if !backoff.Wait(ctx) {
@@ -171,24 +171,17 @@ func (s *LiveSet) declarations() *configv1.DeclareRequest {
 
 // dropExpired removes overrides that have expired. It is called while the set is disconnected. A connected set leaves
 // this to the service, which knows the value of the next layer. Without the service the default is used instead, as
-// after a start without a file.
+// after a start without a file. The file needs no change: load ignores what has expired.
 func (s *LiveSet) dropExpired(now time.Time) {
 	s.mu.Lock()
-	changed := false
 	for name, v := range s.values {
 		if Expired(v, now) {
 			s.log.Warn("settings: an override expired while the config service is away, using the default",
 				"name", name, "expires", v.GetExpires().AsTime())
 			s.removeLocked(name)
-			changed = true
 		}
 	}
-	if changed {
-		s.refreshLocked()
-	}
+	s.refreshLocked()
 	s.mu.Unlock()
-	if changed {
-		s.callWatchers()
-		signal(s.save)
-	}
+	s.callWatchers()
 }

@@ -1,6 +1,7 @@
 package config
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"log/slog"
@@ -9,6 +10,7 @@ import (
 
 	configv1 "bijou.dev/platform/api/config/v1"
 	"bijou.dev/platform/errs"
+	"bijou.dev/platform/names"
 	"bijou.dev/platform/pace"
 
 	"google.golang.org/grpc"
@@ -16,10 +18,10 @@ import (
 
 // Options are the options of [Open].
 type Options struct {
-	// Identity is the process whose settings are wanted. App and Instance are required. The other fields decide which
-	// layers apply, and may be empty.
+	// Identity is the process whose settings are wanted. Required. App and Instance must be set. The other fields decide
+	// which layers apply. Empty: the layer does not apply.
 	Identity *configv1.Identity
-	// Conn is a connection to the config service. Required. It may connect when it is first used. The caller closes it,
+	// Conn is a connection to the config service. Required. It may connect when it is first used. The caller closes it
 	// and configures the keepalive that detects dead connections.
 	Conn grpc.ClientConnInterface
 	// Dir is a directory of this process alone, for the last known good values. Empty: they are not saved.
@@ -28,25 +30,19 @@ type Options struct {
 	Log *slog.Logger
 }
 
-func (o Options) log() *slog.Logger {
-	if o.Log == nil {
-		return slog.New(slog.DiscardHandler)
+func (o Options) complete() (Options, error) {
+	var bad errs.Violations
+	if err := names.Service.Check(o.Identity.GetApp()); err != nil {
+		bad.Add("Identity.App", err.Error())
 	}
-	return o.Log
-}
-
-func (o Options) validate() error {
-	bad := errs.Errorf(errs.Invalid, "opening settings")
-	if err := CheckName(o.Identity.GetApp()); err != nil {
-		return bad.Field("Identity.App", err.Error())
-	}
-	if o.Identity.GetInstance() == "" {
-		return bad.Field("Identity.Instance", "must not be empty")
+	if err := names.ID.Check(o.Identity.GetInstance()); err != nil {
+		bad.Add("Identity.Instance", err.Error())
 	}
 	if o.Conn == nil {
-		return bad.Field("Conn", "must not be nil; use Static without a service")
+		bad.Add("Conn", "must not be nil; use Static without a service")
 	}
-	return nil
+	o.Log = cmp.Or(o.Log, slog.New(slog.DiscardHandler))
+	return o, bad.Err("opening settings")
 }
 
 // LiveSet is a [Set] that follows the config service. Make one with [Open].
@@ -70,13 +66,14 @@ type LiveSet struct {
 // has connected, the values are those that were saved in Dir, else the defaults. A file that cannot be read is logged
 // and ignored. An error means that the options are wrong.
 func Open(o Options) (*LiveSet, error) {
-	if err := o.validate(); err != nil {
+	o, err := o.complete()
+	if err != nil {
 		return nil, err
 	}
 	s := &LiveSet{
 		identity: o.Identity,
 		client:   configv1.NewConfigClient(o.Conn),
-		log:      o.log(),
+		log:      o.Log,
 		file:     fileName(o.Dir, o.Identity),
 		declare:  make(chan struct{}, 1),
 		ack:      make(chan struct{}, 1),
@@ -161,12 +158,12 @@ func (s *LiveSet) keepDeclared(ctx context.Context) {
 			return
 		case errs.KindOf(err) == errs.Invalid:
 			s.log.ErrorContext(ctx, "settings: the config service refuses the declarations, values cannot be published",
-				"err", err)
+				"error", err)
 			backoff.Reset()
 			failing = false
 		default:
 			if !failing {
-				s.log.WarnContext(ctx, "settings: cannot declare, retrying", "err", err)
+				s.log.WarnContext(ctx, "settings: cannot declare, retrying", "error", err)
 			}
 			failing = true
 			signal(s.declare)

@@ -12,6 +12,7 @@ import (
 
 	configv1 "bijou.dev/platform/api/config/v1"
 	"bijou.dev/platform/errs"
+	"bijou.dev/platform/text"
 
 	"github.com/google/jsonschema-go/jsonschema"
 )
@@ -262,10 +263,4 @@ func compare(a, b any) int {
 }
 
 // shorten bounds text that is quoted in messages.
-func shorten(s string) string {
-	const most = 200
-	if len(s) <= most {
-		return s
-	}
-	return strings.ToValidUTF8(s[:most], "") + "..."
-}
+func shorten(s string) string { return text.Bound(s, 200) }

@@ -1,6 +1,7 @@
 package config_test
 
 import (
+	"fmt"
 	"strings"
 	"testing"
 
@@ -31,7 +32,9 @@ func TestMatch(t *testing.T) {
 		{"*.c", "c", false},
 		{"*.c", "bc", false},
 	} {
-		p, err := config.ParseProperty(&configv1.Property{Name: test.pattern, Type: configv1.Type_TYPE_BOOL, DefaultValue: "true"})
+		p, err := config.ParseProperty(&configv1.Property{
+			Name: test.pattern, Type: configv1.Type_TYPE_BOOL, DefaultValue: "true",
+		})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -51,7 +54,9 @@ func TestSchemasThatCouldHarmAreRefused(t *testing.T) {
 		"bad expression":      `{"pattern":"("}`,
 		"too large":           `{"title":"` + strings.Repeat("x", config.MaxText) + `"}`,
 	} {
-		_, err := config.ParseProperty(&configv1.Property{Name: "a", Type: configv1.Type_TYPE_JSON, DefaultValue: "1", JsonSchema: schema})
+		_, err := config.ParseProperty(&configv1.Property{
+			Name: "a", Type: configv1.Type_TYPE_JSON, DefaultValue: "1", JsonSchema: schema,
+		})
 		if errs.KindOf(err) != errs.Invalid || !strings.Contains(err.Error(), "json_schema") {
 			t.Errorf("%s: got %v", name, err)
 		}
@@ -59,7 +64,9 @@ func TestSchemasThatCouldHarmAreRefused(t *testing.T) {
 }
 
 func TestApplies(t *testing.T) {
-	me := &configv1.Identity{App: "catalog", Instance: "c-1", Environment: "prod", Region: "eu", Zone: "eu-1", Version: "v1"}
+	me := &configv1.Identity{
+		App: "catalog", Instance: "c-1", Environment: "prod", Region: "eu", Zone: "eu-1", Version: "v1",
+	}
 	for _, test := range []struct {
 		layer         configv1.Layer
 		app, selector string
@@ -94,8 +101,15 @@ func FuzzProperty(f *testing.F) {
 		{`{"name":"a.*.b","type":"TYPE_FLOAT","defaultValue":"1e3"}`, "0x1p-2"},
 		{`{"name":"a","type":"TYPE_DURATION","defaultValue":"1s","max":"1h"}`, "-1ns"},
 		{`{"name":"a","type":"TYPE_ENUM","defaultValue":"x","options":["x","y"]}`, "y"},
-		{`{"name":"a","type":"TYPE_JSON","defaultValue":"{}","jsonSchema":"{\"type\":\"object\",\"required\":[\"a\"]}"}`, `{"a":[1,{"b":null}]}`},
-		{`{"name":"a","type":"TYPE_JSON","defaultValue":"[]","jsonSchema":"{\"items\":{\"pattern\":\"^a+$\"},\"uniqueItems\":true}"}`, `["a","a"]`},
+		{
+			`{"name":"a","type":"TYPE_JSON","defaultValue":"{}","jsonSchema":"{\"type\":\"object\",\"required\":[\"a\"]}"}`,
+			`{"a":[1,{"b":null}]}`,
+		},
+		{
+			`{"name":"a","type":"TYPE_JSON","defaultValue":"[]",` +
+				`"jsonSchema":"{\"items\":{\"pattern\":\"^a+$\"},\"uniqueItems\":true}"}`,
+			`["a","a"]`,
+		},
 		{`{"name":"a","type":"TYPE_BOOL","defaultValue":"true"}`, "false"},
 	} {
 		f.Add(seed[0], seed[1])
@@ -133,15 +147,85 @@ func (shelf) JSONSchema() string {
 func TestSchemaOfATypesOwn(t *testing.T) {
 	set := config.Static(map[string]string{"shelf": `{"Books":[0]}`})
 	config.JSON(set, "shelf", shelf{Books: []int{}}, config.Spec{})
-	if problem := set.Entries()[0].Problem; problem != "must fit its JSON schema: Books[] must be the number of a book, from 1" {
-		t.Errorf("the problem is %q", problem)
+	want := "must fit its JSON schema: Books[] must be the number of a book, from 1"
+	if got := set.Entries()[0].Problem; got != want {
+		t.Errorf("the problem is %q, want %q", got, want)
 	}
 	for text, want := range map[string]string{
-		`{"Books":[1,2,3]}`: "Books: maxItems", `{"Book":[]}`: "unexpected additional properties", `[]`: "type", `{"Books":[1]}`: "",
+		`{"Books":[1,2,3]}`: "Books: maxItems", `{"Book":[]}`: "unexpected additional properties",
+		`[]`: "type", `{"Books":[1]}`: "",
 	} {
 		err := set.Put("shelf", text)
 		if (err == nil) != (want == "") || err != nil && !strings.Contains(err.Error(), want) {
 			t.Errorf("%s: error %v, want %q", text, err, want)
+		}
+	}
+}
+
+func TestDeclarationsAtTheirBounds(t *testing.T) {
+	options := make([]string, 1001)
+	for i := range options {
+		options[i] = fmt.Sprint(i)
+	}
+	nested := func(depth int) string {
+		return strings.Repeat(`{"items":`, depth-1) + "{}" + strings.Repeat("}", depth-1)
+	}
+	name := strings.Repeat("n", config.MaxName)
+	for what, test := range map[string]struct {
+		p    *configv1.Property
+		want string // part of the problem; empty: accepted
+	}{
+		"longest name": {&configv1.Property{Name: name, Type: configv1.Type_TYPE_STRING}, ""},
+		"longer name":  {&configv1.Property{Name: name + "n", Type: configv1.Type_TYPE_STRING}, "name must have 1 to 256"},
+		"most options": {&configv1.Property{
+			Name: "a", Type: configv1.Type_TYPE_ENUM, DefaultValue: "1", Options: options[:1000],
+		}, ""},
+		"more options": {&configv1.Property{
+			Name: "a", Type: configv1.Type_TYPE_ENUM, DefaultValue: "1", Options: options,
+		}, "options must be 1 to 1000, are 1001"},
+		"options of a number": {&configv1.Property{
+			Name: "a", Type: configv1.Type_TYPE_INT, DefaultValue: "1", Options: []string{"1"},
+		}, "options are for enumerations only"},
+		"deepest schema": {&configv1.Property{
+			Name: "a", Type: configv1.Type_TYPE_JSON, DefaultValue: "1", JsonSchema: nested(64),
+		}, ""},
+		"deeper schema": {&configv1.Property{
+			Name: "a", Type: configv1.Type_TYPE_JSON, DefaultValue: "1", JsonSchema: nested(65),
+		}, "nest at most 64 deep"},
+		"schema of a number": {&configv1.Property{
+			Name: "a", Type: configv1.Type_TYPE_INT, DefaultValue: "1", JsonSchema: "{}",
+		}, "is for JSON only"},
+		"bounds that are equal": {&configv1.Property{
+			Name: "a", Type: configv1.Type_TYPE_DURATION, DefaultValue: "1s", Min: "1s", Max: "1s",
+		}, ""},
+		"last known type": {&configv1.Property{Name: "a", Type: configv1.Type_TYPE_JSON, DefaultValue: "1"}, ""},
+		"unknown type":    {&configv1.Property{Name: "a", Type: configv1.Type_TYPE_JSON + 1}, "one of the known types"},
+		"no type":         {&configv1.Property{Name: "a"}, "one of the known types"},
+	} {
+		_, err := config.ParseProperty(test.p)
+		switch {
+		case test.want == "" && err != nil:
+			t.Errorf("%s: refused: %v", what, err)
+		case test.want != "" && (errs.KindOf(err) != errs.Invalid || !strings.Contains(err.Error(), test.want)):
+			t.Errorf("%s: error %v, want ...%s...", what, err, test.want)
+		}
+	}
+}
+
+func TestAKeyTwiceIsRefused(t *testing.T) {
+	p, err := config.ParseProperty(&configv1.Property{Name: "a", Type: configv1.Type_TYPE_JSON, DefaultValue: "{}"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for text, key := range map[string]string{
+		`{"a":1,"b":2}`: "", `{"a":1,"a":1}`: "a", `{"a":1,"b":{"c":1},"a":2}`: "a", `{"a":{"a":{"a":"a"}}}`: "",
+		`[{"a":1},{"a":1}]`: "", `{"a":[1,"a"],"b":"a"}`: "", `[{"a":1,"b":[],"b":1}]`: "b", `{"":1,"":1}`: "",
+		`{"a":"b","b":1}`: "", `{"a":{"x":1},"b":{"x":1}}`: "", `{"a":1,"\u0061":2}`: "a", `"a"`: "", `null`: "",
+	} {
+		err := p.Check(text)
+		wantRefused := key != "" || text == `{"":1,"":1}`
+		if wantRefused != (err != nil) || err != nil && !strings.Contains(err.Error(), fmt.Sprintf("twice, has %q", key)) {
+			t.Errorf("%s: error %v, want refused %t for key %q", text, err, wantRefused, key)
 		}
 	}
 }

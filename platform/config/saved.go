@@ -41,7 +41,7 @@ func (s *LiveSet) load() {
 		return
 	}
 	if err != nil {
-		s.log.Warn("settings: ignoring last known good values, starting with defaults", "err", err)
+		s.log.Warn("settings: ignoring last known good values, starting with defaults", "error", err)
 		return
 	}
 	s.mu.Lock()
@@ -101,7 +101,7 @@ func (s *LiveSet) saveIfChanged(last *[]byte, failing *bool) {
 		*last = data
 	} else if !*failing {
 		s.log.Warn("settings: cannot save last known good values; a restart without the config service uses older ones",
-			"err", err)
+			"error", err)
 	}
 	*failing = err != nil
 }
