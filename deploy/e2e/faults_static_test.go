@@ -446,9 +446,9 @@ func fullDisk() fault {
 		},
 		heal: func(t testing.TB, p platform) {
 			undo()
-			before, space := writers.Told().Acknowledged, time.Now()
+			before, space := writers.Summary().Acknowledged, time.Now()
 			eventually(t, 30*time.Second, "a publish", func(context.Context) error {
-				if writers.Told().Acknowledged == before {
+				if writers.Summary().Acknowledged == before {
 					return errors.New("none was acknowledged")
 				}
 				return nil

@@ -1,22 +1,19 @@
-// Package config is the configuration service: layered settings, published as revisions, pushed to every process and
-// acknowledged by it.
+// Package config is the configuration service. Settings have layers, are published as revisions, are sent to each
+// process and acknowledged by it.
 //
-// A publish is a batch of changes with an author and a reason. It is checked against what the owning apps declared
-// and becomes one revision, written in one transaction of the store, or is refused as a whole. Revisions are counted
-// from 1 without gaps, and the history keeps all of them.
+// A publish is a batch of changes with an author and a reason. It is checked against what the apps declared. Then it
+// becomes one revision, written in one transaction of the store, or it is refused as a whole. Revisions are counted
+// from 1 without gaps, and the history keeps all of them. publish.go lists the steps of a publish and where they are.
 //
-// Each replica keeps the current values in memory, fed by one watch on the store, and answers reads from there, also
-// while the store is away. Writes go to the store on the condition that the newest revision is still the one they were
-// checked against, so replicas need not know of each other. Only Status asks the other replicas: each knows the
-// instances that watch it.
-//
-// Feature flags are settings whose values are JSON documents; an evaluation interface for them belongs beside rest.go.
+// Each replica has a copy of the current values in memory, which one watch on the store keeps up to date. It answers
+// reads from there, also while the store is away. A write has the condition that the newest revision is still the one
+// it was checked against, so replicas do not need to know of each other. Only Status asks the other replicas, because
+// each knows only the instances that watch it.
 package config
 
 import (
 	"cmp"
 	"context"
-	"fmt"
 	"log/slog"
 	"maps"
 	"sync"
@@ -32,53 +29,54 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 )
 
-// Options of a replica.
+// Options are the options of a replica.
 type Options struct {
-	// EtcdEndpoints are the addresses of the store: "etcd:2379". Needed, unless there is a Store.
+	// EtcdEndpoints are the addresses of the store: "etcd:2379". Empty: Store is required.
 	EtcdEndpoints []string
-	// Store is used instead of EtcdEndpoints. The caller closes it.
+	// Store is used instead of EtcdEndpoints. Nil: the replica connects to EtcdEndpoints. The caller closes it.
 	Store kv.Store
-	// MaxValueBytes is the largest value. Zero: 256 KiB, which is the most that processes take.
+	// MaxValueBytes is the largest value. Zero: 256 KiB, which is also the most, because processes accept no more.
 	MaxValueBytes int
-	// MaxChanges is how many changes a publish may have. Zero: 100; at most 126, which is what a transaction of the store
-	// holds.
+	// MaxChanges is how many changes a publish may have. Zero: 100. At most 126, which is what fits a transaction of the
+	// store.
 	MaxChanges int
-	// Peers returns the other replicas by name, for Status. Nil: there are none. [New] finds them through discovery.
+	// Peers returns clients of the other replicas by name, for Status. Nil: there are none. [New] sets it: it finds the
+	// replicas through discovery.
 	Peers func() map[string]configv1.ConfigClient
-	// Registered returns everybody in the registry, for Status, which counts those that ought to watch. The error says why
-	// the list may not be true at the moment. Nil: only who watches is known. [New] uses the process's own view of discovery.
+	// Registered returns all registered instances, for Status, which also counts those that should watch but do not. The
+	// error says why the list may be out of date. Nil: Status counts only instances that watch. [New] sets it: it uses
+	// the process's own view of discovery.
 	Registered func() ([]discovery.Instance, error)
-	// Log receives what an operator should know. Nil: nothing is logged. [New] uses the process's.
+	// Log receives what an operator should know. Nil: nothing is logged. [New] sets it to the process's log.
 	Log *slog.Logger
 }
 
-func (o Options) complete() Options {
+func (o Options) complete() (Options, error) {
+	var bad errs.Violations
+	if o.Store == nil && len(o.EtcdEndpoints) == 0 {
+		bad.Add("EtcdEndpoints", "must not be empty; set -etcd-endpoints=host:2379")
+	}
+	if o.MaxValueBytes < 0 || o.MaxValueBytes > settings.MaxText {
+		bad.Addf("MaxValueBytes", "must be 0 to %d, is %d", settings.MaxText, o.MaxValueBytes)
+	}
+	if o.MaxChanges < 0 || o.MaxChanges > maxRollback {
+		bad.Addf("MaxChanges", "must be 0 to %d, is %d", maxRollback, o.MaxChanges)
+	}
 	o.MaxValueBytes = cmp.Or(o.MaxValueBytes, settings.MaxText)
 	o.MaxChanges = cmp.Or(o.MaxChanges, 100)
 	o.Log = cmp.Or(o.Log, slog.New(slog.DiscardHandler))
-	return o
-}
-
-func (o Options) validate() error {
-	bad := errs.Errorf(errs.Invalid, "config options")
-	switch {
-	case o.Store == nil && len(o.EtcdEndpoints) == 0:
-		return bad.Field("EtcdEndpoints", "must not be empty; set -etcd-endpoints=host:2379")
-	case o.MaxValueBytes < 0 || o.MaxValueBytes > settings.MaxText:
-		return bad.Field("MaxValueBytes", fmt.Sprintf("must be 0 to %d, is %d", settings.MaxText, o.MaxValueBytes))
-	case o.MaxChanges < 0 || o.MaxChanges > kv.MaxOps-2:
-		return bad.Field("MaxChanges", fmt.Sprintf("must be 0 to %d, is %d", kv.MaxOps-2, o.MaxChanges))
-	}
-	return nil
+	return o, bad.Err("config options")
 }
 
 // New sets up a replica: gRPC on the listener "grpc" and, if there is a listener "http", REST there.
 func New(_ context.Context, setup *service.Setup, opts Options) error {
 	opts.Log = setup.Log()
 	replicas := &peers{
-		self:   setup.Member,
-		client: rpc.NewClient(rpc.ClientOptions{Service: setup.Name(), Trace: setup.Tracer(), DialContext: setup.DialContext}),
-		conns:  map[string]*rpc.Conn{},
+		self: setup.Member,
+		client: rpc.NewClient(rpc.ClientOptions{
+			Service: setup.Name(), Trace: setup.Tracer(), DialContext: setup.DialContext,
+		}),
+		conns: map[string]*rpc.Conn{},
 	}
 	opts.Peers = replicas.all
 	opts.Registered = func() ([]discovery.Instance, error) { return registered(setup.Discovery()) }
@@ -102,7 +100,7 @@ func New(_ context.Context, setup *service.Setup, opts Options) error {
 	return nil
 }
 
-// registered returns everybody that discovery knows, from memory, and why that may be old news.
+// registered returns all instances that discovery knows, from memory, and why that list may be out of date.
 func registered(d *discovery.Directory) ([]discovery.Instance, error) {
 	return d.Instances(""), d.Current()
 }
@@ -113,19 +111,20 @@ func (s *Server) observe(r prometheus.Registerer) {
 		r.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "bijou_config_service_" + name, Help: help}, value))
 	}
 	gauge("revision", "The newest revision that this replica has seen.", func() float64 {
-		newest, _ := s.newest()
-		return float64(newest)
+		return float64(s.state.base().revision)
 	})
-	gauge("watchers", "Instances that watch this replica.", func() float64 { return float64(len(s.watching(""))) })
-	gauge("writable", "1 while the store takes publishes, else 0.", func() float64 {
-		if s.writable() != nil {
+	gauge("watchers", "Instances that watch this replica.", func() float64 {
+		return float64(len(s.watching("")))
+	})
+	gauge("writable", "1 while settings can be published, else 0.", func() float64 {
+		if s.Problem() != nil {
 			return 0
 		}
 		return 1
 	})
 }
 
-// peers are connections to the other replicas, made when Status is first asked for.
+// peers has connections to the other replicas. They are made when Status is first called.
 type peers struct {
 	self   *service.Member
 	client *rpc.Client
@@ -134,7 +133,7 @@ type peers struct {
 	conns map[string]*rpc.Conn // address -> connection
 }
 
-// all returns a client for each other replica that is registered, and lets go of those that are not any more.
+// all returns a client for each other replica that is registered, and closes connections to those that no longer are.
 func (r *peers) all() map[string]configv1.ConfigClient {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -148,7 +147,7 @@ func (r *peers) all() map[string]configv1.ConfigClient {
 		if r.conns[addr] == nil {
 			conn, err := r.client.Dial("passthrough:///" + addr)
 			if err != nil {
-				r.self.Log().Warn("config: cannot connect to a replica", "replica", in.ID, "err", err)
+				r.self.Log().Warn("config: cannot connect to a replica", "replica", in.ID, "error", err)
 				continue
 			}
 			r.conns[addr] = conn
@@ -158,7 +157,7 @@ func (r *peers) all() map[string]configv1.ConfigClient {
 	}
 	maps.DeleteFunc(r.conns, func(addr string, conn *rpc.Conn) bool {
 		if !used[addr] {
-			_ = conn.Close() // it is ours alone, and closing twice is its only error
+			_ = conn.Close() // fails only when it is closed already
 		}
 		return !used[addr]
 	})

@@ -11,8 +11,8 @@ import (
 	"bijou.dev/services/config/configtest"
 )
 
-// TestNothingAcknowledgedIsLost publishes and reads through two replicas while etcd is stopped and started, and then looks
-// whether what writers and readers were told can have come from one configuration.
+// TestNothingAcknowledgedIsLost publishes and reads through two replicas while etcd is stopped and started, and then
+// checks whether one configuration could have given the results.
 func TestNothingAcknowledgedIsLost(t *testing.T) {
 	etcd := etcdtest.Start(t)
 	var clients []configv1.ConfigClient
@@ -24,14 +24,14 @@ func TestNothingAcknowledgedIsLost(t *testing.T) {
 	}
 	instance := servers[1].Follow(t, id("catalog-1"))
 	r := configtest.Record(t, 1, clients...)
-	beyond(t, r, 50, 0)
+	waitFor(t, r, 50, 0)
 	etcd.Stop()
-	beyond(t, r, 0, 1)
+	waitFor(t, r, 0, 1)
 	if _, err := clients[0].Get(t.Context(), &configv1.GetRequest{}); err != nil {
 		t.Errorf("reading while etcd is away: %v", err)
 	}
 	etcd.Restart()
-	beyond(t, r, 50, 0)
+	waitFor(t, r, 50, 0)
 	t.Logf("%+v", r.Check())
 
 	hist, err := clients[0].History(t.Context(), &configv1.HistoryRequest{Limit: 1})
@@ -47,8 +47,8 @@ func TestNothingAcknowledgedIsLost(t *testing.T) {
 	})
 }
 
-// TestNothingAcknowledgedIsLostWhenProcessesAreKilled is the same with violence: etcd dies by SIGKILL in the middle of its
-// work, and so does one of the replicas each time.
+// TestNothingAcknowledgedIsLostWhenProcessesAreKilled is the same with SIGKILL: etcd is killed while it works, and so
+// is one of the replicas each time.
 func TestNothingAcknowledgedIsLostWhenProcessesAreKilled(t *testing.T) {
 	etcdtest.Child()
 	etcd := etcdtest.StartProcess(t)
@@ -65,25 +65,25 @@ func TestNothingAcknowledgedIsLostWhenProcessesAreKilled(t *testing.T) {
 	}
 	r := configtest.Record(t, 1, clients...)
 	for round := range 3 {
-		beyond(t, r, 50, 0)
+		waitFor(t, r, 50, 0)
 		etcd.Kill()
-		beyond(t, r, 0, 1)
+		waitFor(t, r, 0, 1)
 		etcd.Restart()
-		beyond(t, r, 50, 0)
+		waitFor(t, r, 50, 0)
 		victim := servers[round%2]
 		victim.Stop()
 		servers[round%2] = start(configtest.Options{Net: victim.Net, Addr: victim.Addr})
 	}
-	beyond(t, r, 50, 0)
+	waitFor(t, r, 50, 0)
 	t.Logf("%+v", r.Check())
 }
 
-// beyond waits for so many more acknowledged publishes, and publishes with an unknown end.
-func beyond(t *testing.T, r *configtest.Recorder, acknowledged, unknown int) {
+// waitFor waits for more acknowledged publishes, and for more of which the result is unknown.
+func waitFor(t *testing.T, r *configtest.Recorder, acknowledged, unknown int) {
 	t.Helper()
-	before := r.Told()
+	before := r.Summary()
 	eventually(t, func() error {
-		now := r.Told()
+		now := r.Summary()
 		if now.Acknowledged < before.Acknowledged+acknowledged || now.Unknown < before.Unknown+unknown {
 			return fmt.Errorf("%+v after %+v, want %d more acknowledged and %d unknown", now, before, acknowledged, unknown)
 		}

@@ -11,17 +11,15 @@ import (
 
 	configv1 "bijou.dev/platform/api/config/v1"
 	"bijou.dev/platform/errs"
-
-	"google.golang.org/protobuf/types/known/timestamppb"
 )
 
 // bucket is how many revisions one read of the history fetches.
 const bucket = 32
 
-// maxHistory bounds one answer, defaultHistory is for who does not say.
+// Revisions in one response of History.
 const (
 	maxHistory     = 500
-	defaultHistory = 50
+	defaultHistory = 50 // if the request has no limit
 )
 
 func bucketPrefix(n int64) string { return fmt.Sprintf("%s%012d/", historyPrefix, n) }
@@ -30,13 +28,14 @@ func historyKey(revision int64) string {
 	return fmt.Sprintf("%s%015d", bucketPrefix(revision/bucket), revision)
 }
 
-// history yields revisions from newest down to the one after oldest. It reads the store, a bucket at a time.
+// history yields the revisions from newest down to the one after oldest. It reads one bucket of the store at a time.
+// Revisions never change, so all of it is as of newest, whatever is published meanwhile.
 func (s *Server) history(ctx context.Context, newest, oldest int64) iter.Seq2[*configv1.Revision, error] {
 	return func(yield func(*configv1.Revision, error) bool) {
 		for n := newest / bucket; n >= 0 && newest > oldest && n >= oldest/bucket; n-- {
 			entries, _, err := s.store.List(ctx, bucketPrefix(n))
 			if err != nil {
-				yield(nil, errs.Errorf(errs.KindOf(err), "reading history: %w", err))
+				yield(nil, s.readError(ctx, err))
 				return
 			}
 			for _, e := range slices.Backward(entries) {
@@ -53,21 +52,33 @@ func (s *Server) history(ctx context.Context, newest, oldest int64) iter.Seq2[*c
 	}
 }
 
-// newest returns the revision that this replica has seen.
+// readError returns the error of a read of the history that failed. The text of the cause goes to the log only.
+func (s *Server) readError(ctx context.Context, err error) error {
+	kind := errs.KindOf(err)
+	if kind == errs.Canceled || kind == errs.Timeout {
+		return errs.Errorf(kind, "reading history: the caller stopped waiting")
+	}
+	s.log.WarnContext(ctx, "config: cannot read the history", "error", err)
+	return errs.Errorf(errs.Unavailable,
+		"reading history: the store (etcd) is away; the settings in use keep working; try again when it is back").
+		Because(reasonStore)
+}
+
+// newest returns the newest revision that this replica has seen.
 func (s *Server) newest() (int64, error) {
 	s.state.mu.RLock()
 	defer s.state.mu.RUnlock()
 	return s.state.head.GetRevision(), s.state.readLocked()
 }
 
-// newestStored returns the newest revision there is, which this replica may not have seen yet.
+// newestStored returns the newest revision in the store. This replica may not have seen it yet.
 func (s *Server) newestStored(ctx context.Context) (int64, error) {
 	e, err := s.store.Get(ctx, headKey)
 	if errors.Is(err, errs.NotFound) {
 		return 0, nil
 	}
 	if err != nil {
-		return 0, errs.Errorf(errs.KindOf(err), "reading history: %w", err)
+		return 0, s.readError(ctx, err)
 	}
 	head := &configv1.Revision{}
 	if err := decode(e.Value, head); err != nil {
@@ -76,8 +87,8 @@ func (s *Server) newestStored(ctx context.Context) (int64, error) {
 	return head.GetRevision(), nil
 }
 
-// reach waits until this replica has seen a revision that another one has written, and returns the newest that it has
-// seen. That is an older one if there is no such revision.
+// reach waits until this replica has seen a revision that another replica may have written, and returns the newest that
+// it has seen. If the store has no such revision, it does not wait and the result is lower.
 func (s *Server) reach(ctx context.Context, revision int64) (int64, error) {
 	head, err := s.newest()
 	if err != nil || revision <= head {
@@ -89,17 +100,26 @@ func (s *Server) reach(ctx context.Context, revision int64) (int64, error) {
 	ctx, cancel := context.WithTimeout(ctx, visibleTimeout)
 	defer cancel()
 	if err := s.state.await(ctx, func() bool { return s.state.head.GetRevision() >= revision }); err != nil {
-		return head, errs.Errorf(errs.Unavailable, "looking for revision %d: this replica has heard of %d only; ask another, or again", revision, head)
+		return head, errs.Errorf(errs.Unavailable,
+			"waiting for revision %d: this replica has seen only %d so far; ask another replica, or try again",
+			revision, head).Because(reasonStore)
 	}
 	return s.newest()
 }
 
 // History implements the contract.
 func (s *Server) History(ctx context.Context, req *configv1.HistoryRequest) (*configv1.HistoryResponse, error) {
-	limit := int(cmp.Or(req.GetLimit(), defaultHistory))
-	if limit < 0 || req.GetBefore() < 0 {
-		return nil, errs.Errorf(errs.Invalid, "reading history").Field("limit, before", "must not be negative")
+	var bad errs.Violations
+	if req.GetLimit() < 0 {
+		bad.Add("limit", "must not be negative")
 	}
+	if req.GetBefore() < 0 {
+		bad.Add("before", "must not be negative")
+	}
+	if err := bad.Err("reading history"); err != nil {
+		return nil, err
+	}
+	limit := min(int(cmp.Or(req.GetLimit(), defaultHistory)), maxHistory)
 	start, err := s.newestStored(ctx)
 	if err != nil {
 		return nil, err
@@ -112,7 +132,7 @@ func (s *Server) History(ctx context.Context, req *configv1.HistoryRequest) (*co
 		if err != nil {
 			return nil, err
 		}
-		if len(resp.Revisions) == min(limit, maxHistory) {
+		if len(resp.Revisions) == limit {
 			break
 		}
 		if concerns(rev, req.GetName()) {
@@ -123,7 +143,9 @@ func (s *Server) History(ctx context.Context, req *configv1.HistoryRequest) (*co
 }
 
 func concerns(rev *configv1.Revision, name string) bool {
-	return name == "" || slices.ContainsFunc(rev.GetChanges(), func(c *configv1.AppliedChange) bool { return c.GetName() == name })
+	return name == "" || slices.ContainsFunc(rev.GetChanges(), func(c *configv1.AppliedChange) bool {
+		return c.GetName() == name
+	})
 }
 
 // Diff implements the contract.
@@ -133,10 +155,15 @@ func (s *Server) Diff(ctx context.Context, req *configv1.DiffRequest) (*configv1
 		return nil, err
 	}
 	from, to := req.GetFrom(), cmp.Or(req.GetTo(), head)
-	for field, r := range map[string]int64{"from": from, "to": to} {
-		if r < 0 || r > head {
-			return nil, errs.Errorf(errs.Invalid, "comparing revisions %d and %d", from, to).Field(field, fmt.Sprintf("must be 0 to the newest, %d", head))
-		}
+	var bad errs.Violations
+	if from < 0 || from > head {
+		bad.Addf("from", "must be 0 to the newest, %d", head)
+	}
+	if to < 0 || to > head {
+		bad.Addf("to", "must be 0 to the newest, %d", head)
+	}
+	if err := bad.Err("comparing revisions %d and %d", from, to); err != nil {
+		return nil, err
 	}
 	changes, err := s.diff(ctx, min(from, to), max(from, to))
 	if err != nil {
@@ -174,20 +201,4 @@ func (s *Server) diff(ctx context.Context, older, newer int64) ([]*configv1.Appl
 		changes = append(changes, net[key])
 	}
 	return changes, nil
-}
-
-// expiryAt returns when the value that an override had at a revision expires: what the revision that set it says.
-func (s *Server) expiryAt(ctx context.Context, c change, revision int64) (*timestamppb.Timestamp, error) {
-	key := valueKey(c.name, c.scope)
-	for rev, err := range s.history(ctx, revision, 0) {
-		if err != nil {
-			return nil, err
-		}
-		for _, past := range rev.GetChanges() {
-			if valueKey(past.GetName(), past.GetScope()) == key {
-				return past.GetExpires(), nil
-			}
-		}
-	}
-	return nil, nil
 }

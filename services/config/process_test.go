@@ -3,6 +3,7 @@ package config_test
 import (
 	"context"
 	"net/http"
+	"strings"
 	"sync"
 	"testing"
 
@@ -38,7 +39,8 @@ func TestTwoProcesses(t *testing.T) {
 			}
 		})
 		t.Cleanup(func() { cancel(); done.Wait() })
-		conn, err := rpc.NewClient(rpc.ClientOptions{DialContext: network.DialContext}).Dial("passthrough:///" + host + ":7000")
+		client := rpc.NewClient(rpc.ClientOptions{DialContext: network.DialContext})
+		conn, err := client.Dial("passthrough:///" + host + ":7000")
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -64,11 +66,37 @@ func TestTwoProcesses(t *testing.T) {
 
 func TestOptionsNameTheField(t *testing.T) {
 	for name, o := range map[string]config.Options{
-		"EtcdEndpoints": {}, "MaxValueBytes": {Store: kvmem.New(), MaxValueBytes: -1}, "MaxChanges": {Store: kvmem.New(), MaxChanges: 127},
+		"EtcdEndpoints": {}, "MaxValueBytes": {Store: kvmem.New(), MaxValueBytes: -1},
+		"MaxChanges": {Store: kvmem.New(), MaxChanges: 127},
 	} {
 		_, err := config.NewServer(o)
-		if e := wantInvalid(t, err); len(e.Fields()) != 1 || e.Fields()[0].Name != name {
-			t.Errorf("want an error that names %s, got %v", name, err)
+		if got := wantInvalid(t, err); !strings.HasPrefix(got, "config options: "+name+" must ") {
+			t.Errorf("text is %q, want it to name %s only", got, name)
+		}
+	}
+}
+
+func TestOptionsAtTheirBounds(t *testing.T) {
+	for name, test := range map[string]struct {
+		o  config.Options
+		ok bool
+	}{
+		"most changes":         {config.Options{Store: kvmem.New(), MaxChanges: 126}, true},
+		"one change more":      {config.Options{Store: kvmem.New(), MaxChanges: 127}, false},
+		"negative changes":     {config.Options{Store: kvmem.New(), MaxChanges: -1}, false},
+		"largest value":        {config.Options{Store: kvmem.New(), MaxValueBytes: 256 << 10}, true},
+		"value larger by one":  {config.Options{Store: kvmem.New(), MaxValueBytes: 256<<10 + 1}, false},
+		"endpoints, no store":  {config.Options{EtcdEndpoints: []string{"etcd:2379"}}, true},
+		"neither one of these": {config.Options{}, false},
+	} {
+		s, err := config.NewServer(test.o)
+		if test.ok != (err == nil) {
+			t.Errorf("%s: error %v, want accepted %t", name, err, test.ok)
+		}
+		if err == nil {
+			if err := s.Close(); err != nil {
+				t.Errorf("%s: closing: %v", name, err)
+			}
 		}
 	}
 }

@@ -87,8 +87,8 @@ func fromBody(r *http.Request, req proto.Message) error {
 	return unmarshal(data, req)
 }
 
-// fromQuery reads parameters of the path and the query into the fields of the same name; what belongs to the identity of
-// an instance needs no prefix.
+// fromQuery reads parameters of the path and the query into the fields of the same name; what belongs to the identity
+// of an instance needs no prefix.
 func fromQuery(r *http.Request, req proto.Message) error {
 	query, err := url.ParseQuery(r.URL.RawQuery)
 	if err != nil {

@@ -21,14 +21,14 @@ import (
 	"google.golang.org/protobuf/proto"
 )
 
-// Keys in the store. What is under live is kept in memory by every replica; history is read when somebody asks.
+// Keys in the store. Each replica has a copy in memory of what is under live. History is read when it is asked for.
 //
 //	/bijou/config/live/head                                   a Revision without its changes: the newest
 //	/bijou/config/live/values/NAME/LAYER/APP/SELECTOR         a Candidate: the value, by whom and why
 //	/bijou/config/live/apps/APP                               a DeclareRequest
 //	/bijou/config/history/BUCKET/REVISION                     a Revision
 //
-// Each segment is escaped, an empty one is "*". Values are protobuf JSON.
+// Each segment is escaped; an empty one is written as "*". Values are protobuf JSON.
 const (
 	livePrefix    = "/bijou/config/live/"
 	headKey       = livePrefix + "head"
@@ -38,12 +38,13 @@ const (
 )
 
 func valueKey(name string, scope *configv1.Scope) string {
-	return fmt.Sprintf("%s%s/%d/%s/%s", valuePrefix, segment(name), scope.GetLayer(), segment(scope.GetApp()), segment(scope.GetSelector()))
+	return fmt.Sprintf("%s%s/%d/%s/%s",
+		valuePrefix, segment(name), scope.GetLayer(), segment(scope.GetApp()), segment(scope.GetSelector()))
 }
 
 func segment(s string) string {
 	if s == "" {
-		return "*" // PathEscape escapes a star, so no text becomes one
+		return "*" // no text is escaped as a star
 	}
 	return url.PathEscape(s)
 }
@@ -54,7 +55,7 @@ func nameOfKey(key string) string {
 	return name
 }
 
-// state is what is under live, in memory. Records are never modified: a change replaces them.
+// state is the copy in memory of what is under live. Records are never modified: a change replaces them.
 type state struct {
 	log *slog.Logger
 
@@ -64,10 +65,10 @@ type state struct {
 	headAt  kv.Revision                               // of the head in the store; 0: nothing was ever published
 	values  map[string]map[string]*configv1.Candidate // name -> key -> record
 	apps    map[string]*app                           // name of the app -> its declarations
-	lost    error                                     // the store went back in time: what is in memory is kept
-	watch   kv.Watch                                  // what feeds the state; nil before follow
+	lost    error                                     // the store has lost data: the copy in memory is kept
+	watch   kv.Watch                                  // updates of the store; nil before follow
 	changed chan struct{}                             // closed and replaced after each change
-	onNames func(names []string, revision int64)      // called with mu held after values changed
+	onNames func(names []string)                      // called with mu locked after values changed
 }
 
 // app is what one app declares.
@@ -81,7 +82,7 @@ type app struct {
 func newState(log *slog.Logger) *state {
 	return &state{
 		log: log, head: &configv1.Revision{}, values: map[string]map[string]*configv1.Candidate{},
-		apps: map[string]*app{}, changed: make(chan struct{}), onNames: func([]string, int64) {},
+		apps: map[string]*app{}, changed: make(chan struct{}), onNames: func([]string) {},
 	}
 }
 
@@ -95,7 +96,7 @@ func (s *state) follow(ctx context.Context, store kv.Store) error {
 	return nil
 }
 
-// followOnce returns nil when the state has to be read afresh, because updates were not taken for a while.
+// followOnce returns nil when the state must be read again as a whole, because updates were not applied for a while.
 func (s *state) followOnce(ctx context.Context, store kv.Store) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -108,28 +109,31 @@ func (s *state) followOnce(ctx context.Context, store kv.Store) error {
 		if err != nil {
 			return err
 		}
-		if fresh := s.apply(u); !fresh {
+		if complete := s.apply(u); !complete {
 			return nil
 		}
 	}
 }
 
-// apply takes one update. It returns false when the updates before this one were not taken.
+// apply applies one update. It returns false if updates before this one were not applied and the store must be read
+// again.
 //
-// A head that goes back means that the store lost its data or was restored from an older copy. Passing that on would
-// blank the settings of every process at once, so the state in memory is served until the head is where it was, or an
-// operator restarts this replica to accept the loss.
+// If the head is lower than before, the store has lost data or was restored from an older copy. Applying that would
+// remove settings of all processes at once. So the copy in memory is kept until the head is as high as before, or
+// until an operator accepts the loss by restarting this replica.
 func (s *state) apply(u kv.Update) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	head, seen := headOf(u)
 	if s.loaded && seen && head < s.head.GetRevision() {
-		s.lost = errs.Errorf(errs.Unavailable, "reading the store: it went back from revision %d to %d, so it lost data; restore it, or restart this replica to accept what is there", s.head.GetRevision(), head)
-		s.log.Error("config: keeping the settings in memory", "err", s.lost)
+		s.lost = errs.Errorf(errs.Unavailable, "reading the store: it went back from revision %d to %d, so it lost data; "+
+			"restore it, or restart this replica to accept what is there", s.head.GetRevision(), head).
+			Because(reasonStore)
+		s.log.Error("config: keeping the settings in memory", "error", s.lost)
 		return true
 	}
 	if s.lost != nil && !u.Snapshot {
-		return !seen // at or past where it was: read everything again
+		return !seen // the head is as high as before
 	}
 	s.lost = nil
 	names := map[string]bool{}
@@ -143,35 +147,35 @@ func (s *state) apply(u kv.Update) bool {
 		s.putLocked(e, names)
 	}
 	s.loaded = true
-	s.onNames(slices.Collect(maps.Keys(names)), s.head.GetRevision())
+	s.onNames(slices.Collect(maps.Keys(names)))
 	close(s.changed)
 	s.changed = make(chan struct{})
 	return true
 }
 
-// headOf returns the revision of the head that an update leads to, if it says so.
+// headOf returns the revision of the head after an update, and whether the update has the head.
 func headOf(u kv.Update) (revision int64, seen bool) {
 	for _, e := range u.Puts {
 		if e.Key == headKey {
 			head := &configv1.Revision{}
-			_ = decode(e.Value, head) // a head that cannot be read counts as lost
+			_ = decode(e.Value, head) // a head that cannot be read is revision 0
 			return head.GetRevision(), true
 		}
 	}
 	return 0, u.Snapshot || slices.Contains(u.Deletes, headKey)
 }
 
-// forgetLocked drops what a snapshot does not have. That happens after data was lost and came back.
+// forgetLocked removes what a snapshot does not have, and adds the names of removed values to names. There is something
+// to remove if the store lost data and was restored, or if changes were missed.
 func (s *state) forgetLocked(u kv.Update, names map[string]bool) {
 	there := make(map[string]bool, len(u.Puts))
 	for _, e := range u.Puts {
 		there[e.Key] = true
 	}
-	for name, records := range s.values {
+	for _, records := range s.values {
 		for key := range records {
 			if !there[key] {
 				s.deleteLocked(key, names)
-				names[name] = true
 			}
 		}
 	}
@@ -211,7 +215,7 @@ func (s *state) putLocked(e kv.Entry, names map[string]bool) {
 		err = s.putAppLocked(e)
 	}
 	if err != nil {
-		s.log.Error("config: ignoring an entry of the store that cannot be read", "key", e.Key, "err", err)
+		s.log.Error("config: ignoring an entry of the store that cannot be read", "key", e.Key, "error", err)
 	}
 }
 
@@ -224,17 +228,15 @@ func (s *state) putAppLocked(e kv.Entry) error {
 	for _, p := range d.GetProperties() {
 		prop, err := settings.ParseProperty(p)
 		switch {
-		case err != nil: // written by another version of this service; the app's other settings still work
-			s.log.Error("config: ignoring a declaration", "app", d.GetApp(), "err", err)
+		case err != nil: // written by another version of this service; the other settings of the app still work
+			s.log.Error("config: ignoring a declaration", "app", d.GetApp(), "error", err)
 		case prop.Pattern():
 			a.patterns = append(a.patterns, prop)
 		default:
 			a.exact[prop.Name()] = prop
 		}
 	}
-	slices.SortFunc(a.patterns, func(a, b *settings.Property) int {
-		return cmp.Or(len(b.Name())-len(a.Name()), cmp.Compare(b.Name(), a.Name()))
-	})
+	slices.SortFunc(a.patterns, settings.LongestFirst)
 	s.apps[d.GetApp()] = a
 	return nil
 }
@@ -270,12 +272,12 @@ func (s *state) candidatesLocked(name string, id *configv1.Identity) []*configv1
 	now := time.Now()
 	var found []*configv1.Candidate
 	for _, c := range s.values[name] {
-		if settings.Applies(c.GetValue().GetScope(), id) && !over(c.GetValue(), now) {
+		if settings.Applies(c.GetValue().GetScope(), id) && !settings.Expired(c.GetValue(), now) {
 			found = append(found, c)
 		}
 	}
 	slices.SortFunc(found, func(a, b *configv1.Candidate) int {
-		return rank(b.GetValue().GetScope()) - rank(a.GetValue().GetScope())
+		return cmp.Compare(rank(b.GetValue().GetScope()), rank(a.GetValue().GetScope()))
 	})
 	return found
 }
@@ -286,20 +288,18 @@ func (s *state) winnerLocked(name string, id *configv1.Identity) *configv1.Value
 	var best *configv1.Value
 	for _, c := range s.values[name] {
 		v := c.GetValue()
-		if settings.Applies(v.GetScope(), id) && !over(v, now) && (best == nil || rank(v.GetScope()) > rank(best.GetScope())) {
+		if !settings.Applies(v.GetScope(), id) || settings.Expired(v, now) {
+			continue
+		}
+		if best == nil || rank(v.GetScope()) > rank(best.GetScope()) {
 			best = v
 		}
 	}
 	return best
 }
 
-// over reports whether the time of an override is over. It counts no more, even if nothing can be published just now.
-func over(v *configv1.Value, now time.Time) bool {
-	return v.GetExpires() != nil && !v.GetExpires().AsTime().After(now)
-}
-
-// rank orders scopes: by layer, and within a layer one app before every app. No two scopes that apply to one instance
-// have the same.
+// rank orders scopes: the value with the highest rank wins. A later layer wins, and within a layer a scope for one app
+// wins over one for every app. No two scopes that apply to one instance have the same rank.
 func rank(scope *configv1.Scope) int {
 	r := 2 * int(scope.GetLayer())
 	if scope.GetApp() != "" {
@@ -308,7 +308,7 @@ func rank(scope *configv1.Scope) int {
 	return r
 }
 
-// await waits until done, which is called with the lock held for reading, or ctx ends.
+// await waits until done returns true, or returns the error of ctx. done is called with mu locked for reading.
 func (s *state) await(ctx context.Context, done func() bool) error {
 	for {
 		s.mu.RLock()
@@ -325,15 +325,17 @@ func (s *state) await(ctx context.Context, done func() bool) error {
 	}
 }
 
-// readLocked says why nothing can be read yet.
+// readLocked returns why nothing can be read yet, or nil.
 func (s *state) readLocked() error {
 	if !s.loaded {
-		return errs.Errorf(errs.Unavailable, "reading settings: this replica has not reached the store yet; ask another, or again")
+		return errs.Errorf(errs.Unavailable,
+			"reading settings: this replica has not read the store yet; ask another replica, or try again").
+			Because(reasonStore)
 	}
 	return nil
 }
 
-// problemLocked says why the state may be out of date, or nil.
+// problemLocked returns why the copy may be out of date, or nil.
 func (s *state) problemLocked() error {
 	if s.lost != nil || s.watch == nil {
 		return s.lost

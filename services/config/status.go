@@ -3,10 +3,8 @@ package config
 import (
 	"cmp"
 	"context"
-	"fmt"
 	"maps"
 	"slices"
-	"strings"
 	"sync"
 	"time"
 
@@ -19,41 +17,45 @@ import (
 	"google.golang.org/protobuf/types/known/durationpb"
 )
 
-// hop marks a question from another replica in gRPC metadata: it is answered for the own watchers only.
+// hop is the key of gRPC metadata that marks a request from another replica. The response has only the watchers of this
+// replica.
 const hop = "bijou-config-hop"
 
 // Times of Status.
 const (
 	maxWait     = 5 * time.Minute
-	peerTimeout = 2 * time.Second // beyond the wait
-	askAgain    = 250 * time.Millisecond
+	peerTimeout = 2 * time.Second        // beyond the wait
+	pollPeers   = 250 * time.Millisecond // between two requests to the other replicas
 )
 
 // Status implements the contract.
 //
-// An instance that is cut off runs on with the settings that it has, so counting only those that watch would say "all
-// of m" while somebody runs old ones. Therefore whoever is registered as following settings is counted too. The registry
-// is asked, rather than a list kept here, as it knows what a broken stream cannot tell: whether the instance is gone. Its
-// answer comes from memory, so Status works while it is away.
+// An instance that is cut off keeps running with the settings that it has. If only watchers were counted, the response
+// could be "3 of 3" while a fourth instance runs old settings. So instances that are registered as following settings
+// are counted too. The registry, and not a broken stream, says whether an instance still exists. The process's copy of
+// it is in memory, so Status works while the registry is away.
 func (s *Server) Status(ctx context.Context, req *configv1.StatusRequest) (*configv1.StatusResponse, error) {
 	md, _ := metadata.FromIncomingContext(ctx)
 	forPeer := len(md.Get(hop)) > 0
-	head, err := s.newest()
+	newest, err := s.newest()
 	if !forPeer {
-		head, err = s.reach(ctx, req.GetRevision())
+		newest, err = s.reach(ctx, req.GetRevision())
 	}
 	if err != nil {
 		return nil, err
 	}
 	wait := req.GetWait().AsDuration()
-	bad := errs.Errorf(errs.Invalid, "asking for status")
-	switch {
-	case req.GetRevision() < 0 || req.GetRevision() > head && !forPeer:
-		return nil, bad.Field("revision", fmt.Sprintf("must be 0 to the newest, %d, is %d", head, req.GetRevision()))
-	case wait < 0 || wait > maxWait:
-		return nil, bad.Field("wait", fmt.Sprintf("must be 0s to %v, is %v", maxWait, wait))
+	var bad errs.Violations
+	if req.GetRevision() < 0 || req.GetRevision() > newest && !forPeer {
+		bad.Addf("revision", "must be 0 to the newest, %d, is %d", newest, req.GetRevision())
 	}
-	app, revision := req.GetApp(), cmp.Or(req.GetRevision(), head)
+	if wait < 0 || wait > maxWait {
+		bad.Addf("wait", "must be 0s to %v, is %v", maxWait, wait)
+	}
+	if err := bad.Err("asking for status"); err != nil {
+		return nil, err
+	}
+	app, revision := req.GetApp(), cmp.Or(req.GetRevision(), newest)
 	if forPeer {
 		s.awaitAcks(ctx, app, revision, wait)
 		return s.answer(app, revision, nil), nil
@@ -62,15 +64,15 @@ func (s *Server) Status(ctx context.Context, req *configv1.StatusRequest) (*conf
 		others := s.askPeers(ctx, app, revision, max(0, time.Until(deadline)))
 		s.awaitAcks(ctx, app, revision, max(0, time.Until(deadline)))
 		resp := s.answer(app, revision, others.wait())
-		// Who watches was waited for by the replica that is watched. Who does not may come back to any of them.
-		left := time.Until(deadline)
-		if left <= 0 || !slices.ContainsFunc(resp.GetInstances(), func(in *configv1.InstanceStatus) bool {
+		// Each replica has waited for its own watchers. An instance that is cut off may return to any replica.
+		remaining := time.Until(deadline)
+		if remaining <= 0 || !slices.ContainsFunc(resp.GetInstances(), func(in *configv1.InstanceStatus) bool {
 			return in.GetCutOff() && in.GetRevision() < revision
 		}) {
 			resp.Unreachable = others.silent
 			return resp, nil
 		}
-		if err := s.awaitChange(ctx, min(left, askAgain)); err != nil {
+		if err := s.awaitChange(ctx, min(remaining, pollPeers)); err != nil {
 			return nil, err
 		}
 	}
@@ -81,7 +83,7 @@ type member struct{ app, instance string }
 
 func memberOf(id *configv1.Identity) member { return member{id.GetApp(), id.GetInstance()} }
 
-// answer is who this replica knows, and what other replicas say.
+// answer returns the status of all instances that this replica or one of the others knows.
 func (s *Server) answer(app string, revision int64, others []*configv1.StatusResponse) *configv1.StatusResponse {
 	all := map[member]*configv1.InstanceStatus{}
 	resp := &configv1.StatusResponse{Revision: revision}
@@ -95,7 +97,7 @@ func (s *Server) answer(app string, revision int64, others []*configv1.StatusRes
 		merge(all, other.GetInstances())
 	}
 	for _, key := range slices.SortedFunc(maps.Keys(all), func(a, b member) int {
-		return cmp.Or(strings.Compare(a.app, b.app), strings.Compare(a.instance, b.instance))
+		return cmp.Or(cmp.Compare(a.app, b.app), cmp.Compare(a.instance, b.instance))
 	}) {
 		if all[key].GetRevision() >= revision {
 			resp.Current++
@@ -106,24 +108,24 @@ func (s *Server) answer(app string, revision int64, others []*configv1.StatusRes
 	return resp
 }
 
-// merge adds statuses. An instance that watches one replica is not cut off, whatever the others remember; one that is in
-// two places has moved, and the later word counts.
+// merge adds statuses to all. An instance that watches a replica is not cut off, whatever other replicas remember of
+// it. If two replicas have a status of an instance, it has moved, and the later one counts.
 func merge(all map[member]*configv1.InstanceStatus, list []*configv1.InstanceStatus) {
 	for _, in := range list {
 		key := memberOf(in.GetIdentity())
-		had := all[key]
+		known := all[key]
 		switch {
-		case had == nil, had.GetCutOff() && !in.GetCutOff():
-		case in.GetCutOff() && !had.GetCutOff():
+		case known == nil, known.GetCutOff() && !in.GetCutOff():
+		case in.GetCutOff() && !known.GetCutOff():
 			continue
-		case !had.GetAcknowledged().AsTime().Before(in.GetAcknowledged().AsTime()):
+		case !known.GetAcknowledged().AsTime().Before(in.GetAcknowledged().AsTime()):
 			continue
 		}
 		all[key] = in
 	}
 }
 
-// watching returns who watches this replica.
+// watching returns the status of the instances that watch this replica.
 func (s *Server) watching(app string) []*configv1.InstanceStatus {
 	s.amu.Lock()
 	defer s.amu.Unlock()
@@ -136,8 +138,8 @@ func (s *Server) watching(app string) []*configv1.InstanceStatus {
 	return list
 }
 
-// cutOff returns who is registered as following settings, as if nobody watched: merge knows better. The error says why
-// the registry may not know everybody.
+// cutOff returns a status for each instance that is registered as following settings. All are marked as cut off; merge
+// prefers the status of those that watch. The error says why the registry may not know all instances.
 func (s *Server) cutOff(app string) ([]*configv1.InstanceStatus, error) {
 	if s.opts.Registered == nil {
 		return nil, nil
@@ -159,7 +161,8 @@ func (s *Server) cutOff(app string) ([]*configv1.InstanceStatus, error) {
 		last := s.left[key]
 		if last == nil {
 			last = &configv1.InstanceStatus{CutOff: true, Identity: &configv1.Identity{
-				App: in.Service, Instance: in.ID, Environment: in.Environment, Region: in.Region, Zone: in.Zone, Version: in.Version,
+				App: in.Service, Instance: in.ID,
+				Environment: in.Environment, Region: in.Region, Zone: in.Zone, Version: in.Version,
 			}}
 		}
 		list = append(list, last)
@@ -168,14 +171,17 @@ func (s *Server) cutOff(app string) ([]*configv1.InstanceStatus, error) {
 	return list, err
 }
 
-// maxLeft is how many last words are kept. Who left beyond is counted all the same, at revision 0.
+// maxLeft is how many last statuses are kept. Instances beyond that are counted too, at revision 0.
 const maxLeft = 10_000
 
-// leftLocked remembers what a watcher said last.
+// leftLocked keeps the last status of a watcher.
 func (s *Server) leftLocked(w *watcher) {
 	key := memberOf(w.id)
-	had := s.left[key]
-	if had == nil && len(s.left) >= maxLeft || had.GetAcknowledged().AsTime().After(w.status.GetAcknowledged().AsTime()) {
+	known := s.left[key]
+	if known == nil && len(s.left) >= maxLeft {
+		return
+	}
+	if known.GetAcknowledged().AsTime().After(w.status.GetAcknowledged().AsTime()) {
 		return
 	}
 	last := proto.CloneOf(w.status)
@@ -194,8 +200,9 @@ func (s *Server) awaitAcks(ctx context.Context, app string, revision int64, wait
 		s.amu.Lock()
 		acked := s.acked
 		s.amu.Unlock()
-		behind := slices.ContainsFunc(s.watching(app), func(in *configv1.InstanceStatus) bool { return in.GetRevision() < revision })
-		if !behind {
+		if !slices.ContainsFunc(s.watching(app), func(in *configv1.InstanceStatus) bool {
+			return in.GetRevision() < revision
+		}) {
 			return
 		}
 		select {
@@ -220,17 +227,17 @@ func (s *Server) awaitChange(ctx context.Context, d time.Duration) error {
 	return nil
 }
 
-// asked is a question to all other replicas.
-type asked struct {
+// peerStatus is a request to all other replicas.
+type peerStatus struct {
 	cancel  context.CancelFunc
 	group   sync.WaitGroup
 	mu      sync.Mutex
 	answers []*configv1.StatusResponse
-	silent  []string // who did not answer, sorted once all are waited for
+	silent  []string // names of the replicas that did not answer; sorted by wait
 }
 
-func (s *Server) askPeers(ctx context.Context, app string, revision int64, wait time.Duration) *asked {
-	a := &asked{}
+func (s *Server) askPeers(ctx context.Context, app string, revision int64, wait time.Duration) *peerStatus {
+	a := &peerStatus{}
 	ctx, a.cancel = context.WithTimeout(metadata.AppendToOutgoingContext(ctx, hop, "1"), wait+peerTimeout)
 	req := &configv1.StatusRequest{App: app, Revision: revision, Wait: durationpb.New(wait)}
 	if s.opts.Peers == nil {
@@ -242,7 +249,7 @@ func (s *Server) askPeers(ctx context.Context, app string, revision int64, wait 
 			a.mu.Lock()
 			defer a.mu.Unlock()
 			if err != nil {
-				s.log.WarnContext(ctx, "config: a replica does not answer", "replica", name, "err", err)
+				s.log.WarnContext(ctx, "config: a replica does not answer", "replica", name, "error", err)
 				a.silent = append(a.silent, name)
 				return
 			}
@@ -252,8 +259,8 @@ func (s *Server) askPeers(ctx context.Context, app string, revision int64, wait 
 	return a
 }
 
-// wait returns the answers when all have answered or their time is up.
-func (a *asked) wait() []*configv1.StatusResponse {
+// wait returns the answers when all replicas have answered or the time is over.
+func (a *peerStatus) wait() []*configv1.StatusResponse {
 	a.group.Wait()
 	a.cancel()
 	slices.Sort(a.silent)

@@ -12,11 +12,12 @@ import (
 
 	configv1 "bijou.dev/platform/api/config/v1"
 	"bijou.dev/platform/discovery"
+	"bijou.dev/platform/errs"
 
 	"google.golang.org/protobuf/types/known/durationpb"
 )
 
-// registry is what replicas see of discovery.
+// registry is the discovery that replicas use.
 type registry struct {
 	mu      sync.Mutex
 	list    []discovery.Instance
@@ -33,7 +34,7 @@ func (r *registry) set(problem error, ids ...string) {
 			Metadata: map[string]string{discovery.MetaSettings: discovery.SettingsWatched},
 		})
 	}
-	// One that has its settings from elsewhere.
+	// This one does not follow settings.
 	r.list = append(r.list, discovery.Instance{Service: "catalog", ID: "old-client", Status: discovery.Up})
 }
 
@@ -43,7 +44,7 @@ func (r *registry) registered() ([]discovery.Instance, error) {
 	return r.list, r.problem
 }
 
-// watch watches as an instance that acknowledges what it gets, until cut, which ends the stream as a broken network does.
+// watch opens a stream as an instance that acknowledges what it receives. cut ends the stream as a broken network does.
 func watch(t *testing.T, c configv1.ConfigClient, instance string) (cut func()) {
 	t.Helper()
 	ctx, cancel := context.WithCancel(t.Context())
@@ -61,14 +62,14 @@ func watch(t *testing.T, c configv1.ConfigClient, instance string) (cut func()) 
 			if err != nil {
 				return
 			}
-			_ = stream.Send(&configv1.WatchRequest{AppliedRevision: m.GetRevision()}) // Recv says why it failed
+			_ = stream.Send(&configv1.WatchRequest{AppliedRevision: m.GetRevision()}) // if it fails, Recv returns the error
 		}
 	})
 	t.Cleanup(func() { cancel(); done.Wait() })
 	return cancel
 }
 
-// counted writes a status as "1 of 2: catalog-1@7, catalog-2@6 cut off".
+// counted returns a status as "1 of 2: catalog-1@7, catalog-2@6 cut off".
 func counted(t *testing.T, c configv1.ConfigClient, req *configv1.StatusRequest) string {
 	t.Helper()
 	resp, err := c.Status(t.Context(), req)
@@ -86,7 +87,7 @@ func counted(t *testing.T, c configv1.ConfigClient, req *configv1.StatusRequest)
 	return fmt.Sprintf("%d of %d: ", resp.GetCurrent(), resp.GetTotal()) + strings.Join(list, ", ")
 }
 
-// catalogs starts two replicas and a registry that has catalog-1 and catalog-2. The first watches the first replica.
+// catalogs starts two replicas and a registry that has catalog-1 and catalog-2. catalog-1 watches the first replica.
 func catalogs(t *testing.T) (known *registry, a, b configv1.ConfigClient) {
 	t.Helper()
 	known = &registry{}
@@ -98,7 +99,7 @@ func catalogs(t *testing.T) (known *registry, a, b configv1.ConfigClient) {
 	return known, a, b
 }
 
-func TestStatusCountsWhoIsCutOff(t *testing.T) {
+func TestStatusCountsInstancesThatAreCutOff(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		known, a, b := catalogs(t)
 		cut := watch(t, b, "catalog-2")
@@ -124,25 +125,26 @@ func TestStatusCountsWhoIsCutOff(t *testing.T) {
 			t.Errorf("of another app: %s", got)
 		}
 		known.set(nil, "catalog-1", "catalog-3")
-		check("its lease is over", "1 of 2: catalog-1@2, catalog-3@0 cut off")
+		check("its lease has ended", "1 of 2: catalog-1@2, catalog-3@0 cut off")
 		known.set(nil, "catalog-1", "catalog-2")
-		check("back in the registry: its last word is forgotten", "1 of 2: catalog-1@2, catalog-2@0 cut off")
+		check("back in the registry, without its last status", "1 of 2: catalog-1@2, catalog-2@0 cut off")
 		watch(t, a, "catalog-2")
-		check("back, at the other replica", "2 of 2: catalog-1@2, catalog-2@2")
+		check("connected again, to the other replica", "2 of 2: catalog-1@2, catalog-2@2")
 		known.set(nil)
-		check("the registry has forgotten who watches", "2 of 2: catalog-1@2, catalog-2@2")
+		check("the registry does not have the instances that watch", "2 of 2: catalog-1@2, catalog-2@2")
 	})
 }
 
-func TestStatusWaitsForWhoIsCutOff(t *testing.T) {
+func TestStatusWaitsForInstancesThatAreCutOff(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		_, a, b := catalogs(t)
 		synctest.Wait()
 		publish(t, a, set("search.limit", "30"))
 		req := &configv1.StatusRequest{App: "catalog", Wait: durationpb.New(10 * time.Second)}
 		start := time.Now()
-		if got := counted(t, b, req); got != "1 of 2: catalog-1@1, catalog-2@0 cut off" || time.Since(start) != 10*time.Second {
-			t.Errorf("it stays away: %s after %v", got, time.Since(start))
+		want := "1 of 2: catalog-1@1, catalog-2@0 cut off"
+		if got := counted(t, b, req); got != want || time.Since(start) != 10*time.Second {
+			t.Errorf("it does not come back: %s after %v", got, time.Since(start))
 		}
 		time.AfterFunc(3*time.Second, func() { watch(t, b, "catalog-2") })
 		start = time.Now()
@@ -164,6 +166,81 @@ func TestStatusSaysThatTheRegistryIsAway(t *testing.T) {
 		resp, err := c.Status(t.Context(), &configv1.StatusRequest{})
 		if err != nil || resp.GetTotal() != 1 || resp.GetRegistryProblem() != "no registry has answered yet" {
 			t.Errorf("got %v, %v", resp, err)
+		}
+	})
+}
+
+func TestStatusRefusals(t *testing.T) {
+	c, _ := declared(t)
+	publish(t, c, set("greeting", "hi"))
+	for name, test := range map[string]struct {
+		req  *configv1.StatusRequest
+		text string
+	}{
+		"a future revision":   {&configv1.StatusRequest{Revision: 2}, "revision must be 0 to the newest, 1, is 2"},
+		"a negative revision": {&configv1.StatusRequest{Revision: -1}, "revision must be 0 to the newest, 1, is -1"},
+		"a negative wait": {
+			&configv1.StatusRequest{Wait: durationpb.New(-time.Second)}, "wait must be 0s to 5m0s, is -1s",
+		},
+		"a long wait": {
+			&configv1.StatusRequest{Wait: durationpb.New(5*time.Minute + 1)}, "wait must be 0s to 5m0s",
+		},
+	} {
+		_, err := c.Status(t.Context(), test.req)
+		if errs.KindOf(err) != errs.Invalid || !strings.Contains(err.Error(), test.text) {
+			t.Errorf("%s: error %v, want kind invalid and ...%s...", name, err, test.text)
+		}
+	}
+}
+
+// A status of one instance does not grow without bound.
+func TestStatusKeeps100RejectionsOfAnInstance(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		servers, _ := replicas(t, 1)
+		c := servers[0].Client(t)
+		declare(t, c)
+		stream, err := c.Watch(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		hello := &configv1.WatchRequest{Identity: id("catalog-1")}
+		for i := range 101 {
+			hello.Rejections = append(hello.Rejections, &configv1.Rejection{Name: fmt.Sprint(i), Problem: "bad"})
+		}
+		if err := stream.Send(hello); err != nil {
+			t.Fatal(err)
+		}
+		synctest.Wait()
+		if n := len(status(t, c, 0).GetInstances()[0].GetRejections()); n != 100 {
+			t.Errorf("the status has %d rejections, want 100", n)
+		}
+	})
+}
+
+// Status waits no longer than it was asked to, and returns as soon as all instances run the revision.
+func TestStatusWaitsForWatchers(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		servers, _ := replicas(t, 2)
+		a, b := servers[0].Client(t), servers[1].Client(t)
+		declare(t, a)
+		stream, err := b.Watch(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := stream.Send(&configv1.WatchRequest{Identity: id("catalog-1")}); err != nil {
+			t.Fatal(err)
+		}
+		synctest.Wait()
+		rev := publish(t, a, set("greeting", "hi"))
+		req := &configv1.StatusRequest{App: "catalog", Revision: rev, Wait: durationpb.New(10 * time.Second)}
+		start := time.Now()
+		if got, want := counted(t, a, req), "0 of 1: catalog-1@0"; got != want || time.Since(start) != 10*time.Second {
+			t.Errorf("an instance that does not acknowledge: %s after %v, want %s after 10s", got, time.Since(start), want)
+		}
+		time.AfterFunc(3*time.Second, func() { _ = stream.Send(&configv1.WatchRequest{AppliedRevision: rev}) })
+		start = time.Now()
+		if got, want := counted(t, a, req), "1 of 1: catalog-1@1"; got != want || time.Since(start) != 3*time.Second {
+			t.Errorf("one that acknowledges after 3s: %s after %v, want %s after 3s", got, time.Since(start), want)
 		}
 	})
 }

@@ -9,42 +9,47 @@ import (
 
 	configv1 "bijou.dev/platform/api/config/v1"
 	"bijou.dev/platform/errs"
-
 	"bijou.dev/platform/names"
+
 	"google.golang.org/protobuf/types/known/timestamppb"
 )
 
-// audience is who watches this replica.
+// audience is the set of instances that watch this replica.
 type audience struct {
 	readers sync.WaitGroup // of the goroutines that receive acknowledgements
 
-	amu      sync.Mutex // locked after state.mu when both are
+	amu      sync.Mutex // locked after state.mu if both are
 	watchers map[*watcher]struct{}
-	left     map[member]*configv1.InstanceStatus // the last word of instances that watched and do so no more
+	left     map[member]*configv1.InstanceStatus // the last status of instances that no longer watch
 	acked    chan struct{}                       // closed and replaced when a status changes
-	released chan struct{}                       // closed and replaced when all streams have to go elsewhere
+	released chan struct{}                       // closed and replaced by Release
 }
 
 func newAudience() audience {
-	return audience{watchers: map[*watcher]struct{}{}, left: map[member]*configv1.InstanceStatus{}, acked: make(chan struct{}), released: make(chan struct{})}
+	return audience{
+		watchers: map[*watcher]struct{}{},
+		left:     map[member]*configv1.InstanceStatus{},
+		acked:    make(chan struct{}),
+		released: make(chan struct{}),
+	}
 }
 
 // watcher is one stream.
 type watcher struct {
-	id     *configv1.Identity
-	notify chan struct{}              // holds a token when there is something to send
-	sent   map[string]*configv1.Value // name -> what the instance was told; owned by the stream's goroutine
+	id   *configv1.Identity
+	wake chan struct{}              // holds a token while there is something to send
+	sent map[string]*configv1.Value // name -> value that was sent last; owned by the goroutine of the stream
 
-	// Written with state.mu held, read by the stream's goroutine with it held for reading.
+	// Written with state.mu locked, read by the goroutine of the stream with state.mu locked for reading.
 	dirty map[string]bool // names that may have changed
 
-	released <-chan struct{}          // closed when the stream has to go elsewhere
+	released <-chan struct{}          // closed when the instance must watch another replica
 	status   *configv1.InstanceStatus // guarded by audience.amu; replaced, not modified
 }
 
-// tell marks what may have changed for every watcher. Each sends when it can, all that came together in one message, so a
-// slow instance costs no more memory than the names there are.
-func (s *Server) tell(names []string, _ int64) {
+// notify records for each watcher which names may have changed. Its stream sends them when it can, with all later
+// ones in the same message. So a slow instance needs no more memory than there are names.
+func (s *Server) notify(names []string) {
 	s.amu.Lock()
 	defer s.amu.Unlock()
 	for w := range s.watchers {
@@ -52,7 +57,7 @@ func (s *Server) tell(names []string, _ int64) {
 			w.dirty[name] = true
 		}
 		select {
-		case w.notify <- struct{}{}:
+		case w.wake <- struct{}{}:
 		default:
 		}
 	}
@@ -71,7 +76,7 @@ func (s *Server) Watch(stream configv1.Config_WatchServer) error {
 	if err != nil {
 		return err
 	}
-	defer s.part(w)
+	defer s.leave(w)
 	if err := stream.Send(snapshot); err != nil {
 		return err
 	}
@@ -80,13 +85,13 @@ func (s *Server) Watch(stream configv1.Config_WatchServer) error {
 	sent := snapshot.GetRevision()
 	for {
 		select {
-		case <-w.notify:
+		case <-w.wake:
 		case err := <-received:
 			return ended(err)
 		case <-stream.Context().Done():
 			return nil
 		case <-w.released:
-			return errs.Errorf(errs.Unavailable, "watching settings: this replica is leaving; watch another")
+			return errs.Errorf(errs.Unavailable, "watching settings: this replica is stopping; watch another")
 		}
 		m := s.delta(w)
 		if m.GetRevision() == sent && len(m.GetValues())+len(m.GetRemoved()) == 0 {
@@ -99,7 +104,7 @@ func (s *Server) Watch(stream configv1.Config_WatchServer) error {
 	}
 }
 
-// ended is the answer to a client that closed its side: nothing went wrong.
+// ended returns the error of a stream whose last Recv failed: none if the client closed its side.
 func ended(err error) error {
 	if errors.Is(err, io.EOF) {
 		return nil
@@ -109,30 +114,39 @@ func ended(err error) error {
 
 func checkIdentity(id *configv1.Identity) error {
 	var bad errs.Violations
+	at := bad.At("identity")
 	if err := names.Service.Check(id.GetApp()); err != nil {
-		bad.Add("identity.app", err.Error())
+		at.Add("app", err.Error())
 	}
 	if err := names.ID.Check(id.GetInstance()); err != nil {
-		bad.Add("identity.instance", err.Error())
+		at.Add("instance", err.Error())
 	}
-	for field, text := range map[string]string{
-		"environment": id.GetEnvironment(), "region": id.GetRegion(), "zone": id.GetZone(), "version": id.GetVersion(),
+	for _, f := range [][2]string{
+		{"environment", id.GetEnvironment()},
+		{"region", id.GetRegion()},
+		{"zone", id.GetZone()},
+		{"version", id.GetVersion()},
 	} {
-		if err := names.ID.Check(text); text != "" && err != nil {
-			bad.Add("identity."+field, err.Error())
+		if f[1] == "" {
+			continue
+		}
+		if err := names.ID.Check(f[1]); err != nil {
+			at.Add(f[0], err.Error())
 		}
 	}
 	return bad.Err("watching settings")
 }
 
-// join adds a watcher and returns what it sees at that moment, so that no change falls between.
+// join adds a watcher and returns the snapshot for it. Both happen at one moment, so that no change is missed.
 func (s *Server) join(hello *configv1.WatchRequest) (*watcher, *configv1.WatchResponse, error) {
 	s.state.mu.RLock()
 	defer s.state.mu.RUnlock()
 	if err := s.state.readLocked(); err != nil {
 		return nil, nil, err
 	}
-	w := &watcher{id: hello.GetIdentity(), notify: make(chan struct{}, 1), sent: map[string]*configv1.Value{}, dirty: map[string]bool{}}
+	w := &watcher{
+		id: hello.GetIdentity(), wake: make(chan struct{}, 1), sent: map[string]*configv1.Value{}, dirty: map[string]bool{},
+	}
 	m := &configv1.WatchResponse{Revision: s.state.head.GetRevision(), Snapshot: true}
 	for _, name := range slices.Sorted(maps.Keys(s.state.values)) {
 		if v := s.state.winnerLocked(name, w.id); v != nil {
@@ -148,7 +162,8 @@ func (s *Server) join(hello *configv1.WatchRequest) (*watcher, *configv1.WatchRe
 	return w, m, nil
 }
 
-func (s *Server) part(w *watcher) {
+// leave removes a watcher and keeps its last status.
+func (s *Server) leave(w *watcher) {
 	s.amu.Lock()
 	defer s.amu.Unlock()
 	delete(s.watchers, w)
@@ -156,7 +171,7 @@ func (s *Server) part(w *watcher) {
 	s.statusChangedLocked()
 }
 
-// delta returns what changed for the watcher since the last call. It may be nothing but the revision.
+// delta returns what changed for the watcher since the last call. There may be no values in it, only a new revision.
 func (s *Server) delta(w *watcher) *configv1.WatchResponse {
 	s.state.mu.RLock()
 	defer s.state.mu.RUnlock()
@@ -177,7 +192,7 @@ func (s *Server) delta(w *watcher) *configv1.WatchResponse {
 	return m
 }
 
-// receive takes acknowledgements until the stream ends.
+// receive reads acknowledgements until the stream ends.
 func (s *Server) receive(stream configv1.Config_WatchServer, w *watcher) error {
 	for {
 		ack, err := stream.Recv()

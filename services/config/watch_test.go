@@ -38,12 +38,16 @@ func TestPublishReachesInstancesOfAllReplicas(t *testing.T) {
 		synctest.Wait()
 
 		rev := publish(t, a, set("search.limit", "30"))
-		resp, err := b.Status(t.Context(), &configv1.StatusRequest{App: "catalog", Revision: rev, Wait: durationpb.New(time.Minute)})
+		resp, err := b.Status(
+			t.Context(), &configv1.StatusRequest{App: "catalog", Revision: rev, Wait: durationpb.New(time.Minute)},
+		)
 		if err != nil {
 			t.Fatal(err)
 		}
 		if resp.GetCurrent() != 2 || resp.GetTotal() != 2 || len(resp.GetUnreachable()) != 0 {
-			t.Errorf("status is %d of %d, unreachable %v, want 2 of 2", resp.GetCurrent(), resp.GetTotal(), resp.GetUnreachable())
+			t.Errorf(
+				"status is %d of %d, unreachable %v, want 2 of 2", resp.GetCurrent(), resp.GetTotal(), resp.GetUnreachable(),
+			)
 		}
 		for i, l := range limits {
 			if l.Get() != 30 {
@@ -63,8 +67,8 @@ func TestPublishReachesInstancesOfAllReplicas(t *testing.T) {
 	})
 }
 
-// Who publishes at one replica may ask another one, which hears of it a little later.
-func TestStatusOfARevisionThatThisReplicaHasYetToHearOf(t *testing.T) {
+// A writer may publish through one replica and ask another one, which sees the revision a little later.
+func TestStatusOfARevisionThatThisReplicaHasNotSeen(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		servers, stores := replicas(t, 2)
 		a, b := servers[0].Client(t), servers[1].Client(t)
@@ -107,10 +111,14 @@ func TestWatchSendsSnapshotThenDeltas(t *testing.T) {
 		t.Errorf("the first message is %v", m)
 	}
 	publish(t, c, set("greeting", "two"))
-	if m := next(); m.GetSnapshot() || m.GetRevision() != 2 || len(m.GetValues()) != 1 || m.GetValues()[0].GetValue() != "two" {
+	if m := next(); m.GetSnapshot() || m.GetRevision() != 2 ||
+		len(m.GetValues()) != 1 || m.GetValues()[0].GetValue() != "two" {
 		t.Errorf("a change is sent as %v", m)
 	}
-	publish(t, c, &configv1.Change{Name: "greeting", Scope: at(configv1.Layer_LAYER_ZONE, "catalog", "elsewhere"), Value: "three"})
+	publish(
+		t, c,
+		&configv1.Change{Name: "greeting", Scope: at(configv1.Layer_LAYER_ZONE, "catalog", "elsewhere"), Value: "three"},
+	)
 	if m := next(); m.GetRevision() != 3 || len(m.GetValues())+len(m.GetRemoved()) != 0 {
 		t.Errorf("a change that does not concern the instance is sent as %v, want only the revision", m)
 	}
@@ -123,7 +131,9 @@ func TestWatchSendsSnapshotThenDeltas(t *testing.T) {
 	if behind.GetCurrent() != 0 || behind.GetTotal() != 1 || behind.GetInstances()[0].GetRevision() != 1 {
 		t.Errorf("an instance that acknowledged nothing since revision 1 has status %v", behind)
 	}
-	ack := &configv1.WatchRequest{AppliedRevision: 4, Rejections: []*configv1.Rejection{{Name: "ratio", Revision: 1, Problem: "too big"}}}
+	ack := &configv1.WatchRequest{
+		AppliedRevision: 4, Rejections: []*configv1.Rejection{{Name: "ratio", Revision: 1, Problem: "too big"}},
+	}
 	if err := stream.Send(ack); err != nil {
 		t.Fatal(err)
 	}
@@ -136,7 +146,7 @@ func TestWatchSendsSnapshotThenDeltas(t *testing.T) {
 	}
 	eventually(t, func() error {
 		if n := status(t, c, 0).GetTotal(); n != 0 {
-			return errors.New("the instance that left is still counted")
+			return errors.New("the instance that disconnected is still counted")
 		}
 		return nil
 	})
@@ -151,10 +161,12 @@ func status(t *testing.T, c configv1.ConfigClient, wait time.Duration) *configv1
 	return resp
 }
 
-func TestWatchRefusesWhoDoesNotSayWhoItIs(t *testing.T) {
+func TestWatchRefusesIncompleteIdentities(t *testing.T) {
 	c, _ := declared(t)
 	for name, hello := range map[string]*configv1.WatchRequest{
-		"nothing": {}, "no instance": {Identity: &configv1.Identity{App: "catalog"}}, "bad app": {Identity: &configv1.Identity{App: "a b", Instance: "1"}},
+		"nothing": {}, "no instance": {Identity: &configv1.Identity{App: "catalog"}}, "bad app": {
+			Identity: &configv1.Identity{App: "a b", Instance: "1"},
+		},
 		"long zone": {Identity: &configv1.Identity{App: "a", Instance: "1", Zone: strings.Repeat("z", 200)}},
 	} {
 		stream, err := c.Watch(t.Context())
@@ -186,7 +198,8 @@ func TestInstanceReportsValuesItCannotUse(t *testing.T) {
 		}
 		resp := status(t, c, time.Second)
 		in := resp.GetInstances()[0]
-		if in.GetRevision() != rev || len(in.GetRejections()) != 1 || !strings.Contains(in.GetRejections()[0].GetProblem(), "at most 40") {
+		if in.GetRevision() != rev || len(in.GetRejections()) != 1 ||
+			!strings.Contains(in.GetRejections()[0].GetProblem(), "at most 40") {
 			t.Errorf("status is %v", in)
 		}
 		publish(t, c, set("search.limit", "35"))
@@ -214,7 +227,9 @@ func TestStoreAway(t *testing.T) {
 			t.Errorf("a publish hung for %v", took)
 		}
 		if servers[0].Problem() == nil || servers[0].Loaded() != nil {
-			t.Errorf("the replica says problem %v, loaded %v; want a problem, and loaded", servers[0].Problem(), servers[0].Loaded())
+			t.Errorf(
+				"the replica says problem %v, loaded %v; want a problem, and loaded", servers[0].Problem(), servers[0].Loaded(),
+			)
 		}
 		if got := valueOf(t, c, id("1"), "greeting"); got != "hi" {
 			t.Errorf("reads give %q", got)
@@ -237,7 +252,7 @@ func TestStoreAway(t *testing.T) {
 	})
 }
 
-func TestStoreThatLostItsDataBlanksNobody(t *testing.T) {
+func TestSettingsAreKeptWhenTheStoreLosesData(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		servers, stores := replicas(t, 1)
 		c := servers[0].Client(t)
@@ -265,8 +280,8 @@ func TestStoreThatLostItsDataBlanksNobody(t *testing.T) {
 			t.Errorf("the loss was passed on: the instance uses %q", greeting.Get())
 		}
 		_, err = c.Publish(t.Context(), change(set("greeting", "x")))
-		if e := wantKind(t, err, errs.Unavailable); !strings.Contains(e.Error(), "lost data") {
-			t.Errorf("got %v", e)
+		if got := wantKind(t, err, errs.Unavailable); !strings.Contains(got, "lost data") {
+			t.Errorf("text is %q, want ...lost data...", got)
 		}
 		if _, err := stores[0].Txn(t.Context(), restore); err != nil {
 			t.Fatal(err)
@@ -280,7 +295,7 @@ func TestStoreThatLostItsDataBlanksNobody(t *testing.T) {
 	})
 }
 
-func TestReleasedWatchersGoElsewhere(t *testing.T) {
+func TestReleasedInstancesWatchAgain(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		servers, _ := replicas(t, 1)
 		declare(t, servers[0].Client(t))
@@ -291,7 +306,7 @@ func TestReleasedWatchersGoElsewhere(t *testing.T) {
 		}
 		servers[0].Release()
 		synctest.Wait()
-		if ok, _ := instance.Connected(); ok || !strings.Contains(instance.Problem().Error(), "leaving") {
+		if ok, _ := instance.Connected(); ok || !strings.Contains(instance.Problem().Error(), "stopping") {
 			t.Errorf("connected %t, problem %v", ok, instance.Problem())
 		}
 		time.Sleep(time.Second)

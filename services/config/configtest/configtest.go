@@ -1,4 +1,4 @@
-// Package configtest starts real configuration services in memory, for tests of whatever follows settings. It works
+// Package configtest starts real configuration services in memory, for tests of programs that follow settings. It works
 // inside testing/synctest bubbles.
 package configtest
 
@@ -17,11 +17,11 @@ import (
 	"google.golang.org/grpc"
 )
 
-// Options of a test server. The zero value is a replica alone, on a network and a store of its own.
+// Options are the options of a test server. The zero value is one replica with a network and a store of its own.
 type Options struct {
 	// Config are the options of the service. With neither EtcdEndpoints nor Store it has a store in memory.
 	Config config.Options
-	// Net is the network to listen on. Nil: one of its own.
+	// Net is the network to listen on. Nil: a new one.
 	Net *memnet.Network
 	// Addr is where to listen. Empty: a free port of host "config".
 	Addr string
@@ -84,7 +84,8 @@ func (s *Server) Stop() {
 // Conn returns a connection to the replica, closed at the end of the test.
 func (s *Server) Conn(t testing.TB) *rpc.Conn {
 	t.Helper()
-	conn, err := rpc.NewClient(rpc.ClientOptions{Service: "configtest", DialContext: s.Net.DialContext}).Dial("passthrough:///" + s.Addr)
+	client := rpc.NewClient(rpc.ClientOptions{Service: "configtest", DialContext: s.Net.DialContext})
+	conn, err := client.Dial("passthrough:///" + s.Addr)
 	if err != nil {
 		t.Fatalf("configtest: %v", err)
 	}
@@ -97,8 +98,8 @@ func (s *Server) Client(t testing.TB) configv1.ConfigClient {
 	return configv1.NewConfigClient(s.Conn(t))
 }
 
-// Follow returns a running set of settings that the replica feeds, for an instance of an app. It is stopped at the end of the
-// test.
+// Follow returns a running set of settings that the replica feeds, for an instance of an app. It is stopped at the
+// end of the test.
 func (s *Server) Follow(t testing.TB, id *configv1.Identity) *settings.LiveSet {
 	t.Helper()
 	set, err := settings.Open(settings.Options{Identity: id, Conn: s.Conn(t)})

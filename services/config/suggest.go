@@ -7,25 +7,28 @@ import (
 	"strings"
 
 	settings "bijou.dev/platform/config"
+	"bijou.dev/platform/text"
 )
 
-// nearest returns up to three of the known names that look like a slip of the pen, the nearest first.
+// nearest returns up to three of the known names that name may be a misspelling of, the most similar first.
 func nearest(name string, known iter.Seq[string]) []string {
-	type near struct {
+	type similar struct {
 		name     string
 		distance int
 	}
 	most := 2 + len(name)/8
-	var found []near
+	var found []similar
 	for k := range known {
 		if len(k) > len(name)+most || len(name) > len(k)+most {
 			continue
 		}
 		if d := distance(strings.ToLower(name), strings.ToLower(k)); d <= most {
-			found = append(found, near{k, d})
+			found = append(found, similar{k, d})
 		}
 	}
-	slices.SortFunc(found, func(a, b near) int { return cmp.Or(a.distance-b.distance, cmp.Compare(a.name, b.name)) })
+	slices.SortFunc(found, func(a, b similar) int {
+		return cmp.Or(cmp.Compare(a.distance, b.distance), cmp.Compare(a.name, b.name))
+	})
 	var names []string
 	for _, n := range found[:min(3, len(found))] {
 		names = append(names, n.name)
@@ -33,7 +36,7 @@ func nearest(name string, known iter.Seq[string]) []string {
 	return names
 }
 
-// distance counts the bytes to insert, delete or replace.
+// distance returns how many bytes must be inserted, deleted or replaced to make b from a.
 func distance(a, b string) int {
 	row := make([]int, len(b)+1)
 	for j := range row {
@@ -54,9 +57,8 @@ func distance(a, b string) int {
 	return row[len(b)]
 }
 
-// inPlace returns what name would be called if it belonged to the property: of a family, with the segments of name where
-// the star is.
-func inPlace(p *settings.Property, name string) string {
+// expand returns the name of a property or, for a family, its pattern with the key taken from name instead of the star.
+func expand(p *settings.Property, name string) string {
 	if !p.Pattern() {
 		return p.Name()
 	}
@@ -70,10 +72,4 @@ func inPlace(p *settings.Property, name string) string {
 }
 
 // shorten bounds text that is quoted in messages.
-func shorten(s string) string {
-	const most = 200
-	if len(s) <= most {
-		return s
-	}
-	return strings.ToValidUTF8(s[:most], "") + "..."
-}
+func shorten(s string) string { return text.Bound(s, 200) }
