@@ -37,7 +37,7 @@ type consoleTraffic struct{ Edges []consoleEdge }
 
 type consoleEdge struct {
 	From, To string
-	Rate     float64
+	Figures  struct{ CallsPerSecond float64 }
 }
 
 // tellConsole looks at everything through the console, and acts through it.
@@ -69,7 +69,9 @@ func tellConsole(t *testing.T, p platform) {
 			return err
 		}
 		for _, want := range [][2]string{{"INTERNET", "gateway"}, {"gateway", "web"}, {"web", "catalog"}, {"recommendations", "catalog"}} {
-			if !slices.ContainsFunc(traffic.Edges, func(e consoleEdge) bool { return e.From == want[0] && e.To == want[1] && e.Rate > 0 }) {
+			if !slices.ContainsFunc(traffic.Edges, func(e consoleEdge) bool {
+				return e.From == want[0] && e.To == want[1] && e.Figures.CallsPerSecond > 0
+			}) {
 				return fmt.Errorf("no calls from %s to %s in %+v", want[0], want[1], traffic.Edges)
 			}
 		}
