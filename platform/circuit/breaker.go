@@ -89,14 +89,13 @@ func (c *circuit) changedLocked(from, to, why string) {
 
 func (c *circuit) whyOpenLocked(now time.Duration) string {
 	l, h := c.limits.Load(), c.window.health(now)
-	events, _ := c.window.rolling(now)
 	why := fmt.Sprintf("%d of %d calls failed within %v (%d %%, threshold %d %%)",
 		h.failed, h.calls, load.Window, h.percent(), l.errorPercent)
-	if n := events[evTimeout]; n > 0 {
-		why += fmt.Sprintf(", %d timed out", n)
+	if h.timedOut > 0 {
+		why += fmt.Sprintf(", %d timed out", h.timedOut)
 	}
-	if n := events[evSlow]; n > 0 {
-		why += fmt.Sprintf(", %d took longer than %v", n, l.slowCall)
+	if h.slow > 0 {
+		why += fmt.Sprintf(", %d took longer than %v", h.slow, l.slowCall)
 	}
 	return why
 }

@@ -518,6 +518,48 @@ func TestReleasedCircuitKeepsStateAndCounts(t *testing.T) {
 	}
 }
 
+func TestSinceIsTheTimeOfTheLastChange(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		cfg := config.Static(nil)
+		s := circuit.New(circuit.Options{Config: cfg})
+		for _, change := range []struct {
+			name string
+			make func()
+		}{
+			{"is made", func() { calls(t, s, 1, succeed) }},
+			{"opens", func() { calls(t, s, 20, fail) }},
+			{"is forced", func() { set(t, cfg, "catalog.forceClosed", "true") }},
+			{"is released", func() { set(t, cfg, "catalog.forceClosed", "false") }},
+		} {
+			time.Sleep(time.Second)
+			change.make()
+			want := time.Now()
+			time.Sleep(time.Second)
+			if got := snapshot(t, s).Since.AsTime(); !got.Equal(want) {
+				t.Errorf("a second after the circuit %s, it says since %v, want %v", change.name, got, want)
+			}
+		}
+	})
+}
+
+// The reason has only calls that count: those from before the circuit closed do not.
+func TestReasonCountsTheCallsThatOpenedTheCircuit(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := circuit.New(circuit.Options{})
+		timeOut := func(context.Context) error { return errs.Timeout }
+		calls(t, s, 20, timeOut)
+		time.Sleep(5 * time.Second)
+		calls(t, s, 1, succeed)
+		wantState(t, s, closed)
+		calls(t, s, 18, fail)
+		calls(t, s, 2, timeOut)
+		want := "20 of 20 calls failed within 10s (100 %, threshold 50 %), 2 timed out; last: timeout"
+		if got := snapshot(t, s).Reason; got != want {
+			t.Errorf("the reason is %q, want %q", got, want)
+		}
+	})
+}
+
 // Calls from before an outage may end long after it. That they fail says nothing about the callee now.
 func TestCallsFromBeforeTheCircuitClosedDoNotOpenIt(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

@@ -98,7 +98,11 @@ func TestEventsHaveAllKeys(t *testing.T) {
 		"currentTime": 1.7e12, "rollingCountSuccess": 3.0, "rollingCountFailure": 2.0, "rollingCountExceptionsThrown": 2.0,
 		"requestCount": 5.0, "errorCount": 2.0, "errorPercentage": 40.0, "isCircuitBreakerOpen": false, "reportingHosts": 1.0,
 		"propertyValue_circuitBreakerSleepWindowInMilliseconds": 5000.0, "propertyValue_circuitBreakerForceOpen": false,
-		"propertyValue_executionIsolationStrategy": "SEMAPHORE",
+		"propertyValue_executionIsolationStrategy":                    "SEMAPHORE",
+		"propertyValue_executionIsolationThreadInterruptOnTimeout":    true,
+		"propertyValue_requestCacheEnabled":                           false,
+		"propertyValue_requestLogEnabled":                             false,
+		"propertyValue_metricsRollingStatisticalWindowInMilliseconds": 10000.0,
 	} {
 		if command[key] != want {
 			t.Errorf("%s is %v, want %v", key, command[key], want)
@@ -181,9 +185,9 @@ func TestStream(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if got := resp.Header.Get("Content-Type"); got != "text/event-stream;charset=UTF-8" {
-			t.Errorf("content type is %q", got)
-		}
+		assertHeader(t, resp.Header, "Content-Type", "text/event-stream;charset=UTF-8")
+		assertHeader(t, resp.Header, "Cache-Control", "no-cache, no-store, max-age=0, must-revalidate")
+		assertHeader(t, resp.Header, "X-Content-Type-Options", "nosniff")
 		lines := bufio.NewReader(resp.Body)
 		read := func() string {
 			line, err := lines.ReadString('\n')
@@ -232,11 +236,20 @@ func TestStream(t *testing.T) {
 	})
 }
 
+func assertHeader(t *testing.T, h http.Header, name, want string) {
+	t.Helper()
+	if got := h.Get(name); got != want {
+		t.Errorf("the header %s is %q, want %q", name, got, want)
+	}
+}
+
 func TestHandler(t *testing.T) {
 	s := circuit.New(circuit.Options{Service: "web", Instance: "web-1"})
 	calls(t, s, 20, fail)
 	w := httptest.NewRecorder()
 	s.Handler().ServeHTTP(w, httptest.NewRequest(http.MethodGet, "/circuits", nil))
+	assertHeader(t, w.Header(), "Content-Type", "application/json")
+	assertHeader(t, w.Header(), "X-Content-Type-Options", "nosniff")
 	var got circuitsv1.ServiceCircuits
 	if err := protojson.Unmarshal(w.Body.Bytes(), &got); err != nil {
 		t.Fatalf("%s: %v", w.Body, err)

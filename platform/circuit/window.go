@@ -61,8 +61,26 @@ type second struct {
 	latency load.Histogram
 }
 
-// health is a number of calls that say something about the callee, and how many of them failed or were slow.
-type health struct{ calls, failed int64 }
+// health is a number of calls that say something about the callee, and how many of them failed. Calls that timed out
+// and slow ones are parts of failed.
+type health struct{ calls, failed, timedOut, slow int64 }
+
+// add counts one call.
+func (h *health) add(ev event, slow bool) {
+	switch {
+	case slow:
+		h.slow++
+	case ev == evTimeout:
+		h.timedOut++
+	case ev == evSuccess:
+		h.calls++
+		return
+	case ev != evFailure:
+		return
+	}
+	h.calls++
+	h.failed++
+}
 
 // percent returns the share of failed calls, rounded down; 0 without calls.
 func (h health) percent() int64 {
@@ -97,15 +115,8 @@ func (w *window) ended(now time.Duration, ev event, slow bool, took time.Duratio
 	if ev != evCanceled && ev != evShed {
 		s.latency.Record(took)
 	}
-	if !forHealth {
-		return
-	}
-	switch {
-	case slow, ev == evFailure, ev == evTimeout:
-		s.health.failed++
-		s.health.calls++
-	case ev == evSuccess:
-		s.health.calls++
+	if forHealth {
+		s.health.add(ev, slow)
 	}
 }
 
@@ -147,6 +158,8 @@ func (w *window) health(now time.Duration) (sum health) {
 		if s := &w.ring[i]; s.number > newest-periods {
 			sum.calls += s.health.calls
 			sum.failed += s.health.failed
+			sum.timedOut += s.health.timedOut
+			sum.slow += s.health.slow
 		}
 	}
 	return sum

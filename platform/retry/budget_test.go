@@ -28,7 +28,7 @@ func callAll(ctx context.Context, policy retry.Policy, rate, seconds int) int {
 
 // Every call of a minute fails. The retries stay within the budget, and use it.
 func TestBudgetBoundsRetriesInAnOutage(t *testing.T) {
-	const rate, seconds, calls = 500, 60, 500 * 60
+	const rate, seconds, calls = 200, 60, 200 * 60
 	tests := []struct {
 		name         string
 		settings     []string

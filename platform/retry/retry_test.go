@@ -35,7 +35,7 @@ func idempotent(settings ...string) retry.Policy {
 func TestRetriesOnlyWhatIsSafeAndMayHelp(t *testing.T) {
 	down := errs.Errorf(errs.Unavailable, "down")
 	unavailable := func(reason string) error { return errs.Errorf(errs.Unavailable, "down").Because(reason) }
-	received := errs.FromRPC(errs.ToStatus(t.Context(), errs.Errorf(errs.Unavailable, "open").Because(circuit.ReasonOpen)).Err())
+	received := errs.FromRPC(errs.ToStatus(t.Context(), unavailable(circuit.ReasonOpen)).Err())
 	tests := []struct {
 		name         string
 		err          error
