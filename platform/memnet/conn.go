@@ -33,8 +33,8 @@ type conn struct {
 // Read reads what the other end wrote. While the host is cut off it waits.
 func (c *conn) Read(p []byte) (int, error) { return c.in.read(p, c) }
 
-// Write buffers p for the other end and waits when the buffer is full. While the host is cut off it does not tell that
-// the other end has closed.
+// Write buffers p for the other end and waits when the buffer is full. While the host is cut off a Write does not
+// report that the other end has closed.
 func (c *conn) Write(p []byte) (int, error) { return c.out.write(p, c) }
 
 // Close ends both directions. The other end reads what was written and then io.EOF.
@@ -124,7 +124,7 @@ func (h *half) read(p []byte, c *conn) (int, error) {
 		if healed == nil && len(h.buf) > 0 {
 			n := copy(p, h.buf)
 			if h.buf = h.buf[n:]; len(h.buf) == 0 {
-				h.buf = nil // it is kept no longer than it is of use: tests measure memory
+				h.buf = nil // free it at once: tests measure memory
 			}
 			h.signal()
 			h.mu.Unlock()
@@ -157,15 +157,15 @@ func (h *half) write(p []byte, c *conn) (int, error) {
 		if err := h.err; err != nil {
 			h.mu.Unlock()
 			if errors.Is(err, net.ErrClosed) && cut {
-				return sent + len(p), nil // nobody hears that it does not arrive
+				return sent + len(p), nil // the bytes are lost, and the sender cannot know
 			}
 			if errors.Is(err, net.ErrClosed) {
-				return sent, syscall.EPIPE // the reader is gone
+				return sent, syscall.EPIPE // the reader has closed
 			}
 			return sent, net.ErrClosed
 		}
-		if room := window - len(h.buf); room > 0 || len(p) == 0 {
-			n := min(room, len(p))
+		if free := window - len(h.buf); free > 0 || len(p) == 0 {
+			n := min(free, len(p))
 			h.buf = append(h.buf, p[:n]...)
 			sent, p = sent+n, p[n:]
 			h.signal()

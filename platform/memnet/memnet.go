@@ -1,8 +1,8 @@
 // Package memnet is a network in memory for tests.
 //
 // Its connections are buffered pipes, so they work inside a testing/synctest bubble, where a whole stack runs in fake
-// time. Hosts can be cut off and healed, which looks to both ends like a network that swallows everything: dials to
-// them wait until their context ends, and bytes on open connections to them wait until the host is healed.
+// time. Hosts can be cut off and healed. To both ends a cut looks like a network that drops all packets: a dial to the
+// host waits until its context ends, and bytes on open connections wait until the host is healed.
 package memnet
 
 import (
@@ -14,7 +14,7 @@ import (
 	"syscall"
 )
 
-// Network is an isolated set of listeners. Use [New].
+// Network is an isolated set of listeners. Make it with [New].
 type Network struct {
 	mu        sync.Mutex
 	listeners map[string]*listener
@@ -27,7 +27,7 @@ func New() *Network {
 	return &Network{listeners: map[string]*listener{}, cut: map[string]chan struct{}{}, port: 40000}
 }
 
-// Listen listens on address, "host:port". Port 0 gets a free one. An address that is taken is refused with
+// Listen listens on address, "host:port". Port 0 gets a free port. An address in use is refused with
 // syscall.EADDRINUSE.
 func (n *Network) Listen(network, address string) (net.Listener, error) {
 	host, port, err := net.SplitHostPort(address)
@@ -78,8 +78,8 @@ func (n *Network) DialContext(ctx context.Context, network, address string) (net
 	}
 }
 
-// Cut cuts off the listeners of a host until [Network.Heal]: on connections to them nothing goes in or out, and nobody
-// is told. A dial does not say from which host it comes, so what the host dials itself goes on.
+// Cut cuts off the listeners of a host until [Network.Heal]: no bytes arrive on connections to them, and neither end
+// gets an error. A dial does not say from which host it comes, so connections that the host itself dials still work.
 func (n *Network) Cut(host string) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
@@ -118,7 +118,7 @@ func (l *listener) connect(ctx context.Context, network string) (net.Conn, error
 	select {
 	case l.conns <- server:
 		select {
-		case <-l.closed: // perhaps just before, and then nobody will accept it
+		case <-l.closed: // it may have closed just before: then the connection is never accepted
 			l.reset()
 		default:
 		}
@@ -140,7 +140,7 @@ func (l *listener) Accept() (net.Conn, error) {
 	}
 }
 
-// Close stops listening and resets connections nobody accepted.
+// Close stops listening and closes connections that were not accepted.
 func (l *listener) Close() error {
 	l.once.Do(func() {
 		l.net.mu.Lock()
@@ -152,7 +152,7 @@ func (l *listener) Close() error {
 	return nil
 }
 
-// reset closes connections that nobody has accepted.
+// reset closes connections that were not accepted.
 func (l *listener) reset() {
 	for {
 		select {

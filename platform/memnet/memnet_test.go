@@ -53,10 +53,10 @@ func TestBytesArriveInOrderAndEndWithEOF(t *testing.T) {
 	}
 }
 
-func TestNobodyListens(t *testing.T) {
+func TestAddressWithoutListenerIsRefused(t *testing.T) {
 	n := memnet.New()
 	if _, err := n.DialContext(t.Context(), "tcp", "a:1"); !errors.Is(err, syscall.ECONNREFUSED) {
-		t.Errorf("dialling nobody: %v, want ECONNREFUSED", err)
+		t.Errorf("dialling an address without a listener: %v, want ECONNREFUSED", err)
 	}
 	l, err := n.Listen("tcp", "a:1")
 	if err != nil {
@@ -89,7 +89,7 @@ func TestDeadlinesInFakeTime(t *testing.T) {
 	})
 }
 
-func TestCutSwallowsAndHealDelivers(t *testing.T) {
+func TestBytesWaitFromCutToHeal(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		n := memnet.New()
 		client, server := connect(t, n, "a")
@@ -113,7 +113,7 @@ func TestCutSwallowsAndHealDelivers(t *testing.T) {
 	})
 }
 
-// While a host is cut off, its end of a connection may close without the other end hearing of it, whatever that does.
+// While a host is cut off, the other end does not learn that the host closed a connection, whether it reads or writes.
 func TestCutHidesAClose(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		n := memnet.New()
@@ -138,9 +138,9 @@ func TestCutHidesAClose(t *testing.T) {
 	})
 }
 
-// A dial that meets the end of its listener gets an answer, one way or the other: a connection that nobody will ever
-// accept is closed.
-func TestADialNeverOutlivesItsListenerUnnoticed(t *testing.T) {
+// A dial at the moment when its listener closes is refused, or its connection is closed: it must not wait for an Accept
+// that never comes.
+func TestDialDuringCloseOfItsListenerEnds(t *testing.T) {
 	n := memnet.New()
 	for range 2000 {
 		l, err := n.Listen("tcp", "a:1")
@@ -159,7 +159,7 @@ func TestADialNeverOutlivesItsListenerUnnoticed(t *testing.T) {
 		select {
 		case <-read:
 		case <-time.After(5 * time.Second):
-			t.Fatal("a connection hangs that nobody can accept")
+			t.Fatal("a connection that is never accepted was not closed")
 		}
 	}
 }
@@ -167,7 +167,9 @@ func TestADialNeverOutlivesItsListenerUnnoticed(t *testing.T) {
 func Example() {
 	n := memnet.New()
 	l, _ := n.Listen("tcp", "shop:80")
-	srv := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, "open") })}
+	srv := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		io.WriteString(w, "open")
+	})}
 	go srv.Serve(l)
 	defer srv.Close()
 

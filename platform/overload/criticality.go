@@ -17,7 +17,7 @@ const (
 	Critical Criticality = iota
 	// CriticalPlus is for the few requests whose failure is a disaster. It is shed last.
 	CriticalPlus
-	// SheddablePlus may fail for minutes and be tried again: batches.
+	// SheddablePlus may fail for minutes and be retried: batches.
 	SheddablePlus
 	// Sheddable may fail often, and for hours: prefetching, crawlers. It is shed first.
 	Sheddable
@@ -40,12 +40,13 @@ func Parse(name string) (Criticality, error) {
 			return Criticality(c), nil
 		}
 	}
-	return Critical, errs.Errorf(errs.Invalid, "must be one of CRITICAL_PLUS, CRITICAL, SHEDDABLE_PLUS and SHEDDABLE, is %q", name)
+	return Critical, errs.Errorf(errs.Invalid,
+		"must be one of CRITICAL_PLUS, CRITICAL, SHEDDABLE_PLUS and SHEDDABLE, is %q", name)
 }
 
 type criticalityKey struct{}
 
-// With returns a context whose calls have a criticality.
+// With returns a context whose calls have criticality c.
 func With(ctx context.Context, c Criticality) context.Context {
 	if c == Of(ctx) {
 		return ctx
@@ -53,7 +54,7 @@ func With(ctx context.Context, c Criticality) context.Context {
 	return context.WithValue(ctx, criticalityKey{}, c)
 }
 
-// Of returns the criticality of a context.
+// Of returns the criticality of a context. Without one it is Critical.
 func Of(ctx context.Context) Criticality {
 	c, _ := ctx.Value(criticalityKey{}).(Criticality)
 	return c
@@ -69,7 +70,7 @@ var members = [classes]string{
 	member + "=CRITICAL", member + "=CRITICAL_PLUS", member + "=SHEDDABLE_PLUS", member + "=SHEDDABLE",
 }
 
-// Baggage returns what to send: a list of one member, or "" for Critical, which need not be said.
+// Baggage returns the value of [Header]: a list of one member, or "" for Critical, which is the default.
 func (c Criticality) Baggage() string {
 	if c == Critical || c >= classes {
 		return ""
@@ -77,7 +78,7 @@ func (c Criticality) Baggage() string {
 	return members[c]
 }
 
-// FromBaggage finds the criticality in lines of baggage. What is not there or not valid is Critical.
+// FromBaggage finds the criticality in lines of baggage. Without a valid one it returns Critical.
 func FromBaggage(lines []string) Criticality {
 	for _, line := range lines {
 		for item := range strings.SplitSeq(line, ",") {
@@ -85,7 +86,7 @@ func FromBaggage(lines []string) Criticality {
 			if !ok || strings.TrimSpace(key) != member {
 				continue
 			}
-			value, _, _ = strings.Cut(value, ";") // properties mean nothing to us
+			value, _, _ = strings.Cut(value, ";") // properties are ignored
 			c, err := Parse(strings.TrimSpace(value))
 			if err != nil {
 				return Critical
@@ -96,7 +97,7 @@ func FromBaggage(lines []string) Criticality {
 	return Critical
 }
 
-// Middleware takes the criticality of requests into their context. It belongs behind the edge, not on it: it believes
+// Middleware copies the criticality of requests into their context. Use it behind the edge, not at the edge: it trusts
 // the caller.
 func Middleware(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {

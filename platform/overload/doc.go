@@ -1,10 +1,10 @@
-// Package overload keeps a server useful when it is asked for more than it can do: it finds out how many requests the
-// server can work on at once, and when there are more it sheds the least important ones first.
+// Package overload keeps a server useful when it gets more requests than it can serve: it measures how many requests
+// the server can work on at once, and when there are more it sheds the least important ones first.
 //
 //	limiter := overload.New(overload.Options{Config: settings}).Limiter("grpc")
 //	permit, ok := limiter.Acquire("Catalog/Get", overload.Of(ctx))
 //	if !ok {
-//		return tooMuchToDo // say when to come back: limiter.RetryAfter()
+//		return tooMuchToDo // with limiter.RetryAfter()
 //	}
 //	permit.Done(overload.Success)
 //
@@ -12,38 +12,39 @@
 //
 // # Criticality
 //
-// A request has one of Google's four criticalities (Site Reliability Engineering, chapter 21). It is decided once, at
-// the edge, by the route; it travels as the member bijou.criticality of the W3C baggage, and is CRITICAL when nobody
-// says anything. A service may set it in a context with [With], to mark work of its own that can wait.
+// A request has one of Google's four criticalities (Site Reliability Engineering, chapter 21). The route decides it, at
+// the edge. It travels as the member bijou.criticality of the W3C baggage. Without that member it is CRITICAL. A
+// service may set it in a context with [With], to mark work of its own that can wait.
 //
 // # Which requests are shed
 //
-// Sheddable requests have the part of the limit up to shedAll. With u = requests in flight / limit and x = (u -
-// shedFrom) / (shedAll - shedFrom), a request is shed when its place in the order, from 0 for the last of
-// SHEDDABLE_PLUS to 1 for the first of SHEDDABLE, is at or above 1 - x^3. That is the cubic curve of Netflix's Zuul:
-// near the start almost nobody is touched, and no SHEDDABLE_PLUS is before 79 % of the way, where no SHEDDABLE is left.
-// What is between shedAll and the limit is for critical requests: without that gap, chance would shed them beside
-// sheddable ones. They may go beyond it by its square root, which is how far chance alone takes a number of arrivals,
-// and CRITICAL_PLUS by twice that. Nothing waits in a queue.
+// Sheddable requests may use the limit up to the share shedAll. With u = requests in flight / limit and x = (u -
+// shedFrom) / (shedAll - shedFrom), a request is shed when its place in the order is at or above 1 - x^3. The order is
+// from 0 for the last of SHEDDABLE_PLUS to 1 for the first of SHEDDABLE. This is the cubic curve of Netflix's Zuul:
+// near the start almost no request is shed, and SHEDDABLE_PLUS is shed only from 79 % of the way on, where every
+// SHEDDABLE is shed already. The places between shedAll and the limit are for critical requests: without that gap,
+// random bursts would shed them together with sheddable ones. CRITICAL may exceed the limit by its square root, which
+// is the size of random bursts, and CRITICAL_PLUS by twice that. There is no queue.
 //
 // # The limit
 //
-// It follows latency, in the way of Gradient2 in Netflix's concurrency-limits, with what its users found wanting
-// mended:
+// The limit follows latency, like Gradient2 in Netflix's concurrency-limits, without the faults that its users
+// reported:
 //
-//   - A baseline for each kind of request, so that a change of the mix is not taken for a change of load. What counts is
-//     the slowdown, the time requests took over the time they take when there is no queue. Each sample is clipped, so that
-//     one outlier does not decide.
-//   - A window whose slowdown is above the tolerance multiplies the limit by tolerance / slowdown, by half at the most. It
-//     grows, by its square root, only while there is no slowdown and at least half of it is in use: so it does not drift up
-//     (concurrency-limits PR 134).
-//   - Requests whose deadline passed count as congestion: the limit is multiplied by the share of the others, and a server
-//     that answers nothing in time does not look fast (concurrency-limits #137, #176).
-//   - The baseline is the lowest mean of any window. It rises when the limit was not in use, for then what is slow is not
-//     the queue here, and when halving the limit did not help, for then it is not either: a slow dependency is not overload.
-//   - While there is overload, the baseline is measured again now and then with three quarters of the sheddable requests'
-//     places taken away for one window, so that a server that was born in a storm learns what it can do.
-//   - Latencies below the floor are never slow: a millisecond that becomes five on a busy machine is no queue.
+//   - There is a baseline for each kind of request, so that a change of the mix does not look like a change of load.
+//     The slowdown is the time that requests took, divided by the time they take without a queue. Each sample is
+//     clipped, so that one outlier does not decide.
+//   - A window whose slowdown is above the tolerance multiplies the limit by tolerance / slowdown, or by one half if
+//     that is more. The limit grows, by its square root, only while there is no slowdown and at least half of it is in
+//     use: so it does not drift up (concurrency-limits PR 134).
+//   - Requests whose deadline passed count as congestion: the limit is multiplied by the share of the others, so that a
+//     server that answers nothing in time does not look fast (concurrency-limits #137, #176).
+//   - The baseline is the lowest mean of any window. It rises in two cases: the limit was not in use, or halving the
+//     limit did not help. In both, requests are slow for another reason than a queue in this server, such as a slow
+//     dependency.
+//   - While there is overload, the baseline is measured again from time to time: for one window, sheddable requests get
+//     a quarter of their places. So a server that started under overload learns its capacity.
+//   - Latencies below the floor are never slow: a millisecond that becomes five on a busy machine is not a queue.
 //
 // # Settings
 //
@@ -51,7 +52,7 @@
 //
 //	overload.enabled        true
 //	overload.limit.initial  100
-//	overload.limit.min      50     lower ones shed where a busy machine is all that is wrong
+//	overload.limit.min      50     lower limits shed requests on a machine that is only busy
 //	overload.limit.max      1000
 //	overload.tolerance      2
 //	overload.floor          20ms

@@ -10,11 +10,11 @@ import (
 )
 
 const (
-	minSamples = 20   // a window has at least as many
-	minKind    = 5    // a kind's mean is worth something from here on
-	maxKinds   = 1000 // beyond, requests share one
-	mostCut    = 0.5  // what a window leaves of the limit at the least
-	probeDepth = 4    // what a probe divides the places of sheddable requests by
+	minSamples = 20   // a window has at least this many requests
+	minKind    = 5    // the mean of a kind counts from this many requests on
+	maxKinds   = 1000 // more kinds share one
+	mostCut    = 0.5  // one window lowers the limit to this share at least
+	probeDepth = 4    // a probe divides the places of sheddable requests by this
 )
 
 // Limiter bounds the requests that one server, or one origin, works on. Its methods may be called at the same time.
@@ -22,7 +22,7 @@ const (
 type Limiter struct {
 	name  string
 	knobs *knobs
-	base  time.Time // origin of all times below: reading the time since it is half the price of time.Now
+	base  time.Time // origin of all times below: time.Since takes half as long as time.Now
 
 	limit    atomic.Uint64 // bits of a float64; written under mu
 	inFlight atomic.Int64
@@ -32,33 +32,33 @@ type Limiter struct {
 	admitted [classes]atomic.Uint64
 	shed     [classes]atomic.Uint64
 
-	// Of the window under way.
+	// Of the current window.
 	closes  atomic.Int64 // when it may close
 	samples atomic.Int64 // successes and drops
 	dropped atomic.Int64
 	refused atomic.Int64
-	peak    atomic.Int64 // most in flight
+	peak    atomic.Int64 // highest number in flight
 
 	mu        sync.Mutex // guards what follows, and serialises closing windows
 	episode   *episode   // nil: there is no slowdown
 	slowdown  float64    // of the last window
-	why       string     // the limit last changed
+	why       string     // reason of the last change of the limit
 	nextProbe time.Duration
 }
 
-// kind is what is known of one kind of request.
+// kind is what was measured of one kind of request.
 type kind struct {
-	n, sum, clipped atomic.Int64 // of the window under way; times in ns
+	n, sum, clipped atomic.Int64 // of the current window; times in ns
 	base            atomic.Int64 // mean time without a queue, ns; 0: not known yet
-	clip            atomic.Int64 // longest time that counts as such; 0: no bound yet
+	clip            atomic.Int64 // a longer time counts as this one; 0: no bound yet
 }
 
-// episode is a slowdown that began with a limit. When the limit is half of that and latency is no better, it is not the
-// queue that is slow.
+// episode is a slowdown from its start on. If the limit has been halved since and latency is no better, the cause is
+// not a queue in this server.
 type episode struct {
-	limit    float64
-	slowdown float64
-	halved   int // windows since
+	limit    float64 // at the start
+	slowdown float64 // at the start
+	halved   int     // windows since the limit was halved
 }
 
 func newLimiter(name string, k *knobs) *Limiter {
@@ -76,27 +76,28 @@ func (l *Limiter) Limit() float64 {
 	return max(lowest, min(limit, float64(l.knobs.max.Get())))
 }
 
-// RetryAfter returns how long someone who was shed should wait, different each time lest all come back at once.
+// RetryAfter returns how long the caller of a shed request should wait. It differs each time, so that callers do not
+// retry at the same moment.
 func (l *Limiter) RetryAfter() time.Duration {
 	d := l.knobs.retryAfter.Get()
 	return d/2 + time.Duration(float64(d)*l.place())
 }
 
-// place is a number in [0, 1), different each time and evenly spread (a Weyl sequence by the golden ratio): a share of
-// a class is shed without luck playing a part.
+// place returns a number in [0, 1) that differs each time and is evenly spread (a Weyl sequence by the golden ratio),
+// so that exactly the wanted share of a class is shed.
 func (l *Limiter) place() float64 {
 	return float64(l.turn.Add(0x9E3779B9)) / (1 << 32)
 }
 
-// Permit is a place in the limit. Give it back with Done, once. The zero Permit needs no giving back.
+// Permit is a place in the limit. Release it with Done, once. The zero Permit need not be released.
 type Permit struct {
 	l     *Limiter
 	kind  *kind
 	start time.Duration
 }
 
-// Acquire takes a place for a request, or says that the request must be shed. Kinds are methods or routes: their number
-// must be bounded.
+// Acquire takes a place for a request of the kind name. False: the request must be shed. Kinds are methods or routes:
+// their number must be bounded.
 func (l *Limiter) Acquire(name string, c Criticality) (Permit, bool) {
 	n := l.inFlight.Add(1)
 	if l.sheds(n, c) {
@@ -134,7 +135,7 @@ func (l *Limiter) sheds(n int64, c Criticality) bool {
 	if u <= from {
 		return false
 	}
-	order := l.place() / 2 // of requests that can be shed, from 0 for those that go last
+	order := l.place() / 2 // of requests that can be shed, from 0 for those that are shed last
 	if c == Sheddable {
 		order += 0.5
 	}
@@ -142,21 +143,21 @@ func (l *Limiter) sheds(n int64, c Criticality) bool {
 	return order >= 1-x*x*x
 }
 
-// Outcome is what became of a request, as far as it tells about load.
+// Outcome is how a request ended, as far as it says something about load.
 type Outcome uint8
 
 // The outcomes.
 const (
-	// Success is an answer whose time says how busy the server is.
+	// Success is an answer: its time shows how busy the server is.
 	Success Outcome = iota
-	// Dropped is a request whose time was over before it was answered.
+	// Dropped is a request whose deadline passed before it was answered.
 	Dropped
-	// Ignored says nothing: an error, which is faster or slower than an answer for reasons of its own, or a caller that
-	// went away.
+	// Ignored is a request whose time does not show load: an error, which may be faster or slower than an answer, or a
+	// caller that disconnected.
 	Ignored
 )
 
-// Done gives the place back.
+// Done releases the place.
 func (p Permit) Done(o Outcome) {
 	l := p.l
 	if l == nil {
@@ -190,7 +191,7 @@ func (k *kind) add(took time.Duration) {
 	k.clipped.Add(clipped)
 }
 
-// kind returns what is known of a kind, or of all those that are too many.
+// kind returns the kind called name, or the shared one if there are too many kinds.
 func (l *Limiter) kind(name string) *kind {
 	if k := (*l.kinds.Load())[name]; k != nil {
 		return k
@@ -211,12 +212,12 @@ func (l *Limiter) kind(name string) *kind {
 	}
 }
 
-// closeLocked ends a window: it measures, sets the limit, learns, and begins the next one.
+// closeLocked ends a window: it measures, sets the limit, updates the baselines, and starts the next window.
 func (l *Limiter) closeLocked(now time.Duration) {
 	w := l.measureLocked()
 	probed := l.probing.Load()
-	if !probed { // what a probe sees is no load to steer by
-		l.steerLocked(&w)
+	if !probed { // during a probe the load is not the real one
+		l.adjustLocked(&w)
 	}
 	for _, k := range w.kinds {
 		k.learn(w.busy && !w.rebase, w.rebase)
@@ -224,21 +225,21 @@ func (l *Limiter) closeLocked(now time.Duration) {
 	}
 	l.slowdown = w.slowdown
 	l.scheduleProbeLocked(now, w.refused > 0 && !probed)
-	// A window is at least twice as long as a request, or it would show the limit before the last.
+	// A window is at least twice as long as a request. A shorter one would measure an earlier limit.
 	l.closes.Store(int64(now + max(l.knobs.window.Get(), time.Duration(2*w.mean))))
 }
 
-// measured is what a window says.
+// measured is the measurement of a window.
 type measured struct {
 	kinds         []kindMean
 	floor         float64
-	slowdown, raw float64 // with clipped samples, and with all as they were
+	slowdown, raw float64 // with clipped samples, and with the samples as they were
 	mean          float64 // ns
-	drops         float64 // share of requests whose time was over
+	drops         float64 // share of requests whose deadline passed
 	refused       int64
 	limit, peak   float64
 	busy          bool // at least half of the limit was in use
-	rebase        bool // the slowdown is not ours
+	rebase        bool // the slowdown has another cause than a queue here: the baseline moves to it
 }
 
 type kindMean struct {
@@ -281,8 +282,8 @@ func (l *Limiter) measureLocked() measured {
 	return w
 }
 
-// steerLocked sets the limit by what a window says.
-func (l *Limiter) steerLocked(w *measured) {
+// adjustLocked sets the limit by the measurement of a window.
+func (l *Limiter) adjustLocked(w *measured) {
 	slow := l.knobs.tolerance.Get() / w.slowdown
 	gradient := max(mostCut, min(1, slow, 1-w.drops))
 	switch {
@@ -291,18 +292,19 @@ func (l *Limiter) steerLocked(w *measured) {
 		if w.busy {
 			l.setLocked(w.limit+math.Sqrt(w.limit), "no slowdown, %.0f in flight", w.peak)
 		}
-	case slow < 1 && l.notOurs(w):
+	case slow < 1 && l.halvingDidNotHelp(w):
 		w.rebase, l.episode = true, nil
 	default:
 		if l.episode == nil {
 			l.episode = &episode{limit: w.limit, slowdown: w.raw}
 		}
-		l.setLocked(w.limit*gradient, "requests took %.1f times their time, %.0f %% of them too long", w.raw, 100*w.drops)
+		l.setLocked(w.limit*gradient,
+			"requests took %.1f times their time, %.0f %% missed their deadline", w.raw, 100*w.drops)
 	}
 }
 
-// notOurs reports whether half of the limit has been taken away for a while and latency is as bad as before.
-func (l *Limiter) notOurs(w *measured) bool {
+// halvingDidNotHelp reports whether the limit was halved two windows ago or earlier and latency is as bad as before.
+func (l *Limiter) halvingDidNotHelp(w *measured) bool {
 	e := l.episode
 	if e == nil || w.limit > max(float64(l.knobs.min.Get()), e.limit/2) {
 		return false
@@ -335,14 +337,14 @@ func (k kindMean) learn(busy, rebase bool) {
 	k.base.Store(max(base, 1))
 }
 
-// scheduleProbeLocked begins and ends probes.
+// scheduleProbeLocked starts and ends probes.
 func (l *Limiter) scheduleProbeLocked(now time.Duration, overloaded bool) {
 	every := l.knobs.probe.Get()
 	switch {
 	case every <= 0 || !overloaded:
 		l.probing.Store(false)
 	case l.nextProbe == 0 || now >= l.nextProbe:
-		l.probing.Store(l.nextProbe != 0) // the first one after a while, not at once
+		l.probing.Store(l.nextProbe != 0) // the first probe comes one period after the start of the overload
 		l.nextProbe = now + time.Duration(float64(every)*(0.75+0.5*l.place()))
 	}
 }

@@ -64,7 +64,9 @@ func TestBaggage(t *testing.T) {
 }
 
 func FuzzBaggage(f *testing.F) {
-	for _, seed := range []string{"", "bijou.criticality=SHEDDABLE", "a=b;c,bijou.criticality=CRITICAL_PLUS;p", "bijou.criticality=;=,"} {
+	for _, seed := range []string{
+		"", "bijou.criticality=SHEDDABLE", "a=b;c,bijou.criticality=CRITICAL_PLUS;p", "bijou.criticality=;=,",
+	} {
 		f.Add(seed)
 	}
 	f.Fuzz(func(t *testing.T, line string) {
@@ -77,7 +79,9 @@ func FuzzBaggage(f *testing.F) {
 
 func TestMiddlewareAndContext(t *testing.T) {
 	var got overload.Criticality
-	h := overload.Middleware(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) { got = overload.Of(r.Context()) }))
+	h := overload.Middleware(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+		got = overload.Of(r.Context())
+	}))
 	r := httptest.NewRequest(http.MethodGet, "/", nil)
 	h.ServeHTTP(httptest.NewRecorder(), r)
 	if got != overload.Critical {
@@ -124,7 +128,8 @@ func TestTheOrderOfShedding(t *testing.T) {
 			}
 		}
 		if first < c.from || taken > c.all {
-			t.Errorf("%s: the first was shed with %d in flight, the last with %d; want %d and %d", c.c, first, taken, c.from, c.all)
+			t.Errorf("%s: the first was shed with %d in flight, the last with %d; want %d and %d",
+				c.c, first, taken, c.from, c.all)
 		}
 	}
 }
@@ -147,11 +152,11 @@ func TestSettingsAreLive(t *testing.T) {
 	}
 	put("overload.enabled", "false")
 	if n := fill(l, overload.Sheddable, 1000); n != 1000 {
-		t.Errorf("switched off it lets %d of 1000 in", n)
+		t.Errorf("switched off it admits %d of 1000", n)
 	}
 	for range 100 {
 		if d := l.RetryAfter(); d < 500*time.Millisecond || d > 1500*time.Millisecond {
-			t.Fatalf("those who are shed are asked to wait %v", d)
+			t.Fatalf("RetryAfter = %v, want 500ms to 1.5s", d)
 		}
 	}
 }
@@ -186,7 +191,8 @@ func TestAChangeOfTheMixIsNoSlowdown(t *testing.T) {
 
 func TestMetricsAndState(t *testing.T) {
 	reg := prometheus.NewRegistry()
-	set := overload.New(overload.Options{Metrics: reg, Config: config.Static(map[string]string{"overload.limit.max": "20", "overload.limit.min": "1"})})
+	settings := config.Static(map[string]string{"overload.limit.max": "20", "overload.limit.min": "1"})
+	set := overload.New(overload.Options{Metrics: reg, Config: settings})
 	l := set.Limiter("grpc")
 	fill(l, overload.Sheddable, 100)
 	p, ok := l.Acquire("x", overload.CriticalPlus)
@@ -194,7 +200,7 @@ func TestMetricsAndState(t *testing.T) {
 		t.Fatal("CRITICAL_PLUS was shed")
 	}
 	p.Done(overload.Success)
-	const want = `# HELP bijou_overload_shed_total Requests that were refused because there were too many, by criticality.
+	const wantMetrics = `# HELP bijou_overload_shed_total Requests that were refused for overload, by criticality.
 # TYPE bijou_overload_shed_total counter
 bijou_overload_shed_total{criticality="CRITICAL",limiter="grpc"} 0
 bijou_overload_shed_total{criticality="CRITICAL_PLUS",limiter="grpc"} 0
@@ -202,16 +208,24 @@ bijou_overload_shed_total{criticality="SHEDDABLE",limiter="grpc"} %d
 bijou_overload_shed_total{criticality="SHEDDABLE_PLUS",limiter="grpc"} 0
 `
 	st := l.State()
-	if st.Shed["SHEDDABLE"]+st.Admitted["SHEDDABLE"] != 100 || st.Admitted["CRITICAL_PLUS"] != 1 || st.InFlight != int64(st.Admitted["SHEDDABLE"]) || st.Limit != 20 {
-		t.Errorf("the state is %+v", st)
+	if sum := st.Shed["SHEDDABLE"] + st.Admitted["SHEDDABLE"]; sum != 100 {
+		t.Errorf("%d SHEDDABLE requests were shed or admitted, want 100", sum)
 	}
-	if err := testutil.GatherAndCompare(reg, strings.NewReader(fmt.Sprintf(want, st.Shed["SHEDDABLE"])), "bijou_overload_shed_total"); err != nil {
+	if n := st.Admitted["CRITICAL_PLUS"]; n != 1 {
+		t.Errorf("%d CRITICAL_PLUS requests were admitted, want 1", n)
+	}
+	if uint64(st.InFlight) != st.Admitted["SHEDDABLE"] || st.Limit != 20 {
+		t.Errorf("InFlight %d and Limit %v, want %d and 20", st.InFlight, st.Limit, st.Admitted["SHEDDABLE"])
+	}
+	metrics := strings.NewReader(fmt.Sprintf(wantMetrics, st.Shed["SHEDDABLE"]))
+	if err := testutil.GatherAndCompare(reg, metrics, "bijou_overload_shed_total"); err != nil {
 		t.Error(err)
 	}
 	rec := httptest.NewRecorder()
 	set.Handler().ServeHTTP(rec, httptest.NewRequest(http.MethodGet, "/overload", nil))
 	var page struct{ Limiters []overload.State }
-	if err := json.Unmarshal(rec.Body.Bytes(), &page); err != nil || len(page.Limiters) != 1 || page.Limiters[0].Name != "grpc" {
+	err := json.Unmarshal(rec.Body.Bytes(), &page)
+	if err != nil || len(page.Limiters) != 1 || page.Limiters[0].Name != "grpc" {
 		t.Errorf("the page is %s, %v", rec.Body, err)
 	}
 	set.Remove("grpc")

@@ -15,11 +15,11 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 )
 
-// Options configures a Set. The zero value works alone, with default settings.
+// Options configures a Set. The zero value is ready.
 type Options struct {
-	// Config holds the live settings. Nil: the defaults.
+	// Config holds the live settings. Nil: the defaults of each setting.
 	Config config.Set
-	// Metrics gets bijou_overload_*. Nil: none.
+	// Metrics gets bijou_overload_*. Nil: there are no metrics.
 	Metrics prometheus.Registerer
 }
 
@@ -50,7 +50,8 @@ func New(o Options) *Set {
 			Doc: "Whether requests are shed when there are too many. If not, they are still counted.",
 		}),
 		initial: config.Int(c, "overload.limit.initial", 100, config.Spec{
-			Doc: "How many requests a server that knows nothing yet works on at once. It is read when the server starts.", Min: "1", Max: "100000",
+			Doc: "How many requests a server works on at once before it has measured. It is read when the server starts.",
+			Min: "1", Max: "100000",
 		}),
 		min: config.Int(c, "overload.limit.min", 50, config.Spec{
 			Doc: "The lowest limit.", Min: "1", Max: "100000",
@@ -59,7 +60,8 @@ func New(o Options) *Set {
 			Doc: "The highest limit. The lowest wins over it.", Min: "1", Max: "100000",
 		}),
 		tolerance: config.Float(c, "overload.tolerance", 2, config.Spec{
-			Doc: "How many times as long as without a queue requests may take before the limit is lowered.", Min: "1", Max: "100",
+			Doc: "How many times as long as without a queue requests may take before the limit is lowered.",
+			Min: "1", Max: "100",
 		}),
 		floor: config.Duration(c, "overload.floor", 20*time.Millisecond, config.Spec{
 			Doc: "Requests that take less time without a queue count as if they took as long as this.", Min: "0s", Max: "1m",
@@ -68,16 +70,19 @@ func New(o Options) *Set {
 			Doc: "How often the limit is set at most.", Min: "10ms", Max: "1m",
 		}),
 		probe: config.Duration(c, "overload.probe", 15*time.Second, config.Spec{
-			Doc: "How often the time without a queue is measured anew during an overload. 0s: never.", Min: "0s", Max: "1h",
+			Doc: "How often the time without a queue is measured again during an overload. 0s: never.",
+			Min: "0s", Max: "1h",
 		}),
 		shedFrom: config.Float(c, "overload.shedFrom", 0.5, config.Spec{
-			Doc: "The part of the limit that is in use when sheddable requests begin to be shed.", Min: "0", Max: "1",
+			Doc: "The share of the limit in use from which on sheddable requests are shed.", Min: "0", Max: "1",
 		}),
 		shedAll: config.Float(c, "overload.shedAll", 0.75, config.Spec{
-			Doc: "The part of the limit that is in use when all sheddable requests are shed; the rest is for critical ones.", Min: "0", Max: "1",
+			Doc: "The share of the limit in use at which all sheddable requests are shed; the rest is for critical ones.",
+			Min: "0", Max: "1",
 		}),
 		retryAfter: config.Duration(c, "overload.retryAfter", time.Second, config.Spec{
-			Doc: "How long those who were shed are asked to wait, half as long at least and half as long again at most.", Min: "1ms", Max: "1h",
+			Doc: "How long the callers of shed requests are asked to wait, plus or minus half of it at random.",
+			Min: "1ms", Max: "1h",
 		}),
 	}}
 	if o.Metrics != nil {
@@ -86,7 +91,7 @@ func New(o Options) *Set {
 	return s
 }
 
-// Limiter returns the limiter called name, and makes it when there is none.
+// Limiter returns the limiter called name, and creates it if there is none.
 func (s *Set) Limiter(name string) *Limiter {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -96,7 +101,8 @@ func (s *Set) Limiter(name string) *Limiter {
 	return s.all[name]
 }
 
-// Remove forgets the limiter called name. Whoever holds it may go on using it.
+// Remove removes the limiter called name from the set, its metrics and its page. A caller that has the limiter may
+// still use it.
 func (s *Set) Remove(name string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -111,11 +117,16 @@ func (s *Set) limiters() []*Limiter {
 }
 
 var (
-	limitDesc    = prometheus.NewDesc("bijou_overload_limit", "How many requests may be in flight now.", []string{"limiter"}, nil)
-	inFlightDesc = prometheus.NewDesc("bijou_overload_in_flight", "Requests in flight.", []string{"limiter"}, nil)
-	admittedDesc = prometheus.NewDesc("bijou_overload_admitted_total", "Requests that were let in, by criticality.", []string{"limiter", "criticality"}, nil)
-	shedDesc     = prometheus.NewDesc("bijou_overload_shed_total", "Requests that were refused because there were too many, by criticality.", []string{"limiter", "criticality"}, nil)
+	limitDesc    = describe("limit", "How many requests may be in flight now.")
+	inFlightDesc = describe("in_flight", "Requests in flight.")
+	admittedDesc = describe("admitted_total", "Requests that were admitted, by criticality.", "criticality")
+	shedDesc     = describe("shed_total",
+		"Requests that were refused for overload, by criticality.", "criticality")
 )
+
+func describe(name, help string, labels ...string) *prometheus.Desc {
+	return prometheus.NewDesc("bijou_overload_"+name, help, append([]string{"limiter"}, labels...), nil)
+}
 
 var _ prometheus.Collector = (*Set)(nil)
 
@@ -132,22 +143,23 @@ func (s *Set) Collect(ch chan<- prometheus.Metric) {
 		ch <- prometheus.MustNewConstMetric(limitDesc, prometheus.GaugeValue, l.Limit(), l.name)
 		ch <- prometheus.MustNewConstMetric(inFlightDesc, prometheus.GaugeValue, float64(l.inFlight.Load()), l.name)
 		for c := range Criticality(classes) {
-			ch <- prometheus.MustNewConstMetric(admittedDesc, prometheus.CounterValue, float64(l.admitted[c].Load()), l.name, c.String())
-			ch <- prometheus.MustNewConstMetric(shedDesc, prometheus.CounterValue, float64(l.shed[c].Load()), l.name, c.String())
+			admitted, shed := float64(l.admitted[c].Load()), float64(l.shed[c].Load())
+			ch <- prometheus.MustNewConstMetric(admittedDesc, prometheus.CounterValue, admitted, l.name, c.String())
+			ch <- prometheus.MustNewConstMetric(shedDesc, prometheus.CounterValue, shed, l.name, c.String())
 		}
 	}
 }
 
-// State is what a limiter says of itself.
+// State is a snapshot of a limiter.
 type State struct {
-	// Name is the limiter's.
+	// Name is the name of the limiter.
 	Name string `json:"name"`
 	// Limit is how many requests may be in flight now.
 	Limit float64 `json:"limit"`
-	// Why is what last changed the limit.
+	// Why is the reason of the last change of the limit.
 	Why string `json:"why"`
-	// InFlight is how many requests are.
-	InFlight int64 `json:"in_flight"`
+	// InFlight is how many requests are in flight now.
+	InFlight int64 `json:"inFlight"`
 	// Slowdown is how many times as long as without a queue requests took in the last window.
 	Slowdown float64 `json:"slowdown"`
 	// Probing says that the time without a queue is being measured.
@@ -156,10 +168,10 @@ type State struct {
 	Admitted map[string]uint64 `json:"admitted"`
 	Shed     map[string]uint64 `json:"shed"`
 	// BaselineMS is the time without a queue, in milliseconds, by kind of request.
-	BaselineMS map[string]float64 `json:"baseline_ms"`
+	BaselineMS map[string]float64 `json:"baselineMs"`
 }
 
-// State returns what the limiter knows.
+// State returns a snapshot of the limiter.
 func (l *Limiter) State() State {
 	st := State{
 		Name: l.name, Limit: math.Round(10*l.Limit()) / 10, InFlight: l.inFlight.Load(), Probing: l.probing.Load(),
@@ -197,6 +209,6 @@ func (s *Set) Handler() http.Handler {
 		w.Header().Set("Cache-Control", "no-store")
 		e := json.NewEncoder(w)
 		e.SetIndent("", "  ")
-		_ = e.Encode(page) // the client may be gone
+		_ = e.Encode(page) // fails only if the client has disconnected
 	})
 }

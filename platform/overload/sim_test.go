@@ -107,7 +107,7 @@ func TestCriticalRequestsSurviveThreeTimesTheLoad(t *testing.T) {
 		{"fast", 8, 10 * time.Millisecond, false},
 		{"slow back end", 40, 100 * time.Millisecond, false},
 		{"two workers", 2, 5 * time.Millisecond, false},
-		{"born in the storm", 8, 50 * time.Millisecond, true},
+		{"started under overload", 8, 50 * time.Millisecond, true},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			for seed := range uint64(1) {
@@ -119,13 +119,16 @@ func TestCriticalRequestsSurviveThreeTimesTheLoad(t *testing.T) {
 					}
 					before, start := s.busy.Load(), time.Now()
 					ts := s.storm(seed, c.work, 40*time.Second,
-						stream{overload.Critical, .6 * capacity}, stream{overload.SheddablePlus, .8 * capacity}, stream{overload.Sheddable, 1.6 * capacity})
+						stream{overload.Critical, .6 * capacity}, stream{overload.SheddablePlus, .8 * capacity},
+						stream{overload.Sheddable, 1.6 * capacity})
 					used := float64(s.busy.Load()-before) / (float64(c.workers) * float64(time.Since(start)))
 					st := s.limiter.State()
-					t.Logf("seed %d: critical %.2f %%, sheddable plus %.1f %%, sheddable %.1f %%; %.0f %% of the capacity used; limit %.0f, baseline %.0f ms, slowdown %.1f",
-						seed, 100*ts[0].share(), 100*ts[1].share(), 100*ts[2].share(), 100*used, st.Limit, st.BaselineMS["work"], st.Slowdown)
+					t.Logf("seed %d: critical %.2f %%, sheddable plus %.1f %%, sheddable %.1f %%; %.0f %% of the capacity used; "+
+						"limit %.0f, baseline %.0f ms, slowdown %.1f", seed, 100*ts[0].share(), 100*ts[1].share(),
+						100*ts[2].share(), 100*used, st.Limit, st.BaselineMS["work"], st.Slowdown)
 					if ts[0].share() < .994 {
-						t.Errorf("%.2f %% of critical requests were served, %d shed, %d late", 100*ts[0].share(), ts[0].shed.Load(), ts[0].late.Load())
+						t.Errorf("%.2f %% of critical requests were served, %d shed, %d late",
+							100*ts[0].share(), ts[0].shed.Load(), ts[0].late.Load())
 					}
 					if used < .85 {
 						t.Errorf("%.0f %% of the capacity was used", 100*used)
@@ -143,8 +146,8 @@ func TestCriticalRequestsSurviveThreeTimesTheLoad(t *testing.T) {
 	}
 }
 
-// A dependency that is slow holds requests, but it is not this server that has too much to do: after a moment nobody is
-// shed, however many are in flight.
+// A slow dependency delays requests, but this server is not overloaded: after a short time no request is shed, however
+// many are in flight.
 func TestASlowDependencyIsNotOverload(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newStation(100, nil)
@@ -159,8 +162,8 @@ func TestASlowDependencyIsNotOverload(t *testing.T) {
 	})
 }
 
-// Under a slowdown that the tolerance allows the limit of Gradient2 rises for ever; this one must not rise above what
-// is in use.
+// Under a slowdown below the tolerance the limit of Gradient2 rises without end; this one must stay near what is in
+// use.
 func TestTheLimitDoesNotDriftUp(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newStation(10, nil)
@@ -173,7 +176,8 @@ func TestTheLimitDoesNotDriftUp(t *testing.T) {
 	})
 }
 
-// A server that answers nothing in time has no latency to go by (concurrency-limits #137 and #176: the limit rises).
+// A server that answers nothing in time has no latencies to measure (concurrency-limits #137 and #176: the limit
+// rises).
 func TestTimeoutsLowerTheLimit(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newStation(10, nil)

@@ -1,6 +1,6 @@
-// Package etcd runs etcd from its Go module, with settings fit for the platform's control plane, and tells whether one
-// is healthy. Every flag and every ETCD_* variable of etcd works and wins over what is set here. All that it adds to
-// etcd is that it waits for space when there is none on disk.
+// Package etcd runs etcd from its Go module, with settings for the platform's control plane, and checks whether one is
+// healthy. Every flag and every ETCD_* variable of etcd works and takes precedence over what is set here. The only
+// addition to etcd is that it waits for free space on a full disk.
 package etcd
 
 import (
@@ -20,7 +20,7 @@ func Defaults() []string {
 		// Clients on this machine only; in a container the topology says 0.0.0.0 and the name of the service.
 		"--listen-client-urls=http://127.0.0.1:2379",
 		"--advertise-client-urls=http://127.0.0.1:2379",
-		// Ten minutes of history: longer than a client is away by accident, and one that was away longer lists again.
+		// Ten minutes of history: longer than most disconnections of clients. After a longer one a client lists again.
 		"--auto-compaction-mode=periodic",
 		"--auto-compaction-retention=10m",
 		// The whole control plane is a few MiB. A runaway writer is stopped well before the disk is full.
@@ -33,7 +33,7 @@ func Defaults() []string {
 // healthTimeout bounds a health check: below the interval of any supervisor.
 const healthTimeout = 2 * time.Second
 
-// Main runs etcd until it is told to stop, or, as "etcd healthcheck", asks a running one whether it serves. args is the
+// Main runs etcd until a signal stops it. As "etcd healthcheck" it asks a running etcd whether it serves. args is the
 // command line with the program's name first, env the environment. It returns the exit code; etcd itself exits the
 // process.
 func Main(args, env []string, stderr io.Writer) int {
@@ -47,7 +47,7 @@ func Main(args, env []string, stderr io.Writer) int {
 		return 0
 	}
 	args = append(args, Missing(args[1:], env)...)
-	waitForRoom(dataDir(args[1:], env), stderr)
+	waitForFreeSpace(dataDir(args[1:], env), stderr)
 	etcdmain.Main(args)
 	return 0
 }
@@ -74,7 +74,7 @@ func lookup(env []string, name string) (string, bool) {
 	return "", false
 }
 
-// hasFlag says whether the flag is on the command line: -name, --name or --name=value.
+// hasFlag reports whether the flag is on the command line: -name, --name or --name=value.
 func hasFlag(flags []string, name string) bool {
 	for _, flag := range flags {
 		got, _, _ := strings.Cut(strings.TrimLeft(flag, "-"), "=")

@@ -11,8 +11,8 @@ import (
 	"strings"
 )
 
-// Target is the URL that a health check on this machine asks: the first address etcd listens on, or what it advertises.
-// An address that listens on every interface is asked over loopback.
+// Target returns the URL that a health check on this machine asks: the first address that etcd listens on, else the one
+// that it advertises, else its default. For an address that listens on every interface it is the loopback address.
 func Target(env []string) string {
 	for _, name := range []string{"ETCD_LISTEN_CLIENT_URLS", "ETCD_ADVERTISE_CLIENT_URLS"} {
 		if urls, ok := lookup(env, name); ok {

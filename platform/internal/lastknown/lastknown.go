@@ -14,10 +14,11 @@ import (
 	"path/filepath"
 )
 
-// maxFile is more than any process knows; what is larger is not ours.
+// maxFile is larger than any file that Write makes, in bytes. A larger file is refused.
 const maxFile = 256 << 20
 
-// Read returns what Write was given. No such file is fs.ErrNotExist.
+// Read returns the body of a file that Write has written with the same mark. If there is no file the error is
+// fs.ErrNotExist.
 func Read(path, mark string) ([]byte, error) {
 	f, err := os.Open(path)
 	if err != nil {
@@ -35,7 +36,7 @@ func Read(path, mark string) ([]byte, error) {
 	return body, nil
 }
 
-// Write replaces the file, and makes its folder if there is none. A crash at any moment, and a loss of power, leave the
+// Write replaces the file, and creates its folder if there is none. A crash or a loss of power at any moment leaves the
 // old file or the new one, whole.
 func Write(path, mark string, body []byte) error {
 	dir := filepath.Dir(path)
@@ -59,7 +60,7 @@ func Write(path, mark string, body []byte) error {
 
 func headOf(mark string, body []byte) string { return fmt.Sprintf("%s %x", mark, sha256.Sum256(body)) }
 
-// syncDir makes a rename last.
+// syncDir makes a rename in dir durable.
 func syncDir(dir string) error {
 	d, err := os.Open(dir)
 	if err != nil {

@@ -12,11 +12,11 @@ import (
 	"bijou.dev/platform/internal/lastknown"
 )
 
-func TestWhatIsWrittenIsReadAndNothingElse(t *testing.T) {
+func TestReadReturnsOnlyWhatWriteWrote(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "a", "b")
 	path := filepath.Join(dir, "state")
 	if _, err := lastknown.Read(path, "mark 1"); !errors.Is(err, fs.ErrNotExist) {
-		t.Errorf("no file: %v", err)
+		t.Errorf("without a file Read returned %v, want fs.ErrNotExist", err)
 	}
 	for _, body := range []string{"first\nwith a second line", "", "third"} {
 		if err := lastknown.Write(path, "mark 1", []byte(body)); err != nil {
@@ -27,7 +27,7 @@ func TestWhatIsWrittenIsReadAndNothingElse(t *testing.T) {
 		}
 	}
 	if files, err := os.ReadDir(dir); err != nil || len(files) != 1 {
-		t.Errorf("left behind: %v, %v", files, err)
+		t.Errorf("the folder has %v, %v; want only the file", files, err)
 	}
 	if _, err := lastknown.Read(path, "mark 2"); err == nil {
 		t.Error("a file of another format was read")
@@ -43,18 +43,18 @@ func TestWhatIsWrittenIsReadAndNothingElse(t *testing.T) {
 			t.Fatal(err)
 		}
 		if _, err := lastknown.Read(path, "mark 1"); err == nil {
-			t.Errorf("%s: was read", name)
+			t.Errorf("a damaged file (%s) was read without an error", name)
 		}
 	}
 }
 
-func TestAFolderThatCannotBeIsSaidSo(t *testing.T) {
+func TestWriteReportsAFolderThatCannotBeCreated(t *testing.T) {
 	blocked := filepath.Join(t.TempDir(), "file")
 	if err := os.WriteFile(blocked, nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
 	if err := lastknown.Write(filepath.Join(blocked, "dir", "state"), "mark 1", nil); err == nil {
-		t.Error("written below a file")
+		t.Error("Write below a file returned no error")
 	}
 }
 

@@ -12,7 +12,10 @@ import (
 
 // A store opens whether etcd is there or not, and says within its time-out that it is not.
 func Example() {
-	store, err := kvetcd.New(kvetcd.Options{Endpoints: []string{"unix:///nowhere/etcd.sock"}, Timeout: 200 * time.Millisecond})
+	store, err := kvetcd.New(kvetcd.Options{
+		Endpoints: []string{"unix:///nowhere/etcd.sock"},
+		Timeout:   200 * time.Millisecond,
+	})
 	if err != nil {
 		fmt.Println(err)
 		return

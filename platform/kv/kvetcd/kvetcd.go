@@ -91,7 +91,9 @@ func New(opts Options) (*Store, error) {
 	}
 	dial := []grpc.DialOption{grpc.WithConnectParams(grpc.ConnectParams{
 		// With gRPC's own limit of two minutes, calls would fail long after etcd is back.
-		Backoff:           backoff.Config{BaseDelay: 50 * time.Millisecond, Multiplier: 1.6, Jitter: 0.3, MaxDelay: time.Second},
+		Backoff: backoff.Config{
+			BaseDelay: 50 * time.Millisecond, Multiplier: 1.6, Jitter: 0.3, MaxDelay: time.Second,
+		},
 		MinConnectTimeout: opts.Timeout,
 	}), grpc.WithChainUnaryInterceptor(failFast)}
 	if opts.DialContext != nil {

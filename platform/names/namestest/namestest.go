@@ -8,16 +8,16 @@ import (
 	"bijou.dev/platform/names"
 )
 
-// Names are allowed and forbidden ones, those at the edges of the rules among them. There is no empty one: what it means
-// differs from place to place.
+// Names are allowed and forbidden names, including those at the limits of the rules. The empty name is not among them:
+// places differ in what it means.
 var Names = []string{
 	"catalog", "cinema-web", "cinema_web", "7zip", "x", "Catalog", "catalog.v2", "host:catalog:8080", "1.2.3-rc.1+build.7",
 	strings.Repeat("a", 63), strings.Repeat("a", 64), strings.Repeat("a", 128), strings.Repeat("a", 129),
 	"-catalog", "_catalog", ".", "..", "a b", "a@b", "*", "catalog\n", "a\x00", "a\x1b[2J", "café", "a\u202e",
 }
 
-// Check gives each of Names to a place by calling try, which returns the place's error, and compares the answer with the
-// rule. An error must have the rule in its text.
+// Check calls try with each of Names. try gives the name to a place and returns the place's error. The test fails if
+// the place and the rule disagree, or if an error does not have the rule in its text.
 func Check(t *testing.T, rule names.Rule, try func(name string) error) {
 	t.Helper()
 	for _, name := range Names {

@@ -40,10 +40,10 @@ func Start(t testing.TB) *Server {
 	return s
 }
 
-// Endpoints is what clients are told. It stays the same over Stop and Restart.
+// Endpoints returns the addresses for clients. They stay the same over Stop and Restart.
 func (s *Server) Endpoints() []string { return []string{"unix://" + s.Socket()} }
 
-// Socket is the path of the socket that clients connect to.
+// Socket returns the path of the socket that clients connect to.
 func (s *Server) Socket() string { return socket(s.dir) }
 
 // Stop ends etcd and keeps its data. Stopping twice is fine.
@@ -51,12 +51,12 @@ func (s *Server) Stop() {
 	if s.etcd == nil {
 		return
 	}
-	s.grpc.Stop() // Close would let nobody in, and wait five seconds for watches, which do not end
+	s.grpc.Stop() // Close alone would wait five seconds for watches, which do not end
 	s.etcd.Close()
 	s.etcd = nil
 }
 
-// Wipe ends etcd and throws its data away: the next Restart is an empty etcd at the same address.
+// Wipe ends etcd and deletes its data: the next Restart is an empty etcd at the same address.
 func (s *Server) Wipe() {
 	s.t.Helper()
 	s.Stop()
@@ -65,7 +65,7 @@ func (s *Server) Wipe() {
 	}
 }
 
-// Restart stops etcd, if it runs, and starts it on its data. It returns when etcd serves.
+// Restart stops etcd, if it runs, and starts it with its data. It returns when etcd serves.
 func (s *Server) Restart() {
 	s.t.Helper()
 	s.Stop()
@@ -87,16 +87,17 @@ func (s *Server) Restart() {
 	}
 }
 
-// Compact forgets all history up to now, and waits until it is gone.
+// Compact deletes all history up to the current revision, and waits until it is deleted.
 func (s *Server) Compact() {
 	s.t.Helper()
-	_, err := s.etcd.Server.Compact(s.t.Context(), &etcdserverpb.CompactionRequest{Revision: s.etcd.Server.KV().Rev(), Physical: true})
+	req := &etcdserverpb.CompactionRequest{Revision: s.etcd.Server.KV().Rev(), Physical: true}
+	_, err := s.etcd.Server.Compact(s.t.Context(), req)
 	if err != nil {
 		s.t.Fatalf("compacting etcd: %v", err)
 	}
 }
 
-// Revoke ends a lease, as if its owner had been silent for a TTL.
+// Revoke ends a lease, as if its owner had not been heard for a TTL.
 func (s *Server) Revoke(lease int64) {
 	s.t.Helper()
 	_, err := s.etcd.Server.LeaseRevoke(context.Background(), &etcdserverpb.LeaseRevokeRequest{ID: lease})

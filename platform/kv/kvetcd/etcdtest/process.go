@@ -11,19 +11,19 @@ import (
 	"go.etcd.io/etcd/server/v3/embed"
 )
 
-// childDir is the variable that tells a copy of the test's program that it is to be etcd, and where.
+// childDir is the environment variable that makes a copy of the test's program run etcd. Its value is the folder.
 const childDir = "BIJOU_ETCDTEST_DIR"
 
-// Process is an etcd in a process of its own, which syncs its data to disk as in production. It is there to be killed.
+// Process is an etcd in a process of its own, which syncs its data to disk as in production, and which can be killed.
 type Process struct {
 	t     testing.TB
 	dir   string
 	cmd   *exec.Cmd      // nil while it does not run
-	alive io.WriteCloser // the child ends when nobody holds it
+	alive io.WriteCloser // the child ends when this is closed
 }
 
-// StartProcess runs an empty etcd until the test ends, as a copy of the test's own program. The test calls [Child]
-// before it. Clients may have to wait a moment for it.
+// StartProcess runs an empty etcd until the test ends, as a copy of the test's own program. The test must call [Child]
+// first. etcd may not serve yet when StartProcess returns.
 func StartProcess(t testing.TB) *Process {
 	t.Helper()
 	dir, err := os.MkdirTemp("", "etcd") // t.TempDir is too long for the path of a socket
@@ -39,8 +39,8 @@ func StartProcess(t testing.TB) *Process {
 	return p
 }
 
-// Child does nothing in a test. In the copy of its program that StartProcess makes it is etcd, until that is killed or
-// the test is over.
+// Child returns at once in a test. In the copy of the test's program that StartProcess makes it runs etcd and does not
+// return: it ends when it is killed or when the test ends.
 func Child() {
 	dir := os.Getenv(childDir)
 	if dir == "" {
@@ -56,10 +56,10 @@ func Child() {
 	os.Exit(0)
 }
 
-// Endpoints is what clients are told. It stays the same over Kill and Restart.
+// Endpoints returns the addresses for clients. They stay the same over Kill and Restart.
 func (p *Process) Endpoints() []string { return []string{"unix://" + socket(p.dir)} }
 
-// Kill ends etcd by SIGKILL, in the middle of whatever it does, and waits until it is gone.
+// Kill ends etcd by SIGKILL and waits until it has ended.
 func (p *Process) Kill() {
 	p.t.Helper()
 	if p.cmd == nil {
@@ -71,7 +71,7 @@ func (p *Process) Kill() {
 	_ = p.cmd.Wait() // it was killed
 	_ = p.alive.Close()
 	p.cmd = nil
-	_ = os.Remove(socket(p.dir)) // what a killed process leaves would refuse connections just as well
+	_ = os.Remove(socket(p.dir)) // a killed process leaves it
 	_ = os.Remove(filepath.Join(p.dir, "peer.sock"))
 }
 
