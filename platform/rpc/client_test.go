@@ -1,14 +1,18 @@
 package rpc_test
 
 import (
+	"context"
 	"errors"
 	"fmt"
+	"io"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 
 	configv1 "bijou.dev/platform/api/config/v1"
 	"bijou.dev/platform/circuit"
 	"bijou.dev/platform/errs"
+	"bijou.dev/platform/overload"
 	"bijou.dev/platform/rpc"
 
 	"github.com/prometheus/client_golang/prometheus/testutil"
@@ -127,5 +131,55 @@ func TestTargetsThatCannotBeDialled(t *testing.T) {
 			t.Errorf("Dial(%q): %v, want %v", target, err, want)
 		}
 		assertBalancers(t, c, "after a failed Dial", 0)
+	}
+}
+
+// watchOnce ends each Watch after one message.
+type watchOnce struct {
+	configv1.UnimplementedConfigServer
+}
+
+func (watchOnce) Watch(stream configv1.Config_WatchServer) error {
+	return stream.Send(&configv1.WatchResponse{Revision: 1})
+}
+
+// Receivers compare the end of a stream with io.EOF.
+func TestTheEndOfAStreamIsEOF(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld()
+		w.startServer(t, rpc.ServerOptions{}, watchOnce{})
+		stream, err := w.client(t, rpc.ClientOptions{}).Watch(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if m, err := stream.Recv(); err != nil || m.GetRevision() != 1 {
+			t.Errorf("the first message: revision %d, %v", m.GetRevision(), err)
+		}
+		if _, err := stream.Recv(); err != io.EOF { //nolint:errorlint // generated code returns it as it is
+			t.Errorf("after the last message: %v, want io.EOF itself", err)
+		}
+	})
+}
+
+// A second attempt is for calls that matter: under overload the others would only add load.
+func TestShedCallsOfLowCriticalityAreNotRetried(t *testing.T) {
+	for c, want := range map[overload.Criticality]int64{
+		overload.Sheddable: 1, overload.SheddablePlus: 1, overload.Critical: 2, overload.CriticalPlus: 2,
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			w := newWorld()
+			var attempts atomic.Int64
+			for range 2 {
+				w.start(t, rpc.ServerOptions{}, func(context.Context) error {
+					attempts.Add(1)
+					return errs.Errorf(errs.Exhausted, "refusing Get: too much to do").Because(circuit.ReasonShed)
+				})
+			}
+			client := w.client(t, rpc.ClientOptions{Circuits: circuit.New(circuit.Options{})})
+			_, _ = client.Get(overload.With(t.Context(), c), &configv1.GetRequest{})
+			if n := attempts.Load(); n != want {
+				t.Errorf("a %v call that each of two instances sheds: %d attempts, want %d", c, n, want)
+			}
+		})
 	}
 }
