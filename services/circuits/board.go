@@ -82,8 +82,8 @@ func (b *Board) drop(p process, stream *byte) {
 	}
 }
 
-// parts returns what is known of one calling service, or of all for "": one part for each process that reports here, and
-// unless own is set the parts that the other replicas have. The messages are shared: they must not be changed.
+// parts returns the state of one calling service, or of all for "": one part for each process that reports here, and
+// unless own is set the parts that the other replicas have. The messages are shared: do not change them.
 func (b *Board) parts(service string, own bool) []*circuitsv1.ServiceCircuits {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -106,8 +106,8 @@ func (b *Board) parts(service string, own bool) []*circuitsv1.ServiceCircuits {
 	return parts
 }
 
-// openStream returns a context that ends when the client leaves or the replica stops. Only counted streams have a limit.
-// The caller calls done when the stream ends.
+// openStream returns a context that ends when the client leaves or the replica stops. Only counted streams have a
+// limit. The caller calls done when the stream ends.
 func (b *Board) openStream(ctx context.Context, counted bool) (_ context.Context, done func(), err error) {
 	if b.closing.Err() != nil {
 		return nil, nil, errs.Errorf(errs.Unavailable,

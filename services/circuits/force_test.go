@@ -49,7 +49,9 @@ func TestForce(t *testing.T) {
 				},
 			},
 			{
-				&circuitsv1.ForceRequest{Name: "catalog", State: circuitsv1.State_STATE_FORCED_CLOSED, Ttl: durationpb.New(time.Hour)},
+				&circuitsv1.ForceRequest{
+					Name: "catalog", State: circuitsv1.State_STATE_FORCED_CLOSED, Ttl: durationpb.New(time.Hour),
+				},
 				[]string{
 					`catalog.forceOpen of "": false for 1h0m0s`,
 					`catalog.forceClosed of "": true for 1h0m0s`,
@@ -90,7 +92,7 @@ func TestForce(t *testing.T) {
 		_, err = client.Force(t.Context(), &circuitsv1.ForceRequest{
 			Name: "catalog", State: circuitsv1.State_STATE_FORCED_OPEN, Author: "ann", Reason: "refuse this",
 		})
-		if errs.KindOf(err) != errs.Precondition || !strings.Contains(err.Error(), "nobody declares this") {
+		if errs.KindOf(err) != errs.Precondition || !strings.Contains(err.Error(), "no service declares this") {
 			t.Errorf("a refusal of the config service comes back as %v", err)
 		}
 	})
@@ -100,7 +102,9 @@ func TestForceRefuses(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t)
 		_, client, _ := w.replica(t, "circuits-1", circuits.Options{})
-		good := &circuitsv1.ForceRequest{Name: "catalog", State: circuitsv1.State_STATE_FORCED_OPEN, Author: "ann", Reason: "drill"}
+		good := &circuitsv1.ForceRequest{
+			Name: "catalog", State: circuitsv1.State_STATE_FORCED_OPEN, Author: "ann", Reason: "drill",
+		}
 		for field, spoil := range map[string]func(*circuitsv1.ForceRequest){
 			"state":      func(r *circuitsv1.ForceRequest) { r.State = circuitsv1.State_STATE_HALF_OPEN },
 			"state ":     func(r *circuitsv1.ForceRequest) { r.State = 77 },

@@ -31,9 +31,10 @@ func (w *world) client(t *testing.T, b *circuits.Board) *http.Client {
 	return &http.Client{Transport: transport}
 }
 
-// turbine opens a stream. Next returns the events of the next round, by name and for the meta event by type, with "" for
-// a ping.
-func turbine(t *testing.T, client *http.Client, query string) (next func() map[string]map[string]any, closeStream func()) {
+// turbine opens a stream. Next returns the events of the next round by type and name, with "" for a ping.
+func turbine(
+	t *testing.T, client *http.Client, query string,
+) (next func() map[string]map[string]any, closeStream func()) {
 	t.Helper()
 	ctx, cancel := context.WithCancel(t.Context())
 	req, _ := http.NewRequestWithContext(ctx, http.MethodGet, "http://circuits:8080/turbine.stream"+query, nil)
@@ -70,7 +71,7 @@ func turbine(t *testing.T, client *http.Client, query string) (next func() map[s
 	}, func() { cancel(); resp.Body.Close(); synctest.Wait() }
 }
 
-func wantFields(t *testing.T, event, want map[string]any) {
+func assertFields(t *testing.T, event, want map[string]any) {
 	t.Helper()
 	for key, v := range want {
 		if event[key] != v {
@@ -98,7 +99,7 @@ func TestTurbine(t *testing.T) {
 		web, closeWeb := turbine(t, client, "?cluster=web")
 		events := web()
 		command := events["HystrixCommand catalog.GetMovie"]
-		wantFields(t, command, map[string]any{
+		assertFields(t, command, map[string]any{
 			"reportingHosts": 2.0, "requestCount": 40.0, "rollingCountFailure": 10.0,
 			"errorPercentage": 50.0, "propertyValue_executionTimeoutInMilliseconds": 2000.0, // 25 % and 1000 ms, times two
 			"propertyValue_circuitBreakerForceOpen": false, "propertyValue_executionIsolationStrategy": "SEMAPHORE",
@@ -106,33 +107,35 @@ func TestTurbine(t *testing.T) {
 		if open, _ := json.Marshal(command["isCircuitBreakerOpen"]); string(open) != `{"false":1,"true":1}` {
 			t.Errorf("isCircuitBreakerOpen is %s", open)
 		}
-		wantFields(t, events["HystrixThreadPool catalog"], map[string]any{"reportingHosts": 2.0, "rollingCountThreadsExecuted": 40.0})
-		wantFields(t, events["meta meta"], map[string]any{"reportingHostsLast10Seconds": 2.0})
+		assertFields(t, events["HystrixThreadPool catalog"], map[string]any{
+			"reportingHosts": 2.0, "rollingCountThreadsExecuted": 40.0,
+		})
+		assertFields(t, events["meta meta"], map[string]any{"reportingHostsLast10Seconds": 2.0})
 
 		for _, query := range []string{"", "?cluster=default"} {
 			all, closeAll := turbine(t, client, query)
 			events := all()
-			wantFields(t, events["HystrixCommand catalog.GetMovie"], map[string]any{"reportingHosts": 3.0, "requestCount": 45.0})
-			wantFields(t, events["meta meta"], map[string]any{"reportingHostsLast10Seconds": 3.0})
+			assertFields(t, events["HystrixCommand catalog.GetMovie"], map[string]any{"reportingHosts": 3.0, "requestCount": 45.0})
+			assertFields(t, events["meta meta"], map[string]any{"reportingHostsLast10Seconds": 3.0})
 			closeAll()
 		}
 
-		unknown, closeUnknown := turbine(t, client, "?cluster=nobody")
+		unknown, closeUnknown := turbine(t, client, "?cluster=unknown")
 		for range 2 {
 			events := unknown()
 			if _, ping := events[""]; !ping || len(events) != 2 {
 				t.Errorf("an unknown cluster gets %v, want a ping and meta", events)
 			}
-			wantFields(t, events["meta meta"], map[string]any{"reportingHostsLast10Seconds": 0.0})
+			assertFields(t, events["meta meta"], map[string]any{"reportingHostsLast10Seconds": 0.0})
 		}
 		closeUnknown()
 
-		// When all its processes are gone a circuit is shown once with zeros.
+		// A circuit that no process reports any more is sent once with zeros.
 		zeros := 0
 		for range 15 {
 			if c := web()["HystrixCommand catalog.GetMovie"]; c != nil && c["requestCount"] == 0.0 {
 				zeros++
-				wantFields(t, c, map[string]any{"reportingHosts": 1.0, "rollingCountFailure": 0.0, "isCircuitBreakerOpen": false})
+				assertFields(t, c, map[string]any{"reportingHosts": 1.0, "rollingCountFailure": 0.0, "isCircuitBreakerOpen": false})
 			}
 		}
 		if zeros != 1 {
@@ -160,7 +163,7 @@ func TestList(t *testing.T) {
 		board, client, _ := w.replica(t, "circuits-1", circuits.Options{})
 		send(t, reporter(t, client), report("web", "web-1", getMovie(30, 0)))
 		send(t, reporter(t, client), report("search", "search-1", getMovie(5, 0)))
-		for query, want := range map[string]int{"": 2, "?service=web": 1, "?service=nobody": 0} {
+		for query, want := range map[string]int{"": 2, "?service=web": 1, "?service=unknown": 0} {
 			rec := httptest.NewRecorder()
 			board.Handler().ServeHTTP(rec, httptest.NewRequest(http.MethodGet, "/v1/circuits"+query, nil))
 			var got circuitsv1.WatchResponse
