@@ -520,7 +520,7 @@ func TestReleasedCircuitKeepsStateAndCounts(t *testing.T) {
 
 func TestSinceIsTheTimeOfTheLastChange(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		cfg := config.Static(nil)
+		cfg := config.Static(map[string]string{"circuit.default.openFor": "1h"}) // it stays open
 		s := circuit.New(circuit.Options{Config: cfg})
 		for _, change := range []struct {
 			name string
