@@ -34,7 +34,8 @@ func export(spans []span.Span) *collector.ExportTraceServiceRequest {
 	for _, s := range spans {
 		r := by[s.Local.Service]
 		if r == nil {
-			r = &otlp.ResourceSpans{Resource: &resource.Resource{Attributes: []*common.KeyValue{attr("service.name", s.Local.Service)}}, ScopeSpans: []*otlp.ScopeSpans{{}}}
+			r = &otlp.ResourceSpans{Resource: &resource.Resource{Attributes: []*common.KeyValue{attr("service.name",
+				s.Local.Service)}}, ScopeSpans: []*otlp.ScopeSpans{{}}}
 			for _, t := range s.Tags[:5] {
 				r.Resource.Attributes = append(r.Resource.Attributes, attr(t.Key, t.Value))
 			}
@@ -73,7 +74,9 @@ type nothing struct {
 	collector.UnimplementedTraceServiceServer
 }
 
-func (nothing) Export(context.Context, *collector.ExportTraceServiceRequest) (*collector.ExportTraceServiceResponse, error) {
+func (nothing) Export(context.Context, *collector.ExportTraceServiceRequest) (*collector.ExportTraceServiceResponse,
+	error,
+) {
 	return &collector.ExportTraceServiceResponse{}, nil
 }
 
@@ -138,11 +141,12 @@ func BenchmarkIngest(b *testing.B) {
 		run(b, l.Addr().String())
 	})
 	b.Run("durable", func(b *testing.B) {
-		p, err := service.New(b.Context(), service.Options{Name: "tracing", Instance: "a", Drain: 20 * time.Millisecond, Listen: map[string]string{
-			"otlp": "127.0.0.1:0", "otlphttp": "127.0.0.1:0", "zipkin": "127.0.0.1:0",
-		}}, func(ctx context.Context, setup *service.Setup) error {
-			return tracing.New(ctx, setup, tracing.Options{Dir: b.TempDir()})
-		})
+		p, err := service.New(b.Context(),
+			service.Options{Name: "tracing", Instance: "a", Drain: 20 * time.Millisecond, Listen: map[string]string{
+				"otlp": "127.0.0.1:0", "otlphttp": "127.0.0.1:0", "zipkin": "127.0.0.1:0",
+			}}, func(ctx context.Context, setup *service.Setup) error {
+				return tracing.New(ctx, setup, tracing.Options{Dir: b.TempDir()})
+			})
 		if err != nil {
 			b.Fatal(err)
 		}

@@ -10,7 +10,8 @@ import (
 // FuzzIngest holds that no body is the store's fault, whatever it says it is, packed or not.
 func FuzzIngest(f *testing.F) {
 	s := start(f, memnet.New(), "tracing", tracing.Options{})
-	good := []byte(`[{"traceId":"463ac35c9f6413ad48485a3953bb6124","id":"a2fb4a1d1a96d312","name":"x","timestamp":1,"duration":1}]`)
+	good := []byte(`[{"traceId":"463ac35c9f6413ad48485a3953bb6124","id":"a2fb4a1d1a96d312","name":"x",
+		"timestamp":1,"duration":1}]`)
 	f.Add(true, true, false, good)
 	f.Add(true, true, true, good)
 	f.Add(false, true, true, []byte(`{"resourceSpans":[{}]}`))

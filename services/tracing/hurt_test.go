@@ -101,12 +101,19 @@ func newHurtWorld(t *testing.T, queue int) *hurtWorld {
 	w := &hurtWorld{net: memnet.New(), disk: &volume{FS: vfs.NewMem()}}
 	w.disk.free.Store(16 << 20)
 	conn, err := grpc.NewClient("passthrough:///tracing:4317", grpc.WithTransportCredentials(insecure.NewCredentials()),
-		grpc.WithContextDialer(func(ctx context.Context, addr string) (net.Conn, error) { return w.net.DialContext(ctx, "tcp", addr) }))
+		grpc.WithContextDialer(func(ctx context.Context, addr string) (net.Conn,
+			error,
+		) {
+			return w.net.DialContext(ctx, "tcp", addr)
+		}))
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { conn.Close() })
-	w.spans, err = trace.New(trace.Options{Service: "films", QueueSize: queue, BatchSize: 64, Conn: func() grpc.ClientConnInterface { return conn }})
+	w.spans, err = trace.New(trace.Options{
+		Service: "films", QueueSize: queue, BatchSize: 64,
+		Conn: func() grpc.ClientConnInterface { return conn },
+	})
 	if err != nil {
 		t.Fatal(err)
 	}

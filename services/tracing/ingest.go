@@ -35,10 +35,10 @@ const maxBody = 4 << 20
 // jsonCost is what reading JSON takes besides the body, as a multiple of it.
 const jsonCost = 3
 
-// retryBusy is when a sender should come back after a refusal for want of memory.
+// retryBusy is when a sender should send again after a refusal because too much memory is in flight.
 const retryBusy = time.Second
 
-// ingest takes spans in, in whatever format.
+// ingest receives spans in all formats and stores them.
 type ingest struct {
 	store   *store.Store
 	metrics *metrics
@@ -47,7 +47,7 @@ type ingest struct {
 	inFlight atomic.Int64
 }
 
-// take reserves memory. What is refused is for the sender to keep and to send again.
+// take reserves n bytes. If it refuses, the sender keeps its spans and sends them again later.
 func (in *ingest) take(n int64) error {
 	if in.inFlight.Add(n) <= in.limit {
 		return nil
@@ -109,7 +109,7 @@ func rejected(p span.Parsed, expired int) rejection {
 	return r
 }
 
-// unparsed turns what a parser says into an error for the sender.
+// unparsed counts a request that could not be read and returns the error for the sender.
 func (in *ingest) unparsed(err error) error {
 	in.metrics.dropped.WithLabelValues(dropUnparsed).Inc()
 	return errs.Errorf(errs.Invalid, "%w", err)
@@ -144,17 +144,20 @@ func (in *ingest) grpcServer() *grpc.Server {
 	s.RegisterService(&grpc.ServiceDesc{
 		ServiceName: collector.TraceService_ServiceDesc.ServiceName,
 		HandlerType: (*any)(nil),
-		Methods: []grpc.MethodDesc{{MethodName: "Export", Handler: func(_ any, ctx context.Context, decode func(any) error, _ grpc.UnaryServerInterceptor) (any, error) {
-			var p payload
-			if err := decode(&p); err != nil {
-				return nil, err
-			}
-			resp, err := in.export(ctx, p)
-			if err != nil {
-				return nil, errs.ToStatus(ctx, err).Err()
-			}
-			return resp, nil
-		}}},
+		Methods: []grpc.MethodDesc{{
+			MethodName: "Export",
+			Handler: func(_ any, ctx context.Context, decode func(any) error, _ grpc.UnaryServerInterceptor) (any, error) {
+				var p payload
+				if err := decode(&p); err != nil {
+					return nil, err
+				}
+				resp, err := in.export(ctx, p)
+				if err != nil {
+					return nil, errs.ToStatus(ctx, err).Err()
+				}
+				return resp, nil
+			},
+		}},
 		Metadata: collector.TraceService_ServiceDesc.Metadata,
 	}, nil)
 	return s
@@ -220,7 +223,7 @@ func (in *ingest) otlpHTTP(w http.ResponseWriter, r *http.Request) {
 	writeOTLP(w, asJSON, http.StatusOK, otlpResponse(rej))
 }
 
-// writeOTLP answers in the sender's encoding, errors too, as OTLP demands.
+// writeOTLP answers in the encoding of the request, also errors, as OTLP requires.
 func writeOTLP(w http.ResponseWriter, asJSON bool, status int, m proto.Message) {
 	var b []byte
 	var err error
@@ -235,14 +238,14 @@ func writeOTLP(w http.ResponseWriter, asJSON bool, status int, m proto.Message) 
 		status = http.StatusInternalServerError
 	}
 	w.WriteHeader(status)
-	_, _ = w.Write(b) // the sender may have gone
+	_, _ = w.Write(b) // fails if the sender closed the connection
 }
 
-// There are no kinds of error for these two. errTooLarge is answered with 413: sending again does not help, and smaller
-// does. errSlow is answered with 408.
+// errs has no kinds for these two. errTooLarge becomes 413: the sender must send smaller requests. errSlow becomes 408.
 var (
-	errTooLarge = errs.Errorf(errs.Invalid, "reading spans: a request may have %d MiB, also decompressed; send smaller batches", maxBody>>20)
-	errSlow     = errs.Errorf(errs.Invalid, "reading spans: the body did not come in time")
+	errTooLarge = errs.Errorf(errs.Invalid,
+		"reading spans: a request may have %d MiB, also decompressed; send smaller batches", maxBody>>20)
+	errSlow = errs.Errorf(errs.Invalid, "reading spans: the body did not come in time")
 )
 
 // httpStatus sets Retry-After where it helps and returns the status.

@@ -45,7 +45,8 @@ type peers struct {
 
 func newPeers(setup *service.Setup) *peers {
 	t := &http.Transport{
-		DialContext: setup.DialContext, ResponseHeaderTimeout: peerTimeout, MaxIdleConnsPerHost: 4, IdleConnTimeout: time.Minute,
+		DialContext: setup.DialContext, ResponseHeaderTimeout: peerTimeout, MaxIdleConnsPerHost: 4,
+		IdleConnTimeout: time.Minute,
 	}
 	setup.OnStop("connections to peers", func(context.Context) error {
 		t.CloseIdleConnections()
@@ -69,7 +70,8 @@ func (p *peers) others(r *http.Request) []peer {
 	}
 	var out []peer
 	for _, i := range p.instances() {
-		if addr := i.Endpoints["zipkin"]; i.ID != p.self && addr != "" && (i.Status == discovery.Up || i.Status == discovery.Draining) {
+		if addr := i.Endpoints["zipkin"]; i.ID != p.self && addr != "" &&
+			(i.Status == discovery.Up || i.Status == discovery.Draining) {
 			out = append(out, peer{i.ID, addr})
 		}
 	}

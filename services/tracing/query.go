@@ -55,14 +55,14 @@ func (q *queries) register(mux *http.ServeMux) {
 	mux.HandleFunc("GET /internal/walk", q.walk)
 }
 
-// answer is what an answer says besides its body.
+// answer is what a response has besides its body.
 type answer struct {
 	missing    missing
 	incomplete bool
 	status     int // 0 means 200
 }
 
-// serve is the adapter of all queries: bound the time, ask, count, write.
+// serve is the adapter of all queries: it bounds the time, runs the query, measures it and writes the response.
 func (q *queries) serve(path string, h func(*http.Request, *answer) (any, error)) http.HandlerFunc {
 	seconds := q.metrics.queries.WithLabelValues(path)
 	return func(w http.ResponseWriter, r *http.Request) {
@@ -159,8 +159,8 @@ func (q *queries) traces(r *http.Request, a *answer) (any, error) {
 	return q.complete(r, a, traces[:min(len(traces), query.Limit)])
 }
 
-// complete adds to traces what the other replicas and this one have of them: a search answers with what one replica
-// knows, and the spans of a trace may be spread over all.
+// complete adds the spans that all replicas have of the given traces: a search finds only the spans of one replica, and
+// the spans of a trace may be on several.
 func (q *queries) complete(r *http.Request, a *answer, traces [][]span.Span) (any, error) {
 	ids := make([]span.TraceID, len(traces))
 	for i, t := range traces {
@@ -215,7 +215,8 @@ func (q *queries) trace(r *http.Request, a *answer) (any, error) {
 			return t, nil
 		}
 	}
-	return nil, errs.Errorf(errs.NotFound, "trace %s is not here: it was never stored, is past retention, or was not sampled", id)
+	return nil, errs.Errorf(errs.NotFound,
+		"trace %s is not here: it was never stored, is past retention, or was not sampled", id)
 }
 
 func (q *queries) traceMany(r *http.Request, a *answer) (any, error) {
@@ -320,5 +321,8 @@ func (q *queries) health(_ *http.Request, a *answer) (any, error) {
 }
 
 func (q *queries) info(*http.Request, *answer) (any, error) {
-	return map[string]any{"zipkin": map[string]string{"version": service.Version(), "implementation": "bijou tracing"}}, nil
+	return map[string]any{"zipkin": map[string]string{
+		"version":        service.Version(),
+		"implementation": "bijou tracing",
+	}}, nil
 }

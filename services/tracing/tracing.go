@@ -1,11 +1,11 @@
-// Package tracing is the trace store: it takes spans in, keeps them on disk for some days, and answers questions about
+// Package tracing is the trace store: it receives spans, keeps them on disk for some days, and answers queries about
 // them.
 //
-// Spans come as OTLP over gRPC (listener "otlp"), as OTLP over HTTP in protobuf or JSON ("otlphttp"), and as Zipkin v2
-// JSON ("zipkin"). They are acknowledged when they are synced to disk. Questions are asked in Zipkin's v2 API, on
-// "zipkin" too.
+// Spans come as OTLP over gRPC (listener "otlp"), as OTLP over HTTP in protobuf or JSON ("otlphttp"), and as Zipkin
+// v2 JSON ("zipkin"). They are acknowledged when they are synced to disk. Queries use Zipkin's v2 API, on "zipkin"
+// too.
 //
-// Several replicas share nothing: each keeps the spans that were sent to it, and a question is passed on to the others.
+// Replicas share nothing: each keeps the spans that were sent to it, and a query is also sent to the others.
 package tracing
 
 import (
@@ -58,7 +58,7 @@ func (o Options) validate() error {
 
 const (
 	minRetention = 15 * time.Minute
-	maxRetention = 30 * 24 * time.Hour // a trace is looked for in every part of it
+	maxRetention = 30 * 24 * time.Hour // a trace is searched in each bucket
 	minBytes     = 16 << 20
 )
 
@@ -88,7 +88,8 @@ func New(_ context.Context, setup *service.Setup, opts Options) error {
 		Doc: "How long spans are kept.", Min: minRetention.String(), Max: maxRetention.String(),
 	})
 	maxBytes := config.Int(setup.Config(), "tracing.maxBytes", opts.MaxBytes, config.Spec{
-		Doc: "Size of the trace store on disk. Beyond it the oldest spans go.", Unit: "bytes", Min: fmt.Sprint(minBytes),
+		Doc: "Size of the trace store on disk. Above it the oldest spans are deleted.", Unit: "bytes",
+		Min: fmt.Sprint(minBytes),
 	})
 	st, err := store.Open(store.Options{
 		Dir: opts.Dir, Retention: retention.Get, MaxBytes: maxBytes.Get, Cache: opts.Cache,
@@ -123,8 +124,8 @@ func listen(setup *service.Setup, in *ingest, q *queries) error {
 	return setup.ServeGRPC("otlp", in.grpcServer())
 }
 
-// expire forgets old spans until ctx ends. It returns an error when the store failed: nothing can be stored then, and a
-// new start may find a disk that works.
+// expire deletes old spans until ctx ends. It returns an error when the store failed: then nothing can be stored, and
+// after a restart the disk may work again.
 func expire(ctx context.Context, log *slog.Logger, st *store.Store, m *metrics) error {
 	for {
 		select {
@@ -137,7 +138,7 @@ func expire(ctx context.Context, log *slog.Logger, st *store.Store, m *metrics) 
 		n, err := st.Expire(ctx, time.Now())
 		m.expired.Add(float64(n))
 		if err != nil && ctx.Err() == nil {
-			log.Warn("forgetting old spans", "error", err)
+			log.Warn("deleting old spans", "error", err)
 		}
 	}
 }

@@ -55,9 +55,12 @@ func start(t testing.TB, n *memnet.Network, host string, opts tracing.Options) *
 	known := discovery.NewStatic(nil)
 	p, err := service.New(t.Context(), service.Options{
 		Name: "tracing", Instance: host, Drain: 20 * time.Millisecond,
-		Listen: map[string]string{"otlp": host + ":4317", "otlphttp": host + ":4318", "zipkin": host + ":9411", "admin": host + ":9090"},
-		Net:    service.Net{Listen: n.Listen, DialContext: n.DialContext},
-		Known:  known,
+		Listen: map[string]string{
+			"otlp": host + ":4317", "otlphttp": host + ":4318", "zipkin": host + ":9411",
+			"admin": host + ":9090",
+		},
+		Net:   service.Net{Listen: n.Listen, DialContext: n.DialContext},
+		Known: known,
 	}, func(ctx context.Context, setup *service.Setup) error { return tracing.New(ctx, setup, opts) })
 	if err != nil {
 		t.Fatal(err)
@@ -122,7 +125,11 @@ func (s *server) post(spans string) {
 func (s *server) otlp(opts ...grpc.DialOption) collector.TraceServiceClient {
 	s.t.Helper()
 	opts = append(opts, grpc.WithTransportCredentials(insecure.NewCredentials()),
-		grpc.WithContextDialer(func(ctx context.Context, addr string) (net.Conn, error) { return s.net.DialContext(ctx, "tcp", addr) }))
+		grpc.WithContextDialer(func(ctx context.Context, addr string) (net.Conn,
+			error,
+		) {
+			return s.net.DialContext(ctx, "tcp", addr)
+		}))
 	conn, err := grpc.NewClient("passthrough:///"+s.host+":4317", opts...)
 	if err != nil {
 		s.t.Fatal(err)
@@ -170,7 +177,8 @@ func request(traceID string, start time.Time) *collector.ExportTraceServiceReque
 	return &collector.ExportTraceServiceRequest{ResourceSpans: []*otlp.ResourceSpans{{
 		Resource: &resource.Resource{Attributes: []*common.KeyValue{attr("service.name", "catalog")}},
 		ScopeSpans: []*otlp.ScopeSpans{{Spans: []*otlp.Span{{
-			TraceId: id(traceID), SpanId: id("00f067aa0ba902b7"), ParentSpanId: id("00f067aa0ba90200"), Name: "GetMovie", Kind: otlp.Span_SPAN_KIND_CLIENT,
+			TraceId: id(traceID), SpanId: id("00f067aa0ba902b7"), ParentSpanId: id("00f067aa0ba90200"), Name: "GetMovie",
+			Kind:              otlp.Span_SPAN_KIND_CLIENT,
 			StartTimeUnixNano: uint64(start.UnixNano()), EndTimeUnixNano: uint64(start.Add(time.Millisecond).UnixNano()),
 			Attributes: []*common.KeyValue{attr("peer.service", "db")},
 		}}}},
@@ -182,12 +190,15 @@ func TestIngest(t *testing.T) {
 	s := start(t, memnet.New(), "a", tracing.Options{})
 	at := time.Now().Add(-time.Minute).Truncate(time.Millisecond)
 	otlpJSON := func(tid string) []byte {
-		return fmt.Appendf(nil, `{"resourceSpans":[{"resource":{"attributes":[{"key":"service.name","value":{"stringValue":"catalog"}}]},"scopeSpans":[{"spans":[
-			{"traceId":%q,"spanId":"00f067aa0ba902b7","parentSpanId":"00f067aa0ba90200","name":"GetMovie","kind":3,"startTimeUnixNano":"%d","endTimeUnixNano":"%d",
+		return fmt.Appendf(nil, `{"resourceSpans":[{"resource":{"attributes":[{"key":"service.name","value":{"stringValue":"catalog"}}]},
+			"scopeSpans":[{"spans":[
+			{"traceId":%q,"spanId":"00f067aa0ba902b7","parentSpanId":"00f067aa0ba90200",
+			"name":"GetMovie","kind":3,"startTimeUnixNano":"%d","endTimeUnixNano":"%d",
 			"attributes":[{"key":"peer.service","value":{"stringValue":"db"}}]}]}]}]}`, tid, at.UnixNano(), at.Add(time.Millisecond).UnixNano())
 	}
 	zipkin := func(tid string) []byte {
-		return fmt.Appendf(nil, `[{"traceId":%q,"id":"00f067aa0ba902b7","parentId":"00f067aa0ba90200","name":"GetMovie","kind":"CLIENT","timestamp":%d,"duration":1000,
+		return fmt.Appendf(nil, `[{"traceId":%q,"id":"00f067aa0ba902b7","parentId":"00f067aa0ba90200",
+			"name":"GetMovie","kind":"CLIENT","timestamp":%d,"duration":1000,
 			"localEndpoint":{"serviceName":"catalog"},"remoteEndpoint":{"serviceName":"db"},"tags":{"peer.service":"db"}}]`, tid, at.UnixMicro())
 	}
 	protobuf := func(tid string) []byte {
@@ -270,12 +281,14 @@ func TestIngestRefuses(t *testing.T) {
 			if tt.status == 405 {
 				method = "GET"
 			}
-			if resp, body := s.do(method, tt.port, tt.path, tt.contentType, tt.encoding, tt.body); resp.StatusCode != tt.status || len(body) == 0 {
+			if resp, body := s.do(method, tt.port, tt.path, tt.contentType, tt.encoding,
+				tt.body); resp.StatusCode != tt.status || len(body) == 0 {
 				t.Errorf("%s with %q, want %d and a reason", resp.Status, body, tt.status)
 			}
 		})
 	}
-	if _, err := s.otlp(grpc.WithDefaultCallOptions(grpc.MaxCallSendMsgSize(64<<20))).Export(t.Context(), huge()); errs.KindOf(err) != errs.Exhausted {
+	if _, err := s.otlp(grpc.WithDefaultCallOptions(grpc.MaxCallSendMsgSize(64<<20))).Export(t.Context(),
+		huge()); errs.KindOf(err) != errs.Exhausted {
 		t.Errorf("a message of 20 MiB: %v", err)
 	}
 	s.post(`[]`) // it lives
@@ -291,14 +304,16 @@ func huge() *collector.ExportTraceServiceRequest {
 func TestOneBadSpanDoesNotRefuseTheOthers(t *testing.T) {
 	s := start(t, memnet.New(), "a", tracing.Options{})
 	at := time.Now().Add(-time.Minute)
-	const good, odd, other = "4bf92f3577b34da6a3ce929d0e0e4701", "4bf92f3577b34da6a3ce929d0e0e4702", "4bf92f3577b34da6a3ce929d0e0e4703"
+	const good, odd, other = "4bf92f3577b34da6a3ce929d0e0e4701", "4bf92f3577b34da6a3ce929d0e0e4702",
+		"4bf92f3577b34da6a3ce929d0e0e4703"
 	protobuf := func() []byte {
 		req, list := request(good, at), []string{odd, other}
 		for _, id := range list {
 			req.ResourceSpans = append(req.ResourceSpans, request(id, at).ResourceSpans...)
 		}
 		req.ResourceSpans[1].ScopeSpans[0].Spans[0].Name = "##"
-		req.ResourceSpans[1].ScopeSpans[0].Spans = append(req.ResourceSpans[1].ScopeSpans[0].Spans, &otlp.Span{Name: "no ids"})
+		req.ResourceSpans[1].ScopeSpans[0].Spans = append(req.ResourceSpans[1].ScopeSpans[0].Spans,
+			&otlp.Span{Name: "no ids"})
 		b, err := proto.Marshal(req)
 		if err != nil {
 			t.Fatal(err)
@@ -311,11 +326,13 @@ func TestOneBadSpanDoesNotRefuseTheOthers(t *testing.T) {
 		}
 		now := fmt.Sprint(at.UnixNano())
 		return fmt.Appendf(nil, `{"resourceSpans":[{"scopeSpans":[{"spans":[%s,%s,%s,%s]}]}]}`,
-			one(good, `"GetMovie"`, now), one(odd, "\"\xff\xfe\"", now), one(good, `"bad"`, `"soon"`), one(other, `"GetMovie"`, now))
+			one(good, `"GetMovie"`, now), one(odd, "\"\xff\xfe\"", now), one(good, `"bad"`, `"soon"`),
+			one(other, `"GetMovie"`, now))
 	}
 	zipkin := func() []byte {
 		one := func(id, name, kind string) string {
-			return fmt.Sprintf(`{"traceId":%q,"id":"00f067aa0ba902b7","name":%s,"kind":%q,"timestamp":%d}`, id, name, kind, at.UnixMicro())
+			return fmt.Sprintf(`{"traceId":%q,"id":"00f067aa0ba902b7","name":%s,"kind":%q,"timestamp":%d}`, id, name, kind,
+				at.UnixMicro())
 		}
 		return fmt.Appendf(nil, `[%s,%s,%s,%s]`, one(good, `"GetMovie"`, "CLIENT"), one(odd, "\"\xff\"", "CLIENT"),
 			one(good, `"bad"`, "NONE"), one(other, `"GetMovie"`, "CLIENT"))
@@ -334,7 +351,8 @@ func TestOneBadSpanDoesNotRefuseTheOthers(t *testing.T) {
 			if resp.StatusCode != tt.status {
 				t.Fatalf("%s: %s, want %d", resp.Status, body, tt.status)
 			}
-			stored, invalid := s.metric("bijou_tracing_spans_stored_total"), s.metric(`bijou_tracing_spans_dropped_total{reason="invalid"}`)
+			stored, invalid := s.metric("bijou_tracing_spans_stored_total"),
+				s.metric(`bijou_tracing_spans_dropped_total{reason="invalid"}`)
 			if n := float64(i + 1); stored != 3*n || invalid != n {
 				t.Errorf("%v spans are stored and %v invalid, want %v and %v", stored, invalid, 3*n, n)
 			}
@@ -347,7 +365,8 @@ func TestOneBadSpanDoesNotRefuseTheOthers(t *testing.T) {
 			}
 		})
 	}
-	if resp, body := s.do("POST", "9411", "/api/v2/spans", "application/json", "", []byte(`[{"traceId":"1"}]`)); resp.StatusCode != 400 ||
+	if resp, body := s.do("POST", "9411", "/api/v2/spans", "application/json", "",
+		[]byte(`[{"traceId":"1"}]`)); resp.StatusCode != 400 ||
 		!strings.Contains(body, "id:") {
 		t.Errorf("a request without a valid span: %s %q, want 400 and the reason", resp.Status, body)
 	}
@@ -366,7 +385,10 @@ func TestPartialSuccess(t *testing.T) {
 		if err != nil || p.GetRejectedSpans() != 2 {
 			t.Errorf("%s: %d spans are refused, want 2; error: %v", over, p.GetRejectedSpans(), err)
 		}
-		for _, reason := range []string{"1 spans are not valid", "trace id must have 16 bytes", "1 spans are older than retention"} {
+		for _, reason := range []string{
+			"1 spans are not valid", "trace id must have 16 bytes",
+			"1 spans are older than retention",
+		} {
 			if !strings.Contains(p.GetErrorMessage(), reason) {
 				t.Errorf("%s: the message %q does not say %q", over, p.GetErrorMessage(), reason)
 			}
@@ -402,7 +424,8 @@ func TestMemoryIsGivenBack(t *testing.T) {
 	// Many spans share one name in the request; in memory each is larger than on the wire.
 	many := request("4bf92f3577b34da6a3ce929d0e0e4736", time.Now())
 	for range 4000 {
-		many.ResourceSpans[0].ScopeSpans[0].Spans = append(many.ResourceSpans[0].ScopeSpans[0].Spans, many.ResourceSpans[0].ScopeSpans[0].Spans[0])
+		many.ResourceSpans[0].ScopeSpans[0].Spans = append(many.ResourceSpans[0].ScopeSpans[0].Spans,
+			many.ResourceSpans[0].ScopeSpans[0].Spans[0])
 	}
 	old := request("4bf92f3577b34da6a3ce929d0e0e4736", time.Now().Add(-1000*time.Hour))
 	zipkin := func(n int) []byte {
@@ -459,10 +482,12 @@ func TestBackPressure(t *testing.T) {
 		t.Errorf("over gRPC: %v, retry after %v", err, errs.RetryAfter(err))
 	}
 	b, _ := proto.Marshal(big())
-	if resp, _ := s.do("POST", "4318", "/v1/traces", "application/x-protobuf", "", b); resp.StatusCode != 429 || resp.Header.Get("Retry-After") == "" {
+	if resp, _ := s.do("POST", "4318", "/v1/traces", "application/x-protobuf", "", b); resp.StatusCode != 429 ||
+		resp.Header.Get("Retry-After") == "" {
 		t.Errorf("over HTTP: %s, retry after %q", resp.Status, resp.Header.Get("Retry-After"))
 	}
-	if resp, _ := s.do("POST", "9411", "/api/v2/spans", "application/json", "", []byte(`[{"traceId":"1","id":"1"}]`)); resp.StatusCode != 429 || resp.Header.Get("Retry-After") == "" {
+	if resp, _ := s.do("POST", "9411", "/api/v2/spans", "application/json", "",
+		[]byte(`[{"traceId":"1","id":"1"}]`)); resp.StatusCode != 429 || resp.Header.Get("Retry-After") == "" {
 		t.Errorf("Zipkin: %s, retry after %q", resp.Status, resp.Header.Get("Retry-After"))
 	}
 	if s.metric(`bijou_tracing_spans_dropped_total{reason="busy"}`) == 0 {
@@ -484,9 +509,12 @@ func film(trace string, at time.Time, failed bool) string {
 	}
 	us := at.UnixMicro()
 	return fmt.Sprintf(`[
-		{"traceId":%[1]q,"id":"1","kind":"SERVER","name":"GET /","timestamp":%[2]d,"duration":5000,"localEndpoint":{"serviceName":"web"},"tags":{"http.method":"GET","cloud.availability_zone":"a"}},
-		{"traceId":%[1]q,"id":"2","parentId":"1","kind":"CLIENT","name":"get","timestamp":%[3]d,"duration":3000,"localEndpoint":{"serviceName":"web"},"remoteEndpoint":{"serviceName":"catalog"}},
-		{"traceId":%[1]q,"id":"3","parentId":"2","kind":"SERVER","name":"get","timestamp":%[4]d,"duration":2000,"localEndpoint":{"serviceName":"catalog"},"tags":{"k":"v"%[5]s}}]`,
+		{"traceId":%[1]q,"id":"1","kind":"SERVER","name":"GET /","timestamp":%[2]d,"duration":5000,
+		"localEndpoint":{"serviceName":"web"},"tags":{"http.method":"GET","cloud.availability_zone":"a"}},
+		{"traceId":%[1]q,"id":"2","parentId":"1","kind":"CLIENT","name":"get","timestamp":%[3]d,"duration":3000,
+		"localEndpoint":{"serviceName":"web"},"remoteEndpoint":{"serviceName":"catalog"}},
+		{"traceId":%[1]q,"id":"3","parentId":"2","kind":"SERVER","name":"get","timestamp":%[4]d,"duration":2000,
+		"localEndpoint":{"serviceName":"catalog"},"tags":{"k":"v"%[5]s}}]`,
 		trace, us, us+100, us+200, tag)
 }
 
@@ -571,11 +599,15 @@ func TestQueries(t *testing.T) {
 		s.get(path, &page)
 	}
 	for path, status := range map[string]int{
-		"/api/v2/trace/ffff": 404, "/api/v2/trace/xyz": 400, "/api/v2/trace/0": 400, "/api/v2/spans": 400, "/api/v2/remoteServices": 400,
-		"/api/v2/autocompleteValues": 400, "/api/v2/traceMany": 400, "/api/v2/traceMany?traceIds=a,b,zz": 400, "/api/v2/dependencies": 400,
-		"/api/v2/traces?limit=0": 400, "/api/v2/traces?limit=x": 400, "/api/v2/traces?endTs=-1": 400, "/api/v2/traces?minDuration=9&maxDuration=8": 400,
+		"/api/v2/trace/ffff": 404, "/api/v2/trace/xyz": 400, "/api/v2/trace/0": 400, "/api/v2/spans": 400,
+		"/api/v2/remoteServices":     400,
+		"/api/v2/autocompleteValues": 400, "/api/v2/traceMany": 400, "/api/v2/traceMany?traceIds=a,b,zz": 400,
+		"/api/v2/dependencies":   400,
+		"/api/v2/traces?limit=0": 400, "/api/v2/traces?limit=x": 400, "/api/v2/traces?endTs=-1": 400,
+		"/api/v2/traces?minDuration=9&maxDuration=8": 400,
 	} {
-		if resp, body := s.do("GET", "9411", path, "", "", nil); resp.StatusCode != status || !strings.Contains(resp.Header.Get("Content-Type"), "problem+json") {
+		if resp, body := s.do("GET", "9411", path, "", "", nil); resp.StatusCode != status ||
+			!strings.Contains(resp.Header.Get("Content-Type"), "problem+json") {
 			t.Errorf("%s: %s %s, want %d and a problem", path, resp.Status, body, status)
 		}
 	}
@@ -585,7 +617,10 @@ func TestQueries(t *testing.T) {
 func meet(replicas ...*server) {
 	var list []discovery.Instance
 	for _, s := range replicas {
-		list = append(list, discovery.Instance{Service: "tracing", ID: s.host, Status: discovery.Up, Endpoints: map[string]string{"zipkin": s.host + ":9411"}})
+		list = append(list, discovery.Instance{
+			Service: "tracing", ID: s.host, Status: discovery.Up,
+			Endpoints: map[string]string{"zipkin": s.host + ":9411"},
+		})
 	}
 	for _, s := range replicas {
 		s.known.Put("tracing", list)
@@ -616,7 +651,8 @@ func TestReplicas(t *testing.T) {
 		resp := s.get("/api/v2/trace/a1", &one)
 		var deps []map[string]any
 		s.get(fmt.Sprintf("/api/v2/dependencies?endTs=%d", time.Now().UnixMilli()), &deps)
-		if len(names) != 2 || len(traces) != 2 || len(traces[0]) != 3 || len(traces[1]) != 3 || len(one) != 3 || resp.Header.Get("Bijou-Peers-Missing") != "" {
+		if len(names) != 2 || len(traces) != 2 || len(traces[0]) != 3 || len(traces[1]) != 3 || len(one) != 3 ||
+			resp.Header.Get("Bijou-Peers-Missing") != "" {
 			t.Errorf("%s: services %v, %d traces, trace of %d spans", s.host, names, len(traces), len(one))
 		}
 		want := []map[string]any{{"parent": "web", "child": "catalog", "callCount": 2.0, "errorCount": 1.0}}
@@ -625,7 +661,10 @@ func TestReplicas(t *testing.T) {
 		}
 	}
 	n.Cut("b")
-	for _, path := range []string{"/api/v2/services", "/api/v2/traces", "/api/v2/trace/a1", fmt.Sprintf("/api/v2/dependencies?endTs=%d", time.Now().UnixMilli())} {
+	for _, path := range []string{
+		"/api/v2/services", "/api/v2/traces", "/api/v2/trace/a1",
+		fmt.Sprintf("/api/v2/dependencies?endTs=%d", time.Now().UnixMilli()),
+	} {
 		var body []any
 		if resp := a.get(path, &body); resp.Header.Get("Bijou-Peers-Missing") != "b" || len(body) == 0 {
 			t.Errorf("%s without b: missing %q, %d parts", path, resp.Header.Get("Bijou-Peers-Missing"), len(body))
@@ -638,12 +677,19 @@ func TestReplicas(t *testing.T) {
 func TestProvider(t *testing.T) {
 	s := start(t, memnet.New(), "a", tracing.Options{})
 	conn, err := grpc.NewClient("passthrough:///a:4317", grpc.WithTransportCredentials(insecure.NewCredentials()),
-		grpc.WithContextDialer(func(ctx context.Context, addr string) (net.Conn, error) { return s.net.DialContext(ctx, "tcp", addr) }))
+		grpc.WithContextDialer(func(ctx context.Context, addr string) (net.Conn,
+			error,
+		) {
+			return s.net.DialContext(ctx, "tcp", addr)
+		}))
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer conn.Close()
-	p, err := trace.New(trace.Options{Service: "films", Instance: "films-1", Zone: "b", Conn: func() grpc.ClientConnInterface { return conn }})
+	p, err := trace.New(trace.Options{
+		Service: "films", Instance: "films-1", Zone: "b",
+		Conn: func() grpc.ClientConnInterface { return conn },
+	})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -660,7 +706,8 @@ func TestProvider(t *testing.T) {
 		Tags          map[string]string
 	}
 	s.get("/api/v2/trace/"+parent.SpanContext().TraceID().String(), &got)
-	if len(got) != 2 || got[0].Name != "outer" || got[0].LocalEndpoint.ServiceName != "films" || got[0].Tags["cloud.availability_zone"] != "b" {
+	if len(got) != 2 || got[0].Name != "outer" || got[0].LocalEndpoint.ServiceName != "films" ||
+		got[0].Tags["cloud.availability_zone"] != "b" {
 		t.Errorf("stored %+v", got)
 	}
 }
@@ -670,7 +717,8 @@ func TestOptions(t *testing.T) {
 		"no folder": {}, "short": {Dir: "x", Retention: time.Minute}, "long": {Dir: "x", Retention: 1e6 * time.Hour},
 		"small": {Dir: "x", MaxBytes: 1}, "negative": {Dir: "x", Cache: -1},
 	} {
-		_, err := service.New(t.Context(), service.Options{Name: "tracing", Instance: "a", Net: service.Net{Listen: memnet.New().Listen}},
+		_, err := service.New(t.Context(),
+			service.Options{Name: "tracing", Instance: "a", Net: service.Net{Listen: memnet.New().Listen}},
 			func(ctx context.Context, setup *service.Setup) error { return tracing.New(ctx, setup, o) })
 		if err == nil {
 			t.Errorf("%s: accepted", name)
@@ -679,7 +727,8 @@ func TestOptions(t *testing.T) {
 }
 
 func FuzzQuery(f *testing.F) {
-	f.Add("serviceName=web&annotationQuery=error+and+http.method%3DGET&minDuration=1&maxDuration=2&endTs=1700000000000&lookback=1000&limit=10")
+	f.Add("serviceName=web&annotationQuery=error+and+http.method%3DGET&minDuration=1&" +
+		"maxDuration=2&endTs=1700000000000&lookback=1000&limit=10")
 	f.Add("endTs=99999999999999999999&lookback=-1")
 	f.Fuzz(func(t *testing.T, raw string) {
 		v, err := url.ParseQuery(raw)

@@ -80,7 +80,7 @@ func (g *Graph) Add(spans []span.Span) {
 				queue = append(queue, n.children...)
 			}
 		}
-		// Spans that name each other as parents hang on no root. Any of them will do as one.
+		// Spans that are each other's parents have no root. The first of them becomes one.
 		for rest < len(nodes) && nodes[rest].seen {
 			rest++
 		}
@@ -133,7 +133,7 @@ func parentOf(n *node, byID map[span.ID][]*node) *node {
 	return best
 }
 
-// link counts what one span says.
+// link adds the links of one span.
 func (g *Graph) link(n *node) {
 	local, remote := n.Local.Service, n.Remote.Service
 	kind := n.Kind
@@ -141,18 +141,18 @@ func (g *Graph) link(n *node) {
 		if local == "" || remote == "" {
 			return
 		}
-		kind = span.Client // it knows both sides, so it is a call
+		kind = span.Client // both sides are known, so it is a call
 	}
 	switch kind {
 	case span.Producer:
 		g.add(local, remote, n.Failed())
-		return // brokers decouple: never look through them
+		return // never link through a broker
 	case span.Consumer:
 		g.add(remote, local, n.Failed())
 		return
 	case span.Client:
 		if hasCall(n.children) {
-			return // the other side reported the call itself, and knows its own name best
+			return // the callee reported the call, and its name for itself is the best one
 		}
 		g.call(n, local, remote, kind)
 	case span.Server:
@@ -164,14 +164,14 @@ func (g *Graph) call(n *node, parent, child string, kind span.Kind) {
 	failed := n.Failed()
 	if a := remoteAncestor(n); a != nil && a.Local.Service != "" {
 		above := a.Local.Service
-		// Some clients put the callee's name in their own place. Link to it, or it would hang in the air.
+		// Some clients report under the callee's name. Link to it; else the callee would have no caller.
 		if kind == span.Client && n.Local.Service != "" && n.Local.Service != above {
 			g.add(above, n.Local.Service, false)
 		}
 		if kind == span.Server || parent == "" {
 			parent = above
 		}
-		// A call reported by both sides fails if either says so: the caller knows of time-outs.
+		// A call that both sides report failed if either says so: only the caller knows of its timeout.
 		if a.Kind == span.Client && (n.Parent == a.ID || n.ID == a.ID) {
 			failed = failed || a.Failed()
 		}
@@ -183,7 +183,7 @@ func hasCall(children []*node) bool {
 	return slices.ContainsFunc(children, func(c *node) bool { return c.Kind == span.Client || c.Kind == span.Server })
 }
 
-// remoteAncestor skips work inside of a process.
+// remoteAncestor returns the next ancestor that is not work inside of a process.
 func remoteAncestor(n *node) *node {
 	a := n.parent
 	for a != nil && a.Kind == span.Internal {

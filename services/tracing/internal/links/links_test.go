@@ -45,11 +45,23 @@ func TestLinks(t *testing.T) {
 	}{
 		{"nothing", nil, nil},
 		{"a lone server names nobody", []span.Span{sp(1, 0, server, "web", "", "")}, nil},
-		{"a server that knows its caller", []span.Span{sp(1, 0, server, "web", "app", "")}, []links.Link{link("app", "web", 1, 0)}},
-		{"a client that knows its callee", []span.Span{sp(1, 0, client, "web", "db", "")}, []links.Link{link("web", "db", 1, 0)}},
+		{
+			"a server that knows its caller",
+			[]span.Span{sp(1, 0, server, "web", "app", "")},
+			[]links.Link{link("app", "web", 1, 0)},
+		},
+		{
+			"a client that knows its callee",
+			[]span.Span{sp(1, 0, client, "web", "db", "")},
+			[]links.Link{link("web", "db", 1, 0)},
+		},
 		{"a client that failed", []span.Span{sp(1, 0, client, "web", "db", "e")}, []links.Link{link("web", "db", 1, 1)}},
 		{"a client that knows nobody", []span.Span{sp(1, 0, client, "web", "", "")}, nil},
-		{"no kind, both sides known: a client", []span.Span{sp(1, 0, none, "web", "cache", "")}, []links.Link{link("web", "cache", 1, 0)}},
+		{
+			"no kind, both sides known: a client",
+			[]span.Span{sp(1, 0, none, "web", "cache", "")},
+			[]links.Link{link("web", "cache", 1, 0)},
+		},
 		{"no kind, one side known", []span.Span{sp(1, 0, none, "web", "", "")}, nil},
 		{"both sides of a call count once", []span.Span{
 			sp(1, 0, client, "web", "catalog.internal", ""), sp(2, 1, server, "catalog", "", ""),
@@ -77,7 +89,8 @@ func TestLinks(t *testing.T) {
 			sp(3, 2, client, "catalog", "db", ""),
 		}, []links.Link{link("catalog", "db", 1, 0), link("web", "catalog", 1, 0)}},
 		{"work inside of a process is looked through", []span.Span{
-			sp(1, 0, server, "web", "", ""), sp(2, 1, none, "web", "", ""), sp(3, 2, none, "", "", ""), sp(4, 3, server, "catalog", "", ""),
+			sp(1, 0, server, "web", "", ""), sp(2, 1, none, "web", "", ""), sp(3, 2, none, "", "", ""),
+			sp(4, 3, server, "catalog", "", ""),
 		}, []links.Link{link("web", "catalog", 1, 0)}},
 		{"a client whose children are only work inside", []span.Span{
 			sp(1, 0, client, "web", "db", ""), sp(2, 1, none, "web", "", ""),
@@ -105,7 +118,8 @@ func TestLinks(t *testing.T) {
 			sp(2, 1, client, "web", "", ""), sp(3, 2, server, "catalog", "", ""), sp(4, 1, client, "web", "db", ""),
 		}, []links.Link{link("web", "catalog", 1, 0), link("web", "db", 1, 0)}},
 		{"calls add up", []span.Span{
-			sp(1, 0, server, "web", "", ""), sp(2, 1, client, "web", "db", ""), sp(3, 1, client, "web", "db", "e"), sp(4, 1, client, "web", "db", ""),
+			sp(1, 0, server, "web", "", ""), sp(2, 1, client, "web", "db", ""), sp(3, 1, client, "web", "db", "e"),
+			sp(4, 1, client, "web", "db", ""),
 		}, []links.Link{link("web", "db", 3, 1)}},
 		{"spans that are each other's parents", []span.Span{
 			sp(1, 2, client, "web", "db", ""), sp(2, 1, none, "web", "", ""), sp(3, 3, client, "web", "cache", ""),

@@ -106,7 +106,11 @@ func TestOTLPNumbers(t *testing.T) {
 	}
 	s := parse(t, request(&otlp.Span{Attributes: []*common.KeyValue{
 		{
-			Key: "nan", Value: double(math.NaN())}, {Key: "inf", Value: double(math.Inf(-1))}, {Key: "small",
+			Key: "nan", Value: double(math.NaN()),
+		},
+		{Key: "inf", Value: double(math.Inf(-1))},
+		{
+			Key:   "small",
 			Value: double(1e-9),
 		},
 		{Key: "list", Value: list(double(math.NaN()), double(math.Inf(1)), double(0.5))},
@@ -161,8 +165,10 @@ func TestOTLPNestedValuesAreBounded(t *testing.T) {
 }
 
 func TestOTLPEvents(t *testing.T) {
-	events := []*otlp.Span_Event{{TimeUnixNano: 5000, Name: "plain"},
-		{TimeUnixNano: 6000, Name: `with "quotes"`, Attributes: []*common.KeyValue{str("k", "v")}}}
+	events := []*otlp.Span_Event{
+		{TimeUnixNano: 5000, Name: "plain"},
+		{TimeUnixNano: 6000, Name: `with "quotes"`, Attributes: []*common.KeyValue{str("k", "v")}},
+	}
 	s := parse(t, request(&otlp.Span{Events: events}))
 	want := []span.Annotation{{At: 5, Value: "plain"}, {At: 6, Value: `"with \"quotes\"": {"k":"v"}`}}
 	if diff := cmp.Diff(want, s.Annotations); diff != "" {

@@ -44,10 +44,14 @@ const (
 func request(s *otlp.Span) *collector.ExportTraceServiceRequest {
 	s.TraceId, s.SpanId = unhex(tid), unhex(sid)
 	return &collector.ExportTraceServiceRequest{ResourceSpans: []*otlp.ResourceSpans{{
-		Resource: &resource.Resource{Attributes: []*common.KeyValue{str("service.name", "catalog"),
-			str("service.version", "v3")}},
-		ScopeSpans: []*otlp.ScopeSpans{{Scope: &common.InstrumentationScope{Name: "lib", Version: "1"},
-			Spans: []*otlp.Span{s}}},
+		Resource: &resource.Resource{Attributes: []*common.KeyValue{
+			str("service.name", "catalog"),
+			str("service.version", "v3"),
+		}},
+		ScopeSpans: []*otlp.ScopeSpans{{
+			Scope: &common.InstrumentationScope{Name: "lib", Version: "1"},
+			Spans: []*otlp.Span{s},
+		}},
 	}}}
 }
 
@@ -88,8 +92,10 @@ func TestEncodingsAgree(t *testing.T) {
 		StartTimeUnixNano: 1_700_000_000_123_456_789, EndTimeUnixNano: 1_700_000_000_124_456_789,
 		Attributes: []*common.KeyValue{str("peer.service", "db"), num("retries", 2)},
 		Status:     &otlp.Status{Code: otlp.Status_STATUS_CODE_ERROR, Message: "no"},
-		Events: []*otlp.Span_Event{{TimeUnixNano: 1_700_000_000_123_999_000, Name: "retry",
-			Attributes: []*common.KeyValue{num("n", 1)}}},
+		Events: []*otlp.Span_Event{{
+			TimeUnixNano: 1_700_000_000_123_999_000, Name: "retry",
+			Attributes: []*common.KeyValue{num("n", 1)},
+		}},
 	}))
 	fromOTLPJSON := one(t)(span.ParseOTLPJSON([]byte(`{"resourceSpans":[{"resource":{"attributes":[
 		{"key":"service.name","value":{"stringValue":"catalog"}},{"key":"service.version","value":{"stringValue":"v3"}}]},
@@ -175,17 +181,25 @@ func TestOTLPMapping(t *testing.T) {
 		{"trace state", &otlp.Span{TraceState: "a=1"}, `{"tags":{"w3c.tracestate":"a=1"}}`},
 		{
 			"peer by semantic convention",
-			&otlp.Span{Kind: client,
-				Attributes: []*common.KeyValue{str("server.address", "db.local"), num("server.port", 5432),
-					str("service.peer.name", "films-db")}},
+			&otlp.Span{
+				Kind: client,
+				Attributes: []*common.KeyValue{
+					str("server.address", "db.local"), num("server.port", 5432),
+					str("service.peer.name", "films-db"),
+				},
+			},
 			`{"kind":"CLIENT","remoteEndpoint":{"serviceName":"films-db","port":5432},
 				"tags":{"server.address":"db.local","server.port":"5432","service.peer.name":"films-db"}}`,
 		},
 		{
 			"server address and socket",
-			&otlp.Span{Kind: client,
-				Attributes: []*common.KeyValue{str("server.address", "db.local"), str("network.peer.address", "10.0.0.7"),
-					num("network.peer.port", 7000)}},
+			&otlp.Span{
+				Kind: client,
+				Attributes: []*common.KeyValue{
+					str("server.address", "db.local"), str("network.peer.address", "10.0.0.7"),
+					num("network.peer.port", 7000),
+				},
+			},
 			`{"kind":"CLIENT","remoteEndpoint":{"serviceName":"db.local","ipv4":"10.0.0.7","port":7000},
 				"tags":{"server.address":"db.local","network.peer.address":"10.0.0.7","network.peer.port":"7000"}}`,
 		},
@@ -281,8 +295,10 @@ func TestRequestsThatAreRefused(t *testing.T) {
 			t.Errorf("Zipkin: %q is accepted as %d spans", in, len(p.Spans))
 		}
 	}
-	for _, in := range []string{``, `[]`, `{"resourceSpans":[`, `{"resourceSpans":[1]}`,
-		`{"resourceSpans":[{"resource":1}]}`} {
+	for _, in := range []string{
+		``, `[]`, `{"resourceSpans":[`, `{"resourceSpans":[1]}`,
+		`{"resourceSpans":[{"resource":1}]}`,
+	} {
 		if p, err := span.ParseOTLPJSON([]byte(in)); err == nil {
 			t.Errorf("OTLP JSON: %q is accepted as %d spans", in, len(p.Spans))
 		}
@@ -450,8 +466,10 @@ func TestTraceID(t *testing.T) {
 }
 
 func FuzzOTLP(f *testing.F) {
-	b, _ := proto.Marshal(request(&otlp.Span{Name: "x", Attributes: []*common.KeyValue{num("a", 1)},
-		Events: []*otlp.Span_Event{{Name: "e", Attributes: []*common.KeyValue{str("k", "v")}}}}))
+	b, _ := proto.Marshal(request(&otlp.Span{
+		Name: "x", Attributes: []*common.KeyValue{num("a", 1)},
+		Events: []*otlp.Span_Event{{Name: "e", Attributes: []*common.KeyValue{str("k", "v")}}},
+	}))
 	f.Add(b)
 	f.Add([]byte{0x0a, 0x02, 0x12, 0x00})
 	f.Fuzz(func(t *testing.T, b []byte) {

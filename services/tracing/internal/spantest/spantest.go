@@ -33,15 +33,20 @@ func (s *Source) Trace(at time.Time) []span.Span {
 	s.trace, s.begin = nil, at.UnixMicro()
 	id := span.TraceID{Hi: s.rand.Uint64(), Lo: s.rand.Uint64()}
 	film := fmt.Sprint(s.rand.IntN(3200))
-	gw := s.add(id, 0, span.Server, "gateway", "GET /films/{id}", "", "http.request.method", "GET", "url.path", "/films/"+film,
-		"http.route", "/films/{id}", "http.response.status_code", "200", "client.address", fmt.Sprintf("192.0.2.%d", s.rand.IntN(250)))
-	call := s.add(id, gw, span.Client, "gateway", "web.v1.Web/Page", "web", "rpc.system.name", "grpc", "rpc.method", "web.v1.Web/Page", "bijou.pick", fmt.Sprintf("web-%d", s.rand.IntN(3)))
-	web := s.add(id, call, span.Server, "web", "web.v1.Web/Page", "", "rpc.system.name", "grpc", "rpc.method", "web.v1.Web/Page", "rpc.response.status_code", "OK")
+	gw := s.add(id, 0, span.Server, "gateway", "GET /films/{id}", "", "http.request.method", "GET", "url.path",
+		"/films/"+film,
+		"http.route", "/films/{id}", "http.response.status_code", "200", "client.address",
+		fmt.Sprintf("192.0.2.%d", s.rand.IntN(250)))
+	call := s.add(id, gw, span.Client, "gateway", "web.v1.Web/Page", "web", "rpc.system.name", "grpc", "rpc.method",
+		"web.v1.Web/Page", "bijou.pick", fmt.Sprintf("web-%d", s.rand.IntN(3)))
+	web := s.add(id, call, span.Server, "web", "web.v1.Web/Page", "", "rpc.system.name", "grpc", "rpc.method",
+		"web.v1.Web/Page", "rpc.response.status_code", "OK")
 	for _, callee := range []string{"catalog", "recommendations", "ratings"} {
 		method := callee + ".v1.Service/Get"
 		c := s.add(id, web, span.Client, "web", method, callee, "rpc.system.name", "grpc", "rpc.method", method,
 			"bijou.pick", fmt.Sprintf("%s-%d", callee, s.rand.IntN(3)), "film.id", film)
-		s.add(id, c, span.Server, callee, method, "", "rpc.system.name", "grpc", "rpc.method", method, "rpc.response.status_code", "OK")
+		s.add(id, c, span.Server, callee, method, "", "rpc.system.name", "grpc", "rpc.method", method,
+			"rpc.response.status_code", "OK")
 	}
 	if s.rand.IntN(20) == 0 {
 		last := &s.trace[len(s.trace)-1]
@@ -50,7 +55,9 @@ func (s *Source) Trace(at time.Time) []span.Span {
 	return s.trace
 }
 
-func (s *Source) add(id span.TraceID, parent span.ID, kind span.Kind, service, name, remote string, tags ...string) span.ID {
+func (s *Source) add(id span.TraceID, parent span.ID, kind span.Kind, service, name, remote string,
+	tags ...string,
+) span.ID {
 	sp := span.Span{
 		Trace: id, ID: span.ID(s.rand.Uint64()), Parent: parent, Kind: kind, Name: name,
 		Start: s.begin + int64(len(s.trace))*int64(100+s.rand.IntN(400)), Duration: int64(500 + s.rand.ExpFloat64()*20_000),

@@ -30,7 +30,7 @@ type part struct {
 	sum     summary
 }
 
-// summary lets a search skip entries without reading the trace. Zero rules out everything.
+// summary lets a search skip entries without reading the trace. The zero summary matches no condition.
 type summary struct {
 	failed   bool   // has a tag or an annotation named error
 	duration uint8  // bits.Len of the longest
@@ -206,7 +206,7 @@ func (c *commit) name(st *state, t NameType, owner, name string) error {
 	return c.batch.Set(c.key, nil, nil)
 }
 
-// strings adds what the dictionaries gained.
+// strings adds the new strings of the dictionaries.
 func (c *commit) strings() error {
 	for st, had := range c.used {
 		for i := had; i < len(st.strings); i++ {
@@ -219,7 +219,7 @@ func (c *commit) strings() error {
 	return nil
 }
 
-// finish brings memory in line with the disk.
+// finish makes the dictionaries in memory equal to those on disk.
 func (c *commit) finish(ok bool) {
 	for st, had := range c.used {
 		if !ok {

@@ -78,7 +78,8 @@ func TestPowerFails(t *testing.T) {
 		var before [][]span.Span
 		after := make(chan *vfs.MemFS, 1)
 		var operations atomic.Int64
-		moment, cfg := rng.Int64N(600), vfs.CrashCloneCfg{UnsyncedDataPercent: rng.IntN(101), RNG: rand.New(rand.NewPCG(seed, uint64(n)))}
+		moment, cfg := rng.Int64N(600),
+			vfs.CrashCloneCfg{UnsyncedDataPercent: rng.IntN(101), RNG: rand.New(rand.NewPCG(seed, uint64(n)))}
 		s := openOn(t, errorfs.Wrap(fs, errorfs.InjectorFunc(func(errorfs.Op) error {
 			if operations.Add(1) == moment+1 {
 				before = a.sofar()
@@ -101,7 +102,8 @@ func TestPowerFails(t *testing.T) {
 				continue // of the older ones some
 			}
 			if got := get(t, s, tr[0].Trace); len(got) != len(tr) {
-				t.Fatalf("after failure %d, before operation %d, trace %d of %d has %d spans of %d", n, moment, i, len(all), len(got), len(tr))
+				t.Fatalf("after failure %d, before operation %d, trace %d of %d has %d spans of %d", n, moment, i, len(all),
+					len(got), len(tr))
 			}
 		}
 		if len(before) > 0 {

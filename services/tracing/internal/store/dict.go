@@ -35,8 +35,8 @@ type state struct {
 
 var seed = maphash.MakeSeed()
 
-// intern returns the number of a string, giving it one if it deserves it. Changes hold only if the batch commits; see
-// rollback.
+// intern returns the number of a string. A string without a number gets one if always is set or the string was seen
+// before. New numbers are valid only if the batch commits; see rollback.
 func (st *state) intern(s string, always bool) (uint32, bool) {
 	if id, ok := st.ids[s]; ok {
 		return id, true
@@ -61,7 +61,7 @@ func (st *state) intern(s string, always bool) (uint32, bool) {
 	return id, true
 }
 
-// rollback forgets what intern added since there were n strings.
+// rollback removes what intern added since there were n strings.
 func (st *state) rollback(n int) {
 	st.mu.Lock()
 	defer st.mu.Unlock()
@@ -104,7 +104,7 @@ func (c *states) get(bucket uint32) (*state, error) {
 	return st, nil
 }
 
-// evict drops the dictionary that was not used for longest. Whoever holds it may go on reading it.
+// evict removes the least recently used dictionary. Code that has it may go on reading it.
 func (c *states) evict() {
 	if len(c.all) <= dictStates {
 		return
@@ -145,8 +145,8 @@ func (c *states) load(bucket uint32) (*state, error) {
 	return st, it.Error()
 }
 
-// put makes st the one that others get. The committer calls it after each commit: meanwhile st may have been evicted,
-// and somebody may have loaded it as it was before.
+// put makes st the dictionary that get returns. The committer calls it after each commit: meanwhile st may have been
+// evicted, and a reader may have loaded it as it was before the commit.
 func (c *states) put(st *state) {
 	c.mu.Lock()
 	defer c.mu.Unlock()

@@ -11,9 +11,9 @@ import (
 	"bijou.dev/platform/errs"
 )
 
-// disk keeps the database from ever meeting a full disk, which it would not survive. Space is watched, and spans are
-// refused while less than the reserve is left. Should space run out between two looks, because others write as well, a
-// ballast file is given up: the write that failed is done again, and there is room until spans are refused.
+// disk protects the database from a full disk, which would stop it. Spans are refused while less than the reserve is
+// free. If the disk becomes full between two checks, because others write as well, the ballast file is removed: the
+// write that failed is repeated, and there is space until spans are refused.
 type disk struct {
 	inner   vfs.FS
 	guarded vfs.FS
@@ -62,25 +62,26 @@ func (d *disk) memtable() uint64 {
 func (d *disk) onFull() {
 	d.hit.Store(true)
 	if err := d.inner.Remove(d.ballast); err == nil {
-		d.log.Warn("the disk is full; gave up the ballast file", "bytes", d.reserve)
+		d.log.Warn("the disk is full; removed the ballast file", "bytes", d.reserve)
 	}
 }
 
-// room returns an error while spans must be refused.
-func (d *disk) room() error {
+// checkSpace returns an error while spans must be refused.
+func (d *disk) checkSpace() error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if time.Since(d.looked) >= lookEvery || d.hit.Load() {
 		d.lookLocked()
 	}
 	if d.full {
-		return errs.Errorf(errs.Exhausted, "storing spans: the disk has %d MiB left, %d MiB are needed", d.avail>>20, d.reserve>>20).
+		return errs.Errorf(errs.Exhausted, "storing spans: the disk has %d MiB left, %d MiB are needed", d.avail>>20,
+			d.reserve>>20).
 			Because("DISK_FULL").RetryIn(retryFull)
 	}
 	return nil
 }
 
-// look renews what is known of the space and returns what is left.
+// look measures the free space and returns it.
 func (d *disk) look() uint64 {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -108,7 +109,7 @@ func (d *disk) lookLocked() {
 	}
 }
 
-// place writes the ballast. Zeros would be left out by some file systems.
+// place writes the ballast file. It has no zeros, for which some file systems allocate no space.
 func (d *disk) place() {
 	f, err := d.inner.Create(d.ballast, vfs.WriteCategoryUnspecified)
 	if err != nil {

@@ -14,7 +14,7 @@ var damagedAt = regexp.MustCompile(`replaying wal \d+, offset \((.+): (\d+)\)`)
 
 // repair makes the log end before the record that damage is about. That record and all later ones are put aside,
 // because what was written later may build on it: copies of their files get names that end in .damaged. It returns
-// how many bytes are lost that way. Damage that is not in the log is returned as it is.
+// how many bytes are lost. Damage that is not in the log is returned as it is.
 func repair(fs vfs.FS, dir string, damage error) (lost int64, err error) {
 	m := damagedAt.FindStringSubmatch(fmt.Sprintf("%+v", damage))
 	if m == nil {
@@ -31,7 +31,7 @@ func repair(fs vfs.FS, dir string, damage error) (lost int64, err error) {
 		return 0, err
 	}
 	lost = info.Size() - whole
-	// Interrupted anywhere, it is done again at the next start, which finds the same damage.
+	// If the process ends before all of this is done, the next start finds the same damage and repeats it.
 	if err := vfs.Copy(fs, path, path+".damaged"); err != nil {
 		return 0, err
 	}

@@ -14,14 +14,14 @@ type Stats struct {
 	Bytes   int64     // on disk
 	Buckets int       // parts of time with spans
 	Oldest  time.Time // start of the oldest part; zero: none
-	Full    bool      // spans are refused for want of space
-	Lost    int64     // bytes of the log that were found damaged at the start, and put aside
+	Full    bool      // spans are refused because the disk is full
+	Lost    int64     // bytes of the log that were damaged at the start and were moved aside
 }
 
 // Stats returns them as of now.
 func (s *Store) Stats() Stats {
 	all := s.allBuckets()
-	st := Stats{Buckets: len(all), Bytes: s.size(all), Full: s.disk.room() != nil, Lost: s.lost}
+	st := Stats{Buckets: len(all), Bytes: s.size(all), Full: s.disk.checkSpace() != nil, Lost: s.lost}
 	if len(all) > 0 {
 		st.Oldest = time.Unix(int64(all[0]), 0)
 	}
@@ -40,9 +40,9 @@ func (s *Store) size(buckets []uint32) int64 {
 	return int64(n + s.db.Metrics().WAL.Size)
 }
 
-// Expire forgets what is past retention at now, and the oldest beyond the size limit. When the disk is nearly full the
-// limit is what is there, but at least a quarter of the volume: what others fill is not made better by forgetting more.
-// It returns how many buckets it dropped.
+// Expire drops the buckets that are past retention at now, and the oldest ones above the size limit, but never the
+// newest. When the disk is nearly full, the limit is lower, but at least a quarter of the volume: if something else
+// fills the disk, dropping more spans does not help. It returns how many buckets it dropped.
 func (s *Store) Expire(ctx context.Context, now time.Time) (dropped int, err error) {
 	oldest := now.Add(-s.opts.Retention()).Unix()
 	for _, b := range s.allBuckets() {
@@ -69,7 +69,7 @@ func (s *Store) Expire(ctx context.Context, now time.Time) (dropped int, err err
 			return dropped, err
 		}
 		dropped++
-		// Of short space, one bucket per call: it comes back only when files are gone, and must not cost everything.
+		// For a full disk, one bucket per call: the space is free only after files are removed, which takes seconds.
 		if limit < s.opts.MaxBytes() {
 			break
 		}
@@ -77,19 +77,19 @@ func (s *Store) Expire(ctx context.Context, now time.Time) (dropped int, err err
 	return dropped, ctx.Err()
 }
 
-// drop forgets a bucket.
+// drop deletes a bucket.
 func (s *Store) drop(bucket uint32) error {
 	s.writing.Lock()
 	defer s.writing.Unlock()
 	if err := s.db.DeleteRange(bucketKey(bucket), bucketKey(bucket+1), pebble.Sync); err != nil {
-		return fmt.Errorf("forgetting spans from %v: %w", time.Unix(int64(bucket), 0).UTC(), err)
+		return fmt.Errorf("deleting spans from %v: %w", time.Unix(int64(bucket), 0).UTC(), err)
 	}
 	s.states.drop(bucket)
 	s.mu.Lock()
 	s.starts = slices.DeleteFunc(s.starts, func(b uint32) bool { return b == bucket })
 	s.mu.Unlock()
 	if _, err := s.db.AsyncFlush(); err != nil {
-		return fmt.Errorf("forgetting spans: %w", err)
+		return fmt.Errorf("deleting spans: %w", err)
 	}
 	return nil
 }

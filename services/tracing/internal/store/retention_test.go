@@ -178,8 +178,10 @@ func TestDroppedBucketIsFilledAgain(t *testing.T) {
 }
 
 func TestExpireEndsWithItsContext(t *testing.T) {
-	s := open(t, store.Options{Retention: func() time.Duration { return time.Minute },
-		MaxBytes: func() int64 { return 1 }})
+	s := open(t, store.Options{
+		Retention: func() time.Duration { return time.Minute },
+		MaxBytes:  func() int64 { return 1 },
+	})
 	add(t, s, spantest.New(1).Trace(time.Now())...)
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()

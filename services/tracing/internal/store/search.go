@@ -81,8 +81,8 @@ func hasTag(s *span.Span, key, value string) bool {
 	return value == "" && slices.ContainsFunc(s.Annotations, func(a span.Annotation) bool { return a.Value == key })
 }
 
-// possible reports whether a trace with such an entry may be selected. It looks at one condition only: another may hold
-// in another entry of the same trace.
+// possible reports whether a trace with such an entry may match. It checks only one condition: others may hold in
+// another entry of the same trace.
 func (q *Query) possible(m summary) bool {
 	_, failed := q.Tags["error"]
 	switch {
@@ -152,7 +152,7 @@ func (s *Store) Search(ctx context.Context, q Query) (traces [][]span.Span, inco
 
 var errEnough = errors.New("searching: enough")
 
-// finder is a search under way.
+// finder is the state of a search.
 type finder struct {
 	q       Query
 	r       *reader
@@ -184,7 +184,7 @@ func (f *finder) bucket(ctx context.Context, i int) error {
 	return nil
 }
 
-// test reads a trace where it is likely to be: here and in the neighbours.
+// test reads a trace in this bucket and the adjacent ones, where most of its spans are.
 func (f *finder) test(ctx context.Context, lo uint64, i int) error {
 	if ctx.Err() != nil || len(f.seen) > maxExamined {
 		return errEnough

@@ -160,11 +160,15 @@ func TestValuesOfAllKinds(t *testing.T) {
 	for i := range uint64(50) {
 		sp := root(i+1, now, "web", "GET /")
 		sp.Tags = []span.Tag{
-			{Key: "often", Value: "a"}, {Key: "once", Value: fmt.Sprint("only in ", i)},
-			{Key: "long", Value: strings.Repeat("y", 300)}, {Key: "empty", Value: ""},
+			{Key: "often", Value: "a"},
+			{Key: "once", Value: fmt.Sprint("only in ", i)},
+			{Key: "long", Value: strings.Repeat("y", 300)},
+			{Key: "empty", Value: ""},
 		}
-		sp.Annotations = []span.Annotation{{At: sp.Start + 1, Value: "often"},
-			{At: sp.Start + 2, Value: fmt.Sprint("note ", i)}}
+		sp.Annotations = []span.Annotation{
+			{At: sp.Start + 1, Value: "often"},
+			{At: sp.Start + 2, Value: fmt.Sprint("note ", i)},
+		}
 		all = append(all, sp)
 		add(t, s, sp)
 	}

@@ -29,18 +29,19 @@ const (
 type Options struct {
 	// Dir is the folder. It is made if missing. Required.
 	Dir string
-	// Retention is how long spans are kept. Nil means 72 h. It is asked often, so it may change.
+	// Retention is how long spans are kept. Nil means 72 h. It is read often, so it may change.
 	Retention func() time.Duration
-	// MaxBytes is the size on disk beyond which the oldest spans go. Nil means 2 GiB. It may change, too.
+	// MaxBytes is the size on disk above which the oldest spans are deleted. Nil means 2 GiB. It is read often, so it may
+	// change.
 	MaxBytes func() int64
 	// Cache is the memory for blocks of files, in bytes. 0 means 32 MiB.
 	Cache int64
 	// Autocomplete lists the tags whose values can be listed.
 	Autocomplete []string
-	// Log is told about trouble. Nil discards.
+	// Log receives failures and messages of the database. Nil discards.
 	Log *slog.Logger
 
-	// FS is the file system. Nil means the machine's; tests break theirs.
+	// FS is the file system. Nil means the machine's. Tests use one that fails.
 	FS vfs.FS
 }
 
@@ -92,7 +93,7 @@ func Open(opts Options) (*Store, error) {
 	var err error
 	select {
 	case err = <-opened:
-	case <-s.failed: // the goroutine hangs where the database gave up
+	case <-s.failed: // the goroutine is blocked in fail
 		err = s.Err()
 	}
 	if err != nil {
@@ -134,10 +135,10 @@ func (s *Store) open() (err error) {
 		CacheSize:          s.opts.Cache,
 		MemTableSize:       s.disk.memtable(),
 		MaxOpenFiles:       256,
-		// Files that hold only forgotten spans go soon after.
+		// Files that have only deleted spans are removed soon after.
 		FlushDelayDeleteRange: 5 * time.Second,
 		Logger:                &logger{s},
-		// By default the store would stop, and stop again whenever somebody asks for the same spans. An error will do.
+		// By default the database would stop, at each query for the damaged spans. The query gets an error instead.
 		EventListener: &pebble.EventListener{DataCorruption: func(i pebble.DataCorruptionInfo) {
 			s.log.Error("a file of the trace store is damaged; spans in it cannot be read", "file", i.Path, "error", i.Details)
 		}},
@@ -152,7 +153,8 @@ func (s *Store) open() (err error) {
 		if s.lost, err = repair(s.disk.guarded, s.opts.Dir, err); err != nil {
 			return err
 		}
-		s.log.Error("the log of the trace store was damaged on disk; acknowledged spans are lost, the files *.damaged have them",
+		s.log.Error(
+			"the log of the trace store was damaged on disk; acknowledged spans are lost, the files *.damaged have them",
 			"dir", s.opts.Dir, "bytes", s.lost)
 		s.db, err = pebble.Open(s.opts.Dir, opts)
 	}
@@ -166,8 +168,8 @@ func (s *Store) open() (err error) {
 	return nil
 }
 
-// openDB opens a new database twice, because its first log does not say what was synced, so that damage could not be
-// told from a torn end.
+// openDB opens a new database twice: its first log does not record what was synced, so that damage in it could not be
+// distinguished from an incomplete last write.
 func (s *Store) openDB(opts *pebble.Options) (*pebble.DB, error) {
 	if desc, err := pebble.Peek(s.opts.Dir, opts.FS); err != nil || desc.Exists {
 		return pebble.Open(s.opts.Dir, opts)
@@ -201,7 +203,7 @@ func (s *Store) load() error {
 	return it.Error()
 }
 
-// Close makes Add refuse, finishes the commit in hand and closes the files. It may be called more than once.
+// Close makes Add refuse, finishes the current commit and closes the files. It may be called more than once.
 func (s *Store) Close() (err error) {
 	s.once.Do(func() {
 		close(s.stop)
@@ -209,14 +211,14 @@ func (s *Store) Close() (err error) {
 		case <-s.done:
 			err = s.db.Close()
 		case <-s.failed:
-			// The database hangs where it failed. What was acknowledged is on disk.
+			// The database is blocked in fail. What was acknowledged is on disk.
 		}
 		s.disk.close()
 	})
 	return err
 }
 
-// Failed is closed when the disk failed for good. The process must be restarted then; the reason is in Err.
+// Failed is closed when the disk failed and the store stopped. Then the process must be restarted; Err has the reason.
 func (s *Store) Failed() <-chan struct{} { return s.failed }
 
 // Err returns why the store failed, or nil.
@@ -230,15 +232,15 @@ func (s *Store) Err() error {
 // fail is called by the database when it cannot go on. It never returns, because the database may not go on.
 func (s *Store) fail(reason string) {
 	if s.reason.CompareAndSwap(nil, &reason) {
-		s.log.Error("the trace store failed; restart it when the disk is well", "reason", reason)
+		s.log.Error("the trace store failed; restart it when the disk works again", "reason", reason)
 		close(s.failed)
 	}
 	select {}
 }
 
 // Add stores spans and returns when they are on disk and synced, with the number of those that it left out because
-// their time is past retention. It takes over the slice. An error means that nothing is promised: Exhausted when there
-// is no space, Unavailable when the store is closing or failed.
+// their time is past retention. It takes over the slice. After an error it is not known whether they are stored:
+// Exhausted when there is no space, Unavailable when the store is closing or failed.
 func (s *Store) Add(ctx context.Context, spans []span.Span) (expired int, err error) {
 	n := len(spans)
 	spans = s.current(spans, time.Now())
@@ -246,7 +248,7 @@ func (s *Store) Add(ctx context.Context, spans []span.Span) (expired int, err er
 	if len(spans) == 0 {
 		return expired, nil
 	}
-	if err := s.disk.room(); err != nil {
+	if err := s.disk.checkSpace(); err != nil {
 		return expired, err
 	}
 	r := &request{spans, make(chan error, 1)}
@@ -344,7 +346,7 @@ func (s *Store) bucketFor(at uint32) uint32 {
 	return start
 }
 
-// cut begins a new bucket when the newest has grown large, so that forgetting the oldest never forgets much at once.
+// cut begins a new bucket when the newest is large, so that each bucket that is dropped has a small part of the spans.
 func (s *Store) cut(now uint32, written int) {
 	s.fresh += int64(written)
 	s.mu.Lock()
@@ -374,10 +376,10 @@ func (s *Store) allBuckets() []uint32 {
 	return slices.Clone(s.starts)
 }
 
-// logger passes on what the database says.
+// logger writes the messages of the database to the log.
 type logger struct{ s *Store }
 
-// Infof implements pebble.Logger. The database tells of every file.
+// Infof implements pebble.Logger. The database logs each file that it writes.
 func (l *logger) Infof(format string, args ...any) {
 	l.s.log.Debug("pebble: " + fmt.Sprintf(format, args...))
 }

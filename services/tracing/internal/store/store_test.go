@@ -86,8 +86,10 @@ func get(t *testing.T, s *store.Store, id span.TraceID) []span.Span {
 func TestRoundTrip(t *testing.T) {
 	now := time.Now().UnixMicro()
 	parsed, err := span.ParseZipkin(fmt.Appendf(nil, `[
-		{"traceId":"4bf92f3577b34da6a3ce929d0e0e4736","id":"1","kind":"SERVER","name":"get /","timestamp":%d,"duration":1500,"debug":true,
-		 "localEndpoint":{"serviceName":"web","ipv4":"10.0.0.1","ipv6":"2001:db8::1","port":8080},"remoteEndpoint":{"ipv4":"10.0.0.2","port":1234},
+		{"traceId":"4bf92f3577b34da6a3ce929d0e0e4736","id":"1","kind":"SERVER","name":"get /",
+		 "timestamp":%d,"duration":1500,"debug":true,
+		 "localEndpoint":{"serviceName":"web","ipv4":"10.0.0.1","ipv6":"2001:db8::1","port":8080},
+		 "remoteEndpoint":{"ipv4":"10.0.0.2","port":1234},
 		 "annotations":[{"timestamp":%d,"value":"before"},{"timestamp":%d,"value":"late"}],"tags":{"a":"b","empty":"","ü":"☃"}},
 		{"traceId":"4bf92f3577b34da6a3ce929d0e0e4736","id":"2","parentId":"1","kind":"CLIENT"},
 		{"traceId":"4bf92f3577b34da6a3ce929d0e0e4736","id":"2","parentId":"1","kind":"SERVER","shared":true,"timestamp":%d},
@@ -169,8 +171,9 @@ func TestSearch(t *testing.T) {
 	at := func(m int) int64 { return now.Add(time.Duration(m) * time.Minute).UnixMicro() }
 	sp := func(trace uint64, id, parent span.ID, service, name string, start, dur int64, more ...string) span.Span {
 		sp := span.Span{
-			Trace: span.TraceID{Hi: 1, Lo: trace}, ID: id, Parent: parent, Kind: span.Server, Name: name, Start: start, Duration: dur,
-			Local: span.Endpoint{Service: service},
+			Trace: span.TraceID{Hi: 1, Lo: trace}, ID: id, Parent: parent, Kind: span.Server, Name: name, Start: start,
+			Duration: dur,
+			Local:    span.Endpoint{Service: service},
 		}
 		for _, m := range more {
 			k, v, ok := strings.Cut(m, "=")
@@ -218,13 +221,28 @@ func TestSearch(t *testing.T) {
 		{"error", store.Query{Tags: map[string]string{"error": ""}}, []uint64{4, 1}},
 		{"error of a service", store.Query{Service: "web", Tags: map[string]string{"error": ""}}, []uint64{4}},
 		{"error with a value", store.Query{Tags: map[string]string{"error": "boom"}}, []uint64{1}},
-		{"error and a tag of another span", store.Query{Tags: map[string]string{"error": "boom", "http.method": "GET"}}, []uint64{1}},
-		{"both conditions on one service", store.Query{Service: "catalog", Tags: map[string]string{"error": "boom", "http.method": "GET"}}, nil},
+		{
+			"error and a tag of another span",
+			store.Query{Tags: map[string]string{"error": "boom", "http.method": "GET"}},
+			[]uint64{1},
+		},
+		{
+			"both conditions on one service",
+			store.Query{Service: "catalog", Tags: map[string]string{"error": "boom", "http.method": "GET"}},
+			nil,
+		},
 		{"at least so long", store.Query{MinDuration: 3000}, []uint64{4, 2}},
 		{"at most so long", store.Query{MaxDuration: 10}, []uint64{4, 3}},
 		{"between", store.Query{MinDuration: 400, MaxDuration: 600}, []uint64{1}},
 		{"so long in a service", store.Query{Service: "catalog", MinDuration: 501}, []uint64{2}},
-		{"all at once", store.Query{Service: "web", Name: "GET /", Remote: "phone", MinDuration: 900, MaxDuration: 1000, Tags: map[string]string{"http.method": "GET"}}, []uint64{1}},
+		{
+			"all at once",
+			store.Query{
+				Service: "web", Name: "GET /", Remote: "phone", MinDuration: 900, MaxDuration: 1000,
+				Tags: map[string]string{"http.method": "GET"},
+			},
+			[]uint64{1},
+		},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -300,7 +318,10 @@ func TestSearchOfEnormousTraces(t *testing.T) {
 	for trace := range uint64(4) {
 		spans := make([]span.Span, each)
 		for i := range spans {
-			spans[i] = span.Span{Trace: span.TraceID{Lo: trace + 1}, ID: span.ID(i + 1), Name: "tick", Start: now, Local: span.Endpoint{Service: "loop"}}
+			spans[i] = span.Span{
+				Trace: span.TraceID{Lo: trace + 1}, ID: span.ID(i + 1), Name: "tick", Start: now,
+				Local: span.Endpoint{Service: "loop"},
+			}
 		}
 		add(t, s, spans...)
 	}
