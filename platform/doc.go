@@ -11,6 +11,7 @@
 //	record what happened to a request             platform/trace
 //	call and serve gRPC with all of the above     platform/rpc
 //	return errors that survive the wire           platform/errs
+//	answer JSON requests over HTTP                platform/httpapi
 //	keep small state that replicas share          platform/kv
 //	check what a person calls a thing             platform/names
 //	keep and print text from outside safely       platform/text

@@ -2,18 +2,16 @@ package service
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
-	"mime"
 	"net/http"
 	"os"
 	"path/filepath"
 	"time"
 
 	"bijou.dev/platform/errs"
+	"bijou.dev/platform/httpapi"
 	"bijou.dev/platform/pace"
 	"bijou.dev/platform/text"
 )
@@ -34,14 +32,12 @@ type killRequest struct {
 // serveKill ends the process like a crash: without a drain, and without informing callers or the registry. It refuses
 // requests with the header fields that browsers add, so that no web page can do this.
 func (p *Process) serveKill(w http.ResponseWriter, r *http.Request) {
-	kind, _, _ := mime.ParseMediaType(r.Header.Get("Content-Type"))
-	if kind != "application/json" || r.Header.Get("Origin") != "" || r.Header.Get("Sec-Fetch-Site") != "" {
-		errs.WriteProblem(w, r, errs.Errorf(errs.Denied, "killing %s: send application/json, and not from a page in a browser", p.Instance()))
+	if r.Header.Get("Origin") != "" || r.Header.Get("Sec-Fetch-Site") != "" {
+		errs.WriteProblem(w, r, errs.Errorf(errs.Denied, "killing %s: a page in a browser may not do this", p.Instance()))
 		return
 	}
 	var req killRequest
-	if err := json.NewDecoder(io.LimitReader(r.Body, 64<<10)).Decode(&req); err != nil {
-		errs.WriteProblem(w, r, errs.Errorf(errs.Invalid, "killing %s: reading the request: %w", p.Instance(), err))
+	if !httpapi.Read(w, r, &req) {
 		return
 	}
 	down, err := p.prepareDown(req)

@@ -153,7 +153,9 @@ func TestForceOverHTTP(t *testing.T) {
 			{"not JSON", "POST", "application/json", "{", 400},
 			{"unknown field", "POST", "application/json", `{"nam":"catalog"}`, 400},
 			{"no reason", "POST", "application/json", strings.Replace(good, "drill", "", 1), 400},
-			{"too large", "POST", "application/json", `{"reason":"` + strings.Repeat("x", 1<<20) + `"}`, 400},
+			{"too large", "POST", "application/json", `{"reason":"` + strings.Repeat("x", 1<<20) + `"}`, 413},
+			{"field twice", "POST", "application/json", strings.Replace(good, "{", `{"name":"all",`, 1), 400},
+			{"data behind it", "POST", "application/json", good + good, 400},
 		}
 		for _, tt := range tests {
 			req := httptest.NewRequestWithContext(t.Context(), tt.method, "/v1/force", strings.NewReader(tt.body))

@@ -4,29 +4,27 @@ import (
 	"bytes"
 	"encoding/json"
 	"fmt"
-	"io"
 	"maps"
-	"mime"
 	"net/http"
 	"time"
 
 	circuitsv1 "bijou.dev/platform/api/circuits/v1"
 	"bijou.dev/platform/circuit"
 	"bijou.dev/platform/errs"
-	"google.golang.org/protobuf/encoding/protojson"
-	"google.golang.org/protobuf/proto"
+	"bijou.dev/platform/httpapi"
 )
-
-// maxBody is far more than a force needs.
-const maxBody = 64 << 10
 
 // Handler serves the HTTP API; see docs/api/circuits.md.
 func (b *Board) Handler() http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /turbine.stream", b.turbine)
-	mux.HandleFunc("GET /v1/circuits", b.list)
-	mux.HandleFunc("GET /v1/links", b.listLinks)
-	mux.HandleFunc("POST /v1/force", b.force)
+	mux.Handle("/v1/circuits", httpapi.Get(func(r *http.Request) (*circuitsv1.WatchResponse, error) {
+		return shown(b.parts(r.URL.Query().Get("service"), false)), nil
+	}))
+	mux.Handle("/v1/links", httpapi.Get(func(*http.Request) (*circuitsv1.LinksResponse, error) {
+		return links(b.parts("", false)), nil
+	}))
+	mux.Handle("/v1/force", httpapi.Post(b.Force))
 	return mux
 }
 
@@ -81,51 +79,4 @@ func writeTurbine(
 	}
 	_, err = fmt.Fprintf(buf, "data: %s\n\n", meta)
 	return err
-}
-
-func (b *Board) list(w http.ResponseWriter, r *http.Request) {
-	writeProto(w, r, shown(b.parts(r.URL.Query().Get("service"), false)))
-}
-
-func (b *Board) listLinks(w http.ResponseWriter, r *http.Request) {
-	writeProto(w, r, links(b.parts("", false)))
-}
-
-// force requires the content type of JSON: a browser sends it for a form of another site only if this site allows it.
-func (b *Board) force(w http.ResponseWriter, r *http.Request) {
-	if kind, _, _ := mime.ParseMediaType(r.Header.Get("Content-Type")); kind != "application/json" {
-		errs.WriteProblemBody(w, errs.Problem{
-			Type: "about:blank", Title: "Unsupported Media Type", Status: http.StatusUnsupportedMediaType,
-			Detail: "forcing a circuit: send application/json", Instance: r.URL.Path,
-		}, 0)
-		return
-	}
-	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxBody))
-	if err != nil {
-		errs.WriteProblem(w, r, errs.Errorf(errs.Invalid, "reading the request of at most %d bytes: %w", maxBody, err))
-		return
-	}
-	var req circuitsv1.ForceRequest
-	if err := protojson.Unmarshal(body, &req); err != nil {
-		errs.WriteProblem(w, r, errs.Errorf(errs.Invalid, "reading the request: %w", err))
-		return
-	}
-	resp, err := b.Force(r.Context(), &req)
-	if err != nil {
-		errs.WriteProblem(w, r, err)
-		return
-	}
-	writeProto(w, r, resp)
-}
-
-func writeProto(w http.ResponseWriter, r *http.Request, m proto.Message) {
-	text, err := protojson.MarshalOptions{EmitUnpopulated: true}.Marshal(m)
-	if err != nil {
-		errs.WriteProblem(w, r, fmt.Errorf("encoding the answer: %w", err))
-		return
-	}
-	w.Header().Set("Content-Type", "application/json")
-	w.Header().Set("X-Content-Type-Options", "nosniff")
-	w.Header().Set("Cache-Control", "no-store")
-	_, _ = w.Write(text) // the client went
 }
