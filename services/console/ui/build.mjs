@@ -1,7 +1,8 @@
 // Builds the front end into ../dist, from where Go embeds it: the same input gives the same bytes.
-import * as esbuild from "esbuild";
-import { readFileSync, readdirSync, rmSync, cpSync, writeFileSync, existsSync } from "node:fs";
+
+import { cpSync, existsSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { gzipSync } from "node:zlib";
+import * as esbuild from "esbuild";
 
 const out = "../dist";
 const options = {
@@ -44,7 +45,9 @@ function licenses() {
   for (const [path, p] of Object.entries(lock.packages).sort()) {
     if (!path || p.dev) continue;
     const file = ["LICENSE", "LICENSE.md", "license"].map((n) => `${path}/${n}`).find(existsSync);
-    texts.push(`${path.replace("node_modules/", "")} ${p.version} (${p.license})\n\n${file ? readFileSync(file, "utf8").trim() : ""}\n`);
+    texts.push(
+      `${path.replace("node_modules/", "")} ${p.version} (${p.license})\n\n${file ? readFileSync(file, "utf8").trim() : ""}\n`,
+    );
   }
-  return "app.js contains these packages:\n\n" + texts.join("\n" + "-".repeat(80) + "\n\n");
+  return `app.js contains these packages:\n\n${texts.join(`\n${"-".repeat(80)}\n\n`)}`;
 }

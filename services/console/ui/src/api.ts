@@ -18,7 +18,8 @@ export class Problem extends Error {
 
 // untraced says that a request is no part of a trace: what a page asks to draw itself is not what people search for.
 export function untraced() {
-  const hex = (n: number) => Array.from(crypto.getRandomValues(new Uint8Array(n)), (b) => b.toString(16).padStart(2, "0")).join("");
+  const hex = (n: number) =>
+    Array.from(crypto.getRandomValues(new Uint8Array(n)), (b) => b.toString(16).padStart(2, "0")).join("");
   return { traceparent: `00-${hex(16)}-${hex(8)}-00` };
 }
 
@@ -32,7 +33,8 @@ const reach = (e: unknown): never => {
   throw e instanceof Problem || (e as Error).name === "AbortError" ? e : new Problem(0, "the console does not answer");
 };
 
-export const get = (path: string, signal?: AbortSignal) => fetch(path, { headers: untraced(), signal }).catch(reach).then(read);
+export const get = (path: string, signal?: AbortSignal) =>
+  fetch(path, { headers: untraced(), signal }).catch(reach).then(read);
 
 export const post = (path: string, body: unknown, signal?: AbortSignal) =>
   fetch(path, { method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(body), signal })

@@ -77,7 +77,8 @@ function Disconnected() {
   const wait = c.retryAt ? Math.max(0, c.retryAt - now.value) : 0;
   return (
     <p class="trouble" role="alert">
-      <Sign tone="bad" /> The console itself does not answer since {clock(new Date(c.since))}. {hello.value ? "What you see is from then. " : ""}
+      <Sign tone="bad" /> The console itself does not answer since {clock(new Date(c.since))}.{" "}
+      {hello.value ? "What you see is from then. " : ""}
       {wait > 500 ? `Trying again in ${span(wait)}.` : "Trying again now."}
     </p>
   );
@@ -116,11 +117,17 @@ function App() {
   );
 }
 
-document.getElementById("app")!.replaceChildren();
-render(<App />, document.getElementById("app")!);
+const root = document.getElementById("app");
+if (!root) throw new Error("index.html has no element with the id app");
+root.replaceChildren();
+render(<App />, root);
 // The marks are for whoever measures how soon the page can be used, and how soon it shows something.
 requestAnimationFrame(() => performance.mark("interactive"));
 const stop = effect(() => {
-  if (traffic.value && fleet.value) requestAnimationFrame(() => (performance.mark("picture"), stop()));
+  if (traffic.value && fleet.value)
+    requestAnimationFrame(() => {
+      performance.mark("picture");
+      stop();
+    });
 });
 void connect();

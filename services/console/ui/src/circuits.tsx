@@ -5,9 +5,15 @@ import { post } from "./api.ts";
 import { circuitState, figure, latency, loadOf, more, percent, plural, rate } from "./format.ts";
 import { board, history, readOnly } from "./live.ts";
 import type { Circuit } from "./types.ts";
-import { act, At, Badge, Empty, Link, Needs, query, setQuery, Table, type Tone } from "./ui.tsx";
+import { At, act, Badge, Empty, Link, Needs, query, setQuery, Table, type Tone } from "./ui.tsx";
 
-const tones: Record<string, Tone> = { STATE_CLOSED: "ok", STATE_HALF_OPEN: "warn", STATE_OPEN: "bad", STATE_FORCED_OPEN: "bad", STATE_FORCED_CLOSED: "warn" };
+const tones: Record<string, Tone> = {
+  STATE_CLOSED: "ok",
+  STATE_HALF_OPEN: "warn",
+  STATE_OPEN: "bad",
+  STATE_FORCED_OPEN: "bad",
+  STATE_FORCED_CLOSED: "warn",
+};
 const severity = ["STATE_FORCED_OPEN", "STATE_OPEN", "STATE_HALF_OPEN", "STATE_FORCED_CLOSED", "STATE_CLOSED"];
 
 const callsOf = (c: Circuit) => c.figures?.callsPerSecond ?? 0;
@@ -19,15 +25,31 @@ export function CircuitsView() {
   const state = query("state");
   const all = (b?.services ?? []).flatMap((s) => s.circuits.map((c) => ({ caller: s.service, c })));
   const rows = all
-    .filter(({ caller: who, c }) => (!caller || who === caller) && (!state || (state === "open" ? c.state !== "STATE_CLOSED" : c.state === "STATE_CLOSED")) && (!q || `${who} ${c.name}`.toLowerCase().includes(q)))
-    .sort((x, y) => severity.indexOf(x.c.state) - severity.indexOf(y.c.state) || callsOf(y.c) - callsOf(x.c) || x.c.name.localeCompare(y.c.name));
+    .filter(
+      ({ caller: who, c }) =>
+        (!caller || who === caller) &&
+        (!state || (state === "open" ? c.state !== "STATE_CLOSED" : c.state === "STATE_CLOSED")) &&
+        (!q || `${who} ${c.name}`.toLowerCase().includes(q)),
+    )
+    .sort(
+      (x, y) =>
+        severity.indexOf(x.c.state) - severity.indexOf(y.c.state) ||
+        callsOf(y.c) - callsOf(x.c) ||
+        x.c.name.localeCompare(y.c.name),
+    );
   const trouble = all.filter(({ c }) => c.state !== "STATE_CLOSED").length;
   return (
     <>
       <header class="view">
         <h1>Circuits</h1>
         <label>
-          Find <input type="search" value={query("q")} placeholder="catalog.GetMovie" onInput={(e) => setQuery({ q: e.currentTarget.value })} />
+          Find{" "}
+          <input
+            type="search"
+            value={query("q")}
+            placeholder="catalog.GetMovie"
+            onInput={(e) => setQuery({ q: e.currentTarget.value })}
+          />
         </label>
         <label>
           Caller{" "}
@@ -56,7 +78,24 @@ export function CircuitsView() {
       ) : rows.length === 0 ? (
         <Empty>No circuit matches. Take a filter away.</Empty>
       ) : (
-        <Table label="Circuits, those in trouble first; figures of the last 10 s" head={["Circuit", "State", "Last minute", "Calls", "Errors", "p50", "p90", "p99", "Busy", "Refused", "Fallback", "Action"]} class="numbers">
+        <Table
+          label="Circuits, those in trouble first; figures of the last 10 s"
+          head={[
+            "Circuit",
+            "State",
+            "Last minute",
+            "Calls",
+            "Errors",
+            "p50",
+            "p90",
+            "p99",
+            "Busy",
+            "Refused",
+            "Fallback",
+            "Action",
+          ]}
+          class="numbers"
+        >
           {rows.map(({ caller, c }) => (
             <Row key={caller + c.name} caller={caller} c={c} />
           ))}
@@ -73,7 +112,10 @@ function Row({ caller, c }: { caller: string; c: Circuit }) {
   return (
     <tr>
       <td class="text">
-        <Link href={`/services/${caller}`}>{caller}</Link> <span aria-label="calls">→</span>{" "}
+        <Link href={`/services/${caller}`}>{caller}</Link>{" "}
+        <span role="img" aria-label="calls">
+          →
+        </span>{" "}
         <Link href={`/map?edge=${caller}~${c.group}`}>
           <b>{c.name}</b>
         </Link>
@@ -84,7 +126,11 @@ function Row({ caller, c }: { caller: string; c: Circuit }) {
           <div class="why">
             {open > 0 && `${open} of ${plural(c.reportingHosts, "instance")}. `}
             {c.reason}
-            {c.since && <>, since <At at={c.since} /></>}
+            {c.since && (
+              <>
+                , since <At at={c.since} />
+              </>
+            )}
           </div>
         )}
         {c.exampleTraces.length > 0 && (
@@ -113,7 +159,12 @@ function Row({ caller, c }: { caller: string; c: Circuit }) {
       <td>{more(l, (f) => rate(f.rejectedPerSecond))}</td>
       <td>{more(l, (f) => rate(f.fallbacksPerSecond))}</td>
       <td>
-        <button disabled={readOnly.value} aria-label={`Force ${c.name} of ${caller}`} onClick={() => force(caller, c)}>
+        <button
+          type="button"
+          disabled={readOnly.value}
+          aria-label={`Force ${c.name} of ${caller}`}
+          onClick={() => force(caller, c)}
+        >
           Force
         </button>
       </td>
@@ -130,16 +181,44 @@ function Spark({ samples, name }: { samples: { rate: number; errors: number }[];
   const y = (v: number) => height - 1 - (v / top) * (height - 3);
   const last = samples.at(-1);
   return (
-    <svg width={width} height={height} role="img" aria-label={`${name}: at most ${rate(top)} within the last minute${last ? `, now ${rate(last.rate)}` : ""}`} class="spark">
+    <svg
+      width={width}
+      height={height}
+      role="img"
+      aria-label={`${name}: at most ${rate(top)} within the last minute${last ? `, now ${rate(last.rate)}` : ""}`}
+      class="spark"
+    >
       <line x2={width} y1={height - 1} y2={height - 1} class="axis" />
-      <path class="errors" d={area<(typeof samples)[0]>((_, i) => x(i), height - 1, (s) => y(s.errors))(samples) ?? ""} />
-      <path class="rate" d={line<(typeof samples)[0]>((_, i) => x(i), (s) => y(s.rate))(samples) ?? ""} />
+      <path
+        class="errors"
+        d={
+          area<(typeof samples)[0]>(
+            (_, i) => x(i),
+            height - 1,
+            (s) => y(s.errors),
+          )(samples) ?? ""
+        }
+      />
+      <path
+        class="rate"
+        d={
+          line<(typeof samples)[0]>(
+            (_, i) => x(i),
+            (s) => y(s.rate),
+          )(samples) ?? ""
+        }
+      />
     </svg>
   );
 }
 
 function force(caller: string, c: Circuit) {
-  const choice = { state: c.state.startsWith("STATE_FORCED") ? "STATE_UNSPECIFIED" : "STATE_FORCED_OPEN", ttl: "600s", everybody: false, group: false };
+  const choice = {
+    state: c.state.startsWith("STATE_FORCED") ? "STATE_UNSPECIFIED" : "STATE_FORCED_OPEN",
+    ttl: "600s",
+    everybody: false,
+    group: false,
+  };
   act({
     title: `Force ${c.name}`,
     text: "Open: callers get no answer, or their fallback, at once. Closed: calls go through whatever happens. It ends by itself, because it is an override of the settings with a time to live.",
@@ -147,13 +226,25 @@ function force(caller: string, c: Circuit) {
     more: <ForceFields choice={choice} caller={caller} c={c} />,
     run: (author, reason) =>
       post("/api/circuits/Force", {
-        service: choice.everybody ? "" : caller, name: choice.group ? c.group : c.name, state: choice.state,
-        ttl: choice.state === "STATE_UNSPECIFIED" ? undefined : choice.ttl, author, reason,
+        service: choice.everybody ? "" : caller,
+        name: choice.group ? c.group : c.name,
+        state: choice.state,
+        ttl: choice.state === "STATE_UNSPECIFIED" ? undefined : choice.ttl,
+        author,
+        reason,
       }),
   });
 }
 
-function ForceFields({ choice, caller, c }: { choice: { state: string; ttl: string; everybody: boolean; group: boolean }; caller: string; c: Circuit }) {
+function ForceFields({
+  choice,
+  caller,
+  c,
+}: {
+  choice: { state: string; ttl: string; everybody: boolean; group: boolean };
+  caller: string;
+  c: Circuit;
+}) {
   const [state, set] = useState(choice.state);
   return (
     <>
@@ -165,7 +256,16 @@ function ForceFields({ choice, caller, c }: { choice: { state: string; ttl: stri
           ["STATE_UNSPECIFIED", "release: it decides by itself again"],
         ].map(([v, text]) => (
           <label class="check" key={v}>
-            <input type="radio" name="state" checked={state === v} onChange={() => (set(v), (choice.state = v))} /> {text}
+            <input
+              type="radio"
+              name="state"
+              checked={state === v}
+              onChange={() => {
+                set(v);
+                choice.state = v;
+              }}
+            />{" "}
+            {text}
           </label>
         ))}
       </fieldset>
@@ -173,7 +273,13 @@ function ForceFields({ choice, caller, c }: { choice: { state: string; ttl: stri
         <label>
           For
           <select onChange={(e) => (choice.ttl = e.currentTarget.value)}>
-            {[["600s", "10 minutes"], ["30s", "30 seconds"], ["60s", "1 minute"], ["3600s", "1 hour"], ["86400s", "1 day"]].map(([v, text]) => (
+            {[
+              ["600s", "10 minutes"],
+              ["30s", "30 seconds"],
+              ["60s", "1 minute"],
+              ["3600s", "1 hour"],
+              ["86400s", "1 day"],
+            ].map(([v, text]) => (
               <option key={v} value={v}>
                 {text}
               </option>
@@ -182,10 +288,12 @@ function ForceFields({ choice, caller, c }: { choice: { state: string; ttl: stri
         </label>
       )}
       <label class="check">
-        <input type="checkbox" onChange={(e) => (choice.group = e.currentTarget.checked)} /> all methods of {c.group}, not only {c.name}
+        <input type="checkbox" onChange={(e) => (choice.group = e.currentTarget.checked)} /> all methods of {c.group},
+        not only {c.name}
       </label>
       <label class="check">
-        <input type="checkbox" onChange={(e) => (choice.everybody = e.currentTarget.checked)} /> every caller, not only {caller}
+        <input type="checkbox" onChange={(e) => (choice.everybody = e.currentTarget.checked)} /> every caller, not only{" "}
+        {caller}
       </label>
     </>
   );

@@ -2,7 +2,8 @@
 import type { Circuit, Figures, Load } from "./types.ts";
 
 export const rate = (n: number) => `${short(n)}/s`;
-export const percent = (n: number) => `${n > 0 && n < 0.1 ? "< 0.1" : n >= 10 || n === 0 ? Math.round(n) : n.toFixed(1)} %`;
+export const percent = (n: number) =>
+  `${n > 0 && n < 0.1 ? "< 0.1" : n >= 10 || n === 0 ? Math.round(n) : n.toFixed(1)} %`;
 
 // figure writes one figure of a load, or why there is none. Use it for the first figure of a row.
 export const figure = (l: Load, write: (f: Figures) => string) =>
@@ -59,7 +60,8 @@ export function clock(t: Date, withDay = false) {
   return withDay ? `${t.getFullYear()}-${two(t.getMonth() + 1)}-${two(t.getDate())} ${time}` : time;
 }
 
-export const circuitState = (s: string) => s.replace("STATE_", "").toLowerCase().replace("_", " ").replace("half open", "half-open");
+export const circuitState = (s: string) =>
+  s.replace("STATE_", "").toLowerCase().replace("_", " ").replace("half open", "half-open");
 export const layerName = (l: string) => l.replace("LAYER_", "").toLowerCase();
 export const typeName = (t: string) => t.replace("TYPE_", "").toLowerCase();
 export const plural = (n: number, one: string, many = `${one}s`) => `${n} ${n === 1 ? one : many}`;

@@ -1,8 +1,8 @@
 // What the console pushes: one stream of events a page, one signal a topic.
 import { computed, signal } from "@preact/signals";
-import type { Board, Circuit, Fleet, Instance, Parts, SettingsState, Tables, Traffic } from "./types.ts";
 import { untraced } from "./api.ts";
 import { circuitState } from "./format.ts";
+import type { Board, Circuit, Fleet, Instance, Parts, SettingsState, Tables, Traffic } from "./types.ts";
 
 export const hello = signal<{ version: string; readOnly: boolean } | undefined>(undefined);
 export const parts = signal<Parts>({});
@@ -13,7 +13,10 @@ export const settings = signal<SettingsState | undefined>(undefined);
 export const tables = signal<Tables | undefined>(undefined);
 
 // connection says whether the stream is open; since when, and when it is tried again.
-export const connection = signal<{ open: boolean; since: number; retryAt?: number }>({ open: false, since: Date.now() });
+export const connection = signal<{ open: boolean; since: number; retryAt?: number }>({
+  open: false,
+  since: Date.now(),
+});
 
 // now ticks each second, so that "3 s ago" stays true.
 export const now = signal(Date.now());
@@ -31,14 +34,14 @@ const note = (tone: Event["tone"], text: string, href: string) =>
 export type Sample = { rate: number; errors: number };
 export const history = new Map<string, Sample[]>();
 
-const receive: Record<string, (data: any) => void> = {
-  hello: (d) => (hello.value = d),
-  parts: (d) => (parts.value = d),
+const receive: Record<string, (data: never) => void> = {
+  hello: (d: { version: string; readOnly: boolean }) => (hello.value = d),
+  parts: (d: Parts) => (parts.value = d),
   fleet: (d: Fleet) => {
     compareFleets(fleet.value, d);
     fleet.value = d;
   },
-  traffic: (d) => (traffic.value = d),
+  traffic: (d: Traffic) => (traffic.value = d),
   circuits: (d: Board) => {
     compareBoards(board.value, d);
     board.value = d;
@@ -47,11 +50,15 @@ const receive: Record<string, (data: any) => void> = {
   settings: (d: SettingsState) => {
     const before = settings.value?.newest?.revision;
     if (before && d.newest && before !== d.newest.revision) {
-      note("info", `Settings revision ${d.newest.revision} by ${d.newest.author}: ${d.newest.reason}`, "/settings/history");
+      note(
+        "info",
+        `Settings revision ${d.newest.revision} by ${d.newest.author}: ${d.newest.reason}`,
+        "/settings/history",
+      );
     }
     settings.value = d;
   },
-  routes: (d) => (tables.value = d),
+  routes: (d: Tables) => (tables.value = d),
 };
 
 const keyOf = (i: Instance) => `${i.service}/${i.id}`;
@@ -68,8 +75,10 @@ function compareFleets(old: Fleet | undefined, next: Fleet) {
     if (!was) note("ok", `${i.id} registered`, href);
     else if (answering(was) && !answering(i)) note("bad", `${i.id} stopped answering: ${i.admin?.problem}`, href);
     else if (!answering(was) && answering(i)) note("ok", `${i.id} answers again`, href);
-    else if (was.started && i.started && was.started !== i.started) note("warn", `${i.id} is a new process: it was restarted`, href);
-    if (was && was.status !== i.status) note(i.status === "UP" ? "ok" : "warn", `${i.id} is ${word(i.status)}, it was ${word(was.status)}`, href);
+    else if (was.started && i.started && was.started !== i.started)
+      note("warn", `${i.id} is a new process: it was restarted`, href);
+    if (was && was.status !== i.status)
+      note(i.status === "UP" ? "ok" : "warn", `${i.id} is ${word(i.status)}, it was ${word(was.status)}`, href);
   }
   for (const i of before.values()) note("warn", `${i.id} left the registry`, `/services/${i.service}`);
 }
@@ -85,7 +94,11 @@ function compareBoards(old: Board | undefined, next: Board) {
     const was = before.get(name);
     if (was && was.state !== c.state) {
       const tone = c.state === "STATE_CLOSED" ? "ok" : c.state === "STATE_HALF_OPEN" ? "warn" : "bad";
-      note(tone, `Circuit ${name.replace(" > ", " to ")} is ${circuitState(c.state)}`, `/circuits?q=${encodeURIComponent(c.name)}`);
+      note(
+        tone,
+        `Circuit ${name.replace(" > ", " to ")} is ${circuitState(c.state)}`,
+        `/circuits?q=${encodeURIComponent(c.name)}`,
+      );
     }
   }
 }
@@ -123,7 +136,7 @@ export async function connect() {
         silent = setTimeout(() => stop.abort(), 15000); // the console speaks every 5 s
         text += value;
         const whole = text.split("\n\n");
-        text = whole.pop()!;
+        text = whole.pop() ?? "";
         whole.forEach(dispatch);
       }
       clearTimeout(silent);
@@ -145,7 +158,7 @@ function dispatch(block: string) {
     else if (line.startsWith("data: ")) data += line.slice(6);
   }
   try {
-    if (data && receive[event]) receive[event](JSON.parse(data));
+    if (data) receive[event]?.(JSON.parse(data) as never);
   } catch (e) {
     console.error(`showing ${event}:`, e); // a defect of one view must not look like a lost connection
   }

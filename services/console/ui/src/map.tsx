@@ -1,11 +1,27 @@
 // The map: internet, edge, services and their instances, drawn from the calls that are made.
-import { curveBasis, line } from "d3-shape";
+
 import { graphlib, layout } from "@dagrejs/dagre";
+import { curveBasis, line } from "d3-shape";
 import { useLayoutEffect, useMemo, useRef } from "preact/hooks";
 import { figure, latency, more, percent, plural, rate, summary } from "./format.ts";
 import { fleet, traffic } from "./live.ts";
 import type { Edge, Instance, Node } from "./types.ts";
-import { Badge, condition, Empty, Events, go, Link, narrow, Needs, query, setQuery, Sign, Table, type Tone } from "./ui.tsx";
+import {
+  Badge,
+  condition,
+  Empty,
+  Events,
+  Link,
+  Needs,
+  narrow,
+  onLink,
+  onPress,
+  query,
+  Sign,
+  setQuery,
+  Table,
+  type Tone,
+} from "./ui.tsx";
 
 const errorsOf = (e: Edge) => e.figures?.errorPercent ?? 0;
 const callsOf = (e: Edge) => e.figures?.callsPerSecond ?? 0;
@@ -26,13 +42,25 @@ export function MapView() {
     <>
       <header class="view">
         <h1>Map</h1>
-        <p class="muted">Who calls whom: calls of the last ten seconds, latency of the last minute. Choose a service or an edge.</p>
+        <p class="muted">
+          Who calls whom: calls of the last ten seconds, latency of the last minute. Choose a service or an edge.
+        </p>
         <label class="check">
-          <input type="checkbox" checked={all} onChange={(e) => setQuery({ platform: e.currentTarget.checked ? "1" : "" })} /> Services of the platform, too
+          <input
+            type="checkbox"
+            checked={all}
+            onChange={(e) => setQuery({ platform: e.currentTarget.checked ? "1" : "" })}
+          />{" "}
+          Services of the platform, too
         </label>
         {nodes.length > 12 && (
           <label class="check">
-            <input type="checkbox" checked={query("whole") === "1"} onChange={(e) => setQuery({ whole: e.currentTarget.checked ? "1" : "" })} /> The whole at once
+            <input
+              type="checkbox"
+              checked={query("whole") === "1"}
+              onChange={(e) => setQuery({ whole: e.currentTarget.checked ? "1" : "" })}
+            />{" "}
+            The whole at once
           </label>
         )}
         <a href="/vizceral.json">Vizceral JSON</a>
@@ -46,7 +74,13 @@ export function MapView() {
         <div class="split">
           <Picture nodes={nodes} edges={edges} chosen={chosen} edge={edge} />
           <aside>
-            {chosen ? <ServicePanel name={chosen} /> : edge ? <EdgePanel edge={t.edges.find((e) => `${e.from}~${e.to}` === edge)} /> : <Legend />}
+            {chosen ? (
+              <ServicePanel name={chosen} />
+            ) : edge ? (
+              <EdgePanel edge={t.edges.find((e) => `${e.from}~${e.to}` === edge)} />
+            ) : (
+              <Legend />
+            )}
             <Events />
           </aside>
         </div>
@@ -59,8 +93,9 @@ export function MapView() {
 type Box = { x: number; y: number; width: number; height: number };
 
 // textWidth measures with the fonts of this machine: what fits with one does not with another.
-const pen = document.createElement("canvas").getContext("2d")!;
+const pen = document.createElement("canvas").getContext("2d");
 function textWidth(text: string, font: string) {
+  if (!pen) return 0; // every browser that we support has it
   pen.font = `${font} ${getComputedStyle(document.documentElement).fontFamily}`;
   return Math.ceil(pen.measureText(text).width);
 }
@@ -68,28 +103,51 @@ const nameFont = "650 13px";
 const countFont = "650 11.5px";
 const countText = (n: Node) => `${n.up === 0 ? "✕ " : n.up < n.instances ? "▲ " : ""}${n.up}/${n.instances}`;
 // boxWidth has room for the name and for the widest count beside it, so that the picture stays still when the count changes.
-const boxWidth = (n: Node, least: number) => Math.max(least, 10 + textWidth(cut(n.name, 28), nameFont) + 12 + textWidth(`▲ ${n.instances}/${n.instances}`, countFont) + 10);
+const boxWidth = (n: Node, least: number) =>
+  Math.max(
+    least,
+    10 + textWidth(cut(n.name, 28), nameFont) + 12 + textWidth(`▲ ${n.instances}/${n.instances}`, countFont) + 10,
+  );
 // label is the place that is kept free for the figures of an edge: calls above its line, errors below.
 const label = { width: 50, height: 36 };
 
 // useLayout places boxes and lines. It runs only when who is there or who calls whom changes, so that the picture stays still
 // while its numbers move.
-function useLayout(nodes: Node[], edges: Edge[], compact: boolean, sizeOf: (n: Node) => { width: number; height: number }) {
+function useLayout(
+  nodes: Node[],
+  edges: Edge[],
+  compact: boolean,
+  sizeOf: (n: Node) => { width: number; height: number },
+) {
   const key = `${compact};${nodes.map((n) => `${n.name}:${sizeOf(n).width}x${sizeOf(n).height}`)};${edges.map((e) => `${e.from}>${e.to}`)}`;
   return useMemo(() => {
     const g = new graphlib.Graph();
-    g.setGraph({ rankdir: "LR", nodesep: compact ? 12 : 16, edgesep: 10, ranksep: compact ? 44 : 22, marginx: 0, marginy: 0 });
+    g.setGraph({
+      rankdir: "LR",
+      nodesep: compact ? 12 : 16,
+      edgesep: 10,
+      ranksep: compact ? 44 : 22,
+      marginx: 0,
+      marginy: 0,
+    });
     g.setDefaultEdgeLabel(() => ({}));
     for (const n of nodes) g.setNode(n.name, { ...sizeOf(n) });
     for (const e of edges) if (e.from !== e.to) g.setEdge(e.from, e.to, compact ? {} : { ...label, labelpos: "c" });
     layout(g);
     const boxes = new Map<string, Box>(nodes.map((n) => [n.name, g.node(n.name) as unknown as Box]));
-    const path = line<{ x: number; y: number }>((p) => p.x, (p) => p.y).curve(curveBasis);
+    const path = line<{ x: number; y: number }>(
+      (p) => p.x,
+      (p) => p.y,
+    ).curve(curveBasis);
     const lines = new Map<string, { d: string; mid: { x: number; y: number } }>(
       edges
         .filter((e) => e.from !== e.to)
         .map((e) => {
-          const { points, x, y } = g.edge(e.from, e.to) as unknown as { points: { x: number; y: number }[]; x?: number; y?: number };
+          const { points, x, y } = g.edge(e.from, e.to) as unknown as {
+            points: { x: number; y: number }[];
+            x?: number;
+            y?: number;
+          };
           const mid = x === undefined || y === undefined ? points[Math.floor(points.length / 2)] : { x, y };
           return [`${e.from}~${e.to}`, { d: path(points) ?? "", mid }] as const;
         }),
@@ -97,8 +155,16 @@ function useLayout(nodes: Node[], edges: Edge[], compact: boolean, sizeOf: (n: N
     // Lines that go around boxes may lie beyond what the library takes for the picture.
     const xs = [...boxes.values()].flatMap((b) => [b.x - b.width / 2, b.x + b.width / 2]);
     const ys = [...boxes.values()].flatMap((b) => [b.y - b.height / 2, b.y + b.height / 2]);
-    for (const e of g.edges()) for (const p of (g.edge(e) as unknown as { points: { x: number; y: number }[] }).points) ys.push(p.y), xs.push(p.x);
-    if (!compact) for (const { mid } of lines.values()) xs.push(mid.x - label.width / 2, mid.x + label.width / 2), ys.push(mid.y - label.height / 2, mid.y + label.height / 2);
+    for (const e of g.edges())
+      for (const p of (g.edge(e) as unknown as { points: { x: number; y: number }[] }).points) {
+        xs.push(p.x);
+        ys.push(p.y);
+      }
+    if (!compact)
+      for (const { mid } of lines.values()) {
+        xs.push(mid.x - label.width / 2, mid.x + label.width / 2);
+        ys.push(mid.y - label.height / 2, mid.y + label.height / 2);
+      }
     const [left, top] = [Math.min(...xs) - 8, Math.min(...ys) - 8];
     return { boxes, lines, left, top, width: Math.max(...xs) + 8 - left, height: Math.max(...ys) + 8 - top };
   }, [key]);
@@ -111,7 +177,9 @@ function Picture({ nodes, edges, chosen, edge }: { nodes: Node[]; edges: Edge[];
   const sizeOf = (n: Node) => {
     if (n.name === internet) return { width: 76, height: 34 };
     const rows = Math.ceil((instances.get(n.name)?.length ?? 0) / 8);
-    return many ? { width: boxWidth(n, 124), height: 36 } : { width: boxWidth(n, 148), height: 50 + 16 * Math.max(1, rows) };
+    return many
+      ? { width: boxWidth(n, 124), height: 36 }
+      : { width: boxWidth(n, 148), height: 50 + 16 * Math.max(1, rows) };
   };
   const { boxes, lines, left, top, width, height } = useLayout(nodes, edges, many, sizeOf);
   const whole = query("whole") === "1";
@@ -122,13 +190,36 @@ function Picture({ nodes, edges, chosen, edge }: { nodes: Node[]; edges: Edge[];
     const p = place.current;
     if (p && entry !== undefined) p.scrollTop = ((entry - top) * p.scrollHeight) / height - p.clientHeight / 2;
   }, [entry, height, whole]);
-  const size = whole ? { width: "100%", height: "72vh" } : { width: "100%", maxWidth: `${width}px`, minWidth: `${width * (narrow.value ? 0.85 : 0.78)}px` };
+  const size = whole
+    ? { width: "100%", height: "72vh" }
+    : { width: "100%", maxWidth: `${width}px`, minWidth: `${width * (narrow.value ? 0.85 : 0.78)}px` };
   return (
-    <div ref={place} class="scroll picture" role="region" aria-label="Map of services. The table below has the same as text." tabIndex={0}>
-      <svg style={size} viewBox={`${left} ${top} ${width} ${height}`} role="group" aria-label={`${plural(nodes.length, "node")}, ${plural(edges.length, "edge")}`}>
+    <div
+      ref={place}
+      class="scroll picture"
+      role="region"
+      aria-label="Map of services. The table below has the same as text."
+      tabIndex={0}
+    >
+      <svg
+        style={size}
+        viewBox={`${left} ${top} ${width} ${height}`}
+        role="group"
+        aria-label={`${plural(nodes.length, "node")}, ${plural(edges.length, "edge")}`}
+      >
         <defs>
           {["ok", "warn", "bad", "off"].map((tone) => (
-            <marker key={tone} id={`tip-${tone}`} viewBox="0 0 8 8" refX="7" refY="4" markerWidth="7" markerHeight="7" markerUnits="userSpaceOnUse" orient="auto">
+            <marker
+              key={tone}
+              id={`tip-${tone}`}
+              viewBox="0 0 8 8"
+              refX="7"
+              refY="4"
+              markerWidth="7"
+              markerHeight="7"
+              markerUnits="userSpaceOnUse"
+              orient="auto"
+            >
               <path d="M0 0 8 4 0 8z" class={`tip ${tone}`} />
             </marker>
           ))}
@@ -139,17 +230,29 @@ function Picture({ nodes, edges, chosen, edge }: { nodes: Node[]; edges: Edge[];
           if (!l) return null;
           const tone = edgeTone(e);
           const dim = chosen && chosen !== e.from && chosen !== e.to;
-          const text = figure(e, (f) => rate(f.callsPerSecond) + (f.errorPercent > 0 ? ` ✕ ${percent(f.errorPercent)}` : ""));
+          const text = figure(
+            e,
+            (f) => rate(f.callsPerSecond) + (f.errorPercent > 0 ? ` ✕ ${percent(f.errorPercent)}` : ""),
+          );
           const notClosed = e.notClosed?.length ? `, ${plural(e.notClosed.length, "circuit")} not closed` : "";
           const open = () => setQuery({ edge: edge === key ? "" : key, service: "" }, false);
           return (
             <g
-              key={key} class={`edge ${tone} ${dim ? "dim" : ""} ${edge === key ? "chosen" : ""}`} role="button" tabindex={0}
+              key={key}
+              class={`edge ${tone} ${dim ? "dim" : ""} ${edge === key ? "chosen" : ""}`}
+              role="button"
+              tabindex={0}
               aria-label={`${text}, ${e.from} to ${e.to}, ${summary(e, "no calls reported")}${notClosed}`}
-              onClick={open} onKeyDown={(k) => (k.key === "Enter" || k.key === " ") && (k.preventDefault(), open())}
+              onClick={open}
+              onKeyDown={onPress(open)}
             >
               <path d={l.d} class="wide" />
-              <path d={l.d} class="line" stroke-width={1 + Math.min(3, Math.sqrt(callsOf(e)) / 3)} marker-end={`url(#tip-${tone})`} />
+              <path
+                d={l.d}
+                class="line"
+                stroke-width={1 + Math.min(3, Math.sqrt(callsOf(e)) / 3)}
+                marker-end={`url(#tip-${tone})`}
+              />
               {callsOf(e) > 0 && <Dots d={l.d} rate={callsOf(e)} bad={errorsOf(e)} />}
               {e.notClosed?.length ? (
                 <path d={`M${l.mid.x - 5} ${l.mid.y - (many ? 5 : 24)}l10 10m0-10l-10 10`} class="cut" />
@@ -169,7 +272,19 @@ function Picture({ nodes, edges, chosen, edge }: { nodes: Node[]; edges: Edge[];
         })}
         {nodes.map((n) => {
           const b = boxes.get(n.name);
-          return b && <Service key={n.name} node={n} box={b} instances={instances.get(n.name) ?? []} many={many} chosen={chosen === n.name} edges={edges} />;
+          return (
+            b && (
+              <Service
+                key={n.name}
+                node={n}
+                box={b}
+                instances={instances.get(n.name) ?? []}
+                many={many}
+                chosen={chosen === n.name}
+                edges={edges}
+              />
+            )
+          );
         })}
       </svg>
     </div>
@@ -181,10 +296,15 @@ function Dots({ d, rate, bad }: { d: string; rate: number; bad: number }) {
   const n = Math.min(6, 1 + Math.round(Math.log2(1 + rate)));
   const seconds = 3;
   return (
-    <g class="dots" aria-hidden="true">
+    <g class="dots">
       {Array.from({ length: n }, (_, i) => (
         <circle key={i} r={2.6} class={i < Math.ceil((n * bad) / 100) ? "bad" : ""}>
-          <animateMotion dur={`${seconds}s`} begin={`${-(i * seconds) / n}s`} repeatCount="indefinite" {...{ path: d }} />
+          <animateMotion
+            dur={`${seconds}s`}
+            begin={`${-(i * seconds) / n}s`}
+            repeatCount="indefinite"
+            {...{ path: d }}
+          />
         </circle>
       ))}
     </g>
@@ -199,7 +319,21 @@ function nodeText(node: Node, many: boolean) {
   return `${rate(callsPerSecond)} · ${percent(errorPercent)}${many ? "" : ` · ${latency(p99Ms)}`}`;
 }
 
-function Service({ node, box, instances, many, chosen, edges }: { node: Node; box: Box; instances: Instance[]; many: boolean; chosen: boolean; edges: Edge[] }) {
+function Service({
+  node,
+  box,
+  instances,
+  many,
+  chosen,
+  edges,
+}: {
+  node: Node;
+  box: Box;
+  instances: Instance[];
+  many: boolean;
+  chosen: boolean;
+  edges: Edge[];
+}) {
   const { x, y, width, height } = box;
   if (node.name === internet) {
     return (
@@ -217,10 +351,7 @@ function Service({ node, box, instances, many, chosen, edges }: { node: Node; bo
   const choose = () => setQuery({ service: chosen ? "" : node.name, edge: "" }, false);
   return (
     <g class={`node ${tone} ${chosen ? "chosen" : ""}`} transform={`translate(${x - width / 2},${y - height / 2})`}>
-      <g
-        role="button" tabindex={0} aria-pressed={chosen} onClick={choose}
-        onKeyDown={(k) => (k.key === "Enter" || k.key === " ") && (k.preventDefault(), choose())}
-      >
+      <g role="button" tabindex={0} aria-pressed={chosen} onClick={choose} onKeyDown={onPress(choose)}>
         <rect width={width} height={height} rx={6} />
         <text x={10} y={18} class="name">
           {cut(node.name, 28)}{" "}
@@ -236,10 +367,24 @@ function Service({ node, box, instances, many, chosen, edges }: { node: Node; bo
         instances.map((i, n) => {
           const c = condition(i);
           const out = ejected.has(i.id);
-          const letter = c.tone === "ok" && !out ? (versions.size > 1 ? i.version.slice(-1) : i.zone.slice(-1)) : out ? "⊘" : c.tone === "bad" ? "✕" : "▲";
+          const letter =
+            c.tone === "ok" && !out
+              ? versions.size > 1
+                ? i.version.slice(-1)
+                : i.zone.slice(-1)
+              : out
+                ? "⊘"
+                : c.tone === "bad"
+                  ? "✕"
+                  : "▲";
           return (
-            <a key={i.id} class={`instance ${out && c.tone === "ok" ? "warn" : c.tone}`} href={`/services/${i.service}/${i.id}`} aria-label={`${letter} ${i.id}, zone ${i.zone}, version ${i.version}: ${c.word}${out ? ", ejected" : ""}`}
-              onClick={(e) => (e.preventDefault(), go(`/services/${i.service}/${i.id}`))}>
+            <a
+              key={i.id}
+              class={`instance ${out && c.tone === "ok" ? "warn" : c.tone}`}
+              href={`/services/${i.service}/${i.id}`}
+              aria-label={`${letter} ${i.id}, zone ${i.zone}, version ${i.version}: ${c.word}${out ? ", ejected" : ""}`}
+              onClick={onLink(`/services/${i.service}/${i.id}`)}
+            >
               <title>{`${i.id} · zone ${i.zone} · ${i.version}\n${c.word}${out ? ", ejected by callers" : ""} ${c.why}`}</title>
               <rect x={8 + (n % 8) * 18} y={43 + Math.floor(n / 8) * 16} width={17} height={15} rx={3} />
               <text x={16.5 + (n % 8) * 18} y={54.5 + Math.floor(n / 8) * 16} text-anchor="middle">
@@ -262,11 +407,17 @@ const Legend = () => (
     </p>
     <ul class="plain">
       <li>
-        A box is a service: how many of its instances take calls, calls a second, errors, p99 latency. All figures are of
-        the last 10 seconds; "measuring" means that no caller has run for that long yet.
+        A box is a service: how many of its instances take calls, calls a second, errors, p99 latency. All figures are
+        of the last 10 seconds; "measuring" means that no caller has run for that long yet.
       </li>
-      <li>A small square is an instance. Its letter is its zone, or its version where there are several. <b>▲</b> is leaving or taken out, <b>✕</b> does not answer, <b>⊘</b> is ejected by its callers.</li>
-      <li>A line is all calls of one service to another. Thicker is more. Dashed has errors. <b>✕</b> on it is a circuit that is not closed.</li>
+      <li>
+        A small square is an instance. Its letter is its zone, or its version where there are several. <b>▲</b> is
+        leaving or taken out, <b>✕</b> does not answer, <b>⊘</b> is ejected by its callers.
+      </li>
+      <li>
+        A line is all calls of one service to another. Thicker is more. Dashed has errors. <b>✕</b> on it is a circuit
+        that is not closed.
+      </li>
     </ul>
   </details>
 );
@@ -280,7 +431,8 @@ function ServicePanel({ name }: { name: string }) {
     <section aria-label={`Service ${name}`}>
       <h2>{name}</h2>
       <p>
-        {n.up} of {plural(n.instances, "instance")} {n.up === 1 ? "takes" : "take"} calls. In the last 10 s: {summary(n, "not called")}.
+        {n.up} of {plural(n.instances, "instance")} {n.up === 1 ? "takes" : "take"} calls. In the last 10 s:{" "}
+        {summary(n, "not called")}.
       </p>
       <p class="links">
         <Link href={`/services/${name}`}>Instances</Link>
@@ -302,14 +454,17 @@ function ServicePanel({ name }: { name: string }) {
       <ul class="plain">
         {edges.map((e) => (
           <li key={e.from + e.to}>
-            <Sign tone={edgeTone(e)} /> <Link href={`/map?edge=${e.from}~${e.to}`}>{e.from === name ? `to ${e.to}` : `from ${e.from === internet ? "the internet" : e.from}`}</Link>{" "}
-            <span class="muted">
-              {summary(e, "no calls reported")}
-            </span>
+            <Sign tone={edgeTone(e)} />{" "}
+            <Link href={`/map?edge=${e.from}~${e.to}`}>
+              {e.from === name ? `to ${e.to}` : `from ${e.from === internet ? "the internet" : e.from}`}
+            </Link>{" "}
+            <span class="muted">{summary(e, "no calls reported")}</span>
           </li>
         ))}
       </ul>
-      <button onClick={() => setQuery({ service: "" }, false)}>Close</button>
+      <button type="button" onClick={() => setQuery({ service: "" }, false)}>
+        Close
+      </button>
     </section>
   );
 }
@@ -327,9 +482,7 @@ function EdgePanel({ edge: e }: { edge?: Edge }) {
         <dt>Errors</dt>
         <dd>{more(e, (f) => percent(f.errorPercent))}</dd>
         <dt>Latency</dt>
-        <dd>
-          {more(e, (f) => `p50 ${latency(f.p50Ms)}, p90 ${latency(f.p90Ms)}, p99 ${latency(f.p99Ms)}`)}
-        </dd>
+        <dd>{more(e, (f) => `p50 ${latency(f.p50Ms)}, p90 ${latency(f.p90Ms)}, p99 ${latency(f.p99Ms)}`)}</dd>
         <dt>Refused</dt>
         <dd>{more(e, (f) => rate(f.rejectedPerSecond))}</dd>
         <dt>By a fallback</dt>
@@ -348,15 +501,22 @@ function EdgePanel({ edge: e }: { edge?: Edge }) {
       {e.versions && (
         <p>
           The routes split by version:{" "}
-          {Object.entries(e.versions).map(([v, w]) => `${v} has weight ${w}`).join(", ")}. <Link href="/routes">Routes</Link>
+          {Object.entries(e.versions)
+            .map(([v, w]) => `${v} has weight ${w}`)
+            .join(", ")}
+          . <Link href="/routes">Routes</Link>
         </p>
       )}
       <p class="links">
-        <Link href={e.from === internet ? `/traces?service=${e.to}` : `/traces?service=${e.from}&remote=${e.to}`}>Traces of exactly these calls</Link>
+        <Link href={e.from === internet ? `/traces?service=${e.to}` : `/traces?service=${e.from}&remote=${e.to}`}>
+          Traces of exactly these calls
+        </Link>
         <Link href={`/circuits?q=${e.to}&caller=${e.from}`}>Circuits</Link>
         <Link href={`/services/${e.to}`}>Instances of {e.to}</Link>
       </p>
-      <button onClick={() => setQuery({ edge: "" }, false)}>Close</button>
+      <button type="button" onClick={() => setQuery({ edge: "" }, false)}>
+        Close
+      </button>
     </section>
   );
 }
@@ -364,7 +524,11 @@ function EdgePanel({ edge: e }: { edge?: Edge }) {
 const EdgeTable = ({ edges }: { edges: Edge[] }) => (
   <section aria-label="The map as a table">
     <h2>The same as a table, trouble first. Figures of the last 10 s</h2>
-    <Table label="Calls between services" head={["From", "To", "Calls", "Errors", "p50", "p99", "Refused", "Fallback", "Trouble"]} class="numbers">
+    <Table
+      label="Calls between services"
+      head={["From", "To", "Calls", "Errors", "p50", "p99", "Refused", "Fallback", "Trouble"]}
+      class="numbers"
+    >
       {[...edges]
         .sort((a, b) => severity.indexOf(edgeTone(a)) - severity.indexOf(edgeTone(b)) || callsOf(b) - callsOf(a))
         .map((e) => (

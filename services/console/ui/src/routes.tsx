@@ -3,16 +3,15 @@ import { useState } from "preact/hooks";
 import { post } from "./api.ts";
 import { ms, plural } from "./format.ts";
 import { fleet, readOnly, settings, tables, traffic } from "./live.ts";
-import type { Origin, Route, Table as RouteTable, Target } from "./types.ts";
-import { act, Badge, Empty, Link, Needs, Note, Table, useAnswer } from "./ui.tsx";
 import { Diff, Progress } from "./settings.tsx";
-import type { Listed } from "./types.ts";
+import type { Listed, Origin, Route, Table as RouteTable, Target } from "./types.ts";
+import { act, Badge, Empty, Link, Needs, Note, Table, useAnswer } from "./ui.tsx";
 
 export function RoutesView() {
   const all = tables.value;
   const gateways = Object.keys(all ?? {}).sort();
   const table = all?.[gateways[0]];
-  const differ = new Set(gateways.map((g) => JSON.stringify(all![g].routes))).size > 1;
+  const differ = new Set(gateways.map((g) => JSON.stringify(all?.[g].routes))).size > 1;
   return (
     <>
       <header class="view">
@@ -21,7 +20,9 @@ export function RoutesView() {
         <Progress />
       </header>
       <Needs of={["edge", "settings", "registry"]} />
-      {differ && <Note tone="warn">The gateways do not have the same table at the moment; this is that of {gateways[0]}.</Note>}
+      {differ && (
+        <Note tone="warn">The gateways do not have the same table at the moment; this is that of {gateways[0]}.</Note>
+      )}
       {!table ? (
         <Empty>Asking the gateway for its table.</Empty>
       ) : table.routes.length === 0 ? (
@@ -36,9 +37,15 @@ export function RoutesView() {
       {table && (
         <details class="text">
           <summary>The whole table as text</summary>
-          <pre class="scroll" tabIndex={0}>{JSON.stringify(table.routes.map(stored), null, 2)}</pre>
+          <pre class="scroll" tabIndex={0}>
+            {JSON.stringify(table.routes.map(stored), null, 2)}
+          </pre>
           <p>
-            It is the setting <Link href="/settings/gateway.routes?app=gateway"><span class="mono">gateway.routes</span></Link>; what it cannot do with sliders it does there.
+            It is the setting{" "}
+            <Link href="/settings/gateway.routes?app=gateway">
+              <span class="mono">gateway.routes</span>
+            </Link>
+            ; what it cannot do with sliders it does there.
           </p>
         </details>
       )}
@@ -54,13 +61,17 @@ function stored({ headerTimeout: _h, totalTimeout: _t, bodyLimit: _b, ...route }
 }
 
 function matchText(m: Route["match"]) {
-  const parts = [m.methods?.join(" or "), `${m.host ?? ""}${m.path ?? `${m.prefix ?? "/"}${(m.prefix ?? "/").endsWith("/") ? "" : "/"}…`}`];
+  const parts = [
+    m.methods?.join(" or "),
+    `${m.host ?? ""}${m.path ?? `${m.prefix ?? "/"}${(m.prefix ?? "/").endsWith("/") ? "" : "/"}…`}`,
+  ];
   for (const h of m.headers ?? []) parts.push(`with ${h.name}${h.value ? `: ${h.value}` : ""}`);
   return parts.filter(Boolean).join(" ");
 }
 
 const weightSum = (to: Target[]) => to.reduce((s, t) => s + (t.weight ?? 0), 0);
-export const share = (t: Target, to: Target[]) => (to.length === 1 ? 100 : weightSum(to) ? (100 * (t.weight ?? 0)) / weightSum(to) : 0);
+export const share = (t: Target, to: Target[]) =>
+  to.length === 1 ? 100 : weightSum(to) ? (100 * (t.weight ?? 0)) / weightSum(to) : 0;
 const targetName = (t: Target) => `${t.service}${t.version ? ` ${t.version}` : ""}`;
 
 function RouteCard({ route, table }: { route: Route; table: RouteTable }) {
@@ -72,16 +83,28 @@ function RouteCard({ route, table }: { route: Route; table: RouteTable }) {
   const drag = (i: number, value: number) => {
     const rest = next.reduce((s, w, k) => (k === i ? s : s + w), 0);
     const others = next.length - 1;
-    setWeights(next.map((w, k) => (k === i ? value : rest ? Math.round((w * (100 - value)) / rest) : Math.round((100 - value) / others))));
+    setWeights(
+      next.map((w, k) =>
+        k === i ? value : rest ? Math.round((w * (100 - value)) / rest) : Math.round((100 - value) / others),
+      ),
+    );
   };
   const publish = () => {
-    const routes = table.routes.map((r) => stored(r.name === route.name ? { ...r, to: r.to.map((t, i) => ({ ...t, weight: next[i] })) } : r));
+    const routes = table.routes.map((r) =>
+      stored(r.name === route.name ? { ...r, to: r.to.map((t, i) => ({ ...t, weight: next[i] })) } : r),
+    );
     act({
       title: `Change the split of ${route.name}`,
       text: (
         <>
-          <p>Publishes gateway.routes. Every gateway checks it and swaps it in at once; requests under way are not touched.</p>
-          <Diff before={route.to.map((t, i) => `${targetName(t)} ${now[i]} %`).join(", ")} after={route.to.map((t, i) => `${targetName(t)} ${next[i]} %`).join(", ")} />
+          <p>
+            Publishes gateway.routes. Every gateway checks it and swaps it in at once; requests under way are not
+            touched.
+          </p>
+          <Diff
+            before={route.to.map((t, i) => `${targetName(t)} ${now[i]} %`).join(", ")}
+            after={route.to.map((t, i) => `${targetName(t)} ${next[i]} %`).join(", ")}
+          />
         </>
       ),
       verb: "Publish",
@@ -100,13 +123,29 @@ function RouteCard({ route, table }: { route: Route; table: RouteTable }) {
           <li key={targetName(t)}>
             <div class="target">
               <Link href={`/services/${t.service}`}>{targetName(t)}</Link>
-              <span>{next[i]} %{next[i] === 0 && split ? ", only when the others have no instance" : ""}</span>
+              <span>
+                {next[i]} %{next[i] === 0 && split ? ", only when the others have no instance" : ""}
+              </span>
             </div>
-            {!split && <div class="bar"><span class="fill" style={{ width: `${next[i]}%` }} /></div>}
+            {!split && (
+              <div class="bar">
+                <span class="fill" style={{ width: `${next[i]}%` }} />
+              </div>
+            )}
             {split && (
               <label>
-                <span class="hidden">Percent of {route.name} to {targetName(t)}</span>
-                <input type="range" min={0} max={100} value={next[i]} aria-valuetext={`${next[i]} percent to ${targetName(t)}`} disabled={readOnly.value} onInput={(e) => drag(i, Number(e.currentTarget.value))} />
+                <span class="hidden">
+                  Percent of {route.name} to {targetName(t)}
+                </span>
+                <input
+                  type="range"
+                  min={0}
+                  max={100}
+                  value={next[i]}
+                  aria-valuetext={`${next[i]} percent to ${targetName(t)}`}
+                  disabled={readOnly.value}
+                  onInput={(e) => drag(i, Number(e.currentTarget.value))}
+                />
               </label>
             )}
             <Behind target={t} origins={table.origins} />
@@ -115,13 +154,19 @@ function RouteCard({ route, table }: { route: Route; table: RouteTable }) {
       </ol>
       {weights && (
         <div class="buttons">
-          <button class="primary" onClick={publish} disabled={next.join() === now.join()}>Publish this split</button>
-          <button onClick={() => setWeights(undefined)}>As it was</button>
+          <button type="button" class="primary" onClick={publish} disabled={next.join() === now.join()}>
+            Publish this split
+          </button>
+          <button type="button" onClick={() => setWeights(undefined)}>
+            As it was
+          </button>
         </div>
       )}
       <p class="muted">
         Header within {route.headerTimeout}, all within {route.totalTimeout === "0s" ? "any time" : route.totalTimeout}
-        {route.retry?.attempts ? `, up to ${plural(route.retry.attempts, "attempt")}` : ""}{route.sticky ? `, sticky by cookie ${route.sticky}` : ""}{route.rewrite ? `, rewritten to ${route.rewrite.prefix ?? ""} ${route.rewrite.host ?? ""}` : ""}.{" "}
+        {route.retry?.attempts ? `, up to ${plural(route.retry.attempts, "attempt")}` : ""}
+        {route.sticky ? `, sticky by cookie ${route.sticky}` : ""}
+        {route.rewrite ? `, rewritten to ${route.rewrite.prefix ?? ""} ${route.rewrite.host ?? ""}` : ""}.{" "}
         <Link href={`/circuits?caller=gateway&q=${route.name}`}>Circuits</Link>
       </p>
     </section>
@@ -129,20 +174,36 @@ function RouteCard({ route, table }: { route: Route; table: RouteTable }) {
 }
 
 export const publishRoutes = (routes: Route[], author: string, reason: string) =>
-  post("/api/config/Publish", { changes: [{ name: "gateway.routes", scope: { layer: "LAYER_APP", app: "gateway" }, value: JSON.stringify(routes) }], author, reason });
+  post("/api/config/Publish", {
+    changes: [{ name: "gateway.routes", scope: { layer: "LAYER_APP", app: "gateway" }, value: JSON.stringify(routes) }],
+    author,
+    reason,
+  });
 
 function Behind({ target, origins }: { target: Target; origins: Origin[] }) {
   const o = origins.find((o) => o.service === target.service && (!target.endpoint || o.endpoint === target.endpoint));
   const list = (o?.instances ?? []).filter((i) => !target.version || i.version === target.version);
-  if (list.length === 0) return <p><Badge tone="bad">no instance</Badge> Nobody of {targetName(target)} is registered.</p>;
+  if (list.length === 0)
+    return (
+      <p>
+        <Badge tone="bad">no instance</Badge> Nobody of {targetName(target)} is registered.
+      </p>
+    );
   return (
     <ul class="plain behind">
       {list.map((i) => {
         const tone = i.phase !== "admitted" ? "warn" : i.ready ? "ok" : "bad";
         return (
           <li key={i.id}>
-            <Badge tone={tone}>{i.phase === "admitted" ? (i.ready ? "takes requests" : "not connected") : i.phase}</Badge> <Link href={`/services/${target.service}/${i.id}`}>{i.id}</Link>{" "}
-            <span class="muted">zone {i.zone}, {i.latency_ms ? ms(i.latency_ms) : "not used lately"}, {i.pending} under way{i.share < 1 ? `, slow start: ${Math.round(i.share * 100)} % of its turn` : ""}{i.phase !== "admitted" ? `: ${i.reason}` : ""}</span>
+            <Badge tone={tone}>
+              {i.phase === "admitted" ? (i.ready ? "takes requests" : "not connected") : i.phase}
+            </Badge>{" "}
+            <Link href={`/services/${target.service}/${i.id}`}>{i.id}</Link>{" "}
+            <span class="muted">
+              zone {i.zone}, {i.latency_ms ? ms(i.latency_ms) : "not used lately"}, {i.pending} under way
+              {i.share < 1 ? `, slow start: ${Math.round(i.share * 100)} % of its turn` : ""}
+              {i.phase !== "admitted" ? `: ${i.reason}` : ""}
+            </span>
           </li>
         );
       })}
@@ -157,17 +218,26 @@ function ServiceRules() {
   const list = (answer?.properties ?? []).filter((p) => /^(route|retry)\./.test(p.property.name));
   if (problem) return <Empty>Their settings cannot be read: {problem.sentence}</Empty>;
   if (!answer) return <Empty>Reading the settings of balancing.</Empty>;
-  const callers = [...new Set((traffic.value?.edges ?? []).map((e) => e.from))].filter((s) => fleet.value?.instances.some((i) => i.service === s));
+  const callers = [...new Set((traffic.value?.edges ?? []).map((e) => e.from))].filter((s) =>
+    fleet.value?.instances.some((i) => i.service === s),
+  );
   return (
     <>
       <p>
-        Every caller ({callers.join(", ") || "none yet"}) picks the better of two instances by latency and load, in its own zone first. These settings steer it, for all or for one service.
+        Every caller ({callers.join(", ") || "none yet"}) picks the better of two instances by latency and load, in its
+        own zone first. These settings steer it, for all or for one service.
       </p>
       <Table label="Settings of balancing and retries" head={["Setting", "Value", "What it does"]}>
         {list.map((p) => (
           <tr key={p.property.name}>
-            <td><Link href={`/settings/${p.property.name}`}><span class="mono">{p.property.name}</span></Link></td>
-            <td class="mono">{p.values.map((v) => v.value).join(", ") || <span class="muted">{p.property.defaultValue}</span>}</td>
+            <td>
+              <Link href={`/settings/${p.property.name}`}>
+                <span class="mono">{p.property.name}</span>
+              </Link>
+            </td>
+            <td class="mono">
+              {p.values.map((v) => v.value).join(", ") || <span class="muted">{p.property.defaultValue}</span>}
+            </td>
             <td class="text">{p.property.doc}</td>
           </tr>
         ))}

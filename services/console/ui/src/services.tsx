@@ -3,12 +3,17 @@ import { post } from "./api.ts";
 import { bytes, figure, latency, more, percent, plural, rate, span, summary } from "./format.ts";
 import { answering, fleet, now, parts, readOnly, settings } from "./live.ts";
 import type { Instance } from "./types.ts";
-import { act, Ago, At, Badge, condition, Empty, Link, Needs, Note, query, setQuery, Sign, Table } from "./ui.tsx";
+import { Ago, At, act, Badge, condition, Empty, Link, Needs, Note, query, Sign, setQuery, Table } from "./ui.tsx";
 
 export function ServicesView({ service, id }: { service?: string; id?: string }) {
   const f = fleet.value;
   const q = query("q").toLowerCase();
-  const list = (f?.instances ?? []).filter((i) => (!service || i.service === service) && (!id || i.id === id) && (!q || `${i.service} ${i.id} zone ${i.zone} ${i.version} ${condition(i).word}`.toLowerCase().includes(q)));
+  const list = (f?.instances ?? []).filter(
+    (i) =>
+      (!service || i.service === service) &&
+      (!id || i.id === id) &&
+      (!q || `${i.service} ${i.id} zone ${i.zone} ${i.version} ${condition(i).word}`.toLowerCase().includes(q)),
+  );
   const groups = Map.groupBy(list, (i) => i.service);
   return (
     <>
@@ -28,7 +33,13 @@ export function ServicesView({ service, id }: { service?: string; id?: string })
         </h1>
         {!id && (
           <label>
-            Find <input type="search" value={query("q")} placeholder="name, zone, version, state" onInput={(e) => setQuery({ q: e.currentTarget.value })} />
+            Find{" "}
+            <input
+              type="search"
+              value={query("q")}
+              placeholder="name, zone, version, state"
+              onInput={(e) => setQuery({ q: e.currentTarget.value })}
+            />
           </label>
         )}
         {f && !id && (
@@ -47,11 +58,33 @@ export function ServicesView({ service, id }: { service?: string; id?: string })
       {!f ? (
         <Empty>Asking the registry who is there.</Empty>
       ) : list.length === 0 ? (
-        <Empty>{q ? `No instance matches "${q}".` : id ? `${id} is not registered. It left, or its lease ran out.` : "Nobody is registered."}</Empty>
+        <Empty>
+          {q
+            ? `No instance matches "${q}".`
+            : id
+              ? `${id} is not registered. It left, or its lease ran out.`
+              : "Nobody is registered."}
+        </Empty>
       ) : id ? (
         <Details instance={list[0]} />
       ) : (
-        <Table label="Instances by service" head={["Instance", "Zone", "Version", "Status", "Up for", "Settings", "Calls", "Errors", "p99", "Memory", "Action"]} class="numbers">
+        <Table
+          label="Instances by service"
+          head={[
+            "Instance",
+            "Zone",
+            "Version",
+            "Status",
+            "Up for",
+            "Settings",
+            "Calls",
+            "Errors",
+            "p99",
+            "Memory",
+            "Action",
+          ]}
+          class="numbers"
+        >
           {[...groups].map(([name, all]) => (
             <Group key={name} name={name} all={all} alone={!!service} />
           ))}
@@ -104,7 +137,17 @@ function Row({ i }: { i: Instance }) {
       <td class="text">
         <Badge tone={c.tone}>{c.word}</Badge> {c.why && <span class="why">{c.why}</span>}
       </td>
-      <td>{!answering(i) ? "–" : i.started ? <time dateTime={i.started} title={i.started}>{span(now.value - Date.parse(i.started))}</time> : "unknown"}</td>
+      <td>
+        {!answering(i) ? (
+          "–"
+        ) : i.started ? (
+          <time dateTime={i.started} title={i.started}>
+            {span(now.value - Date.parse(i.started))}
+          </time>
+        ) : (
+          "unknown"
+        )}
+      </td>
       <td>
         {i.admin ? (
           <>
@@ -130,15 +173,45 @@ function Row({ i }: { i: Instance }) {
 function Takeout({ i }: { i: Instance }) {
   const set = (status: string, reason: string, title: string, text: string, verb: string) =>
     act({
-      title, text, verb, reason,
-      run: (author, reason) => post("/api/discovery/SetOverride", { service: i.service, id: i.id, status, author, reason }),
+      title,
+      text,
+      verb,
+      reason,
+      run: (author, reason) =>
+        post("/api/discovery/SetOverride", { service: i.service, id: i.id, status, author, reason }),
     });
   return i.override ? (
-    <button disabled={readOnly.value} aria-label={`Put back ${i.id}`} onClick={() => set("STATUS_UNSPECIFIED", "", `Put ${i.id} back into service`, `The override "${i.override}" ends, and callers see again what the instance says of itself: ${i.reported}.`, "Put back")}>
+    <button
+      type="button"
+      disabled={readOnly.value}
+      aria-label={`Put back ${i.id}`}
+      onClick={() =>
+        set(
+          "STATUS_UNSPECIFIED",
+          "",
+          `Put ${i.id} back into service`,
+          `The override "${i.override}" ends, and callers see again what the instance says of itself: ${i.reported}.`,
+          "Put back",
+        )
+      }
+    >
       Put back
     </button>
   ) : (
-    <button disabled={readOnly.value} aria-label={`Take out ${i.id}`} onClick={() => set("STATUS_OUT_OF_SERVICE", "", `Take ${i.id} out of service`, `Callers stop choosing it within a second. It keeps running, finishes what it has, and stays out until it is put back, also over a restart.`, "Take out")}>
+    <button
+      type="button"
+      disabled={readOnly.value}
+      aria-label={`Take out ${i.id}`}
+      onClick={() =>
+        set(
+          "STATUS_OUT_OF_SERVICE",
+          "",
+          `Take ${i.id} out of service`,
+          `Callers stop choosing it within a second. It keeps running, finishes what it has, and stays out until it is put back, also over a restart.`,
+          "Take out",
+        )
+      }
+    >
       Take out
     </button>
   );
@@ -208,7 +281,7 @@ function Details({ instance: i }: { instance: Instance }) {
             <dd>{summary(i, "")}, served in the last 10 s</dd>
           </>
         )}
-        {a && a.ok && (
+        {a?.ok && (
           <>
             <dt>Process</dt>
             <dd>
@@ -232,7 +305,9 @@ function Details({ instance: i }: { instance: Instance }) {
           ))}
         </Table>
       ) : (
-        <Empty>{a?.ok === false ? "It does not answer, so nothing is known of its checks." : "It has no checks."}</Empty>
+        <Empty>
+          {a?.ok === false ? "It does not answer, so nothing is known of its checks." : "It has no checks."}
+        </Empty>
       )}
       <p class="links">
         <Link href={`/map?service=${i.service}`}>On the map</Link>

@@ -1,13 +1,37 @@
 // Settings: what is declared, which layer wins and why, and changing it.
 import { useEffect, useState } from "preact/hooks";
-import { post, Problem } from "./api.ts";
+import { Problem, post } from "./api.ts";
 import { layerName, plural, typeName } from "./format.ts";
 import { fleet, readOnly, settings } from "./live.ts";
 import type { Applied, Candidate, Identity, Instance, Listed, Property, Revision, Scope, Value } from "./types.ts";
-import { act, Ago, At, Badge, Empty, go, Link, Needs, Note, query, setQuery, Sign, Table, Trouble, useAnswer, useLate } from "./ui.tsx";
+import {
+  Ago,
+  At,
+  act,
+  Badge,
+  Empty,
+  go,
+  Link,
+  Needs,
+  Note,
+  query,
+  Sign,
+  setQuery,
+  Table,
+  Trouble,
+  useAnswer,
+  useLate,
+} from "./ui.tsx";
 
 const emptyIdentity: Identity = { app: "", instance: "", environment: "", region: "", zone: "", version: "" };
-const identityOf = (i: Instance): Identity => ({ app: i.service, instance: i.id, environment: i.environment ?? "", region: i.region ?? "", zone: i.zone, version: i.version });
+const identityOf = (i: Instance): Identity => ({
+  app: i.service,
+  instance: i.id,
+  environment: i.environment ?? "",
+  region: i.region ?? "",
+  zone: i.zone,
+  version: i.version,
+});
 const revisionNow = () => settings.value?.newest?.revision ?? settings.value?.status.revision ?? "";
 
 export function SettingsView({ rest }: { rest: string }) {
@@ -15,10 +39,17 @@ export function SettingsView({ rest }: { rest: string }) {
   return (
     <>
       <header class="view">
-        <h1>{rest ? <Link href="/settings">Settings</Link> : "Settings"}{rest && ` / ${history ? "history" : decodeURIComponent(rest)}`}</h1>
+        <h1>
+          {rest ? <Link href="/settings">Settings</Link> : "Settings"}
+          {rest && ` / ${history ? "history" : decodeURIComponent(rest)}`}
+        </h1>
         <p class="links">
-          <Link href="/settings" current={!rest}>Declared</Link>
-          <Link href="/settings/history" current={history}>History</Link>
+          <Link href="/settings" current={!rest}>
+            Declared
+          </Link>
+          <Link href="/settings/history" current={history}>
+            History
+          </Link>
         </p>
         <Progress />
       </header>
@@ -37,12 +68,31 @@ export function Progress() {
   return (
     <div class="progress">
       <label>
-        <progress max={Math.max(1, s.total)} value={s.current} aria-label="Instances on the newest revision" /> {s.current} of {plural(s.total, "instance")} on revision {s.revision}
+        <progress max={Math.max(1, s.total)} value={s.current} aria-label="Instances on the newest revision" />{" "}
+        {s.current} of {plural(s.total, "instance")} on revision {s.revision}
       </label>
-      {behind.length > 0 && <span class="why"><Sign tone="warn" /> not yet: {behind.map((i) => `${i.identity.instance} (${i.cutOff ? "cut off" : i.revision})`).join(", ")}</span>}
-      {refused.length > 0 && <span class="why"><Sign tone="bad" /> refused a value: {refused.map((i) => i.identity.instance).join(", ")}</span>}
-      {s.unreachable?.length > 0 && <span class="why"><Sign tone="warn" /> does not answer, so the instances connected there count as cut off: {s.unreachable.join(", ")}</span>}
-      {s.registryProblem && <span class="why"><Sign tone="warn" /> who else there is cannot be said: {s.registryProblem}</span>}
+      {behind.length > 0 && (
+        <span class="why">
+          <Sign tone="warn" /> not yet:{" "}
+          {behind.map((i) => `${i.identity.instance} (${i.cutOff ? "cut off" : i.revision})`).join(", ")}
+        </span>
+      )}
+      {refused.length > 0 && (
+        <span class="why">
+          <Sign tone="bad" /> refused a value: {refused.map((i) => i.identity.instance).join(", ")}
+        </span>
+      )}
+      {s.unreachable?.length > 0 && (
+        <span class="why">
+          <Sign tone="warn" /> does not answer, so the instances connected there count as cut off:{" "}
+          {s.unreachable.join(", ")}
+        </span>
+      )}
+      {s.registryProblem && (
+        <span class="why">
+          <Sign tone="warn" /> who else there is cannot be said: {s.registryProblem}
+        </span>
+      )}
     </div>
   );
 }
@@ -53,26 +103,50 @@ function Search() {
   const q = query("q").toLowerCase();
   const app = query("app");
   const set = query("set") === "1";
-  const { answer, problem, waiting } = useAnswer<{ properties: Listed[] }>(`${app}@${revisionNow()}`, (s) => post("/api/config/List", { app }, s));
+  const { answer, problem, waiting } = useAnswer<{ properties: Listed[] }>(`${app}@${revisionNow()}`, (s) =>
+    post("/api/config/List", { app }, s),
+  );
   const who = fleet.value?.instances.find((i) => i.id === query("instance"));
-  const seen = useAnswer<{ values: Value[] } | undefined>(`${who?.id}@${revisionNow()}`, async (s) => (who ? post("/api/config/Get", { identity: identityOf(who) }, s) : undefined)).answer;
+  const seen = useAnswer<{ values: Value[] } | undefined>(`${who?.id}@${revisionNow()}`, async (s) =>
+    who ? post("/api/config/Get", { identity: identityOf(who) }, s) : undefined,
+  ).answer;
   const asSeen = new Map(seen?.values.map((v) => [v.name, v]));
-  const list = (answer?.properties ?? []).filter((p) => (!set || p.values.length > 0) && (!q || `${p.property.name} ${p.property.doc} ${p.values.map((v) => `${v.name} ${v.value}`)}`.toLowerCase().includes(q)));
+  const list = (answer?.properties ?? []).filter(
+    (p) =>
+      (!set || p.values.length > 0) &&
+      (!q ||
+        `${p.property.name} ${p.property.doc} ${p.values.map((v) => `${v.name} ${v.value}`)}`
+          .toLowerCase()
+          .includes(q)),
+  );
   return (
     <>
       <div class="filters">
         <label>
-          Find <input type="search" value={query("q")} placeholder="name, value or words of its description" onInput={(e) => setQuery({ q: e.currentTarget.value })} />
+          Find{" "}
+          <input
+            type="search"
+            value={query("q")}
+            placeholder="name, value or words of its description"
+            onInput={(e) => setQuery({ q: e.currentTarget.value })}
+          />
         </label>
         <label>
           Service{" "}
           <select value={app} onChange={(e) => setQuery({ app: e.currentTarget.value })}>
             <option value="">all</option>
-            {apps().map((a) => <option key={a}>{a}</option>)}
+            {apps().map((a) => (
+              <option key={a}>{a}</option>
+            ))}
           </select>
         </label>
         <label class="check">
-          <input type="checkbox" checked={set} onChange={(e) => setQuery({ set: e.currentTarget.checked ? "1" : "" })} /> only those with a value
+          <input
+            type="checkbox"
+            checked={set}
+            onChange={(e) => setQuery({ set: e.currentTarget.checked ? "1" : "" })}
+          />{" "}
+          only those with a value
         </label>
         {answer && <span class="muted">{plural(list.length, "setting")}</span>}
       </div>
@@ -80,25 +154,54 @@ function Search() {
       {!answer ? (
         waiting && <Empty>Reading what services have declared.</Empty>
       ) : list.length === 0 ? (
-        <Empty>{q || set || app ? "No setting matches. Take a filter away." : "No service has declared a setting yet."}</Empty>
+        <Empty>
+          {q || set || app ? "No setting matches. Take a filter away." : "No service has declared a setting yet."}
+        </Empty>
       ) : (
-        <Table label="Declared settings" head={["Setting", "Type", "Default", "Values", who ? `As ${who.id} sees it` : "Declared by"]} class="settings">
+        <Table
+          label="Declared settings"
+          head={["Setting", "Type", "Default", "Values", who ? `As ${who.id} sees it` : "Declared by"]}
+          class="settings"
+        >
           {list.map((p) => (
             <tr key={p.property.name}>
               <td class="text">
-                <Link href={`/settings/${encodeURIComponent(p.property.name)}${app ? `?app=${app}` : ""}`}><Name text={p.property.name} /></Link>
+                <Link href={`/settings/${encodeURIComponent(p.property.name)}${app ? `?app=${app}` : ""}`}>
+                  <Name text={p.property.name} />
+                </Link>
                 <div class="why">{p.property.doc || "Nobody declares it any more."}</div>
               </td>
-              <td class="text">{typeName(p.property.type)}{bounds(p.property)}</td>
+              <td class="text">
+                {typeName(p.property.type)}
+                {bounds(p.property)}
+              </td>
               <td class="mono cut">{shown(p.property.defaultValue)}</td>
               <td class="text">
-                {p.values.length === 0 ? <span class="muted">default</span> : p.values.map((v) => (
-                  <div key={v.name + scopeText(v.scope)}>
-                    <span class="mono">{v.name !== p.property.name && `${v.name} = `}{shown(v.value)}</span> <span class="muted">{scopeText(v.scope)}{v.expires && `, until ${new Date(v.expires).toLocaleTimeString()}`}</span>
-                  </div>
-                ))}
+                {p.values.length === 0 ? (
+                  <span class="muted">default</span>
+                ) : (
+                  p.values.map((v) => (
+                    <div key={v.name + scopeText(v.scope)}>
+                      <span class="mono">
+                        {v.name !== p.property.name && `${v.name} = `}
+                        {shown(v.value)}
+                      </span>{" "}
+                      <span class="muted">
+                        {scopeText(v.scope)}
+                        {v.expires && `, until ${new Date(v.expires).toLocaleTimeString()}`}
+                      </span>
+                    </div>
+                  ))
+                )}
               </td>
-              {who ? <td class="text"><span class="mono">{shown(asSeen.get(p.property.name)?.value ?? p.property.defaultValue)}</span> <span class="muted">{layerName(asSeen.get(p.property.name)?.layer ?? "LAYER_DEFAULT")}</span></td> : <td class="text muted">{p.apps.length > 3 ? plural(p.apps.length, "service") : p.apps.join(", ")}</td>}
+              {who ? (
+                <td class="text">
+                  <span class="mono">{shown(asSeen.get(p.property.name)?.value ?? p.property.defaultValue)}</span>{" "}
+                  <span class="muted">{layerName(asSeen.get(p.property.name)?.layer ?? "LAYER_DEFAULT")}</span>
+                </td>
+              ) : (
+                <td class="text muted">{p.apps.length > 3 ? plural(p.apps.length, "service") : p.apps.join(", ")}</td>
+              )}
             </tr>
           ))}
         </Table>
@@ -112,7 +215,11 @@ const Name = ({ text }: { text: string }) => (
   <span class="mono">
     {text.split(".").map((part, i) => (
       <>
-        {i > 0 && <>.<wbr /></>}
+        {i > 0 && (
+          <>
+            .<wbr />
+          </>
+        )}
         {part}
       </>
     ))}
@@ -139,18 +246,38 @@ function One({ name }: { name: string }) {
   const instance = query("instance");
   const who = fleet.value?.instances.find((i) => i.id === instance);
   const identity = who ? identityOf(who) : { ...emptyIdentity, app };
-  const { answer: listed } = useAnswer<{ properties: Listed[] }>(`${name}@${revisionNow()}`, (s) => post("/api/config/List", { prefix: prefixOf(name) }, s));
-  const { answer, problem } = useAnswer<{ property?: Property; candidates: Candidate[] }>(`${name}|${app}|${instance}@${revisionNow()}`, (s) => post("/api/config/Explain", { name, identity }, s));
-  const found = listed?.properties.find((p) => p.property.name === name) ?? listed?.properties.find((p) => matches(p.property.name, name));
+  const { answer: listed } = useAnswer<{ properties: Listed[] }>(`${name}@${revisionNow()}`, (s) =>
+    post("/api/config/List", { prefix: prefixOf(name) }, s),
+  );
+  const { answer, problem } = useAnswer<{ property?: Property; candidates: Candidate[] }>(
+    `${name}|${app}|${instance}@${revisionNow()}`,
+    (s) => post("/api/config/Explain", { name, identity }, s),
+  );
+  const found =
+    listed?.properties.find((p) => p.property.name === name) ??
+    listed?.properties.find((p) => matches(p.property.name, name));
   const property = answer?.property ?? found?.property;
   const [member, setMember] = useState("");
   if (name.includes("*") && property) {
     return (
       <>
         <Declaration p={property} apps={found?.apps ?? []} />
-        <form class="filters" onSubmit={(e) => (e.preventDefault(), go(`/settings/${encodeURIComponent(name.replace("*", member))}${url(app)}`))}>
+        <form
+          class="filters"
+          onSubmit={(e) => {
+            e.preventDefault();
+            go(`/settings/${encodeURIComponent(name.replace("*", member))}${url(app)}`);
+          }}
+        >
           <label>
-            This is a family. Which member? <input required value={member} placeholder="catalog.GetMovie" onInput={(e) => setMember(e.currentTarget.value)} pattern="[A-Za-z0-9_:@.\-]+" />
+            This is a family. Which member?{" "}
+            <input
+              required
+              value={member}
+              placeholder="catalog.GetMovie"
+              onInput={(e) => setMember(e.currentTarget.value)}
+              pattern="[A-Za-z0-9_:@.\-]+"
+            />
           </label>
           <button type="submit">Open {name.replace("*", member || "…")}</button>
         </form>
@@ -167,14 +294,28 @@ function One({ name }: { name: string }) {
           As service{" "}
           <select value={app} onChange={(e) => setQuery({ app: e.currentTarget.value, instance: "" })}>
             <option value="">any</option>
-            {(declaredBy.length ? declaredBy : apps()).map((a) => <option key={a}>{a}</option>)}
+            {(declaredBy.length ? declaredBy : apps()).map((a) => (
+              <option key={a}>{a}</option>
+            ))}
           </select>
         </label>
         <label>
           or as instance{" "}
-          <select value={instance} onChange={(e) => setQuery({ instance: e.currentTarget.value, app: fleet.value?.instances.find((i) => i.id === e.currentTarget.value)?.service ?? app })}>
+          <select
+            value={instance}
+            onChange={(e) =>
+              setQuery({
+                instance: e.currentTarget.value,
+                app: fleet.value?.instances.find((i) => i.id === e.currentTarget.value)?.service ?? app,
+              })
+            }
+          >
             <option value="">none</option>
-            {(fleet.value?.instances ?? []).filter((i) => !app || i.service === app).map((i) => <option key={i.id}>{i.id}</option>)}
+            {(fleet.value?.instances ?? [])
+              .filter((i) => !app || i.service === app)
+              .map((i) => (
+                <option key={i.id}>{i.id}</option>
+              ))}
           </select>
         </label>
       </div>
@@ -187,15 +328,25 @@ function One({ name }: { name: string }) {
             <tr key={i} class={c.wins ? "wins" : ""}>
               <td>{c.wins ? <Badge tone="ok">wins</Badge> : <span class="muted">loses</span>}</td>
               <td class="mono text">{c.value.value || '""'}</td>
-              <td>{c.value.layer === "LAYER_DEFAULT" ? "default, in the code" : scopeText(c.value.scope)}{c.value.expires && <span class="muted"> ends at {new Date(c.value.expires).toLocaleTimeString()}</span>}</td>
+              <td>
+                {c.value.layer === "LAYER_DEFAULT" ? "default, in the code" : scopeText(c.value.scope)}
+                {c.value.expires && (
+                  <span class="muted"> ends at {new Date(c.value.expires).toLocaleTimeString()}</span>
+                )}
+              </td>
               <td>{c.author || <span class="muted">its authors</span>}</td>
               <td class="text">{c.reason}</td>
-              <td>{c.time ? <Ago at={c.time} /> : ""} {Number(c.value.revision) > 0 && <span class="muted">revision {c.value.revision}</span>}</td>
+              <td>
+                {c.time ? <Ago at={c.time} /> : ""}{" "}
+                {Number(c.value.revision) > 0 && <span class="muted">revision {c.value.revision}</span>}
+              </td>
             </tr>
           ))}
         </Table>
       )}
-      {property && <Edit key={name + app} name={name} property={property} app={app} candidates={answer?.candidates ?? []} />}
+      {property && (
+        <Edit key={name + app} name={name} property={property} app={app} candidates={answer?.candidates ?? []} />
+      )}
       <h2>Its history</h2>
       <Revisions name={name} />
     </>
@@ -207,7 +358,9 @@ const url = (app: string) => (app ? `?app=${app}` : "");
 const prefixOf = (name: string) => name.split(".")[0];
 const matches = (pattern: string, name: string) => {
   const [before, after] = pattern.split("*");
-  return after !== undefined && name.length > before.length + after.length && name.startsWith(before) && name.endsWith(after);
+  return (
+    after !== undefined && name.length > before.length + after.length && name.startsWith(before) && name.endsWith(after)
+  );
 };
 
 const Declaration = ({ p, apps }: { p: Property; apps: string[] }) => (
@@ -215,26 +368,63 @@ const Declaration = ({ p, apps }: { p: Property; apps: string[] }) => (
     <p>{p.doc}</p>
     <dl class="facts">
       <dt>Type</dt>
-      <dd>{typeName(p.type)}{bounds(p)}</dd>
+      <dd>
+        {typeName(p.type)}
+        {bounds(p)}
+      </dd>
       <dt>Default</dt>
       <dd class="mono">{p.defaultValue.length > 200 ? `${p.defaultValue.slice(0, 200)}…` : p.defaultValue || '""'}</dd>
       <dt>Declared by</dt>
-      <dd class="links">{apps.length ? apps.map((a) => <Link key={a} href={`/services/${a}`}>{a}</Link>) : "nobody any more"}</dd>
+      <dd class="links">
+        {apps.length
+          ? apps.map((a) => (
+              <Link key={a} href={`/services/${a}`}>
+                {a}
+              </Link>
+            ))
+          : "nobody any more"}
+      </dd>
     </dl>
   </>
 );
 
-const layers = ["LAYER_APP", "LAYER_ENVIRONMENT", "LAYER_REGION", "LAYER_ZONE", "LAYER_VERSION", "LAYER_INSTANCE", "LAYER_OVERRIDE"];
+const layers = [
+  "LAYER_APP",
+  "LAYER_ENVIRONMENT",
+  "LAYER_REGION",
+  "LAYER_ZONE",
+  "LAYER_VERSION",
+  "LAYER_INSTANCE",
+  "LAYER_OVERRIDE",
+];
 
 // Edit checks as one types: the server's own dry run decides, so that the page cannot know better.
-function Edit({ name, property, app, candidates }: { name: string; property: Property; app: string; candidates: Candidate[] }) {
+function Edit({
+  name,
+  property,
+  app,
+  candidates,
+}: {
+  name: string;
+  property: Property;
+  app: string;
+  candidates: Candidate[];
+}) {
   const [scope, setScope] = useState<Scope>({ layer: "LAYER_APP", app, selector: "" });
   const [ttl, setTtl] = useState("600s");
-  const there = candidates.find((c) => c.value.scope && c.value.scope.layer === scope.layer && c.value.scope.app === scope.app && c.value.scope.selector === scope.selector);
+  const there = candidates.find(
+    (c) =>
+      c.value.scope &&
+      c.value.scope.layer === scope.layer &&
+      c.value.scope.app === scope.app &&
+      c.value.scope.selector === scope.selector,
+  );
   const [text, setText] = useState<string | undefined>(undefined);
   const value = text ?? there?.value.value ?? candidates.find((c) => c.wins)?.value.value ?? property.defaultValue;
   const change = (remove = false) => ({
-    name, scope, ...(remove ? { remove } : { value }),
+    name,
+    scope,
+    ...(remove ? { remove } : { value }),
     ...(scope.layer === "LAYER_OVERRIDE" && !remove ? { ttl: ttl || undefined } : {}),
   });
   const late = useLate(JSON.stringify({ changes: [change()] }), 200);
@@ -242,14 +432,33 @@ function Edit({ name, property, app, candidates }: { name: string; property: Pro
   useEffect(() => {
     if (text === undefined) return;
     const stop = new AbortController();
-    post("/api/config/Publish", { ...JSON.parse(late), dryRun: true, author: "console", reason: "checking while somebody types" }, stop.signal).then(
+    post(
+      "/api/config/Publish",
+      { ...JSON.parse(late), dryRun: true, author: "console", reason: "checking while somebody types" },
+      stop.signal,
+    ).then(
       (a) => setCheck({ body: late, applied: a.applied }),
       (problem) => problem.name !== "AbortError" && setCheck({ body: late, problem }),
     );
     return () => stop.abort();
   }, [late, text === undefined]);
   const fresh = check.body === JSON.stringify({ changes: [change()] });
-  const selectors = [...new Set((fleet.value?.instances ?? []).filter((i) => !scope.app || i.service === scope.app).map((i) => ({ LAYER_ZONE: i.zone, LAYER_VERSION: i.version, LAYER_INSTANCE: i.id, LAYER_REGION: i.region, LAYER_ENVIRONMENT: i.environment })[scope.layer] ?? ""))].filter(Boolean);
+  const selectors = [
+    ...new Set(
+      (fleet.value?.instances ?? [])
+        .filter((i) => !scope.app || i.service === scope.app)
+        .map(
+          (i) =>
+            ({
+              LAYER_ZONE: i.zone,
+              LAYER_VERSION: i.version,
+              LAYER_INSTANCE: i.id,
+              LAYER_REGION: i.region,
+              LAYER_ENVIRONMENT: i.environment,
+            })[scope.layer] ?? "",
+        ),
+    ),
+  ].filter(Boolean);
   const needsSelector = !["LAYER_APP", "LAYER_OVERRIDE"].includes(scope.layer);
   const publish = (remove: boolean) =>
     act({
@@ -267,48 +476,98 @@ function Edit({ name, property, app, candidates }: { name: string; property: Pro
       },
     });
   return (
-    <form class="edit" onSubmit={(e) => (e.preventDefault(), publish(false))}>
+    <form
+      class="edit"
+      onSubmit={(e) => {
+        e.preventDefault();
+        publish(false);
+      }}
+    >
       <h2>Change it</h2>
       <div class="filters">
         <label>
           Layer{" "}
-          <select value={scope.layer} onChange={(e) => setScope({ ...scope, layer: e.currentTarget.value, selector: "" })}>
-            {layers.map((l) => <option key={l} value={l}>{l === "LAYER_APP" ? "service" : layerName(l)}</option>)}
+          <select
+            value={scope.layer}
+            onChange={(e) => setScope({ ...scope, layer: e.currentTarget.value, selector: "" })}
+          >
+            {layers.map((l) => (
+              <option key={l} value={l}>
+                {l === "LAYER_APP" ? "service" : layerName(l)}
+              </option>
+            ))}
           </select>
         </label>
         {needsSelector && (
           <label>
             {layerName(scope.layer)}{" "}
-            <input required list="selectors" value={scope.selector} onInput={(e) => setScope({ ...scope, selector: e.currentTarget.value })} />
-            <datalist id="selectors">{selectors.map((s) => <option key={s} value={s} />)}</datalist>
+            <input
+              required
+              list="selectors"
+              value={scope.selector}
+              onInput={(e) => setScope({ ...scope, selector: e.currentTarget.value })}
+            />
+            <datalist id="selectors">
+              {selectors.map((s) => (
+                <option key={s} value={s} />
+              ))}
+            </datalist>
           </label>
         )}
         <label>
           for{" "}
           <select value={scope.app} onChange={(e) => setScope({ ...scope, app: e.currentTarget.value })}>
             <option value="">every service</option>
-            {apps().map((a) => <option key={a}>{a}</option>)}
+            {apps().map((a) => (
+              <option key={a}>{a}</option>
+            ))}
           </select>
         </label>
         {scope.layer === "LAYER_OVERRIDE" && (
           <label>
             ends after{" "}
             <select value={ttl} onChange={(e) => setTtl(e.currentTarget.value)}>
-              {[["600s", "10 minutes"], ["60s", "1 minute"], ["3600s", "1 hour"], ["", "never"]].map(([v, t]) => <option key={v} value={v}>{t}</option>)}
+              {[
+                ["600s", "10 minutes"],
+                ["60s", "1 minute"],
+                ["3600s", "1 hour"],
+                ["", "never"],
+              ].map(([v, t]) => (
+                <option key={v} value={v}>
+                  {t}
+                </option>
+              ))}
             </select>
           </label>
         )}
       </div>
-      <label>
+      <label for="new-value">
         New value
         {property.type === "TYPE_BOOL" || property.type === "TYPE_ENUM" ? (
-          <select value={value} onChange={(e) => setText(e.currentTarget.value)}>
-            {(property.type === "TYPE_BOOL" ? ["true", "false"] : property.options).map((o) => <option key={o}>{o}</option>)}
+          <select id="new-value" value={value} onChange={(e) => setText(e.currentTarget.value)}>
+            {(property.type === "TYPE_BOOL" ? ["true", "false"] : property.options).map((o) => (
+              <option key={o}>{o}</option>
+            ))}
           </select>
         ) : property.type === "TYPE_JSON" ? (
-          <textarea rows={8} class="mono" value={value} aria-describedby="check" onInput={(e) => setText(e.currentTarget.value)} spellcheck={false} />
+          <textarea
+            id="new-value"
+            rows={8}
+            class="mono"
+            value={value}
+            aria-describedby="check"
+            onInput={(e) => setText(e.currentTarget.value)}
+            spellcheck={false}
+          />
         ) : (
-          <input class="mono" value={value} aria-describedby="check" onInput={(e) => setText(e.currentTarget.value)} spellcheck={false} />
+          <input
+            id="new-value"
+            class="mono"
+            value={value}
+            aria-describedby="check"
+            onInput={(e) => setText(e.currentTarget.value)}
+            spellcheck={false}
+          />
         )}
       </label>
       <div id="check" aria-live="polite">
@@ -328,8 +587,18 @@ function Edit({ name, property, app, candidates }: { name: string; property: Pro
         )}
       </div>
       <div class="buttons">
-        <button type="submit" class="primary" disabled={readOnly.value || text === undefined || !fresh || !!check.problem || check.applied?.length === 0}>Publish</button>
-        {there && <button type="button" disabled={readOnly.value} onClick={() => publish(true)}>Remove the value there</button>}
+        <button
+          type="submit"
+          class="primary"
+          disabled={readOnly.value || text === undefined || !fresh || !!check.problem || check.applied?.length === 0}
+        >
+          Publish
+        </button>
+        {there && (
+          <button type="button" disabled={readOnly.value} onClick={() => publish(true)}>
+            Remove the value there
+          </button>
+        )}
       </div>
     </form>
   );
@@ -348,24 +617,46 @@ export function Diff({ before, after }: { before?: string; after?: string }) {
 function History() {
   const from = query("from");
   const to = query("to");
-  const { answer, problem } = useAnswer<{ changes: Applied[] } | undefined>(`${from}|${to}`, async (s) => (from && to ? post("/api/config/Diff", { from, to }, s) : undefined));
+  const { answer, problem } = useAnswer<{ changes: Applied[] } | undefined>(`${from}|${to}`, async (s) =>
+    from && to ? post("/api/config/Diff", { from, to }, s) : undefined,
+  );
   return (
     <>
-      <form class="filters" onSubmit={(e) => { e.preventDefault(); const f = new FormData(e.currentTarget); setQuery({ from: String(f.get("from")), to: String(f.get("to")) }, false); }}>
-        <label>Compare revision <input name="from" inputMode="numeric" pattern="[0-9]+" required size={6} value={from} /></label>
-        <label>with <input name="to" inputMode="numeric" pattern="[0-9]+" required size={6} value={to || revisionNow()} /></label>
+      <form
+        class="filters"
+        onSubmit={(e) => {
+          e.preventDefault();
+          const f = new FormData(e.currentTarget);
+          setQuery({ from: String(f.get("from")), to: String(f.get("to")) }, false);
+        }}
+      >
+        <label>
+          Compare revision <input name="from" inputMode="numeric" pattern="[0-9]+" required size={6} value={from} />
+        </label>
+        <label>
+          with <input name="to" inputMode="numeric" pattern="[0-9]+" required size={6} value={to || revisionNow()} />
+        </label>
         <button type="submit">Compare</button>
       </form>
       {problem && <Trouble>{problem.sentence}</Trouble>}
       {from && to && answer && (
         <section aria-label="Differences">
-          <h2>From {from} to {to}</h2>
-          {answer.changes.length === 0 ? <Empty>There is no difference.</Empty> : answer.changes.map((c) => (
-            <div key={c.name + scopeText(c.scope)}>
-              <Link href={`/settings/${encodeURIComponent(c.name)}`}><span class="mono">{c.name}</span></Link> <span class="muted">{scopeText(c.scope)}</span>
-              <Diff before={c.before} after={c.after} />
-            </div>
-          ))}
+          <h2>
+            From {from} to {to}
+          </h2>
+          {answer.changes.length === 0 ? (
+            <Empty>There is no difference.</Empty>
+          ) : (
+            answer.changes.map((c) => (
+              <div key={c.name + scopeText(c.scope)}>
+                <Link href={`/settings/${encodeURIComponent(c.name)}`}>
+                  <span class="mono">{c.name}</span>
+                </Link>{" "}
+                <span class="muted">{scopeText(c.scope)}</span>
+                <Diff before={c.before} after={c.after} />
+              </div>
+            ))
+          )}
         </section>
       )}
       <h2>Revisions</h2>
@@ -376,22 +667,30 @@ function History() {
 
 function Revisions({ name }: { name: string }) {
   const [limit, setLimit] = useState(20);
-  const { answer, problem } = useAnswer<{ revisions: Revision[] }>(`${name}|${limit}@${revisionNow()}`, (s) => post("/api/config/History", { name, limit }, s));
+  const { answer, problem } = useAnswer<{ revisions: Revision[] }>(`${name}|${limit}@${revisionNow()}`, (s) =>
+    post("/api/config/History", { name, limit }, s),
+  );
   const rollback = async (to: string) => {
     let preview: Applied[] = [];
     let no = "";
     try {
-      preview = (await post("/api/config/Rollback", { to, dryRun: true, author: "console", reason: "preview" })).applied;
+      preview = (await post("/api/config/Rollback", { to, dryRun: true, author: "console", reason: "preview" }))
+        .applied;
     } catch (e) {
       no = e instanceof Problem ? e.sentence : String(e);
     }
     act({
       title: `Roll back to revision ${to}`,
-      text: no ? <Trouble>{no}</Trouble> : (
+      text: no ? (
+        <Trouble>{no}</Trouble>
+      ) : (
         <>
           <p>A new revision brings back the values of revision {to}. What changes:</p>
           {preview.map((c) => (
-            <div key={c.name + scopeText(c.scope)}><span class="mono">{c.name}</span> <span class="muted">{scopeText(c.scope)}</span><Diff before={c.before} after={c.after} /></div>
+            <div key={c.name + scopeText(c.scope)}>
+              <span class="mono">{c.name}</span> <span class="muted">{scopeText(c.scope)}</span>
+              <Diff before={c.before} after={c.after} />
+            </div>
           ))}
         </>
       ),
@@ -401,32 +700,67 @@ function Revisions({ name }: { name: string }) {
   };
   if (problem && !answer) return <Trouble>The history cannot be read: {problem.sentence}</Trouble>;
   if (!answer) return <Empty>Reading the history.</Empty>;
-  if (answer.revisions.length === 0) return <Empty>{name ? "It was never changed." : "Nothing was ever published. The first change will be revision 1 or later."}</Empty>;
+  if (answer.revisions.length === 0)
+    return (
+      <Empty>
+        {name ? "It was never changed." : "Nothing was ever published. The first change will be revision 1 or later."}
+      </Empty>
+    );
   return (
     <>
-      <Table label="Revisions, the newest first" head={["Revision", "When", "Who", "Why", "What", ...(name ? [] : ["Action"])]}>
+      <Table
+        label="Revisions, the newest first"
+        head={["Revision", "When", "Who", "Why", "What", ...(name ? [] : ["Action"])]}
+      >
         {answer.revisions.map((r, i) => (
           <tr key={r.revision}>
             <td>{r.revision}</td>
-            <td><At at={r.time} /></td>
+            <td>
+              <At at={r.time} />
+            </td>
             <td>{r.author}</td>
             <td class="text">{r.reason}</td>
             <td class="text">
               {r.changes.map((c) => (
                 <div key={c.name + scopeText(c.scope)}>
-                  <Link href={`/settings/${encodeURIComponent(c.name)}`}><span class="mono">{c.name}</span></Link> <span class="muted">{scopeText(c.scope)}:</span>{" "}
-                  <span class="mono">{c.before === undefined ? "none" : shown(c.before)} → {c.after === undefined ? "none" : shown(c.after)}</span>
+                  <Link href={`/settings/${encodeURIComponent(c.name)}`}>
+                    <span class="mono">{c.name}</span>
+                  </Link>{" "}
+                  <span class="muted">{scopeText(c.scope)}:</span>{" "}
+                  <span class="mono">
+                    {c.before === undefined ? "none" : shown(c.before)} →{" "}
+                    {c.after === undefined ? "none" : shown(c.after)}
+                  </span>
                 </div>
               ))}
             </td>
-            {!name && <td>
-              {i > 0 && <button disabled={readOnly.value} aria-label={`Roll back to here, revision ${r.revision}`} onClick={() => rollback(r.revision)}>Roll back to here</button>}{" "}
-              {answer.revisions[i + 1] && <Link href={`/settings/history?from=${answer.revisions[i + 1].revision}&to=${r.revision}`}>Differences</Link>}
-            </td>}
+            {!name && (
+              <td>
+                {i > 0 && (
+                  <button
+                    type="button"
+                    disabled={readOnly.value}
+                    aria-label={`Roll back to here, revision ${r.revision}`}
+                    onClick={() => rollback(r.revision)}
+                  >
+                    Roll back to here
+                  </button>
+                )}{" "}
+                {answer.revisions[i + 1] && (
+                  <Link href={`/settings/history?from=${answer.revisions[i + 1].revision}&to=${r.revision}`}>
+                    Differences
+                  </Link>
+                )}
+              </td>
+            )}
           </tr>
         ))}
       </Table>
-      {answer.revisions.length === limit && <button onClick={() => setLimit(limit * 2)}>Show more</button>}
+      {answer.revisions.length === limit && (
+        <button type="button" onClick={() => setLimit(limit * 2)}>
+          Show more
+        </button>
+      )}
     </>
   );
 }

@@ -2,13 +2,13 @@
 import { computed, signal } from "@preact/signals";
 import type { ComponentChildren } from "preact";
 import { useState } from "preact/hooks";
-import { post, Problem } from "./api.ts";
+import { Problem, post } from "./api.ts";
 import { circuitState, figure, loadOf, plural, rate, span, summary } from "./format.ts";
 import { board, fleet, now, parts, readOnly, settings, tables, traffic } from "./live.ts";
 import { publishRoutes } from "./routes.tsx";
 import { Progress } from "./settings.tsx";
 import type { Applied, Figures, Route } from "./types.ts";
-import { act, At, Badge, condition, Empty, Events, Link, Note, Sign, type Tone, Trouble } from "./ui.tsx";
+import { At, act, Badge, condition, Empty, Events, Link, Note, Sign, type Tone, Trouble } from "./ui.tsx";
 
 // Memory of what was begun, kept over reloads of the page, so that it can be undone.
 type Begun = { at: number; ends?: number; before?: string | null; result?: string };
@@ -17,7 +17,12 @@ begun.subscribe((b) => sessionStorage.setItem("bijou.tour", JSON.stringify(b)));
 const begin = (id: string, b: Omit<Begun, "at">) => (begun.value = { ...begun.value, [id]: { at: Date.now(), ...b } });
 const end = (id: string) => (begun.value = Object.fromEntries(Object.entries(begun.value).filter(([k]) => k !== id)));
 
-const override = (name: string, app: string, value: string, seconds: number) => ({ name, scope: { layer: "LAYER_OVERRIDE", app }, value, ttl: `${seconds}s` });
+const override = (name: string, app: string, value: string, seconds: number) => ({
+  name,
+  scope: { layer: "LAYER_OVERRIDE", app },
+  value,
+  ttl: `${seconds}s`,
+});
 const remove = (name: string, app: string) => ({ name, scope: { layer: "LAYER_OVERRIDE", app }, remove: true });
 const busy = override("audience.rate", "audience", "8", 120);
 
@@ -33,7 +38,9 @@ type Step = {
   undo: string | { verb: string; run: (author: string, reason: string) => Promise<unknown> };
 };
 
-const victim = computed(() => fleet.value?.instances.find((i) => i.service === "catalog" && i.status === "UP")?.id ?? "catalog-a-1");
+const victim = computed(
+  () => fleet.value?.instances.find((i) => i.service === "catalog" && i.status === "UP")?.id ?? "catalog-a-1",
+);
 
 const steps: Step[] = [
   {
@@ -49,7 +56,12 @@ const steps: Step[] = [
     watch: () => (
       <>
         <Instances of="catalog" />
-        <Calls pairs={[["INTERNET", "gateway"], ["web", "catalog"]]} />
+        <Calls
+          pairs={[
+            ["INTERNET", "gateway"],
+            ["web", "catalog"],
+          ]}
+        />
       </>
     ),
     undo: "Nothing to undo: its supervisor starts it again, and it comes back 20 seconds after the kill.",
@@ -61,19 +73,39 @@ const steps: Step[] = [
     how: "An override of the setting fault.latency of ratings, with a time to live, and more visitors so that there is something to see.",
     verb: "Slow it down",
     run: async (author, reason) => {
-      await post("/api/config/Publish", { changes: [override("fault.latency", "ratings", "200ms", 120), busy], author, reason });
+      await post("/api/config/Publish", {
+        changes: [override("fault.latency", "ratings", "200ms", 120), busy],
+        author,
+        reason,
+      });
       begin("slow", { ends: Date.now() + 120000 });
     },
     watch: () => (
       <>
-        <Calls pairs={[["web", "ratings"], ["recommendations", "ratings"], ["gateway", "web"]]} />
+        <Calls
+          pairs={[
+            ["web", "ratings"],
+            ["recommendations", "ratings"],
+            ["gateway", "web"],
+          ]}
+        />
         <p class="links">
           <Link href="/traces?service=ratings&min=200">Slow traces through ratings</Link>
         </p>
-        <p class="muted">All figures are of the last 10 s: p99 shows it at once, p50 when half of the calls were slow.</p>
+        <p class="muted">
+          All figures are of the last 10 s: p99 shows it at once, p50 when half of the calls were slow.
+        </p>
       </>
     ),
-    undo: { verb: "Take the rule away", run: (author, reason) => post("/api/config/Publish", { changes: [remove("fault.latency", "ratings"), remove("audience.rate", "audience")], author, reason }) },
+    undo: {
+      verb: "Take the rule away",
+      run: (author, reason) =>
+        post("/api/config/Publish", {
+          changes: [remove("fault.latency", "ratings"), remove("audience.rate", "audience")],
+          author,
+          reason,
+        }),
+    },
   },
   {
     id: "break",
@@ -82,26 +114,47 @@ const steps: Step[] = [
     how: "An override of the setting fault.errorPercent of recommendations, with a time to live, and more visitors.",
     verb: "Break it",
     run: async (author, reason) => {
-      await post("/api/config/Publish", { changes: [override("fault.errorPercent", "recommendations", "100", 120), busy], author, reason });
+      await post("/api/config/Publish", {
+        changes: [override("fault.errorPercent", "recommendations", "100", 120), busy],
+        author,
+        reason,
+      });
       begin("break", { ends: Date.now() + 120000 });
     },
     watch: () => (
       <>
         <Circuits group="recommendations" />
-        <Calls pairs={[["INTERNET", "gateway"], ["web", "recommendations"]]} />
+        <Calls
+          pairs={[
+            ["INTERNET", "gateway"],
+            ["web", "recommendations"],
+          ]}
+        />
       </>
     ),
-    undo: { verb: "Mend it", run: (author, reason) => post("/api/config/Publish", { changes: [remove("fault.errorPercent", "recommendations"), remove("audience.rate", "audience")], author, reason }) },
+    undo: {
+      verb: "Mend it",
+      run: (author, reason) =>
+        post("/api/config/Publish", {
+          changes: [remove("fault.errorPercent", "recommendations"), remove("audience.rate", "audience")],
+          author,
+          reason,
+        }),
+    },
   },
   {
     id: "setting",
     title: "Publish a bad setting",
-    will: "The number of films in a row of the home page shall become \"many\". The service that owns the setting has declared that it is a number with bounds, so the whole publication is refused, with the field and the reason, and nobody sees anything of it.",
+    will: 'The number of films in a row of the home page shall become "many". The service that owns the setting has declared that it is a number with bounds, so the whole publication is refused, with the field and the reason, and nobody sees anything of it.',
     how: "The same API that every change of a setting goes through.",
     verb: "Publish it",
     run: async (author, reason) => {
       try {
-        await post("/api/config/Publish", { changes: [{ name: "web.home.row", scope: { layer: "LAYER_APP", app: "web" }, value: "many" }], author, reason });
+        await post("/api/config/Publish", {
+          changes: [{ name: "web.home.row", scope: { layer: "LAYER_APP", app: "web" }, value: "many" }],
+          author,
+          reason,
+        });
         throw new Problem(0, "it was accepted, which is a defect");
       } catch (e) {
         if (!(e instanceof Problem) || e.status !== 400) throw e;
@@ -129,7 +182,9 @@ const steps: Step[] = [
     run: async (author, reason) => {
       const routes = Object.values(tables.value ?? {})[0]?.routes;
       if (!routes?.some(splitsHello)) throw new Problem(0, "there is no route to both versions of hello");
-      const next = routes.map(({ headerTimeout: _a, totalTimeout: _b, bodyLimit: _c, ...r }: Route) => (splitsHello(r as Route) ? { ...r, to: r.to.map((t: any) => ({ ...t, weight: t.version === "v2" ? 10 : 90 })) } : r)) as Route[];
+      const next = routes.map(({ headerTimeout: _a, totalTimeout: _b, bodyLimit: _c, ...r }: Route) =>
+        splitsHello(r as Route) ? { ...r, to: r.to.map((t) => ({ ...t, weight: t.version === "v2" ? 10 : 90 })) } : r,
+      ) as Route[];
       const done: { applied: Applied[] } = await publishRoutes(next, author, reason);
       begin("shift", { before: done.applied[0]?.before ?? null });
     },
@@ -139,7 +194,13 @@ const steps: Step[] = [
       run: (author, reason) => {
         const scope = { layer: "LAYER_APP", app: "gateway" };
         const before = begun.value.shift?.before;
-        return post("/api/config/Publish", { changes: [before ? { name: "gateway.routes", scope, value: before } : { name: "gateway.routes", scope, remove: true }], author, reason });
+        return post("/api/config/Publish", {
+          changes: [
+            before ? { name: "gateway.routes", scope, value: before } : { name: "gateway.routes", scope, remove: true },
+          ],
+          author,
+          reason,
+        });
       },
     },
   },
@@ -165,22 +226,35 @@ const steps: Step[] = [
             <Badge tone="ok">answers</Badge>
           )}
         </p>
-        <Calls pairs={[["INTERNET", "gateway"], ["gateway", "web"], ["web", "catalog"]]} />
+        <Calls
+          pairs={[
+            ["INTERNET", "gateway"],
+            ["gateway", "web"],
+            ["web", "catalog"],
+          ]}
+        />
       </>
     ),
     undo: "Nothing to undo: its supervisor starts it again, and it comes back 20 seconds after the kill.",
   },
 ];
-const splitsHello = (r: Route) => r.to.some((t) => t.service === "hello" && t.version === "v2") && r.to.some((t) => t.service === "hello" && t.version === "v1");
+const splitsHello = (r: Route) =>
+  r.to.some((t) => t.service === "hello" && t.version === "v2") &&
+  r.to.some((t) => t.service === "hello" && t.version === "v1");
 
 export function TourView({ rest }: { rest: string }) {
-  const i = Math.max(0, steps.findIndex((s) => s.id === rest));
+  const i = Math.max(
+    0,
+    steps.findIndex((s) => s.id === rest),
+  );
   const step = steps[i];
   return (
     <>
       <header class="view">
         <h1>Try it</h1>
-        <p class="muted">Six failures, in any order. Each is made by public APIs, is written down with your name, and is undone.</p>
+        <p class="muted">
+          Six failures, in any order. Each is made by public APIs, is written down with your name, and is undone.
+        </p>
       </header>
       <nav class="steps" aria-label="Steps of the tour">
         <ol>
@@ -212,11 +286,39 @@ function StepCard({ step, next }: { step: Step; next?: Step }) {
         <p class="muted">How: {step.how}</p>
         {readOnly.value && <Trouble>This console is read-only, so the tour can be read but not taken.</Trouble>}
         <div class="buttons">
-          <button class="primary" disabled={readOnly.value} onClick={() => act({ title: step.title, text: step.how, verb: step.verb, reason: `tour: ${step.title.toLowerCase()}`, run: step.run })}>
+          <button
+            type="button"
+            class="primary"
+            disabled={readOnly.value}
+            onClick={() =>
+              act({
+                title: step.title,
+                text: step.how,
+                verb: step.verb,
+                reason: `tour: ${step.title.toLowerCase()}`,
+                run: step.run,
+              })
+            }
+          >
             {b ? `${step.verb} again` : step.verb}
           </button>
           {typeof undo !== "string" && (
-            <button disabled={readOnly.value || !b} onClick={() => act({ title: `Undo: ${step.title.toLowerCase()}`, text: "Brings back what was there before.", verb: undo.verb, reason: `tour: undo ${step.title.toLowerCase()}`, run: async (a, r) => { await ended(undo.run(a, r)); end(step.id); } })}>
+            <button
+              type="button"
+              disabled={readOnly.value || !b}
+              onClick={() =>
+                act({
+                  title: `Undo: ${step.title.toLowerCase()}`,
+                  text: "Brings back what was there before.",
+                  verb: undo.verb,
+                  reason: `tour: undo ${step.title.toLowerCase()}`,
+                  run: async (a, r) => {
+                    await ended(undo.run(a, r));
+                    end(step.id);
+                  },
+                })
+              }
+            >
               {undo.verb}
             </button>
           )}
@@ -272,8 +374,7 @@ function Instances({ of }: { of: string }) {
   );
 }
 
-const toneOf = (f?: Figures): Tone =>
-  !f ? "off" : f.errorPercent >= 5 ? "bad" : f.errorPercent ? "warn" : "ok";
+const toneOf = (f?: Figures): Tone => (!f ? "off" : f.errorPercent >= 5 ? "bad" : f.errorPercent ? "warn" : "ok");
 
 function Calls({ pairs }: { pairs: [string, string][] }) {
   return (
@@ -296,13 +397,17 @@ function Calls({ pairs }: { pairs: [string, string][] }) {
 }
 
 function Circuits({ group }: { group: string }) {
-  const list = (board.value?.services ?? []).flatMap((s) => s.circuits.filter((c) => c.group === group).map((c) => ({ s: s.service, c })));
+  const list = (board.value?.services ?? []).flatMap((s) =>
+    s.circuits.filter((c) => c.group === group).map((c) => ({ s: s.service, c })),
+  );
   if (list.length === 0) return <Empty>No circuit before {group} yet: it appears with the first call.</Empty>;
   return (
     <ul class="plain">
       {list.map(({ s, c }) => (
         <li key={s + c.name}>
-          <Badge tone={c.state === "STATE_CLOSED" ? "ok" : c.state === "STATE_HALF_OPEN" ? "warn" : "bad"}>{circuitState(c.state)}</Badge>{" "}
+          <Badge tone={c.state === "STATE_CLOSED" ? "ok" : c.state === "STATE_HALF_OPEN" ? "warn" : "bad"}>
+            {circuitState(c.state)}
+          </Badge>{" "}
           <Link href={`/circuits?q=${c.name}`}>
             {s} to {c.name}
           </Link>{" "}
@@ -318,7 +423,9 @@ function Circuits({ group }: { group: string }) {
 
 // Shift shows the split, and sends requests to see it.
 function Shift() {
-  const [answer, set] = useState<{ texts: Record<string, number>; statuses: Record<string, number> } | undefined>(undefined);
+  const [answer, set] = useState<{ texts: Record<string, number>; statuses: Record<string, number> } | undefined>(
+    undefined,
+  );
   const [problem, setProblem] = useState("");
   const [waiting, setWaiting] = useState(false);
   const route = Object.values(tables.value ?? {})[0]?.routes.find(splitsHello);
@@ -336,20 +443,25 @@ function Shift() {
     <>
       {route ? (
         <p>
-          The edge's table now: {route.to.map((t) => `${t.version} has weight ${t.weight ?? 0}`).join(", ")}. <Link href="/routes">Routes</Link>
+          The edge's table now: {route.to.map((t) => `${t.version} has weight ${t.weight ?? 0}`).join(", ")}.{" "}
+          <Link href="/routes">Routes</Link>
         </p>
       ) : (
         <Empty>The edge has no route to both versions of hello.</Empty>
       )}
       <Progress />
-      <button disabled={readOnly.value || waiting} onClick={send}>
+      <button type="button" disabled={readOnly.value || waiting} onClick={send}>
         {waiting ? "Sending 100 requests, one moment" : "Send 100 requests through the edge"}
       </button>
       <div aria-live="polite">
         {problem && <Trouble>{problem}</Trouble>}
         {answer && (
           <p>
-            {plural(Object.values(answer.statuses).reduce((a, b) => a + b, 0), "answer")}:{" "}
+            {plural(
+              Object.values(answer.statuses).reduce((a, b) => a + b, 0),
+              "answer",
+            )}
+            :{" "}
             {Object.entries(answer.texts)
               .sort()
               .map(([text, n]) => `${n} from ${text}`)

@@ -6,21 +6,45 @@ import { get } from "./api.ts";
 import { clock, percent, plural, us } from "./format.ts";
 import { fleet } from "./live.ts";
 import type { Span } from "./types.ts";
-import { Ago, Badge, Empty, go, Link, narrow, query, setQuery, Sign, Table, Trouble, useAnswer } from "./ui.tsx";
+import { Ago, Badge, Empty, Link, narrow, onLink, query, Sign, setQuery, Table, Trouble, useAnswer } from "./ui.tsx";
 
 export function TracesView({ rest }: { rest: string }) {
-  const title = rest === "dependencies" ? "dependencies" : rest === "compare" ? "compare" : rest ? `trace ${rest.slice(0, 8)}…${rest.slice(-4)}` : "";
+  const title =
+    rest === "dependencies"
+      ? "dependencies"
+      : rest === "compare"
+        ? "compare"
+        : rest
+          ? `trace ${rest.slice(0, 8)}…${rest.slice(-4)}`
+          : "";
   return (
     <>
       <header class="view">
-        <h1>{title ? <Link href="/traces">Traces</Link> : "Traces"}{title && ` / ${title}`}</h1>
+        <h1>
+          {title ? <Link href="/traces">Traces</Link> : "Traces"}
+          {title && ` / ${title}`}
+        </h1>
         <p class="links">
-          <Link href="/traces" current={!rest}>Search</Link>
-          <Link href="/traces/dependencies" current={rest === "dependencies"}>Dependencies</Link>
-          <Link href="/traces/compare" current={rest === "compare"}>Compare</Link>
+          <Link href="/traces" current={!rest}>
+            Search
+          </Link>
+          <Link href="/traces/dependencies" current={rest === "dependencies"}>
+            Dependencies
+          </Link>
+          <Link href="/traces/compare" current={rest === "compare"}>
+            Compare
+          </Link>
         </p>
       </header>
-      {rest === "dependencies" ? <Dependencies /> : rest === "compare" ? <Compare /> : rest ? <Trace id={rest} /> : <Search />}
+      {rest === "dependencies" ? (
+        <Dependencies />
+      ) : rest === "compare" ? (
+        <Compare />
+      ) : rest ? (
+        <Trace id={rest} />
+      ) : (
+        <Search />
+      )}
     </>
   );
 }
@@ -31,7 +55,8 @@ const operation = (s: Span) => (s.name ?? "unnamed").replace(/^[a-z0-9_.]+\.(?=[
 const service = (s: Span) => s.localEndpoint?.serviceName ?? "unknown";
 const Away = ({ text }: { text: string }) => (
   <Trouble>
-    {text[0].toUpperCase() + text.slice(1)}. Everything else works; spans are kept for a moment and then dropped. This page goes on asking.
+    {text[0].toUpperCase() + text.slice(1)}. Everything else works; spans are kept for a moment and then dropped. This
+    page goes on asking.
   </Trouble>
 );
 
@@ -41,13 +66,24 @@ function summarize(spans: Span[]) {
   const end = Math.max(...spans.map((s) => (s.timestamp ?? 0) + (s.duration ?? 0)));
   const ids = new Set(spans.map((s) => s.id));
   const root = spans.find((s) => !s.parentId) ?? spans.find((s) => s.parentId && !ids.has(s.parentId)) ?? spans[0];
-  return { id: spans[0].traceId, start, duration: end - start, spans: spans.length, root, errors: spans.filter(failed).length, services: [...new Set(spans.map(service))] };
+  return {
+    id: spans[0].traceId,
+    start,
+    duration: end - start,
+    spans: spans.length,
+    root,
+    errors: spans.filter(failed).length,
+    services: [...new Set(spans.map(service))],
+  };
 }
 type Summary = ReturnType<typeof summarize>;
 
 function Search() {
   const p = (n: string) => query(n);
-  const params = new URLSearchParams({ limit: p("limit") || "100", lookback: String(Number(p("minutes") || 15) * 60000) });
+  const params = new URLSearchParams({
+    limit: p("limit") || "100",
+    lookback: String(Number(p("minutes") || 15) * 60000),
+  });
   if (p("service")) params.set("serviceName", p("service"));
   if (p("remote")) params.set("remoteServiceName", p("remote"));
   if (p("operation")) params.set("spanName", p("operation"));
@@ -55,43 +91,141 @@ function Search() {
   if (p("max")) params.set("maxDuration", String(Number(p("max")) * 1000));
   const tags = [p("tags"), p("errors") ? "error" : ""].filter(Boolean).join(" and ");
   if (tags) params.set("annotationQuery", tags);
-  const { answer, problem, waiting } = useAnswer<Span[][]>(`${params}|${p("again")}`, (s) => get(`/api/traces/traces?${params}`, s));
-  const names = useAnswer<string[]>("services", (s) => get("/api/traces/services", s)).answer ?? [...new Set((fleet.value?.instances ?? []).map((i) => i.service))];
-  const operations = useAnswer<string[]>(`operations ${p("service")}`, async (s) => (p("service") ? get(`/api/traces/spans?serviceName=${p("service")}`, s) : [])).answer ?? [];
-  const list = useMemo(() => (answer ?? []).filter((t) => t.length).map(summarize).sort((a, b) => b.start - a.start), [answer]);
-  const field = (name: string) => ({ name, value: query(name), onChange: (e: any) => setQuery({ [name]: e.currentTarget.value }) });
+  const { answer, problem, waiting } = useAnswer<Span[][]>(`${params}|${p("again")}`, (s) =>
+    get(`/api/traces/traces?${params}`, s),
+  );
+  const names = useAnswer<string[]>("services", (s) => get("/api/traces/services", s)).answer ?? [
+    ...new Set((fleet.value?.instances ?? []).map((i) => i.service)),
+  ];
+  const operations =
+    useAnswer<string[]>(`operations ${p("service")}`, async (s) =>
+      p("service") ? get(`/api/traces/spans?serviceName=${p("service")}`, s) : [],
+    ).answer ?? [];
+  const list = useMemo(
+    () =>
+      (answer ?? [])
+        .filter((t) => t.length)
+        .map(summarize)
+        .sort((a, b) => b.start - a.start),
+    [answer],
+  );
+  const field = (name: string) => ({
+    name,
+    value: query(name),
+    onChange: (e: { currentTarget: { value: string } }) => setQuery({ [name]: e.currentTarget.value }),
+  });
   return (
     <>
-      <form class="filters" onSubmit={(e) => (e.preventDefault(), setQuery({ again: String(Date.now()) }))}>
-        <label>Service <select {...field("service")}><option value="">any</option>{names.map((n) => <option key={n}>{n}</option>)}</select></label>
-        <label>calling <select {...field("remote")}><option value="">any</option>{names.map((n) => <option key={n}>{n}</option>)}</select></label>
-        <label>Operation <input {...field("operation")} list="operations" /><datalist id="operations">{operations.map((o) => <option key={o} value={o} />)}</datalist></label>
-        <label>at least, in ms <input {...field("min")} inputMode="numeric" size={5} pattern="[0-9.]*" /></label>
-        <label>at most, in ms <input {...field("max")} inputMode="numeric" size={5} pattern="[0-9.]*" /></label>
-        <label>Tags <input {...field("tags")} placeholder="http.route=/ and bijou.zone=a" /></label>
-        <label>within <select {...field("minutes")}>{[["", "15 minutes"], ["1", "1 minute"], ["5", "5 minutes"], ["60", "1 hour"], ["1440", "1 day"]].map(([v, t]) => <option key={v} value={v}>{t}</option>)}</select></label>
-        <label class="check"><input type="checkbox" checked={!!p("errors")} onChange={(e) => setQuery({ errors: e.currentTarget.checked ? "1" : "" })} /> only with errors</label>
-        <button type="submit" class="primary">Search again</button>
+      <form
+        class="filters"
+        onSubmit={(e) => {
+          e.preventDefault();
+          setQuery({ again: String(Date.now()) });
+        }}
+      >
+        <label>
+          Service{" "}
+          <select {...field("service")}>
+            <option value="">any</option>
+            {names.map((n) => (
+              <option key={n}>{n}</option>
+            ))}
+          </select>
+        </label>
+        <label>
+          calling{" "}
+          <select {...field("remote")}>
+            <option value="">any</option>
+            {names.map((n) => (
+              <option key={n}>{n}</option>
+            ))}
+          </select>
+        </label>
+        <label>
+          Operation <input {...field("operation")} list="operations" />
+          <datalist id="operations">
+            {operations.map((o) => (
+              <option key={o} value={o} />
+            ))}
+          </datalist>
+        </label>
+        <label>
+          at least, in ms <input {...field("min")} inputMode="numeric" size={5} pattern="[0-9.]*" />
+        </label>
+        <label>
+          at most, in ms <input {...field("max")} inputMode="numeric" size={5} pattern="[0-9.]*" />
+        </label>
+        <label>
+          Tags <input {...field("tags")} placeholder="http.route=/ and bijou.zone=a" />
+        </label>
+        <label>
+          within{" "}
+          <select {...field("minutes")}>
+            {[
+              ["", "15 minutes"],
+              ["1", "1 minute"],
+              ["5", "5 minutes"],
+              ["60", "1 hour"],
+              ["1440", "1 day"],
+            ].map(([v, t]) => (
+              <option key={v} value={v}>
+                {t}
+              </option>
+            ))}
+          </select>
+        </label>
+        <label class="check">
+          <input
+            type="checkbox"
+            checked={!!p("errors")}
+            onChange={(e) => setQuery({ errors: e.currentTarget.checked ? "1" : "" })}
+          />{" "}
+          only with errors
+        </label>
+        <button type="submit" class="primary">
+          Search again
+        </button>
       </form>
       {problem && <Away text={problem.sentence} />}
       {waiting && !answer && !problem ? (
         <Empty>Searching the trace store.</Empty>
       ) : list.length === 0 ? (
-        !problem && <Empty>No trace matches. Widen the time, or take a condition away. New traces take a second or two to arrive.</Empty>
+        !problem && (
+          <Empty>
+            No trace matches. Widen the time, or take a condition away. New traces take a second or two to arrive.
+          </Empty>
+        )
       ) : (
         <>
           <Scatter list={list} />
-          <p class="muted" aria-live="polite">{plural(list.length, "trace")}{list.length >= Number(p("limit") || 100) ? ", the newest that match" : ""}</p>
-          <Table label="Traces, the newest first" head={["Trace", "Began", "Took", "Spans", "Root", "Services", "Errors"]} class="numbers">
+          <p class="muted" aria-live="polite">
+            {plural(list.length, "trace")}
+            {list.length >= Number(p("limit") || 100) ? ", the newest that match" : ""}
+          </p>
+          <Table
+            label="Traces, the newest first"
+            head={["Trace", "Began", "Took", "Spans", "Root", "Services", "Errors"]}
+            class="numbers"
+          >
             {list.map((t) => (
               <tr key={t.id}>
-                <td><Link href={`/traces/${t.id}`}><span class="mono">{t.id.slice(-8)}</span></Link></td>
-                <td><Ago at={t.start / 1000} /></td>
+                <td>
+                  <Link href={`/traces/${t.id}`}>
+                    <span class="mono">{t.id.slice(-8)}</span>
+                  </Link>
+                </td>
+                <td>
+                  <Ago at={t.start / 1000} />
+                </td>
                 <td>{us(t.duration)}</td>
                 <td>{t.spans}</td>
-                <td class="text">{service(t.root)} <span class="mono">{operation(t.root)}</span></td>
+                <td class="text">
+                  {service(t.root)} <span class="mono">{operation(t.root)}</span>
+                </td>
                 <td class="text muted">{t.services.join(", ")}</td>
-                <td>{t.errors ? <Badge tone="bad">{plural(t.errors, "span")}</Badge> : <span class="muted">none</span>}</td>
+                <td>
+                  {t.errors ? <Badge tone="bad">{plural(t.errors, "span")}</Badge> : <span class="muted">none</span>}
+                </td>
               </tr>
             ))}
           </Table>
@@ -111,20 +245,41 @@ function Scatter({ list }: { list: Summary[] }) {
   const y = scaleLog([Math.min(...took), Math.max(...took, 1000)], [height - 24, 10]).nice();
   const ticks = y.ticks(4).filter((t) => Number.isInteger(Math.log10(t)));
   return (
-    <svg class="scatter" viewBox={`0 0 ${width} ${height}`} role="group" aria-label="Traces by time and duration. The table below lists the same.">
+    <svg
+      class="scatter"
+      viewBox={`0 0 ${width} ${height}`}
+      role="group"
+      aria-label="Traces by time and duration. The table below lists the same."
+    >
       {ticks.map((t) => (
         <g key={t}>
           <line x1={60} x2={width} y1={y(t)} y2={y(t)} class="grid" />
-          <text x={56} y={y(t) + 4} text-anchor="end">{us(t)}</text>
+          <text x={56} y={y(t) + 4} text-anchor="end">
+            {us(t)}
+          </text>
         </g>
       ))}
-      {x.ticks(narrow.value ? 3 : 6).map((t) => <text key={+t} x={x(t)} y={height - 6} text-anchor="middle">{clock(t)}</text>)}
+      {x.ticks(narrow.value ? 3 : 6).map((t) => (
+        <text key={+t} x={x(t)} y={height - 6} text-anchor="middle">
+          {clock(t)}
+        </text>
+      ))}
       {list.map((t) => {
         const [cx, cy] = [x(t.start / 1000), y(Math.max(t.duration, 50))];
         return (
-          <a key={t.id} href={`/traces/${t.id}`} onClick={(e) => (e.preventDefault(), go(`/traces/${t.id}`))} tabindex={-1} aria-label={`${service(t.root)} ${t.root.name}, ${us(t.duration)}${t.errors ? ", with errors" : ""}`}>
+          <a
+            key={t.id}
+            href={`/traces/${t.id}`}
+            onClick={onLink(`/traces/${t.id}`)}
+            tabindex={-1}
+            aria-label={`${service(t.root)} ${t.root.name}, ${us(t.duration)}${t.errors ? ", with errors" : ""}`}
+          >
             <title>{`${service(t.root)} ${t.root.name}\n${us(t.duration)}, ${plural(t.spans, "span")}${t.errors ? `, ${t.errors} with errors` : ""}`}</title>
-            {t.errors ? <path d={`M${cx - 4} ${cy - 4}l8 8m0-8l-8 8`} class="bad" /> : <circle cx={cx} cy={cy} r={4} class="ok" />}
+            {t.errors ? (
+              <path d={`M${cx - 4} ${cy - 4}l8 8m0-8l-8 8`} class="bad" />
+            ) : (
+              <circle cx={cx} cy={cy} r={4} class="ok" />
+            )}
           </a>
         );
       })}
@@ -163,8 +318,11 @@ function Waterfall({ spans }: { spans: Span[] }) {
   const t = summarize(spans);
   const rows = waterfall(spans, closed).filter((r) => !r.hidden);
   const total = Math.max(t.duration, 1);
-  const toggle = (id: string) => setClosed((old) => (old.has(id) ? new Set([...old].filter((o) => o !== id)) : new Set([...old, id])));
-  const revisions = [...new Set(spans.map((s) => s.tags?.["bijou.config.revision"] ?? ""))].filter((r) => Number(r) > 0).sort((a, b) => Number(a) - Number(b));
+  const toggle = (id: string) =>
+    setClosed((old) => (old.has(id) ? new Set([...old].filter((o) => o !== id)) : new Set([...old, id])));
+  const revisions = [...new Set(spans.map((s) => s.tags?.["bijou.config.revision"] ?? ""))]
+    .filter((r) => Number(r) > 0)
+    .sort((a, b) => Number(a) - Number(b));
   const [copied, setCopied] = useState("");
   const copy = () =>
     navigator.clipboard.writeText(`${location.origin}/traces/${t.id}`).then(
@@ -174,11 +332,24 @@ function Waterfall({ spans }: { spans: Span[] }) {
   return (
     <>
       <p class="wide">
-        {service(t.root)} <span class="mono">{t.root.name}</span> took <b>{us(t.duration)}</b>, {plural(t.spans, "span")} of {plural(t.services.length, "service")}, began <Ago at={t.start / 1000} />.{" "}
-        {t.errors ? <Badge tone="bad">{plural(t.errors, "span")} failed</Badge> : <Badge tone="ok">no error</Badge>} {revisions.length === 1 && <>Settings <Link href="/settings/history">revision {revisions[0]}</Link>.</>}
-        {revisions.length > 1 && <>The settings changed meanwhile: <Link href="/settings/history">revisions {revisions.join(" and ")}</Link>.</>}{" "}
+        {service(t.root)} <span class="mono">{t.root.name}</span> took <b>{us(t.duration)}</b>,{" "}
+        {plural(t.spans, "span")} of {plural(t.services.length, "service")}, began <Ago at={t.start / 1000} />.{" "}
+        {t.errors ? <Badge tone="bad">{plural(t.errors, "span")} failed</Badge> : <Badge tone="ok">no error</Badge>}{" "}
+        {revisions.length === 1 && (
+          <>
+            Settings <Link href="/settings/history">revision {revisions[0]}</Link>.
+          </>
+        )}
+        {revisions.length > 1 && (
+          <>
+            The settings changed meanwhile: <Link href="/settings/history">revisions {revisions.join(" and ")}</Link>.
+          </>
+        )}{" "}
         <Link href={`/traces/compare?a=${t.id}`}>Compare with another</Link>{" "}
-        <button onClick={copy}>Copy the link</button> <span aria-live="polite">{copied}</span>
+        <button type="button" onClick={copy}>
+          Copy the link
+        </button>{" "}
+        <span aria-live="polite">{copied}</span>
       </p>
       <div class="scroll" role="region" aria-label="Waterfall" tabIndex={0}>
         <table class="waterfall">
@@ -186,7 +357,9 @@ function Waterfall({ spans }: { spans: Span[] }) {
             <tr>
               <th scope="col">Service and operation</th>
               <th scope="col" class="scale">
-                <span>0</span><span>{us(total / 2)}</span><span>{us(total)}</span>
+                <span>0</span>
+                <span>{us(total / 2)}</span>
+                <span>{us(total)}</span>
               </th>
               <th scope="col">Took</th>
             </tr>
@@ -197,20 +370,52 @@ function Waterfall({ spans }: { spans: Span[] }) {
                 <tr key={s.id} class={`${failed(s) ? "bad" : ""} ${chosen === s.id ? "chosen" : ""}`}>
                   <td style={{ paddingLeft: `${6 + depth * 14}px` }}>
                     {children > 0 ? (
-                      <button class="tree" aria-expanded={!closed.has(s.id)} aria-label={`${plural(children, "span")} below ${s.name}`} onClick={() => toggle(s.id)}>{closed.has(s.id) ? "▸" : "▾"}</button>
-                    ) : <span class="tree" aria-hidden="true" />}
-                    {failed(s) && <><Sign tone="bad" /><span class="hidden">failed </span></>} <b>{service(s)}</b>{" "}
-                    <button class="link mono" aria-expanded={chosen === s.id} title={s.name} onClick={() => setQuery({ span: chosen === s.id ? "" : s.id })}>{operation(s)}</button>{" "}
+                      <button
+                        type="button"
+                        class="tree"
+                        aria-expanded={!closed.has(s.id)}
+                        aria-label={`${plural(children, "span")} below ${s.name}`}
+                        onClick={() => toggle(s.id)}
+                      >
+                        {closed.has(s.id) ? "▸" : "▾"}
+                      </button>
+                    ) : (
+                      <span class="tree" aria-hidden="true" />
+                    )}
+                    {failed(s) && (
+                      <>
+                        <Sign tone="bad" />
+                        <span class="hidden">failed </span>
+                      </>
+                    )}{" "}
+                    <b>{service(s)}</b>{" "}
+                    <button
+                      type="button"
+                      class="link mono"
+                      aria-expanded={chosen === s.id}
+                      title={s.name}
+                      onClick={() => setQuery({ span: chosen === s.id ? "" : s.id })}
+                    >
+                      {operation(s)}
+                    </button>{" "}
                     <span class="muted">{s.kind?.toLowerCase()}</span>
                   </td>
                   <td class="lane">
-                    <span class={`bar ${(s.kind ?? "").toLowerCase()}`} style={{ left: `${(100 * ((s.timestamp ?? t.start) - t.start)) / total}%`, width: `${Math.max(0.3, (100 * (s.duration ?? 0)) / total)}%` }} />
+                    <span
+                      class={`bar ${(s.kind ?? "").toLowerCase()}`}
+                      style={{
+                        left: `${(100 * ((s.timestamp ?? t.start) - t.start)) / total}%`,
+                        width: `${Math.max(0.3, (100 * (s.duration ?? 0)) / total)}%`,
+                      }}
+                    />
                   </td>
                   <td class="number">{us(s.duration ?? 0)}</td>
                 </tr>
                 {chosen === s.id && (
                   <tr key={`${s.id}-more`} class="more">
-                    <td colSpan={3}><Attributes s={s} /></td>
+                    <td colSpan={3}>
+                      <Attributes s={s} />
+                    </td>
                   </tr>
                 )}
               </>
@@ -218,7 +423,11 @@ function Waterfall({ spans }: { spans: Span[] }) {
           </tbody>
         </table>
       </div>
-      {!chosen && <p class="muted">Choose an operation to see why it went as it did: candidates, pick, attempts, breaker, fault rule.</p>}
+      {!chosen && (
+        <p class="muted">
+          Choose an operation to see why it went as it did: candidates, pick, attempts, breaker, fault rule.
+        </p>
+      )}
     </>
   );
 }
@@ -233,18 +442,36 @@ function Attributes({ s }: { s: Span }) {
       {story.length > 0 && (
         <section aria-label="Decisions">
           <h2>Why it went there</h2>
-          <ul class="plain">{story.map((line, i) => <li key={i}>{line}</li>)}</ul>
+          <ul class="plain">
+            {story.map((line, i) => (
+              <li key={i}>{line}</li>
+            ))}
+          </ul>
         </section>
       )}
       {s.annotations?.length ? (
         <section aria-label="Events">
           <h2>Events</h2>
-          <ul class="plain">{s.annotations.map((a) => <li key={a.timestamp + a.value}><span class="muted">+{us(a.timestamp - (s.timestamp ?? a.timestamp))}</span> <span class="mono">{a.value}</span></li>)}</ul>
+          <ul class="plain">
+            {s.annotations.map((a) => (
+              <li key={a.timestamp + a.value}>
+                <span class="muted">+{us(a.timestamp - (s.timestamp ?? a.timestamp))}</span>{" "}
+                <span class="mono">{a.value}</span>
+              </li>
+            ))}
+          </ul>
         </section>
       ) : null}
       <section aria-label="All attributes">
         <h2>Attributes</h2>
-        <dl class="facts mono">{rest.map(([k, v]) => <><dt key={k}>{k}</dt><dd key={`${k}=`}>{v || '""'}</dd></>)}</dl>
+        <dl class="facts mono">
+          {rest.map(([k, v]) => (
+            <>
+              <dt key={k}>{k}</dt>
+              <dd key={`${k}=`}>{v || '""'}</dd>
+            </>
+          ))}
+        </dl>
       </section>
     </div>
   );
@@ -268,24 +495,55 @@ function decisions(s: Span): ComponentChildren[] {
   const callee = t["peer.service"] ?? "";
   const cost = (k: string) => `cost ${Number(r(k)).toFixed(2)} ms`;
   if (t["bijou.gateway.route"]) {
-    lines.push(<>The edge's <Link href="/routes">route {t["bijou.gateway.route"]}</Link> took it to {t["bijou.gateway.service"]}, in {plural(Number(t["bijou.gateway.attempts"]), "attempt")}.</>);
+    lines.push(
+      <>
+        The edge's <Link href="/routes">route {t["bijou.gateway.route"]}</Link> took it to {t["bijou.gateway.service"]},
+        in {plural(Number(t["bijou.gateway.attempts"]), "attempt")}.
+      </>,
+    );
   }
   if (r("instance")) {
-    lines.push(<>Picked <Link href={`/services/${callee}/${r("instance")}`}>{r("instance")}</Link> in zone {r("zone")}, {cost("cost_ms")}{r("other") && <>, over {r("other")}, {cost("other_cost_ms")}</>}.</>);
-    lines.push(`Chose ${scopes[r("scope")] ?? r("scope")}: ${r("ready")} of ${r("known")} instances ready, ${r("ejected")} ejected${r("excluded") ? `, ${r("excluded")} excluded by earlier attempts` : ""}${r("version") ? `, pinned to version ${r("version")}` : ""}.`);
+    lines.push(
+      <>
+        Picked <Link href={`/services/${callee}/${r("instance")}`}>{r("instance")}</Link> in zone {r("zone")},{" "}
+        {cost("cost_ms")}
+        {r("other") && (
+          <>
+            , over {r("other")}, {cost("other_cost_ms")}
+          </>
+        )}
+        .
+      </>,
+    );
+    lines.push(
+      `Chose ${scopes[r("scope")] ?? r("scope")}: ${r("ready")} of ${r("known")} instances ready, ${r("ejected")} ejected${r("excluded") ? `, ${r("excluded")} excluded by earlier attempts` : ""}${r("version") ? `, pinned to version ${r("version")}` : ""}.`,
+    );
   }
   if (r("panic")) lines.push("So many were ejected that ejections were ignored (panic).");
   if (c("name")) {
     const refused = c("state") !== "closed" && /circuit is/.test(t.error ?? "");
-    lines.push(<>Circuit <Link href={`/circuits?q=${c("name")}&caller=${service(s)}`}>{c("name")}</Link> was {c("state")}, {c("concurrent")} of at most {c("limit")} calls running{refused && "; it refused the call"}{c("reason") && `: ${c("reason")}`}.</>);
+    lines.push(
+      <>
+        Circuit <Link href={`/circuits?q=${c("name")}&caller=${service(s)}`}>{c("name")}</Link> was {c("state")},{" "}
+        {c("concurrent")} of at most {c("limit")} calls running{refused && "; it refused the call"}
+        {c("reason") && `: ${c("reason")}`}.
+      </>,
+    );
   }
-  if (Number(t["bijou.attempts"]) > 1) lines.push(`It took ${t["bijou.attempts"]} attempts; the instance above is that of the last one.`);
+  if (Number(t["bijou.attempts"]) > 1)
+    lines.push(`It took ${t["bijou.attempts"]} attempts; the instance above is that of the last one.`);
   if (t["bijou.attempts"] === "1") lines.push("It took one attempt.");
-  if (s.annotations?.some((a) => /^"?fallback"?/.test(a.value))) lines.push("What failed below was answered by a fallback.");
+  if (s.annotations?.some((a) => /^"?fallback"?/.test(a.value)))
+    lines.push("What failed below was answered by a fallback.");
   if (t["bijou.fault.latency"]) lines.push(`A fault rule made it wait ${t["bijou.fault.latency"]}.`);
   if (t["bijou.fault.error"]) lines.push("A fault rule made it fail.");
   if (t.error) lines.push(`It failed: ${t.error}`);
-  if (revision > 0) lines.push(<>{service(s)} ran <Link href="/settings/history">settings revision {revision}</Link>.</>);
+  if (revision > 0)
+    lines.push(
+      <>
+        {service(s)} ran <Link href="/settings/history">settings revision {revision}</Link>.
+      </>,
+    );
   else if (t["bijou.config.revision"]) lines.push(`${service(s)} ran with the defaults of every setting.`);
   return lines;
 }
@@ -293,7 +551,8 @@ function decisions(s: Span): ComponentChildren[] {
 function Compare() {
   const a = query("a");
   const b = query("b");
-  const load = (id: string) => useAnswer<Span[] | undefined>(`compare ${id}`, async (s) => (id ? get(`/api/traces/trace/${id}`, s) : undefined));
+  const load = (id: string) =>
+    useAnswer<Span[] | undefined>(`compare ${id}`, async (s) => (id ? get(`/api/traces/trace/${id}`, s) : undefined));
   const [left, right] = [load(a), load(b)];
   const sums = (spans: Span[]) => {
     const m = new Map<string, { n: number; took: number; failed: number }>();
@@ -304,37 +563,72 @@ function Compare() {
     }
     return m;
   };
-  const [la, lb] = [left.answer && sums(left.answer), right.answer && sums(right.answer)];
-  const keys = [...new Set([...(la?.keys() ?? []), ...(lb?.keys() ?? [])])];
-  const delta = (k: string) => (lb?.get(k)?.took ?? 0) - (la?.get(k)?.took ?? 0);
+  const [la, lb] = [left.answer, right.answer];
+  const [sa, sb] = [la && sums(la), lb && sums(lb)];
+  const keys = [...new Set([...(sa?.keys() ?? []), ...(sb?.keys() ?? [])])];
+  const delta = (k: string) => (sb?.get(k)?.took ?? 0) - (sa?.get(k)?.took ?? 0);
   return (
     <>
-      <form class="filters" onSubmit={(e) => { e.preventDefault(); const f = new FormData(e.currentTarget); setQuery({ a: String(f.get("a")).trim(), b: String(f.get("b")).trim() }, false); }}>
-        <label>Trace A <input name="a" class="mono" required pattern="\s*[0-9a-fA-F]{1,32}\s*" size={34} value={a} /></label>
-        <label>Trace B <input name="b" class="mono" required pattern="\s*[0-9a-fA-F]{1,32}\s*" size={34} value={b} /></label>
-        <button type="submit" class="primary">Compare</button>
+      <form
+        class="filters"
+        onSubmit={(e) => {
+          e.preventDefault();
+          const f = new FormData(e.currentTarget);
+          setQuery({ a: String(f.get("a")).trim(), b: String(f.get("b")).trim() }, false);
+        }}
+      >
+        <label>
+          Trace A <input name="a" class="mono" required pattern="\s*[0-9a-fA-F]{1,32}\s*" size={34} value={a} />
+        </label>
+        <label>
+          Trace B <input name="b" class="mono" required pattern="\s*[0-9a-fA-F]{1,32}\s*" size={34} value={b} />
+        </label>
+        <button type="submit" class="primary">
+          Compare
+        </button>
       </form>
-      {[left, right].map((s, i) => s.problem && <Trouble key={i}>Trace {"AB"[i]}: {s.problem.sentence}</Trouble>)}
-      {!la || !lb ? (
-        <Empty>{a && b ? "Reading both traces." : "Give the ids of two traces. A trace's own page has a link that fills in the first."}</Empty>
+      {[left, right].map(
+        (s, i) =>
+          s.problem && (
+            <Trouble key={i}>
+              Trace {"AB"[i]}: {s.problem.sentence}
+            </Trouble>
+          ),
+      )}
+      {!la || !lb || !sa || !sb ? (
+        <Empty>
+          {a && b
+            ? "Reading both traces."
+            : "Give the ids of two traces. A trace's own page has a link that fills in the first."}
+        </Empty>
       ) : (
         <>
           <p>
-            <Link href={`/traces/${a}`}>A</Link> took {us(summarize(left.answer!).duration)}, <Link href={`/traces/${b}`}>B</Link> {us(summarize(right.answer!).duration)}. Largest differences first.
+            <Link href={`/traces/${a}`}>A</Link> took {us(summarize(la).duration)}, <Link href={`/traces/${b}`}>B</Link>{" "}
+            {us(summarize(lb).duration)}. Largest differences first.
           </p>
-          <Table label="Differences by operation" head={["Operation", "Spans in A", "in B", "Time in A", "in B", "Difference", "Errors in A", "in B"]} class="numbers">
-            {keys.sort((x, y) => Math.abs(delta(y)) - Math.abs(delta(x))).map((k) => (
-              <tr key={k}>
-                <td class="text mono">{k}</td>
-                <td>{la.get(k)?.n ?? "none"}</td>
-                <td>{lb.get(k)?.n ?? "none"}</td>
-                <td>{us(la.get(k)?.took ?? 0)}</td>
-                <td>{us(lb.get(k)?.took ?? 0)}</td>
-                <td>{delta(k) > 0 ? "▲ +" : delta(k) < 0 ? "▼ −" : ""}{us(Math.abs(delta(k)))}</td>
-                <td>{la.get(k)?.failed ?? 0}</td>
-                <td>{lb.get(k)?.failed ?? 0}</td>
-              </tr>
-            ))}
+          <Table
+            label="Differences by operation"
+            head={["Operation", "Spans in A", "in B", "Time in A", "in B", "Difference", "Errors in A", "in B"]}
+            class="numbers"
+          >
+            {keys
+              .sort((x, y) => Math.abs(delta(y)) - Math.abs(delta(x)))
+              .map((k) => (
+                <tr key={k}>
+                  <td class="text mono">{k}</td>
+                  <td>{sa.get(k)?.n ?? "none"}</td>
+                  <td>{sb.get(k)?.n ?? "none"}</td>
+                  <td>{us(sa.get(k)?.took ?? 0)}</td>
+                  <td>{us(sb.get(k)?.took ?? 0)}</td>
+                  <td>
+                    {delta(k) > 0 ? "▲ +" : delta(k) < 0 ? "▼ −" : ""}
+                    {us(Math.abs(delta(k)))}
+                  </td>
+                  <td>{sa.get(k)?.failed ?? 0}</td>
+                  <td>{sb.get(k)?.failed ?? 0}</td>
+                </tr>
+              ))}
           </Table>
         </>
       )}
@@ -344,14 +638,26 @@ function Compare() {
 
 function Dependencies() {
   const minutes = query("minutes") || "15";
-  const { answer, problem } = useAnswer<{ parent: string; child: string; callCount: number; errorCount?: number }[]>(`dependencies ${minutes}`, (s) => get(`/api/traces/dependencies?endTs=${Date.now()}&lookback=${Number(minutes) * 60000}`, s));
+  const { answer, problem } = useAnswer<{ parent: string; child: string; callCount: number; errorCount?: number }[]>(
+    `dependencies ${minutes}`,
+    (s) => get(`/api/traces/dependencies?endTs=${Date.now()}&lookback=${Number(minutes) * 60000}`, s),
+  );
   return (
     <>
       <div class="filters">
         <label>
           Calls of the last{" "}
           <select value={minutes} onChange={(e) => setQuery({ minutes: e.currentTarget.value })}>
-            {[["5", "5 minutes"], ["15", "15 minutes"], ["60", "hour"], ["1440", "day"]].map(([v, t]) => <option key={v} value={v}>{t}</option>)}
+            {[
+              ["5", "5 minutes"],
+              ["15", "15 minutes"],
+              ["60", "hour"],
+              ["1440", "day"],
+            ].map(([v, t]) => (
+              <option key={v} value={v}>
+                {t}
+              </option>
+            ))}
           </select>
         </label>
       </div>
@@ -361,19 +667,40 @@ function Dependencies() {
       ) : answer.length === 0 ? (
         <Empty>No calls in this time.</Empty>
       ) : (
-        <Table label="Who calls whom, from traces" head={["Caller", "Callee", "Calls", "Errors", "Look"]} class="numbers">
-          {answer.sort((a, b) => b.callCount - a.callCount).map((d) => (
-            <tr key={d.parent + d.child}>
-              <td>{d.parent}</td>
-              <td>{d.child}</td>
-              <td>{d.callCount}</td>
-              <td>{d.errorCount ? <><Sign tone="bad" /> {d.errorCount} ({percent((100 * d.errorCount) / d.callCount)})</> : <span class="muted">none</span>}</td>
-              <td>
-                <Link href={`/traces?service=${d.parent}&remote=${d.child}`} label={`Traces of ${d.parent} calling ${d.child}`}>traces</Link>{" "}
-                <Link href={`/map?edge=${d.parent}~${d.child}`} label={`${d.parent} to ${d.child} on the map`}>map</Link>
-              </td>
-            </tr>
-          ))}
+        <Table
+          label="Who calls whom, from traces"
+          head={["Caller", "Callee", "Calls", "Errors", "Look"]}
+          class="numbers"
+        >
+          {answer
+            .sort((a, b) => b.callCount - a.callCount)
+            .map((d) => (
+              <tr key={d.parent + d.child}>
+                <td>{d.parent}</td>
+                <td>{d.child}</td>
+                <td>{d.callCount}</td>
+                <td>
+                  {d.errorCount ? (
+                    <>
+                      <Sign tone="bad" /> {d.errorCount} ({percent((100 * d.errorCount) / d.callCount)})
+                    </>
+                  ) : (
+                    <span class="muted">none</span>
+                  )}
+                </td>
+                <td>
+                  <Link
+                    href={`/traces?service=${d.parent}&remote=${d.child}`}
+                    label={`Traces of ${d.parent} calling ${d.child}`}
+                  >
+                    traces
+                  </Link>{" "}
+                  <Link href={`/map?edge=${d.parent}~${d.child}`} label={`${d.parent} to ${d.child} on the map`}>
+                    map
+                  </Link>
+                </td>
+              </tr>
+            ))}
         </Table>
       )}
     </>

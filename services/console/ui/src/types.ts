@@ -32,7 +32,15 @@ export type Instance = Load & {
   statusSince?: string;
   suspect?: boolean;
   endpoints: Record<string, string>;
-  admin?: { ok: boolean; problem?: string; since: string; checks?: Check[]; revision: number; memoryBytes: number; goroutines: number };
+  admin?: {
+    ok: boolean;
+    problem?: string;
+    since: string;
+    checks?: Check[];
+    revision: number;
+    memoryBytes: number;
+    goroutines: number;
+  };
 };
 export type Fleet = {
   instances: Instance[];
@@ -71,8 +79,25 @@ export type Circuit = {
 export type Board = { services: { service: string; instances: string[]; circuits: Circuit[] }[] };
 
 export type Scope = { layer: string; app: string; selector: string };
-export type Identity = { app: string; instance: string; environment: string; region: string; zone: string; version: string };
-export type Property = { name: string; type: string; defaultValue: string; doc: string; unit: string; min: string; max: string; options: string[]; jsonSchema: string };
+export type Identity = {
+  app: string;
+  instance: string;
+  environment: string;
+  region: string;
+  zone: string;
+  version: string;
+};
+export type Property = {
+  name: string;
+  type: string;
+  defaultValue: string;
+  doc: string;
+  unit: string;
+  min: string;
+  max: string;
+  options: string[];
+  jsonSchema: string;
+};
 export type Value = { name: string; value: string; layer: string; scope?: Scope; revision: string; expires?: string };
 export type Listed = { property: Property; apps: string[]; values: Value[] };
 export type Applied = { name: string; scope: Scope; before?: string; after?: string; expires?: string };
@@ -82,18 +107,56 @@ export type Status = {
   revision: string;
   current: number;
   total: number;
-  instances: { identity: Identity; revision: string; acknowledged?: string; rejections: { name: string; revision: string; problem: string }[]; cutOff?: boolean }[];
+  instances: {
+    identity: Identity;
+    revision: string;
+    acknowledged?: string;
+    rejections: { name: string; revision: string; problem: string }[];
+    cutOff?: boolean;
+  }[];
   unreachable: string[];
   registryProblem?: string;
 };
 export type SettingsState = { status: Status; newest?: Revision };
 
 export type Target = { service: string; endpoint?: string; version?: string; weight?: number };
-export type Route = { name: string; match: Record<string, any>; to: Target[]; [more: string]: any };
+export type Match = {
+  methods?: string[];
+  host?: string;
+  path?: string;
+  prefix?: string;
+  headers?: { name: string; value?: string }[];
+};
+export type Route = {
+  name: string;
+  match: Match;
+  to: Target[];
+  headerTimeout?: string;
+  totalTimeout?: string;
+  bodyLimit?: number;
+  retry?: { attempts?: number };
+  sticky?: string;
+  rewrite?: { prefix?: string; host?: string };
+};
 export type Origin = {
   service: string;
   endpoint: string;
-  instances: { id: string; addr: string; zone?: string; version?: string; ready: boolean; phase: string; latency_ms: number; pending: number; share: number; failures: number; reason?: string; ejected_until?: string }[] | null;
+  instances:
+    | {
+        id: string;
+        addr: string;
+        zone?: string;
+        version?: string;
+        ready: boolean;
+        phase: string;
+        latency_ms: number;
+        pending: number;
+        share: number;
+        failures: number;
+        reason?: string;
+        ejected_until?: string;
+      }[]
+    | null;
 };
 export type Table = { revision: number; routes: Route[]; origins: Origin[] };
 export type Tables = Record<string, Table>;

@@ -28,15 +28,39 @@ export function setQuery(changes: Record<string, string>, replace = true) {
   go(next.pathname + next.search, replace);
 }
 
-export function Link(p: { href: string; children: ComponentChildren; class?: string; current?: boolean; label?: string }) {
+// onLink opens a view in this page. With a modifier key or another button, the browser follows the link itself.
+export const onLink = (href: string) => (e: MouseEvent) => {
+  if (e.button || e.ctrlKey || e.metaKey || e.shiftKey) return;
+  e.preventDefault();
+  go(href);
+};
+
+// onPress makes an element with role=button work by keyboard.
+export const onPress = (press: () => void) => (e: KeyboardEvent) => {
+  if (e.key !== "Enter" && e.key !== " ") return;
+  e.preventDefault();
+  press();
+};
+
+export function Link(p: {
+  href: string;
+  children: ComponentChildren;
+  class?: string;
+  current?: boolean;
+  label?: string;
+}) {
   const follow = (e: MouseEvent) => {
-    if (e.button || e.ctrlKey || e.metaKey || e.shiftKey) return;
-    e.preventDefault();
-    go(p.href);
-    window.scrollTo(0, 0);
+    onLink(p.href)(e);
+    if (e.defaultPrevented) window.scrollTo(0, 0);
   };
   return (
-    <a href={p.href} class={p.class} onClick={follow} aria-current={p.current ? "page" : undefined} aria-label={p.label}>
+    <a
+      href={p.href}
+      class={p.class}
+      onClick={follow}
+      aria-current={p.current ? "page" : undefined}
+      aria-label={p.label}
+    >
       {p.children}
     </a>
   );
@@ -66,14 +90,23 @@ export const Badge = ({ tone, children }: { tone: Tone; children: ComponentChild
 export function condition(i: Instance): { tone: Tone; word: string; why: string } {
   if (!answering(i)) return { tone: "bad", word: "not answering", why: i.admin?.problem ?? "" };
   if (i.override && i.override !== "UP") {
-    return { tone: "warn", word: i.override.toLowerCase().replaceAll("_", " "), why: `${i.overrideReason} (${i.overrideAuthor})` };
+    return {
+      tone: "warn",
+      word: i.override.toLowerCase().replaceAll("_", " "),
+      why: `${i.overrideReason} (${i.overrideAuthor})`,
+    };
   }
   const broken = i.admin?.checks?.filter((c) => !c.ok) ?? [];
   const needed = broken.filter((c) => c.needed);
   const why = (needed.length ? needed : broken).map((c) => `${c.name}: ${c.reason}`).join("; ");
   switch (i.status) {
     case "UP":
-      if (i.suspect) return { tone: "warn", word: "up, suspect", why: "its lease ran out; the registry keeps it because it doubts itself" };
+      if (i.suspect)
+        return {
+          tone: "warn",
+          word: "up, suspect",
+          why: "its lease ran out; the registry keeps it because it doubts itself",
+        };
       return broken.length ? { tone: "ok", word: "up, works in part", why } : { tone: "ok", word: "up", why: "" };
     case "DOWN":
       return { tone: "bad", word: "down", why: why || "it says so of itself" };
@@ -119,8 +152,14 @@ export const Note = ({ tone = "info", children }: { tone?: Tone; children: Compo
 
 const partNames: Record<string, [string, string]> = {
   registry: ["The registry", "The instances shown are those known last."],
-  circuits: ["The board of circuits", "Circuits go on working in their processes. What is shown is the last that was heard."],
-  settings: ["The configuration service", "Every process goes on with the settings it has; they cannot be changed now."],
+  circuits: [
+    "The board of circuits",
+    "Circuits go on working in their processes. What is shown is the last that was heard.",
+  ],
+  settings: [
+    "The configuration service",
+    "Every process goes on with the settings it has; they cannot be changed now.",
+  ],
   edge: ["The gateway's admin page", "The routes shown may be old."],
 };
 
@@ -134,7 +173,8 @@ export function Needs({ of }: { of: string[] }) {
         const [who, so] = partNames[name];
         return (
           <div class="trouble" role="alert" key={name}>
-            <Sign tone="bad" /> {who} has not answered since <At at={p.since} />. {so} The console asks again each second.
+            <Sign tone="bad" /> {who} has not answered since <At at={p.since} />. {so} The console asks again each
+            second.
             <details>
               <summary>What it said</summary>
               {p.problem}
@@ -147,7 +187,17 @@ export function Needs({ of }: { of: string[] }) {
 }
 
 // Table is a table in a box that scrolls by itself on narrow screens, also by keyboard.
-export const Table = ({ label, head, children, class: c = "" }: { label: string; head: ComponentChildren[]; children: ComponentChildren; class?: string }) => (
+export const Table = ({
+  label,
+  head,
+  children,
+  class: c = "",
+}: {
+  label: string;
+  head: ComponentChildren[];
+  children: ComponentChildren;
+  class?: string;
+}) => (
   <div class="scroll" role="region" aria-label={label} tabIndex={0}>
     <table class={c}>
       <thead>
@@ -204,7 +254,10 @@ export function useAnswer<T>(key: string, ask: (signal: AbortSignal) => Promise<
         },
       );
     void now();
-    return () => (stop.abort(), clearTimeout(again));
+    return () => {
+      stop.abort();
+      clearTimeout(again);
+    };
   }, [key]);
   return { answer: state.answer, problem: state.problem, waiting: state.key !== key };
 }

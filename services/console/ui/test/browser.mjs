@@ -1,9 +1,10 @@
 // What the browser tests share: a real Chromium, the address of a running stack, axe, and an end to everything that waits.
-import { chromium } from "playwright-core";
+
 import assert from "node:assert/strict";
-import { mkdirSync, readFileSync, readdirSync, rmSync, writeFileSync } from "node:fs";
+import { mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { createRequire } from "node:module";
 import { after, before, test } from "node:test";
+import { chromium } from "playwright-core";
 
 // CONSOLE_URL is the console of a running stack; see ../../README.md.
 export const base = process.env.CONSOLE_URL;
@@ -18,7 +19,17 @@ before(async () => {
   for (const f of readdirSync(artefacts)) if (f.startsWith("failed-")) rmSync(`${artefacts}/${f}`); // of another time
   browser = await chromium.launch({
     executablePath: process.env.CHROMIUM ?? "/usr/bin/chromium",
-    args: ["--headless", "--no-sandbox", "--disable-dev-shm-usage", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking", "--disable-component-update", "--disable-sync"],
+    args: [
+      "--headless",
+      "--no-sandbox",
+      "--disable-dev-shm-usage",
+      "--disable-gpu",
+      "--disable-quic",
+      "--no-first-run",
+      "--disable-background-networking",
+      "--disable-component-update",
+      "--disable-sync",
+    ],
     timeout: 60000,
   });
 });
@@ -29,7 +40,11 @@ after(() => browser?.close());
 export function story(name, path, fn, { seconds = 60, from = base, ...options } = {}) {
   test(name, { timeout: (seconds + 20) * 1000 }, async (t) => {
     const began = Date.now();
-    const context = await browser.newContext({ viewport: { width: 1280, height: 800 }, reducedMotion: "reduce", ...options });
+    const context = await browser.newContext({
+      viewport: { width: 1280, height: 800 },
+      reducedMotion: "reduce",
+      ...options,
+    });
     context.setDefaultTimeout(patience);
     const page = await context.newPage();
     page.problems = [];
@@ -37,14 +52,26 @@ export function story(name, path, fn, { seconds = 60, from = base, ...options } 
     page.on("pageerror", (e) => page.problems.push(String(e)));
     page.on("request", (r) => !r.url().startsWith(from) && page.problems.push(`a request to ${r.url()}`));
     let late;
-    const end = new Promise((_, no) => (late = setTimeout(() => no(new Error(`it hung while ${page.doing}: its time of ${seconds} s is over`)), seconds * 1000)));
+    const end = new Promise(
+      (_, no) =>
+        (late = setTimeout(
+          () => no(new Error(`it hung while ${page.doing}: its time of ${seconds} s is over`)),
+          seconds * 1000,
+        )),
+    );
     try {
       await Promise.race([end, tell()]);
     } catch (e) {
       const file = `${artefacts}/failed-${name.replaceAll(/\W+/g, "-")}`;
       await page.screenshot({ path: `${file}.png`, timeout: 5000 }).catch(() => {});
-      const text = await Promise.race([page.evaluate(() => document.body.innerText).catch(String), new Promise((r) => setTimeout(r, 5000, "it does not answer"))]);
-      writeFileSync(`${file}.txt`, `${page.url()}\nwhile ${page.doing}\n${e.stack}\n\n${page.problems.join("\n")}\n\n${text}`);
+      const text = await Promise.race([
+        page.evaluate(() => document.body.innerText).catch(String),
+        new Promise((r) => setTimeout(r, 5000, "it does not answer")),
+      ]);
+      writeFileSync(
+        `${file}.txt`,
+        `${page.url()}\nwhile ${page.doing}\n${e.stack}\n\n${page.problems.join("\n")}\n\n${text}`,
+      );
       e.message = `while ${page.doing}: ${e.message}\nsee ${file}.png and .txt`;
       throw e;
     } finally {
@@ -70,7 +97,11 @@ export async function show(page, path, from = base) {
 // settled waits until nothing on a view is still being waited for.
 export async function settled(page) {
   await page.locator(".connection", { hasText: "live" }).waitFor();
-  await until(page, "the view has its data", () => !/Waiting for|Asking |Reading |Searching |Working it out/.test(document.querySelector("main").innerText));
+  await until(
+    page,
+    "the view has its data",
+    () => !/Waiting for|Asking |Reading |Searching |Working it out/.test(document.querySelector("main").innerText),
+  );
 }
 
 // until waits until something holds in the page.
@@ -102,5 +133,11 @@ export async function violations(page) {
   if (!(await page.evaluate(() => "axe" in window))) await page.evaluate(axeSource);
   const result = await page.evaluate(() => axe.run(document, { resultTypes: ["violations"] }));
   page.doing = before;
-  return result.violations.map((v) => `${v.id}: ${v.help}\n${v.nodes.slice(0, 4).map((n) => `  ${n.html.slice(0, 160)}\n    ${(n.failureSummary ?? "").split("\n").slice(1, 3).join(" ")}`).join("\n")}`);
+  return result.violations.map(
+    (v) =>
+      `${v.id}: ${v.help}\n${v.nodes
+        .slice(0, 4)
+        .map((n) => `  ${n.html.slice(0, 160)}\n    ${(n.failureSummary ?? "").split("\n").slice(1, 3).join(" ")}`)
+        .join("\n")}`,
+  );
 }
