@@ -3,9 +3,11 @@ package circuits
 import (
 	"context"
 	"maps"
+	"sync"
 	"time"
 
 	circuitsv1 "bijou.dev/platform/api/circuits/v1"
+	"bijou.dev/platform/discovery"
 	"bijou.dev/platform/errs"
 )
 
@@ -35,8 +37,13 @@ type view struct {
 
 // Run watches the other replicas and removes processes that stopped reporting, until ctx ends. It returns ctx's error.
 func (b *Board) Run(ctx context.Context) error {
-	stop := b.followPeers(ctx)
-	defer stop()
+	var following sync.WaitGroup
+	defer following.Wait()
+	following.Go(func() {
+		discovery.Peers{
+			Directory: b.opts.Discovery, Service: "circuits", Self: b.opts.Instance, Endpoint: "grpc",
+		}.Follow(ctx, b.followPeer)
+	})
 	tick := time.NewTicker(expiry / 5)
 	defer tick.Stop()
 	for {

@@ -3,7 +3,6 @@ package circuits
 import (
 	"context"
 	"net"
-	"sync"
 	"time"
 
 	circuitsv1 "bijou.dev/platform/api/circuits/v1"
@@ -15,57 +14,9 @@ import (
 	"google.golang.org/grpc/metadata"
 )
 
-// followPeers watches every other replica that discovery has. The function that it returns ends this and waits.
-func (b *Board) followPeers(ctx context.Context) (stop func()) {
-	if b.opts.Discovery == nil {
-		return func() {}
-	}
-	var (
-		watches sync.WaitGroup
-		mu      sync.Mutex
-		stopped bool
-		running = map[string]context.CancelFunc{} // address -> ends its watch
-	)
-	unwatch := b.opts.Discovery.Watch("circuits", func(instances []discovery.Instance) {
-		mu.Lock()
-		defer mu.Unlock()
-		if stopped {
-			return
-		}
-		current := map[string]string{} // address -> instance id
-		for _, i := range instances {
-			if addr := i.Endpoints["grpc"]; addr != "" && i.ID != b.opts.Instance {
-				current[addr] = i.ID
-			}
-		}
-		for addr, end := range running {
-			if current[addr] == "" {
-				end()
-				delete(running, addr)
-			}
-		}
-		for addr, id := range current {
-			if running[addr] == nil {
-				watchCtx, end := context.WithCancel(ctx)
-				running[addr] = end
-				watches.Go(func() { b.followPeer(watchCtx, id, addr) })
-			}
-		}
-	})
-	return func() {
-		unwatch()
-		mu.Lock()
-		stopped = true
-		for _, end := range running {
-			end()
-		}
-		mu.Unlock()
-		watches.Wait()
-	}
-}
-
 // followPeer keeps the view of one replica up to date until ctx ends.
-func (b *Board) followPeer(ctx context.Context, id, addr string) {
+func (b *Board) followPeer(ctx context.Context, peer discovery.Peer) {
+	id, addr := peer.ID, peer.Addr
 	defer b.setPeer(id, nil)
 	conn, err := grpc.NewClient("passthrough:///"+addr,
 		grpc.WithTransportCredentials(insecure.NewCredentials()),

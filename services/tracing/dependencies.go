@@ -10,6 +10,7 @@ import (
 	"slices"
 	"time"
 
+	"bijou.dev/platform/discovery"
 	"bijou.dev/platform/errs"
 	"bijou.dev/services/tracing/internal/links"
 	"bijou.dev/services/tracing/internal/span"
@@ -34,7 +35,7 @@ func (q *queries) dependencies(r *http.Request, a *answer) (any, error) {
 	}
 	sources := []*source{newSource("", q.local(r.Context(), from, to))}
 	for _, p := range q.peers.others(r) {
-		sources = append(sources, newSource(p.id, q.peers.walk(r.Context(), p, r.URL.RawQuery)))
+		sources = append(sources, newSource(p.ID, q.peers.walk(r.Context(), p, r.URL.RawQuery)))
 	}
 	defer func() {
 		for _, s := range sources {
@@ -123,7 +124,7 @@ func (q *queries) local(ctx context.Context, from, to int64) iter.Seq2[[]span.Sp
 }
 
 // walk streams the traces of another replica.
-func (p *peers) walk(ctx context.Context, to peer, query string) iter.Seq2[[]span.Span, error] {
+func (p *peers) walk(ctx context.Context, to discovery.Peer, query string) iter.Seq2[[]span.Span, error] {
 	return func(yield func([]span.Span, error) bool) {
 		body, err := p.open(ctx, to, "/internal/walk?"+query)
 		if err != nil {

@@ -35,9 +35,9 @@ const (
 
 // peers are the other replicas.
 type peers struct {
-	self      string
-	instances func() []discovery.Instance
-	client    *http.Client
+	discovery.Peers
+
+	client *http.Client
 
 	mu   sync.Mutex
 	rest map[string]time.Time // replica -> when to ask it again
@@ -53,52 +53,43 @@ func newPeers(setup *service.Setup) *peers {
 		return nil
 	})
 	return &peers{
-		self:      setup.Instance(),
-		instances: func() []discovery.Instance { return setup.Discovery().Instances(setup.Name()) },
-		client:    &http.Client{Transport: t},
-		rest:      make(map[string]time.Time),
+		Peers: discovery.Peers{
+			Directory: setup.Discovery(), Service: setup.Name(), Self: setup.Instance(), Endpoint: "zipkin",
+		},
+		client: &http.Client{Transport: t},
+		rest:   make(map[string]time.Time),
 	}
 }
 
-// peer is another replica that serves.
-type peer struct{ id, addr string }
-
 // others returns the replicas to ask. A question that came from one of them goes no further.
-func (p *peers) others(r *http.Request) []peer {
+func (p *peers) others(r *http.Request) []discovery.Peer {
 	if r.Header.Get(hopHeader) != "" {
 		return nil
 	}
-	var out []peer
-	for _, i := range p.instances() {
-		if addr := i.Endpoints["zipkin"]; i.ID != p.self && addr != "" &&
-			(i.Status == discovery.Up || i.Status == discovery.Draining) {
-			out = append(out, peer{i.ID, addr})
-		}
-	}
-	return out
+	return p.List()
 }
 
 // errResting stands for the answer of a replica that did not answer lately.
 var errResting = errors.New("it did not answer lately")
 
 // open asks one replica. 404 is io.EOF: it has nothing.
-func (p *peers) open(ctx context.Context, to peer, path string) (body io.ReadCloser, err error) {
+func (p *peers) open(ctx context.Context, to discovery.Peer, path string) (body io.ReadCloser, err error) {
 	p.mu.Lock()
-	resting := time.Now().Before(p.rest[to.id])
+	resting := time.Now().Before(p.rest[to.ID])
 	p.mu.Unlock()
 	if resting {
 		return nil, errResting
 	}
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+to.addr+path, nil)
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+to.Addr+path, nil)
 	if err != nil {
 		return nil, err
 	}
-	req.Header.Set(hopHeader, p.self)
+	req.Header.Set(hopHeader, p.Self)
 	resp, err := p.client.Do(req)
 	if err != nil {
 		if !errors.Is(err, context.Canceled) {
 			p.mu.Lock()
-			p.rest[to.id] = time.Now().Add(restTimeout)
+			p.rest[to.ID] = time.Now().Add(restTimeout)
 			p.mu.Unlock()
 		}
 		return nil, err
@@ -108,13 +99,13 @@ func (p *peers) open(ctx context.Context, to peer, path string) (body io.ReadClo
 		if resp.StatusCode == http.StatusNotFound {
 			return nil, io.EOF
 		}
-		return nil, fmt.Errorf("asking %s: %s", to.id, resp.Status)
+		return nil, fmt.Errorf("asking %s: %s", to.ID, resp.Status)
 	}
 	return resp.Body, nil
 }
 
 // gather asks replicas the same question at once. Those that do not answer are added to missing.
-func gather[T any](ctx context.Context, p *peers, to []peer, path string, missing *missing) []T {
+func gather[T any](ctx context.Context, p *peers, to []discovery.Peer, path string, missing *missing) []T {
 	ctx, cancel := context.WithTimeout(ctx, peerTimeout)
 	defer cancel()
 	var mu sync.Mutex
@@ -132,7 +123,7 @@ func gather[T any](ctx context.Context, p *peers, to []peer, path string, missin
 				_ = body.Close()
 			}
 			if err != nil {
-				missing.add(t.id)
+				missing.add(t.ID)
 				return
 			}
 			mu.Lock()
