@@ -108,13 +108,11 @@ func TestCheckKeys(t *testing.T) {
 		`[1,]`:                          "invalid",
 	} {
 		err := httpapi.CheckKeys([]byte(text))
-		if got := ""; err != nil {
-			got = err.Error()
-			if want == "" || !strings.Contains(got, want) {
-				t.Errorf("%s: %q, want %q", text, got, want)
-			}
-		} else if want != "" {
+		switch {
+		case err == nil && want != "":
 			t.Errorf("%s: no error, want %q", text, want)
+		case err != nil && (want == "" || !strings.Contains(err.Error(), want)):
+			t.Errorf("%s: %q, want %q", text, err, want)
 		}
 	}
 }
