@@ -12,10 +12,10 @@ import (
 	"testing"
 )
 
-// walkStop is a link to a Go file in docs/walks.md and the names behind it: `[text](../file.go) `Name`, `Type.Method“.
+// walkStop is a link to a Go file in docs/walks.md and the names behind it: `[text](../file.go) `Name`, `Type.Method`.
 var walkStop = regexp.MustCompile("\\]\\(\\.\\./([^)]+\\.go)\\)((?:[,\\s]+`[^`]+`)*)")
 
-// A walk through the code is worth something only if what it names is there.
+// Walks must name only declarations that exist.
 func TestWalksNameDeclarations(t *testing.T) {
 	src, err := os.ReadFile(filepath.Join(root, "docs/walks.md"))
 	if err != nil {
@@ -39,15 +39,18 @@ func checkWalks(doc string, declared func(file string) (map[string]bool, error))
 		all, err := declared(file)
 		switch {
 		case err != nil:
-			problems = append(problems, fmt.Sprintf("docs/walks.md links to %s: %v; link to the file that has the code now", file, err))
+			problems = append(problems, fmt.Sprintf("docs/walks.md links to %s: %v; link to the file that has the code now",
+				file, err))
 			continue
 		case len(names) == 0:
-			problems = append(problems, fmt.Sprintf("docs/walks.md links to %s but names nothing in it; put a name in backticks after the link", file))
+			problems = append(problems,
+				fmt.Sprintf("docs/walks.md links to %s but names nothing in it; put a name in backticks after the link", file))
 		}
 		stops++
 		for _, n := range names {
 			if !all[n[1]] {
-				problems = append(problems, fmt.Sprintf("docs/walks.md names %s in %s, which does not declare it; name what does that now", n[1], file))
+				problems = append(problems,
+					fmt.Sprintf("docs/walks.md names %s in %s, which does not declare it; name what does that now", n[1], file))
 			}
 		}
 	}
@@ -102,7 +105,7 @@ func receiver(d *ast.FuncDecl) string {
 	}
 }
 
-func TestTheCheckOfWalksCanFail(t *testing.T) {
+func TestCheckWalksReportsProblems(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "a.go")
 	const code = "package a\n\nconst Limit = 1\n\ntype Set[T any] struct{}\n\nfunc (s *Set[T]) Get() {}\n\nfunc New() {}\n"
 	if err := os.WriteFile(file, []byte(code), 0o600); err != nil {
