@@ -1,7 +1,8 @@
-// Package hello is the smallest whole service: a contract, a setting, and nothing else. Copy it to begin your own.
+// Package hello is the smallest complete service: one contract and one setting. Copy it to start your own.
 package hello
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"net/http"
@@ -9,31 +10,43 @@ import (
 	"bijou.dev/platform/config"
 	"bijou.dev/platform/errs"
 	"bijou.dev/platform/service"
+	"bijou.dev/platform/text"
 	hellov1 "bijou.dev/services/hello/api/hello/v1"
 )
 
-// Options is what the command line decides. The zero value is ready to use.
+// Options is what the command line sets. The zero value is ready to use.
 type Options struct {
 	// Greeting is the default of the live setting hello.greeting. Empty: "Hello".
 	Greeting string
 }
 
+// complete returns a copy with all defaults, or an error that names the fields that are wrong.
+func (o Options) complete() (Options, error) {
+	o.Greeting = cmp.Or(o.Greeting, "Hello")
+	var bad errs.Violations
+	if err := text.CheckLine(o.Greeting, 100); err != nil {
+		bad.Add("Greeting", err.Error())
+	}
+	return o, bad.Err("options of hello")
+}
+
 // New sets up the hello service: gRPC always, HTTP if the process has a listener "http".
 func New(_ context.Context, setup *service.Setup, o Options) error {
-	if o.Greeting == "" {
-		o.Greeting = "Hello"
+	o, err := o.complete()
+	if err != nil {
+		return err
 	}
-	s := &server{greeting: config.String(setup.Config(), "hello.greeting", o.Greeting, config.Spec{Doc: "The word before the name."})}
+	spec := config.Spec{Doc: "The word before the name."}
+	s := &server{greeting: config.String(setup.Config(), "hello.greeting", o.Greeting, spec)}
 	hellov1.RegisterHelloServer(setup.GRPC(), s)
 	if setup.Addr("http") == "" {
 		return nil
 	}
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /hello/{name}", s.serveHTTP)
-	version := setup.Identity().GetVersion()
-	serveVersion := func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, version) }
+	serveVersion := func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, setup.Identity().GetVersion()) }
 	mux.HandleFunc("GET /version", serveVersion)
-	mux.HandleFunc("GET /hello", serveVersion) // the same where the edge leads here: see a split
+	mux.HandleFunc("GET /hello", serveVersion) // routed by the gateway: shows which version of a split answers
 	return setup.Handle("http", mux)
 }
 

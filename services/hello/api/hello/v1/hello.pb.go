@@ -23,10 +23,10 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
-// GreetRequest says who to greet.
+// GreetRequest names the person to greet.
 type GreetRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// 1 to 100 bytes.
+	// name has 1 to 100 bytes. Otherwise: INVALID_ARGUMENT.
 	Name          string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -69,7 +69,7 @@ func (x *GreetRequest) GetName() string {
 	return ""
 }
 
-// GreetResponse is the greeting.
+// GreetResponse has the greeting.
 type GreetResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Text          string                 `protobuf:"bytes,1,opt,name=text,proto3" json:"text,omitempty"`

@@ -28,9 +28,9 @@ const (
 //
 // For semantics around ctx use and closing/ending streaming RPCs, please refer to https://pkg.go.dev/google.golang.org/grpc/?tab=doc#ClientConn.NewStream.
 //
-// Hello greets.
+// Hello greets people by name.
 type HelloClient interface {
-	// Greet answers with a greeting.
+	// Greet returns a greeting.
 	Greet(ctx context.Context, in *GreetRequest, opts ...grpc.CallOption) (*GreetResponse, error)
 }
 
@@ -56,9 +56,9 @@ func (c *helloClient) Greet(ctx context.Context, in *GreetRequest, opts ...grpc.
 // All implementations must embed UnimplementedHelloServer
 // for forward compatibility.
 //
-// Hello greets.
+// Hello greets people by name.
 type HelloServer interface {
-	// Greet answers with a greeting.
+	// Greet returns a greeting.
 	Greet(context.Context, *GreetRequest) (*GreetResponse, error)
 	mustEmbedUnimplementedHelloServer()
 }
