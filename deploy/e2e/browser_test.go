@@ -29,7 +29,7 @@ func TestBrowser(t *testing.T) {
 	inUI(t, 2*time.Minute, nil, "npm", "run", "check")
 	inUI(t, time.Minute, nil, "npm", "run", "build") // the program holds it
 	p := startProcesses(t, stack.Options{})
-	wholeHome(t, p)
+	waitForHome(t, p)
 	env := []string{
 		"CONSOLE_URL=http://" + p.addr("console", 8080),
 		"CONSOLE_ARTEFACTS=" + filepath.Join(root, "artifacts", "console"),

@@ -40,13 +40,13 @@ type consoleEdge struct {
 	Figures  struct{ CallsPerSecond float64 }
 }
 
-// tellConsole looks at everything through the console, and acts through it.
-func tellConsole(t *testing.T, p platform) {
+// storyConsole looks at everything through the console, and acts through it.
+func storyConsole(t *testing.T, p platform) {
 	console := "http://" + p.addr("console", 8080)
 	state := func(ctx context.Context, topic string, v any) error {
 		return getJSON(ctx, console+"/api/state/"+topic, v)
 	}
-	home := wholeHome(t, p)
+	home := waitForHome(t, p)
 
 	eventually(t, 30*time.Second, "every part to answer and the traffic to be seen", func(ctx context.Context) error {
 		if _, err := get(ctx, home); err != nil {

@@ -301,8 +301,8 @@ func TestContainers(t *testing.T) {
 		t.Skipf("containers take an engine and minutes: make test-containers, or set %s", containersVariable)
 	}
 	c := startContainers(t)
-	t.Run("Locked down", func(t *testing.T) { tellLockedDown(t, c) })
-	t.Run("Images", func(t *testing.T) { tellImages(t, c) })
+	t.Run("Restrictions", func(t *testing.T) { assertContainersAreRestricted(t, c) })
+	t.Run("Images", func(t *testing.T) { assertImages(t, c) })
 	t.Run("The console's image has its pages", func(t *testing.T) {
 		for path, want := range map[string]string{"/": "/app.js", "/app.js": "function"} {
 			a, err := get(t.Context(), "http://"+c.addr("console-1", 8080)+path)
@@ -311,26 +311,26 @@ func TestContainers(t *testing.T) {
 			}
 		}
 	})
-	tellAll(t, c)
+	runStories(t, c)
 	for _, s := range []struct {
 		name string
-		tell func(*testing.T, *containers)
+		run  func(*testing.T, *containers)
 	}{
-		{"an instance hangs under load", tellPaused},
-		{"an instance loses its network under load", tellDisconnected},
-		{"an instance crashes and comes back", tellCrashed},
-		{"an instance needs more memory than it may have", tellOutOfMemory},
-		{"every service is restarted under load", tellRolling},
-		{"everything is killed and starts in any order", tellAnyOrder},
-		{"volumes are lost and put back from a backup", tellRestored},
-		{"three stores, and each is lost in turn", tellThreeStores},
+		{"an instance hangs under load", storyInstanceHangs},
+		{"an instance loses its network under load", storyInstanceLosesNetwork},
+		{"an instance crashes and is restarted", storyInstanceCrashes},
+		{"an instance exceeds its memory limit", storyInstanceRunsOutOfMemory},
+		{"every service is restarted under load", storyEveryServiceRestarts},
+		{"everything is killed and starts in any order", storyEverythingIsKilled},
+		{"volumes are lost and put back from a backup", storyVolumesAreRestored},
+		{"three stores, each of which is lost in turn", storyStoreIsLost},
 	} {
-		t.Run("Story/"+s.name, func(t *testing.T) { s.tell(t, c) })
+		t.Run("Story/"+s.name, func(t *testing.T) { s.run(t, c) })
 	}
 }
 
-// tellLockedDown asks the kernel what each container may do.
-func tellLockedDown(t *testing.T, c *containers) {
+// assertContainersAreRestricted asks the kernel what each container may do.
+func assertContainersAreRestricted(t *testing.T, c *containers) {
 	names, err := c.names(t.Context())
 	if err != nil {
 		t.Fatal(err)
@@ -413,8 +413,8 @@ func (c *containers) build(t *testing.T, tree, program string, args ...string) (
 	return c.image(t, name), string(out)
 }
 
-// tellImages asks the engine what the images are made of, and builds a few again.
-func tellImages(t *testing.T, c *containers) {
+// assertImages asks the engine what the images are made of, and builds a few again.
+func assertImages(t *testing.T, c *containers) {
 	names, err := c.compose(t.Context(), "config", "--images").Output()
 	if err != nil {
 		t.Fatalf("docker compose config: %v", err)
@@ -501,25 +501,25 @@ func rootMount(t *testing.T, pid int) []string {
 	return nil
 }
 
-// tellPaused freezes an instance: its connections stay open and nothing answers.
-func tellPaused(t *testing.T, c *containers) {
-	tellSilenced(t, c, "catalog-a-1", func() { c.docker(t, "catalog-a-1", "pause") }, func() { c.docker(t, "catalog-a-1", "unpause") })
+// storyInstanceHangs freezes an instance: its connections stay open and nothing answers.
+func storyInstanceHangs(t *testing.T, c *containers) {
+	assertSilentInstanceIsEjected(t, c, "catalog-a-1", func() { c.docker(t, "catalog-a-1", "pause") }, func() { c.docker(t, "catalog-a-1", "unpause") })
 }
 
-// tellDisconnected pulls an instance's cable out. When it is put back, the instance may have another address.
-func tellDisconnected(t *testing.T, c *containers) {
+// storyInstanceLosesNetwork pulls an instance's cable out. When it is put back, the instance may have another address.
+func storyInstanceLosesNetwork(t *testing.T, c *containers) {
 	network := c.project + "_data"
-	tellSilenced(t, c, "catalog-a-2",
+	assertSilentInstanceIsEjected(t, c, "catalog-a-2",
 		func() { c.docker(t, "catalog-a-2", "network", "disconnect", network) },
 		func() {
 			c.docker(t, "catalog-a-2", "network", "connect", "--alias", "self", "--alias", "catalog-a", network)
 		})
 }
 
-// tellSilenced makes an instance fall silent without a reset, so only time-outs can tell. What it had accepted is lost; the
+// assertSilentInstanceIsEjected makes an instance fall silent without a reset, so only time-outs can tell. What it had accepted is lost; the
 // callers must learn from that, and from then on only what tries it again may fail. Later it has its share of the calls again.
-func tellSilenced(t *testing.T, c *containers, instance string, silence, restore func()) {
-	url := wholeHome(t, c)
+func assertSilentInstanceIsEjected(t *testing.T, c *containers, instance string, silence, restore func()) {
+	url := waitForHome(t, c)
 	l := startLoad(t, c, url, edge(c)+"/", edge(c)+"/browse")
 	l.during(t, 2)
 	silence()
@@ -553,7 +553,7 @@ func tellSilenced(t *testing.T, c *containers, instance string, silence, restore
 		return nil
 	})
 	l.finish(t)
-	wholeHome(t, c)
+	waitForHome(t, c)
 }
 
 // served is how many calls an instance has answered, as its metrics say.
@@ -576,9 +576,9 @@ func (c *containers) served(t testing.TB, instance string) float64 {
 	return sum
 }
 
-// tellCrashed has the engine bring an instance back.
-func tellCrashed(t *testing.T, c *containers) {
-	url := wholeHome(t, c)
+// storyInstanceCrashes has the engine bring an instance back.
+func storyInstanceCrashes(t *testing.T, c *containers) {
+	url := waitForHome(t, c)
 	before, err := c.find("search-1")
 	if err != nil {
 		t.Fatal(err)
@@ -596,14 +596,14 @@ func tellCrashed(t *testing.T, c *containers) {
 		return getJSON(ctx, "http://"+c.addr("search-1", 9090)+"/version", new(any))
 	})
 	l.finish(t)
-	wholeHome(t, c)
+	waitForHome(t, c)
 }
 
-// tellOutOfMemory takes memory away from an instance until the kernel kills it. Only that one may be killed, nobody else may
+// storyInstanceRunsOutOfMemory takes memory away from an instance until the kernel kills it. Only that one may be killed, nobody else may
 // notice, and it comes back.
-func tellOutOfMemory(t *testing.T, c *containers) {
+func storyInstanceRunsOutOfMemory(t *testing.T, c *containers) {
 	const victim = "search-1"
-	url := wholeHome(t, c)
+	url := waitForHome(t, c)
 	before, err := c.find(victim)
 	if err != nil {
 		t.Fatal(err)
@@ -637,7 +637,7 @@ func tellOutOfMemory(t *testing.T, c *containers) {
 	if killed := c.outOfMemory(t, began); !slices.Equal(killed, []string{victim}) {
 		t.Errorf("the kernel killed %v, want %s alone", killed, victim)
 	}
-	wholeHome(t, c)
+	waitForHome(t, c)
 }
 
 // outOfMemory returns which containers of the project the kernel took memory from since then, each once.
@@ -657,10 +657,10 @@ func (c *containers) outOfMemory(t testing.TB, since time.Time) []string {
 	return names
 }
 
-// tellRolling replaces every instance of every service by hand, as an upgrade does: one more first, where the service has no
+// storyEveryServiceRestarts replaces every instance of every service by hand, as an upgrade does: one more first, where the service has no
 // disk that two could not share, then each of the old ones in turn.
-func tellRolling(t *testing.T, c *containers) {
-	url := wholeHome(t, c)
+func storyEveryServiceRestarts(t *testing.T, c *containers) {
+	url := waitForHome(t, c)
 	out, err := c.compose(t.Context(), "config", "--services").Output()
 	if err != nil {
 		t.Fatalf("docker compose config: %v", err)
@@ -713,7 +713,7 @@ func tellRolling(t *testing.T, c *containers) {
 	}
 	l.during(t, 2)
 	l.finish(t)
-	wholeHome(t, c)
+	waitForHome(t, c)
 }
 
 // hasState says whether an instance keeps data on a volume with a name.
@@ -742,8 +742,8 @@ func (r *rotation) client() *http.Client {
 	}}
 }
 
-// tellAnyOrder is a power cut: everything is gone at the same time, and comes back in any order.
-func tellAnyOrder(t *testing.T, c *containers) {
+// storyEverythingIsKilled is a power cut: everything is gone at the same time, and comes back in any order.
+func storyEverythingIsKilled(t *testing.T, c *containers) {
 	names, err := c.names(t.Context())
 	if err != nil {
 		t.Fatal(err)
@@ -752,13 +752,13 @@ func tellAnyOrder(t *testing.T, c *containers) {
 		t.Fatalf("docker kill: %v\n%s", err, out)
 	}
 	c.startShuffled(t, rand.Uint64())
-	wholeHome(t, c)
+	waitForHome(t, c)
 }
 
-// tellRestored loses the volumes of etcd and of profiles and puts them back, by the commands of docs/operations.md.
-func tellRestored(t *testing.T, c *containers) {
-	wholeHome(t, c)
-	declared(t, c)
+// storyVolumesAreRestored loses the volumes of etcd and of profiles and puts them back, by the commands of docs/operations.md.
+func storyVolumesAreRestored(t *testing.T, c *containers) {
+	waitForHome(t, c)
+	waitDeclared(t, c)
 	profile := func(id string) (answer, error) {
 		return post(t.Context(), edge(c)+"/api/profiles", fmt.Sprintf(`{"id":%q,"name":%q,"household":"backup"}`, id, id))
 	}
@@ -785,7 +785,7 @@ func tellRestored(t *testing.T, c *containers) {
 		run(nil, "start", service)
 		c.ready(t, service+"-1")
 	}
-	wholeHome(t, c)
+	waitForHome(t, c)
 	eventually(t, 30*time.Second, "a profile after the backup", func(context.Context) error {
 		if a, err := profile("after-backup"); err != nil || a.status != http.StatusOK {
 			return fmt.Errorf("%+v, %w", a, err)
@@ -805,7 +805,7 @@ func tellRestored(t *testing.T, c *containers) {
 	run(nil, "restart", "config")
 	c.ready(t, "config-1")
 	c.ready(t, "config-2")
-	wholeHome(t, c)
+	waitForHome(t, c)
 	if history := must(t, c, "config", "history", "--json"); !strings.Contains(history, "before the backup") {
 		t.Errorf("the history has lost what was in the backup:\n%s", history)
 	}
@@ -816,9 +816,9 @@ func tellRestored(t *testing.T, c *containers) {
 	}
 }
 
-// tellThreeStores adds compose.ha.yaml to the running stack, and takes away each of the three stores in turn, so the leader
+// storyStoreIsLost adds compose.ha.yaml to the running stack, and takes away each of the three stores in turn, so the leader
 // too. Settings can be published all the time.
-func tellThreeStores(t *testing.T, c *containers) {
+func storyStoreIsLost(t *testing.T, c *containers) {
 	c.files = append(c.files, "compose.ha.yaml")
 	if out, err := c.compose(t.Context(), "up", "--detach", "--no-build").CombinedOutput(); err != nil {
 		t.Fatalf("docker compose up: %v\n%s", err, out)
@@ -828,8 +828,8 @@ func tellThreeStores(t *testing.T, c *containers) {
 	if boards := c.instances(t, "circuits"); len(boards) != 2 {
 		t.Errorf("the boards are %v, want two", boards)
 	}
-	url := wholeHome(t, c)
-	declared(t, c)
+	url := waitForHome(t, c)
+	waitDeclared(t, c)
 	l := startLoad(t, c, url, edge(c)+"/browse")
 	var published []string
 	for _, store := range []string{"etcd-1", "etcd-2-1", "etcd-3-1"} {

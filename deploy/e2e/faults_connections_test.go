@@ -38,7 +38,7 @@ func seedsOf(p platform) []string {
 }
 
 // join makes this process an instance of a service of its own until the test ends: gRPC, and HTTP if setup handles it.
-func join(t testing.TB, p platform, name string, setup service.SetupFunc) {
+func joinService(t testing.TB, p platform, name string, setup service.SetupFunc) {
 	t.Helper()
 	ctx, stop := context.WithCancel(context.Background())
 	log := &tail{}
@@ -54,7 +54,7 @@ func join(t testing.TB, p platform, name string, setup service.SetupFunc) {
 	var done sync.WaitGroup
 	done.Go(func() {
 		if err := member.Run(ctx); err != nil {
-			t.Errorf("running %s: %v\n%s", name, err, log.odd())
+			t.Errorf("running %s: %v\n%s", name, err, log.problems())
 		}
 	})
 	t.Cleanup(func() { stop(); done.Wait() })
@@ -63,7 +63,7 @@ func join(t testing.TB, p platform, name string, setup service.SetupFunc) {
 // withRoutes adds routes to those of the edge. What it returns takes them away.
 func withRoutes(t testing.TB, p platform, more ...map[string]any) (undo func()) {
 	t.Helper()
-	declared(t, p)
+	waitDeclared(t, p)
 	now, _, err := effective(t.Context(), p, "gateway-1", "gateway.routes")
 	if err != nil {
 		t.Fatal(err)
@@ -80,13 +80,13 @@ func withRoutes(t testing.TB, p platform, more ...map[string]any) (undo func()) 
 	return func() { unset(t, p, "gateway.routes", "gateway") }
 }
 
-// sameAsNow returns what waits until every instance is as it is now.
-func sameAsNow(t testing.TB, p platform, victims ...string) (wait func()) {
-	before := readVitals(t.Context(), p)
+// waitForBaseline returns what waits until every instance is as it is now.
+func waitForBaseline(t testing.TB, p platform, victims ...string) (wait func()) {
+	before := readStats(t.Context(), p)
 	return func() {
 		t.Helper()
 		eventually(t, time.Minute, "everybody to be as before", func(ctx context.Context) error {
-			return leaks(before, readVitals(ctx, p), victims)
+			return leaks(before, readStats(ctx, p), victims)
 		})
 	}
 }
@@ -119,8 +119,8 @@ func talk(do func(ctx context.Context, in string) error) *grpc.ServiceDesc {
 	}
 }
 
-// toTalk are the routes to a service that talks.
-func toTalk(name string) []map[string]any {
+// talkRoutes are the routes to a service that talks.
+func talkRoutes(name string) []map[string]any {
 	return []map[string]any{
 		{"name": name, "match": map[string]any{"prefix": "/" + name}, "to": []map[string]any{{"service": name}}},
 		{"name": name + "-grpc", "match": map[string]any{"prefix": "/bijou.e2e.v1.Talk"}, "to": []map[string]any{{"service": name, "endpoint": "grpc"}}},
@@ -138,8 +138,8 @@ func dialEdge(t testing.TB, p platform) *grpc.ClientConn {
 	return conn
 }
 
-// parting is the end of a conversation through the edge.
-type parting struct {
+// conversationEnd is the end of a conversation through the edge.
+type conversationEnd struct {
 	at  time.Time
 	why string // empty: as it should be
 }
@@ -150,19 +150,19 @@ const (
 	downloadSize, downloadInPieces = 256 << 10, 8
 )
 
-// tellEdgeStopped restarts the edge with conversations and downloads through it. Each conversation is to be told that it is
+// faultEdgeRestarts restarts the edge with conversations and downloads through it. Each conversation is to be told that it is
 // over, between two messages; each download is to come to its end.
-func tellEdgeStopped(t *testing.T, p platform, _ uint64) (f figures) {
-	wholeHome(t, p)
-	join(t, p, "e2e-talk", func(_ context.Context, setup *service.Setup) error {
+func faultEdgeRestarts(t *testing.T, p platform, _ uint64) (f figures) {
+	waitForHome(t, p)
+	joinService(t, p, "e2e-talk", func(_ context.Context, setup *service.Setup) error {
 		setup.GRPC().RegisterService(talk(func(context.Context, string) error { return nil }), struct{}{})
 		mux := http.NewServeMux()
 		mux.HandleFunc("/e2e-talk/ws", echoFrames)
 		mux.HandleFunc("/e2e-talk/download", drip)
 		return setup.Handle("http", mux)
 	})
-	defer withRoutes(t, p, toTalk("e2e-talk")...)()
-	settled := sameAsNow(t, p, "gateway-1")
+	defer withRoutes(t, p, talkRoutes("e2e-talk")...)()
+	settled := waitForBaseline(t, p, "gateway-1")
 	eventually(t, 20*time.Second, "the routes", func(context.Context) error {
 		c, err := socketTo(p)
 		if err == nil {
@@ -173,7 +173,7 @@ func tellEdgeStopped(t *testing.T, p platform, _ uint64) (f figures) {
 	ctx, end := context.WithCancel(t.Context())
 	var talks sync.WaitGroup
 	defer func() { end(); talks.Wait() }()
-	partings := converseAll(ctx, t, p, &talks)
+	ends := converseAll(ctx, t, p, &talks)
 	truncated := downloadAll(ctx, t, p)
 
 	begin := time.Now()
@@ -183,7 +183,7 @@ func tellEdgeStopped(t *testing.T, p platform, _ uint64) (f figures) {
 	unclean := 0
 	for range sockets + streams {
 		select {
-		case x := <-partings:
+		case x := <-ends:
 			moments = append(moments, x.at)
 			if x.why != "" {
 				if unclean++; unclean <= 5 {
@@ -232,12 +232,12 @@ func socketTo(p platform) (*websocket.Conn, error) {
 }
 
 // converseAll begins all conversations and returns when each has had an answer. They end with ctx at the latest.
-func converseAll(ctx context.Context, t testing.TB, p platform, running *sync.WaitGroup) <-chan parting {
-	partings := make(chan parting, sockets+streams)
+func converseAll(ctx context.Context, t testing.TB, p platform, running *sync.WaitGroup) <-chan conversationEnd {
+	ends := make(chan conversationEnd, sockets+streams)
 	var open sync.WaitGroup
 	begin := func(send func(string) error, receive func() (string, error), clean func(error) bool) {
 		open.Add(1)
-		running.Go(func() { partings <- converse(ctx, open.Done, send, receive, clean) })
+		running.Go(func() { ends <- converse(ctx, open.Done, send, receive, clean) })
 	}
 	for range sockets {
 		c, err := socketTo(p)
@@ -269,7 +269,7 @@ func converseAll(ctx context.Context, t testing.TB, p platform, running *sync.Wa
 			})
 	}
 	open.Wait()
-	return partings
+	return ends
 }
 
 // downloadAll begins all downloads, half of them by HTTP/2, and returns when each has its header. What it returns waits for their
@@ -326,7 +326,7 @@ func echoFrames(w http.ResponseWriter, r *http.Request) {
 }
 
 // converse sends messages and expects them back in order until the other side ends it. It calls heard with the first answer.
-func converse(ctx context.Context, heard func(), send func(string) error, receive func() (string, error), clean func(error) bool) parting {
+func converse(ctx context.Context, heard func(), send func(string) error, receive func() (string, error), clean func(error) bool) conversationEnd {
 	once := sync.OnceFunc(heard)
 	defer once()
 	over := make(chan struct{})
@@ -351,11 +351,11 @@ func converse(ctx context.Context, heard func(), send func(string) error, receiv
 		text, err := receive()
 		switch {
 		case err != nil && clean(err):
-			return parting{at: time.Now()}
+			return conversationEnd{at: time.Now()}
 		case err != nil:
-			return parting{time.Now(), err.Error()}
+			return conversationEnd{time.Now(), err.Error()}
 		case text != strconv.Itoa(i):
-			return parting{time.Now(), fmt.Sprintf("message %d was %q", i, text)}
+			return conversationEnd{time.Now(), fmt.Sprintf("message %d was %q", i, text)}
 		}
 		once()
 	}
@@ -380,12 +380,12 @@ func download(ctx context.Context, by *http.Client, url string, begun func()) (i
 
 // chain joins two services, one behind the other. What the second does is up to the test; the first asks it, for those
 // who come by HTTP and by gRPC.
-func chain(t *testing.T, p platform, work func(ctx context.Context, in string) error, passing func(ctx context.Context)) (undo func()) {
-	join(t, p, "e2e-back", func(_ context.Context, setup *service.Setup) error {
+func startChain(t *testing.T, p platform, work func(ctx context.Context, in string) error, passing func(ctx context.Context)) (undo func()) {
+	joinService(t, p, "e2e-back", func(_ context.Context, setup *service.Setup) error {
 		setup.GRPC().RegisterService(talk(work), struct{}{})
 		return setup.Handle("http", http.NotFoundHandler())
 	})
-	join(t, p, "e2e-front", func(_ context.Context, setup *service.Setup) error {
+	joinService(t, p, "e2e-front", func(_ context.Context, setup *service.Setup) error {
 		back, err := setup.Dial("e2e-back")
 		if err != nil {
 			return err
@@ -401,7 +401,7 @@ func chain(t *testing.T, p platform, work func(ctx context.Context, in string) e
 			}
 		}))
 	})
-	undo = withRoutes(t, p, toTalk("e2e-front")...)
+	undo = withRoutes(t, p, talkRoutes("e2e-front")...)
 	eventually(t, 20*time.Second, "the way to the last of them", func(ctx context.Context) error {
 		a, err := get(ctx, edge(p)+"/e2e-front")
 		if err != nil || a.status != http.StatusOK {
@@ -412,9 +412,9 @@ func chain(t *testing.T, p platform, work func(ctx context.Context, in string) e
 	return undo
 }
 
-// tellExpired asks through the edge, with a deadline of 50 ms, a service that asks another one for half a second of work.
-func tellExpired(t *testing.T, p platform, _ uint64) (f figures) {
-	wholeHome(t, p)
+// faultDeadlineExpires asks through the edge, with a deadline of 50 ms, a service that asks another one for half a second of work.
+func faultDeadlineExpires(t *testing.T, p platform, _ uint64) (f figures) {
+	waitForHome(t, p)
 	const calls, patience, step = 100, 50 * time.Millisecond, 5 * time.Millisecond
 	var worked, late atomic.Int64 // steps of work, and those that nobody waited for any more
 	var mu sync.Mutex
@@ -447,7 +447,7 @@ func tellExpired(t *testing.T, p platform, _ uint64) (f figures) {
 		}
 		return nil
 	}
-	defer chain(t, p, work, func(ctx context.Context) { given(0, ctx) })()
+	defer startChain(t, p, work, func(ctx context.Context) { given(0, ctx) })()
 	// The circuit between the two services is shared with nobody here. It would open, and there would be no work.
 	const closed = "circuit.e2e-back.forceClosed"
 	must(t, p, "config", "set", closed, "true", "--app", "e2e-front", "--reason", "a story", "--wait", "20s")
@@ -455,7 +455,7 @@ func tellExpired(t *testing.T, p platform, _ uint64) (f figures) {
 	mu.Lock()
 	left = [2][]time.Duration{}
 	mu.Unlock()
-	settled := sameAsNow(t, p)
+	settled := waitForBaseline(t, p)
 	conn := dialEdge(t, p)
 	for range calls {
 		begin := time.Now()
@@ -492,18 +492,18 @@ func tellExpired(t *testing.T, p platform, _ uint64) (f figures) {
 		f.missed = append(f.missed, fmt.Sprintf("only %d steps were worked", worked.Load()))
 	case median(0) > patience || median(1) > median(0):
 		f.missed = append(f.missed, "deadlines do not shrink on the way")
-	case share > .05 && figuresCount() || share > .5:
+	case share > .05 && strictTiming() || share > .5:
 		f.missed = append(f.missed, "more than 5 % of the work was for nobody")
 	}
 	return f
 }
 
-// figuresCount: make test runs on machines that are busy.
-func figuresCount() bool { return *faultsFile != "" }
+// strictTiming: make test runs on machines that are busy.
+func strictTiming() bool { return *faultsFile != "" }
 
-// tellGone leaves in the middle of requests, in all the ways that clients have.
-func tellGone(t *testing.T, p platform, _ uint64) (f figures) {
-	wholeHome(t, p)
+// faultClientsDisconnect leaves in the middle of requests, in all the ways that clients have.
+func faultClientsDisconnect(t *testing.T, p platform, _ uint64) (f figures) {
+	waitForHome(t, p)
 	began, ended := make(chan struct{}), make(chan time.Time)
 	work := func(ctx context.Context, in string) error {
 		if in == "" {
@@ -517,12 +517,12 @@ func tellGone(t *testing.T, p platform, _ uint64) (f figures) {
 		ended <- time.Now()
 		return ctx.Err()
 	}
-	defer chain(t, p, work, func(context.Context) {})()
+	defer startChain(t, p, work, func(context.Context) {})()
 	// Circuits would end the work by themselves after a second.
 	const timeout = "circuit.e2e-back.timeout"
 	must(t, p, "config", "set", timeout, "10s", "--app", "e2e-front", "--reason", "a story", "--wait", "20s")
 	defer unset(t, p, timeout, "e2e-front")
-	settled := sameAsNow(t, p)
+	settled := waitForBaseline(t, p)
 	conn := dialEdge(t, p)
 	h2 := &http.Transport{Protocols: new(http.Protocols)}
 	h2.Protocols.SetUnencryptedHTTP2(true)
@@ -579,43 +579,43 @@ func tellGone(t *testing.T, p platform, _ uint64) (f figures) {
 	return f
 }
 
-// tellHerd has two thousand clients lose their connections and come back at once, and then five hundred instances register at
+// faultClientsReconnectAtOnce has two thousand clients lose their connections and come back at once, and then five hundred instances register at
 // once, while others are served.
-func tellHerd(t *testing.T, p platform, seed uint64) (f figures) {
-	url := wholeHome(t, p)
-	herd := make([]*sheep, 2000)
-	for i := range herd {
+func faultClientsReconnectAtOnce(t *testing.T, p platform, seed uint64) (f figures) {
+	url := waitForHome(t, p)
+	clients := make([]*edgeClient, 2000)
+	for i := range clients {
 		// One address may have so many connections only, and the others come from the first.
-		herd[i] = &sheep{from: net.IPv4(127, 0, 0, byte(2+i%8)), to: p.addr("gateway-1", 8080)}
-		defer herd[i].drop()
+		clients[i] = &edgeClient{from: net.IPv4(127, 0, 0, byte(2+i%8)), to: p.addr("gateway-1", 8080)}
+		defer clients[i].drop()
 	}
-	come(t, herd, 50)
-	for _, s := range herd {
+	connectAll(t, clients, 50)
+	for _, s := range clients {
 		s.drop()
 	}
 	o := startOffer(t, seed, p.rate(), url, edge(p)+"/browse", edge(p)+"/")
-	o.pass(t, 3*time.Second)
-	settled := sameAsNow(t, p, "hello-1") // the edge keeps its connections for a minute
+	o.runFor(t, 3*time.Second)
+	settled := waitForBaseline(t, p, "hello-1") // the edge keeps its connections for a minute
 	broken := time.Since(o.begun)
-	back := come(t, herd, len(herd))
-	o.pass(t, 5*time.Second)
-	for _, s := range herd {
+	back := connectAll(t, clients, len(clients))
+	o.runFor(t, 5*time.Second)
+	for _, s := range clients {
 		s.drop()
 	}
 	known, newcomers := registerAll(t, p, o)
-	o.pass(t, 2*time.Second)
+	o.runFor(t, 2*time.Second)
 	end := time.Since(o.begun)
 	samples := o.end()
 	settled()
 
-	was, others := look(samples, 0, broken), look(samples, broken, end)
+	was, others := windowOf(samples, 0, broken), windowOf(samples, broken, end)
 	f.offered, f.failed, f.recovery = others.offered, others.failed, back.after
-	f.before, f.during, f.after = was.p99, others.p99, look(samples, end-2*time.Second, end).p99
+	f.before, f.during, f.after = was.p99, others.p99, windowOf(samples, end-2*time.Second, end).p99
 	for why, n := range others.why {
 		t.Logf("others: %d x %s", n, why)
 	}
 	f.note = fmt.Sprintf("%d clients were back after %v (refused at first: %v); %s; the requests are those of others",
-		len(herd), back.after.Round(10*time.Millisecond), back.refusals, newcomers)
+		len(clients), back.after.Round(10*time.Millisecond), back.refusals, newcomers)
 	if others.failed > 0 {
 		f.missed = append(f.missed, "others were harmed")
 	}
@@ -625,26 +625,26 @@ func tellHerd(t *testing.T, p platform, seed uint64) (f figures) {
 	return f
 }
 
-// comeback is how a herd came back.
-type comeback struct {
+// reconnection is how a herd came back.
+type reconnection struct {
 	after    time.Duration
 	refusals map[string]int // of first tries
 }
 
 // come connects a herd, so many at a time.
-func come(t testing.TB, herd []*sheep, atOnce int) (c comeback) {
+func connectAll(t testing.TB, clients []*edgeClient, atOnce int) (c reconnection) {
 	t.Helper()
 	begin := time.Now()
 	var all errgroup.Group
 	all.SetLimit(atOnce)
-	for _, s := range herd {
+	for _, s := range clients {
 		all.Go(func() error { return s.until200(t.Context()) })
 	}
 	if err := all.Wait(); err != nil {
 		t.Fatalf("a client did not come back: %v", err)
 	}
-	c = comeback{time.Since(begin), map[string]int{}}
-	for _, s := range herd {
+	c = reconnection{time.Since(begin), map[string]int{}}
+	for _, s := range clients {
 		if s.why != "" {
 			c.refusals[s.why]++
 		}
@@ -695,7 +695,7 @@ func registerAll(t testing.TB, p platform, o *offer) (known time.Duration, note 
 	}
 	eventually(t, 30*time.Second, "all newcomers in both registries", count(len(registrars)))
 	known = time.Since(begin)
-	o.pass(t, 5*time.Second)
+	o.runFor(t, 5*time.Second)
 	spent = cpu() - spent
 	note = fmt.Sprintf("%d instances began at once, and both registries had all of them after %v, which cost the two %.2f s of CPU in %v",
 		len(registrars), known.Round(10*time.Millisecond), spent, time.Since(begin).Round(100*time.Millisecond))
@@ -726,15 +726,15 @@ func registeredAs(ctx context.Context, p platform, registry, service string) (n 
 	return n, err
 }
 
-// sheep is a client that keeps one connection to the edge.
-type sheep struct {
+// edgeClient is a client that keeps one connection to the edge.
+type edgeClient struct {
 	from net.IP
 	to   string
 	conn net.Conn // nil: it has none
 	why  string   // that the first try failed; empty: it did not
 }
 
-func (s *sheep) drop() {
+func (s *edgeClient) drop() {
 	if s.conn != nil {
 		reset(s.conn)
 		s.conn = nil
@@ -742,7 +742,7 @@ func (s *sheep) drop() {
 }
 
 // until200 connects and asks until it gets a good answer, with the jittered back-off of a client that behaves.
-func (s *sheep) until200(ctx context.Context) error {
+func (s *edgeClient) until200(ctx context.Context) error {
 	s.why = ""
 	for begin, wait := time.Now(), 50*time.Millisecond; ; wait = min(2*wait, time.Second) {
 		err := s.ask(ctx)
@@ -759,7 +759,7 @@ func (s *sheep) until200(ctx context.Context) error {
 	}
 }
 
-func (s *sheep) ask(ctx context.Context) (err error) {
+func (s *edgeClient) ask(ctx context.Context) (err error) {
 	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
 	defer cancel()
 	c, err := (&net.Dialer{LocalAddr: &net.TCPAddr{IP: s.from}}).DialContext(ctx, "tcp", s.to)

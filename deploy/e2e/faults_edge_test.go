@@ -33,18 +33,18 @@ import (
 
 // edgeFaults attack the edge while others use it.
 var edgeFaults = []fault{
-	besieged("25", "1,000 connections with slow headers", 10, theEdge, slowly("headers", "HTTP/2")),
-	besieged("25", "1,000 connections with slow bodies", 10, theEdge, slowly("large bodies", "small bodies", "chunks")),
-	besieged("25", "1,000 connections that read nothing", 10, theEdge, slowly("readers")),
-	brief(besieged("26", "oversized everything", 3, theEdge, oversize)),
-	besieged("27", "floods and stalls of HTTP/2", 12, flooded, flood),
-	brief(besieged("27", "gRPC streams whose server leaves while their client sends", 3, theEdge, leave)),
-	besieged("29", "bodies that unpack to 64 MiB", 4, traces, unpack),
-	{row: "28", name: "smuggled requests", tell: tellSmuggling},
-	{row: "29", name: "malformed bytes", tell: tellFuzz},
+	attacked("25", "1,000 connections with slow headers", 10, edgeTarget, slowClients("headers", "HTTP/2")),
+	attacked("25", "1,000 connections with slow bodies", 10, edgeTarget, slowClients("large bodies", "small bodies", "chunks")),
+	attacked("25", "1,000 connections that read nothing", 10, edgeTarget, slowClients("readers")),
+	shortRow(attacked("26", "oversized everything", 3, edgeTarget, oversize)),
+	attacked("27", "floods and stalls of HTTP/2", 12, floodTarget, flood),
+	shortRow(attacked("27", "gRPC streams that the server ends while the client sends", 3, edgeTarget, leave)),
+	attacked("29", "bodies that unpack to 64 MiB", 4, traces, unpack),
+	{row: "28", name: "smuggled requests", run: faultRequestSmuggling},
+	{row: "29", name: "malformed bytes", run: faultMalformedInput},
 }
 
-func brief(f fault) fault {
+func shortRow(f fault) fault {
 	f.short = true
 	return f
 }
@@ -56,13 +56,13 @@ type target struct {
 }
 
 var (
-	theEdge = target{"gateway-1", 64 << 20}
-	flooded = target{"gateway-1", 80 << 20}  // what its memory limit leaves
-	traces  = target{"tracing-1", 160 << 20} // it may hold 64 MiB of what it is sent, and its container has 256
+	edgeTarget  = target{"gateway-1", 64 << 20}
+	floodTarget = target{"gateway-1", 80 << 20}  // what its memory limit leaves
+	traces      = target{"tracing-1", 160 << 20} // it may hold 64 MiB of what it is sent, and its container has 256
 )
 
-// siege is an attack on an instance. Requests that ask the edge for host x come out at an origin of the attacker's.
-type siege struct {
+// attackRun is an attack on an instance. Requests that ask the edge for host x come out at an origin of the attacker's.
+type attackRun struct {
 	platform
 	target
 	before map[string]float64 // what the victim said of itself
@@ -70,9 +70,9 @@ type siege struct {
 	least  float64            // of the victim's memory
 	peak   float64            // of it during the attack
 
-	over   chan struct{} // closed when the attack is to end
-	forces sync.WaitGroup
-	judge  func(t testing.TB, grown func(metric string) float64) // nil: there is nothing more to see
+	over      chan struct{} // closed when the attack is to end
+	attackers sync.WaitGroup
+	judge     func(t testing.TB, grown func(metric string) float64) // nil: there is nothing more to see
 
 	mu            sync.Mutex
 	n             int // attacks that the victim was done with
@@ -80,56 +80,56 @@ type siege struct {
 	notes, missed []string
 }
 
-// besieged is a row in which attack sends attackers, who fight until s.over or until the victim is done with them.
-func besieged(row, name string, seconds int, on target, attack func(s *siege)) fault {
-	var s *siege
+// attacked is a row in which attack sends attackers, who fight until s.over or until the victim is done with them.
+func attacked(row, name string, seconds int, on target, attack func(s *attackRun)) fault {
+	var s *attackRun
 	return fault{
 		row: row, name: name, on: processesOf, seconds: seconds, must: .999,
 		beside: func(t testing.TB, p platform) func() (string, []string) {
-			s = &siege{platform: p, target: on, over: make(chan struct{})}
-			lift := s.camp(t)
+			s = &attackRun{platform: p, target: on, over: make(chan struct{})}
+			lift := s.startOrigin(t)
 			return func() (string, []string) { lift(); return s.report(t) }
 		},
-		hurt: func(t testing.TB, _ platform) { s.watch(t); attack(s) },
-		heal: func(testing.TB, platform) { close(s.over); s.forces.Wait() },
+		inject: func(t testing.TB, _ platform) { s.watch(t); attack(s) },
+		heal:   func(testing.TB, platform) { close(s.over); s.attackers.Wait() },
 	}
 }
 
 // camp starts the attacker's origin and has the edge know it.
-func (s *siege) camp(t testing.TB) (lift func()) {
+func (s *attackRun) startOrigin(t testing.TB) (lift func()) {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
-	srv := &http.Server{Handler: siegeOrigin, Protocols: new(http.Protocols)}
+	srv := &http.Server{Handler: attackOrigin, Protocols: new(http.Protocols)}
 	srv.Protocols.SetHTTP1(true)
 	srv.Protocols.SetUnencryptedHTTP2(true)
-	c, err := members.New(members.Options{Seeds: []string{s.addr("discovery", 7000)}, Name: "siege-1"})
+	c, err := members.New(members.Options{Seeds: []string{s.addr("discovery", 7000)}, Name: "attack-1"})
 	if err != nil {
 		t.Fatal(err)
 	}
 	to := l.Addr().String()
-	r := members.NewRegistrar(c, members.Instance{Service: "siege", ID: "siege-1", Status: members.Up, Endpoints: map[string]string{"http": to, "grpc": to}}, members.RegistrarOptions{})
+	r := members.NewRegistrar(c, members.Instance{Service: "attack", ID: "attack-1", Status: members.Up, Endpoints: map[string]string{"http": to, "grpc": to}}, members.RegistrarOptions{})
 	ctx, cancel := context.WithCancel(context.WithoutCancel(t.Context()))
 	var all sync.WaitGroup
 	all.Go(func() { _ = srv.Serve(l) }) // ends with Close
 	all.Go(func() { _ = r.Run(ctx) })
 	t.Cleanup(func() { cancel(); _ = srv.Close(); all.Wait() })
-	declared(t, s)
+	waitDeclared(t, s)
 	now, _, err := effective(t.Context(), s, "gateway-1", "gateway.routes")
 	var routes []map[string]any
 	if err := errors.Join(err, json.Unmarshal([]byte(now), &routes)); err != nil {
 		t.Fatal(err)
 	}
 	routes = append(routes,
-		map[string]any{"name": "siege", "match": map[string]any{"host": "x"}, "to": []map[string]any{{"service": "siege"}}},
-		map[string]any{"name": "siege-grpc", "match": map[string]any{"host": "x", "prefix": "/test.v1.Calls"}, "to": []map[string]any{{"service": "siege", "endpoint": "grpc"}}})
+		map[string]any{"name": "attack", "match": map[string]any{"host": "x"}, "to": []map[string]any{{"service": "attack"}}},
+		map[string]any{"name": "attack-grpc", "match": map[string]any{"host": "x", "prefix": "/test.v1.Calls"}, "to": []map[string]any{{"service": "attack", "endpoint": "grpc"}}})
 	b, err := json.Marshal(routes)
 	if err != nil {
 		t.Fatal(err)
 	}
-	must(t, s, "config", "set", "gateway.routes", string(b), "--app", "gateway", "--reason", "a siege", "--wait", "20s")
+	must(t, s, "config", "set", "gateway.routes", string(b), "--app", "gateway", "--reason", "an attack", "--wait", "20s")
 	eventually(t, 20*time.Second, "the attacker's origin", func(ctx context.Context) error {
 		req, err := http.NewRequestWithContext(ctx, http.MethodGet, edge(s)+"/", nil)
 		if err != nil {
@@ -184,7 +184,7 @@ func (p processes) memory(instance string) float64 {
 var leastMemory = map[float64]float64{}
 
 // watch follows the memory of the victim until the attack is over. What counts is what it takes more than at rest.
-func (s *siege) watch(t testing.TB) {
+func (s *attackRun) watch(t testing.TB) {
 	t.Helper()
 	var err error
 	if s.before, err = scrape(t.Context(), s, s.victim); err != nil {
@@ -195,7 +195,7 @@ func (s *siege) watch(t testing.TB) {
 	s.least = min(memory(s.victim), cmp.Or(leastMemory[started], math.MaxFloat64))
 	leastMemory[started] = s.least
 	s.cpu = cpuTime()
-	s.forces.Go(func() {
+	s.attackers.Go(func() {
 		tick := time.NewTicker(100 * time.Millisecond)
 		defer tick.Stop()
 		for {
@@ -217,17 +217,17 @@ func cpuTime() time.Duration {
 }
 
 // send sends n attackers, one after the other: it is not how many come at once that is to hurt.
-func (s *siege) send(n int, attack func(i int)) {
+func (s *attackRun) launch(n int, attack func(i int)) {
 	tick := time.NewTicker(time.Millisecond)
 	defer tick.Stop()
 	for i := range n {
-		s.forces.Go(func() { attack(i) })
+		s.attackers.Go(func() { attack(i) })
 		<-tick.C
 	}
 }
 
 // fight goes on until the attack is over, one round every 50 ms at most.
-func (s *siege) fight(round func()) {
+func (s *attackRun) repeat(round func()) {
 	tick := time.NewTicker(50 * time.Millisecond)
 	defer tick.Stop()
 	for {
@@ -241,7 +241,7 @@ func (s *siege) fight(round func()) {
 }
 
 // done notes that the victim was done with an attack.
-func (s *siege) done(begun time.Time) {
+func (s *attackRun) done(begun time.Time) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.n++
@@ -249,7 +249,7 @@ func (s *siege) done(begun time.Time) {
 }
 
 // miss notes what should not have been, a few times.
-func (s *siege) miss(format string, args ...any) {
+func (s *attackRun) missf(format string, args ...any) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if len(s.missed) < 3 {
@@ -258,7 +258,7 @@ func (s *siege) miss(format string, args ...any) {
 }
 
 // dial opens a connection to the edge. One that is narrow has small buffers.
-func (s *siege) dial(narrow bool) net.Conn {
+func (s *attackRun) dial(narrow bool) net.Conn {
 	d := net.Dialer{Timeout: 10 * time.Second}
 	if narrow {
 		d.Control = func(_, _ string, c syscall.RawConn) error {
@@ -270,7 +270,7 @@ func (s *siege) dial(narrow bool) net.Conn {
 	}
 	c, err := d.Dial("tcp", s.addr("gateway", 8080))
 	if err != nil {
-		s.miss("connecting: %v", err)
+		s.missf("connecting: %v", err)
 		return nil
 	}
 	_ = c.SetDeadline(time.Now().Add(time.Minute)) // no attack lasts longer
@@ -278,7 +278,7 @@ func (s *siege) dial(narrow bool) net.Conn {
 }
 
 // report says how it went.
-func (s *siege) report(t testing.TB) (string, []string) {
+func (s *attackRun) report(t testing.TB) (string, []string) {
 	after, err := scrape(t.Context(), s, s.victim)
 	if err != nil {
 		t.Fatal(err)
@@ -291,16 +291,16 @@ func (s *siege) report(t testing.TB) (string, []string) {
 	s.notes = append(s.notes, fmt.Sprintf("%s took up to %.0f MiB more, and %.1f s of CPU time while attackers and load took %.1f s",
 		s.victim, max(0, growth)/(1<<20), grown("process_cpu_seconds_total"), (cpuTime()-s.cpu).Seconds()))
 	if growth > s.spare {
-		s.miss("%s took %.0f MiB more, must be at most %.0f", s.victim, growth/(1<<20), s.spare/(1<<20))
+		s.missf("%s took %.0f MiB more, must be at most %.0f", s.victim, growth/(1<<20), s.spare/(1<<20))
 	}
 	return strings.Join(s.notes, "; "), s.missed
 }
 
-// slowly sends a thousand slow clients of several kinds in equal parts.
-func slowly(kinds ...string) func(s *siege) {
+// slowClients sends a thousand slow clients of several kinds in equal parts.
+func slowClients(kinds ...string) func(s *attackRun) {
 	const n = 1000
-	return func(s *siege) {
-		s.send(n, func(i int) {
+	return func(s *attackRun) {
+		s.launch(n, func(i int) {
 			c := gatewaytest.SlowClients[kinds[i%len(kinds)]]
 			conn := s.dial(!c.Takes)
 			if conn == nil {
@@ -316,9 +316,9 @@ func slowly(kinds ...string) func(s *siege) {
 				s.done(begun)
 				return
 			}
-			s.forces.Go(func() {
+			s.attackers.Go(func() {
 				if _, err := io.Copy(io.Discard, conn); errors.Is(err, os.ErrDeadlineExceeded) {
-					s.miss("an attacker was served for a minute")
+					s.missf("an attacker was served for a minute")
 				}
 				s.done(begun)
 			})
@@ -330,7 +330,7 @@ func slowly(kinds ...string) func(s *siege) {
 		s.judge = func(testing.TB, func(string) float64) {
 			s.notes = append(s.notes, fmt.Sprintf("%d closed, the last after %.1f s of 10", s.n, s.longest.Seconds()))
 			if s.n < n || s.longest > 15*time.Second {
-				s.miss("%d of %d closed, the last after %v", s.n, n, s.longest)
+				s.missf("%d of %d closed, the last after %v", s.n, n, s.longest)
 			}
 		}
 	}
@@ -364,9 +364,9 @@ var oversizedHTTP2 = map[string]struct {
 	"announced body":   {[]string{":path", "/", "content-length", "11000000"}, "413"},
 }
 
-func oversize(s *siege) {
-	s.send(4, func(int) {
-		s.fight(func() {
+func oversize(s *attackRun) {
+	s.launch(4, func(int) {
+		s.repeat(func() {
 			for name, o := range oversized {
 				s.oversized(name, o.in, o.status)
 			}
@@ -377,7 +377,7 @@ func oversize(s *siege) {
 				}
 				begun, c := time.Now(), gatewaytest.NewClient(conn)
 				if got := c.Outcome(c.Request(slices.Concat([]string{":method", "POST", ":scheme", "http", ":authority", "x"}, o.pairs), "x")); got != o.status {
-					s.miss("%s by HTTP/2: %s", name, got)
+					s.missf("%s by HTTP/2: %s", name, got)
 				}
 				_ = conn.Close()
 				s.done(begun)
@@ -389,33 +389,33 @@ func oversize(s *siege) {
 	}
 }
 
-func (s *siege) oversized(name, in string, status int) {
+func (s *attackRun) oversized(name, in string, status int) {
 	conn := s.dial(false)
 	if conn == nil {
 		return
 	}
 	defer conn.Close()
 	begun := time.Now()
-	s.forces.Go(func() { _, _ = io.WriteString(conn, in) }) // the edge need not take it all
+	s.attackers.Go(func() { _, _ = io.WriteString(conn, in) }) // the edge need not take it all
 	res, err := http.ReadResponse(bufio.NewReader(conn), nil)
 	if err != nil {
-		s.miss("%s: %v", name, err)
+		s.missf("%s: %v", name, err)
 		return
 	}
 	_, _ = io.Copy(io.Discard, res.Body) // an answer with nothing behind it
 	_ = res.Body.Close()
 	if _, err := conn.Read(make([]byte, 1)); res.StatusCode != status || errors.Is(err, os.ErrDeadlineExceeded) || err == nil {
-		s.miss("%s: %d, then %v", name, res.StatusCode, err)
+		s.missf("%s: %d, then %v", name, res.StatusCode, err)
 	}
 	s.done(begun)
 }
 
 // flood sends requests whose answers are not taken, and then every kind of flood again and again.
-func flood(s *siege) {
+func flood(s *attackRun) {
 	const stalled = 5
 	var opened sync.WaitGroup
 	opened.Add(stalled)
-	s.send(stalled, func(int) {
+	s.launch(stalled, func(int) {
 		conn := s.dial(false)
 		if conn == nil {
 			opened.Done()
@@ -430,13 +430,13 @@ func flood(s *siege) {
 		opened.Done()
 		<-c.Done()
 		if took := time.Since(begun); took > 15*time.Second {
-			s.miss("a client that takes nothing was cut off after %v", took.Round(time.Millisecond))
+			s.missf("a client that takes nothing was cut off after %v", took.Round(time.Millisecond))
 		}
 	})
 	opened.Wait()
 	names := slices.Sorted(maps.Keys(gatewaytest.Floods))
-	s.send(2, func(i int) {
-		s.fight(func() {
+	s.launch(2, func(i int) {
+		s.repeat(func() {
 			name := names[i%len(names)]
 			i++
 			conn := s.dial(false)
@@ -450,7 +450,7 @@ func flood(s *siege) {
 			}
 			<-c.Done()
 			if took := time.Since(begun); frames > 1000 && took > time.Second {
-				s.miss("%s was cut off after %d frames and %v", name, frames, took)
+				s.missf("%s was cut off after %d frames and %v", name, frames, took)
 			}
 			s.done(begun)
 		})
@@ -462,16 +462,16 @@ func flood(s *siege) {
 		}
 		calm := grown(`bijou_gateway_http2_errors_total{kind="stall_flood"}`)
 		if counted < float64(s.n) || calm < stalled {
-			s.miss("%.0f floods and %.0f stalls were counted, there were %d and %d", counted, calm, s.n, stalled)
+			s.missf("%.0f floods and %.0f stalls were counted, there were %d and %d", counted, calm, s.n, stalled)
 		}
 		s.notes = append(s.notes, fmt.Sprintf("%d floods of %d kinds cut off and counted, the last after %v and no later than 1,000 frames or 1 s; %d clients that take nothing within 15 s",
 			s.n, len(names), s.longest.Round(time.Millisecond), stalled))
 	}
 }
 
-// siegeOrigin is where the attackers' requests come out. A call of gRPC gets some of its answer, and its end when 100 bytes
+// attackOrigin is where the attackers' requests come out. A call of gRPC gets some of its answer, and its end when 100 bytes
 // have come of what may have no end.
-var siegeOrigin = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+var attackOrigin = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 	if !strings.HasPrefix(r.URL.Path, "/test.v1.Calls/") {
 		gatewaytest.Origin(w, r)
 		return
@@ -485,37 +485,37 @@ var siegeOrigin = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) 
 })
 
 // leave calls by gRPC and never stops sending (golang/go#80085).
-func leave(s *siege) {
-	s.send(4, func(int) {
+func leave(s *attackRun) {
+	s.launch(4, func(int) {
 		tr := &http.Transport{Protocols: new(http.Protocols)}
 		tr.Protocols.SetUnencryptedHTTP2(true)
 		defer tr.CloseIdleConnections()
-		s.fight(func() {
+		s.repeat(func() {
 			begun := time.Now()
 			ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
 			defer cancel()
 			body, send := io.Pipe()
 			defer body.Close()
-			s.forces.Go(func() {
+			s.attackers.Go(func() {
 				for err := error(nil); err == nil; {
 					_, err = send.Write(make([]byte, 64<<10))
 				}
 			})
 			req, err := http.NewRequestWithContext(ctx, http.MethodPost, edge(s)+"/test.v1.Calls/Chat", body)
 			if err != nil {
-				s.miss("%v", err)
+				s.missf("%v", err)
 				return
 			}
 			req.Host = "x"
 			req.Header.Set("Content-Type", "application/grpc")
 			res, err := tr.RoundTrip(req)
 			if err != nil {
-				s.miss("a call: %v", err)
+				s.missf("a call: %v", err)
 				return
 			}
 			defer res.Body.Close()
 			if got, err := io.ReadAll(res.Body); err != nil || string(got) != "first" || res.Trailer.Get("Grpc-Status") != "10" {
-				s.miss("a call ended with %q, %v, %v", got, res.Trailer, err)
+				s.missf("a call ended with %q, %v, %v", got, res.Trailer, err)
 			}
 			s.done(begun)
 		})
@@ -526,16 +526,16 @@ func leave(s *siege) {
 }
 
 // unpack sends the trace store a little that becomes much.
-func unpack(s *siege) {
+func unpack(s *attackRun) {
 	var bomb bytes.Buffer
 	z := gzip.NewWriter(&bomb)
 	_, _ = z.Write(make([]byte, 64<<20)) // a buffer takes everything
 	_ = z.Close()
-	s.send(20, func(int) {
-		s.fight(func() {
+	s.launch(20, func(int) {
+		s.repeat(func() {
 			req, err := http.NewRequest(http.MethodPost, "http://"+s.addr("tracing", 4318)+"/v1/traces", bytes.NewReader(bomb.Bytes()))
 			if err != nil {
-				s.miss("%v", err)
+				s.missf("%v", err)
 				return
 			}
 			req.Header.Set("Content-Type", "application/x-protobuf")
@@ -543,7 +543,7 @@ func unpack(s *siege) {
 			begun := time.Now()
 			a, err := do(req)
 			if err != nil || a.status != http.StatusRequestEntityTooLarge && a.status != http.StatusTooManyRequests {
-				s.miss("%d %v %.200s", a.status, err, a.body)
+				s.missf("%d %v %.200s", a.status, err, a.body)
 			}
 			s.done(begun)
 		})
@@ -553,8 +553,8 @@ func unpack(s *siege) {
 	}
 }
 
-// tellSmuggling runs the edge's own tests of what is a message, in front of nginx, HAProxy, Apache and Go.
-func tellSmuggling(t *testing.T, _ platform, _ uint64) (f figures) {
+// faultRequestSmuggling runs the edge's own tests of what is a message, in front of nginx, HAProxy, Apache and Go.
+func faultRequestSmuggling(t *testing.T, _ platform, _ uint64) (f figures) {
 	out := run(t, "go", "test", "-count=1", "-v", "-run", "^(TestFraming|TestDowngrade|TestBackends)$", "./services/gateway")
 	if m := regexp.MustCompile(`--- SKIP.*\n.*: (.*)`).FindStringSubmatch(out); m != nil {
 		t.Skip(m[1])
@@ -569,8 +569,8 @@ func tellSmuggling(t *testing.T, _ platform, _ uint64) (f figures) {
 	return f
 }
 
-// tellFuzz runs every fuzz target.
-func tellFuzz(t *testing.T, _ platform, _ uint64) figures {
+// faultMalformedInput runs every fuzz target.
+func faultMalformedInput(t *testing.T, _ platform, _ uint64) figures {
 	out := run(t, "go", "run", "./deploy/e2e/fuzz", "-time", "2s")
 	return figures{note: lastLine(out)}
 }

@@ -22,20 +22,20 @@ import (
 )
 
 // held kills instances for as long as the fault lasts.
-func held(row, name string, on where, seconds int, must float64, victims ...string) fault {
+func instancesKilled(row, name string, on where, seconds int, must float64, victims ...string) fault {
 	return fault{
 		row: row, name: name, on: on, seconds: seconds, must: must, victims: victims,
-		hurt: func(t testing.TB, p platform) { each(t, p.hold, victims...) },
-		heal: func(t testing.TB, p platform) { each(t, p.start, victims...) },
+		inject: func(t testing.TB, p platform) { each(t, p.hold, victims...) },
+		heal:   func(t testing.TB, p platform) { each(t, p.start, victims...) },
 	}
 }
 
 // paused stops instances as SIGSTOP does: their connections stay open, and nobody answers.
-func paused(row, name string, on where, seconds int, must float64, victims ...string) fault {
+func instancesPaused(row, name string, on where, seconds int, must float64, victims ...string) fault {
 	return fault{
 		row: row, name: name, on: on, seconds: seconds, must: must, victims: victims,
-		hurt: func(t testing.TB, p platform) { each(t, p.(sufferer).pause, victims...) },
-		heal: func(t testing.TB, p platform) { each(t, p.(sufferer).resume, victims...) },
+		inject: func(t testing.TB, p platform) { each(t, p.(pauser).pause, victims...) },
+		heal:   func(t testing.TB, p platform) { each(t, p.(pauser).resume, victims...) },
 	}
 }
 
@@ -46,24 +46,24 @@ var controlPlane = []string{"etcd-1", "config-1", "config-2", "discovery-1", "di
 
 // staticFaults take away what is not on a request's path, and instances of what is.
 var staticFaults = []fault{
-	noticed("catalog", "catalog-a-1", paused("2", "one of three catalogs paused", processesOf, 8, .995, "catalog-a-1")),
+	withEjectionTimes("catalog", "catalog-a-1", instancesPaused("2", "one of three catalogs paused", processesOf, 8, .995, "catalog-a-1")),
 	catalogKilled(),
 	{
 		row: "3", name: "every replicated service restarted, one instance after the other", on: processesOf, must: 1,
 		victims: []string{"catalog-a-1", "catalog-a-2", "catalog-b-1", "recommendations-a-1", "recommendations-b-1", "config-1", "config-2", "discovery-1", "discovery-2"},
-		hurt: func(t testing.TB, p platform) {
+		inject: func(t testing.TB, p platform) {
 			each(t, p.restart, "catalog-a-1", "recommendations-a-1", "config-1", "discovery-1", "catalog-a-2", "recommendations-b-1", "config-2", "discovery-2", "catalog-b-1")
 		},
 		heal: func(testing.TB, platform) {},
 	},
 	{
-		row: "5, 35", name: "the control plane and etcd dead; a catalog restarted meanwhile", on: processesOf, short: true, seconds: 8, must: 1,
+		row: "5, 35", name: "the control plane and etcd down; a catalog restarted meanwhile", on: processesOf, short: true, seconds: 8, must: 1,
 		victims: append([]string{"catalog-a-2"}, controlPlane...),
-		hurt: func(t testing.TB, p platform) {
+		inject: func(t testing.TB, p platform) {
 			each(t, p.hold, controlPlane...)
 			p.kill(t, "catalog-a-2")
 			eventually(t, 20*time.Second, "an instance that starts from what it kept on disk", func(ctx context.Context) error {
-				n, err := known(ctx, p, "catalog-a-2", "catalog")
+				n, err := knownInstances(ctx, p, "catalog-a-2", "catalog")
 				if err == nil && n != len(catalogs) {
 					err = fmt.Errorf("it knows %d catalogs", n)
 				}
@@ -73,20 +73,20 @@ var staticFaults = []fault{
 		heal: func(t testing.TB, p platform) { each(t, p.start, controlPlane...) },
 	},
 	{
-		row: "6", name: "the registry back empty, etcd dead", on: processesOf, short: true, seconds: 5, must: 1,
+		row: "6", name: "the registry restarted empty, etcd down", on: processesOf, short: true, seconds: 5, must: 1,
 		victims: []string{"etcd-1", "discovery-1", "discovery-2"},
-		hurt: func(t testing.TB, p platform) {
+		inject: func(t testing.TB, p platform) {
 			each(t, p.hold, "etcd-1", "discovery-1", "discovery-2")
 			each(t, p.start, "discovery-1", "discovery-2")
 		},
 		heal:   func(t testing.TB, p platform) { p.start(t, "etcd-1") },
-		beside: seenByWeb,
+		beside: webKnowsAllCatalogs,
 	},
 	{
-		row: "6", name: "the store back empty, its data lost", on: processesOf, seconds: 4, must: 1, victims: []string{"config-1", "config-2"},
-		hurt: func(t testing.TB, p platform) {
+		row: "6", name: "the store restarted empty, its data lost", on: processesOf, seconds: 4, must: 1, victims: []string{"config-1", "config-2"},
+		inject: func(t testing.TB, p platform) {
 			p.hold(t, "etcd-1")
-			files, err := filepath.Glob(filepath.Join(p.(fragile).volume("etcd"), "*"))
+			files, err := filepath.Glob(filepath.Join(p.(proxied).volume("etcd"), "*"))
 			if err != nil || len(files) == 0 {
 				t.Fatalf("the store has no files: %v", err)
 			}
@@ -100,18 +100,18 @@ var staticFaults = []fault{
 			p.start(t, "etcd-1")
 			each(t, p.restart, "config-1", "config-2") // as the runbook says: they would go on with what they remember
 		},
-		beside: seenByWeb,
+		beside: webKnowsAllCatalogs,
 	},
-	preservation(),
+	registryCutOff(),
 	{
-		row: "9", name: "the network between control plane and store stands still", on: processesOf, seconds: 15, must: 1,
-		hurt: func(_ testing.TB, p platform) { p.(fragile).store.set(0, true) },
-		heal: func(_ testing.TB, p platform) { p.(fragile).store.set(0, false) },
+		row: "9", name: "the network between control plane and store drops everything", on: processesOf, seconds: 15, must: 1,
+		inject: func(_ testing.TB, p platform) { p.(proxied).store.set(0, true) },
+		heal:   func(_ testing.TB, p platform) { p.(proxied).store.set(0, false) },
 	},
 	{
 		row: "17", name: "the network between control plane and store 100 ms slower each way, and reset every second", on: processesOf, seconds: 8, must: 1,
-		hurt: func(t testing.TB, p platform) {
-			store := p.(fragile).store
+		inject: func(t testing.TB, p platform) {
+			store := p.(proxied).store
 			store.set(100*time.Millisecond, false)
 			every, n := time.NewTicker(time.Second), 0
 			defer every.Stop()
@@ -120,13 +120,13 @@ var staticFaults = []fault{
 				store.reset()
 			}
 		},
-		heal: func(_ testing.TB, p platform) { p.(fragile).store.set(0, false) },
+		heal: func(_ testing.TB, p platform) { p.(proxied).store.set(0, false) },
 	},
 	slowStore(),
 	fullDisk(),
-	failedSync("etcd-1", 1, publishers(linearizable)),
-	failedSync("tracing-1", 1, sentTraces),
-	failedSync("profiles-1", .99, madeProfiles),
+	failedSync("etcd-1", 1, publishers(onlyLinearizable)),
+	failedSync("tracing-1", 1, sendTraces),
+	failedSync("profiles-1", .99, createProfiles),
 	fullTraces(),
 	killedTraces(),
 	leaderKilled(),
@@ -137,12 +137,12 @@ var staticFaults = []fault{
 // catalogKilled takes an instance away for longer than its lease.
 func catalogKilled() fault {
 	note := ""
-	f := held("1, 8", "one of three catalogs killed", processesOf, 2, .999, "catalog-a-2")
-	f.hurt = func(t testing.TB, p platform) {
+	f := instancesKilled("1, 8", "one of three catalogs killed", processesOf, 2, .999, "catalog-a-2")
+	f.inject = func(t testing.TB, p platform) {
 		p.hold(t, "catalog-a-2")
 		killed := time.Now()
 		eventually(t, 30*time.Second, "web to hear of it", func(ctx context.Context) error {
-			if n, err := known(ctx, p, "web-1", "catalog"); err != nil || n != len(catalogs)-1 {
+			if n, err := knownInstances(ctx, p, "web-1", "catalog"); err != nil || n != len(catalogs)-1 {
 				return fmt.Errorf("it knows %d, %v", n, err)
 			}
 			return nil
@@ -187,10 +187,10 @@ func leader(t testing.TB, p platform) (found string) {
 // publishers publishes and reads settings through both replicas of config while something breaks, and has a checker decide
 // whether what writers and readers were told can have come from one configuration.
 func publishers(judge func(configtest.Summary) (note string, missed []string)) func(testing.TB, platform) func() (string, []string) {
-	return func(t testing.TB, p platform) func() (string, []string) { return told(record(t, p), judge) }
+	return func(t testing.TB, p platform) func() (string, []string) { return judged(recordSettings(t, p), judge) }
 }
 
-func record(t testing.TB, p platform) *configtest.Recorder {
+func recordSettings(t testing.TB, p platform) *configtest.Recorder {
 	t.Helper()
 	var clients []configv1.ConfigClient
 	for _, instance := range []string{"config-1", "config-2"} {
@@ -204,24 +204,24 @@ func record(t testing.TB, p platform) *configtest.Recorder {
 	return configtest.Record(t, *faultSeed, clients...)
 }
 
-func told(r *configtest.Recorder, judge func(configtest.Summary) (note string, missed []string)) func() (string, []string) {
+func judged(r *configtest.Recorder, judge func(configtest.Summary) (note string, missed []string)) func() (string, []string) {
 	return func() (string, []string) {
 		sum := r.Check()
 		note, missed := judge(sum)
-		return fmt.Sprintf("%d operations on settings, of which %d publishes acknowledged, are linearizable and in the history; writes paused for %v, %d reads failed%s",
+		return fmt.Sprintf("%d operations on settings, of which %d publishes acknowledged, are onlyLinearizable and in the history; writes paused for %v, %d reads failed%s",
 			sum.Operations, sum.Acknowledged, sum.WriteGap.Round(10*time.Millisecond), sum.ReadErrors, note), missed
 	}
 }
 
-// linearizable asks no more of publishers.
-func linearizable(configtest.Summary) (string, []string) { return "", nil }
+// onlyLinearizable asks no more of publishers.
+func onlyLinearizable(configtest.Summary) (string, []string) { return "", nil }
 
 func leaderKilled() fault {
 	var victim string
 	return fault{
 		row: "10", name: "the leader of three stores killed", on: threeStores, seconds: 8, must: 1,
-		hurt: func(t testing.TB, p platform) { victim = leader(t, p); p.hold(t, victim) },
-		heal: func(t testing.TB, p platform) { p.start(t, victim) },
+		inject: func(t testing.TB, p platform) { victim = leader(t, p); p.hold(t, victim) },
+		heal:   func(t testing.TB, p platform) { p.start(t, victim) },
 		beside: publishers(func(sum configtest.Summary) (note string, missed []string) {
 			if sum.ReadErrors > 0 {
 				missed = append(missed, fmt.Sprintf("%d reads of settings failed", sum.ReadErrors))
@@ -240,8 +240,8 @@ func leaderKilled() fault {
 func majorityLost() fault {
 	var victims []string
 	return fault{
-		row: "11", name: "two of three stores dead", on: threeStores, seconds: 12, must: 1,
-		hurt: func(t testing.TB, p platform) {
+		row: "11", name: "two of three stores down", on: threeStores, seconds: 12, must: 1,
+		inject: func(t testing.TB, p platform) {
 			first := leader(t, p)
 			victims = []string{first, stores[0]}
 			if first == stores[0] {
@@ -267,7 +267,7 @@ func replicasKilled() fault {
 	return fault{
 		row: "10, 12", name: "replicas of config and stores killed in turn while settings are published", on: threeStores, must: 1,
 		victims: []string{"config-1", "config-2"},
-		hurt: func(t testing.TB, p platform) {
+		inject: func(t testing.TB, p platform) {
 			for i, s := range stores {
 				p.kill(t, []string{"config-1", "config-2"}[i%2])
 				<-time.After(time.Second)
@@ -276,12 +276,12 @@ func replicasKilled() fault {
 			}
 		},
 		heal:   func(testing.TB, platform) {},
-		beside: publishers(linearizable),
+		beside: publishers(onlyLinearizable),
 	}
 }
 
-// doubts returns how many instances a registry knows, and whether it doubts losses.
-func doubts(ctx context.Context, p platform, registry string) (n, suspects int, preserving bool, err error) {
+// registrySuspects returns how many instances a registry knows, and whether it registrySuspects losses.
+func registrySuspects(ctx context.Context, p platform, registry string) (n, suspects int, preserving bool, err error) {
 	var list struct {
 		Instances []struct{ Suspect bool }
 	}
@@ -300,20 +300,20 @@ func doubts(ctx context.Context, p platform, registry string) (n, suspects int, 
 	return len(list.Instances), suspects, status.SelfPreservation.Active, err
 }
 
-// preservation cuts 40 % of all instances from the registry for longer than their lease, and takes a few out of service in
+// registryCutOff cuts 40 % of all instances from the registry for longer than their lease, and takes a few out of service in
 // order when they are back: neither is to empty the registry, and the doubt is to end by itself (Eureka #1267).
-func preservation() fault {
+func registryCutOff() fault {
 	silent := []string{"web-1", "catalog-a-1", "catalog-b-1", "recommendations-b-1", "search-1", "profiles-1", "viewing-1", "ratings-1"}
 	leaving := []string{"hello-1", "hello-next-1", "catalog-a-2", "recommendations-b-1"}
 	note := ""
 	return fault{
 		row: "7", name: "40 % of all instances cut from the registry", on: oneProcess, seconds: 0, must: 1,
-		hurt: func(t testing.TB, p platform) {
+		inject: func(t testing.TB, p platform) {
 			s := p.(*inProcess)
 			whole := 0
-			eventually(t, 20*time.Second, "a registry that doubts nothing", func(ctx context.Context) error {
-				n, suspects, on, err := doubts(ctx, p, "discovery-1")
-				if whole = n; err != nil || on || suspects > 0 || n < len(cast) {
+			eventually(t, 20*time.Second, "a registry that registrySuspects nothing", func(ctx context.Context) error {
+				n, suspects, on, err := registrySuspects(ctx, p, "discovery-1")
+				if whole = n; err != nil || on || suspects > 0 || n < len(stackMembers) {
 					return fmt.Errorf("%d instances, %d suspects, self-preservation %v, %v", n, suspects, on, err)
 				}
 				return nil
@@ -323,7 +323,7 @@ func preservation() fault {
 			}, silent...)
 			least := whole
 			eventually(t, 30*time.Second, "self-preservation", func(ctx context.Context) error {
-				n, suspects, on, err := doubts(ctx, p, "discovery-1")
+				n, suspects, on, err := registrySuspects(ctx, p, "discovery-1")
 				if least = min(least, n); err != nil || !on || suspects < len(silent) {
 					return fmt.Errorf("%d instances, %d suspects, self-preservation %v, %v", n, suspects, on, err)
 				}
@@ -339,7 +339,7 @@ func preservation() fault {
 			each(t, func(t testing.TB, i string) { s.wireOf(t, i).lose() }, silent...)
 			begun := time.Now()
 			off := func(ctx context.Context) error {
-				n, suspects, on, err := doubts(ctx, p, "discovery-1")
+				n, suspects, on, err := registrySuspects(ctx, p, "discovery-1")
 				if err != nil || on || suspects > 0 {
 					return fmt.Errorf("%d instances, %d suspects, self-preservation %v, %v", n, suspects, on, err)
 				}
@@ -348,7 +348,7 @@ func preservation() fault {
 			eventually(t, 30*time.Second, "the end of self-preservation", off)
 			note += fmt.Sprintf("; it ended %v after the network was back", time.Since(begun).Round(100*time.Millisecond))
 			for _, i := range leaving {
-				s.take(t, i).stop(t)
+				s.remove(t, i).stop(t)
 			}
 			<-time.After(12 * time.Second) // longer than a lease
 			if err := off(t.Context()); err != nil {
@@ -364,8 +364,8 @@ func preservation() fault {
 	}
 }
 
-// seenByWeb watches how many catalogs web knows: never less than there were.
-func seenByWeb(t testing.TB, p platform) func() (string, []string) {
+// webKnowsAllCatalogs watches how many catalogs web knows: never less than there were.
+func webKnowsAllCatalogs(t testing.TB, p platform) func() (string, []string) {
 	ctx, stop := context.WithCancel(t.Context())
 	done := make(chan int)
 	t.Cleanup(stop)
@@ -376,7 +376,7 @@ func seenByWeb(t testing.TB, p platform) func() (string, []string) {
 		for {
 			select {
 			case <-tick.C:
-				if n, err := known(ctx, p, "web-1", "catalog"); err == nil && (least < 0 || n < least) {
+				if n, err := knownInstances(ctx, p, "web-1", "catalog"); err == nil && (least < 0 || n < least) {
 					least = n
 				}
 			case <-ctx.Done():
@@ -397,7 +397,7 @@ func seenByWeb(t testing.TB, p platform) func() (string, []string) {
 }
 
 // known returns how many instances of a service a process knows.
-func known(ctx context.Context, p platform, instance, service string) (int, error) {
+func knownInstances(ctx context.Context, p platform, instance, service string) (int, error) {
 	var all []struct{ ID string }
 	err := getJSON(ctx, "http://"+p.addr(instance, 9090)+"/instances?service="+service, &all)
 	return len(all), err
@@ -407,11 +407,11 @@ func slowStore() fault {
 	undo := func() {}
 	return fault{
 		row: "14", name: "each sync of the store to disk 500 ms slower", on: processesOf, seconds: 8, must: 1,
-		hurt: func(t testing.TB, p platform) {
-			_, undo = p.(fragile).inject(t, "etcd-1", fmt.Sprintf("delay_enter=%d", (500*time.Millisecond).Microseconds()))
+		inject: func(t testing.TB, p platform) {
+			_, undo = p.(proxied).injectSync(t, "etcd-1", fmt.Sprintf("delay_enter=%d", (500*time.Millisecond).Microseconds()))
 		},
 		heal:   func(testing.TB, platform) { undo() },
-		beside: publishers(linearizable),
+		beside: publishers(onlyLinearizable),
 	}
 }
 
@@ -423,9 +423,9 @@ func fullDisk() fault {
 	undo := func() {}
 	note, restarts := "", 0
 	return fault{
-		row: "15", name: "the store's disk full, and something that goes on to fill it", on: processesOf, seconds: 10, must: 1,
-		hurt: func(t testing.TB, p platform) {
-			f := p.(fragile)
+		row: "15", name: "the store's disk full, and kept full", on: processesOf, seconds: 10, must: 1,
+		inject: func(t testing.TB, p platform) {
+			f := p.(proxied)
 			restarts = f.instance(t, "etcd-1").Restarts
 			undo = f.fill(t, "etcd")
 			refused := false
@@ -454,13 +454,13 @@ func fullDisk() fault {
 				return nil
 			})
 			note += fmt.Sprintf("; the first one succeeded %v after there was space", time.Since(space).Round(10*time.Millisecond))
-			ended := p.(fragile).instance(t, "etcd-1").Restarts - restarts
+			ended := p.(proxied).instance(t, "etcd-1").Restarts - restarts
 			note += fmt.Sprintf("; etcd cannot go on when it cannot write: it was started again (%d), and waited for space", ended)
 		},
 		beside: func(t testing.TB, p platform) func() (string, []string) {
 			must(t, p, same...)
-			writers = record(t, p)
-			end := told(writers, func(sum configtest.Summary) (string, []string) {
+			writers = recordSettings(t, p)
+			end := judged(writers, func(sum configtest.Summary) (string, []string) {
 				if sum.ReadErrors > 0 {
 					return note, []string{fmt.Sprintf("%d reads of settings failed", sum.ReadErrors)}
 				}
@@ -481,10 +481,10 @@ func failedSync(instance string, share float64, beside func(testing.TB, platform
 	note := ""
 	return fault{
 		row: "16", name: "syncs of " + instance + " to disk fail", on: processesOf, seconds: 4, must: share, victims: []string{instance},
-		hurt: func(t testing.TB, p platform) {
-			f := p.(fragile)
+		inject: func(t testing.TB, p platform) {
+			f := p.(proxied)
 			before := f.instance(t, instance).Restarts
-			seen, undo := f.inject(t, instance, "error=EIO")
+			seen, undo := f.injectSync(t, instance, "error=EIO")
 			eventually(t, 30*time.Second, "the end of "+instance, func(context.Context) error {
 				for _, i := range f.Instances() {
 					if i.Name == instance && i.Restarts == before && i.Phase != "restarting" {
@@ -540,10 +540,10 @@ func failures(t testing.TB, seen string) (lived time.Duration, n int) {
 	return time.Duration((last - first) * float64(time.Second)), n
 }
 
-// madeProfiles makes profiles by the edge, one after the other, and in the end looks for each that was acknowledged.
-func madeProfiles(t testing.TB, p platform) func() (string, []string) {
+// createProfiles makes profiles by the edge, one after the other, and in the end looks for each that was acknowledged.
+func createProfiles(t testing.TB, p platform) func() (string, []string) {
 	household := fmt.Sprintf("e2e-%d", time.Now().UnixNano())
-	return acknowledged(t, "profiles", func(ctx context.Context, n int) (string, error) {
+	return checkAcknowledged(t, "profiles", func(ctx context.Context, n int) (string, error) {
 		id := fmt.Sprintf("%s-%d", household, n)
 		a, err := post(ctx, edge(p)+"/api/profiles", fmt.Sprintf(`{"id": %q, "name": "%d", "household": %q}`, id, n, household))
 		if err == nil && a.status != http.StatusOK {
@@ -564,11 +564,11 @@ func madeProfiles(t testing.TB, p platform) func() (string, []string) {
 	})
 }
 
-// sentTraces sends traces to the trace store, one after the other, and in the end looks for each that was acknowledged.
-func sentTraces(t testing.TB, p platform) func() (string, []string) {
+// sendTraces sends traces to the trace store, one after the other, and in the end looks for each that was acknowledged.
+func sendTraces(t testing.TB, p platform) func() (string, []string) {
 	const spans = 3
 	zipkin := "http://" + p.addr("tracing-1", 9411) + "/api/v2/"
-	return acknowledged(t, "traces", func(ctx context.Context, _ int) (string, error) {
+	return checkAcknowledged(t, "traces", func(ctx context.Context, _ int) (string, error) {
 		id := fmt.Sprintf("%016x", rand.Uint64())
 		var all []string
 		for i := range spans {
@@ -597,7 +597,7 @@ func sentTraces(t testing.TB, p platform) func() (string, []string) {
 }
 
 // acknowledged writes one thing after the other, and in the end counts how many are there of those that were acknowledged.
-func acknowledged(t testing.TB, what string, write func(ctx context.Context, n int) (id string, err error), count func(ctx context.Context, ids []string) (int, error)) func() (string, []string) {
+func checkAcknowledged(t testing.TB, what string, write func(ctx context.Context, n int) (id string, err error), count func(ctx context.Context, ids []string) (int, error)) func() (string, []string) {
 	ctx, stop := context.WithCancel(t.Context())
 	var ids []string
 	refusals := map[string]int{}
@@ -651,10 +651,10 @@ func fullTraces() fault {
 			return nil
 		}
 	}
-	return counted(true, fault{
-		row: "15, 34", name: "the trace store's disk full, and something that goes on to fill it", on: processesOf, seconds: 15, must: 1,
-		hurt: func(t testing.TB, p platform) {
-			undo = p.(fragile).fill(t, "tracing")
+	return withSpanCount(true, fault{
+		row: "15, 34", name: "the trace store's disk full, and kept full", on: processesOf, seconds: 15, must: 1,
+		inject: func(t testing.TB, p platform) {
+			undo = p.(proxied).fill(t, "tracing")
 			eventually(t, 20*time.Second, "a refusal", full(p, 1))
 		},
 		heal: func(t testing.TB, p platform) {
@@ -664,7 +664,7 @@ func fullTraces() fault {
 			took = time.Since(space)
 		},
 		beside: func(t testing.TB, p platform) func() (string, []string) {
-			end := sentTraces(t, p)
+			end := sendTraces(t, p)
 			return func() (string, []string) {
 				note, missed := end()
 				return fmt.Sprintf("it took spans again %v after there was space; %s", took.Round(10*time.Millisecond), note), missed
@@ -676,25 +676,25 @@ func fullTraces() fault {
 // killedTraces kills the trace store in the middle of whatever it does, again and again, and once leaves an end of its log that
 // was never written.
 func killedTraces() fault {
-	return counted(false, fault{
+	return withSpanCount(false, fault{
 		row: "12, 13, 34", name: "the trace store killed again and again, once with a torn log", on: processesOf, must: 1, victims: []string{"tracing-1"},
-		hurt: func(t testing.TB, p platform) {
+		inject: func(t testing.TB, p platform) {
 			for n := range 6 {
 				p.hold(t, "tracing-1")
 				if n == 3 {
-					tear(t, p.(fragile).volume("tracing"))
+					corruptLog(t, p.(proxied).volume("tracing"))
 				}
 				p.start(t, "tracing-1")
 				<-time.After(time.Second)
 			}
 		},
 		heal:   func(testing.TB, platform) {},
-		beside: sentTraces,
+		beside: sendTraces,
 	})
 }
 
 // tear makes the newest log of the trace store end in the beginning of something.
-func tear(t testing.TB, dir string) {
+func corruptLog(t testing.TB, dir string) {
 	t.Helper()
 	logs, err := filepath.Glob(filepath.Join(dir, "*.log"))
 	if err != nil || len(logs) == 0 {
@@ -714,7 +714,7 @@ func tear(t testing.TB, dir string) {
 // metrics returns what an instance counts, added up over labels. It is empty when the instance does not answer.
 func metrics(ctx context.Context, p platform, instance string) map[string]float64 {
 	all := map[string]float64{}
-	a, err := getBy(ctx, visitor, "http://"+p.addr(instance, 9090)+"/metrics")
+	a, err := getBy(ctx, noKeepAliveClient, "http://"+p.addr(instance, 9090)+"/metrics")
 	if err != nil || a.status != http.StatusOK {
 		return nil
 	}
@@ -730,19 +730,19 @@ func metrics(ctx context.Context, p platform, instance string) map[string]float6
 
 // counted tells a row under load of its own, and when that has ended adds up, for every instance, the spans that it made, those
 // that the trace store has and those that it dropped and counted. A sender tries for 10 s; loses says that the fault is longer.
-func counted(loses bool, f fault) fault {
-	return fault{row: f.row, name: f.name, on: f.on, tell: func(t *testing.T, p platform, seed uint64) figures {
-		url := wholeHome(t, p)
+func withSpanCount(loses bool, f fault) fault {
+	return fault{row: f.row, name: f.name, on: f.on, run: func(t *testing.T, p platform, seed uint64) figures {
+		url := waitForHome(t, p)
 		o := startOffer(t, seed, p.rate(), url, edge(p)+"/browse", edge(p)+"/")
-		at := shortPace
-		x := o.take(t, p, f, at)
-		o.pass(t, x.healed+at.window-time.Since(o.begun))
+		at := shortTiming
+		x := o.runFault(t, p, f, at)
+		o.runFor(t, x.healed+at.window-time.Since(o.begun))
 		all := o.end()
 		result := x.judge(t, all, at)
 		made, exported, dropped := 0., 0., 0.
 		eventually(t, 30*time.Second, "every span to be accounted for", func(ctx context.Context) error {
 			made, exported, dropped = 0, 0, 0
-			for _, m := range cast {
+			for _, m := range stackMembers {
 				n := metrics(ctx, p, m.instance())
 				one, good, lost := n["bijou_trace_spans_total"], n["bijou_trace_spans_exported_total"], n["bijou_trace_spans_dropped_total"]
 				if n == nil || one != good+lost {

@@ -41,7 +41,7 @@ type fault struct {
 	must    float64  // share of the requests in the window that must have a good answer
 	after   float64  // and of those that begin when the platform has had its time to recover; 0: all of them
 	victims []string // instances that may be restarted, and whose memory and files are not looked at
-	hurt    func(t testing.TB, p platform)
+	inject  func(t testing.TB, p platform)
 	heal    func(t testing.TB, p platform)
 	// storm, if set, is a service whose callers are to ask it at most 1.2 times for each call, from hurt to heal.
 	storm string
@@ -49,19 +49,19 @@ type fault struct {
 	// everything is as before, and gives what it has to say and what it missed.
 	beside func(t testing.TB, p platform) (end func() (note string, missed []string))
 
-	// tell breaks what it wants and returns what came of it; p is nil for rows that need no platform (alone).
+	// tell breaks what it wants and returns what came of it; p is nil for rows that need no platform (noPlatform).
 	// It leaves the platform as it found it. What it reports to t fails the row.
-	tell func(t *testing.T, p platform, seed uint64) figures
+	run func(t *testing.T, p platform, seed uint64) figures
 }
 
 // where says over what a row is told.
 type where string
 
 const (
-	alone       where = ""                               // the row starts what it needs
+	noPlatform  where = ""                               // the row starts what it needs
 	processesOf where = "as processes"                   // compose.yaml
 	threeStores where = "as processes over three stores" // compose.yaml and compose.ha.yaml
-	oneProcess  where = "in one process"                 // whose connections can be hurt: see [wired]
+	oneProcess  where = "in one process"                 // with faults of connections: see [netInjector]
 )
 
 // figures are what a line of the table says. Nothing of it is required: what is zero is left out.
@@ -78,20 +78,20 @@ type figures struct {
 // and what tells itself comes last.
 var faults = slices.Concat(
 	staticFaults,
-	aloneFaults,
+	standaloneFaults,
 	trafficFaults,
 	edgeFaults,
 )
 
 // pace is how much time there is around a fault.
-type pace struct {
+type timing struct {
 	calm   time.Duration // before it, with nothing broken
 	settle time.Duration // after it healed, for the platform to recover before it is expected to be as before
 	window time.Duration // after it healed, in which requests that fail count against it
 }
 
-// shortPace is for go test; make faults takes a minute.
-var shortPace = pace{2 * time.Second, 5 * time.Second, 10 * time.Second}
+// shortTiming is for go test; make faults takes a minute.
+var shortTiming = timing{2 * time.Second, 5 * time.Second, 10 * time.Second}
 
 // sample is one request that was offered.
 type sample struct {
@@ -149,7 +149,7 @@ func (o *offer) one(url string, due time.Duration) {
 }
 
 // pass lets the load go on for a while. It is the clock of these stories: what is waited for is requests that become due.
-func (o *offer) pass(t testing.TB, d time.Duration) {
+func (o *offer) runFor(t testing.TB, d time.Duration) {
 	t.Helper()
 	select {
 	case <-time.After(d):
@@ -173,7 +173,7 @@ type window struct {
 	why             map[string]int
 }
 
-func look(all []sample, from, to time.Duration) window {
+func windowOf(all []sample, from, to time.Duration) window {
 	w := window{why: map[string]int{}}
 	var times []time.Duration
 	for _, s := range all {
@@ -201,8 +201,8 @@ func (w window) share() float64 {
 	return 1 - float64(w.failed)/float64(w.offered)
 }
 
-// vitals are what an instance says of itself.
-type vitals struct {
+// stats are what an instance says of itself.
+type stats struct {
 	goroutines, files, memory, started float64
 
 	made map[string]attempts // by callee; the edge's own are under ""
@@ -213,26 +213,26 @@ type attempts struct{ calls, retries float64 }
 
 func (a attempts) ratio() float64 { return (a.calls + a.retries) / max(1, a.calls) }
 
-// visitor keeps no connection: where all instances share a process, one that is kept counts among the files of all.
-var visitor = &http.Client{Timeout: 10 * time.Second, Transport: &http.Transport{DisableKeepAlives: true}}
+// noKeepAliveClient keeps no connection: where all instances share a process, one that is kept counts among the files of all.
+var noKeepAliveClient = &http.Client{Timeout: 10 * time.Second, Transport: &http.Transport{DisableKeepAlives: true}}
 
-// readVitals reads the metrics of every instance that answers, one after the other, but for those not to be asked.
-func readVitals(ctx context.Context, p platform, except ...string) map[string]vitals {
-	all := map[string]vitals{}
-	for _, m := range cast {
+// readStats reads the metrics of every instance that answers, one after the other, but for those not to be asked.
+func readStats(ctx context.Context, p platform, except ...string) map[string]stats {
+	all := map[string]stats{}
+	for _, m := range stackMembers {
 		if slices.Contains(except, m.instance()) {
 			continue
 		}
-		a, err := getBy(ctx, visitor, "http://"+p.addr(m.instance(), 9090)+"/metrics")
+		a, err := getBy(ctx, noKeepAliveClient, "http://"+p.addr(m.instance(), 9090)+"/metrics")
 		if err == nil && a.status == http.StatusOK {
-			all[m.instance()] = parseVitals(a.body)
+			all[m.instance()] = parseStats(a.body)
 		}
 	}
 	return all
 }
 
-func parseVitals(metrics string) vitals {
-	v := vitals{made: map[string]attempts{}}
+func parseStats(metrics string) stats {
+	v := stats{made: map[string]attempts{}}
 	for s := bufio.NewScanner(strings.NewReader(metrics)); s.Scan(); {
 		name, n, ok := sampleOf(s.Text())
 		if !ok {
@@ -277,7 +277,7 @@ func sampleOf(line string) (name string, n float64, ok bool) {
 }
 
 // leaks compares every instance with how it was: nobody but the victims was restarted, and nothing is held on to.
-func leaks(before, now map[string]vitals, victims []string) error {
+func leaks(before, now map[string]stats, victims []string) error {
 	for name, b := range before {
 		n, ok := now[name]
 		switch {
@@ -298,7 +298,7 @@ func leaks(before, now map[string]vitals, victims []string) error {
 }
 
 // tally adds up what all instances have sent to each callee since before. A victim that is new counts from zero.
-func tally(before, now map[string]vitals) map[string]attempts {
+func sumAttempts(before, now map[string]stats) map[string]attempts {
 	sum := map[string]attempts{}
 	for name, n := range now {
 		b := before[name]
@@ -315,7 +315,7 @@ func tally(before, now map[string]vitals) map[string]attempts {
 }
 
 // turn is a row of which the platform has been hurt and healed.
-type turn struct {
+type faultRun struct {
 	fault
 	begun, broken, healed time.Duration // since the load began
 	over                  time.Duration // when the next one may begin; its window may last longer
@@ -326,36 +326,36 @@ type turn struct {
 }
 
 // take hurts and heals a platform under load, and waits until everything is as before.
-func (o *offer) take(t *testing.T, p platform, f fault, at pace) turn {
-	wholeHome(t, p)
-	x := turn{fault: f, begun: time.Since(o.begun)}
+func (o *offer) runFault(t *testing.T, p platform, f fault, at timing) faultRun {
+	waitForHome(t, p)
+	x := faultRun{fault: f, begun: time.Since(o.begun)}
 	end := func() (string, []string) { return "", nil }
 	if f.beside != nil {
 		end = f.beside(t, p)
 	}
-	o.pass(t, at.calm)
-	before := readVitals(t.Context(), p)
+	o.runFor(t, at.calm)
+	before := readStats(t.Context(), p)
 	x.broken = time.Since(o.begun)
 	defer func() {
 		if x.healed == 0 { // hurting it failed half-way
 			f.heal(t, p)
 		}
 	}()
-	f.hurt(t, p)
-	o.pass(t, time.Duration(f.seconds)*time.Second)
+	f.inject(t, p)
+	o.runFor(t, time.Duration(f.seconds)*time.Second)
 	if f.storm != "" {
-		x.during = tally(before, readVitals(t.Context(), p, f.victims...))[f.storm]
+		x.during = sumAttempts(before, readStats(t.Context(), p, f.victims...))[f.storm]
 	}
 	f.heal(t, p)
 	x.healed = time.Since(o.begun)
-	o.pass(t, at.settle+5*time.Second)
-	for _, a := range tally(before, readVitals(t.Context(), p)) {
+	o.runFor(t, at.settle+5*time.Second)
+	for _, a := range sumAttempts(before, readStats(t.Context(), p)) {
 		x.calls, x.retries = x.calls+a.calls, x.retries+a.retries
 	}
 	x.over = time.Since(o.begun)
 	client.CloseIdleConnections() // the load's own, of which it needed more than before
 	eventually(t, time.Minute, "everybody to be as before", func(ctx context.Context) error {
-		return leaks(before, readVitals(ctx, p), f.victims)
+		return leaks(before, readStats(ctx, p), f.victims)
 	})
 	x.note, x.missed = end()
 	if t.Failed() {
@@ -366,11 +366,11 @@ func (o *offer) take(t *testing.T, p platform, f fault, at pace) turn {
 
 // judge looks at what became of the requests in the window of a turn. Windows of turns that lose nothing overlap: what
 // fails counts against every turn in whose window it was due.
-func (x turn) judge(t testing.TB, all []sample, at pace) figures {
-	was, in := look(all, x.begun, x.broken), look(all, x.broken, x.healed)
-	back, whole := look(all, x.healed+at.settle, x.over), look(all, x.broken, x.healed+at.window)
+func (x faultRun) judge(t testing.TB, all []sample, at timing) figures {
+	was, in := windowOf(all, x.begun, x.broken), windowOf(all, x.broken, x.healed)
+	back, whole := windowOf(all, x.healed+at.settle, x.over), windowOf(all, x.broken, x.healed+at.window)
 	if x.must < .99 { // nothing else is broken in its window, so nobody may fail in the rest of it
-		back = look(all, x.healed+at.settle, x.healed+at.window)
+		back = windowOf(all, x.healed+at.settle, x.healed+at.window)
 	}
 	f := figures{
 		offered: whole.offered, failed: whole.failed, before: was.p99, during: in.p99, after: back.p99,
@@ -380,7 +380,7 @@ func (x turn) judge(t testing.TB, all []sample, at pace) figures {
 		t.Logf("%s: %d x %s", x.name, n, why)
 	}
 	if was.failed > 0 {
-		f.missed = append(f.missed, fmt.Sprintf("the machine is too busy to tell: %d of %d failed before anything was broken", was.failed, was.offered))
+		f.missed = append(f.missed, fmt.Sprintf("the machine is too busy to run: %d of %d failed before anything was broken", was.failed, was.offered))
 	}
 	if whole.share() < x.must {
 		f.missed = append(f.missed, fmt.Sprintf("%.2f %% served, must be %.2f %%", 100*whole.share(), 100*x.must))
@@ -407,12 +407,12 @@ func (x turn) judge(t testing.TB, all []sample, at pace) figures {
 // unfinished is what is known of a row that ended early. The log says why.
 var unfinished = figures{missed: []string{"it could not be told to the end"}}
 
-// tellFaults tells rows over one platform and calls line with each line of the table.
-func tellFaults(t *testing.T, p platform, rows []fault, at pace, line func(string)) {
+// runFaults tells rows over one platform and calls line with each line of the table.
+func runFaults(t *testing.T, p platform, rows []fault, at timing, line func(string)) {
 	var quiet, costly, own []fault
 	for _, f := range rows {
 		switch {
-		case f.tell != nil:
+		case f.run != nil:
 			own = append(own, f)
 		case f.must < .99:
 			costly = append(costly, f)
@@ -421,9 +421,9 @@ func tellFaults(t *testing.T, p platform, rows []fault, at pace, line func(strin
 		}
 	}
 	if len(quiet)+len(costly) > 0 {
-		url := wholeHome(t, p)
+		url := waitForHome(t, p)
 		o := startOffer(t, *faultSeed, p.rate(), url, edge(p)+"/browse", edge(p)+"/")
-		var turns []turn
+		var turns []faultRun
 		for _, f := range slices.Concat(quiet, costly) {
 			begun, done, skipped := false, false, false
 			t.Run(f.name, func(t *testing.T) {
@@ -431,10 +431,10 @@ func tellFaults(t *testing.T, p platform, rows []fault, at pace, line func(strin
 				defer func() { skipped = t.Skipped() }()
 				if f.must < .99 { // what it costs is not to count against others
 					for _, before := range turns {
-						o.pass(t, before.healed+at.window-time.Since(o.begun))
+						o.runFor(t, before.healed+at.window-time.Since(o.begun))
 					}
 				}
-				turns = append(turns, o.take(t, p, f, at))
+				turns = append(turns, o.runFault(t, p, f, at))
 				done = true
 			})
 			if begun && !done {
@@ -442,7 +442,7 @@ func tellFaults(t *testing.T, p platform, rows []fault, at pace, line func(strin
 			}
 		}
 		for _, turn := range turns {
-			o.pass(t, turn.healed+at.window-time.Since(o.begun))
+			o.runFor(t, turn.healed+at.window-time.Since(o.begun))
 		}
 		all := o.end()
 		for _, turn := range turns {
@@ -453,14 +453,14 @@ func tellFaults(t *testing.T, p platform, rows []fault, at pace, line func(strin
 		t.Run(f.name, func(t *testing.T) {
 			result := unfinished
 			defer func() { line(f.verdict(t, result)) }()
-			result = f.tell(t, p, *faultSeed)
+			result = f.run(t, p, *faultSeed)
 		})
 	}
 }
 
 // verdict fails the test if the row is red, and returns its line.
 func (f fault) verdict(t testing.TB, r figures) string {
-	if f.tell != nil && t.Failed() && len(r.missed) == 0 {
+	if f.run != nil && t.Failed() && len(r.missed) == 0 {
 		r.missed = []string{"see the log"}
 	}
 	if len(r.missed) > 0 {
@@ -503,9 +503,9 @@ func rowsOf(on where, short bool) (rows []fault) {
 	return rows
 }
 
-// tellShortFaults tells the short rows of a platform after its stories.
-func tellShortFaults(t *testing.T, p platform, on where) {
-	t.Run("Fault", func(t *testing.T) { tellFaults(t, p, rowsOf(on, true), shortPace, func(string) {}) })
+// runShortFaults tells the short rows of a platform after its stories.
+func runShortFaults(t *testing.T, p platform, on where) {
+	t.Run("Fault", func(t *testing.T) { runFaults(t, p, rowsOf(on, true), shortTiming, func(string) {}) })
 }
 
 // TestFaults breaks one thing after the other. With -faults it tells every row and writes the table, which takes forty
@@ -513,10 +513,10 @@ func tellShortFaults(t *testing.T, p platform, on where) {
 func TestFaults(t *testing.T) {
 	t.Logf("seed %d", *faultSeed)
 	if *faultsFile == "" {
-		tellFaults(t, nil, rowsOf(alone, true), shortPace, func(string) {})
+		runFaults(t, nil, rowsOf(noPlatform, true), shortTiming, func(string) {})
 		return
 	}
-	at := pace{calm: 5 * time.Second, settle: 15 * time.Second, window: *faultAfter}
+	at := timing{calm: 5 * time.Second, settle: 15 * time.Second, window: *faultAfter}
 	var b strings.Builder
 	fmt.Fprintf(&b, `# What happens when things break
 
@@ -533,10 +533,10 @@ special about a row. "missed" is red; a figure that is only aimed at and not rea
 		on    where
 		start func(t testing.TB) platform
 	}{
-		{processesOf, func(t testing.TB) platform { return startFragile(t) }},
+		{processesOf, func(t testing.TB) platform { return startProxied(t) }},
 		{threeStores, func(t testing.TB) platform { return startThreeStores(t) }},
 		{oneProcess, func(t testing.TB) platform { return startInProcess(t, nil) }},
-		{alone, func(testing.TB) platform { return nil }},
+		{noPlatform, func(testing.TB) platform { return nil }},
 	} {
 		rows := rowsOf(r.on, false)
 		if len(rows) == 0 {
@@ -550,7 +550,7 @@ special about a row. "missed" is red; a figure that is only aimed at and not rea
 | Row | What was broken | Offered | Failed | p99 before / during / after | Recovery | Retries per request | Verdict |
 |---|---|---|---|---|---|---|---|
 `, strings.ToUpper(title[:1]), title[1:])
-			tellFaults(t, r.start(t), rows, at, func(line string) { fmt.Fprintln(&b, line) })
+			runFaults(t, r.start(t), rows, at, func(line string) { fmt.Fprintln(&b, line) })
 		})
 		if err := os.WriteFile(*faultsFile, []byte(b.String()), 0o644); err != nil { // what was told is not lost with the rest
 			t.Fatal(err)

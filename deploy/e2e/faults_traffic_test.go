@@ -13,31 +13,31 @@ import (
 
 // trafficFaults hurt what requests run through: drains, storms, connections, the edge, tracing.
 var trafficFaults = []fault{
-	{row: "4", name: "the edge restarted with conversations through it", on: processesOf, short: true, tell: tellEdgeStopped},
+	{row: "4", name: "the edge restarted with open connections through it", on: processesOf, short: true, run: faultEdgeRestarts},
 	storm("catalog", true, fault{
 		row: "18", name: "all catalogs 1 s slower", on: oneProcess, seconds: 10, victims: catalogs,
-		hurt: func(t testing.TB, p platform) {
-			each(t, func(t testing.TB, i string) { p.(wired).slow(t, i, time.Second) }, catalogs...)
+		inject: func(t testing.TB, p platform) {
+			each(t, func(t testing.TB, i string) { p.(netInjector).slow(t, i, time.Second) }, catalogs...)
 		},
-		heal: func(t testing.TB, p platform) { each(t, p.(wired).resume, catalogs...) },
+		heal: func(t testing.TB, p platform) { each(t, p.(netInjector).resume, catalogs...) },
 	}),
 	{
 		row: "17", name: "all connections of catalogs reset", on: oneProcess, seconds: 4, must: .995, victims: catalogs,
-		hurt: func(t testing.TB, p platform) { each(t, p.(wired).reset, catalogs...) },
-		heal: func(testing.TB, platform) {},
+		inject: func(t testing.TB, p platform) { each(t, p.(netInjector).reset, catalogs...) },
+		heal:   func(testing.TB, platform) {},
 	},
 	losing("7 % of the packets between edge and web lost", processesOf, "web-1", 8080, 0),
-	losing("7 % of the packets from and to one of three catalogs lost, and what it gets 100 ms late", oneProcess, "catalog-a-1", 7000, 100*time.Millisecond),
+	losing("7 % of the packets from and to one of three catalogs lost, and what it receives delayed by 100 ms", oneProcess, "catalog-a-1", 7000, 100*time.Millisecond),
 	storm("catalog", false, fault{
-		row: "19", name: "half of what catalogs are asked fails", on: processesOf, seconds: 20,
-		hurt: func(t testing.TB, p platform) {
+		row: "19", name: "half of the calls to catalogs fail", on: processesOf, seconds: 20,
+		inject: func(t testing.TB, p platform) {
 			must(t, p, "config", "set", "fault.errorPercent", "50", "--app", "catalog", "--reason", "a storm", "--wait", "20s")
 		},
 		heal: func(t testing.TB, p platform) { unset(t, p, "fault.errorPercent", "catalog") },
 	}),
 	storm("catalog", true, fault{
-		row: "19", name: "half of what catalogs are asked fails, and circuits of web are set to open at 25 %", on: processesOf, seconds: 12,
-		hurt: func(t testing.TB, p platform) {
+		row: "19", name: "half of the calls to catalogs fail, and circuits of web are set to open at 25 %", on: processesOf, seconds: 12,
+		inject: func(t testing.TB, p platform) {
 			must(t, p, "config", "set", threshold, "25", "--app", "web", "--reason", "a storm", "--wait", "20s")
 			must(t, p, "config", "set", "fault.errorPercent", "50", "--app", "catalog", "--reason", "a storm", "--wait", "20s")
 		},
@@ -46,13 +46,13 @@ var trafficFaults = []fault{
 			unset(t, p, threshold, "web")
 		},
 	}),
-	storm("catalog", true, held("20", "all catalogs dead", processesOf, 30, 0, catalogs...)),
-	{row: "22", name: "nothing, but 2000 clients come back at once, and 500 instances register at once", on: processesOf, tell: tellHerd},
-	{row: "23", name: "clients that wait for 50 ms of 500 ms of work", on: processesOf, short: true, tell: tellExpired},
-	{row: "24", name: "clients that leave in the middle of requests", on: processesOf, short: true, tell: tellGone},
-	{row: "21", name: "nothing, but three times the load", on: oneProcess, tell: tellOverload},
-	held("34", "tracing dead", processesOf, 6, 1, "tracing-1"),
-	paused("34", "tracing paused", processesOf, 8, 1, "tracing-1"),
+	storm("catalog", true, instancesKilled("20", "all catalogs down", processesOf, 30, 0, catalogs...)),
+	{row: "22", name: "2000 clients reconnect at once, and 500 instances register at once", on: processesOf, run: faultClientsReconnectAtOnce},
+	{row: "23", name: "clients whose deadline is 50 ms for 500 ms of work", on: processesOf, short: true, run: faultDeadlineExpires},
+	{row: "24", name: "clients that disconnect in the middle of requests", on: processesOf, short: true, run: faultClientsDisconnect},
+	{row: "21", name: "three times the load", on: oneProcess, run: faultOverload},
+	instancesKilled("34", "tracing down", processesOf, 6, 1, "tracing-1"),
+	instancesPaused("34", "tracing paused", processesOf, 8, 1, "tracing-1"),
 }
 
 // losing loses packets of an instance, and makes those it gets late.
@@ -60,16 +60,16 @@ func losing(name string, on where, instance string, port int, late time.Duration
 	undo := func() {}
 	return fault{
 		row: "17", name: name, on: on, seconds: 20, must: .995,
-		hurt: func(t testing.TB, p platform) {
+		inject: func(t testing.TB, p platform) {
 			undo = lossy(t, p.addr(instance, port), .07)
 			if late > 0 {
-				p.(wired).slow(t, instance, late)
+				p.(netInjector).slow(t, instance, late)
 			}
 		},
 		heal: func(t testing.TB, p platform) {
 			undo()
 			if late > 0 {
-				p.(wired).resume(t, instance)
+				p.(netInjector).resume(t, instance)
 			}
 		},
 	}
@@ -81,9 +81,9 @@ const threshold = "circuit.catalog.errorPercent"
 // storm watches the circuits in which callers have a service while f makes it ill. Opens says that some must open.
 func storm(service string, opens bool, f fault) fault {
 	var broken, healed time.Time
-	hurt, heal := f.hurt, f.heal
+	inject, heal := f.inject, f.heal
 	f.storm = service
-	f.hurt = func(t testing.TB, p platform) { broken = time.Now(); hurt(t, p) }
+	f.inject = func(t testing.TB, p platform) { broken = time.Now(); inject(t, p) }
 	f.heal = func(t testing.TB, p platform) { heal(t, p); healed = time.Now() }
 	f.beside = func(t testing.TB, p platform) func() (string, []string) {
 		seen := watchCircuits(t, p, service)
@@ -92,8 +92,8 @@ func storm(service string, opens bool, f fault) fault {
 	return f
 }
 
-// seenCircuits is what became of circuits while somebody looked.
-type seenCircuits struct {
+// circuitHistory is what became of circuits while somebody looked.
+type circuitHistory struct {
 	names   []string // of circuits that were not closed at some time
 	first   time.Time
 	why     string    // the first one opened
@@ -103,7 +103,7 @@ type seenCircuits struct {
 	open    []string  // at the end
 }
 
-func (s seenCircuits) verdict(broken, healed time.Time, opens bool) (note string, missed []string) {
+func (s circuitHistory) verdict(broken, healed time.Time, opens bool) (note string, missed []string) {
 	note = "no circuit opened"
 	switch {
 	case len(s.names) > 0:
@@ -127,20 +127,20 @@ func (s seenCircuits) verdict(broken, healed time.Time, opens bool) (note string
 }
 
 // watchCircuits looks at the circuits of a service in all its callers until the returned function is called.
-func watchCircuits(t testing.TB, p platform, service string) func() seenCircuits {
-	var s seenCircuits
-	stop := watch(t, 100*time.Millisecond, func(ctx context.Context) { s.look(ctx, p, service) })
-	return func() seenCircuits { stop(); return s }
+func watchCircuits(t testing.TB, p platform, service string) func() circuitHistory {
+	var s circuitHistory
+	stop := watch(t, 100*time.Millisecond, func(ctx context.Context) { s.poll(ctx, p, service) })
+	return func() circuitHistory { stop(); return s }
 }
 
-func (s *seenCircuits) look(ctx context.Context, p platform, service string) {
+func (s *circuitHistory) poll(ctx context.Context, p platform, service string) {
 	var open []string
 	for _, instance := range []string{"web-1", "recommendations-a-1", "recommendations-b-1", "search-1", "playback-1"} {
 		var page struct {
 			Circuits []struct {
 				Name, Group, State, Reason string
 				MaxConcurrent              int
-				Properties                 struct{ ExecutionIsolationSemaphoreMaxConcurrentRequests string }
+				Properties                 struct{ MaxConcurrent string }
 			}
 		}
 		if err := getJSON(ctx, "http://"+p.addr(instance, 9090)+"/circuits", &page); err != nil {
@@ -150,7 +150,7 @@ func (s *seenCircuits) look(ctx context.Context, p platform, service string) {
 			if c.Group != service {
 				continue
 			}
-			if limit, err := strconv.Atoi(c.Properties.ExecutionIsolationSemaphoreMaxConcurrentRequests); err == nil {
+			if limit, err := strconv.Atoi(c.Properties.MaxConcurrent); err == nil {
 				s.limit = max(s.limit, limit)
 			}
 			s.running = max(s.running, c.MaxConcurrent)
@@ -173,11 +173,11 @@ func (s *seenCircuits) look(ctx context.Context, p platform, service string) {
 	}
 }
 
-// noticed tells when web left an instance of a service alone that f makes silent, and when that one served again.
-func noticed(service, victim string, f fault) fault {
+// withEjectionTimes tells when web left an instance of a service alone that f makes silent, and when that one served again.
+func withEjectionTimes(service, victim string, f fault) fault {
 	var broken, healed time.Time
-	hurt, heal := f.hurt, f.heal
-	f.hurt = func(t testing.TB, p platform) { hurt(t, p); broken = time.Now() }
+	inject, heal := f.inject, f.heal
+	f.inject = func(t testing.TB, p platform) { inject(t, p); broken = time.Now() }
 	f.heal = func(t testing.TB, p platform) { heal(t, p); healed = time.Now() }
 	f.beside = func(t testing.TB, p platform) func() (string, []string) {
 		var shunned, ejected []time.Time // when it was so

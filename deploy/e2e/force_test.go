@@ -19,7 +19,7 @@ import (
 
 // An operator forces a circuit on the board; the config service brings that to the process and ends it when the time is
 // over, whether the board still runs or not.
-func TestAForcedCircuitIsFreeAgainByItself(t *testing.T) {
+func TestForcedCircuitIsReleasedAtItsDeadline(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		settings := configtest.NewServer(t, nil)
 		set := settings.Follow(t, &configv1.Identity{App: "web", Instance: "web-1"})

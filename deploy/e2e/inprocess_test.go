@@ -48,8 +48,8 @@ type member struct {
 
 func (m member) instance() string { return fmt.Sprintf("%s-%d", m.name, m.n) }
 
-// cast is compose.yaml's default cast without the audience: stories bring their own load.
-var cast = []member{
+// stackMembers is compose.yaml's default stackMembers without the audience: stories bring their own load.
+var stackMembers = []member{
 	{name: "config", n: 1, ports: map[string]int{"http": 8080}, setup: setupConfig},
 	{name: "config", n: 2, ports: map[string]int{"http": 8080}, setup: setupConfig},
 	{name: "discovery", n: 1, ports: map[string]int{"http": 8761}, setup: setupDiscovery},
@@ -143,12 +143,12 @@ type inProcess struct {
 	dir  string
 
 	mu    sync.Mutex
-	ports map[string]int    // "instance/listener" -> port, stable over restarts
-	live  map[string]*actor // by instance
+	ports map[string]int            // "instance/listener" -> port, stable over restarts
+	live  map[string]*runningMember // by instance
 }
 
-// actor is a running member.
-type actor struct {
+// runningMember is a running member.
+type runningMember struct {
 	member
 	p      *service.Process
 	net    *wire
@@ -160,14 +160,14 @@ type actor struct {
 // startInProcess runs the cast, in random order if shuffle is set, and waits for the home page.
 func startInProcess(t testing.TB, shuffle *rand.Rand) *inProcess {
 	t.Helper()
-	s := &inProcess{etcd: etcdtest.Start(t), dir: t.TempDir(), ports: map[string]int{}, live: map[string]*actor{}}
+	s := &inProcess{etcd: etcdtest.Start(t), dir: t.TempDir(), ports: map[string]int{}, live: map[string]*runningMember{}}
 	t.Cleanup(func() { s.stopAll(t) })
-	order := slices.Clone(cast)
+	order := slices.Clone(stackMembers)
 	if shuffle != nil {
 		shuffle.Shuffle(len(order), func(i, j int) { order[i], order[j] = order[j], order[i] })
 	}
 	// Seeds must be known before anybody runs.
-	for _, m := range cast {
+	for _, m := range stackMembers {
 		if m.name == "discovery" {
 			s.port(t, m, "grpc")
 		}
@@ -216,7 +216,7 @@ func (s *inProcess) seeds() (seeds []string) {
 
 func (s *inProcess) run(t testing.TB, m member) {
 	t.Helper()
-	a := &actor{member: m, net: newWire(), log: &tail{}, done: make(chan error, 1)}
+	a := &runningMember{member: m, net: newWire(), log: &tail{}, done: make(chan error, 1)}
 	listen := map[string]string{}
 	names := append(slices.Collect(maps.Keys(m.ports)), "admin")
 	if !m.noGRPC {
@@ -250,7 +250,7 @@ func (s *inProcess) run(t testing.TB, m member) {
 }
 
 // take removes an instance from the living.
-func (s *inProcess) take(t testing.TB, instance string) *actor {
+func (s *inProcess) remove(t testing.TB, instance string) *runningMember {
 	t.Helper()
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -262,11 +262,11 @@ func (s *inProcess) take(t testing.TB, instance string) *actor {
 	return a
 }
 
-func (a *actor) stop(t testing.TB) {
+func (a *runningMember) stop(t testing.TB) {
 	a.cancel()
 	select {
 	case err := <-a.done:
-		if err != nil && !a.net.dead() {
+		if err != nil && !a.net.wasCut() {
 			t.Errorf("stopping %s: %v", a.instance(), err)
 		}
 	case <-time.After(30 * time.Second):
@@ -281,7 +281,7 @@ func (s *inProcess) stopAll(t testing.TB) {
 	s.mu.Unlock()
 	if t.Failed() {
 		for _, a := range all {
-			t.Logf("%s:\n%s", a.instance(), a.log.odd())
+			t.Logf("%s:\n%s", a.instance(), a.log.problems())
 		}
 	}
 	for _, a := range all {
@@ -314,7 +314,7 @@ func (s *inProcess) addr(instance string, port int) string {
 }
 
 func (s *inProcess) find(instance string) *member {
-	for _, m := range cast {
+	for _, m := range stackMembers {
 		if m.instance() == instance {
 			return &m
 		}
@@ -329,7 +329,7 @@ func (s *inProcess) hold(t testing.TB, instance string) {
 		s.etcd.Stop()
 		return
 	}
-	a := s.take(t, instance)
+	a := s.remove(t, instance)
 	a.net.cut()
 	a.stop(t)
 }
@@ -351,7 +351,7 @@ func (s *inProcess) start(t testing.TB, instance string) {
 
 func (s *inProcess) restart(t testing.TB, instance string) {
 	t.Helper()
-	s.take(t, instance).stop(t)
+	s.remove(t, instance).stop(t)
 	s.start(t, instance)
 }
 
@@ -394,29 +394,29 @@ func (s *inProcess) wireOf(t testing.TB, instance string) *wire {
 
 // wire is one member's network. It can be cut as a crash cuts it, with resets, and it can be slow or stand still.
 type wire struct {
-	mu    sync.Mutex
-	isCut bool
-	open  map[net.Conn]bool
-	ls    []net.Listener
-	delay time.Duration
-	eased chan struct{}   // closed when the delay changes
-	lost  map[string]bool // addresses that cannot be reached
+	mu      sync.Mutex
+	isCut   bool
+	open    map[net.Conn]bool
+	ls      []net.Listener
+	delay   time.Duration
+	changed chan struct{}   // closed when the delay changes
+	lost    map[string]bool // addresses that cannot be reached
 }
 
-func newWire() *wire { return &wire{open: map[net.Conn]bool{}, eased: make(chan struct{})} }
+func newWire() *wire { return &wire{open: map[net.Conn]bool{}, changed: make(chan struct{})} }
 
 func (w *wire) slow(d time.Duration) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.delay = d
-	close(w.eased)
-	w.eased = make(chan struct{})
+	close(w.changed)
+	w.changed = make(chan struct{})
 }
 
 // wait holds up what arrives.
 func (w *wire) wait() {
 	w.mu.Lock()
-	d, eased := w.delay, w.eased
+	d, changed := w.delay, w.changed
 	w.mu.Unlock()
 	if d == 0 {
 		return
@@ -425,7 +425,7 @@ func (w *wire) wait() {
 	defer timer.Stop()
 	select {
 	case <-timer.C:
-	case <-eased:
+	case <-changed:
 	}
 }
 
@@ -490,7 +490,7 @@ func (w *wire) own(c net.Conn) net.Conn {
 	return wireConn{c, w}
 }
 
-func (w *wire) dead() bool {
+func (w *wire) wasCut() bool {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	return w.isCut
@@ -500,8 +500,8 @@ func (w *wire) cut() {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.isCut = true
-	close(w.eased)
-	w.eased, w.delay = make(chan struct{}), 0
+	close(w.changed)
+	w.changed, w.delay = make(chan struct{}), 0
 	for _, l := range w.ls {
 		l.Close()
 	}
@@ -572,7 +572,7 @@ func (t *tail) String() string {
 }
 
 // odd returns the lines that are not routine.
-func (t *tail) odd() string {
+func (t *tail) problems() string {
 	var odd []string
 	for line := range strings.Lines(t.String()) {
 		if !strings.Contains(line, "level=INFO") {
@@ -584,6 +584,6 @@ func (t *tail) odd() string {
 
 func TestInProcess(t *testing.T) {
 	p := startInProcess(t, nil)
-	tellAll(t, p)
-	tellShortFaults(t, p, oneProcess)
+	runStories(t, p)
+	runShortFaults(t, p, oneProcess)
 }

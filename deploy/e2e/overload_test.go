@@ -11,11 +11,11 @@ import (
 	"time"
 )
 
-// tellOverload asks a slow service for three times what the edge lets through to it.
+// faultOverload asks a slow service for three times what the edge lets through to it.
 // Each answer takes 50 ms and at most 10 may be under way, of which 7 for those that can be shed: about 150 a second.
 // With so few places chance alone sheds a critical request now and then; more of them would need more of a machine.
-func tellOverload(t *testing.T, p platform, seed uint64) figures {
-	wholeHome(t, p)
+func faultOverload(t *testing.T, p platform, seed uint64) figures {
+	waitForHome(t, p)
 	var routes []map[string]any
 	for name, criticality := range map[string]string{"page": "CRITICAL", "prefetch": "SHEDDABLE"} {
 		routes = append(routes, map[string]any{
@@ -28,8 +28,8 @@ func tellOverload(t *testing.T, p platform, seed uint64) figures {
 		must(t, p, "config", "set", name, "10", "--app", "gateway", "--reason", "a storm", "--wait", "20s")
 		defer unset(t, p, name, "gateway")
 	}
-	p.(wired).slow(t, "hello-1", 50*time.Millisecond)
-	defer p.(wired).resume(t, "hello-1")
+	p.(netInjector).slow(t, "hello-1", 50*time.Millisecond)
+	defer p.(netInjector).resume(t, "hello-1")
 	eventually(t, 20*time.Second, "the new routes", func(ctx context.Context) error {
 		a, err := get(ctx, edge(p)+"/page/version")
 		if err != nil || a.status != http.StatusOK {

@@ -142,6 +142,6 @@ func (p processes) rate() int { return 40 }
 
 func TestProcesses(t *testing.T) {
 	p := startProcesses(t, stack.Options{})
-	tellAll(t, p)
-	tellShortFaults(t, p, processesOf)
+	runStories(t, p)
+	runShortFaults(t, p, processesOf)
 }

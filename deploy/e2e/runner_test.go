@@ -39,12 +39,12 @@ type platform interface {
 // story is one test over one platform. Stories share a platform and leave it as they found it.
 type story struct {
 	name string
-	tell func(t *testing.T, p platform)
+	run  func(t *testing.T, p platform)
 }
 
-func tellAll(t *testing.T, p platform) {
+func runStories(t *testing.T, p platform) {
 	for _, s := range stories {
-		t.Run("Story/"+s.name, func(t *testing.T) { s.tell(t, p) })
+		t.Run("Story/"+s.name, func(t *testing.T) { s.run(t, p) })
 	}
 }
 
@@ -166,9 +166,9 @@ func must(t testing.TB, p platform, args ...string) string {
 }
 
 // root is the top of the repository.
-var root = must2(filepath.Abs("../.."))
+var root = mustString(filepath.Abs("../.."))
 
-func must2(s string, err error) string {
+func mustString(s string, err error) string {
 	if err != nil {
 		panic(err)
 	}
@@ -176,7 +176,7 @@ func must2(s string, err error) string {
 }
 
 // bin is a folder for binaries that outlives one test, filled once.
-var bin = must2(os.MkdirTemp("", "bijou-e2e-"))
+var bin = mustString(os.MkdirTemp("", "bijou-e2e-"))
 
 func TestMain(m *testing.M) {
 	etcdtest.Child()

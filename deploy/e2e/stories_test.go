@@ -21,16 +21,16 @@ import (
 
 // stories are told in this order over one platform each.
 var stories = []story{
-	{"home page and its trace", tellHome},
-	{"a setting published takes effect everywhere", tellSetting},
-	{"a bad setting is refused", tellBadSetting},
-	{"the command line answers", tellCommandLine},
-	{"versions share the traffic by weight", tellSplit},
-	{"the console shows it all and acts", tellConsole},
-	{"an instance is killed under load", tellKilled},
-	{"an instance is restarted under load", tellRestarted},
-	{"recommendations are dead", tellFallback},
-	{"etcd is killed and comes back", tellEtcd},
+	{"home page and its trace", storyHomePage},
+	{"a published setting takes effect everywhere", storySettingPropagates},
+	{"a bad setting is refused", storyBadSettingIsRefused},
+	{"the command line answers", storyCommandLineAnswers},
+	{"versions share the traffic by weight", storyTrafficIsSplitByWeight},
+	{"the console shows the state and acts on it", storyConsole},
+	{"an instance is killed under load", storyInstanceIsKilled},
+	{"an instance is restarted under load", storyInstancesRestart},
+	{"recommendations are down", storyRecommendationsAreDown},
+	{"etcd is killed and restarted", storyEtcdIsDown},
 }
 
 // home is what /api/home answers.
@@ -65,8 +65,8 @@ func viewer(ctx context.Context, p platform) (string, error) {
 	return all.Profiles[0].ID, nil
 }
 
-// wholeHome waits for a home page with nothing replaced, and returns its URL.
-func wholeHome(t testing.TB, p platform) (url string) {
+// waitForHome waits for a home page with nothing replaced, and returns its URL.
+func waitForHome(t testing.TB, p platform) (url string) {
 	t.Helper()
 	eventually(t, 60*time.Second, "a whole home page", func(ctx context.Context) error {
 		id, err := viewer(ctx, p)
@@ -86,8 +86,8 @@ func wholeHome(t testing.TB, p platform) (url string) {
 	return url
 }
 
-func tellHome(t *testing.T, p platform) {
-	wholeHome(t, p)
+func storyHomePage(t *testing.T, p platform) {
+	waitForHome(t, p)
 	page, err := get(t.Context(), edge(p)+"/")
 	if err != nil || page.status != 200 || !strings.Contains(page.body, "<h1") || !strings.Contains(page.header.Get("Content-Type"), "text/html") {
 		t.Fatalf("the home page: %d %v\n%.500s", page.status, err, page.body)
@@ -178,7 +178,7 @@ func unset(t testing.TB, p platform, name, app string) {
 
 // declared waits until config knows the settings of web and of the edge: each process declares its own when it has found
 // config, and that may be after the first page.
-func declared(t testing.TB, p platform) {
+func waitDeclared(t testing.TB, p platform) {
 	t.Helper()
 	eventually(t, 30*time.Second, "declared settings", func(context.Context) error {
 		for _, name := range []string{"web.home.row", "gateway.routes"} {
@@ -190,9 +190,9 @@ func declared(t testing.TB, p platform) {
 	})
 }
 
-func tellSetting(t *testing.T, p platform) {
-	wholeHome(t, p)
-	declared(t, p)
+func storySettingPropagates(t *testing.T, p platform) {
+	waitForHome(t, p)
+	waitDeclared(t, p)
 	out := must(t, p, "config", "set", "web.home.row", "5", "--app", "web", "--reason", "a story", "--wait", "20s")
 	if !strings.Contains(out, "revision") {
 		t.Errorf("publishing said nothing of a revision: %s", out)
@@ -223,9 +223,9 @@ func tellSetting(t *testing.T, p platform) {
 	})
 }
 
-func tellBadSetting(t *testing.T, p platform) {
-	wholeHome(t, p)
-	declared(t, p)
+func storyBadSettingIsRefused(t *testing.T, p platform) {
+	waitForHome(t, p)
+	waitDeclared(t, p)
 	before := must(t, p, "config", "history", "--json")
 	for _, c := range []struct{ name, value, want string }{
 		{"web.home.row", "many", "web.home.row"},
@@ -244,14 +244,14 @@ func tellBadSetting(t *testing.T, p platform) {
 	if after := must(t, p, "config", "history", "--json"); after != before {
 		t.Errorf("a refused publish left something in the history:\n%s", after)
 	}
-	wholeHome(t, p)
+	waitForHome(t, p)
 }
 
-// tellCommandLine asks what people ask: each question has an answer for them, one for programs, and the exit code that
+// storyCommandLineAnswers asks what people ask: each question has an answer for them, one for programs, and the exit code that
 // docs/cli.md promises.
-func tellCommandLine(t *testing.T, p platform) {
-	wholeHome(t, p)
-	declared(t, p)
+func storyCommandLineAnswers(t *testing.T, p platform) {
+	waitForHome(t, p)
+	waitDeclared(t, p)
 	web, err := registered(t.Context(), p, "web-1")
 	if err != nil {
 		t.Fatal(err)
@@ -296,9 +296,9 @@ func tellCommandLine(t *testing.T, p platform) {
 	}
 }
 
-func tellSplit(t *testing.T, p platform) {
-	wholeHome(t, p)
-	declared(t, p)
+func storyTrafficIsSplitByWeight(t *testing.T, p platform) {
+	waitForHome(t, p)
+	waitDeclared(t, p)
 	var before string
 	eventually(t, 20*time.Second, "the routes in force", func(ctx context.Context) (err error) {
 		before, _, err = effective(ctx, p, "gateway-1", "gateway.routes")
@@ -361,8 +361,8 @@ func version(ctx context.Context, p platform) (string, error) {
 	return strings.TrimSpace(a.body), nil
 }
 
-func tellKilled(t *testing.T, p platform) {
-	url := wholeHome(t, p)
+func storyInstanceIsKilled(t *testing.T, p platform) {
+	url := waitForHome(t, p)
 	l := startLoad(t, p, url, edge(p)+"/", edge(p)+"/browse")
 	l.during(t, 2)
 	p.hold(t, "catalog-a-1")
@@ -377,11 +377,11 @@ func tellKilled(t *testing.T, p platform) {
 	p.start(t, "catalog-a-1")
 	l.during(t, 2)
 	l.finish(t)
-	wholeHome(t, p)
+	waitForHome(t, p)
 }
 
-func tellRestarted(t *testing.T, p platform) {
-	url := wholeHome(t, p)
+func storyInstancesRestart(t *testing.T, p platform) {
+	url := waitForHome(t, p)
 	l := startLoad(t, p, url, edge(p)+"/browse")
 	l.during(t, 1)
 	for _, instance := range []string{"catalog-a-2", "recommendations-a-1", "config-1", "discovery-1"} {
@@ -389,11 +389,11 @@ func tellRestarted(t *testing.T, p platform) {
 		l.during(t, 2)
 	}
 	l.finish(t)
-	wholeHome(t, p)
+	waitForHome(t, p)
 }
 
-func tellFallback(t *testing.T, p platform) {
-	url := wholeHome(t, p)
+func storyRecommendationsAreDown(t *testing.T, p platform) {
+	url := waitForHome(t, p)
 	p.hold(t, "recommendations-a-1")
 	p.hold(t, "recommendations-b-1")
 	restored := sync.OnceFunc(func() {
@@ -457,9 +457,9 @@ func circuit(ctx context.Context, p platform, name string) (string, error) {
 	return "", fmt.Errorf("web has no circuit %s", name)
 }
 
-func tellEtcd(t *testing.T, p platform) {
-	url := wholeHome(t, p)
-	declared(t, p)
+func storyEtcdIsDown(t *testing.T, p platform) {
+	url := waitForHome(t, p)
+	waitDeclared(t, p)
 	must(t, p, "config", "set", "web.home.row", "6", "--app", "web", "--reason", "before etcd dies", "--wait", "20s")
 	l := startLoad(t, p, url, edge(p)+"/browse")
 	l.during(t, 1)
@@ -491,26 +491,26 @@ func tellEtcd(t *testing.T, p platform) {
 		}
 		return nil
 	})
-	wholeHome(t, p)
+	waitForHome(t, p)
 }
 
 // seeds is how many random orders of starting are tried.
 const seeds = 20
 
-func TestAnyOrderInProcess(t *testing.T) {
+func TestStartsInAnyOrderInProcess(t *testing.T) {
 	for seed := range seeds {
 		t.Run(fmt.Sprint("seed ", seed), func(t *testing.T) {
 			t.Parallel() // most of it is waiting: for leases, and for a clean stop
-			wholeHome(t, startInProcess(t, mathrand.New(mathrand.NewPCG(uint64(seed), 0))))
+			waitForHome(t, startInProcess(t, mathrand.New(mathrand.NewPCG(uint64(seed), 0))))
 		})
 	}
 }
 
-func TestAnyOrderProcesses(t *testing.T) {
+func TestStartsInAnyOrderAsProcesses(t *testing.T) {
 	for seed := range seeds {
 		t.Run(fmt.Sprint("seed ", seed), func(t *testing.T) {
 			t.Parallel() // most of it is waiting: for leases, and for a clean stop
-			wholeHome(t, startProcesses(t, stack.Options{Shuffle: mathrand.New(mathrand.NewPCG(uint64(seed), 0))}))
+			waitForHome(t, startProcesses(t, stack.Options{Shuffle: mathrand.New(mathrand.NewPCG(uint64(seed), 0))}))
 		})
 	}
 }

@@ -89,7 +89,7 @@ func TestSwarm(t *testing.T) {
 		return err
 	})
 	s.edge = "127.0.0.1:" + s.edge[strings.LastIndexByte(s.edge, ':')+1:]
-	url := wholeHome(t, s)
+	url := waitForHome(t, s)
 	l := startLoad(t, s, url, edge(s)+"/", edge(s)+"/browse")
 	l.during(t, 1)
 	for _, service := range []string{"catalog-a", "web"} {
@@ -99,7 +99,7 @@ func TestSwarm(t *testing.T) {
 		l.during(t, 1)
 	}
 	l.finish(t)
-	wholeHome(t, s)
+	waitForHome(t, s)
 }
 
 // removeStack removes a stack and its volumes, which Swarm leaves behind.

@@ -20,29 +20,29 @@ import (
 	"bijou.dev/cmd/bijou/stack"
 )
 
-// sufferer is a platform whose instances can be hurt in more ways than death. Not every runner can do everything.
-type sufferer interface {
+// pauser is a platform whose instances can be hurt in more ways than death. Not every runner can do everything.
+type pauser interface {
 	pause(t testing.TB, instance string)
 	resume(t testing.TB, instance string)
 }
 
-// wired is a platform that can hurt connections.
-type wired interface {
+// netInjector is a platform that can hurt connections.
+type netInjector interface {
 	slow(t testing.TB, instance string, d time.Duration)
 	resume(t testing.TB, instance string)
 	reset(t testing.TB, instance string)
 }
 
-// fragile is a platform whose store is reached through a proxy and, where this machine lets us, whose stores of settings and
+// proxied is a platform whose store is reached through a proxy and, where this machine lets us, whose stores of settings and
 // of traces have small disks.
-type fragile struct {
+type proxied struct {
 	processes
 	store *proxy
 	small error // why the disks are not small
 }
 
-// startFragile runs the stack with a proxy between config, discovery and their store.
-func startFragile(t testing.TB) platform {
+// startProxied runs the stack with a proxy between config, discovery and their store.
+func startProxied(t testing.TB) platform {
 	t.Helper()
 	o := stack.Options{Dir: t.TempDir()}
 	var small error
@@ -52,7 +52,7 @@ func startFragile(t testing.TB) platform {
 	store := startProxy(t)
 	o.Env = map[string]string{"BIJOU_ETCD_ENDPOINTS": "http://" + store.addr()}
 	p := startProcessesBehind(t, o, func(s *stack.Stack) { store.to(s.Addr("etcd-1", 2379)) })
-	return fragile{p, store, small}
+	return proxied{p, store, small}
 }
 
 // smallDisks is how the machine calls our disks, and those of earlier runs that were killed: the number is a process.
@@ -83,7 +83,7 @@ func smallDisk(t testing.TB, dir string) error {
 func (p processes) volume(name string) string { return filepath.Join(p.dir, "volumes", name) }
 
 // fill takes all the space of a small disk, and whatever is given up meanwhile, until the returned function is called.
-func (p fragile) fill(t testing.TB, volume string) (undo func()) {
+func (p proxied) fill(t testing.TB, volume string) (undo func()) {
 	t.Helper()
 	if p.small != nil {
 		t.Skip("a small disk has to be mounted: ", p.small)
@@ -121,7 +121,7 @@ func (p fragile) fill(t testing.TB, volume string) (undo func()) {
 
 // inject has the machine do something to all syncs of an instance to disk, in the words of strace, until undo is called or the
 // instance has ended. What was done is in the file seen, with times.
-func (p processes) inject(t testing.TB, instance, what string) (seen string, undo func()) {
+func (p processes) injectSync(t testing.TB, instance, what string) (seen string, undo func()) {
 	t.Helper()
 	path, err := exec.LookPath("strace")
 	if err != nil {
@@ -213,12 +213,12 @@ func (p processes) resume(t testing.TB, instance string) { p.signal(t, instance,
 type proxy struct {
 	l net.Listener
 
-	mu     sync.Mutex
-	target string
-	open   map[net.Conn]bool
-	delay  time.Duration // of each piece
-	still  bool          // nothing passes, nothing is closed
-	eased  chan struct{} // closed when delay or still changes
+	mu      sync.Mutex
+	target  string
+	open    map[net.Conn]bool
+	delay   time.Duration // of each piece
+	still   bool          // nothing passes, nothing is closed
+	changed chan struct{} // closed when delay or still changes
 }
 
 func startProxy(t testing.TB) *proxy {
@@ -227,7 +227,7 @@ func startProxy(t testing.TB) *proxy {
 	if err != nil {
 		t.Fatal(err)
 	}
-	p := &proxy{l: l, open: map[net.Conn]bool{}, eased: make(chan struct{})}
+	p := &proxy{l: l, open: map[net.Conn]bool{}, changed: make(chan struct{})}
 	var all sync.WaitGroup
 	all.Go(func() {
 		for {
@@ -256,8 +256,8 @@ func (p *proxy) set(delay time.Duration, still bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.delay, p.still = delay, still
-	close(p.eased)
-	p.eased = make(chan struct{})
+	close(p.changed)
+	p.changed = make(chan struct{})
 }
 
 // reset breaks all connections; new ones are served.
@@ -321,11 +321,11 @@ func (p *proxy) drop(c net.Conn) {
 func (p *proxy) pass(late bool) {
 	for {
 		p.mu.Lock()
-		delay, still, eased := p.delay, p.still, p.eased
+		delay, still, changed := p.delay, p.still, p.changed
 		p.mu.Unlock()
 		switch {
 		case still:
-			<-eased
+			<-changed
 		case late && delay > 0:
 			<-time.After(delay)
 			return

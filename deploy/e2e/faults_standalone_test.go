@@ -24,16 +24,16 @@ import (
 	"bijou.dev/services/discovery/discoverytest"
 )
 
-// aloneFaults start what they need themselves.
-var aloneFaults = []fault{
-	{row: "6, 10", name: "the store's history compacted while watchers are cut off", short: true, tell: tellCompaction},
-	{row: "37", name: "the clock of a process two days back, with every service away (fake time)", short: true, tell: tellClock},
-	{row: "40", name: "the whole stack started in random orders", tell: tellColdStarts},
+// standaloneFaults start what they need themselves.
+var standaloneFaults = []fault{
+	{row: "6, 10", name: "the store's history compacted while watchers are cut off", short: true, run: faultCompaction},
+	{row: "37", name: "the clock of a process two days back, with every service down (fake time)", short: true, run: faultClockSetBack},
+	{row: "40", name: "the whole stack started in random orders", run: faultStartsInRandomOrder},
 }
 
-// tellCompaction cuts a replica of config and one of discovery from the store, changes everything, and has the store
+// faultCompaction cuts a replica of config and one of discovery from the store, changes everything, and has the store
 // forget how that came about. When they are back, they and those that watch them are to have the set that there is.
-func tellCompaction(t *testing.T, _ platform, _ uint64) (f figures) {
+func faultCompaction(t *testing.T, _ platform, _ uint64) (f figures) {
 	etcd := etcdtest.Start(t)
 	network := startProxy(t)
 	network.to(etcd.Socket())
@@ -167,9 +167,9 @@ func tellCompaction(t *testing.T, _ platform, _ uint64) (f figures) {
 		took.Round(10*time.Millisecond), far.Stats().Compacted)}
 }
 
-// tellClock keeps what a process knows on disk, and starts it again with a clock that is two days back and nobody to ask:
+// faultClockSetBack keeps what a process knows on disk, and starts it again with a clock that is two days back and nobody to ask:
 // what was saved in its future is used all the same. Time in a bubble begins at the same moment each time.
-func tellClock(t *testing.T, _ platform, _ uint64) figures {
+func faultClockSetBack(t *testing.T, _ platform, _ uint64) figures {
 	dir := t.TempDir()
 	identity := &configv1.Identity{App: "shop", Instance: "shop-1"}
 	know := func(t *testing.T, c *members.Client, limit *settings.Value[string]) {
@@ -232,8 +232,8 @@ func tellClock(t *testing.T, _ platform, _ uint64) figures {
 	return figures{note: "settings and instances from its disk, for as long as nobody answers"}
 }
 
-// tellColdStarts starts the stack in random orders until it serves. go test does so twenty times over each runner.
-func tellColdStarts(t *testing.T, _ platform, seed uint64) figures {
+// faultStartsInRandomOrder starts the stack in random orders until it serves. go test does so twenty times over each runner.
+func faultStartsInRandomOrder(t *testing.T, _ platform, seed uint64) figures {
 	var took []string
 	var longest time.Duration
 	for n := range uint64(3) {
@@ -242,7 +242,7 @@ func tellColdStarts(t *testing.T, _ platform, seed uint64) figures {
 				t.Fatal(err)
 			}
 			begun := time.Now()
-			wholeHome(t, startProcesses(t, stack.Options{Shuffle: rand.New(rand.NewPCG(seed, n))}))
+			waitForHome(t, startProcesses(t, stack.Options{Shuffle: rand.New(rand.NewPCG(seed, n))}))
 			longest = max(longest, time.Since(begun))
 			took = append(took, time.Since(begun).Round(100*time.Millisecond).String())
 		})
