@@ -17,8 +17,8 @@ import (
 	"google.golang.org/protobuf/types/known/durationpb"
 )
 
-// An operator forces a circuit on the board; the config service brings that to the process and ends it when the time is
-// over, whether the board still runs or not.
+// An operator forces a circuit through the service circuits. That service publishes a setting with an expiry. The
+// config service sends it to the process and removes it when the time is over, also when the service circuits is down.
 func TestForcedCircuitIsReleasedAtItsDeadline(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		settings := configtest.NewServer(t, nil)
@@ -32,7 +32,7 @@ func TestForcedCircuitIsReleasedAtItsDeadline(t *testing.T) {
 		shows := func(want circuitsv1.State) {
 			t.Helper()
 			if got := calls.Snapshots()[0].GetState(); got != want {
-				t.Errorf("the circuit is %v, want %v", got, want)
+				t.Errorf("circuit %s: state %v, want %v", key, got, want)
 			}
 		}
 		force := func(state circuitsv1.State) {
@@ -48,19 +48,19 @@ func TestForcedCircuitIsReleasedAtItsDeadline(t *testing.T) {
 		if err := call(nil); err != nil {
 			t.Fatal(err)
 		}
-		time.Sleep(5 * time.Second) // the settings are declared
+		time.Sleep(5 * time.Second) // until the process has declared its settings
 
 		force(circuitsv1.State_STATE_FORCED_OPEN)
 		shows(circuitsv1.State_STATE_FORCED_OPEN)
 		if err := call(nil); !breakers.Rejected(err) {
-			t.Errorf("forced open, a call got %v", err)
+			t.Errorf("a call while the circuit is forced open: %v, want a rejection", err)
 		}
 		time.Sleep(28 * time.Second)
 		shows(circuitsv1.State_STATE_FORCED_OPEN)
 		time.Sleep(3 * time.Second)
 		shows(circuitsv1.State_STATE_CLOSED)
 		if err := call(nil); err != nil {
-			t.Errorf("free again, a call got %v", err)
+			t.Errorf("a call after the circuit was released: %v, want success", err)
 		}
 
 		force(circuitsv1.State_STATE_FORCED_CLOSED)
@@ -68,7 +68,7 @@ func TestForcedCircuitIsReleasedAtItsDeadline(t *testing.T) {
 		down := errors.New("down")
 		for range 100 {
 			if err := call(down); !errors.Is(err, down) {
-				t.Fatalf("forced closed, a call got %v", err)
+				t.Fatalf("a call while the circuit is forced closed: %v, want the error of the callee", err)
 			}
 		}
 		shows(circuitsv1.State_STATE_FORCED_CLOSED)
@@ -79,7 +79,7 @@ func TestForcedCircuitIsReleasedAtItsDeadline(t *testing.T) {
 		}
 		shows(circuitsv1.State_STATE_OPEN)
 		if err := call(nil); !breakers.Rejected(err) || errs.RetryAfter(err) == 0 {
-			t.Errorf("open by itself, a call got %v", err)
+			t.Errorf("a call after 20 failures: %v, want a rejection with a delay for the retry", err)
 		}
 	})
 }

@@ -20,28 +20,28 @@ import (
 	"bijou.dev/cmd/bijou/stack"
 )
 
-// pauser is a platform whose instances can be hurt in more ways than death. Not every runner can do everything.
+// pauser is a platform that can pause instances: they keep their connections and do nothing. Not every runner can.
 type pauser interface {
 	pause(t testing.TB, instance string)
 	resume(t testing.TB, instance string)
 }
 
-// netInjector is a platform that can hurt connections.
+// netInjector is a platform that can delay and reset the connections of an instance.
 type netInjector interface {
 	slow(t testing.TB, instance string, d time.Duration)
 	resume(t testing.TB, instance string)
 	reset(t testing.TB, instance string)
 }
 
-// proxied is a platform whose store is reached through a proxy and, where this machine lets us, whose stores of settings and
-// of traces have small disks.
+// proxied is a platform whose etcd is reached through a proxy. Where this process may mount file systems, etcd and
+// tracing have small disks.
 type proxied struct {
 	processes
 	store *proxy
-	small error // why the disks are not small
+	small error // nil: the disks are small; else why they are not
 }
 
-// startProxied runs the stack with a proxy between config, discovery and their store.
+// startProxied runs the stack with a proxy between etcd and its clients, config and discovery.
 func startProxied(t testing.TB) platform {
 	t.Helper()
 	o := stack.Options{Dir: t.TempDir()}
@@ -55,10 +55,11 @@ func startProxied(t testing.TB) platform {
 	return proxied{p, store, small}
 }
 
-// smallDisks is how the machine calls our disks, and those of earlier runs that were killed: the number is a process.
+// smallDisks is the mount source of our small disks. The number is the process that mounted it, so that disks of
+// earlier runs that were killed can be found and unmounted.
 const smallDisks = "bijou-e2e-%d"
 
-// smallDisk mounts one until the test ends.
+// smallDisk mounts a small file system at dir until the test ends.
 func smallDisk(t testing.TB, dir string) error {
 	t.Helper()
 	if err := os.MkdirAll(dir, 0o700); err != nil {
@@ -71,7 +72,7 @@ func smallDisk(t testing.TB, dir string) error {
 			_ = syscall.Unmount(left[1], syscall.MNT_DETACH)
 		}
 	}
-	// The log of etcd takes 64 MB for each file.
+	// Each log file of etcd takes 64 MB.
 	if err := syscall.Mount(fmt.Sprintf(smallDisks, os.Getpid()), dir, "tmpfs", 0, "size=200m"); err != nil {
 		return err
 	}
@@ -79,14 +80,15 @@ func smallDisk(t testing.TB, dir string) error {
 	return nil
 }
 
-// volume is where a volume of compose.yaml is.
+// volume returns the folder of a volume of compose.yaml.
 func (p processes) volume(name string) string { return filepath.Join(p.dir, "volumes", name) }
 
-// fill takes all the space of a small disk, and whatever is given up meanwhile, until the returned function is called.
+// fill takes all the space of a small disk, and again all that is freed meanwhile, until the returned function is
+// called.
 func (p proxied) fill(t testing.TB, volume string) (undo func()) {
 	t.Helper()
 	if p.small != nil {
-		t.Skip("a small disk has to be mounted: ", p.small)
+		t.Skip("this needs a small disk, which cannot be mounted: ", p.small)
 	}
 	file, err := os.Create(filepath.Join(p.volume(volume), "filler"))
 	if err != nil {
@@ -119,8 +121,8 @@ func (p proxied) fill(t testing.TB, volume string) (undo func()) {
 	return undo
 }
 
-// inject has the machine do something to all syncs of an instance to disk, in the words of strace, until undo is called or the
-// instance has ended. What was done is in the file seen, with times.
+// injectSync applies an injection of strace, such as "error=EIO", to all syncs of an instance to disk until undo is
+// called or the instance ends. strace logs the calls with their times to the file seen.
 func (p processes) injectSync(t testing.TB, instance, what string) (seen string, undo func()) {
 	t.Helper()
 	path, err := exec.LookPath("strace")
@@ -134,15 +136,15 @@ func (p processes) injectSync(t testing.TB, instance, what string) (seen string,
 		t.Skip("this needs strace: ", err)
 	}
 	undo = sync.OnceFunc(func() {
-		_ = cmd.Process.Signal(syscall.SIGTERM) // it lets go
+		_ = cmd.Process.Signal(syscall.SIGTERM) // strace detaches; fails only if it has ended
 		_ = cmd.Wait()
 	})
 	t.Cleanup(undo)
 	return seen, undo
 }
 
-// lossy drops a share of the packets from and to an address of this machine until the returned function is called. A shell
-// does it that undoes it too, when its input ends: whatever becomes of this process, the rules do not stay.
+// lossy drops a share of the packets from and to an address of this machine until the returned function is called. A
+// shell adds the rules and removes them when its input ends, so that they are removed also when this process is killed.
 func lossy(t testing.TB, addr string, share float64) (undo func()) {
 	t.Helper()
 	_, port, err := net.SplitHostPort(addr)
@@ -165,21 +167,21 @@ func lossy(t testing.TB, addr string, share float64) (undo func()) {
 		t.Fatal(err)
 	}
 	if err := cmd.Start(); err != nil {
-		t.Skip("to lose packets needs a shell and iptables: ", err)
+		t.Skip("dropping packets needs a shell and iptables: ", err)
 	}
 	undo = sync.OnceFunc(func() {
 		_ = in.Close()
-		_ = cmd.Wait() // the last rule it takes away may be one that it could not make
+		_ = cmd.Wait() // its exit code is that of removing a rule that may not have been added
 	})
 	t.Cleanup(undo)
 	if on, _ := io.ReadAll(io.LimitReader(out, 3)); string(on) != "on\n" {
 		undo()
-		t.Skip("to lose packets needs iptables and the right to use it: ", problems.String())
+		t.Skip("dropping packets needs iptables and the right to use it: ", problems.String())
 	}
 	return undo
 }
 
-// each does the same to several instances.
+// each calls do for each of some instances, in order.
 func each(t testing.TB, do func(t testing.TB, instance string), instances ...string) {
 	t.Helper()
 	for _, i := range instances {
@@ -187,7 +189,7 @@ func each(t testing.TB, do func(t testing.TB, instance string), instances ...str
 	}
 }
 
-// instance returns a process that lives.
+// instance returns a running process of the stack.
 func (p processes) instance(t testing.TB, name string) stack.Instance {
 	t.Helper()
 	for _, i := range p.Instances() {
@@ -195,7 +197,7 @@ func (p processes) instance(t testing.TB, name string) stack.Instance {
 			return i
 		}
 	}
-	t.Fatalf("there is no live %s", name)
+	t.Fatalf("no instance %s is running", name)
 	return stack.Instance{}
 }
 
@@ -209,7 +211,7 @@ func (p processes) signal(t testing.TB, instance string, sig syscall.Signal) {
 func (p processes) pause(t testing.TB, instance string)  { p.signal(t, instance, syscall.SIGSTOP) }
 func (p processes) resume(t testing.TB, instance string) { p.signal(t, instance, syscall.SIGCONT) }
 
-// proxy passes connections on, until it is told not to. It is the network between two processes.
+// proxy forwards connections to a target. It can delay, hold back and reset them, as a network between two processes.
 type proxy struct {
 	l net.Listener
 
@@ -217,7 +219,7 @@ type proxy struct {
 	target  string
 	open    map[net.Conn]bool
 	delay   time.Duration // of each piece
-	still   bool          // nothing passes, nothing is closed
+	still   bool          // no data is forwarded, no connection is closed
 	changed chan struct{} // closed when delay or still changes
 }
 
@@ -244,14 +246,15 @@ func startProxy(t testing.TB) *proxy {
 
 func (p *proxy) addr() string { return p.l.Addr().String() }
 
-// to says where connections go from now on: to host:port, or to the path of a socket.
+// to sets the target of new connections: host:port, or the path of a Unix socket.
 func (p *proxy) to(target string) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.target = target
 }
 
-// set makes each piece of data late, or stops everything without closing anything, as a network does that drops packets.
+// set delays each piece of data, or with still holds back all data without closing connections, as a network does that
+// drops all packets.
 func (p *proxy) set(delay time.Duration, still bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -260,7 +263,7 @@ func (p *proxy) set(delay time.Duration, still bool) {
 	p.changed = make(chan struct{})
 }
 
-// reset breaks all connections; new ones are served.
+// reset resets all open connections. New ones are accepted.
 func (p *proxy) reset() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -317,7 +320,7 @@ func (p *proxy) drop(c net.Conn) {
 	c.Close()
 }
 
-// pass waits for as long as the network is slow or still.
+// pass waits until the next piece of data may be forwarded.
 func (p *proxy) pass(late bool) {
 	for {
 		p.mu.Lock()

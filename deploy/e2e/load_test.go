@@ -25,7 +25,7 @@ type load struct {
 	times    []time.Duration // from the intended start
 }
 
-// within is the deadline a good answer keeps.
+// within is the time in which a good response must arrive.
 const within = 2 * time.Second
 
 // startLoad sends requests to the urls in turn until finish.
@@ -66,33 +66,35 @@ func (l *load) one(url string, intended time.Time) {
 	case err != nil:
 		l.failures = append(l.failures, fmt.Sprintf("after %v: %v", time.Since(intended).Round(time.Millisecond), err))
 	case a.status != 200:
-		l.failures = append(l.failures, fmt.Sprintf("after %v: %d %.200s", time.Since(intended).Round(time.Millisecond), a.status, a.body))
+		l.failures = append(l.failures, fmt.Sprintf("after %v: %d %.200s", time.Since(intended).Round(time.Millisecond),
+			a.status, a.body))
 	}
 }
 
-// finish ends the load and fails the story unless every request had a good answer.
+// finish ends the load and fails the story unless every request got status 200 in time.
 func (l *load) finish(t testing.TB) {
 	t.Helper()
 	l.cancel()
 	l.wg.Wait()
 	slices.Sort(l.times)
 	if l.offered == 0 {
-		t.Fatal("the load offered nothing")
+		t.Fatal("the load sent no request")
 	}
-	t.Logf("offered %d, failed %d, p50 %v, p99 %v", l.offered, len(l.failures), l.times[len(l.times)/2].Round(time.Millisecond), l.times[len(l.times)*99/100].Round(time.Millisecond))
+	t.Logf("offered %d, failed %d, p50 %v, p99 %v", l.offered, len(l.failures),
+		l.times[len(l.times)/2].Round(time.Millisecond), l.times[len(l.times)*99/100].Round(time.Millisecond))
 	if n := len(l.failures); n > 0 {
 		t.Errorf("%d of %d requests failed:\n  %s", n, l.offered, strings.Join(l.failures[:min(5, n)], "\n  "))
 	}
 }
 
-// failed returns what failed so far.
+// failed returns the failures so far.
 func (l *load) failed() []string {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return slices.Clone(l.failures)
 }
 
-// during lets the load go on until as many requests were answered as leave in so many seconds.
+// during waits until the load has got as many responses as it sends requests in so many seconds.
 func (l *load) during(t testing.TB, seconds int) {
 	t.Helper()
 	l.mu.Lock()

@@ -11,9 +11,9 @@ import (
 	"time"
 )
 
-// faultOverload asks a slow service for three times what the edge lets through to it.
-// Each answer takes 50 ms and at most 10 may be under way, of which 7 for those that can be shed: about 150 a second.
-// With so few places chance alone sheds a critical request now and then; more of them would need more of a machine.
+// faultOverload sends three times as many requests to a slow service as the edge lets through. Each response takes 50
+// ms and at most 10 requests may be in flight, at most 7 of them sheddable: about 150 a second. With a limit of 10, a
+// random burst can shed a critical request, so a few may fail. A higher limit would need a faster machine.
 func faultOverload(t *testing.T, p platform, seed uint64) figures {
 	waitForHome(t, p)
 	var routes []map[string]any
@@ -30,7 +30,7 @@ func faultOverload(t *testing.T, p platform, seed uint64) figures {
 	}
 	p.(netInjector).slow(t, "hello-1", 50*time.Millisecond)
 	defer p.(netInjector).resume(t, "hello-1")
-	eventually(t, 20*time.Second, "the new routes", func(ctx context.Context) error {
+	eventually(t, 20*time.Second, "the routes /page and /prefetch to work", func(ctx context.Context) error {
 		a, err := get(ctx, edge(p)+"/page/version")
 		if err != nil || a.status != http.StatusOK {
 			return fmt.Errorf("%d %v %.200s", a.status, err, a.body)
@@ -63,11 +63,12 @@ func faultOverload(t *testing.T, p platform, seed uint64) figures {
 				switch {
 				case err == nil && a.status == http.StatusOK:
 					r.good++
-				case err == nil && a.status == http.StatusServiceUnavailable && a.header.Get("X-Bijou-Fault") == "overload" && a.header.Get("Retry-After") != "":
+				case err == nil && a.status == http.StatusServiceUnavailable && a.header.Get("X-Bijou-Fault") == "overload" &&
+					a.header.Get("Retry-After") != "":
 					r.shed++
 					r.refusals = append(r.refusals, time.Since(start))
 				default:
-					t.Logf("%s: %d %v %.200s", path, a.status, err, a.body)
+					t.Logf("GET %s: status %d, error %v, body %.200s", path, a.status, err, a.body)
 				}
 			})
 		}
@@ -83,13 +84,17 @@ func faultOverload(t *testing.T, p platform, seed uint64) figures {
 	}
 	share := float64(critical.good) / float64(max(1, critical.offered))
 	f := figures{
-		offered: critical.offered + sheddable.offered, failed: critical.offered + sheddable.offered - critical.good - sheddable.good,
+		offered: critical.offered + sheddable.offered, failed: critical.offered +
+			sheddable.offered - critical.good - sheddable.good,
 		note: fmt.Sprintf("%.2f %% of %d critical ones served, %.1f %% of %d sheddable ones; a refusal took %v at p99",
-			100*share, critical.offered, 100*float64(sheddable.good)/float64(max(1, sheddable.offered)), sheddable.offered, p99.Round(100*time.Microsecond)),
+			100*share, critical.offered, 100*float64(sheddable.good)/float64(max(1,
+				sheddable.offered)), sheddable.offered, p99.Round(100*time.Microsecond)),
 	}
 	if share < .994 || sheddable.shed == 0 {
-		f.missed = append(f.missed, fmt.Sprintf("critical: %d offered, %d served, %d shed; sheddable: %d, %d, %d", critical.offered, critical.good, critical.shed,
-			sheddable.offered, sheddable.good, sheddable.shed))
+		f.missed = append(f.missed,
+			fmt.Sprintf("critical requests: %d offered, %d served, %d shed; sheddable requests: %d offered, %d served, %d shed",
+				critical.offered, critical.good, critical.shed,
+				sheddable.offered, sheddable.good, sheddable.shed))
 	}
 	return f
 }

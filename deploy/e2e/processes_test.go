@@ -37,10 +37,10 @@ var buildCLI = sync.OnceValue(func() error {
 	return nil
 })
 
-// processes is compose.yaml run as processes.
+// processes runs compose.yaml as processes.
 type processes struct {
 	*stack.Stack
-	dir string // of its volumes, logs and record
+	dir string // has the volumes, the logs and run.json
 }
 
 // startProcesses runs the stack and waits until every instance is healthy.
@@ -49,13 +49,14 @@ func startProcesses(t testing.TB, o stack.Options) processes {
 	return startProcessesBehind(t, o, nil)
 }
 
-// startProcessesBehind calls started, if set, when addresses are known.
+// startProcessesBehind is startProcesses. It calls started, if not nil, when the addresses of the instances are known.
 func startProcessesBehind(t testing.TB, o stack.Options, started func(*stack.Stack)) processes {
 	t.Helper()
 	if err := build(); err != nil {
 		t.Fatal(err)
 	}
-	o.File, o.Dir, o.Bin, o.RandomPorts = cmp.Or(o.File, filepath.Join(root, "compose.yaml")), cmp.Or(o.Dir, t.TempDir()), bin, true
+	o.File, o.Dir, o.Bin, o.RandomPorts = cmp.Or(o.File, filepath.Join(root, "compose.yaml")), cmp.Or(o.Dir,
+		t.TempDir()), bin, true
 	s, err := stack.Start(t.Context(), o)
 	if err != nil {
 		t.Fatal(err)
@@ -82,17 +83,17 @@ func startProcessesBehind(t testing.TB, o stack.Options, started func(*stack.Sta
 	return p
 }
 
-// dump prints what went wrong in each instance, for a story that did not end well.
+// dump prints the last warnings and errors of each instance, for a story that failed.
 func (p processes) dump(t testing.TB) {
 	for _, i := range p.Instances() {
-		var odd []string
+		var notable []string
 		lines, _ := p.Logs(i.Name, 400)
 		for _, l := range lines {
 			if l.Note || strings.Contains(l.Text, `"level":"WARN"`) || strings.Contains(l.Text, `"level":"ERROR"`) {
-				odd = append(odd, l.Text)
+				notable = append(notable, l.Text)
 			}
 		}
-		t.Logf("%s %s\n  %s", i.Name, i.Phase, strings.Join(odd[max(0, len(odd)-15):], "\n  "))
+		t.Logf("%s %s\n  %s", i.Name, i.Phase, strings.Join(notable[max(0, len(notable)-15):], "\n  "))
 	}
 }
 

@@ -55,7 +55,7 @@ func TestShippedConfigurationLoads(t *testing.T) {
 		for name, s := range project.Services {
 			main := filepath.Join(root, "services", *s.Build.Args["SERVICE"], "main.go")
 			if _, err := os.Stat(main); err != nil {
-				t.Errorf("%v: service %s is built from %s, which is not there", files, name, main)
+				t.Errorf("%v: service %s is built from %s, but there is no such file", files, name, main)
 			}
 		}
 	}

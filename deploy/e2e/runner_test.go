@@ -17,26 +17,27 @@ import (
 	"bijou.dev/platform/kv/kvetcd/etcdtest"
 )
 
-// platform is a running stack, however it runs. An instance is named "<service>-<n>"; a service stands for its first
-// instance. Ports are those of compose.yaml.
+// platform is a running stack. An instance is named "<service>-<n>"; the name of a service means its first instance.
+// Ports are those of compose.yaml.
 type platform interface {
-	// addr returns where an instance has a port, as host:port.
+	// addr returns the address, host:port, of a port of an instance.
 	addr(instance string, port int) string
-	// hold kills an instance without warning and keeps it down.
+	// hold kills an instance without warning and keeps it down until start.
 	hold(t testing.TB, instance string)
-	// kill kills an instance without warning; it comes back as its restart policy says.
+	// kill kills an instance without warning. Its restart policy starts it again.
 	kill(t testing.TB, instance string)
-	// start brings back an instance that was held.
+	// start starts an instance that hold killed.
 	start(t testing.TB, instance string)
 	// restart stops an instance gracefully and starts it again.
 	restart(t testing.TB, instance string)
-	// logs returns what an instance said lately.
+	// logs returns the last log lines of an instance.
 	logs(instance string) string
-	// rate is how many requests a second leave it room to breathe on two cores: the stories are not about capacity.
+	// rate is a number of requests per second that the platform serves with ease on two cores. The stories do not test
+	// capacity.
 	rate() int
 }
 
-// story is one test over one platform. Stories share a platform and leave it as they found it.
+// story is a test of a running platform. Stories share a platform: each undoes its changes.
 type story struct {
 	name string
 	run  func(t *testing.T, p platform)
@@ -48,18 +49,18 @@ func runStories(t *testing.T, p platform) {
 	}
 }
 
-// registered returns by what id the registry knows an instance, as it says itself.
+// registered returns the id that an instance has in the registry, from its page /version.
 func registered(ctx context.Context, p platform, instance string) (string, error) {
 	var me struct{ Instance string }
 	err := getJSON(ctx, "http://"+p.addr(instance, 9090)+"/version", &me)
 	return me.Instance, err
 }
 
-// edge returns the address of the one port for everybody.
+// edge returns the URL of the gateway, the one port for users.
 func edge(p platform) string { return "http://" + p.addr("gateway", 8080) }
 
-// eventually calls check until it returns nil, and fails t with its last error when that takes too long. It polls: the
-// things waited for live in other processes.
+// eventually calls check until it returns nil, and fails t with the last error of check after within. It polls, because
+// what it waits for happens in other processes.
 func eventually(t testing.TB, within time.Duration, what string, check func(ctx context.Context) error) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), within)
@@ -72,20 +73,23 @@ func eventually(t testing.TB, within time.Duration, what string, check func(ctx 
 		if err == nil {
 			return
 		}
-		if last == nil || ctx.Err() == nil { // what was wrong before we lost patience says more
+		if last == nil || ctx.Err() == nil { // an error that check got because its context ended says less
 			last = err
 		}
 		select {
 		case <-ctx.Done():
-			t.Fatalf("waiting for %s: not within %v: %v", what, within, last)
+			t.Fatalf("waiting for %s: not within %v; the last attempt: %v", what, within, last)
 		case <-tick.C:
 		}
 	}
 }
 
-var client = &http.Client{Timeout: 10 * time.Second, Transport: &http.Transport{MaxIdleConnsPerHost: 64, IdleConnTimeout: time.Minute}}
+var client = &http.Client{Timeout: 10 * time.Second, Transport: &http.Transport{
+	MaxIdleConnsPerHost: 64,
+	IdleConnTimeout:     time.Minute,
+}}
 
-// answer is a response that was read.
+// answer is a response with its whole body.
 type answer struct {
 	status int
 	header http.Header
@@ -129,14 +133,14 @@ func doBy(client *http.Client, req *http.Request) (answer, error) {
 	return answer{resp.StatusCode, resp.Header, string(body)}, err
 }
 
-// getJSON decodes a 200 answer into v.
+// getJSON gets a URL and decodes its JSON into v. A status other than 200 is an error.
 func getJSON(ctx context.Context, url string, v any) error {
 	a, err := get(ctx, url)
 	if err != nil {
 		return err
 	}
 	if a.status != http.StatusOK {
-		return fmt.Errorf("%s: %d %.300s", url, a.status, a.body)
+		return fmt.Errorf("GET %s: status %d, want 200: %.300s", url, a.status, a.body)
 	}
 	return json.Unmarshal([]byte(a.body), v)
 }
@@ -145,8 +149,9 @@ func getJSON(ctx context.Context, url string, v any) error {
 func bijou(t testing.TB, p platform, args ...string) (code int, out string) {
 	t.Helper()
 	cmd := exec.CommandContext(t.Context(), program(t), args...)
-	cmd.Env = append(os.Environ(), "BIJOU_DISCOVERY="+p.addr("discovery", 7000), "BIJOU_ZIPKIN=http://"+p.addr("tracing", 9411))
-	cmd.Dir = t.TempDir() // not in a checkout, so that no other running stack is found
+	cmd.Env = append(os.Environ(), "BIJOU_DISCOVERY="+p.addr("discovery", 7000),
+		"BIJOU_ZIPKIN=http://"+p.addr("tracing", 9411))
+	cmd.Dir = t.TempDir() // outside a checkout, so that the command line finds no other running stack
 	b, err := cmd.CombinedOutput()
 	var exit *exec.ExitError
 	if err != nil && !errors.As(err, &exit) {
@@ -155,7 +160,7 @@ func bijou(t testing.TB, p platform, args ...string) (code int, out string) {
 	return cmd.ProcessState.ExitCode(), string(b)
 }
 
-// must runs the command line and fails the story when it does.
+// must runs the command line and fails the story if the exit code is not 0.
 func must(t testing.TB, p platform, args ...string) string {
 	t.Helper()
 	code, out := bijou(t, p, args...)
@@ -175,7 +180,7 @@ func mustString(s string, err error) string {
 	return s
 }
 
-// bin is a folder for binaries that outlives one test, filled once.
+// bin is a folder for programs that are built once and used by all tests.
 var bin = mustString(os.MkdirTemp("", "bijou-e2e-"))
 
 func TestMain(m *testing.M) {

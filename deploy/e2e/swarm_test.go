@@ -13,13 +13,13 @@ import (
 	"time"
 )
 
-// swarmVariable asks for the story over Docker Swarm. It makes the engine a swarm of one node while it lasts, so it is not a
-// part of the stories over containers. It needs their images.
+// swarmVariable enables the test over Docker Swarm. That test makes the engine a swarm of one node while it runs, so it
+// is separate from the stories over containers. It needs the images that they build.
 const swarmVariable = "BIJOU_TEST_SWARM"
 
-// swarm is what deploy/swarm/stack.yaml runs, as far as its edge.
+// swarm is the stack of deploy/swarm/stack.yaml. Only the address of its edge is known.
 type swarm struct {
-	platform // which nobody asks for more
+	platform // nil: the other methods must not be called
 	edge     string
 }
 
@@ -37,7 +37,7 @@ func docker(ctx context.Context, args ...string) (string, error) {
 // TestSwarm runs the stack as `docker stack deploy` does, and replaces a service under load.
 func TestSwarm(t *testing.T) {
 	if os.Getenv(swarmVariable) == "" {
-		t.Skipf("it makes the engine a swarm for a while: set %s", swarmVariable)
+		t.Skipf("this makes the engine a swarm while it runs; set %s to run it", swarmVariable)
 	}
 	b, err := os.ReadFile(filepath.Join(root, "deploy", "swarm", "stack.yaml"))
 	if err != nil {
@@ -65,7 +65,8 @@ func TestSwarm(t *testing.T) {
 	name := fmt.Sprintf("bijou-test-%d", os.Getpid())
 	mine := "label=com.docker.stack.namespace=" + name
 	t.Cleanup(func() { removeStack(t, name, mine) })
-	if _, err := docker(t.Context(), "stack", "deploy", "--detach=true", "--resolve-image", "never", "-c", file, name); err != nil {
+	if _, err := docker(t.Context(), "stack", "deploy", "--detach=true", "--resolve-image", "never", "-c", file,
+		name); err != nil {
 		t.Fatal(err)
 	}
 
@@ -102,7 +103,7 @@ func TestSwarm(t *testing.T) {
 	waitForHome(t, s)
 }
 
-// removeStack removes a stack and its volumes, which Swarm leaves behind.
+// removeStack removes a stack and its volumes. Swarm itself does not remove the volumes.
 func removeStack(t *testing.T, name, mine string) {
 	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
 	defer cancel()
@@ -123,14 +124,14 @@ func removeStack(t *testing.T, name, mine string) {
 		select {
 		case <-tick.C:
 		case <-ctx.Done():
-			t.Errorf("the stack is still there: %s %v", left, err)
+			t.Errorf("removing the stack: these containers are left after two minutes: %s, error %v", left, err)
 			return
 		}
 	}
 	removeVolumes(ctx, t, mine)
 }
 
-// removeVolumes removes the volumes that a filter of the engine finds.
+// removeVolumes removes the volumes that match a filter of the engine.
 func removeVolumes(ctx context.Context, t testing.TB, filter string) {
 	volumes, err := docker(ctx, "volume", "ls", "--quiet", "--filter", filter)
 	if err == nil && volumes != "" {
