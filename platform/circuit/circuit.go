@@ -35,8 +35,7 @@ type Options struct {
 	// Log gets one line for each change of state. Nil: nothing is logged.
 	Log *slog.Logger
 	// Service and Instance are the names under which Report reports. Empty: allowed if Report is not used.
-	Service  string
-	Instance string
+	Service, Instance string
 	// Served has the load that the calling process serves; Report sends it, too. Nil: none.
 	Served *load.Recorder
 }

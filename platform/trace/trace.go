@@ -17,10 +17,11 @@ package trace
 import (
 	"cmp"
 	"context"
-	"errors"
 	"fmt"
 	"log/slog"
 	"time"
+
+	"bijou.dev/platform/errs"
 
 	"go.opentelemetry.io/otel/attribute"
 	"go.opentelemetry.io/otel/propagation"
@@ -49,54 +50,58 @@ type Options struct {
 	Region, Zone string
 
 	// Conn returns the connection to the trace store. It is called once, before the first export. The connection may be
-	// one whose calls are traced: calls made to export are never sampled. The provider does not close it.
+	// one whose calls are traced: calls made to export are never sampled. The provider does not close it. Required, unless
+	// there is an Exporter.
 	Conn func() grpc.ClientConnInterface
-	// Exporter replaces OTLP over Conn, for tests and for other destinations. Set exactly one of the two. ExportSpans
+	// Exporter replaces OTLP over Conn, for tests and for other destinations. Nil: OTLP over Conn. ExportSpans
 	// must return when its context ends: Shutdown waits for it. Text in its spans is not repaired.
 	Exporter sdktrace.SpanExporter
 
 	// Sampling is the share of new traces to record; 0 or less records none, 1 or more all. It is read for each new
 	// trace, so a live setting (*config.Value[float64]) takes effect at once. A request that arrives with a sampling
-	// decision keeps it. Nil means 1.
+	// decision keeps it. Nil: 1.
 	Sampling interface{ Get() float64 }
 
 	// Revision returns the revision of the settings in use. Each recorded span has it as bijou.config.revision, because
 	// settings may have changed when somebody reads the span. Nil: no attribute.
 	Revision func() int64
 
-	// QueueSize is the number of ended spans that may wait for export. Further ones are dropped. 0 means 4096.
+	// QueueSize is the number of ended spans that may wait for export. Further ones are dropped. Zero: 4096.
 	QueueSize int
-	// BatchSize is the largest number of spans in one export. 0 means 512; more than QueueSize means QueueSize.
+	// BatchSize is the largest number of spans in one export. Zero: 512; more than QueueSize means QueueSize.
 	BatchSize int
-	// FlushInterval is the longest time that a span waits for its batch to fill, plus or minus a tenth. 0 means 1 s.
+	// FlushInterval is the longest time that a span waits for its batch to fill, plus or minus a tenth. Zero: 1 s.
 	FlushInterval time.Duration
-	// ExportTimeout bounds the export of one batch, retries included, and Shutdown. 0 means 10 s.
+	// ExportTimeout bounds the export of one batch, retries included, and Shutdown. Zero: 10 s.
 	ExportTimeout time.Duration
 
 	// Log receives a warning when exports begin to fail, a message when they work again, and at most once a minute a
-	// warning about refused spans. Keys: error, dropped (spans dropped so far). Nil discards.
+	// warning about refused spans. Keys: error, dropped (spans dropped so far). Nil: nothing is logged.
 	Log *slog.Logger
 }
 
-func (o Options) validate() error {
-	switch {
-	case o.Service == "":
-		return errors.New("options of tracing: Service is required")
-	case (o.Conn == nil) == (o.Exporter == nil):
-		return errors.New("options of tracing: set exactly one of Conn and Exporter, or use trace.Discard to export nothing")
-	case o.QueueSize < 0:
-		return errors.New("options of tracing: QueueSize must not be negative")
-	case o.BatchSize < 0:
-		return errors.New("options of tracing: BatchSize must not be negative")
-	case o.FlushInterval < 0:
-		return errors.New("options of tracing: FlushInterval must not be negative")
-	case o.ExportTimeout < 0:
-		return errors.New("options of tracing: ExportTimeout must not be negative")
+// complete returns the options with their defaults, or an error that names each field that cannot work.
+func (o Options) complete() (Options, error) {
+	var bad errs.Violations
+	if o.Service == "" {
+		bad.Add("Service", "must not be empty")
 	}
-	return nil
-}
-
-func (o *Options) setDefaults() {
+	if (o.Conn == nil) == (o.Exporter == nil) {
+		bad.Add("Conn", "or Exporter must be set, and not both; trace.Discard exports nothing")
+	}
+	for _, f := range []struct {
+		name  string
+		value int64
+	}{
+		{"QueueSize", int64(o.QueueSize)},
+		{"BatchSize", int64(o.BatchSize)},
+		{"FlushInterval", int64(o.FlushInterval)},
+		{"ExportTimeout", int64(o.ExportTimeout)},
+	} {
+		if f.value < 0 {
+			bad.Add(f.name, "must not be negative")
+		}
+	}
 	o.QueueSize = cmp.Or(o.QueueSize, 4096)
 	o.BatchSize = min(cmp.Or(o.BatchSize, 512), o.QueueSize)
 	o.FlushInterval = cmp.Or(o.FlushInterval, time.Second)
@@ -104,6 +109,7 @@ func (o *Options) setDefaults() {
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
+	return o, bad.Err("options of tracing")
 }
 
 // Provider records and exports the spans of one process. It is safe for concurrent use.
@@ -116,10 +122,10 @@ type Provider struct {
 // New returns a provider that exports in the background until [Provider.Shutdown]. New does not wait for the store, and
 // succeeds when the store is unavailable. Options that are not valid are an error.
 func New(opts Options) (*Provider, error) {
-	if err := opts.validate(); err != nil {
+	opts, err := opts.complete()
+	if err != nil {
 		return nil, err
 	}
-	opts.setDefaults()
 	if opts.Exporter == nil {
 		opts.Exporter = newOTLP(opts.Conn)
 	}

@@ -58,12 +58,12 @@ func TestOptionsThatAreNotValidNameTheField(t *testing.T) {
 	conn := func() grpc.ClientConnInterface { return nil }
 	exporter := tracetest.NewNoopExporter()
 	for field, o := range map[string]trace.Options{
-		"Service":           {Conn: conn},
-		"Conn and Exporter": {Service: "a"},
-		"QueueSize":         {Service: "a", Conn: conn, QueueSize: -1},
-		"BatchSize":         {Service: "a", Conn: conn, BatchSize: -1},
-		"FlushInterval":     {Service: "a", Conn: conn, FlushInterval: -1},
-		"ExportTimeout":     {Service: "a", Conn: conn, ExportTimeout: -1},
+		"Service":       {Conn: conn},
+		"Conn":          {Service: "a"},
+		"QueueSize":     {Service: "a", Conn: conn, QueueSize: -1},
+		"BatchSize":     {Service: "a", Conn: conn, BatchSize: -1},
+		"FlushInterval": {Service: "a", Conn: conn, FlushInterval: -1},
+		"ExportTimeout": {Service: "a", Conn: conn, ExportTimeout: -1},
 	} {
 		if _, err := trace.New(o); err == nil || !strings.Contains(err.Error(), field) {
 			t.Errorf("New with a bad %s returns the error %v", field, err)

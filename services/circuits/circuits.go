@@ -24,7 +24,6 @@ package circuits
 import (
 	"cmp"
 	"context"
-	"fmt"
 	"log/slog"
 	"net"
 	"sync"
@@ -32,6 +31,7 @@ import (
 	circuitsv1 "bijou.dev/platform/api/circuits/v1"
 	configv1 "bijou.dev/platform/api/config/v1"
 	"bijou.dev/platform/discovery"
+	"bijou.dev/platform/errs"
 	"bijou.dev/platform/service"
 )
 
@@ -44,17 +44,22 @@ type Options struct {
 	MaxStreams int
 }
 
-func (o Options) validate() error {
-	if o.MaxProcesses < 0 || o.MaxStreams < 0 {
-		return fmt.Errorf("options of circuits: MaxProcesses %d and MaxStreams %d must not be negative",
-			o.MaxProcesses, o.MaxStreams)
+// complete refuses what cannot work. The defaults are those of [NewBoard].
+func (o Options) complete() (Options, error) {
+	var bad errs.Violations
+	if o.MaxProcesses < 0 {
+		bad.Add("MaxProcesses", "must not be negative")
 	}
-	return nil
+	if o.MaxStreams < 0 {
+		bad.Add("MaxStreams", "must not be negative")
+	}
+	return o, bad.Err("options of circuits")
 }
 
 // New sets up the service: gRPC, the HTTP API on listener "http", and the exchange with other replicas.
 func New(_ context.Context, setup *service.Setup, opts Options) error {
-	if err := opts.validate(); err != nil {
+	opts, err := opts.complete()
+	if err != nil {
 		return err
 	}
 	conn, err := setup.Dial("config")
@@ -75,7 +80,7 @@ func New(_ context.Context, setup *service.Setup, opts Options) error {
 // BoardOptions is what a Board works with.
 type BoardOptions struct {
 	Options
-	// Instance is this replica's id in Discovery, so that it does not watch itself.
+	// Instance is this replica's id in Discovery, so that it does not watch itself. Required with Discovery.
 	Instance string
 	// Config publishes overrides. Required.
 	Config configv1.ConfigClient

@@ -402,7 +402,8 @@ func TestRefusedReports(t *testing.T) {
 		{"no service", []*circuitsv1.ReportRequest{report("", "x")}, errs.Invalid, "service"},
 		{"no instance", []*circuitsv1.ReportRequest{report("web", "")}, errs.Invalid, "instance"},
 		{
-			"another instance", []*circuitsv1.ReportRequest{report("web", "web-1"), report("web", "web-2")},
+			"another instance",
+			[]*circuitsv1.ReportRequest{report("web", "web-1"), report("web", "web-2")},
 			errs.Invalid, "web-2",
 		},
 		{"too many circuits", []*circuitsv1.ReportRequest{report("web", "web-1", many...)}, errs.Invalid, "3000"},
@@ -410,7 +411,8 @@ func TestRefusedReports(t *testing.T) {
 		{"negative", []*circuitsv1.ReportRequest{report("web", "web-1", negative)}, errs.Invalid, "min_ns"},
 		{"circuit without a name", []*circuitsv1.ReportRequest{report("web", "web-1", noName)}, errs.Invalid, "name"},
 		{
-			"circuit with a long name", []*circuitsv1.ReportRequest{report("web", "web-1", longName)},
+			"circuit with a long name",
+			[]*circuitsv1.ReportRequest{report("web", "web-1", longName)},
 			errs.Invalid, "at most 256 bytes",
 		},
 		{"no trace id", []*circuitsv1.ReportRequest{report("web", "web-1", longTrace)}, errs.Invalid, "traces"},

@@ -32,7 +32,8 @@ func newMetrics(r prometheus.Registerer, st *store.Store, inFlight func() int64)
 	}
 	counters := func(name, help, label string) *prometheus.CounterVec {
 		return prometheus.NewCounterVec(
-			prometheus.CounterOpts{Name: "bijou_tracing_" + name, Help: help}, []string{label})
+			prometheus.CounterOpts{Name: "bijou_tracing_" + name, Help: help}, []string{label},
+		)
 	}
 	m := &metrics{
 		received: counters("spans_received_total", "Spans that arrived.", "format"),

@@ -9,8 +9,8 @@
 package tracing
 
 import (
+	"cmp"
 	"context"
-	"errors"
 	"fmt"
 	"log/slog"
 	"net/http"
@@ -19,6 +19,7 @@ import (
 	"github.com/cockroachdb/pebble/v2/vfs"
 
 	"bijou.dev/platform/config"
+	"bijou.dev/platform/errs"
 	"bijou.dev/platform/pace"
 	"bijou.dev/platform/service"
 	"bijou.dev/services/tracing/internal/store"
@@ -28,32 +29,18 @@ import (
 type Options struct {
 	// Dir is the folder of the store, on a volume that outlives the process. Required: there is no store in memory.
 	Dir string
-	// Retention is how long spans are kept, unless the setting tracing.retention says otherwise. 0 means 72 h.
+	// Retention is how long spans are kept, unless the setting tracing.retention says otherwise. Zero: 72 h.
 	Retention time.Duration
-	// MaxBytes is the size of the store, unless the setting tracing.maxBytes says otherwise. 0 means 2 GiB.
+	// MaxBytes is the size of the store, unless the setting tracing.maxBytes says otherwise. Zero: 2 GiB.
 	MaxBytes int64
-	// Cache is the memory for blocks of the store's files, in bytes. 0 means 32 MiB.
+	// Cache is the memory for blocks of the store's files, in bytes. Zero: 32 MiB.
 	Cache int64
-	// InFlight bounds the memory of spans that are not on disk yet, in bytes. 0 means 64 MiB.
+	// InFlight bounds the memory of spans that are not on disk yet, in bytes. Zero: 64 MiB.
 	InFlight int64
-	// Autocomplete lists tags whose values the query API lists. Nil means environment, zone and version.
+	// Autocomplete lists tags whose values the query API lists. Nil: environment, zone and version.
 	Autocomplete []string
 
 	fs vfs.FS // of tests that fill the disk
-}
-
-func (o Options) validate() error {
-	switch {
-	case o.Dir == "":
-		return errors.New("options of tracing: Dir is required (-dir): traces are kept on disk")
-	case o.Retention != 0 && (o.Retention < minRetention || o.Retention > maxRetention):
-		return fmt.Errorf("options of tracing: Retention must be from %v to %v", minRetention, maxRetention)
-	case o.MaxBytes != 0 && o.MaxBytes < minBytes:
-		return fmt.Errorf("options of tracing: MaxBytes must be at least %d", minBytes)
-	case o.Cache < 0, o.InFlight < 0:
-		return errors.New("options of tracing: Cache and InFlight must not be negative")
-	}
-	return nil
 }
 
 const (
@@ -62,28 +49,40 @@ const (
 	minBytes     = 16 << 20
 )
 
-func (o *Options) setDefaults() {
-	if o.Retention == 0 {
-		o.Retention = 72 * time.Hour
+// complete returns the options with their defaults, or an error that names each field that cannot work.
+func (o Options) complete() (Options, error) {
+	var bad errs.Violations
+	if o.Dir == "" {
+		bad.Add("Dir", "must name a folder (-dir): traces are kept on disk")
 	}
-	if o.MaxBytes == 0 {
-		o.MaxBytes = 2 << 30
+	if o.Retention != 0 && (o.Retention < minRetention || o.Retention > maxRetention) {
+		bad.Addf("Retention", "must be from %v to %v", minRetention, maxRetention)
 	}
-	if o.InFlight == 0 {
-		o.InFlight = 64 << 20
+	if o.MaxBytes != 0 && o.MaxBytes < minBytes {
+		bad.Addf("MaxBytes", "must be at least %d", minBytes)
 	}
+	if o.Cache < 0 {
+		bad.Add("Cache", "must not be negative")
+	}
+	if o.InFlight < 0 {
+		bad.Add("InFlight", "must not be negative")
+	}
+	o.Retention = cmp.Or(o.Retention, 72*time.Hour)
+	o.MaxBytes = cmp.Or(o.MaxBytes, 2<<30)
+	o.InFlight = cmp.Or(o.InFlight, 64<<20)
 	if o.Autocomplete == nil {
 		o.Autocomplete = []string{"deployment.environment.name", "cloud.availability_zone", "service.version"}
 	}
+	return o, bad.Err("options of tracing")
 }
 
 // New opens the store and serves it on the process's listeners. A store that cannot be opened is an error; one whose
 // disk fails later ends the process.
 func New(_ context.Context, setup *service.Setup, opts Options) error {
-	if err := opts.validate(); err != nil {
-		return fmt.Errorf("tracing: %w", err)
+	opts, err := opts.complete()
+	if err != nil {
+		return err
 	}
-	opts.setDefaults()
 	retention := config.Duration(setup.Config(), "tracing.retention", opts.Retention, config.Spec{
 		Doc: "How long spans are kept.", Min: minRetention.String(), Max: maxRetention.String(),
 	})

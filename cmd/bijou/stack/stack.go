@@ -24,7 +24,7 @@ import (
 
 // Options says what to run and where. Only File is required.
 type Options struct {
-	// File is the compose file.
+	// File is the compose file. Required.
 	File string
 	// Services to run, with what they depend on. Empty: all that the active profiles enable.
 	Services []string
@@ -32,9 +32,10 @@ type Options struct {
 	Dir string
 	// Bin is a folder that [Build] has filled. Empty: build into "bin" below Dir first.
 	Bin string
-	// RandomPorts ignores published port numbers, so that several stacks can run side by side.
+	// RandomPorts ignores published port numbers, so that several stacks can run side by side. False: a published port
+	// is used if it is free.
 	RandomPorts bool
-	// Env are further variables of every process; they win over those of the compose file.
+	// Env are further variables of every process; they win over those of the compose file. Nil: none.
 	Env map[string]string
 	// Variables (KEY=value) are what the compose file may refer to and builds get; PATH, HOME, TMPDIR and GOCOVERDIR are
 	// also passed on to every process. Nil: those of this process.

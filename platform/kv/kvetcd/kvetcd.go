@@ -10,6 +10,7 @@
 package kvetcd
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"errors"
@@ -48,25 +49,24 @@ type Options struct {
 	Log *slog.Logger
 }
 
-func (o *Options) validate() error {
-	switch {
-	case len(o.Endpoints) == 0:
-		return errs.Errorf(errs.Invalid, "opening etcd store: Endpoints is empty, name at least one")
-	case o.Timeout < 0:
-		return errs.Errorf(errs.Invalid, "opening etcd store: Timeout %v is negative", o.Timeout)
-	case o.Heartbeat < 0:
-		return errs.Errorf(errs.Invalid, "opening etcd store: Heartbeat %v is negative", o.Heartbeat)
+// complete returns the options with their defaults, or an error that names each field that cannot work.
+func (o Options) complete() (Options, error) {
+	var bad errs.Violations
+	if len(o.Endpoints) == 0 {
+		bad.Add("Endpoints", "must name at least one address")
 	}
-	if o.Timeout == 0 {
-		o.Timeout = 3 * time.Second
+	if o.Timeout < 0 {
+		bad.Add("Timeout", "must not be negative")
 	}
-	if o.Heartbeat == 0 {
-		o.Heartbeat = 2 * time.Second
+	if o.Heartbeat < 0 {
+		bad.Add("Heartbeat", "must not be negative")
 	}
+	o.Timeout = cmp.Or(o.Timeout, 3*time.Second)
+	o.Heartbeat = cmp.Or(o.Heartbeat, 2*time.Second)
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
-	return nil
+	return o, bad.Err("opening an etcd store")
 }
 
 // Store is a client of etcd. Make it with [New].
@@ -86,7 +86,8 @@ var _ kv.Store = (*Store)(nil)
 
 // New makes a store and returns at once, whether etcd can be reached or not. The owner closes it.
 func New(opts Options) (*Store, error) {
-	if err := opts.validate(); err != nil {
+	opts, err := opts.complete()
+	if err != nil {
 		return nil, err
 	}
 	dial := []grpc.DialOption{grpc.WithConnectParams(grpc.ConnectParams{

@@ -19,7 +19,8 @@ import (
 
 // Options are the options of a test server. The zero value is one replica with a network and a store of its own.
 type Options struct {
-	// Config are the options of the service. With neither EtcdEndpoints nor Store it has a store in memory.
+	// Config are the options of the service. Zero: a store in memory, which it also has
+	// with neither EtcdEndpoints nor Store.
 	Config config.Options
 	// Net is the network to listen on. Nil: a new one.
 	Net *memnet.Network

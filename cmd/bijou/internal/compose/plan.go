@@ -89,7 +89,7 @@ type Options struct {
 	Dir string
 	// Port returns a free port of this machine: wanted if it is free, any for 0. Required.
 	Port func(wanted int) (int, error)
-	// Env are further variables of every process; they win over those of the compose file.
+	// Env are further variables of every process; they win over those of the compose file. Nil: none.
 	Env map[string]string
 }
 

@@ -375,9 +375,11 @@ func TestInvalidTextIsRepaired(t *testing.T) {
 	for name, parsed := range map[string]span.Span{
 		"OTLP": one(t)(span.ParseOTLP(bytes.ReplaceAll(wire, []byte("##"), []byte("\xff\xfe")))),
 		"OTLP JSON": otlpJSON(
-			"\"name\":\"a\xff\xfeb\",\"attributes\":[{\"key\":\"\xff\",\"value\":{\"stringValue\":\"\xff\"}}]"),
+			"\"name\":\"a\xff\xfeb\",\"attributes\":[{\"key\":\"\xff\",\"value\":{\"stringValue\":\"\xff\"}}]",
+		),
 		"OTLP JSON with half of a pair": otlpJSON(
-			`"name":"a\ud800b","attributes":[{"key":"\udfff","value":{"stringValue":"\ud800"}}]`),
+			`"name":"a\ud800b","attributes":[{"key":"\udfff","value":{"stringValue":"\ud800"}}]`,
+		),
 		"Zipkin":                     zipkin("\"name\":\"a\xffb\",\"tags\":{\"\xff\":\"\xff\"}"),
 		"Zipkin with half of a pair": zipkin(`"name":"a\ud800b","tags":{"\ud800":"\ud800"}`),
 	} {

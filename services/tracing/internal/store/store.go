@@ -29,19 +29,19 @@ const (
 type Options struct {
 	// Dir is the folder. It is made if missing. Required.
 	Dir string
-	// Retention is how long spans are kept. Nil means 72 h. It is read often, so it may change.
+	// Retention is how long spans are kept. Nil: 72 h. It is read often, so it may change.
 	Retention func() time.Duration
-	// MaxBytes is the size on disk above which the oldest spans are deleted. Nil means 2 GiB. It is read often, so it may
+	// MaxBytes is the size on disk above which the oldest spans are deleted. Nil: 2 GiB. It is read often, so it may
 	// change.
 	MaxBytes func() int64
-	// Cache is the memory for blocks of files, in bytes. 0 means 32 MiB.
+	// Cache is the memory for blocks of files, in bytes. Zero: 32 MiB.
 	Cache int64
-	// Autocomplete lists the tags whose values can be listed.
+	// Autocomplete lists the tags whose values can be listed. Empty: none.
 	Autocomplete []string
-	// Log receives failures and messages of the database. Nil discards.
+	// Log receives failures and messages of the database. Nil: nothing is logged.
 	Log *slog.Logger
 
-	// FS is the file system. Nil means the machine's. Tests use one that fails.
+	// FS is the file system. Nil: the machine's. Tests use one that fails.
 	FS vfs.FS
 }
 
@@ -80,7 +80,7 @@ func Open(opts Options) (*Store, error) {
 	if opts.Dir == "" {
 		return nil, errors.New("opening the trace store: Dir is required: traces are kept on disk")
 	}
-	opts.setDefaults()
+	opts = opts.complete()
 	s := &Store{
 		opts: opts, log: opts.Log,
 		queue:  make(chan *request),
@@ -103,7 +103,8 @@ func Open(opts Options) (*Store, error) {
 	return s, nil
 }
 
-func (o *Options) setDefaults() {
+// complete returns the options with their defaults.
+func (o Options) complete() Options {
 	if o.Retention == nil {
 		o.Retention = func() time.Duration { return 72 * time.Hour }
 	}
@@ -119,6 +120,7 @@ func (o *Options) setDefaults() {
 	if o.FS == nil {
 		o.FS = vfs.Default
 	}
+	return o
 }
 
 func (s *Store) open() (err error) {
@@ -155,7 +157,8 @@ func (s *Store) open() (err error) {
 		}
 		s.log.Error(
 			"the log of the trace store was damaged on disk; acknowledged spans are lost, the files *.damaged have them",
-			"dir", s.opts.Dir, "bytes", s.lost)
+			"dir", s.opts.Dir, "bytes", s.lost,
+		)
 		s.db, err = pebble.Open(s.opts.Dir, opts)
 	}
 	if err != nil {
