@@ -22,11 +22,11 @@ import (
 	"time"
 )
 
-// containersVariable asks for the stories over containers. Who asks gets them or a failure, never a skip.
+// containersVariable enables the stories over containers. With it they run or fail; they are never skipped.
 const containersVariable = "BIJOU_TEST_CONTAINERS"
 
-// containers is compose.yaml run by `docker compose`. The tests reach what is not published by the containers' own
-// addresses, as a Linux host can.
+// containers runs compose.yaml by `docker compose`. Ports that are not published are reached by the addresses of the
+// containers, which works on a Linux host.
 type containers struct {
 	project string
 	files   []string // of compose
@@ -35,7 +35,7 @@ type containers struct {
 	known map[string]container // by instance, until it is stopped or started
 }
 
-// container is what the tests need of `docker inspect`.
+// container has the fields of `docker inspect` that the tests need.
 type container struct {
 	Name  string
 	State struct {
@@ -60,11 +60,14 @@ type container struct {
 
 type mount struct{ Type, Name string }
 
-// startContainers builds the images and runs the stack on free ports until every container is healthy. The containers start
-// in a random order, as after a boot, and as with tools that know no depends_on.
+// startContainers builds the images and runs the stack on free ports until every container is healthy. The containers
+// start in a random order, as after a boot, and as with hosts that ignore depends_on.
 func startContainers(t testing.TB) *containers {
 	t.Helper()
-	c := &containers{project: fmt.Sprintf("bijou-test-%d", os.Getpid()), files: []string{"compose.yaml"}, known: map[string]container{}}
+	c := &containers{
+		project: fmt.Sprintf("bijou-test-%d", os.Getpid()), files: []string{"compose.yaml"},
+		known: map[string]container{},
+	}
 	t.Cleanup(func() {
 		if t.Failed() {
 			c.dump(t)
@@ -72,7 +75,7 @@ func startContainers(t testing.TB) *containers {
 		if out, err := c.compose(context.Background(), "down", "--volumes", "--timeout", "20").CombinedOutput(); err != nil {
 			t.Errorf("stopping the stack: %v\n%s", err, out)
 		}
-		// Compose leaves behind what no service uses any more.
+		// Compose does not remove volumes that no service uses any more.
 		removeVolumes(context.Background(), t, "label=com.docker.compose.project="+c.project)
 	})
 	ctx, cancel := context.WithTimeout(t.Context(), 25*time.Minute)
@@ -84,7 +87,7 @@ func startContainers(t testing.TB) *containers {
 	return c
 }
 
-// startShuffled starts all containers in the order that comes of seed and waits until they are healthy.
+// startShuffled starts all containers in a random order of a seed and waits until they are healthy.
 func (c *containers) startShuffled(t testing.TB, seed uint64) {
 	t.Helper()
 	names, err := c.names(t.Context())
@@ -93,15 +96,16 @@ func (c *containers) startShuffled(t testing.TB, seed uint64) {
 	}
 	slices.Sort(names)
 	rand.New(rand.NewPCG(seed, 0)).Shuffle(len(names), func(i, j int) { names[i], names[j] = names[j], names[i] })
-	t.Logf("the order of starting is that of seed %d", seed)
-	if out, err := exec.CommandContext(t.Context(), "docker", append([]string{"start"}, names...)...).CombinedOutput(); err != nil {
+	t.Logf("the start order is that of seed %d", seed)
+	if out, err := exec.CommandContext(t.Context(), "docker",
+		append([]string{"start"}, names...)...).CombinedOutput(); err != nil {
 		t.Fatalf("docker start: %v\n%s", err, out)
 	}
 	c.forget()
 	c.healthy(t)
 }
 
-// healthy waits until the engine says so of every container.
+// healthy waits until the engine reports every container as healthy.
 func (c *containers) healthy(t testing.TB) {
 	t.Helper()
 	eventually(t, 3*time.Minute, "every container to be healthy", func(ctx context.Context) error {
@@ -122,7 +126,7 @@ func (c *containers) healthy(t testing.TB) {
 	})
 }
 
-// forget drops what was known: addresses and processes are others after a start.
+// forget clears the cache of containers: a start changes addresses and process ids.
 func (c *containers) forget() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -135,7 +139,8 @@ func (c *containers) compose(ctx context.Context, args ...string) *exec.Cmd {
 		all = append(all, "--file", filepath.Join(root, file))
 	}
 	cmd := exec.CommandContext(ctx, "docker", append(all, args...)...)
-	cmd.Env = append(os.Environ(), "BIJOU_EDGE_PORT=0", "BIJOU_CONSOLE_PORT=0", "BIJOU_ZIPKIN_PORT=0", "BIJOU_OTLP_PORT=0", "BIJOU_OTLP_HTTP_PORT=0")
+	cmd.Env = append(os.Environ(), "BIJOU_EDGE_PORT=0", "BIJOU_CONSOLE_PORT=0", "BIJOU_ZIPKIN_PORT=0",
+		"BIJOU_OTLP_PORT=0", "BIJOU_OTLP_HTTP_PORT=0")
 	return cmd
 }
 
@@ -151,9 +156,10 @@ func (c *containers) docker(t testing.TB, instance string, args ...string) {
 	delete(c.known, instance)
 }
 
-// inspect asks the engine about containers by name.
+// inspect runs `docker inspect` for some containers.
 func inspect(ctx context.Context, names ...string) ([]container, error) {
-	out, err := exec.CommandContext(ctx, "docker", append([]string{"inspect", "--type", "container"}, names...)...).Output()
+	out, err := exec.CommandContext(ctx, "docker", append([]string{"inspect", "--type", "container"},
+		names...)...).Output()
 	if err != nil {
 		return nil, fmt.Errorf("inspecting %v: %w", names, err)
 	}
@@ -193,13 +199,13 @@ func (c *containers) addr(instance string, port int) string {
 	return ""
 }
 
-// hold kills; the engine does not restart what was killed through it.
+// hold kills an instance through the engine, which then does not restart it.
 func (c *containers) hold(t testing.TB, instance string) {
 	t.Helper()
 	c.docker(t, instance, "kill")
 }
 
-// kill kills the process behind the engine's back.
+// kill kills the process without the engine, which restarts it.
 func (c *containers) kill(t testing.TB, instance string) {
 	t.Helper()
 	found, err := c.find(instance)
@@ -236,7 +242,7 @@ func (c *containers) logs(instance string) string {
 	return string(out)
 }
 
-// names are the containers of the project, or those of some of its services.
+// names returns the containers of the project, or those of some of its services.
 func (c *containers) names(ctx context.Context, services ...string) ([]string, error) {
 	out, err := c.compose(ctx, append([]string{"ps", "--all", "--format", "{{.Name}}"}, services...)...).Output()
 	if err != nil {
@@ -245,7 +251,7 @@ func (c *containers) names(ctx context.Context, services ...string) ([]string, e
 	return strings.Fields(string(out)), nil
 }
 
-// instances are the instances of a service, without the project's name.
+// instances returns the instances of a service, without the name of the project.
 func (c *containers) instances(t testing.TB, service string) []string {
 	t.Helper()
 	names, err := c.names(t.Context(), service)
@@ -259,7 +265,8 @@ func (c *containers) instances(t testing.TB, service string) []string {
 	return names
 }
 
-// ready waits until an instance says so itself: the engine asks it every ten seconds only.
+// ready waits until the health check of an instance succeeds. It runs the check, which the engine does only every ten
+// seconds.
 func (c *containers) ready(t testing.TB, instance string) {
 	t.Helper()
 	eventually(t, time.Minute, instance+" to be ready", func(ctx context.Context) error {
@@ -270,7 +277,8 @@ func (c *containers) ready(t testing.TB, instance string) {
 		if found[0].State.Pid == 0 {
 			return errors.New("it does not run")
 		}
-		out, err := exec.CommandContext(ctx, "docker", "exec", c.project+"-"+instance, "/service", "healthcheck").CombinedOutput()
+		out, err := exec.CommandContext(ctx, "docker", "exec", c.project+"-"+instance, "/service",
+			"healthcheck").CombinedOutput()
 		if err != nil {
 			return fmt.Errorf("%w: %s", err, out)
 		}
@@ -279,26 +287,26 @@ func (c *containers) ready(t testing.TB, instance string) {
 	c.forget()
 }
 
-// dump prints what went wrong in each container, for a story that did not end well.
+// dump prints the last warnings and errors of each container, for a story that failed.
 func (c *containers) dump(t testing.TB) {
 	out, _ := c.compose(context.Background(), "ps", "--all").CombinedOutput()
 	t.Logf("%s", out)
 	logs, _ := c.compose(context.Background(), "logs", "--no-color", "--tail", "400").CombinedOutput()
-	odd := map[string][]string{}
+	notable := map[string][]string{}
 	for line := range strings.Lines(string(logs)) {
 		name, text, _ := strings.Cut(line, "|")
 		if !strings.Contains(text, `"level":"INFO"`) && !strings.Contains(text, `"level":"info"`) {
-			odd[name] = append(odd[name], text)
+			notable[name] = append(notable[name], text)
 		}
 	}
-	for name, lines := range odd {
+	for name, lines := range notable {
 		t.Logf("%s\n %s", name, strings.Join(lines[max(0, len(lines)-15):], " "))
 	}
 }
 
 func TestContainers(t *testing.T) {
 	if os.Getenv(containersVariable) == "" {
-		t.Skipf("containers take an engine and minutes: make test-containers, or set %s", containersVariable)
+		t.Skipf("containers need an engine and take minutes: run make test-containers, or set %s", containersVariable)
 	}
 	c := startContainers(t)
 	t.Run("Restrictions", func(t *testing.T) { assertContainersAreRestricted(t, c) })
@@ -329,7 +337,7 @@ func TestContainers(t *testing.T) {
 	}
 }
 
-// assertContainersAreRestricted asks the kernel what each container may do.
+// assertContainersAreRestricted checks in /proc and with the engine what each container may do.
 func assertContainersAreRestricted(t *testing.T, c *containers) {
 	names, err := c.names(t.Context())
 	if err != nil {
@@ -340,7 +348,7 @@ func assertContainersAreRestricted(t *testing.T, c *containers) {
 		t.Fatal(err)
 	}
 	if len(all) < 15 {
-		t.Errorf("only %d containers run", len(all))
+		t.Errorf("%d containers run, want at least 15", len(all))
 	}
 	for _, one := range all {
 		t.Run(one.Name, func(t *testing.T) {
@@ -354,32 +362,34 @@ func assertContainersAreRestricted(t *testing.T, c *containers) {
 				}
 			}
 			if one.HostConfig.Memory == 0 || !slices.Contains(one.Config.Env, goMemoryLimit(one.HostConfig.Memory)) {
-				t.Errorf("its memory is limited to %d; want a limit, and %s", one.HostConfig.Memory, goMemoryLimit(one.HostConfig.Memory))
+				t.Errorf("its memory is limited to %d; want a limit, and %s", one.HostConfig.Memory,
+					goMemoryLimit(one.HostConfig.Memory))
 			}
 			if one.HostConfig.PidsLimit <= 0 {
-				t.Error("the number of its threads has no limit")
+				t.Error("the number of threads has no limit")
 			}
 			if one.HostConfig.RestartPolicy.Name != "unless-stopped" || one.HostConfig.LogConfig.Config["max-size"] == "" {
-				t.Errorf("its restart policy is %q and its log is kept %v; want a restart, and a bound", one.HostConfig.RestartPolicy.Name, one.HostConfig.LogConfig.Config)
+				t.Errorf("its restart policy is %q and its log is kept %v; want a restart, and a bound",
+					one.HostConfig.RestartPolicy.Name, one.HostConfig.LogConfig.Config)
 			}
 			if slices.ContainsFunc(one.Mounts, func(m mount) bool { return m.Type != "volume" }) {
-				t.Errorf("it sees more than volumes: %+v", one.Mounts)
+				t.Errorf("the container has mounts other than volumes: %+v", one.Mounts)
 			}
 			for port, at := range one.NetworkSettings.Ports {
 				for _, to := range at {
 					if to.HostIp != "127.0.0.1" {
-						t.Errorf("port %s is open on %s, want this machine alone", port, to.HostIp)
+						t.Errorf("port %s is open on %s, want 127.0.0.1 only", port, to.HostIp)
 					}
 				}
 			}
 			if options := rootMount(t, one.State.Pid); !slices.Contains(options, "ro") {
-				t.Errorf("its root is mounted %v, want read-only", options)
+				t.Errorf("the root file system is mounted %v, want read-only", options)
 			}
 		})
 	}
 }
 
-// image is what the tests need of `docker image inspect`.
+// image has the fields of `docker image inspect` that the tests need.
 type image struct {
 	Size         int64
 	Architecture string
@@ -399,11 +409,14 @@ func (c *containers) image(t *testing.T, name string) (one image) {
 	return one
 }
 
-// build makes an image of a program from a source tree, and returns it and what was said meanwhile.
+// build builds an image of a program from a source tree, and returns it and the output of the build.
 func (c *containers) build(t *testing.T, tree, program string, args ...string) (image, string) {
 	t.Helper()
 	name := c.project + "/built"
-	cmd := exec.CommandContext(t.Context(), "docker", append([]string{"build", "--progress", "plain", "--file", "deploy/Dockerfile", "--tag", name, "--build-arg", "SERVICE=" + program}, append(args, ".")...)...)
+	cmd := exec.CommandContext(t.Context(), "docker", append([]string{
+		"build", "--progress", "plain", "--file",
+		"deploy/Dockerfile", "--tag", name, "--build-arg", "SERVICE=" + program,
+	}, append(args, ".")...)...)
 	cmd.Dir = tree
 	out, err := cmd.CombinedOutput()
 	if err != nil {
@@ -413,7 +426,7 @@ func (c *containers) build(t *testing.T, tree, program string, args ...string) (
 	return c.image(t, name), string(out)
 }
 
-// assertImages asks the engine what the images are made of, and builds a few again.
+// assertImages checks size and labels of the images, and what is built again after a change.
 func assertImages(t *testing.T, c *containers) {
 	names, err := c.compose(t.Context(), "config", "--images").Output()
 	if err != nil {
@@ -426,19 +439,19 @@ func assertImages(t *testing.T, c *containers) {
 		}
 		for _, label := range []string{"title", "source", "licenses", "version", "revision", "created"} {
 			if one.Config.Labels["org.opencontainers.image."+label] == "" {
-				t.Errorf("%s does not say its %s", name, label)
+				t.Errorf("%s has no label %s", name, label)
 			}
 		}
 	}
 
 	const hello, web = "hello/cmd/hello", "cinema/cmd/web"
 	first := c.image(t, "bijou/hello").RootFS.Layers
-	// Another argument, so it is compiled again; with the same modules, which are there.
+	// Another argument, so that it is compiled again; the modules are in the cache.
 	if again, _ := c.build(t, root, hello, "--build-arg", "GOPROXY=off"); !slices.Equal(first, again.RootFS.Layers) {
 		t.Errorf("built again from the same source, the layers are %v; they were %v", again.RootFS.Layers, first)
 	}
 
-	// A change to one service is a new image of that one. For the others nothing is compiled.
+	// A change to one service gives it a new image. Nothing is compiled for the others.
 	tree := t.TempDir()
 	for _, folder := range []string{"deploy", "platform", "services"} {
 		if err := os.CopyFS(filepath.Join(tree, folder), os.DirFS(filepath.Join(root, folder))); err != nil {
@@ -447,25 +460,27 @@ func assertImages(t *testing.T, c *containers) {
 	}
 	ignored, err := os.ReadFile(filepath.Join(root, ".dockerignore"))
 	if err := errors.Join(err, os.WriteFile(filepath.Join(tree, ".dockerignore"), ignored, 0o644),
-		os.WriteFile(filepath.Join(tree, "services/hello/changed.go"), []byte("package hello\n\nfunc init() { println(\"changed\") }\n"), 0o644)); err != nil {
+		os.WriteFile(filepath.Join(tree, "services/hello/changed.go"),
+			[]byte("package hello\n\nfunc init() { println(\"changed\") }\n"), 0o644)); err != nil {
 		t.Fatal(err)
 	}
 	if changed, _ := c.build(t, tree, hello, "--build-arg", "GOPROXY"); slices.Equal(first, changed.RootFS.Layers) {
-		t.Error("hello was changed, and its image is the same")
+		t.Error("hello was changed, but its image has the same layers")
 	}
 	compiled := regexp.MustCompile(`(?m)^#(\d+) \[build .* RUN `)
 	_, out := c.build(t, tree, web, "--build-arg", "GOPROXY")
 	if step := compiled.FindStringSubmatch(out); step == nil || !strings.Contains(out, "\n#"+step[1]+" CACHED") {
-		t.Errorf("hello was changed, and web was compiled again:\n%s", out)
+		t.Errorf("hello was changed, and web was compiled again; its build must be cached:\n%s", out)
 	}
 
-	if arm, _ := c.build(t, root, hello, "--build-arg", "GOPROXY", "--platform", "linux/arm64"); arm.Architecture != "arm64" {
+	if arm, _ := c.build(t, root, hello, "--build-arg", "GOPROXY", "--platform",
+		"linux/arm64"); arm.Architecture != "arm64" {
 		t.Errorf("built for arm64, the image is for %s", arm.Architecture)
 	}
 }
 
-// goMemoryLimit is what the garbage collector must be told about a container's limit: 85 % of it, in whole MiB, rounded
-// down to an even number.
+// goMemoryLimit returns the setting of the garbage collector for the memory limit of a container: 85 % of it, in whole
+// MiB, rounded down to an even number.
 func goMemoryLimit(limit int64) string { return fmt.Sprintf("GOMEMLIMIT=%dMiB", limit*85/100>>21<<1) }
 
 const noCapabilities = "0000000000000000"
@@ -485,7 +500,7 @@ func procStatus(t *testing.T, pid int) map[string]string {
 	return fields
 }
 
-// rootMount returns the options with which a process sees its root: the sixth field of the line that says "/".
+// rootMount returns the mount options of the root file system of a process: the sixth field of the line for "/".
 func rootMount(t *testing.T, pid int) []string {
 	t.Helper()
 	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/mountinfo", pid))
@@ -497,16 +512,17 @@ func rootMount(t *testing.T, pid int) []string {
 			return strings.Split(f[5], ",")
 		}
 	}
-	t.Fatalf("process %d has no root", pid)
+	t.Fatalf("/proc/%d/mountinfo has no line for /", pid)
 	return nil
 }
 
-// storyInstanceHangs freezes an instance: its connections stay open and nothing answers.
+// storyInstanceHangs pauses an instance: its connections stay open and it does not answer.
 func storyInstanceHangs(t *testing.T, c *containers) {
-	assertSilentInstanceIsEjected(t, c, "catalog-a-1", func() { c.docker(t, "catalog-a-1", "pause") }, func() { c.docker(t, "catalog-a-1", "unpause") })
+	assertSilentInstanceIsEjected(t, c, "catalog-a-1", func() { c.docker(t, "catalog-a-1", "pause") },
+		func() { c.docker(t, "catalog-a-1", "unpause") })
 }
 
-// storyInstanceLosesNetwork pulls an instance's cable out. When it is put back, the instance may have another address.
+// storyInstanceLosesNetwork disconnects an instance from its network. After that it may have another address.
 func storyInstanceLosesNetwork(t *testing.T, c *containers) {
 	network := c.project + "_data"
 	assertSilentInstanceIsEjected(t, c, "catalog-a-2",
@@ -516,19 +532,20 @@ func storyInstanceLosesNetwork(t *testing.T, c *containers) {
 		})
 }
 
-// assertSilentInstanceIsEjected makes an instance fall silent without a reset, so only time-outs can tell. What it had accepted is lost; the
-// callers must learn from that, and from then on only what tries it again may fail. Later it has its share of the calls again.
+// assertSilentInstanceIsEjected makes an instance silent without a reset, so that callers notice only by timeouts.
+// Requests that it had accepted may fail. Then its callers must eject it, and only their trial requests may fail. After
+// restore it must be called again.
 func assertSilentInstanceIsEjected(t *testing.T, c *containers, instance string, silence, restore func()) {
 	url := waitForHome(t, c)
 	l := startLoad(t, c, url, edge(c)+"/", edge(c)+"/browse")
 	l.during(t, 2)
 	silence()
-	restored := sync.OnceFunc(restore)
-	defer restored()
+	restoreOnce := sync.OnceFunc(restore)
+	defer restoreOnce()
 	l.during(t, 5)
 	l.cancel()
 	l.wg.Wait()
-	// It has a third of the calls, and a call may take a second.
+	// It gets a third of the calls, and a call may take a second.
 	if limit := c.rate() / 3; len(l.failures) > limit {
 		t.Errorf("%d of %d requests failed, want at most %d:\n%s", len(l.failures), l.offered, limit, l.failures[0])
 	}
@@ -537,18 +554,19 @@ func assertSilentInstanceIsEjected(t *testing.T, c *containers, instance string,
 	l.during(t, 4)
 	l.cancel()
 	l.wg.Wait()
-	// Each of its three callers tries it again with one request every five seconds (route.ejection.base), until its lease ends.
+	// Each of its three callers sends it one trial request every five seconds (route.ejection.base), until its lease ends.
 	if len(l.failures) > 3 {
-		t.Errorf("%d of %d requests failed after it had been ejected, want at most one for each caller:\n%s", len(l.failures), l.offered, l.failures[0])
+		t.Errorf("%d of %d requests failed after it had been ejected, want at most one for each caller:\n%s",
+			len(l.failures), l.offered, l.failures[0])
 	}
-	t.Logf("%d of %d requests failed while it was away", len(l.failures), l.offered)
-	restored()
+	t.Logf("%d of %d requests failed while it was ejected", len(l.failures), l.offered)
+	restoreOnce()
 	c.ready(t, instance)
 	before := c.served(t, instance)
 	l = startLoad(t, c, url, edge(c)+"/", edge(c)+"/browse")
 	eventually(t, 90*time.Second, instance+" to be called again", func(context.Context) error {
 		if after := c.served(t, instance); after < before+10 {
-			return fmt.Errorf("it served %v calls, and %v before it came back", after, before)
+			return fmt.Errorf("it has served %v calls, want 10 more than the %v of before", after, before)
 		}
 		return nil
 	})
@@ -556,7 +574,7 @@ func assertSilentInstanceIsEjected(t *testing.T, c *containers, instance string,
 	waitForHome(t, c)
 }
 
-// served is how many calls an instance has answered, as its metrics say.
+// served returns how many calls an instance has answered, from its metrics.
 func (c *containers) served(t testing.TB, instance string) float64 {
 	t.Helper()
 	a, err := get(t.Context(), "http://"+c.addr(instance, 9090)+"/metrics")
@@ -576,7 +594,7 @@ func (c *containers) served(t testing.TB, instance string) float64 {
 	return sum
 }
 
-// storyInstanceCrashes has the engine bring an instance back.
+// storyInstanceCrashes kills the process of an instance. The engine must restart it.
 func storyInstanceCrashes(t *testing.T, c *containers) {
 	url := waitForHome(t, c)
 	before, err := c.find("search-1")
@@ -585,13 +603,13 @@ func storyInstanceCrashes(t *testing.T, c *containers) {
 	}
 	l := startLoad(t, c, url, edge(c)+"/browse")
 	c.kill(t, "search-1")
-	eventually(t, 30*time.Second, "search to come back", func(ctx context.Context) error {
+	eventually(t, 30*time.Second, "search-1 to be restarted", func(ctx context.Context) error {
 		all, err := inspect(ctx, c.project+"-search-1")
 		if err != nil {
 			return err
 		}
 		if pid := all[0].State.Pid; pid == 0 || pid == before.State.Pid {
-			return fmt.Errorf("its process is %d, and was %d", pid, before.State.Pid)
+			return fmt.Errorf("its process id is %d, and was %d before", pid, before.State.Pid)
 		}
 		return getJSON(ctx, "http://"+c.addr("search-1", 9090)+"/version", new(any))
 	})
@@ -599,8 +617,8 @@ func storyInstanceCrashes(t *testing.T, c *containers) {
 	waitForHome(t, c)
 }
 
-// storyInstanceRunsOutOfMemory takes memory away from an instance until the kernel kills it. Only that one may be killed, nobody else may
-// notice, and it comes back.
+// storyInstanceRunsOutOfMemory lowers the memory limit of an instance until the kernel kills it. No other container may
+// be killed, no request may fail, and the instance must be restarted.
 func storyInstanceRunsOutOfMemory(t *testing.T, c *containers) {
 	const victim = "search-1"
 	url := waitForHome(t, c)
@@ -611,9 +629,10 @@ func storyInstanceRunsOutOfMemory(t *testing.T, c *containers) {
 	began := time.Now()
 	l := startLoad(t, c, url, edge(c)+"/browse")
 	l.during(t, 1)
-	limit := func(bytes int64) error { // fails while the kernel sees no way to get below it
+	limit := func(bytes int64) error { // fails while the kernel cannot free enough memory
 		n := fmt.Sprint(bytes)
-		return exec.CommandContext(t.Context(), "docker", "update", "--memory", n, "--memory-swap", n, c.project+"-"+victim).Run()
+		return exec.CommandContext(t.Context(), "docker", "update", "--memory", n, "--memory-swap", n,
+			c.project+"-"+victim).Run()
 	}
 	bytes := before.HostConfig.Memory
 	eventually(t, 90*time.Second, "the kernel to kill "+victim, func(ctx context.Context) error {
@@ -623,27 +642,29 @@ func storyInstanceRunsOutOfMemory(t *testing.T, c *containers) {
 		if next := bytes * 97 / 100; limit(next) == nil {
 			bytes = next
 		}
-		// Work that needs memory: a profile of its own heap.
+		// A profile of its heap needs memory.
 		_, _ = get(ctx, "http://"+c.addr(victim, 9090)+"/debug/pprof/heap")
-		return fmt.Errorf("it lives with %d bytes", bytes)
+		return fmt.Errorf("it still runs with a limit of %d bytes", bytes)
 	})
-	t.Logf("killed with %d bytes", bytes)
-	eventually(t, 30*time.Second, "the limit from before", func(context.Context) error { return limit(before.HostConfig.Memory) })
+	t.Logf("%s was killed with a limit of %d bytes", victim, bytes)
+	eventually(t, 30*time.Second, "the old memory limit to be set",
+		func(context.Context) error { return limit(before.HostConfig.Memory) })
 	if all, err := inspect(t.Context(), c.project+"-"+victim); err != nil || all[0].State.Pid == 0 {
-		c.start(t, victim) // the engine gives up on who is killed before it runs
+		c.start(t, victim) // the engine does not restart a container that is killed while it starts
 	}
 	c.ready(t, victim)
 	l.finish(t)
 	if killed := c.outOfMemory(t, began); !slices.Equal(killed, []string{victim}) {
-		t.Errorf("the kernel killed %v, want %s alone", killed, victim)
+		t.Errorf("the kernel killed %v, want only %s", killed, victim)
 	}
 	waitForHome(t, c)
 }
 
-// outOfMemory returns which containers of the project the kernel took memory from since then, each once.
+// outOfMemory returns the containers of the project in which the kernel killed for memory since then, each once.
 func (c *containers) outOfMemory(t testing.TB, since time.Time) []string {
 	t.Helper()
-	out, err := exec.CommandContext(t.Context(), "docker", "events", "--since", fmt.Sprint(since.Unix()), "--until", fmt.Sprint(time.Now().Unix()),
+	out, err := exec.CommandContext(t.Context(), "docker", "events", "--since", fmt.Sprint(since.Unix()), "--until",
+		fmt.Sprint(time.Now().Unix()),
 		"--filter", "event=oom", "--filter", "label=com.docker.compose.project="+c.project, "--format", "{{.Actor.Attributes.name}}").Output()
 	if err != nil {
 		t.Fatalf("docker events: %v", err)
@@ -657,8 +678,8 @@ func (c *containers) outOfMemory(t testing.TB, since time.Time) []string {
 	return names
 }
 
-// storyEveryServiceRestarts replaces every instance of every service by hand, as an upgrade does: one more first, where the service has no
-// disk that two could not share, then each of the old ones in turn.
+// storyEveryServiceRestarts restarts every instance of every service in turn, as an upgrade does. A service without a
+// volume gets one more instance first.
 func storyEveryServiceRestarts(t *testing.T, c *containers) {
 	url := waitForHome(t, c)
 	out, err := c.compose(t.Context(), "config", "--services").Output()
@@ -667,7 +688,7 @@ func storyEveryServiceRestarts(t *testing.T, c *containers) {
 	}
 	services := strings.Fields(string(out))
 	if len(services) < 15 {
-		t.Fatalf("only %v", services)
+		t.Fatalf("compose has the services %v, want at least 15", services)
 	}
 	slices.Sort(services)
 	front := &rotation{}
@@ -676,10 +697,11 @@ func storyEveryServiceRestarts(t *testing.T, c *containers) {
 	l.during(t, 1)
 	for _, service := range services {
 		old := c.instances(t, service)
-		alone := c.hasState(t, old[0])
-		if !alone {
+		single := c.hasState(t, old[0])
+		if !single {
 			n := fmt.Sprint(service, "=", len(old)+1)
-			if out, err := c.compose(t.Context(), "up", "--detach", "--no-build", "--no-deps", "--no-recreate", "--scale", n, service).CombinedOutput(); err != nil {
+			if out, err := c.compose(t.Context(), "up", "--detach", "--no-build", "--no-deps", "--no-recreate", "--scale", n,
+				service).CombinedOutput(); err != nil {
 				t.Fatalf("scaling %s: %v\n%s", n, err, out)
 			}
 			c.forget()
@@ -696,7 +718,7 @@ func storyEveryServiceRestarts(t *testing.T, c *containers) {
 			c.ready(t, instance)
 		}
 		l.during(t, 1)
-		if !alone {
+		if !single {
 			if service == "gateway" {
 				front.set(c.addr("gateway-1", 8080))
 			}
@@ -716,7 +738,7 @@ func storyEveryServiceRestarts(t *testing.T, c *containers) {
 	waitForHome(t, c)
 }
 
-// hasState says whether an instance keeps data on a volume with a name.
+// hasState reports whether an instance has a named volume.
 func (c *containers) hasState(t testing.TB, instance string) bool {
 	t.Helper()
 	found, err := c.find(instance)
@@ -726,8 +748,9 @@ func (c *containers) hasState(t testing.TB, instance string) bool {
 	return slices.ContainsFunc(found.Mounts, func(m mount) bool { return strings.HasPrefix(m.Name, c.project) })
 }
 
-// rotation is what stands in front of an edge with several instances: it says where new connections go. The port of an
-// instance that stops is answered by the engine until the end, so nobody can tell by trying.
+// rotation is the load balancer in front of the instances of the edge: it has the address for new connections. It must
+// be set before an instance stops, because the engine accepts connections to the published port of a stopping
+// container.
 type rotation struct{ addr atomic.Value }
 
 func (r *rotation) set(addr string) { r.addr.Store(addr) }
@@ -742,20 +765,22 @@ func (r *rotation) client() *http.Client {
 	}}
 }
 
-// storyEverythingIsKilled is a power cut: everything is gone at the same time, and comes back in any order.
+// storyEverythingIsKilled simulates a power cut: all containers are killed at once and started in a random order.
 func storyEverythingIsKilled(t *testing.T, c *containers) {
 	names, err := c.names(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}
-	if out, err := exec.CommandContext(t.Context(), "docker", append([]string{"kill"}, names...)...).CombinedOutput(); err != nil {
+	if out, err := exec.CommandContext(t.Context(), "docker",
+		append([]string{"kill"}, names...)...).CombinedOutput(); err != nil {
 		t.Fatalf("docker kill: %v\n%s", err, out)
 	}
 	c.startShuffled(t, rand.Uint64())
 	waitForHome(t, c)
 }
 
-// storyVolumesAreRestored loses the volumes of etcd and of profiles and puts them back, by the commands of docs/operations.md.
+// storyVolumesAreRestored removes the volumes of etcd and profiles and restores them from a backup, with the commands
+// of docs/operations.md.
 func storyVolumesAreRestored(t *testing.T, c *containers) {
 	waitForHome(t, c)
 	waitDeclared(t, c)
@@ -786,7 +811,7 @@ func storyVolumesAreRestored(t *testing.T, c *containers) {
 		c.ready(t, service+"-1")
 	}
 	waitForHome(t, c)
-	eventually(t, 30*time.Second, "a profile after the backup", func(context.Context) error {
+	eventually(t, 30*time.Second, "a profile to be created after the backup", func(context.Context) error {
 		if a, err := profile("after-backup"); err != nil || a.status != http.StatusOK {
 			return fmt.Errorf("%+v, %w", a, err)
 		}
@@ -794,7 +819,8 @@ func storyVolumesAreRestored(t *testing.T, c *containers) {
 	})
 	for service, data := range backup {
 		run(nil, "rm", "-sfv", service)
-		if out, err := exec.CommandContext(t.Context(), "docker", "volume", "rm", c.project+"_"+service).CombinedOutput(); err != nil {
+		if out, err := exec.CommandContext(t.Context(), "docker", "volume", "rm",
+			c.project+"_"+service).CombinedOutput(); err != nil {
 			t.Fatalf("docker volume rm: %v\n%s", err, out)
 		}
 		run(nil, "create", service)
@@ -807,7 +833,7 @@ func storyVolumesAreRestored(t *testing.T, c *containers) {
 	c.ready(t, "config-2")
 	waitForHome(t, c)
 	if history := must(t, c, "config", "history", "--json"); !strings.Contains(history, "before the backup") {
-		t.Errorf("the history has lost what was in the backup:\n%s", history)
+		t.Errorf("the history lacks the publish of before the backup:\n%s", history)
 	}
 	unset(t, c, "web.home.row", "web")
 	all, err := get(t.Context(), edge(c)+"/api/profiles?household=backup")
@@ -816,8 +842,8 @@ func storyVolumesAreRestored(t *testing.T, c *containers) {
 	}
 }
 
-// storyStoreIsLost adds compose.ha.yaml to the running stack, and takes away each of the three stores in turn, so the leader
-// too. Settings can be published all the time.
+// storyStoreIsLost adds compose.ha.yaml to the running stack, and kills each of the three members of etcd in turn, so
+// also the leader. It must be possible to publish settings all the time.
 func storyStoreIsLost(t *testing.T, c *containers) {
 	c.files = append(c.files, "compose.ha.yaml")
 	if out, err := c.compose(t.Context(), "up", "--detach", "--no-build").CombinedOutput(); err != nil {
@@ -826,7 +852,7 @@ func storyStoreIsLost(t *testing.T, c *containers) {
 	c.forget()
 	c.healthy(t)
 	if boards := c.instances(t, "circuits"); len(boards) != 2 {
-		t.Errorf("the boards are %v, want two", boards)
+		t.Errorf("the instances of circuits are %v, want two", boards)
 	}
 	url := waitForHome(t, c)
 	waitDeclared(t, c)
@@ -836,8 +862,9 @@ func storyStoreIsLost(t *testing.T, c *containers) {
 		l.during(t, 1)
 		c.hold(t, store)
 		reason := "without " + store
-		eventually(t, 30*time.Second, "a publish "+reason, func(context.Context) error {
-			if code, out := bijou(t, c, "config", "set", "web.home.row", fmt.Sprint(6+len(published)), "--app", "web", "--reason", reason, "--wait", "20s"); code != 0 {
+		eventually(t, 30*time.Second, "a publish "+reason+" to succeed", func(context.Context) error {
+			if code, out := bijou(t, c, "config", "set", "web.home.row", fmt.Sprint(6+len(published)), "--app", "web",
+				"--reason", reason, "--wait", "20s"); code != 0 {
 				return fmt.Errorf("exit %d: %s", code, out)
 			}
 			return nil

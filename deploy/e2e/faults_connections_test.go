@@ -32,12 +32,13 @@ import (
 	"google.golang.org/protobuf/types/known/wrapperspb"
 )
 
-// seedsOf is where newcomers ask for the others.
+// seedsOf returns the addresses of the registry.
 func seedsOf(p platform) []string {
 	return []string{p.addr("discovery-1", 7000), p.addr("discovery-2", 7000)}
 }
 
-// join makes this process an instance of a service of its own until the test ends: gRPC, and HTTP if setup handles it.
+// joinService runs an instance of the service name in this process until the test ends. It serves gRPC, and HTTP if
+// setup has a handler for it.
 func joinService(t testing.TB, p platform, name string, setup service.SetupFunc) {
 	t.Helper()
 	ctx, stop := context.WithCancel(context.Background())
@@ -60,16 +61,16 @@ func joinService(t testing.TB, p platform, name string, setup service.SetupFunc)
 	t.Cleanup(func() { stop(); done.Wait() })
 }
 
-// withRoutes adds routes to those of the edge. What it returns takes them away.
+// withRoutes adds routes to those of the edge. undo restores the routes of before.
 func withRoutes(t testing.TB, p platform, more ...map[string]any) (undo func()) {
 	t.Helper()
 	waitDeclared(t, p)
-	now, _, err := effective(t.Context(), p, "gateway-1", "gateway.routes")
+	before, _, err := effective(t.Context(), p, "gateway-1", "gateway.routes")
 	if err != nil {
 		t.Fatal(err)
 	}
 	var routes []map[string]any
-	if err := json.Unmarshal([]byte(now), &routes); err != nil {
+	if err := json.Unmarshal([]byte(before), &routes); err != nil {
 		t.Fatal(err)
 	}
 	b, err := json.Marshal(append(routes, more...))
@@ -80,22 +81,24 @@ func withRoutes(t testing.TB, p platform, more ...map[string]any) (undo func()) 
 	return func() { unset(t, p, "gateway.routes", "gateway") }
 }
 
-// waitForBaseline returns what waits until every instance is as it is now.
+// waitForBaseline reads the resource use of every instance. The returned function waits until each is back at it.
 func waitForBaseline(t testing.TB, p platform, victims ...string) (wait func()) {
 	before := readStats(t.Context(), p)
 	return func() {
 		t.Helper()
-		eventually(t, time.Minute, "everybody to be as before", func(ctx context.Context) error {
+		eventually(t, time.Minute, "every instance to use as little as before", func(ctx context.Context) error {
 			return leaks(before, readStats(ctx, p), victims)
 		})
 	}
 }
 
-// talk is a gRPC service whose calls are work and whose streams say everything back.
+// talk is a gRPC service: a call of Do runs do, a stream of Echo returns every message.
 func talk(do func(ctx context.Context, in string) error) *grpc.ServiceDesc {
 	return &grpc.ServiceDesc{
 		ServiceName: "bijou.e2e.v1.Talk", HandlerType: (*any)(nil),
-		Methods: []grpc.MethodDesc{{MethodName: "Do", Handler: func(_ any, ctx context.Context, dec func(any) error, around grpc.UnaryServerInterceptor) (any, error) {
+		Methods: []grpc.MethodDesc{{MethodName: "Do", Handler: func(_ any, ctx context.Context, dec func(any) error,
+			around grpc.UnaryServerInterceptor,
+		) (any, error) {
 			in := new(wrapperspb.StringValue)
 			if err := dec(in); err != nil {
 				return nil, err
@@ -103,34 +106,41 @@ func talk(do func(ctx context.Context, in string) error) *grpc.ServiceDesc {
 			info := &grpc.UnaryServerInfo{FullMethod: "/bijou.e2e.v1.Talk/Do"}
 			return around(ctx, in, info, func(ctx context.Context, _ any) (any, error) { return in, do(ctx, in.Value) })
 		}}},
-		Streams: []grpc.StreamDesc{{StreamName: "Echo", ServerStreams: true, ClientStreams: true, Handler: func(_ any, s grpc.ServerStream) error {
-			for {
-				in := new(wrapperspb.StringValue)
-				if err := s.RecvMsg(in); errors.Is(err, io.EOF) {
-					return nil
-				} else if err != nil {
-					return err
+		Streams: []grpc.StreamDesc{{
+			StreamName: "Echo", ServerStreams: true, ClientStreams: true,
+			Handler: func(_ any, s grpc.ServerStream) error {
+				for {
+					in := new(wrapperspb.StringValue)
+					if err := s.RecvMsg(in); errors.Is(err, io.EOF) {
+						return nil
+					} else if err != nil {
+						return err
+					}
+					if err := s.SendMsg(in); err != nil {
+						return err
+					}
 				}
-				if err := s.SendMsg(in); err != nil {
-					return err
-				}
-			}
-		}}},
+			},
+		}},
 	}
 }
 
-// talkRoutes are the routes to a service that talks.
+// talkRoutes are the routes to a service that serves talk.
 func talkRoutes(name string) []map[string]any {
 	return []map[string]any{
 		{"name": name, "match": map[string]any{"prefix": "/" + name}, "to": []map[string]any{{"service": name}}},
-		{"name": name + "-grpc", "match": map[string]any{"prefix": "/bijou.e2e.v1.Talk"}, "to": []map[string]any{{"service": name, "endpoint": "grpc"}}},
+		{
+			"name": name + "-grpc", "match": map[string]any{"prefix": "/bijou.e2e.v1.Talk"},
+			"to": []map[string]any{{"service": name, "endpoint": "grpc"}},
+		},
 	}
 }
 
 // dialEdge returns a connection of a gRPC client to the edge.
 func dialEdge(t testing.TB, p platform) *grpc.ClientConn {
 	t.Helper()
-	conn, err := grpc.NewClient("passthrough:///"+p.addr("gateway-1", 8080), grpc.WithTransportCredentials(insecure.NewCredentials()))
+	conn, err := grpc.NewClient("passthrough:///"+p.addr("gateway-1", 8080),
+		grpc.WithTransportCredentials(insecure.NewCredentials()))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -138,20 +148,20 @@ func dialEdge(t testing.TB, p platform) *grpc.ClientConn {
 	return conn
 }
 
-// conversationEnd is the end of a conversation through the edge.
+// conversationEnd is how a WebSocket or a stream through the edge ended.
 type conversationEnd struct {
 	at  time.Time
-	why string // empty: as it should be
+	why string // empty: it was closed as expected
 }
 
-// What goes through the edge when it is stopped, and how much an answer in hand has, in so many pieces.
+// The connections through the edge when it is stopped, and the size and number of pieces of each download.
 const (
 	sockets, streams, downloads    = 200, 50, 20
 	downloadSize, downloadInPieces = 256 << 10, 8
 )
 
-// faultEdgeRestarts restarts the edge with conversations and downloads through it. Each conversation is to be told that it is
-// over, between two messages; each download is to come to its end.
+// faultEdgeRestarts restarts the edge while WebSockets, streams and downloads go through it. Each WebSocket and stream
+// must be closed with the right code, between two messages. Each download must be complete.
 func faultEdgeRestarts(t *testing.T, p platform, _ uint64) (f figures) {
 	waitForHome(t, p)
 	joinService(t, p, "e2e-talk", func(_ context.Context, setup *service.Setup) error {
@@ -163,7 +173,7 @@ func faultEdgeRestarts(t *testing.T, p platform, _ uint64) (f figures) {
 	})
 	defer withRoutes(t, p, talkRoutes("e2e-talk")...)()
 	settled := waitForBaseline(t, p, "gateway-1")
-	eventually(t, 20*time.Second, "the routes", func(context.Context) error {
+	eventually(t, 20*time.Second, "the routes to work", func(context.Context) error {
 		c, err := socketTo(p)
 		if err == nil {
 			err = c.Close()
@@ -187,11 +197,11 @@ func faultEdgeRestarts(t *testing.T, p platform, _ uint64) (f figures) {
 			moments = append(moments, x.at)
 			if x.why != "" {
 				if unclean++; unclean <= 5 {
-					t.Logf("a conversation ended with %s", x.why)
+					t.Logf("a WebSocket or stream ended with %s", x.why)
 				}
 			}
 		case <-time.After(20 * time.Second):
-			t.Fatalf("%d conversations go on", sockets+streams-len(moments))
+			t.Fatalf("20 s after the edge was stopped %d WebSockets and streams are still open", sockets+streams-len(moments))
 		}
 	}
 	cut := truncated()
@@ -205,7 +215,7 @@ func faultEdgeRestarts(t *testing.T, p platform, _ uint64) (f figures) {
 				}
 				<-time.After(rand.N(100 * time.Millisecond))
 			}
-			t.Error("a WebSocket did not come back")
+			t.Error("a WebSocket could not be opened again within 20 s")
 		})
 	}
 	back.Wait()
@@ -214,24 +224,26 @@ func faultEdgeRestarts(t *testing.T, p platform, _ uint64) (f figures) {
 	settled()
 	spread := slices.MaxFunc(moments, time.Time.Compare).Sub(slices.MinFunc(moments, time.Time.Compare))
 	f = figures{offered: sockets + streams + downloads, failed: unclean + cut}
-	f.note = fmt.Sprintf("%d WebSockets were closed with 1001 and %d gRPC streams ended with UNAVAILABLE, spread over %v of the 2 s that the edge takes for it; %d downloads came to their end; the edge was away for %v, and %v later all WebSockets were back",
+	f.note = fmt.Sprintf("%d WebSockets were closed with 1001 and %d gRPC streams ended with UNAVAILABLE, spread over %v of the 2 s that the edge takes for it; %d downloads were complete; the edge was down for %v, and %v later all WebSockets were open again",
 		sockets, streams, spread.Round(10*time.Millisecond), downloads, restarted.Sub(begin).Round(100*time.Millisecond), returned.Round(10*time.Millisecond))
 	if f.failed > 0 {
-		f.missed = append(f.missed, fmt.Sprintf("%d conversations and %d downloads were cut off", unclean, cut))
+		f.missed = append(f.missed, fmt.Sprintf("%d WebSockets and streams and %d downloads were cut off", unclean, cut))
 	}
 	return f
 }
 
 // socketTo opens a WebSocket through the edge.
 func socketTo(p platform) (*websocket.Conn, error) {
-	c, res, err := (&websocket.Dialer{HandshakeTimeout: within}).Dial("ws://"+p.addr("gateway-1", 8080)+"/e2e-talk/ws", nil)
+	c, res, err := (&websocket.Dialer{HandshakeTimeout: within}).Dial("ws://"+p.addr("gateway-1", 8080)+"/e2e-talk/ws",
+		nil)
 	if res != nil && res.Body != nil {
-		_ = res.Body.Close() // the dialler has read it
+		_ = res.Body.Close() // the dialer has read the body
 	}
 	return c, err
 }
 
-// converseAll begins all conversations and returns when each has had an answer. They end with ctx at the latest.
+// converseAll opens all WebSockets and streams and returns when each has got a message back. They end with ctx at the
+// latest.
 func converseAll(ctx context.Context, t testing.TB, p platform, running *sync.WaitGroup) <-chan conversationEnd {
 	ends := make(chan conversationEnd, sockets+streams)
 	var open sync.WaitGroup
@@ -272,8 +284,8 @@ func converseAll(ctx context.Context, t testing.TB, p platform, running *sync.Wa
 	return ends
 }
 
-// downloadAll begins all downloads, half of them by HTTP/2, and returns when each has its header. What it returns waits for their
-// ends and says how many were cut off.
+// downloadAll begins all downloads, half of them by HTTP/2, and returns when each has its header. truncated waits for
+// their ends and returns how many were cut off.
 func downloadAll(ctx context.Context, t testing.TB, p platform) (truncated func() int) {
 	h2 := &http.Transport{Protocols: new(http.Protocols)}
 	h2.Protocols.SetUnencryptedHTTP2(true)
@@ -300,21 +312,21 @@ func downloadAll(ctx context.Context, t testing.TB, p platform) (truncated func(
 	}
 }
 
-// drip takes two seconds to answer.
+// drip writes its response over two seconds.
 func drip(w http.ResponseWriter, _ *http.Request) {
 	w.Header().Set("Content-Length", strconv.Itoa(downloadSize))
 	for range downloadInPieces {
-		_, _ = w.Write(make([]byte, downloadSize/downloadInPieces)) // who is gone gets none
+		_, _ = w.Write(make([]byte, downloadSize/downloadInPieces)) // fails only if the client disconnected
 		_ = http.NewResponseController(w).Flush()
 		<-time.After(2 * time.Second / downloadInPieces)
 	}
 }
 
-// echoFrames says every message of a WebSocket back.
+// echoFrames returns every message of a WebSocket.
 func echoFrames(w http.ResponseWriter, r *http.Request) {
 	c, err := (&websocket.Upgrader{}).Upgrade(w, r, nil)
 	if err != nil {
-		return // the client has been told
+		return // Upgrade has answered the client
 	}
 	defer c.Close()
 	for {
@@ -325,8 +337,11 @@ func echoFrames(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// converse sends messages and expects them back in order until the other side ends it. It calls heard with the first answer.
-func converse(ctx context.Context, heard func(), send func(string) error, receive func() (string, error), clean func(error) bool) conversationEnd {
+// converse sends messages and expects them back in order until the other side closes. It calls heard after the first
+// message that came back.
+func converse(ctx context.Context, heard func(), send func(string) error, receive func() (string, error),
+	clean func(error) bool,
+) conversationEnd {
 	once := sync.OnceFunc(heard)
 	defer once()
 	over := make(chan struct{})
@@ -336,7 +351,7 @@ func converse(ctx context.Context, heard func(), send func(string) error, receiv
 	writer.Go(func() {
 		for i := 0; ; i++ {
 			if send(strconv.Itoa(i)) != nil {
-				return // whoever reads knows why
+				return // the reader below gets the reason
 			}
 			select {
 			case <-time.After(250*time.Millisecond + rand.N(500*time.Millisecond)):
@@ -361,7 +376,7 @@ func converse(ctx context.Context, heard func(), send func(string) error, receiv
 	}
 }
 
-// download reads an answer to its end and returns its length. It calls begun when the answer's header is there.
+// download reads a response to its end and returns its length. It calls begun when the header of the response is there.
 func download(ctx context.Context, by *http.Client, url string, begun func()) (int64, error) {
 	once := sync.OnceFunc(begun)
 	defer once()
@@ -378,9 +393,11 @@ func download(ctx context.Context, by *http.Client, url string, begun func()) (i
 	return io.Copy(io.Discard, res.Body)
 }
 
-// chain joins two services, one behind the other. What the second does is up to the test; the first asks it, for those
-// who come by HTTP and by gRPC.
-func startChain(t *testing.T, p platform, work func(ctx context.Context, in string) error, passing func(ctx context.Context)) (undo func()) {
+// startChain runs two services in this process. The first, e2e-front, serves HTTP and gRPC and calls the second for
+// each request. The second, e2e-back, runs work.
+func startChain(t *testing.T, p platform, work func(ctx context.Context, in string) error,
+	passing func(ctx context.Context),
+) (undo func()) {
 	joinService(t, p, "e2e-back", func(_ context.Context, setup *service.Setup) error {
 		setup.GRPC().RegisterService(talk(work), struct{}{})
 		return setup.Handle("http", http.NotFoundHandler())
@@ -402,23 +419,25 @@ func startChain(t *testing.T, p platform, work func(ctx context.Context, in stri
 		}))
 	})
 	undo = withRoutes(t, p, talkRoutes("e2e-front")...)
-	eventually(t, 20*time.Second, "the way to the last of them", func(ctx context.Context) error {
-		a, err := get(ctx, edge(p)+"/e2e-front")
-		if err != nil || a.status != http.StatusOK {
-			return fmt.Errorf("%d %v %.200s", a.status, err, a.body)
-		}
-		return nil
-	})
+	eventually(t, 20*time.Second, "a request through the edge and e2e-front to reach e2e-back",
+		func(ctx context.Context) error {
+			a, err := get(ctx, edge(p)+"/e2e-front")
+			if err != nil || a.status != http.StatusOK {
+				return fmt.Errorf("%d %v %.200s", a.status, err, a.body)
+			}
+			return nil
+		})
 	return undo
 }
 
-// faultDeadlineExpires asks through the edge, with a deadline of 50 ms, a service that asks another one for half a second of work.
+// faultDeadlineExpires calls, through the edge and with a deadline of 50 ms, a service that calls another one, which
+// works for half a second.
 func faultDeadlineExpires(t *testing.T, p platform, _ uint64) (f figures) {
 	waitForHome(t, p)
 	const calls, patience, step = 100, 50 * time.Millisecond, 5 * time.Millisecond
-	var worked, late atomic.Int64 // steps of work, and those that nobody waited for any more
+	var worked, late atomic.Int64 // steps of work, and those after the deadline
 	var mu sync.Mutex
-	var left [2][]time.Duration // what the first and the second service were given
+	var left [2][]time.Duration // the time left when the first and the second service were called
 	given := func(hop int, ctx context.Context) {
 		mu.Lock()
 		defer mu.Unlock()
@@ -448,7 +467,7 @@ func faultDeadlineExpires(t *testing.T, p platform, _ uint64) (f figures) {
 		return nil
 	}
 	defer startChain(t, p, work, func(ctx context.Context) { given(0, ctx) })()
-	// The circuit between the two services is shared with nobody here. It would open, and there would be no work.
+	// Without this setting the circuit between the two services would open, and no call would reach e2e-back.
 	const closed = "circuit.e2e-back.forceClosed"
 	must(t, p, "config", "set", closed, "true", "--app", "e2e-front", "--reason", "a story", "--wait", "20s")
 	defer unset(t, p, closed, "e2e-front")
@@ -466,11 +485,12 @@ func faultDeadlineExpires(t *testing.T, p platform, _ uint64) (f figures) {
 		f.offered++
 		if rpcstatus.Code(err) != codes.DeadlineExceeded {
 			f.failed++
-			t.Logf("a call that takes too long ended with %v", err)
+			t.Logf("a call with an expired deadline ended with %v, want DEADLINE_EXCEEDED", err)
 		}
 	}
-	if err := conn.Invoke(t.Context(), "/bijou.e2e.v1.Talk/Do", wrapperspb.String(""), new(wrapperspb.StringValue)); err != nil {
-		f.missed = append(f.missed, "the edge kept a patient client waiting for the others: "+err.Error())
+	if err := conn.Invoke(t.Context(), "/bijou.e2e.v1.Talk/Do", wrapperspb.String(""),
+		new(wrapperspb.StringValue)); err != nil {
+		f.missed = append(f.missed, "a call without a deadline after the others: "+err.Error())
 	}
 	settled()
 	share := float64(late.Load()) / float64(max(1, worked.Load()))
@@ -483,25 +503,28 @@ func faultDeadlineExpires(t *testing.T, p platform, _ uint64) (f figures) {
 		slices.Sort(left[hop])
 		return left[hop][len(left[hop])/2]
 	}
-	f.note = fmt.Sprintf("of 50 ms the first service was given %v, the second %v (medians); %.1f %% of the work was done when nobody waited any more",
+	f.note = fmt.Sprintf("of 50 ms the first service had %v left, the second %v (medians); %.1f %% of the work was done after the deadline",
 		median(0).Round(100*time.Microsecond), median(1).Round(100*time.Microsecond), 100*share)
 	switch {
 	case f.failed > 0:
 		f.missed = append(f.missed, fmt.Sprintf("%d calls did not end by their deadline", f.failed))
 	case worked.Load() < calls:
-		f.missed = append(f.missed, fmt.Sprintf("only %d steps were worked", worked.Load()))
+		f.missed = append(f.missed, fmt.Sprintf("only %d steps of work were done", worked.Load()))
 	case median(0) > patience || median(1) > median(0):
-		f.missed = append(f.missed, "deadlines do not shrink on the way")
+		f.missed = append(f.missed,
+			fmt.Sprintf("the first service had %v left of 50 ms and the second %v; each hop must have less than the one before",
+				median(0), median(1)))
 	case share > .05 && strictTiming() || share > .5:
-		f.missed = append(f.missed, "more than 5 % of the work was for nobody")
+		f.missed = append(f.missed, fmt.Sprintf("%.1f %% of the work was done after the deadline, want at most 5 %%",
+			100*share))
 	}
 	return f
 }
 
-// strictTiming: make test runs on machines that are busy.
+// strictTiming reports whether figures must be those of a quiet machine. make test also runs on busy ones.
 func strictTiming() bool { return *faultsFile != "" }
 
-// faultClientsDisconnect leaves in the middle of requests, in all the ways that clients have.
+// faultClientsDisconnect disconnects clients in the middle of requests, by HTTP/1.1, HTTP/2 and gRPC.
 func faultClientsDisconnect(t *testing.T, p platform, _ uint64) (f figures) {
 	waitForHome(t, p)
 	began, ended := make(chan struct{}), make(chan time.Time)
@@ -518,7 +541,7 @@ func faultClientsDisconnect(t *testing.T, p platform, _ uint64) (f figures) {
 		return ctx.Err()
 	}
 	defer startChain(t, p, work, func(context.Context) {})()
-	// Circuits would end the work by themselves after a second.
+	// Without this setting the circuit would end the work after a second.
 	const timeout = "circuit.e2e-back.timeout"
 	must(t, p, "config", "set", timeout, "10s", "--app", "e2e-front", "--reason", "a story", "--wait", "20s")
 	defer unset(t, p, timeout, "e2e-front")
@@ -564,28 +587,29 @@ func faultClientsDisconnect(t *testing.T, p platform, _ uint64) (f figures) {
 		}
 		notes = append(notes, fmt.Sprintf("%v by %s", worst.Round(100*time.Microsecond), way.name))
 	}
-	eventually(t, 10*time.Second, "nothing in hand at the edge", func(ctx context.Context) error {
+	eventually(t, 10*time.Second, "the edge to have no requests in flight", func(ctx context.Context) error {
 		n, err := metric(ctx, p, "gateway-1", "bijou_gateway_requests_in_flight")
 		if err != nil || n > 0 {
-			return fmt.Errorf("%v requests, %v", n, err)
+			return fmt.Errorf("%v requests are in flight, error %v", n, err)
 		}
 		return nil
 	})
 	settled()
-	f.note = "two services behind the edge the work ended after at most " + strings.Join(notes, ", ") + " (aimed at 200 ms)"
+	f.note = "two services behind the edge the work ended after at most " + strings.Join(notes, ", ") +
+		" (aimed at 200 ms)"
 	if f.failed > 0 {
-		f.missed = append(f.missed, fmt.Sprintf("%d of %d requests were worked on to their end", f.failed, f.offered))
+		f.missed = append(f.missed, fmt.Sprintf("for %d of %d requests the work was not canceled", f.failed, f.offered))
 	}
 	return f
 }
 
-// faultClientsReconnectAtOnce has two thousand clients lose their connections and come back at once, and then five hundred instances register at
-// once, while others are served.
+// faultClientsReconnectAtOnce closes the connections of two thousand clients, connects them again at once, and then
+// registers five hundred instances at once, while it sends other requests.
 func faultClientsReconnectAtOnce(t *testing.T, p platform, seed uint64) (f figures) {
 	url := waitForHome(t, p)
 	clients := make([]*edgeClient, 2000)
 	for i := range clients {
-		// One address may have so many connections only, and the others come from the first.
+		// The edge limits the connections of one address. The other requests come from 127.0.0.1.
 		clients[i] = &edgeClient{from: net.IPv4(127, 0, 0, byte(2+i%8)), to: p.addr("gateway-1", 8080)}
 		defer clients[i].drop()
 	}
@@ -595,7 +619,7 @@ func faultClientsReconnectAtOnce(t *testing.T, p platform, seed uint64) (f figur
 	}
 	o := startOffer(t, seed, p.rate(), url, edge(p)+"/browse", edge(p)+"/")
 	o.runFor(t, 3*time.Second)
-	settled := waitForBaseline(t, p, "hello-1") // the edge keeps its connections for a minute
+	settled := waitForBaseline(t, p, "hello-1") // the edge keeps its connections to hello-1 for a minute
 	broken := time.Since(o.begun)
 	back := connectAll(t, clients, len(clients))
 	o.runFor(t, 5*time.Second)
@@ -612,26 +636,27 @@ func faultClientsReconnectAtOnce(t *testing.T, p platform, seed uint64) (f figur
 	f.offered, f.failed, f.recovery = others.offered, others.failed, back.after
 	f.before, f.during, f.after = was.p99, others.p99, windowOf(samples, end-2*time.Second, end).p99
 	for why, n := range others.why {
-		t.Logf("others: %d x %s", n, why)
+		t.Logf("%d of the other requests failed: %s", n, why)
 	}
-	f.note = fmt.Sprintf("%d clients were back after %v (refused at first: %v); %s; the requests are those of others",
+	f.note = fmt.Sprintf("%d clients were connected again after %v (refused at first: %v); %s; the columns are of the other requests",
 		len(clients), back.after.Round(10*time.Millisecond), back.refusals, newcomers)
 	if others.failed > 0 {
-		f.missed = append(f.missed, "others were harmed")
+		f.missed = append(f.missed, fmt.Sprintf("%d of %d other requests failed", others.failed, others.offered))
 	}
 	if max(back.after, known) > 15*time.Second {
-		f.missed = append(f.missed, "it took longer than 15 s")
+		f.missed = append(f.missed, fmt.Sprintf("reconnecting took %v and registering %v, want at most 15 s", back.after,
+			known))
 	}
 	return f
 }
 
-// reconnection is how a herd came back.
+// reconnection is how long it took to connect clients, and how their first attempts failed.
 type reconnection struct {
 	after    time.Duration
-	refusals map[string]int // of first tries
+	refusals map[string]int // error -> number of clients whose first attempt got it
 }
 
-// come connects a herd, so many at a time.
+// connectAll connects clients, at most atOnce at the same time.
 func connectAll(t testing.TB, clients []*edgeClient, atOnce int) (c reconnection) {
 	t.Helper()
 	begin := time.Now()
@@ -641,7 +666,7 @@ func connectAll(t testing.TB, clients []*edgeClient, atOnce int) (c reconnection
 		all.Go(func() error { return s.until200(t.Context()) })
 	}
 	if err := all.Wait(); err != nil {
-		t.Fatalf("a client did not come back: %v", err)
+		t.Fatalf("a client could not connect: %v", err)
 	}
 	c = reconnection{time.Since(begin), map[string]int{}}
 	for _, s := range clients {
@@ -652,8 +677,8 @@ func connectAll(t testing.TB, clients []*edgeClient, atOnce int) (c reconnection
 	return c
 }
 
-// registerAll has five hundred instances register at once, and leave again in order, and returns how long it took until every
-// registry had them all.
+// registerAll registers five hundred instances at once and deregisters them. It returns how long it took until every
+// replica of the registry had all of them.
 func registerAll(t testing.TB, p platform, o *offer) (known time.Duration, note string) {
 	t.Helper()
 	registries := []string{"discovery-1", "discovery-2"}
@@ -672,7 +697,7 @@ func registerAll(t testing.TB, p platform, o *offer) (known time.Duration, note 
 			for _, r := range registries {
 				n, err := registeredAs(ctx, p, r, "newcomer")
 				if err != nil || n != want {
-					return fmt.Errorf("%s has %d of %d, %v", r, n, want, err)
+					return fmt.Errorf("%s has %d instances of newcomer, want %d; error %v", r, n, want, err)
 				}
 			}
 			return nil
@@ -689,7 +714,10 @@ func registerAll(t testing.TB, p platform, o *offer) (known time.Duration, note 
 		if err != nil {
 			t.Fatal(err)
 		}
-		in := members.Instance{Service: "newcomer", ID: id, Status: members.Up, Endpoints: map[string]string{"grpc": fmt.Sprint("192.0.2.1:", 1+i)}}
+		in := members.Instance{
+			Service: "newcomer", ID: id, Status: members.Up,
+			Endpoints: map[string]string{"grpc": fmt.Sprint("192.0.2.1:", 1+i)},
+		}
 		registrars[i] = members.NewRegistrar(c, in, members.RegistrarOptions{})
 		running.Go(func() { _ = registrars[i].Run(ctx) }) // it returns nil
 	}
@@ -697,7 +725,7 @@ func registerAll(t testing.TB, p platform, o *offer) (known time.Duration, note 
 	known = time.Since(begin)
 	o.runFor(t, 5*time.Second)
 	spent = cpu() - spent
-	note = fmt.Sprintf("%d instances began at once, and both registries had all of them after %v, which cost the two %.2f s of CPU in %v",
+	note = fmt.Sprintf("%d instances started at once, and both registries had all of them after %v; the registries used %.2f s of CPU in %v",
 		len(registrars), known.Round(10*time.Millisecond), spent, time.Since(begin).Round(100*time.Millisecond))
 	var leaving errgroup.Group
 	for _, r := range registrars {
@@ -714,7 +742,7 @@ func registerAll(t testing.TB, p platform, o *offer) (known time.Duration, note 
 	return known, note
 }
 
-// registeredAs counts the instances of a service in one registry.
+// registeredAs returns how many instances of a service a replica of the registry has.
 func registeredAs(ctx context.Context, p platform, registry, service string) (n int, err error) {
 	var list struct{ Instances []struct{ Service string } }
 	err = getJSON(ctx, "http://"+p.addr(registry, 8761)+"/v1/instances", &list)
@@ -731,7 +759,7 @@ type edgeClient struct {
 	from net.IP
 	to   string
 	conn net.Conn // nil: it has none
-	why  string   // that the first try failed; empty: it did not
+	why  string   // the error of the first attempt; empty: it succeeded
 }
 
 func (s *edgeClient) drop() {
@@ -741,7 +769,7 @@ func (s *edgeClient) drop() {
 	}
 }
 
-// until200 connects and asks until it gets a good answer, with the jittered back-off of a client that behaves.
+// until200 connects and sends requests until it gets status 200, with a jittered back-off between attempts.
 func (s *edgeClient) until200(ctx context.Context) error {
 	s.why = ""
 	for begin, wait := time.Now(), 50*time.Millisecond; ; wait = min(2*wait, time.Second) {

@@ -31,14 +31,15 @@ import (
 	"golang.org/x/net/http2"
 )
 
-// edgeFaults attack the edge while others use it.
+// edgeFaults attack the edge while it serves other requests.
 var edgeFaults = []fault{
 	attacked("25", "1,000 connections with slow headers", 10, edgeTarget, slowClients("headers", "HTTP/2")),
-	attacked("25", "1,000 connections with slow bodies", 10, edgeTarget, slowClients("large bodies", "small bodies", "chunks")),
+	attacked("25", "1,000 connections with slow bodies", 10, edgeTarget,
+		slowClients("large bodies", "small bodies", "chunks")),
 	attacked("25", "1,000 connections that read nothing", 10, edgeTarget, slowClients("readers")),
 	shortRow(attacked("26", "oversized everything", 3, edgeTarget, oversize)),
 	attacked("27", "floods and stalls of HTTP/2", 12, floodTarget, flood),
-	shortRow(attacked("27", "gRPC streams that the server ends while the client sends", 3, edgeTarget, leave)),
+	shortRow(attacked("27", "gRPC streams that the server ends while the client sends", 3, edgeTarget, endlessRequest)),
 	attacked("29", "bodies that unpack to 64 MiB", 4, traces, unpack),
 	{row: "28", name: "smuggled requests", run: faultRequestSmuggling},
 	{row: "29", name: "malformed bytes", run: faultMalformedInput},
@@ -49,7 +50,7 @@ func shortRow(f fault) fault {
 	return f
 }
 
-// target is an instance that is attacked, and how much more memory that may cost it.
+// target is an instance to attack, and how many bytes of memory it may use more during the attack.
 type target struct {
 	victim string
 	spare  float64
@@ -57,30 +58,30 @@ type target struct {
 
 var (
 	edgeTarget  = target{"gateway-1", 64 << 20}
-	floodTarget = target{"gateway-1", 80 << 20}  // what its memory limit leaves
-	traces      = target{"tracing-1", 160 << 20} // it may hold 64 MiB of what it is sent, and its container has 256
+	floodTarget = target{"gateway-1", 80 << 20}  // what is left of its memory limit
+	traces      = target{"tracing-1", 160 << 20} // it may hold 64 MiB of received spans, and its container has 256 MiB
 )
 
-// attackRun is an attack on an instance. Requests that ask the edge for host x come out at an origin of the attacker's.
+// attackRun is an attack on an instance. The edge routes requests with the host x to attackOrigin.
 type attackRun struct {
 	platform
 	target
-	before map[string]float64 // what the victim said of itself
+	before map[string]float64 // metrics of the victim before the attack
 	cpu    time.Duration      // of this process
-	least  float64            // of the victim's memory
-	peak   float64            // of it during the attack
+	least  float64            // memory of the victim before the attack, in bytes
+	peak   float64            // largest memory of the victim during the attack, in bytes
 
 	over      chan struct{} // closed when the attack is to end
 	attackers sync.WaitGroup
-	judge     func(t testing.TB, grown func(metric string) float64) // nil: there is nothing more to see
+	judge     func(t testing.TB, grown func(metric string) float64) // optional: checks the metrics of the victim
 
 	mu            sync.Mutex
-	n             int // attacks that the victim was done with
+	n             int // attacks that have ended
 	longest       time.Duration
 	notes, missed []string
 }
 
-// attacked is a row in which attack sends attackers, who fight until s.over or until the victim is done with them.
+// attacked is a row in which attack starts attackers. They go on until s.over is closed or the victim disconnects them.
 func attacked(row, name string, seconds int, on target, attack func(s *attackRun)) fault {
 	var s *attackRun
 	return fault{
@@ -95,7 +96,7 @@ func attacked(row, name string, seconds int, on target, attack func(s *attackRun
 	}
 }
 
-// camp starts the attacker's origin and has the edge know it.
+// startOrigin starts the origin of the attack, registers it, and routes the host x to it.
 func (s *attackRun) startOrigin(t testing.TB) (lift func()) {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
@@ -110,27 +111,33 @@ func (s *attackRun) startOrigin(t testing.TB) (lift func()) {
 		t.Fatal(err)
 	}
 	to := l.Addr().String()
-	r := members.NewRegistrar(c, members.Instance{Service: "attack", ID: "attack-1", Status: members.Up, Endpoints: map[string]string{"http": to, "grpc": to}}, members.RegistrarOptions{})
+	r := members.NewRegistrar(c, members.Instance{
+		Service: "attack", ID: "attack-1", Status: members.Up,
+		Endpoints: map[string]string{"http": to, "grpc": to},
+	}, members.RegistrarOptions{})
 	ctx, cancel := context.WithCancel(context.WithoutCancel(t.Context()))
 	var all sync.WaitGroup
 	all.Go(func() { _ = srv.Serve(l) }) // ends with Close
 	all.Go(func() { _ = r.Run(ctx) })
 	t.Cleanup(func() { cancel(); _ = srv.Close(); all.Wait() })
 	waitDeclared(t, s)
-	now, _, err := effective(t.Context(), s, "gateway-1", "gateway.routes")
+	before, _, err := effective(t.Context(), s, "gateway-1", "gateway.routes")
 	var routes []map[string]any
-	if err := errors.Join(err, json.Unmarshal([]byte(now), &routes)); err != nil {
+	if err := errors.Join(err, json.Unmarshal([]byte(before), &routes)); err != nil {
 		t.Fatal(err)
 	}
 	routes = append(routes,
 		map[string]any{"name": "attack", "match": map[string]any{"host": "x"}, "to": []map[string]any{{"service": "attack"}}},
-		map[string]any{"name": "attack-grpc", "match": map[string]any{"host": "x", "prefix": "/test.v1.Calls"}, "to": []map[string]any{{"service": "attack", "endpoint": "grpc"}}})
+		map[string]any{
+			"name": "attack-grpc", "match": map[string]any{"host": "x", "prefix": "/test.v1.Calls"},
+			"to": []map[string]any{{"service": "attack", "endpoint": "grpc"}},
+		})
 	b, err := json.Marshal(routes)
 	if err != nil {
 		t.Fatal(err)
 	}
 	must(t, s, "config", "set", "gateway.routes", string(b), "--app", "gateway", "--reason", "an attack", "--wait", "20s")
-	eventually(t, 20*time.Second, "the attacker's origin", func(ctx context.Context) error {
+	eventually(t, 20*time.Second, "the origin of the attack to be routed to", func(ctx context.Context) error {
 		req, err := http.NewRequestWithContext(ctx, http.MethodGet, edge(s)+"/", nil)
 		if err != nil {
 			return err
@@ -144,12 +151,12 @@ func (s *attackRun) startOrigin(t testing.TB) (lift func()) {
 	return func() {
 		unset(t, s, "gateway.routes", "gateway")
 		if err := r.Leave(t.Context()); err != nil {
-			t.Errorf("the attacker's origin leaves: %v", err)
+			t.Errorf("deregistering the origin of the attack: %v", err)
 		}
 	}
 }
 
-// scrape reads the metrics of an instance, with their labels in their names.
+// scrape reads the metrics of an instance: name with labels -> value.
 func scrape(ctx context.Context, p platform, instance string) (map[string]float64, error) {
 	a, err := get(ctx, "http://"+p.addr(instance, 9090)+"/metrics")
 	if err != nil {
@@ -167,7 +174,8 @@ func scrape(ctx context.Context, p platform, instance string) (map[string]float6
 	return all, nil
 }
 
-// memory returns what an instance takes as the system counts it: to ask the instance would cost it some.
+// memory returns the resident memory of an instance in bytes, as the kernel counts it. A request to the instance would
+// change it.
 func (p processes) memory(instance string) float64 {
 	for _, i := range p.Instances() {
 		if b, err := os.ReadFile(fmt.Sprintf("/proc/%d/statm", i.PID)); i.Name == instance && err == nil {
@@ -179,11 +187,11 @@ func (p processes) memory(instance string) float64 {
 	return 0
 }
 
-// leastMemory is the least that processes were seen to take, by when they started. What an attack made one take is not all
-// given back before the next.
+// leastMemory is start time of a process -> least memory that it was seen to use, in bytes. A process does not free all
+// memory of one attack before the next.
 var leastMemory = map[float64]float64{}
 
-// watch follows the memory of the victim until the attack is over. What counts is what it takes more than at rest.
+// watch samples the memory of the victim until the attack is over.
 func (s *attackRun) watch(t testing.TB) {
 	t.Helper()
 	var err error
@@ -209,14 +217,14 @@ func (s *attackRun) watch(t testing.TB) {
 	})
 }
 
-// cpuTime is that of this process.
+// cpuTime returns the CPU time of this process.
 func cpuTime() time.Duration {
 	var u syscall.Rusage
-	_ = syscall.Getrusage(syscall.RUSAGE_SELF, &u) // cannot fail for oneself
+	_ = syscall.Getrusage(syscall.RUSAGE_SELF, &u) // cannot fail for RUSAGE_SELF
 	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
 }
 
-// send sends n attackers, one after the other: it is not how many come at once that is to hurt.
+// launch starts n attackers, one per millisecond. A burst of connections is not part of these attacks.
 func (s *attackRun) launch(n int, attack func(i int)) {
 	tick := time.NewTicker(time.Millisecond)
 	defer tick.Stop()
@@ -226,7 +234,7 @@ func (s *attackRun) launch(n int, attack func(i int)) {
 	}
 }
 
-// fight goes on until the attack is over, one round every 50 ms at most.
+// repeat calls round until the attack is over, at most every 50 ms.
 func (s *attackRun) repeat(round func()) {
 	tick := time.NewTicker(50 * time.Millisecond)
 	defer tick.Stop()
@@ -240,7 +248,7 @@ func (s *attackRun) repeat(round func()) {
 	}
 }
 
-// done notes that the victim was done with an attack.
+// done counts an attack that has ended, and its duration.
 func (s *attackRun) done(begun time.Time) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -248,7 +256,7 @@ func (s *attackRun) done(begun time.Time) {
 	s.longest = max(s.longest, time.Since(begun))
 }
 
-// miss notes what should not have been, a few times.
+// missf records a requirement that was not met. Only the first three are kept.
 func (s *attackRun) missf(format string, args ...any) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -257,13 +265,14 @@ func (s *attackRun) missf(format string, args ...any) {
 	}
 }
 
-// dial opens a connection to the edge. One that is narrow has small buffers.
+// dial opens a connection to the edge. narrow gives it small buffers.
 func (s *attackRun) dial(narrow bool) net.Conn {
 	d := net.Dialer{Timeout: 10 * time.Second}
 	if narrow {
 		d.Control = func(_, _ string, c syscall.RawConn) error {
 			return c.Control(func(fd uintptr) {
-				_ = syscall.SetsockoptInt(int(fd), syscall.IPPROTO_TCP, syscall.TCP_MAXSEG, 536) // else the edge's system buffers megabytes
+				// else the kernel of the edge buffers megabytes
+				_ = syscall.SetsockoptInt(int(fd), syscall.IPPROTO_TCP, syscall.TCP_MAXSEG, 536)
 				_ = syscall.SetsockoptInt(int(fd), syscall.SOL_SOCKET, syscall.SO_RCVBUF, 4<<10)
 			})
 		}
@@ -273,11 +282,11 @@ func (s *attackRun) dial(narrow bool) net.Conn {
 		s.missf("connecting: %v", err)
 		return nil
 	}
-	_ = c.SetDeadline(time.Now().Add(time.Minute)) // no attack lasts longer
+	_ = c.SetDeadline(time.Now().Add(time.Minute)) // longer than any attack
 	return c
 }
 
-// report says how it went.
+// report returns the note of the row and the requirements that were not met.
 func (s *attackRun) report(t testing.TB) (string, []string) {
 	after, err := scrape(t.Context(), s, s.victim)
 	if err != nil {
@@ -288,15 +297,16 @@ func (s *attackRun) report(t testing.TB) (string, []string) {
 		s.judge(t, grown)
 	}
 	growth := s.peak - s.least
-	s.notes = append(s.notes, fmt.Sprintf("%s took up to %.0f MiB more, and %.1f s of CPU time while attackers and load took %.1f s",
-		s.victim, max(0, growth)/(1<<20), grown("process_cpu_seconds_total"), (cpuTime()-s.cpu).Seconds()))
+	s.notes = append(s.notes,
+		fmt.Sprintf("%s used up to %.0f MiB more, and %.1f s of CPU time while attackers and load used %.1f s",
+			s.victim, max(0, growth)/(1<<20), grown("process_cpu_seconds_total"), (cpuTime()-s.cpu).Seconds()))
 	if growth > s.spare {
-		s.missf("%s took %.0f MiB more, must be at most %.0f", s.victim, growth/(1<<20), s.spare/(1<<20))
+		s.missf("%s used %.0f MiB more, must be at most %.0f MiB", s.victim, growth/(1<<20), s.spare/(1<<20))
 	}
 	return strings.Join(s.notes, "; "), s.missed
 }
 
-// slowClients sends a thousand slow clients of several kinds in equal parts.
+// slowClients starts a thousand slow clients, as many of each kind.
 func slowClients(kinds ...string) func(s *attackRun) {
 	const n = 1000
 	return func(s *attackRun) {
@@ -311,14 +321,14 @@ func slowClients(kinds ...string) func(s *attackRun) {
 			_, err := io.WriteString(conn, c.Start)
 			if !c.Takes {
 				for <-time.After(8 * time.Second); err == nil; <-time.After(100 * time.Millisecond) {
-					_, err = io.WriteString(conn, "x") // only so it is seen that the edge has closed
+					_, err = io.WriteString(conn, "x") // writing shows whether the edge has closed the connection
 				}
 				s.done(begun)
 				return
 			}
 			s.attackers.Go(func() {
 				if _, err := io.Copy(io.Discard, conn); errors.Is(err, os.ErrDeadlineExceeded) {
-					s.missf("an attacker was served for a minute")
+					s.missf("an attacker was still connected after a minute")
 				}
 				s.done(begun)
 			})
@@ -330,35 +340,41 @@ func slowClients(kinds ...string) func(s *attackRun) {
 		s.judge = func(testing.TB, func(string) float64) {
 			s.notes = append(s.notes, fmt.Sprintf("%d closed, the last after %.1f s of 10", s.n, s.longest.Seconds()))
 			if s.n < n || s.longest > 15*time.Second {
-				s.missf("%d of %d closed, the last after %v", s.n, n, s.longest)
+				s.missf("%d of %d connections were closed, the last after %v; want all within 15 s", s.n, n, s.longest)
 			}
 		}
 	}
 }
 
-// oversized are messages that are too large in some way, and their answers. All must end their connection.
+// oversized are messages that exceed a limit, and the status that each must get. Each must close its connection.
 var oversized = map[string]struct {
 	in     string
 	status int
 }{
-	"field":              {"GET / HTTP/1.1\r\nHost: x\r\nA: " + strings.Repeat("x", 40<<10) + "\r\n\r\n", 431},
-	"header":             {"GET / HTTP/1.1\r\nHost: x\r\n" + strings.Repeat("A: "+strings.Repeat("x", 900)+"\r\n", 40) + "\r\n", 431},
+	"field": {"GET / HTTP/1.1\r\nHost: x\r\nA: " + strings.Repeat("x", 40<<10) + "\r\n\r\n", 431},
+	"header": {"GET / HTTP/1.1\r\nHost: x\r\n" + strings.Repeat("A: "+strings.Repeat("x", 900)+"\r\n", 40) +
+		"\r\n", 431},
 	"number of fields":   {"GET / HTTP/1.1\r\nHost: x\r\n" + strings.Repeat("A: x\r\n", 101) + "\r\n", 431},
 	"URL":                {"GET /" + strings.Repeat("x", 9<<10) + " HTTP/1.1\r\nHost: x\r\n\r\n", 414},
 	"URL without an end": {"GET /" + strings.Repeat("x", 40<<10), 414},
 	"announced body":     {"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 11000000\r\n\r\n", 413},
-	"body":               {"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n" + strings.Repeat("100000\r\n"+strings.Repeat("x", 1<<20)+"\r\n", 11), 413},
-	"chunk extensions":   {"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n" + strings.Repeat("1;"+strings.Repeat("a", 200)+"\r\nx\r\n", 100), 400},
-	"trailer":            {"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n" + strings.Repeat("A: "+strings.Repeat("x", 900)+"\r\n", 10), 400},
+	"body": {"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n" +
+		strings.Repeat("100000\r\n"+strings.Repeat("x", 1<<20)+"\r\n", 11), 413},
+	"chunk extensions": {"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n" +
+		strings.Repeat("1;"+strings.Repeat("a", 200)+"\r\nx\r\n", 100), 400},
+	"trailer": {"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n" +
+		strings.Repeat("A: "+strings.Repeat("x", 900)+"\r\n", 10), 400},
 }
 
-// oversizedHTTP2 are fields that are, beside those that every request has.
+// oversizedHTTP2 are header fields that exceed a limit, and the status that a request with them must get.
 var oversizedHTTP2 = map[string]struct {
 	pairs  []string
 	status string
 }{
-	"field":            {[]string{":path", "/", "a", strings.Repeat("x", 40<<10)}, ""}, // GOAWAY: net/http gives up on it
-	"header":           {slices.Concat([]string{":path", "/"}, slices.Repeat([]string{"a", strings.Repeat("x", 900)}, 40)), "431"},
+	// GOAWAY: net/http closes the connection
+	"field": {[]string{":path", "/", "a", strings.Repeat("x", 40<<10)}, ""},
+	"header": {slices.Concat([]string{":path", "/"},
+		slices.Repeat([]string{"a", strings.Repeat("x", 900)}, 40)), "431"},
 	"number of fields": {slices.Concat([]string{":path", "/"}, slices.Repeat([]string{"a", "x"}, 101)), "431"},
 	"URL":              {[]string{":path", "/" + strings.Repeat("x", 9<<10)}, "414"},
 	"announced body":   {[]string{":path", "/", "content-length", "11000000"}, "413"},
@@ -376,8 +392,9 @@ func oversize(s *attackRun) {
 					return
 				}
 				begun, c := time.Now(), gatewaytest.NewClient(conn)
-				if got := c.Outcome(c.Request(slices.Concat([]string{":method", "POST", ":scheme", "http", ":authority", "x"}, o.pairs), "x")); got != o.status {
-					s.missf("%s by HTTP/2: %s", name, got)
+				if got := c.Outcome(c.Request(slices.Concat([]string{":method", "POST", ":scheme", "http", ":authority", "x"},
+					o.pairs), "x")); got != o.status {
+					s.missf("oversized %s by HTTP/2: status %q, want %q", name, got, o.status)
 				}
 				_ = conn.Close()
 				s.done(begun)
@@ -385,7 +402,8 @@ func oversize(s *attackRun) {
 		})
 	})
 	s.judge = func(testing.TB, func(string) float64) {
-		s.notes = append(s.notes, fmt.Sprintf("%d messages of %d kinds, each got its status", s.n, len(oversized)+len(oversizedHTTP2)))
+		s.notes = append(s.notes, fmt.Sprintf("%d messages of %d kinds, each got the expected status", s.n,
+			len(oversized)+len(oversizedHTTP2)))
 	}
 }
 
@@ -396,21 +414,23 @@ func (s *attackRun) oversized(name, in string, status int) {
 	}
 	defer conn.Close()
 	begun := time.Now()
-	s.attackers.Go(func() { _, _ = io.WriteString(conn, in) }) // the edge need not take it all
+	s.attackers.Go(func() { _, _ = io.WriteString(conn, in) }) // fails if the edge closes before it has read all
 	res, err := http.ReadResponse(bufio.NewReader(conn), nil)
 	if err != nil {
-		s.missf("%s: %v", name, err)
+		s.missf("oversized %s: reading the response: %v", name, err)
 		return
 	}
-	_, _ = io.Copy(io.Discard, res.Body) // an answer with nothing behind it
+	_, _ = io.Copy(io.Discard, res.Body) // the next read must find the end of the connection
 	_ = res.Body.Close()
-	if _, err := conn.Read(make([]byte, 1)); res.StatusCode != status || errors.Is(err, os.ErrDeadlineExceeded) || err == nil {
-		s.missf("%s: %d, then %v", name, res.StatusCode, err)
+	if _, err := conn.Read(make([]byte, 1)); res.StatusCode != status || errors.Is(err, os.ErrDeadlineExceeded) ||
+		err == nil {
+		s.missf("oversized %s: status %d, then reading gave %v; want %d and a closed connection", name, res.StatusCode, err,
+			status)
 	}
 	s.done(begun)
 }
 
-// flood sends requests whose answers are not taken, and then every kind of flood again and again.
+// flood opens streams whose responses it does not read, and then repeats every kind of flood.
 func flood(s *attackRun) {
 	const stalled = 5
 	var opened sync.WaitGroup
@@ -425,12 +445,12 @@ func flood(s *attackRun) {
 		begun, c := time.Now(), gatewaytest.NewClient(conn, http2.Setting{ID: http2.SettingInitialWindowSize, Val: 0})
 		for range 40 {
 			c.Open("GET", "/large", true)
-			<-time.After(20 * time.Millisecond) // or the origin would be found to have too much to do
+			<-time.After(20 * time.Millisecond) // faster, the limiter of the origin would refuse requests
 		}
 		opened.Done()
 		<-c.Done()
 		if took := time.Since(begun); took > 15*time.Second {
-			s.missf("a client that takes nothing was cut off after %v", took.Round(time.Millisecond))
+			s.missf("a client that reads nothing was disconnected after %v, want at most 15 s", took.Round(time.Millisecond))
 		}
 	})
 	opened.Wait()
@@ -450,27 +470,29 @@ func flood(s *attackRun) {
 			}
 			<-c.Done()
 			if took := time.Since(begun); frames > 1000 && took > time.Second {
-				s.missf("%s was cut off after %d frames and %v", name, frames, took)
+				s.missf("the flood %s was disconnected after %d frames and %v, want at most 1,000 frames or 1 s", name, frames,
+					took)
 			}
 			s.done(begun)
 		})
 	})
 	s.judge = func(_ testing.TB, grown func(string) float64) {
 		counted := 0.0
-		for _, kind := range []string{"reset_flood", "frame_flood", "goaway"} { // by the end of a flood the edge may see another
+		// the edge may report the end of a flood as another kind
+		for _, kind := range []string{"reset_flood", "frame_flood", "goaway"} {
 			counted += grown(`bijou_gateway_http2_errors_total{kind="` + kind + `"}`)
 		}
-		calm := grown(`bijou_gateway_http2_errors_total{kind="stall_flood"}`)
-		if counted < float64(s.n) || calm < stalled {
-			s.missf("%.0f floods and %.0f stalls were counted, there were %d and %d", counted, calm, s.n, stalled)
+		stalls := grown(`bijou_gateway_http2_errors_total{kind="stall_flood"}`)
+		if counted < float64(s.n) || stalls < stalled {
+			s.missf("the metrics count %.0f floods and %.0f stalls, want %d and %d", counted, stalls, s.n, stalled)
 		}
-		s.notes = append(s.notes, fmt.Sprintf("%d floods of %d kinds cut off and counted, the last after %v and no later than 1,000 frames or 1 s; %d clients that take nothing within 15 s",
+		s.notes = append(s.notes, fmt.Sprintf("%d floods of %d kinds disconnected and counted, the last after %v and no later than 1,000 frames or 1 s; %d clients that read nothing within 15 s",
 			s.n, len(names), s.longest.Round(time.Millisecond), stalled))
 	}
 }
 
-// attackOrigin is where the attackers' requests come out. A call of gRPC gets some of its answer, and its end when 100 bytes
-// have come of what may have no end.
+// attackOrigin serves the requests of attackers. A gRPC call gets the first part of its response at once, and its
+// status after the first 100 bytes of its request.
 var attackOrigin = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 	if !strings.HasPrefix(r.URL.Path, "/test.v1.Calls/") {
 		gatewaytest.Origin(w, r)
@@ -484,8 +506,8 @@ var attackOrigin = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request)
 	w.Header().Set("Grpc-Status", "10")
 })
 
-// leave calls by gRPC and never stops sending (golang/go#80085).
-func leave(s *attackRun) {
+// endlessRequest makes gRPC calls that never stop sending, although the server has ended them (golang/go#80085).
+func endlessRequest(s *attackRun) {
 	s.launch(4, func(int) {
 		tr := &http.Transport{Protocols: new(http.Protocols)}
 		tr.Protocols.SetUnencryptedHTTP2(true)
@@ -510,12 +532,13 @@ func leave(s *attackRun) {
 			req.Header.Set("Content-Type", "application/grpc")
 			res, err := tr.RoundTrip(req)
 			if err != nil {
-				s.missf("a call: %v", err)
+				s.missf("a gRPC call that sends without end: %v", err)
 				return
 			}
 			defer res.Body.Close()
 			if got, err := io.ReadAll(res.Body); err != nil || string(got) != "first" || res.Trailer.Get("Grpc-Status") != "10" {
-				s.missf("a call ended with %q, %v, %v", got, res.Trailer, err)
+				s.missf("a gRPC call that sends without end got body %q, trailer %v, error %v; want first, status 10 and nil", got,
+					res.Trailer, err)
 			}
 			s.done(begun)
 		})
@@ -525,15 +548,16 @@ func leave(s *attackRun) {
 	}
 }
 
-// unpack sends the trace store a little that becomes much.
+// unpack sends small compressed bodies to the trace store that unpack to 64 MiB.
 func unpack(s *attackRun) {
 	var bomb bytes.Buffer
 	z := gzip.NewWriter(&bomb)
-	_, _ = z.Write(make([]byte, 64<<20)) // a buffer takes everything
+	_, _ = z.Write(make([]byte, 64<<20)) // writing to a buffer cannot fail
 	_ = z.Close()
 	s.launch(20, func(int) {
 		s.repeat(func() {
-			req, err := http.NewRequest(http.MethodPost, "http://"+s.addr("tracing", 4318)+"/v1/traces", bytes.NewReader(bomb.Bytes()))
+			req, err := http.NewRequest(http.MethodPost, "http://"+s.addr("tracing", 4318)+"/v1/traces",
+				bytes.NewReader(bomb.Bytes()))
 			if err != nil {
 				s.missf("%v", err)
 				return
@@ -543,7 +567,7 @@ func unpack(s *attackRun) {
 			begun := time.Now()
 			a, err := do(req)
 			if err != nil || a.status != http.StatusRequestEntityTooLarge && a.status != http.StatusTooManyRequests {
-				s.missf("%d %v %.200s", a.status, err, a.body)
+				s.missf("a body of 64 MiB got status %d, error %v, want 413 or 429: %.200s", a.status, err, a.body)
 			}
 			s.done(begun)
 		})
@@ -553,18 +577,19 @@ func unpack(s *attackRun) {
 	}
 }
 
-// faultRequestSmuggling runs the edge's own tests of what is a message, in front of nginx, HAProxy, Apache and Go.
+// faultRequestSmuggling runs the gateway's tests of message framing, with nginx, HAProxy, Apache and Go behind it.
 func faultRequestSmuggling(t *testing.T, _ platform, _ uint64) (f figures) {
-	out := run(t, "go", "test", "-count=1", "-v", "-run", "^(TestFraming|TestDowngrade|TestBackends)$", "./services/gateway")
+	out := run(t, "go", "test", "-count=1", "-v", "-run", "^(TestFraming|TestDowngrade|TestBackends)$",
+		"./services/gateway")
 	if m := regexp.MustCompile(`--- SKIP.*\n.*: (.*)`).FindStringSubmatch(out); m != nil {
 		t.Skip(m[1])
 	}
 	m := regexp.MustCompile(`(\d+) messages, (\d+) differences, (\d+) times`).FindStringSubmatch(out)
 	n := regexp.MustCompile(`read (\d+) messages of two sections differently`).FindStringSubmatch(out)
 	if m == nil || n == nil {
-		t.Fatal("the tests did not say how many messages there were")
+		t.Fatalf("the output of the framing tests has no number of messages:\n%s", out)
 	}
-	f.note = fmt.Sprintf("%s messages before nginx, HAProxy, Apache and Go: %s read differently, %s times one of them was stricter; %d by HTTP/1 and %d by HTTP/2 had the answer they must have. Without the edge %s of two sections are read differently",
+	f.note = fmt.Sprintf("%s messages before nginx, HAProxy, Apache and Go: %s read differently, %s times one of them was stricter; %d by HTTP/1 and %d by HTTP/2 had the required response. Without the edge %s of two sections are read differently",
 		m[1], m[2], m[3], strings.Count(out, "--- PASS: TestFraming/"), strings.Count(out, "--- PASS: TestDowngrade/"), n[1])
 	return f
 }

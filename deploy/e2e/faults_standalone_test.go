@@ -24,15 +24,19 @@ import (
 	"bijou.dev/services/discovery/discoverytest"
 )
 
-// standaloneFaults start what they need themselves.
+// standaloneFaults start the processes or servers that they need.
 var standaloneFaults = []fault{
 	{row: "6, 10", name: "the store's history compacted while watchers are cut off", short: true, run: faultCompaction},
-	{row: "37", name: "the clock of a process two days back, with every service down (fake time)", short: true, run: faultClockSetBack},
+	{
+		row: "37", name: "the clock of a process two days back, with every service down (fake time)", short: true,
+		run: faultClockSetBack,
+	},
 	{row: "40", name: "the whole stack started in random orders", run: faultStartsInRandomOrder},
 }
 
-// faultCompaction cuts a replica of config and one of discovery from the store, changes everything, and has the store
-// forget how that came about. When they are back, they and those that watch them are to have the set that there is.
+// faultCompaction disconnects a replica of config and one of discovery from etcd, changes settings and instances, and
+// compacts the history of etcd. When they are connected again, the replicas and their watchers must have the present
+// settings and instances.
 func faultCompaction(t *testing.T, _ platform, _ uint64) (f figures) {
 	etcd := etcdtest.Start(t)
 	network := startProxy(t)
@@ -48,8 +52,14 @@ func faultCompaction(t *testing.T, _ platform, _ uint64) (f figures) {
 	near, far := open(etcd.Endpoints()...), open("http://"+network.addr())
 	config1 := configtest.NewServer(t, &configtest.Options{Config: config.Options{Store: near}})
 	config2 := configtest.NewServer(t, &configtest.Options{Config: config.Options{Store: far}})
-	registry1 := discoverytest.NewServer(t, &discoverytest.Options{Registry: discovery.Options{Store: near, Name: "discovery-1"}})
-	registry2 := discoverytest.NewServer(t, &discoverytest.Options{Registry: discovery.Options{Store: far, Name: "discovery-2"}})
+	registry1 := discoverytest.NewServer(t, &discoverytest.Options{Registry: discovery.Options{
+		Store: near,
+		Name:  "discovery-1",
+	}})
+	registry2 := discoverytest.NewServer(t, &discoverytest.Options{Registry: discovery.Options{
+		Store: far,
+		Name:  "discovery-2",
+	}})
 
 	nearConfig, farConfig := config1.Client(t), config2.Client(t)
 	follower := config2.Follow(t, &configv1.Identity{App: "shop", Instance: "shop-1"})
@@ -63,11 +73,17 @@ func faultCompaction(t *testing.T, _ platform, _ uint64) (f figures) {
 		return err
 	})
 	change := func(name, value string) *configv1.Change {
-		return &configv1.Change{Name: name, Value: value, Remove: value == "", Scope: &configv1.Scope{Layer: configv1.Layer_LAYER_APP, App: "shop"}}
+		return &configv1.Change{
+			Name: name, Value: value, Remove: value == "",
+			Scope: &configv1.Scope{Layer: configv1.Layer_LAYER_APP, App: "shop"},
+		}
 	}
 	publish := func(changes ...*configv1.Change) {
 		t.Helper()
-		if _, err := nearConfig.Publish(t.Context(), &configv1.PublishRequest{Changes: changes, Author: "e2e", Reason: "compaction"}); err != nil {
+		if _, err := nearConfig.Publish(t.Context(), &configv1.PublishRequest{
+			Changes: changes, Author: "e2e",
+			Reason: "compaction",
+		}); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -75,13 +91,19 @@ func faultCompaction(t *testing.T, _ platform, _ uint64) (f figures) {
 	leave := map[string]func(){}
 	join := func(id string) {
 		ctx, cancel := context.WithCancel(context.Background())
-		c, err := members.New(members.Options{Seeds: []string{registry1.Addr}, Name: id, DialContext: registry1.Net.DialContext})
+		c, err := members.New(members.Options{
+			Seeds: []string{registry1.Addr}, Name: id,
+			DialContext: registry1.Net.DialContext,
+		})
 		if err != nil {
 			t.Fatal(err)
 		}
-		r := members.NewRegistrar(c, members.Instance{Service: "shop", ID: id, Status: members.Up, Endpoints: map[string]string{"grpc": id + ":7000"}}, members.RegistrarOptions{})
+		r := members.NewRegistrar(c, members.Instance{
+			Service: "shop", ID: id, Status: members.Up,
+			Endpoints: map[string]string{"grpc": id + ":7000"},
+		}, members.RegistrarOptions{})
 		var done sync.WaitGroup
-		done.Go(func() { _ = r.Run(ctx) }) // it returns nil
+		done.Go(func() { _ = r.Run(ctx) }) // Run returns nil
 		leave[id] = func() {
 			leaving, stop := context.WithTimeout(context.Background(), 10*time.Second)
 			defer stop()
@@ -128,7 +150,7 @@ func faultCompaction(t *testing.T, _ platform, _ uint64) (f figures) {
 			}
 			slices.Sort(ids)
 			if got := strings.Join(append(got, strings.Join(ids, "+")), " "); got != want {
-				return fmt.Errorf("there is %q, want %q", got, want)
+				return fmt.Errorf("settings kept, changed, removed, new, then the instances in registry 1, registry 2 and the watcher are %q, want %q", got, want)
 			}
 			return nil
 		}
@@ -138,7 +160,8 @@ func faultCompaction(t *testing.T, _ platform, _ uint64) (f figures) {
 	}
 	join("shop-1")
 	join("shop-2")
-	eventually(t, 20*time.Second, "everybody to know everything", same("1 1 1 default shop-1+shop-2 shop-1+shop-2 shop-1+shop-2"))
+	eventually(t, 20*time.Second, "all replicas and watchers to have the first settings and instances",
+		same("1 1 1 default shop-1+shop-2 shop-1+shop-2 shop-1+shop-2"))
 
 	network.set(0, true)
 	publish(change("changed", "2"), change("removed", ""), change("new", "2"))
@@ -153,41 +176,48 @@ func faultCompaction(t *testing.T, _ platform, _ uint64) (f figures) {
 	leave["shop-1"]()
 	etcd.Compact()
 	if got := watcher.Instances("shop"); len(got) != 2 {
-		t.Errorf("the watcher that is cut off knows %v", got)
+		t.Errorf("the disconnected watcher has the instances %v, want the two of before", got)
 	}
 	network.reset()
 	network.set(0, false)
 	healed := time.Now()
-	eventually(t, 30*time.Second, "the set that there is", same("1 2 default 2 shop-2+shop-3 shop-2+shop-3 shop-2+shop-3"))
+	eventually(t, 30*time.Second, "all replicas and watchers to have the present settings and instances",
+		same("1 2 default 2 shop-2+shop-3 shop-2+shop-3 shop-2+shop-3"))
 	took := time.Since(healed)
 	if n := far.Stats().Compacted; n == 0 {
-		t.Errorf("no watch met the compaction: %+v", far.Stats())
+		t.Errorf("no watch got an error from the compaction: %+v", far.Stats())
 	}
-	return figures{note: fmt.Sprintf("settings and instances were those of the other replicas %v after the network was back, by a new list and its difference (%d watches met the compaction)",
+	return figures{note: fmt.Sprintf("settings and instances were those of the other replicas %v after the network was repaired, by a new list and its difference (%d watches got an error from the compaction)",
 		took.Round(10*time.Millisecond), far.Stats().Compacted)}
 }
 
-// faultClockSetBack keeps what a process knows on disk, and starts it again with a clock that is two days back and nobody to ask:
-// what was saved in its future is used all the same. Time in a bubble begins at the same moment each time.
+// faultClockSetBack stops a process and starts it with a clock that is two days behind and no service to connect to.
+// The process must use the settings and instances that it saved on disk, although they were saved in its future. Fake
+// time begins at the same moment in each bubble.
 func faultClockSetBack(t *testing.T, _ platform, _ uint64) figures {
 	dir := t.TempDir()
 	identity := &configv1.Identity{App: "shop", Instance: "shop-1"}
-	know := func(t *testing.T, c *members.Client, limit *settings.Value[string]) {
+	assertKnown := func(t *testing.T, c *members.Client, limit *settings.Value[string]) {
 		t.Helper()
 		if got := limit.Get(); got != "published" {
-			t.Errorf("the setting is %q", got)
+			t.Errorf("the setting limit is %q, want the published value", got)
 		}
 		if all := c.Instances("shop"); len(all) != 1 || all[0].Status != members.Up {
-			t.Errorf("the instances are %v", all)
+			t.Errorf("the instances of shop are %v, want one that is up", all)
 		}
 	}
-	start := func(t *testing.T, conn *configtest.Server, registry *discoverytest.Server) (*members.Client, *settings.Value[string], func()) {
+	start := func(t *testing.T, conn *configtest.Server, registry *discoverytest.Server) (*members.Client,
+		*settings.Value[string], func(),
+	) {
 		set, err := settings.Open(settings.Options{Identity: identity, Conn: conn.Conn(t), Dir: dir})
 		if err != nil {
 			t.Fatal(err)
 		}
 		limit := settings.String(set, "limit", "default", settings.Spec{})
-		c, err := members.New(members.Options{Seeds: []string{registry.Addr}, Name: "shop-1", DialContext: registry.Net.DialContext, Dir: dir})
+		c, err := members.New(members.Options{
+			Seeds: []string{registry.Addr}, Name: "shop-1",
+			DialContext: registry.Net.DialContext, Dir: dir,
+		})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -203,19 +233,25 @@ func faultClockSetBack(t *testing.T, _ platform, _ uint64) figures {
 		c, limit, stop := start(t, conn, registry)
 		defer stop()
 		time.Sleep(time.Minute)
-		_, err := conn.Client(t).Publish(t.Context(), &configv1.PublishRequest{Author: "e2e", Reason: "clock", Changes: []*configv1.Change{
-			{Name: "limit", Value: "published", Scope: &configv1.Scope{Layer: configv1.Layer_LAYER_APP, App: "shop"}},
-		}})
+		_, err := conn.Client(t).Publish(t.Context(), &configv1.PublishRequest{
+			Author: "e2e", Reason: "clock",
+			Changes: []*configv1.Change{
+				{Name: "limit", Value: "published", Scope: &configv1.Scope{Layer: configv1.Layer_LAYER_APP, App: "shop"}},
+			},
+		})
 		if err != nil {
 			t.Fatal(err)
 		}
 		ctx, cancel := context.WithCancel(t.Context())
 		var done sync.WaitGroup
 		done.Go(func() {
-			_ = members.NewRegistrar(c, members.Instance{Service: "shop", ID: "shop-1", Status: members.Up, Endpoints: map[string]string{"grpc": "shop:7000"}}, members.RegistrarOptions{}).Run(ctx)
+			_ = members.NewRegistrar(c, members.Instance{
+				Service: "shop", ID: "shop-1", Status: members.Up,
+				Endpoints: map[string]string{"grpc": "shop:7000"},
+			}, members.RegistrarOptions{}).Run(ctx)
 		})
 		time.Sleep(time.Minute)
-		know(t, c, limit)
+		assertKnown(t, c, limit)
 		cancel()
 		done.Wait()
 	})
@@ -225,14 +261,15 @@ func faultClockSetBack(t *testing.T, _ platform, _ uint64) figures {
 		registry.Stop()
 		c, limit, stop := start(t, conn, registry)
 		defer stop()
-		know(t, c, limit)
+		assertKnown(t, c, limit)
 		time.Sleep(10 * time.Minute)
-		know(t, c, limit)
+		assertKnown(t, c, limit)
 	})
-	return figures{note: "settings and instances from its disk, for as long as nobody answers"}
+	return figures{note: "settings and instances are those on its disk, for as long as no service answers"}
 }
 
-// faultStartsInRandomOrder starts the stack in random orders until it serves. go test does so twenty times over each runner.
+// faultStartsInRandomOrder starts the stack in random orders until it serves. go test does that twenty times per
+// runner.
 func faultStartsInRandomOrder(t *testing.T, _ platform, seed uint64) figures {
 	var took []string
 	var longest time.Duration
@@ -247,7 +284,7 @@ func faultStartsInRandomOrder(t *testing.T, _ platform, seed uint64) figures {
 			took = append(took, time.Since(begun).Round(100*time.Millisecond).String())
 		})
 	}
-	f := figures{note: fmt.Sprintf("a whole home page after %s", strings.Join(took, ", "))}
+	f := figures{note: fmt.Sprintf("a home page without fallbacks after %s", strings.Join(took, ", "))}
 	if longest > 30*time.Second {
 		f.missed = append(f.missed, "one took longer than 30 s")
 	}

@@ -21,7 +21,7 @@ import (
 	"bijou.dev/services/config/configtest"
 )
 
-// held kills instances for as long as the fault lasts.
+// instancesKilled kills instances and keeps them down until heal.
 func instancesKilled(row, name string, on where, seconds int, must float64, victims ...string) fault {
 	return fault{
 		row: row, name: name, on: on, seconds: seconds, must: must, victims: victims,
@@ -30,7 +30,7 @@ func instancesKilled(row, name string, on where, seconds int, must float64, vict
 	}
 }
 
-// paused stops instances as SIGSTOP does: their connections stay open, and nobody answers.
+// instancesPaused pauses instances with SIGSTOP: their connections stay open and they do not answer.
 func instancesPaused(row, name string, on where, seconds int, must float64, victims ...string) fault {
 	return fault{
 		row: row, name: name, on: on, seconds: seconds, must: must, victims: victims,
@@ -41,18 +41,23 @@ func instancesPaused(row, name string, on where, seconds int, must float64, vict
 
 var catalogs = []string{"catalog-a-1", "catalog-a-2", "catalog-b-1"}
 
-// controlPlane is everything that is not asked on a request's path.
+// controlPlane are the instances that are not on the path of a request.
 var controlPlane = []string{"etcd-1", "config-1", "config-2", "discovery-1", "discovery-2", "circuits-1", "tracing-1"}
 
-// staticFaults take away what is not on a request's path, and instances of what is.
+// staticFaults stop instances that are not on the path of a request, and some replicas of those that are.
 var staticFaults = []fault{
-	withEjectionTimes("catalog", "catalog-a-1", instancesPaused("2", "one of three catalogs paused", processesOf, 8, .995, "catalog-a-1")),
+	withEjectionTimes("catalog", "catalog-a-1", instancesPaused("2", "one of three catalogs paused", processesOf, 8, .995,
+		"catalog-a-1")),
 	catalogKilled(),
 	{
 		row: "3", name: "every replicated service restarted, one instance after the other", on: processesOf, must: 1,
-		victims: []string{"catalog-a-1", "catalog-a-2", "catalog-b-1", "recommendations-a-1", "recommendations-b-1", "config-1", "config-2", "discovery-1", "discovery-2"},
+		victims: []string{
+			"catalog-a-1", "catalog-a-2", "catalog-b-1", "recommendations-a-1", "recommendations-b-1",
+			"config-1", "config-2", "discovery-1", "discovery-2",
+		},
 		inject: func(t testing.TB, p platform) {
-			each(t, p.restart, "catalog-a-1", "recommendations-a-1", "config-1", "discovery-1", "catalog-a-2", "recommendations-b-1", "config-2", "discovery-2", "catalog-b-1")
+			each(t, p.restart, "catalog-a-1", "recommendations-a-1", "config-1", "discovery-1", "catalog-a-2",
+				"recommendations-b-1", "config-2", "discovery-2", "catalog-b-1")
 		},
 		heal: func(testing.TB, platform) {},
 	},
@@ -62,10 +67,10 @@ var staticFaults = []fault{
 		inject: func(t testing.TB, p platform) {
 			each(t, p.hold, controlPlane...)
 			p.kill(t, "catalog-a-2")
-			eventually(t, 20*time.Second, "an instance that starts from what it kept on disk", func(ctx context.Context) error {
+			eventually(t, 20*time.Second, "catalog-a-2 to start from its snapshots on disk", func(ctx context.Context) error {
 				n, err := knownInstances(ctx, p, "catalog-a-2", "catalog")
 				if err == nil && n != len(catalogs) {
-					err = fmt.Errorf("it knows %d catalogs", n)
+					err = fmt.Errorf("it knows %d catalogs, want %d", n, len(catalogs))
 				}
 				return err
 			})
@@ -98,7 +103,8 @@ var staticFaults = []fault{
 		},
 		heal: func(t testing.TB, p platform) {
 			p.start(t, "etcd-1")
-			each(t, p.restart, "config-1", "config-2") // as the runbook says: they would go on with what they remember
+			// as the runbook says: without a restart they keep using their copy in memory
+			each(t, p.restart, "config-1", "config-2")
 		},
 		beside: webKnowsAllCatalogs,
 	},
@@ -134,20 +140,20 @@ var staticFaults = []fault{
 	replicasKilled(),
 }
 
-// catalogKilled takes an instance away for longer than its lease.
+// catalogKilled kills an instance for longer than its lease.
 func catalogKilled() fault {
 	note := ""
 	f := instancesKilled("1, 8", "one of three catalogs killed", processesOf, 2, .999, "catalog-a-2")
 	f.inject = func(t testing.TB, p platform) {
 		p.hold(t, "catalog-a-2")
 		killed := time.Now()
-		eventually(t, 30*time.Second, "web to hear of it", func(ctx context.Context) error {
+		eventually(t, 30*time.Second, "web to remove catalog-a-2 from its list", func(ctx context.Context) error {
 			if n, err := knownInstances(ctx, p, "web-1", "catalog"); err != nil || n != len(catalogs)-1 {
-				return fmt.Errorf("it knows %d, %v", n, err)
+				return fmt.Errorf("it knows %d catalogs, want %d; error %v", n, len(catalogs)-1, err)
 			}
 			return nil
 		})
-		note = fmt.Sprintf("callers went elsewhere at once; web was told %v later, when its lease had ended (aimed at 3 s: a lease is 10 s, for a broken connection is not a departure)",
+		note = fmt.Sprintf("callers used the other instances at once; web removed it %v later, when its lease had ended (aimed at 3 s: a lease is 10 s, because a broken connection does not end it)",
 			time.Since(killed).Round(100*time.Millisecond))
 	}
 	f.beside = func(testing.TB, platform) func() (string, []string) {
@@ -160,7 +166,8 @@ func catalogKilled() fault {
 func startThreeStores(t testing.TB) platform {
 	t.Helper()
 	file := filepath.Join(t.TempDir(), "compose.yaml")
-	both := "include:\n- path: [" + filepath.Join(root, "compose.yaml") + ", " + filepath.Join(root, "compose.ha.yaml") + "]\n"
+	both := "include:\n- path: [" + filepath.Join(root, "compose.yaml") + ", " + filepath.Join(root, "compose.ha.yaml") +
+		"]\n"
 	if err := os.WriteFile(file, []byte(both), 0o644); err != nil {
 		t.Fatal(err)
 	}
@@ -169,24 +176,26 @@ func startThreeStores(t testing.TB) platform {
 
 var stores = []string{"etcd-1", "etcd-2-1", "etcd-3-1"}
 
-// leader returns the store that leads the others.
+// leader returns the member of etcd that is the leader.
 func leader(t testing.TB, p platform) (found string) {
 	t.Helper()
-	eventually(t, 20*time.Second, "a leader of the stores", func(ctx context.Context) error {
+	eventually(t, 20*time.Second, "a leader of etcd", func(ctx context.Context) error {
 		for _, s := range stores {
-			if a, err := get(ctx, "http://"+p.addr(s, 2379)+"/metrics"); err == nil && strings.Contains(a.body, "\netcd_server_is_leader 1\n") {
+			if a, err := get(ctx, "http://"+p.addr(s, 2379)+"/metrics"); err == nil &&
+				strings.Contains(a.body, "\netcd_server_is_leader 1\n") {
 				found = s
 				return nil
 			}
 		}
-		return fmt.Errorf("none of %v says that it leads", stores)
+		return fmt.Errorf("none of %v is the leader by its metrics", stores)
 	})
 	return found
 }
 
-// publishers publishes and reads settings through both replicas of config while something breaks, and has a checker decide
-// whether what writers and readers were told can have come from one configuration.
-func publishers(judge func(configtest.Summary) (note string, missed []string)) func(testing.TB, platform) func() (string, []string) {
+// publishers publishes and reads settings through both replicas of config during a fault. Then a checker decides
+// whether the responses are linearizable: whether one single configuration could have given them.
+func publishers(judge func(configtest.Summary) (note string, missed []string)) func(testing.TB,
+	platform) func() (string, []string) {
 	return func(t testing.TB, p platform) func() (string, []string) { return judged(recordSettings(t, p), judge) }
 }
 
@@ -204,16 +213,17 @@ func recordSettings(t testing.TB, p platform) *configtest.Recorder {
 	return configtest.Record(t, *faultSeed, clients...)
 }
 
-func judged(r *configtest.Recorder, judge func(configtest.Summary) (note string, missed []string)) func() (string, []string) {
+func judged(r *configtest.Recorder, judge func(configtest.Summary) (note string, missed []string)) func() (string,
+	[]string) {
 	return func() (string, []string) {
 		sum := r.Check()
 		note, missed := judge(sum)
-		return fmt.Sprintf("%d operations on settings, of which %d publishes acknowledged, are onlyLinearizable and in the history; writes paused for %v, %d reads failed%s",
+		return fmt.Sprintf("%d operations on settings, %d of them acknowledged publishes, are onlyLinearizable and in the history; writes paused for %v, %d reads failed%s",
 			sum.Operations, sum.Acknowledged, sum.WriteGap.Round(10*time.Millisecond), sum.ReadErrors, note), missed
 	}
 }
 
-// onlyLinearizable asks no more of publishers.
+// onlyLinearizable is for publishers without further requirements.
 func onlyLinearizable(configtest.Summary) (string, []string) { return "", nil }
 
 func leaderKilled() fault {
@@ -227,8 +237,8 @@ func leaderKilled() fault {
 				missed = append(missed, fmt.Sprintf("%d reads of settings failed", sum.ReadErrors))
 			}
 			switch {
-			case sum.WriteGap > 8*time.Second: // the leader is away no longer
-				missed = append(missed, "nothing was written until it was back")
+			case sum.WriteGap > 8*time.Second: // the leader is down for 8 s
+				missed = append(missed, "no write succeeded until the old leader was up again")
 			case sum.WriteGap > 3*time.Second:
 				note = "; aimed at 3 s"
 			}
@@ -255,9 +265,11 @@ func majorityLost() fault {
 				missed = append(missed, fmt.Sprintf("%d reads of settings failed", sum.ReadErrors))
 			}
 			if sum.Slowest > 6*time.Second || sum.Refusal > time.Second {
-				missed = append(missed, fmt.Sprintf("writers were refused after %v, one after %v", sum.Refusal, sum.Slowest))
+				missed = append(missed,
+					fmt.Sprintf("writes were refused after %v (median), the slowest after %v; want at most 1 s and 6 s", sum.Refusal,
+						sum.Slowest))
 			}
-			return fmt.Sprintf("; a refusal took %v (median), at most %v: aimed at 1 s, but what is under way when the majority is lost waits for the store as long as any call, 3 s",
+			return fmt.Sprintf("; a refusal took %v (median), at most %v: aimed at 1 s, but a call in flight when the majority is lost waits for etcd until its timeout of 3 s",
 				sum.Refusal.Round(100*time.Microsecond), sum.Slowest.Round(10*time.Millisecond)), missed
 		}),
 	}
@@ -300,10 +312,14 @@ func registrySuspects(ctx context.Context, p platform, registry string) (n, susp
 	return len(list.Instances), suspects, status.SelfPreservation.Active, err
 }
 
-// registryCutOff cuts 40 % of all instances from the registry for longer than their lease, and takes a few out of service in
-// order when they are back: neither is to empty the registry, and the doubt is to end by itself (Eureka #1267).
+// registryCutOff disconnects 40 % of all instances from the registry for longer than their lease, connects them again,
+// and then stops a few. Neither may remove other instances from the registry, and self-preservation must end (Eureka
+// #1267).
 func registryCutOff() fault {
-	silent := []string{"web-1", "catalog-a-1", "catalog-b-1", "recommendations-b-1", "search-1", "profiles-1", "viewing-1", "ratings-1"}
+	silent := []string{
+		"web-1", "catalog-a-1", "catalog-b-1", "recommendations-b-1", "search-1", "profiles-1",
+		"viewing-1", "ratings-1",
+	}
 	leaving := []string{"hello-1", "hello-next-1", "catalog-a-2", "recommendations-b-1"}
 	note := ""
 	return fault{
@@ -311,7 +327,7 @@ func registryCutOff() fault {
 		inject: func(t testing.TB, p platform) {
 			s := p.(*inProcess)
 			whole := 0
-			eventually(t, 20*time.Second, "a registry that registrySuspects nothing", func(ctx context.Context) error {
+			eventually(t, 20*time.Second, "a registry without suspects", func(ctx context.Context) error {
 				n, suspects, on, err := registrySuspects(ctx, p, "discovery-1")
 				if whole = n; err != nil || on || suspects > 0 || n < len(stackMembers) {
 					return fmt.Errorf("%d instances, %d suspects, self-preservation %v, %v", n, suspects, on, err)
@@ -322,7 +338,7 @@ func registryCutOff() fault {
 				s.wireOf(t, i).lose(p.addr("discovery-1", 7000), p.addr("discovery-2", 7000))
 			}, silent...)
 			least := whole
-			eventually(t, 30*time.Second, "self-preservation", func(ctx context.Context) error {
+			eventually(t, 30*time.Second, "self-preservation to begin", func(ctx context.Context) error {
 				n, suspects, on, err := registrySuspects(ctx, p, "discovery-1")
 				if least = min(least, n); err != nil || !on || suspects < len(silent) {
 					return fmt.Errorf("%d instances, %d suspects, self-preservation %v, %v", n, suspects, on, err)
@@ -330,9 +346,9 @@ func registryCutOff() fault {
 				return nil
 			})
 			if least < whole {
-				t.Errorf("the registry lost instances: %d of %d are left", least, whole)
+				t.Errorf("the registry removed instances: %d of %d are left", least, whole)
 			}
-			note = fmt.Sprintf("%d of %d instances doubted, none evicted", len(silent), whole)
+			note = fmt.Sprintf("%d of %d instances suspect, none evicted", len(silent), whole)
 		},
 		heal: func(t testing.TB, p platform) {
 			s := p.(*inProcess)
@@ -345,16 +361,17 @@ func registryCutOff() fault {
 				}
 				return nil
 			}
-			eventually(t, 30*time.Second, "the end of self-preservation", off)
-			note += fmt.Sprintf("; it ended %v after the network was back", time.Since(begun).Round(100*time.Millisecond))
+			eventually(t, 30*time.Second, "self-preservation to end", off)
+			note += fmt.Sprintf("; self-preservation ended %v after the network was repaired",
+				time.Since(begun).Round(100*time.Millisecond))
 			for _, i := range leaving {
 				s.remove(t, i).stop(t)
 			}
 			<-time.After(12 * time.Second) // longer than a lease
 			if err := off(t.Context()); err != nil {
-				t.Errorf("after %d instances had left in order: %v", len(leaving), err)
+				t.Errorf("after %d instances had been stopped: %v", len(leaving), err)
 			}
-			note += fmt.Sprintf(" and did not begin again when %d left in order", len(leaving))
+			note += fmt.Sprintf(" and did not begin again when %d were stopped", len(leaving))
 			each(t, p.start, leaving...)
 		},
 		victims: leaving,
@@ -364,7 +381,7 @@ func registryCutOff() fault {
 	}
 }
 
-// webKnowsAllCatalogs watches how many catalogs web knows: never less than there were.
+// webKnowsAllCatalogs checks that web knows all catalogs all the time.
 func webKnowsAllCatalogs(t testing.TB, p platform) func() (string, []string) {
 	ctx, stop := context.WithCancel(t.Context())
 	done := make(chan int)
@@ -396,7 +413,7 @@ func webKnowsAllCatalogs(t testing.TB, p platform) func() (string, []string) {
 	}
 }
 
-// known returns how many instances of a service a process knows.
+// knownInstances returns how many instances of a service are in the list of a process.
 func knownInstances(ctx context.Context, p platform, instance, service string) (int, error) {
 	var all []struct{ ID string }
 	err := getJSON(ctx, "http://"+p.addr(instance, 9090)+"/instances?service="+service, &all)
@@ -415,8 +432,8 @@ func slowStore() fault {
 	}
 }
 
-// fullDisk has something take all the space of the store's disk, and go on with it. People publish meanwhile, by the command
-// line too: a value that is there already, so that nothing comes of it but an answer.
+// fullDisk keeps the disk of etcd full. Meanwhile settings are published, also by the command line: the value that is
+// in use already, so that a success changes nothing.
 func fullDisk() fault {
 	same := []string{"config", "set", "web.home.row", "12", "--app", "web", "--reason", "on a full disk"}
 	var writers *configtest.Recorder
@@ -429,7 +446,7 @@ func fullDisk() fault {
 			restarts = f.instance(t, "etcd-1").Restarts
 			undo = f.fill(t, "etcd")
 			refused := false
-			eventually(t, 20*time.Second, "a refusal", func(context.Context) error {
+			eventually(t, 20*time.Second, "a publish to be refused", func(context.Context) error {
 				begun := time.Now()
 				code, out := bijou(t, p, same...)
 				took := time.Since(begun)
@@ -437,25 +454,28 @@ func fullDisk() fault {
 					return fmt.Errorf("published: %s", out)
 				}
 				refused = true
-				note = fmt.Sprintf("; a publish by the command line ended after %v with exit code %d: %s", took.Round(10*time.Millisecond), code, strings.TrimSpace(out))
+				note = fmt.Sprintf("; a publish by the command line ended after %v with exit code %d: %s",
+					took.Round(10*time.Millisecond), code, strings.TrimSpace(out))
 				return nil
 			})
-			if code, out := bijou(t, p, "config", "get", "web.home.row", "--app", "web"); !refused || code != 0 || out != "12\n" {
+			if code, out := bijou(t, p, "config", "get", "web.home.row", "--app", "web"); !refused || code != 0 ||
+				out != "12\n" {
 				t.Errorf("reading a setting: exit code %d: %s", code, out)
 			}
 		},
 		heal: func(t testing.TB, p platform) {
 			undo()
 			before, space := writers.Summary().Acknowledged, time.Now()
-			eventually(t, 30*time.Second, "a publish", func(context.Context) error {
+			eventually(t, 30*time.Second, "a publish to succeed", func(context.Context) error {
 				if writers.Summary().Acknowledged == before {
-					return errors.New("none was acknowledged")
+					return errors.New("no publish was acknowledged yet")
 				}
 				return nil
 			})
-			note += fmt.Sprintf("; the first one succeeded %v after there was space", time.Since(space).Round(10*time.Millisecond))
+			note += fmt.Sprintf("; the first one succeeded %v after there was space",
+				time.Since(space).Round(10*time.Millisecond))
 			ended := p.(proxied).instance(t, "etcd-1").Restarts - restarts
-			note += fmt.Sprintf("; etcd cannot go on when it cannot write: it was started again (%d), and waited for space", ended)
+			note += fmt.Sprintf("; etcd exits when it cannot write: it was restarted %d times, and waited for space", ended)
 		},
 		beside: func(t testing.TB, p platform) func() (string, []string) {
 			must(t, p, same...)
@@ -464,7 +484,8 @@ func fullDisk() fault {
 				if sum.ReadErrors > 0 {
 					return note, []string{fmt.Sprintf("%d reads of settings failed", sum.ReadErrors)}
 				}
-				return fmt.Sprintf("%s; a refusal took %v (median), at most %v", note, sum.Refusal.Round(100*time.Microsecond), sum.Slowest.Round(10*time.Millisecond)), nil
+				return fmt.Sprintf("%s; a refusal took %v (median), at most %v", note, sum.Refusal.Round(100*time.Microsecond),
+					sum.Slowest.Round(10*time.Millisecond)), nil
 			})
 			return func() (string, []string) {
 				note, missed := end()
@@ -475,17 +496,18 @@ func fullDisk() fault {
 	}
 }
 
-// failedSync has every sync of an instance's files to disk fail until the instance ends, which it has to do by itself: who tries
-// again is told that all is well, and what was to be written may be lost.
+// failedSync makes every fsync of an instance fail. The instance must exit: after a failed fsync the kernel may drop
+// the data and report success for the next fsync, so a retry could lose acknowledged data.
 func failedSync(instance string, share float64, beside func(testing.TB, platform) func() (string, []string)) fault {
 	note := ""
 	return fault{
-		row: "16", name: "syncs of " + instance + " to disk fail", on: processesOf, seconds: 4, must: share, victims: []string{instance},
+		row: "16", name: "syncs of " + instance +
+			" to disk fail", on: processesOf, seconds: 4, must: share, victims: []string{instance},
 		inject: func(t testing.TB, p platform) {
 			f := p.(proxied)
 			before := f.instance(t, instance).Restarts
 			seen, undo := f.injectSync(t, instance, "error=EIO")
-			eventually(t, 30*time.Second, "the end of "+instance, func(context.Context) error {
+			eventually(t, 30*time.Second, instance+" to exit", func(context.Context) error {
 				for _, i := range f.Instances() {
 					if i.Name == instance && i.Restarts == before && i.Phase != "restarting" {
 						return fmt.Errorf("it is %s", i.Phase)
@@ -511,7 +533,7 @@ func failedSync(instance string, share float64, beside func(testing.TB, platform
 	}
 }
 
-// failures reads what strace saw: how many calls were made to fail, and how long the process lived on after the first.
+// failures reads the output of strace: how many calls failed, and how long after the first the process exited.
 func failures(t testing.TB, seen string) (lived time.Duration, n int) {
 	t.Helper()
 	b, err := os.ReadFile(seen)
@@ -530,22 +552,23 @@ func failures(t testing.TB, seen string) (lived time.Duration, n int) {
 				first = at
 			}
 		}
-		if f[2] == "+++" { // a thread ended
+		if f[2] == "+++" { // a thread exited
 			last = at
 		}
 	}
 	if n == 0 || last < first {
-		t.Errorf("nothing failed, or nothing ended:\n%s", b)
+		t.Errorf("strace shows no injected failure, or no exit:\n%s", b)
 	}
 	return time.Duration((last - first) * float64(time.Second)), n
 }
 
-// createProfiles makes profiles by the edge, one after the other, and in the end looks for each that was acknowledged.
+// createProfiles creates profiles through the edge, one after the other. At the end each acknowledged one must exist.
 func createProfiles(t testing.TB, p platform) func() (string, []string) {
 	household := fmt.Sprintf("e2e-%d", time.Now().UnixNano())
 	return checkAcknowledged(t, "profiles", func(ctx context.Context, n int) (string, error) {
 		id := fmt.Sprintf("%s-%d", household, n)
-		a, err := post(ctx, edge(p)+"/api/profiles", fmt.Sprintf(`{"id": %q, "name": "%d", "household": %q}`, id, n, household))
+		a, err := post(ctx, edge(p)+"/api/profiles", fmt.Sprintf(`{"id": %q, "name": "%d", "household": %q}`, id, n,
+			household))
 		if err == nil && a.status != http.StatusOK {
 			err = fmt.Errorf("%d %.200s", a.status, a.body)
 		}
@@ -564,7 +587,7 @@ func createProfiles(t testing.TB, p platform) func() (string, []string) {
 	})
 }
 
-// sendTraces sends traces to the trace store, one after the other, and in the end looks for each that was acknowledged.
+// sendTraces sends traces to the trace store, one after the other. At the end each acknowledged one must be found.
 func sendTraces(t testing.TB, p platform) func() (string, []string) {
 	const spans = 3
 	zipkin := "http://" + p.addr("tracing-1", 9411) + "/api/v2/"
@@ -596,8 +619,10 @@ func sendTraces(t testing.TB, p platform) func() (string, []string) {
 	})
 }
 
-// acknowledged writes one thing after the other, and in the end counts how many are there of those that were acknowledged.
-func checkAcknowledged(t testing.TB, what string, write func(ctx context.Context, n int) (id string, err error), count func(ctx context.Context, ids []string) (int, error)) func() (string, []string) {
+// checkAcknowledged calls write again and again. At the end, count must find each write that was acknowledged.
+func checkAcknowledged(t testing.TB, what string, write func(ctx context.Context, n int) (id string, err error),
+	count func(ctx context.Context, ids []string) (int, error),
+) func() (string, []string) {
 	ctx, stop := context.WithCancel(t.Context())
 	var ids []string
 	refusals := map[string]int{}
@@ -639,14 +664,14 @@ func checkAcknowledged(t testing.TB, what string, write func(ctx context.Context
 	}
 }
 
-// fullTraces has something take all the space of the trace store's disk.
+// fullTraces keeps the disk of the trace store full.
 func fullTraces() fault {
 	undo := func() {}
 	took := time.Duration(0)
 	full := func(p platform, want float64) func(context.Context) error {
 		return func(ctx context.Context) error {
 			if got := metrics(ctx, p, "tracing-1")["bijou_tracing_store_full"]; got != want {
-				return fmt.Errorf("bijou_tracing_store_full is %v", got)
+				return fmt.Errorf("bijou_tracing_store_full is %v, want %v", got, want)
 			}
 			return nil
 		}
@@ -655,26 +680,26 @@ func fullTraces() fault {
 		row: "15, 34", name: "the trace store's disk full, and kept full", on: processesOf, seconds: 15, must: 1,
 		inject: func(t testing.TB, p platform) {
 			undo = p.(proxied).fill(t, "tracing")
-			eventually(t, 20*time.Second, "a refusal", full(p, 1))
+			eventually(t, 20*time.Second, "a publish to be refused", full(p, 1))
 		},
 		heal: func(t testing.TB, p platform) {
 			undo()
 			space := time.Now()
-			eventually(t, 20*time.Second, "the store to take spans", full(p, 0))
+			eventually(t, 20*time.Second, "the trace store to accept spans", full(p, 0))
 			took = time.Since(space)
 		},
 		beside: func(t testing.TB, p platform) func() (string, []string) {
 			end := sendTraces(t, p)
 			return func() (string, []string) {
 				note, missed := end()
-				return fmt.Sprintf("it took spans again %v after there was space; %s", took.Round(10*time.Millisecond), note), missed
+				return fmt.Sprintf("it accepted spans again %v after there was space; %s", took.Round(10*time.Millisecond), note),
+					missed
 			}
 		},
 	})
 }
 
-// killedTraces kills the trace store in the middle of whatever it does, again and again, and once leaves an end of its log that
-// was never written.
+// killedTraces kills the trace store six times at random moments, and once corrupts the end of its log.
 func killedTraces() fault {
 	return withSpanCount(false, fault{
 		row: "12, 13, 34", name: "the trace store killed again and again, once with a torn log", on: processesOf, must: 1, victims: []string{"tracing-1"},
@@ -693,12 +718,12 @@ func killedTraces() fault {
 	})
 }
 
-// tear makes the newest log of the trace store end in the beginning of something.
+// corruptLog appends the beginning of a record to the newest log of the trace store, as a torn write does.
 func corruptLog(t testing.TB, dir string) {
 	t.Helper()
 	logs, err := filepath.Glob(filepath.Join(dir, "*.log"))
 	if err != nil || len(logs) == 0 {
-		t.Fatalf("there is no log: %v", err)
+		t.Fatalf("the folder of the trace store has no log: %v", err)
 	}
 	slices.Sort(logs)
 	f, err := os.OpenFile(logs[len(logs)-1], os.O_WRONLY|os.O_APPEND, 0)
@@ -711,7 +736,7 @@ func corruptLog(t testing.TB, dir string) {
 	}
 }
 
-// metrics returns what an instance counts, added up over labels. It is empty when the instance does not answer.
+// metrics returns the metrics of an instance, added up over their labels. Nil: it does not answer.
 func metrics(ctx context.Context, p platform, instance string) map[string]float64 {
 	all := map[string]float64{}
 	a, err := getBy(ctx, noKeepAliveClient, "http://"+p.addr(instance, 9090)+"/metrics")
@@ -728,8 +753,9 @@ func metrics(ctx context.Context, p platform, instance string) map[string]float6
 	return all
 }
 
-// counted tells a row under load of its own, and when that has ended adds up, for every instance, the spans that it made, those
-// that the trace store has and those that it dropped and counted. A sender tries for 10 s; loses says that the fault is longer.
+// withSpanCount runs a row under a load of its own. Then, for every instance, the spans that it made must be those that
+// the trace store acknowledged and those that it dropped and counted. A sender retries for 10 s; loses: the fault lasts
+// longer, so some must be dropped.
 func withSpanCount(loses bool, f fault) fault {
 	return fault{row: f.row, name: f.name, on: f.on, run: func(t *testing.T, p platform, seed uint64) figures {
 		url := waitForHome(t, p)
@@ -740,7 +766,7 @@ func withSpanCount(loses bool, f fault) fault {
 		all := o.end()
 		result := x.judge(t, all, at)
 		made, exported, dropped := 0., 0., 0.
-		eventually(t, 30*time.Second, "every span to be accounted for", func(ctx context.Context) error {
+		eventually(t, 30*time.Second, "every span to be exported or counted as dropped", func(ctx context.Context) error {
 			made, exported, dropped = 0, 0, 0
 			for _, m := range stackMembers {
 				n := metrics(ctx, p, m.instance())
@@ -754,7 +780,7 @@ func withSpanCount(loses bool, f fault) fault {
 		})
 		result.note += fmt.Sprintf("; of %.0f spans of all instances since their start %.0f were acknowledged and %.0f dropped and counted", made, exported, dropped)
 		if loses && dropped == 0 {
-			result.missed = append(result.missed, "no span was dropped")
+			result.missed = append(result.missed, "no span was dropped, although the fault lasted longer than retries")
 		}
 		return result
 	}}

@@ -20,41 +20,43 @@ import (
 )
 
 var (
-	faultsFile = flag.String("faults", "", "tell all faults and write their table to this file; empty: only the short ones are told")
-	faultAfter = flag.Duration("window", time.Minute, "how long after a fault a request that fails counts against it, with -faults")
-	faultSeed  = flag.Uint64("seed", 1, "seed of the arrivals of TestFaults")
+	faultsFile = flag.String("faults", "",
+		"run all faults and write their table to this file; empty: run only the short ones")
+	faultAfter = flag.Duration("window", time.Minute,
+		"how long after a fault a request that fails counts against it, with -faults")
+	faultSeed = flag.Uint64("seed", 1, "seed of the arrivals of TestFaults")
 )
 
-// fault is a row of the table: something that breaks while people are served. A row is a value in one of the slices of
-// [faults], in whatever file it belongs.
+// fault is a row of the table: something that breaks while the platform serves requests. A row is a value in one of the
+// slices of [faults].
 //
-// Most rows say how to hurt and heal a platform; the driver does the rest: load, windows, figures, and whether everything
-// is as before in the end. A row with tell does all of that itself.
+// Most rows have inject and heal, and the driver does the rest: load, windows, figures, and whether every instance uses
+// as little as before in the end. A row with run does all of that itself.
 type fault struct {
-	row  string // of the scorecard in the issue, such as "5, 35"
+	row  string // numbers of the scorecard, such as "5, 35"
 	name string // what is broken
-	on   where  // which platform it is told over
-	// short rows are told by `go test` too, with less time around the fault.
+	on   where  // the platform that it needs
+	// short rows are also run by a plain `go test`, with shorter periods before and after the fault.
 	short bool
 
-	seconds int      // from hurt to heal
-	must    float64  // share of the requests in the window that must have a good answer
-	after   float64  // and of those that begin when the platform has had its time to recover; 0: all of them
-	victims []string // instances that may be restarted, and whose memory and files are not looked at
+	seconds int      // from inject to heal
+	must    float64  // share of the requests in the window that must succeed
+	after   float64  // and of those sent after the time to recover; 0: all of them
+	victims []string // instances that may be restarted and use more resources afterwards
 	inject  func(t testing.TB, p platform)
 	heal    func(t testing.TB, p platform)
-	// storm, if set, is a service whose callers are to ask it at most 1.2 times for each call, from hurt to heal.
+	// storm, if set, is a service whose callers may make at most 1.2 attempts for each call, from inject to heal.
 	storm string
-	// beside, if set, starts something beside the load before anything is broken. What it returns is called when
-	// everything is as before, and gives what it has to say and what it missed.
+	// beside, if set, starts something beside the load before the fault. end is called after the recovery. It returns a
+	// note for the verdict and the requirements that were not met.
 	beside func(t testing.TB, p platform) (end func() (note string, missed []string))
 
-	// tell breaks what it wants and returns what came of it; p is nil for rows that need no platform (noPlatform).
-	// It leaves the platform as it found it. What it reports to t fails the row.
+	// run injects and heals the fault by itself and returns the figures. p is nil for rows with noPlatform. It undoes its
+	// changes to the platform. An error reported to t fails the row.
 	run func(t *testing.T, p platform, seed uint64) figures
 }
 
-// where says over what a row is told.
+// where is the platform that a row needs.
 type where string
 
 const (
@@ -64,18 +66,18 @@ const (
 	oneProcess  where = "in one process"                 // with faults of connections: see [netInjector]
 )
 
-// figures are what a line of the table says. Nothing of it is required: what is zero is left out.
+// figures are the columns of a line of the table. Those that are zero are left empty.
 type figures struct {
 	offered, failed       int
 	before, during, after time.Duration // p99
 	recovery              time.Duration // from healing to the last request that failed
-	calls, retries        float64       // between all processes
-	missed                []string      // what had to be kept and was not: the row is red
-	note                  string        // what else there is to say, such as an aim that was not reached, and why
+	calls, retries        float64       // between all instances
+	missed                []string      // requirements that were not met; not empty: the row fails
+	note                  string        // further text, such as an aim that was not reached, and why
 }
 
-// faults are all rows. Those of one platform are told in this order, except that what loses requests by design comes later
-// and what tells itself comes last.
+// faults are all rows. Those of one platform run in this order, except that rows in which requests may fail come later,
+// and rows with run come last.
 var faults = slices.Concat(
 	staticFaults,
 	standaloneFaults,
@@ -83,24 +85,24 @@ var faults = slices.Concat(
 	edgeFaults,
 )
 
-// pace is how much time there is around a fault.
+// timing has the periods before and after a fault.
 type timing struct {
-	calm   time.Duration // before it, with nothing broken
-	settle time.Duration // after it healed, for the platform to recover before it is expected to be as before
-	window time.Duration // after it healed, in which requests that fail count against it
+	calm   time.Duration // before the fault
+	settle time.Duration // after heal, for the platform to recover
+	window time.Duration // after heal, in which failed requests count against the fault
 }
 
-// shortTiming is for go test; make faults takes a minute.
+// shortTiming is for go test. With -faults the window is a minute.
 var shortTiming = timing{2 * time.Second, 5 * time.Second, 10 * time.Second}
 
-// sample is one request that was offered.
+// sample is one request of the load.
 type sample struct {
 	at   time.Duration // since the load began
 	took time.Duration
-	why  string // empty: a good answer within the deadline
+	why  string // empty: status 200 in time
 }
 
-// offer is seeded open-loop load through the edge: the same seed makes the same arrivals.
+// offer is open-loop load through the edge, at random times. The same seed gives the same times.
 type offer struct {
 	begun time.Time
 	stop  context.CancelFunc
@@ -119,7 +121,7 @@ func startOffer(t testing.TB, seed uint64, rate int, urls ...string) *offer {
 			due += time.Duration(rng.ExpFloat64() / float64(rate) * float64(time.Second))
 			url := urls[rng.IntN(len(urls))]
 			select {
-			case <-time.After(time.Until(o.begun.Add(due))): // no later for what came before: a stall counts
+			case <-time.After(time.Until(o.begun.Add(due))): // independent of earlier responses, so a stall counts against all requests that it delays
 				o.wg.Go(func() { o.one(url, due) })
 			case <-ctx.Done():
 				return
@@ -148,7 +150,7 @@ func (o *offer) one(url string, due time.Duration) {
 	o.mu.Unlock()
 }
 
-// pass lets the load go on for a while. It is the clock of these stories: what is waited for is requests that become due.
+// runFor waits for d while the load goes on.
 func (o *offer) runFor(t testing.TB, d time.Duration) {
 	t.Helper()
 	select {
@@ -165,11 +167,11 @@ func (o *offer) end() []sample {
 	return o.samples
 }
 
-// window is what became of the requests that were due in a span of time.
+// window has the results of the requests that were due in a period.
 type window struct {
 	offered, failed int
 	p99             time.Duration
-	last            time.Duration // when the last one that failed was due
+	last            time.Duration // when the last failed request was due
 	why             map[string]int
 }
 
@@ -201,22 +203,23 @@ func (w window) share() float64 {
 	return 1 - float64(w.failed)/float64(w.offered)
 }
 
-// stats are what an instance says of itself.
+// stats are metrics of an instance.
 type stats struct {
 	goroutines, files, memory, started float64
 
-	made map[string]attempts // by callee; the edge's own are under ""
+	made map[string]attempts // callee -> attempts; those of the edge are under ""
 }
 
-// attempts are calls, and how many of them were tried once more.
+// attempts are the numbers of calls and of retries.
 type attempts struct{ calls, retries float64 }
 
 func (a attempts) ratio() float64 { return (a.calls + a.retries) / max(1, a.calls) }
 
-// noKeepAliveClient keeps no connection: where all instances share a process, one that is kept counts among the files of all.
+// noKeepAliveClient closes its connections. Where all instances share this process, an open connection would count
+// among the open files of each.
 var noKeepAliveClient = &http.Client{Timeout: 10 * time.Second, Transport: &http.Transport{DisableKeepAlives: true}}
 
-// readStats reads the metrics of every instance that answers, one after the other, but for those not to be asked.
+// readStats reads the metrics of every instance that answers, except some.
 func readStats(ctx context.Context, p platform, except ...string) map[string]stats {
 	all := map[string]stats{}
 	for _, m := range stackMembers {
@@ -266,7 +269,7 @@ func parseStats(metrics string) stats {
 	return v
 }
 
-// sampleOf splits a line of metrics: name and labels, value.
+// sampleOf splits a line of metrics into name with labels, and value.
 func sampleOf(line string) (name string, n float64, ok bool) {
 	i := strings.LastIndexByte(line, ' ')
 	if i < 0 || strings.HasPrefix(line, "#") {
@@ -276,10 +279,10 @@ func sampleOf(line string) (name string, n float64, ok bool) {
 	return line[:i], n, err == nil
 }
 
-// leaks compares every instance with how it was: nobody but the victims was restarted, and nothing is held on to.
-func leaks(before, now map[string]stats, victims []string) error {
+// leaks returns an error if an instance other than the victims was restarted, or if it uses more than before.
+func leaks(before, after map[string]stats, victims []string) error {
 	for name, b := range before {
-		n, ok := now[name]
+		n, ok := after[name]
 		switch {
 		case !ok:
 			return fmt.Errorf("%s does not answer", name)
@@ -287,20 +290,21 @@ func leaks(before, now map[string]stats, victims []string) error {
 		case n.started != b.started:
 			return fmt.Errorf("%s was restarted", name)
 		case n.goroutines > 1.05*b.goroutines+30:
-			return fmt.Errorf("%s has %.0f goroutines, had %.0f", name, n.goroutines, b.goroutines)
+			return fmt.Errorf("%s has %.0f goroutines, before the fault it had %.0f", name, n.goroutines, b.goroutines)
 		case n.files > 1.05*b.files+20:
-			return fmt.Errorf("%s has %.0f files open, had %.0f", name, n.files, b.files)
+			return fmt.Errorf("%s has %.0f open files, before the fault it had %.0f", name, n.files, b.files)
 		case n.memory > 1.5*b.memory+64<<20:
-			return fmt.Errorf("%s takes %.0f MiB, took %.0f", name, n.memory/(1<<20), b.memory/(1<<20))
+			return fmt.Errorf("%s uses %.0f MiB, before the fault it used %.0f", name, n.memory/(1<<20), b.memory/(1<<20))
 		}
 	}
 	return nil
 }
 
-// tally adds up what all instances have sent to each callee since before. A victim that is new counts from zero.
-func sumAttempts(before, now map[string]stats) map[string]attempts {
+// sumAttempts returns the calls and retries of all instances since before, by callee. A restarted instance counts from
+// zero.
+func sumAttempts(before, after map[string]stats) map[string]attempts {
 	sum := map[string]attempts{}
-	for name, n := range now {
+	for name, n := range after {
 		b := before[name]
 		for callee, a := range n.made {
 			was := b.made[callee]
@@ -314,18 +318,18 @@ func sumAttempts(before, now map[string]stats) map[string]attempts {
 	return sum
 }
 
-// turn is a row of which the platform has been hurt and healed.
+// faultRun is a row whose fault was injected and healed.
 type faultRun struct {
 	fault
 	begun, broken, healed time.Duration // since the load began
-	over                  time.Duration // when the next one may begin; its window may last longer
-	attempts                            // from hurt until over, to everybody
-	during                attempts      // from hurt to heal, to the service of a storm
+	over                  time.Duration // when the next fault may begin; the window of this one may last longer
+	attempts                            // from inject until over, to all callees
+	during                attempts      // from inject to heal, to the service of a storm
 	note                  string
 	missed                []string
 }
 
-// take hurts and heals a platform under load, and waits until everything is as before.
+// runFault injects and heals a fault under load, and waits until every instance uses as little as before.
 func (o *offer) runFault(t *testing.T, p platform, f fault, at timing) faultRun {
 	waitForHome(t, p)
 	x := faultRun{fault: f, begun: time.Since(o.begun)}
@@ -337,7 +341,7 @@ func (o *offer) runFault(t *testing.T, p platform, f fault, at timing) faultRun 
 	before := readStats(t.Context(), p)
 	x.broken = time.Since(o.begun)
 	defer func() {
-		if x.healed == 0 { // hurting it failed half-way
+		if x.healed == 0 { // inject failed
 			f.heal(t, p)
 		}
 	}()
@@ -353,8 +357,8 @@ func (o *offer) runFault(t *testing.T, p platform, f fault, at timing) faultRun 
 		x.calls, x.retries = x.calls+a.calls, x.retries+a.retries
 	}
 	x.over = time.Since(o.begun)
-	client.CloseIdleConnections() // the load's own, of which it needed more than before
-	eventually(t, time.Minute, "everybody to be as before", func(ctx context.Context) error {
+	client.CloseIdleConnections() // the load opened more of them during the fault
+	eventually(t, time.Minute, "every instance to use as little as before", func(ctx context.Context) error {
 		return leaks(before, readStats(ctx, p), f.victims)
 	})
 	x.note, x.missed = end()
@@ -364,12 +368,12 @@ func (o *offer) runFault(t *testing.T, p platform, f fault, at timing) faultRun 
 	return x
 }
 
-// judge looks at what became of the requests in the window of a turn. Windows of turns that lose nothing overlap: what
-// fails counts against every turn in whose window it was due.
+// judge compares the requests in the window of a fault with its requirements. Windows of faults in which no request may
+// fail overlap: a failed request counts against every fault in whose window it was due.
 func (x faultRun) judge(t testing.TB, all []sample, at timing) figures {
 	was, in := windowOf(all, x.begun, x.broken), windowOf(all, x.broken, x.healed)
 	back, whole := windowOf(all, x.healed+at.settle, x.over), windowOf(all, x.broken, x.healed+at.window)
-	if x.must < .99 { // nothing else is broken in its window, so nobody may fail in the rest of it
+	if x.must < .99 { // its window overlaps with no other, so no request may fail in the rest of it
 		back = windowOf(all, x.healed+at.settle, x.healed+at.window)
 	}
 	f := figures{
@@ -377,37 +381,42 @@ func (x faultRun) judge(t testing.TB, all []sample, at timing) figures {
 		recovery: max(0, whole.last-x.healed), calls: x.calls, retries: x.retries, missed: x.missed, note: x.note,
 	}
 	for why, n := range whole.why {
-		t.Logf("%s: %d x %s", x.name, n, why)
+		t.Logf("%s: %d requests failed: %s", x.name, n, why)
 	}
 	if was.failed > 0 {
-		f.missed = append(f.missed, fmt.Sprintf("the machine is too busy to run: %d of %d failed before anything was broken", was.failed, was.offered))
+		f.missed = append(f.missed, fmt.Sprintf("the machine is too busy to run: %d of %d failed before anything was broken",
+			was.failed, was.offered))
 	}
 	if whole.share() < x.must {
-		f.missed = append(f.missed, fmt.Sprintf("%.2f %% served, must be %.2f %%", 100*whole.share(), 100*x.must))
+		f.missed = append(f.missed, fmt.Sprintf("%.2f %% of the requests succeeded, must be %.2f %%", 100*whole.share(),
+			100*x.must))
 	}
 	if must := cmp.Or(x.after, 1); back.share() < must {
-		f.missed = append(f.missed, fmt.Sprintf("%d of %d failed %v after it healed", back.failed, back.offered, at.settle))
+		f.missed = append(f.missed, fmt.Sprintf("%d of %d requests failed later than %v after it healed", back.failed,
+			back.offered, at.settle))
 	}
 	if r := x.attempts.ratio(); r > 1.2 {
-		f.missed = append(f.missed, fmt.Sprintf("%.2f attempts for each call", r))
+		f.missed = append(f.missed, fmt.Sprintf("%.2f attempts for each call, must be at most 1.2", r))
 	}
 	if x.storm != "" {
 		r := x.during.ratio()
 		f.note = fmt.Sprintf("%.3f attempts for each of %.0f calls of %s; ", r, x.during.calls, x.storm) + f.note
 		if r > 1.2 || x.during.calls == 0 {
-			f.missed = append(f.missed, "attempts for each call must be at most 1.2")
+			f.missed = append(f.missed,
+				fmt.Sprintf("attempts for each call of %s: %.2f of %.0f calls, must be at most 1.2 of at least one", x.storm, r,
+					x.during.calls))
 		}
 	}
 	if whole.offered == 0 || back.offered == 0 {
-		f.missed = append(f.missed, "nothing was offered")
+		f.missed = append(f.missed, "no request was offered")
 	}
 	return f
 }
 
-// unfinished is what is known of a row that ended early. The log says why.
-var unfinished = figures{missed: []string{"it could not be told to the end"}}
+// unfinished are the figures of a row that ended early. The reason is in the log.
+var unfinished = figures{missed: []string{"it ended early, see the log"}}
 
-// runFaults tells rows over one platform and calls line with each line of the table.
+// runFaults runs rows over one platform and calls line with each line of the table.
 func runFaults(t *testing.T, p platform, rows []fault, at timing, line func(string)) {
 	var quiet, costly, own []fault
 	for _, f := range rows {
@@ -429,7 +438,7 @@ func runFaults(t *testing.T, p platform, rows []fault, at timing, line func(stri
 			t.Run(f.name, func(t *testing.T) {
 				begun = true
 				defer func() { skipped = t.Skipped() }()
-				if f.must < .99 { // what it costs is not to count against others
+				if f.must < .99 { // its failed requests must not count against other faults
 					for _, before := range turns {
 						o.runFor(t, before.healed+at.window-time.Since(o.begun))
 					}
@@ -438,7 +447,10 @@ func runFaults(t *testing.T, p platform, rows []fault, at timing, line func(stri
 				done = true
 			})
 			if begun && !done {
-				line(f.line(figures{missed: []string{map[bool]string{true: "this machine cannot do it", false: unfinished.missed[0]}[skipped]}}))
+				line(f.line(figures{missed: []string{map[bool]string{
+					true:  "this machine cannot do it",
+					false: unfinished.missed[0],
+				}[skipped]}}))
 			}
 		}
 		for _, turn := range turns {
@@ -458,7 +470,7 @@ func runFaults(t *testing.T, p platform, rows []fault, at timing, line func(stri
 	}
 }
 
-// verdict fails the test if the row is red, and returns its line.
+// verdict fails the test if a requirement was not met, and returns the line of the table.
 func (f fault) verdict(t testing.TB, r figures) string {
 	if f.run != nil && t.Failed() && len(r.missed) == 0 {
 		r.missed = []string{"see the log"}
@@ -474,7 +486,8 @@ func (f fault) verdict(t testing.TB, r figures) string {
 func (f fault) line(r figures) string {
 	times := ""
 	if r.before+r.during+r.after > 0 {
-		times = fmt.Sprintf("%v / %v / %v", r.before.Round(time.Millisecond), r.during.Round(time.Millisecond), r.after.Round(time.Millisecond))
+		times = fmt.Sprintf("%v / %v / %v", r.before.Round(time.Millisecond), r.during.Round(time.Millisecond),
+			r.after.Round(time.Millisecond))
 	}
 	offered, recovery, retries := " | ", "", ""
 	if r.offered > 0 {
@@ -493,7 +506,7 @@ func (f fault) line(r figures) string {
 	return fmt.Sprintf("| %s | %s | %s | %s | %s | %s | %s |", f.row, f.name, offered, times, recovery, retries, verdict)
 }
 
-// rowsOf returns the rows that are told over one platform.
+// rowsOf returns the rows that need one platform.
 func rowsOf(on where, short bool) (rows []fault) {
 	for _, f := range faults {
 		if f.on == on && (f.short || !short) {
@@ -503,13 +516,13 @@ func rowsOf(on where, short bool) (rows []fault) {
 	return rows
 }
 
-// runShortFaults tells the short rows of a platform after its stories.
+// runShortFaults runs the short rows of a platform.
 func runShortFaults(t *testing.T, p platform, on where) {
 	t.Run("Fault", func(t *testing.T) { runFaults(t, p, rowsOf(on, true), shortTiming, func(string) {}) })
 }
 
-// TestFaults breaks one thing after the other. With -faults it tells every row and writes the table, which takes forty
-// minutes and wants a quiet machine; without, it tells the short rows that need no platform.
+// TestFaults injects one fault after the other. With -faults it runs every row and writes the table, which takes forty
+// minutes and needs a quiet machine. Without, it runs the short rows that need no platform.
 func TestFaults(t *testing.T) {
 	t.Logf("seed %d", *faultSeed)
 	if *faultsFile == "" {
@@ -522,12 +535,12 @@ func TestFaults(t *testing.T) {
 
 Written by `+"`make faults`"+` on %s: %s, %d CPUs, %s/%s, seed %d.
 
-Open-loop load through the edge, arrivals drawn from the seed; a good answer is 200 within %v of the moment it was due. Offered and
+Open-loop load through the edge, arrivals drawn from the seed; a request succeeds with status 200 within %v of the moment it was due. Offered and
 failed are from the fault until %v after it healed; where such windows overlap, a request that failed counts against each. p99 is
 before the fault, during it, and from %v after it healed. Recovery is from healing to the last request that failed. Retries are
 those between all processes, for each of their requests. After each fault goroutines, open files and memory of every instance went back to what they were,
-and nobody but the victims was restarted. Rows are those of the scorecard; the text of a verdict says what is
-special about a row. "missed" is red; a figure that is only aimed at and not reached stands in the text, with the reason.
+and only victims were restarted. Rows are those of the scorecard; the text of a verdict has further figures of
+the row. "missed" fails the row; an aim that was not reached is in the text, with the reason.
 `, time.Now().Format(time.DateOnly), machine(), runtime.NumCPU(), runtime.GOOS, runtime.GOARCH, *faultSeed, within, at.window, at.settle)
 	for _, r := range []struct {
 		on    where
@@ -542,7 +555,7 @@ special about a row. "missed" is red; a figure that is only aimed at and not rea
 		if len(rows) == 0 {
 			continue
 		}
-		title := cmp.Or(string(r.on), "with what they need alone")
+		title := cmp.Or(string(r.on), "without a platform")
 		t.Run(title, func(t *testing.T) {
 			fmt.Fprintf(&b, `
 ## %s%s
@@ -552,7 +565,8 @@ special about a row. "missed" is red; a figure that is only aimed at and not rea
 `, strings.ToUpper(title[:1]), title[1:])
 			runFaults(t, r.start(t), rows, at, func(line string) { fmt.Fprintln(&b, line) })
 		})
-		if err := os.WriteFile(*faultsFile, []byte(b.String()), 0o644); err != nil { // what was told is not lost with the rest
+		// rows that are done are not lost when a later one panics
+		if err := os.WriteFile(*faultsFile, []byte(b.String()), 0o644); err != nil {
 			t.Fatal(err)
 		}
 	}

@@ -11,9 +11,12 @@ import (
 	"time"
 )
 
-// trafficFaults hurt what requests run through: drains, storms, connections, the edge, tracing.
+// trafficFaults are faults on the path of requests: drains, storms, connections, the edge, tracing.
 var trafficFaults = []fault{
-	{row: "4", name: "the edge restarted with open connections through it", on: processesOf, short: true, run: faultEdgeRestarts},
+	{
+		row: "4", name: "the edge restarted with open connections through it", on: processesOf, short: true,
+		run: faultEdgeRestarts,
+	},
 	storm("catalog", true, fault{
 		row: "18", name: "all catalogs 1 s slower", on: oneProcess, seconds: 10, victims: catalogs,
 		inject: func(t testing.TB, p platform) {
@@ -27,19 +30,20 @@ var trafficFaults = []fault{
 		heal:   func(testing.TB, platform) {},
 	},
 	losing("7 % of the packets between edge and web lost", processesOf, "web-1", 8080, 0),
-	losing("7 % of the packets from and to one of three catalogs lost, and what it receives delayed by 100 ms", oneProcess, "catalog-a-1", 7000, 100*time.Millisecond),
+	losing("7 % of the packets from and to one of three catalogs lost, and what it receives delayed by 100 ms",
+		oneProcess, "catalog-a-1", 7000, 100*time.Millisecond),
 	storm("catalog", false, fault{
 		row: "19", name: "half of the calls to catalogs fail", on: processesOf, seconds: 20,
 		inject: func(t testing.TB, p platform) {
-			must(t, p, "config", "set", "fault.errorPercent", "50", "--app", "catalog", "--reason", "a storm", "--wait", "20s")
+			must(t, p, "config", "set", "fault.errorPercent", "50", "--app", "catalog", "--reason", "a fault", "--wait", "20s")
 		},
 		heal: func(t testing.TB, p platform) { unset(t, p, "fault.errorPercent", "catalog") },
 	}),
 	storm("catalog", true, fault{
 		row: "19", name: "half of the calls to catalogs fail, and circuits of web are set to open at 25 %", on: processesOf, seconds: 12,
 		inject: func(t testing.TB, p platform) {
-			must(t, p, "config", "set", threshold, "25", "--app", "web", "--reason", "a storm", "--wait", "20s")
-			must(t, p, "config", "set", "fault.errorPercent", "50", "--app", "catalog", "--reason", "a storm", "--wait", "20s")
+			must(t, p, "config", "set", threshold, "25", "--app", "web", "--reason", "a fault", "--wait", "20s")
+			must(t, p, "config", "set", "fault.errorPercent", "50", "--app", "catalog", "--reason", "a fault", "--wait", "20s")
 		},
 		heal: func(t testing.TB, p platform) {
 			unset(t, p, "fault.errorPercent", "catalog")
@@ -47,15 +51,24 @@ var trafficFaults = []fault{
 		},
 	}),
 	storm("catalog", true, instancesKilled("20", "all catalogs down", processesOf, 30, 0, catalogs...)),
-	{row: "22", name: "2000 clients reconnect at once, and 500 instances register at once", on: processesOf, run: faultClientsReconnectAtOnce},
-	{row: "23", name: "clients whose deadline is 50 ms for 500 ms of work", on: processesOf, short: true, run: faultDeadlineExpires},
-	{row: "24", name: "clients that disconnect in the middle of requests", on: processesOf, short: true, run: faultClientsDisconnect},
+	{
+		row: "22", name: "2000 clients reconnect at once, and 500 instances register at once", on: processesOf,
+		run: faultClientsReconnectAtOnce,
+	},
+	{
+		row: "23", name: "clients whose deadline is 50 ms for 500 ms of work", on: processesOf, short: true,
+		run: faultDeadlineExpires,
+	},
+	{
+		row: "24", name: "clients that disconnect in the middle of requests", on: processesOf, short: true,
+		run: faultClientsDisconnect,
+	},
 	{row: "21", name: "three times the load", on: oneProcess, run: faultOverload},
 	instancesKilled("34", "tracing down", processesOf, 6, 1, "tracing-1"),
 	instancesPaused("34", "tracing paused", processesOf, 8, 1, "tracing-1"),
 }
 
-// losing loses packets of an instance, and makes those it gets late.
+// losing drops packets of an instance, and delays those that it receives by late.
 func losing(name string, on where, instance string, port int, late time.Duration) fault {
 	undo := func() {}
 	return fault{
@@ -78,7 +91,7 @@ func losing(name string, on where, instance string, port int, late time.Duration
 // threshold is the share of failures at which the circuits of catalog open.
 const threshold = "circuit.catalog.errorPercent"
 
-// storm watches the circuits in which callers have a service while f makes it ill. Opens says that some must open.
+// storm records the circuits of all callers of a service while f makes calls to it fail. opens: at least one must open.
 func storm(service string, opens bool, f fault) fault {
 	var broken, healed time.Time
 	inject, heal := f.inject, f.heal
@@ -92,15 +105,15 @@ func storm(service string, opens bool, f fault) fault {
 	return f
 }
 
-// circuitHistory is what became of circuits while somebody looked.
+// circuitHistory is what was seen of circuits while they were polled.
 type circuitHistory struct {
-	names   []string // of circuits that were not closed at some time
+	names   []string // circuits that were seen not closed
 	first   time.Time
-	why     string    // the first one opened
-	last    time.Time // when one was not closed
-	running int       // at most, in one of them
-	limit   int       // on running
-	open    []string  // at the end
+	why     string    // the reason of the first circuit that was not closed
+	last    time.Time // last time a circuit was seen not closed
+	running int       // largest number of concurrent calls seen in one circuit
+	limit   int       // largest setting maxConcurrent
+	open    []string  // circuits not closed at the last poll
 }
 
 func (s circuitHistory) verdict(broken, healed time.Time, opens bool) (note string, missed []string) {
@@ -111,22 +124,23 @@ func (s circuitHistory) verdict(broken, healed time.Time, opens bool) (note stri
 		note = fmt.Sprintf("%d circuits opened, the first, %s, after %v (%s), and all were closed %v after it healed",
 			len(s.names), s.names[0], s.first.Sub(broken).Round(100*time.Millisecond), s.why, closed)
 		if closed > 10*time.Second {
-			note += " (aimed at 10 s: one whose caller has few calls waits for the next)"
+			note += " (aimed at 10 s: a circuit with few calls closes only with the next call)"
 		}
 	case opens:
 		missed = append(missed, note)
 	}
-	note += fmt.Sprintf("; at most %d calls were under way in one, of %d allowed", s.running, s.limit)
+	note += fmt.Sprintf("; at most %d calls were in flight in one, of %d allowed", s.running, s.limit)
 	if s.running > s.limit {
-		missed = append(missed, "more calls than allowed were under way")
+		missed = append(missed, fmt.Sprintf("%d calls were in flight in one circuit, at most %d are allowed", s.running,
+			s.limit))
 	}
 	if len(s.open) > 0 {
-		missed = append(missed, "still open: "+strings.Join(s.open, ", "))
+		missed = append(missed, "these circuits are not closed at the end: "+strings.Join(s.open, ", "))
 	}
 	return note, missed
 }
 
-// watchCircuits looks at the circuits of a service in all its callers until the returned function is called.
+// watchCircuits polls the circuits of a service in all its callers until the returned function is called.
 func watchCircuits(t testing.TB, p platform, service string) func() circuitHistory {
 	var s circuitHistory
 	stop := watch(t, 100*time.Millisecond, func(ctx context.Context) { s.poll(ctx, p, service) })
@@ -144,7 +158,7 @@ func (s *circuitHistory) poll(ctx context.Context, p platform, service string) {
 			}
 		}
 		if err := getJSON(ctx, "http://"+p.addr(instance, 9090)+"/circuits", &page); err != nil {
-			continue // the last look is when everybody is as before
+			continue // it is down; the last poll is after all instances have recovered
 		}
 		for _, c := range page.Circuits {
 			if c.Group != service {
@@ -173,20 +187,21 @@ func (s *circuitHistory) poll(ctx context.Context, p platform, service string) {
 	}
 }
 
-// withEjectionTimes tells when web left an instance of a service alone that f makes silent, and when that one served again.
+// withEjectionTimes records when web stopped calling an instance that f makes silent, and when that instance served
+// again.
 func withEjectionTimes(service, victim string, f fault) fault {
 	var broken, healed time.Time
 	inject, heal := f.inject, f.heal
 	f.inject = func(t testing.TB, p platform) { inject(t, p); broken = time.Now() }
 	f.heal = func(t testing.TB, p platform) { heal(t, p); healed = time.Now() }
 	f.beside = func(t testing.TB, p platform) func() (string, []string) {
-		var shunned, ejected []time.Time // when it was so
+		var avoided, ejected []time.Time // when web was seen to avoid or eject the instance
 		type reading struct {
 			at     time.Time
 			served float64
 		}
 		var readings []reading
-		lookAtWeb := watch(t, 50*time.Millisecond, func(ctx context.Context) {
+		stopWeb := watch(t, 50*time.Millisecond, func(ctx context.Context) {
 			var all map[string][]struct {
 				ID, Addr, Phase string
 				Latency         float64 `json:"latency_ms"`
@@ -199,16 +214,16 @@ func withEjectionTimes(service, victim string, f fault) fault {
 				if e.Addr != p.addr(victim, 7000) {
 					continue
 				}
-				now := time.Now()
+				seen := time.Now()
 				if e.Phase != "admitted" {
-					ejected = append(ejected, now)
+					ejected = append(ejected, seen)
 				}
 				if e.Phase != "admitted" || e.Pending == 0 && e.Latency > 100 {
-					shunned = append(shunned, now)
+					avoided = append(avoided, seen)
 				}
 			}
 		})
-		lookAtVictim := watch(t, 100*time.Millisecond, func(ctx context.Context) {
+		stopVictim := watch(t, 100*time.Millisecond, func(ctx context.Context) {
 			ctx, cancel := context.WithTimeout(ctx, time.Second)
 			defer cancel()
 			if n, err := metric(ctx, p, victim, "bijou_rpc_server_seconds_count", `code="OK"`, service); err == nil {
@@ -216,8 +231,8 @@ func withEjectionTimes(service, victim string, f fault) fault {
 			}
 		})
 		return func() (note string, missed []string) {
-			lookAtWeb()
-			lookAtVictim()
+			stopWeb()
+			stopVictim()
 			var served []time.Time
 			for i, r := range readings {
 				if i > 0 && readings[i-1].at.After(healed) && r.served > readings[i-1].served {
@@ -234,16 +249,16 @@ func withEjectionTimes(service, victim string, f fault) fault {
 			}
 			back := after(served, healed)
 			if back == "never" {
-				missed = append(missed, "it did not serve again")
+				missed = append(missed, victim+" did not serve again after the fault")
 			}
-			return fmt.Sprintf("web left it alone after %s (aimed at 3 s; ejected: %s), it served again %s after it went on (aimed at 10 s)",
-				after(shunned, broken), after(ejected, broken), back), missed
+			return fmt.Sprintf("web stopped calling it after %s (aimed at 3 s; ejected: %s), it served again %s after it resumed (aimed at 10 s)",
+				after(avoided, broken), after(ejected, broken), back), missed
 		}
 	}
 	return f
 }
 
-// watch calls look again and again until the returned function is called.
+// watch calls look every period until the returned function is called.
 func watch(t testing.TB, period time.Duration, look func(ctx context.Context)) (stop func()) {
 	ctx, cancel := context.WithCancel(t.Context())
 	var done sync.WaitGroup
@@ -263,7 +278,7 @@ func watch(t testing.TB, period time.Duration, look func(ctx context.Context)) (
 	return stop
 }
 
-// metric adds up the samples of a metric of an instance whose labels contain all of some texts.
+// metric returns the sum of those samples of a metric whose labels contain all the given texts.
 func metric(ctx context.Context, p platform, instance, name string, labels ...string) (sum float64, err error) {
 	a, err := get(ctx, "http://"+p.addr(instance, 9090)+"/metrics")
 	if err != nil {

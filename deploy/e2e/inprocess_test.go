@@ -34,7 +34,7 @@ import (
 	"bijou.dev/services/tracing"
 )
 
-// member is one instance of the cast.
+// member is one instance of the stack.
 type member struct {
 	name    string // the compose service; the instance is name-n
 	n       int
@@ -48,27 +48,33 @@ type member struct {
 
 func (m member) instance() string { return fmt.Sprintf("%s-%d", m.name, m.n) }
 
-// stackMembers is compose.yaml's default stackMembers without the audience: stories bring their own load.
+// stackMembers are the instances of compose.yaml without the audience: stories send their own load.
 var stackMembers = []member{
 	{name: "config", n: 1, ports: map[string]int{"http": 8080}, setup: setupConfig},
 	{name: "config", n: 2, ports: map[string]int{"http": 8080}, setup: setupConfig},
 	{name: "discovery", n: 1, ports: map[string]int{"http": 8761}, setup: setupDiscovery},
 	{name: "discovery", n: 2, ports: map[string]int{"http": 8761}, setup: setupDiscovery},
-	{name: "gateway", n: 1, noGRPC: true, ports: map[string]int{"http": 8080}, setup: func(*inProcess, string) service.SetupFunc {
-		return func(ctx context.Context, setup *service.Setup) error {
-			return gateway.New(ctx, setup, gateway.Options{Routes: composeRoutes()})
-		}
-	}},
+	{
+		name: "gateway", n: 1, noGRPC: true, ports: map[string]int{"http": 8080},
+		setup: func(*inProcess, string) service.SetupFunc {
+			return func(ctx context.Context, setup *service.Setup) error {
+				return gateway.New(ctx, setup, gateway.Options{Routes: composeRoutes()})
+			}
+		},
+	},
 	{name: "circuits", n: 1, ports: map[string]int{"http": 8080}, setup: func(*inProcess, string) service.SetupFunc {
 		return func(ctx context.Context, setup *service.Setup) error {
 			return circuits.New(ctx, setup, circuits.Options{})
 		}
 	}},
-	{name: "tracing", n: 1, noGRPC: true, ports: map[string]int{"otlp": 4317, "otlphttp": 4318, "zipkin": 9411}, setup: func(_ *inProcess, dir string) service.SetupFunc {
-		return func(ctx context.Context, setup *service.Setup) error {
-			return tracing.New(ctx, setup, tracing.Options{Dir: dir})
-		}
-	}},
+	{
+		name: "tracing", n: 1, noGRPC: true, ports: map[string]int{"otlp": 4317, "otlphttp": 4318, "zipkin": 9411},
+		setup: func(_ *inProcess, dir string) service.SetupFunc {
+			return func(ctx context.Context, setup *service.Setup) error {
+				return tracing.New(ctx, setup, tracing.Options{Dir: dir})
+			}
+		},
+	},
 	{name: "console", n: 1, ports: map[string]int{"http": 8080}, setup: func(*inProcess, string) service.SetupFunc {
 		return func(ctx context.Context, setup *service.Setup) error {
 			return console.New(ctx, setup, console.Options{})
@@ -137,7 +143,7 @@ func setupHello(*inProcess, string) service.SetupFunc {
 	return func(ctx context.Context, setup *service.Setup) error { return hello.New(ctx, setup, hello.Options{}) }
 }
 
-// inProcess is the whole cast in this process.
+// inProcess runs all stackMembers in this process.
 type inProcess struct {
 	etcd *etcdtest.Server
 	dir  string
@@ -147,7 +153,7 @@ type inProcess struct {
 	live  map[string]*runningMember // by instance
 }
 
-// runningMember is a running member.
+// runningMember is a started member.
 type runningMember struct {
 	member
 	p      *service.Process
@@ -157,7 +163,7 @@ type runningMember struct {
 	done   chan error
 }
 
-// startInProcess runs the cast, in random order if shuffle is set, and waits for the home page.
+// startInProcess starts all stackMembers, in random order if shuffle is not nil.
 func startInProcess(t testing.TB, shuffle *rand.Rand) *inProcess {
 	t.Helper()
 	s := &inProcess{etcd: etcdtest.Start(t), dir: t.TempDir(), ports: map[string]int{}, live: map[string]*runningMember{}}
@@ -166,7 +172,7 @@ func startInProcess(t testing.TB, shuffle *rand.Rand) *inProcess {
 	if shuffle != nil {
 		shuffle.Shuffle(len(order), func(i, j int) { order[i], order[j] = order[j], order[i] })
 	}
-	// Seeds must be known before anybody runs.
+	// The addresses of the registry must be known before any instance starts.
 	for _, m := range stackMembers {
 		if m.name == "discovery" {
 			s.port(t, m, "grpc")
@@ -179,7 +185,7 @@ func startInProcess(t testing.TB, shuffle *rand.Rand) *inProcess {
 }
 
 // port returns the port of a listener: any free one at first, then always the same. It is below the range that the
-// kernel gives to outgoing connections, so that it is still free when its owner comes back from the dead.
+// kernel gives to outgoing connections, so that it is still free when the instance is started again.
 func (s *inProcess) port(t testing.TB, m member, listener string) int {
 	t.Helper()
 	s.mu.Lock()
@@ -202,7 +208,8 @@ func (s *inProcess) port(t testing.TB, m member, listener string) int {
 	return s.ports[key]
 }
 
-// drawn are the ports of all casts in this process: one is free until its owner listens, and another cast must not take it.
+// drawn are the ports of all stacks in this process: a port is free until its instance listens, and another stack must
+// not take it meanwhile.
 var drawn sync.Map
 
 func (s *inProcess) seeds() (seeds []string) {
@@ -249,14 +256,14 @@ func (s *inProcess) run(t testing.TB, m member) {
 	s.mu.Unlock()
 }
 
-// take removes an instance from the living.
+// remove removes an instance from those that run, and returns it.
 func (s *inProcess) remove(t testing.TB, instance string) *runningMember {
 	t.Helper()
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	a := s.live[instance]
 	if a == nil {
-		t.Fatalf("there is no live %s", instance)
+		t.Fatalf("no instance %s is running", instance)
 	}
 	delete(s.live, instance)
 	return a
@@ -270,7 +277,7 @@ func (a *runningMember) stop(t testing.TB) {
 			t.Errorf("stopping %s: %v", a.instance(), err)
 		}
 	case <-time.After(30 * time.Second):
-		t.Errorf("stopping %s: no end after 30s\n%s", a.instance(), a.log)
+		t.Errorf("stopping %s: it has not stopped after 30 s\n%s", a.instance(), a.log)
 	}
 }
 
@@ -285,7 +292,7 @@ func (s *inProcess) stopAll(t testing.TB) {
 		}
 	}
 	for _, a := range all {
-		a.net.cut() // nobody is left to be polite to, and the drain of all at once is not the story
+		a.net.cut() // draining all instances at once would take long and is not tested here
 	}
 	var wg sync.WaitGroup
 	for _, a := range all {
@@ -322,7 +329,7 @@ func (s *inProcess) find(instance string) *member {
 	return nil
 }
 
-// hold is a crash: every socket is reset, and nothing more goes in or out.
+// hold simulates a crash: every connection is reset, and no data is sent or received any more.
 func (s *inProcess) hold(t testing.TB, instance string) {
 	t.Helper()
 	if instance == "etcd-1" {
@@ -364,21 +371,22 @@ func (s *inProcess) logs(instance string) string {
 	return ""
 }
 
-// rate is low: all of the cast share one race detector.
+// rate is low: all instances share one process with the race detector.
 func (s *inProcess) rate() int { return 10 }
 
-// pause stops an instance's traffic both ways without closing anything, as SIGSTOP does for its peers.
+// pause holds back the data of an instance in both directions without closing connections. To its peers that is
+// SIGSTOP.
 func (s *inProcess) pause(t testing.TB, instance string) { s.wireOf(t, instance).slow(time.Hour) }
 
 // resume ends pause and slow.
 func (s *inProcess) resume(t testing.TB, instance string) { s.wireOf(t, instance).slow(0) }
 
-// slow makes all that an instance receives and all that it is sent for later by d.
+// slow delays the data that an instance receives by d.
 func (s *inProcess) slow(t testing.TB, instance string, d time.Duration) {
 	s.wireOf(t, instance).slow(d)
 }
 
-// reset breaks all connections of an instance, which may make new ones at once.
+// reset resets all connections of an instance. New ones can be opened at once.
 func (s *inProcess) reset(t testing.TB, instance string) { s.wireOf(t, instance).resetAll() }
 
 func (s *inProcess) wireOf(t testing.TB, instance string) *wire {
@@ -387,12 +395,12 @@ func (s *inProcess) wireOf(t testing.TB, instance string) *wire {
 	defer s.mu.Unlock()
 	a := s.live[instance]
 	if a == nil {
-		t.Fatalf("there is no live %s", instance)
+		t.Fatalf("no instance %s is running", instance)
 	}
 	return a.net
 }
 
-// wire is one member's network. It can be cut as a crash cuts it, with resets, and it can be slow or stand still.
+// wire is the network of one member. It can reset all connections as a crash does, and it can delay or hold back data.
 type wire struct {
 	mu      sync.Mutex
 	isCut   bool
@@ -413,7 +421,7 @@ func (w *wire) slow(d time.Duration) {
 	w.changed = make(chan struct{})
 }
 
-// wait holds up what arrives.
+// wait delays data that was received.
 func (w *wire) wait() {
 	w.mu.Lock()
 	d, changed := w.delay, w.changed
@@ -438,7 +446,7 @@ func (w *wire) resetAll() {
 	clear(w.open)
 }
 
-// lose breaks what is open to some addresses and reaches them no more, until it is called with none.
+// lose resets the connections to some addresses and refuses new ones, until it is called without addresses.
 func (w *wire) lose(addrs ...string) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -482,7 +490,7 @@ func (w *wire) dial(ctx context.Context, network, address string) (net.Conn, err
 func (w *wire) own(c net.Conn) net.Conn {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if w.isCut || w.lost[c.RemoteAddr().String()] { // it was being opened just then
+	if w.isCut || w.lost[c.RemoteAddr().String()] { // it was being opened when the addresses were lost
 		reset(c)
 		return c
 	}
@@ -536,7 +544,7 @@ type wireConn struct {
 	w *wire
 }
 
-// Read receives, late if the wire is slow.
+// Read reads, with the delay of the wire.
 func (c wireConn) Read(b []byte) (int, error) {
 	n, err := c.Conn.Read(b)
 	c.w.wait()
@@ -571,7 +579,7 @@ func (t *tail) String() string {
 	return t.b.String()
 }
 
-// odd returns the lines that are not routine.
+// problems returns the last lines with a level other than INFO.
 func (t *tail) problems() string {
 	var odd []string
 	for line := range strings.Lines(t.String()) {
