@@ -159,6 +159,9 @@ func TestReportResumesAfterFailures(t *testing.T) {
 			t.Errorf("the log says %q %d times, want once:\n%s", line, got, &log)
 		}
 	}
+	if reason := "Unavailable desc = broken"; !strings.Contains(log.String(), reason) {
+		t.Errorf("the log does not have the reason of the circuits service, %q:\n%s", reason, &log)
+	}
 }
 
 // Reports that fill the window of the connection make Send wait. After 5s the stream is given up for another one.

@@ -1,7 +1,9 @@
 package discovery_test
 
 import (
+	"runtime"
 	"testing"
+	"weak"
 
 	"bijou.dev/platform/discovery"
 	"bijou.dev/platform/errs"
@@ -35,4 +37,46 @@ func TestStaticHasNoRegistry(t *testing.T) {
 	if err := s.Current(); errs.KindOf(err) != errs.Unavailable {
 		t.Errorf("Current: %v, want that there is no registry", err)
 	}
+}
+
+// A function may stop another watch whose call for the same change is still to come: that call is not made.
+func TestStoppedWatchIsNotCalledForAChangeUnderWay(t *testing.T) {
+	s := discovery.NewStatic(nil)
+	var stops [2]func()
+	called := 0
+	for i := range stops {
+		stops[i] = s.Watch("catalog", func(list []discovery.Instance) {
+			if len(list) > 0 {
+				called++
+				stops[1-i]()
+			}
+		})
+	}
+	s.Put("catalog", []discovery.Instance{{ID: "1"}})
+	if called != 1 {
+		t.Errorf("of two watches that stop each other %d were called, want 1", called)
+	}
+	s.Put("catalog", []discovery.Instance{{ID: "2"}})
+	if called != 2 {
+		t.Errorf("after the next change %d calls were made, want 2: one watch is left", called)
+	}
+}
+
+// A watch for each request must not fill the memory.
+func TestStoppedWatchesAreNotKept(t *testing.T) {
+	s := discovery.NewStatic(nil)
+	type request struct{ body [1 << 10]byte }
+	var held []weak.Pointer[request]
+	for range 100 {
+		r := &request{}
+		held = append(held, weak.Make(r))
+		s.Watch("catalog", func([]discovery.Instance) { r.body[0]++ })()
+	}
+	runtime.GC()
+	for i, p := range held {
+		if p.Value() != nil {
+			t.Fatalf("what watch %d captured is still referenced after its stop", i)
+		}
+	}
+	runtime.KeepAlive(s)
 }

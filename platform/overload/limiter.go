@@ -343,7 +343,7 @@ func (l *Limiter) scheduleProbeLocked(now time.Duration, overloaded bool) {
 	switch {
 	case every <= 0 || !overloaded:
 		l.probing.Store(false)
-	case l.nextProbe == 0 || now >= l.nextProbe:
+	case now >= l.nextProbe:
 		l.probing.Store(l.nextProbe != 0) // the first probe comes one period after the start of the overload
 		l.nextProbe = now + time.Duration(float64(every)*(0.75+0.5*l.place()))
 	}
