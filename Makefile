@@ -34,7 +34,8 @@ test-containers: ## tell the stories over docker compose; needs Linux and an eng
 	deploy/base-image.sh
 	BIJOU_TEST_CONTAINERS=1 go test -count=1 -timeout 30m -run '^TestContainers$$' ./deploy/e2e
 
-CORE ?= circuit config discovery errs kv=./kv,./kv/kvmem,./kv/kvetcd overload retry route rpc service trace
+CORE ?= circuit config discovery errs httpapi kv=./kv,./kv/kvmem,./kv/driver kv/driver=./kv/driver,./kv/kvmem kv/kvmem \
+	load names overload pace retry route rpc service text trace
 N ?= 10
 mutate: ## change one thing at a time in the core packages, see which tests notice, and write docs/mutation.md
 	GOWORK=off go -C tools/mutate run . -n $(N) -seed $(SEED) -out $(CURDIR)/docs/mutation.md $(CORE)

@@ -5,19 +5,23 @@
 //
 // Each argument names a package below platform/, and after "=" the test packages, separated by commas. Without "=" they are
 // the package's own. The source files stay as they are: a changed file reaches the compiler by an overlay (go help build).
+//
+// equivalent.txt lists the changes that survive because they change nothing that a test should fix.
 package main
 
 import (
+	"cmp"
 	"context"
+	_ "embed"
 	"encoding/json"
 	"errors"
 	"flag"
 	"fmt"
 	"log"
-	"math/rand/v2"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 )
@@ -32,11 +36,18 @@ const (
 	notViable               // it does not compile
 )
 
+// report is what became of the mutants of one package. Equivalent ones are not in tried.
 type report struct {
 	pkg                           string
 	possible, tried, killed, hung int
-	survivors                     []mutant
+	survivors, equivalent         []mutant
 }
+
+// share is the part of the tried mutants that died, in percent.
+func (r report) share() int { return 100 * (r.killed + r.hung) / max(r.tried, 1) }
+
+//go:embed equivalent.txt
+var equivalentList string
 
 func main() {
 	log.SetFlags(0)
@@ -54,15 +65,19 @@ func main() {
 	if err != nil {
 		log.Fatalf("mutate: finding the module: %v", err)
 	}
+	reasons, err := parseEquivalent(equivalentList)
+	if err != nil {
+		log.Fatalf("mutate: %v", err)
+	}
 	var reports []report
 	for _, arg := range flag.Args() {
-		r, err := run(dir, arg, *n, *seed, *limit)
+		r, err := run(dir, arg, *n, *seed, *limit, reasons)
 		if err != nil {
 			log.Fatalf("mutate: %v", err)
 		}
 		reports = append(reports, r)
 	}
-	table := write(reports, *module, *seed)
+	table := write(reports, reasons, *module, *n, *seed)
 	fmt.Print(table)
 	if *out != "" {
 		if err := os.WriteFile(*out, []byte(table), 0o644); err != nil { //nolint:gosec // a document
@@ -72,7 +87,7 @@ func main() {
 }
 
 // run tries n mutants of one package.
-func run(dir, arg string, n int, seed uint64, limit time.Duration) (report, error) {
+func run(dir, arg string, n int, seed uint64, limit time.Duration, reasons map[string]string) (report, error) {
 	pkg, tests, ok := strings.Cut(arg, "=")
 	if !ok {
 		tests = "./" + pkg
@@ -85,11 +100,14 @@ func run(dir, arg string, n int, seed uint64, limit time.Duration) (report, erro
 	if got, out := test(dir, strings.Split(tests, ","), "", limit); got != survived {
 		return r, fmt.Errorf("the tests of %s do not pass as they are: %s", pkg, out)
 	}
-	random := rand.New(rand.NewPCG(seed, 0)) //nolint:gosec // a sample, not a secret
-	random.Shuffle(len(all), func(i, j int) { all[i], all[j] = all[j], all[i] })
+	shuffle(all, seed)
 	for _, m := range all {
 		if n > 0 && r.tried == n {
 			break
+		}
+		if reasons[m.key()] != "" {
+			r.equivalent = append(r.equivalent, m)
+			continue
 		}
 		got, err := tryMutant(dir, strings.Split(tests, ","), m, limit)
 		if err != nil {
@@ -106,11 +124,16 @@ func run(dir, arg string, n int, seed uint64, limit time.Duration) (report, erro
 			r.hung++
 		default:
 			r.survivors = append(r.survivors, m)
-			log.Printf("survived: %s:%d: %s", m.file, m.line, m.what)
+			log.Printf("survived: %s:%d: %s", m.file, m.line, m.key())
 		}
 	}
 	log.Printf("%s: %d of %d killed", pkg, r.killed+r.hung, r.tried)
 	return r, nil
+}
+
+// shuffle orders mutants by a hash of their names, so that a change of the code changes only its own part of the sample.
+func shuffle(all []mutant, seed uint64) {
+	slices.SortFunc(all, func(a, b mutant) int { return cmp.Compare(a.order(seed), b.order(seed)) })
 }
 
 func mutantsOfPackage(dir string) ([]mutant, error) {
@@ -177,28 +200,56 @@ func test(dir string, tests []string, overlay string, limit time.Duration) (resu
 	return killed, text
 }
 
-// write returns the document: a table, and the survivors below it.
-func write(reports []report, module string, seed uint64) string {
-	var b strings.Builder
-	fmt.Fprintf(&b, "# Mutation tests\n\n`make mutate` changes one thing at a time in the core packages of `%s` and runs their tests. "+
-		"A change that no test\nnotices has survived. The sample is chosen by seed %d; what does not compile is left out. %s.\n\n",
-		module, seed, time.Now().UTC().Format("2 January 2006"))
-	b.WriteString("| Package | Possible | Tried | Killed | of these by time-out | Share |\n|---|---|---|---|---|---|\n")
-	var all report
-	for _, r := range append(reports, all) {
-		if r.pkg == "" {
-			r = all
-			r.pkg = "**all**"
+// parseEquivalent reads the list of equivalent mutants: two lines for each, its key and "\t" with the reason.
+func parseEquivalent(list string) (map[string]string, error) {
+	reasons, key := map[string]string{}, ""
+	for i, line := range strings.Split(list, "\n") {
+		reason, indented := strings.CutPrefix(line, "\t")
+		switch {
+		case line == "" || strings.HasPrefix(line, "#"):
+		case !indented:
+			key = line
+		case key == "":
+			return nil, fmt.Errorf("reading equivalent.txt: line %d gives a reason, but no mutant stands above it", i+1)
+		default:
+			reasons[key], key = reason, ""
 		}
-		fmt.Fprintf(&b, "| %s | %d | %d | %d | %d | %d %% |\n",
-			r.pkg, r.possible, r.tried, r.killed+r.hung, r.hung, 100*(r.killed+r.hung)/max(r.tried, 1))
+	}
+	return reasons, nil
+}
+
+const introduction = `# Mutation tests
+
+"make mutate N=%d SEED=%d" wrote this page on %s. It changes one thing at a time in the core packages of %s, such
+as a condition, a number or a statement, and runs the package's tests. A change that no test notices has survived: a
+test is missing, or the code does nothing.
+
+Of all possible changes in a package, N are chosen at random by SEED (N=0: all). A line that stays the same keeps its
+place in the sample. Left out are changes that do not compile, and those that change nothing that a test should fix:
+tools/mutate/equivalent.txt has them with the reason.
+
+`
+
+// write returns the document: a table, and the survivors below it.
+func write(reports []report, reasons map[string]string, module string, n int, seed uint64) string {
+	var b strings.Builder
+	fmt.Fprintf(&b, introduction, n, seed, time.Now().UTC().Format("2 January 2006"), module)
+	b.WriteString("| Package | Possible | Tried | Killed | of these by time-out | Share |\n|---|---|---|---|---|---|\n")
+	all := report{pkg: "**all**"}
+	for _, r := range reports {
 		all.possible, all.tried, all.killed, all.hung = all.possible+r.possible, all.tried+r.tried, all.killed+r.killed, all.hung+r.hung
+		all.survivors, all.equivalent = append(all.survivors, r.survivors...), append(all.equivalent, r.equivalent...)
+	}
+	for _, r := range append(reports, all) {
+		fmt.Fprintf(&b, "| %s | %d | %d | %d | %d | %d %% |\n", r.pkg, r.possible, r.tried, r.killed+r.hung, r.hung, r.share())
 	}
 	b.WriteString("\n## Survivors\n\n")
-	for _, r := range reports {
-		for _, m := range r.survivors {
-			fmt.Fprintf(&b, "* `%s/%s:%d`: %s\n", r.pkg, filepath.Base(m.file), m.line, m.what)
-		}
+	for _, m := range all.survivors {
+		fmt.Fprintf(&b, "* `%s`\n", m.key())
+	}
+	b.WriteString("\n## Left out as equivalent\n\n")
+	for _, m := range all.equivalent {
+		fmt.Fprintf(&b, "* `%s`\n  %s\n", m.key(), reasons[m.key()])
 	}
 	return b.String()
 }

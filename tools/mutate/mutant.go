@@ -2,11 +2,14 @@ package main
 
 import (
 	"bytes"
+	"crypto/sha256"
+	"encoding/binary"
 	"fmt"
 	"go/ast"
 	"go/format"
 	"go/parser"
 	"go/token"
+	"path/filepath"
 	"strconv"
 	"strings"
 )
@@ -16,8 +19,20 @@ type mutant struct {
 	file string
 	line int
 	what string // "< becomes <="
+	text string // the line in the unchanged file, without indentation
 	// source is the whole changed file.
 	source []byte
+}
+
+// key names a mutant the same way as long as its line stays the same, wherever in the file it is.
+func (m mutant) key() string {
+	return filepath.Base(filepath.Dir(m.file)) + "/" + filepath.Base(m.file) + ": " + m.text + ": " + m.what
+}
+
+// order is where in a random sample the mutant stands. Another seed gives another order.
+func (m mutant) order(seed uint64) uint64 {
+	sum := sha256.Sum256(fmt.Appendf(nil, "%d %s", seed, m.key()))
+	return binary.BigEndian.Uint64(sum[:])
 }
 
 // swaps are the operators that are exchanged. Conditions change by their boundary and by their sense.
@@ -45,12 +60,18 @@ func mutantsOf(file string, source []byte) ([]mutant, error) {
 		return nil, fmt.Errorf("parsing %s: %w", file, err)
 	}
 	var all []mutant
+	lines, seen := strings.Split(string(source), "\n"), map[string]int{}
 	// try changes the tree, prints it, and changes it back.
 	try := func(at token.Pos, what string, change, restore func()) {
 		change()
 		var b bytes.Buffer
 		if format.Node(&b, fset, tree) == nil {
-			all = append(all, mutant{file, fset.Position(at).Line, what, b.Bytes()})
+			line := fset.Position(at).Line
+			m := mutant{file, line, what, strings.TrimSpace(lines[line-1]), b.Bytes()}
+			if seen[m.key()]++; seen[m.key()] > 1 {
+				m.what += fmt.Sprintf(", number %d in the file", seen[m.key()])
+			}
+			all = append(all, m)
 		}
 		restore()
 	}
