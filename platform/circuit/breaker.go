@@ -132,7 +132,7 @@ func (c *circuit) logChange(ch change) {
 		level = slog.LevelWarn
 	}
 	c.log.Log(context.Background(), level, "circuit changed",
-		"circuit", c.name, "from", ch.from, "to", ch.to, "why", ch.why)
+		"circuit", c.name, "from", ch.from, "to", ch.to, "reason", ch.why)
 }
 
 // failed records why a call without a result failed, and lets the Fallback around it know, or counts that there is

@@ -38,7 +38,7 @@ func (s *Set) Report(ctx context.Context, conn grpc.ClientConnInterface) error {
 		}
 		if !broken {
 			broken = true
-			s.log.Warn("circuits are not reported; trying again", "err", err)
+			s.log.Warn("circuits are not reported; trying again", "error", err)
 		}
 		wait.Wait(ctx)
 	}

@@ -95,7 +95,7 @@ func (s *LiveSet) apply(m *configv1.WatchResponse) {
 		s.setLocked(v)
 		if r := s.rejections[v.GetName()]; r != nil {
 			s.log.Warn("settings: refusing value, keeping the one in use",
-				"name", r.GetName(), "revision", r.GetRevision(), "problem", r.GetProblem())
+				"name", r.GetName(), "revision", r.GetRevision(), "error", r.GetProblem())
 		}
 	}
 	s.revision = m.GetRevision()

@@ -138,7 +138,7 @@ func (s *server) finish(ctx context.Context, m *method, start time.Time, err err
 		_ = grpc.SetTrailer(ctx, metadata.Pairs(pushback, "-1")) // fails only for a call that has ended
 	}
 	if st.Code() == codes.Internal {
-		s.Log.ErrorContext(ctx, "answering a call", "method", m.full, "problem", err.Error())
+		s.Log.ErrorContext(ctx, "answering a call", "method", m.full, "error", err.Error())
 	}
 	return st.Err()
 }

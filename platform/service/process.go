@@ -136,11 +136,11 @@ func (p *Process) Run(ctx context.Context) error {
 	var err error
 	select {
 	case <-ctx.Done():
-		p.log.Info("stopping", "cause", fmt.Sprint(context.Cause(ctx)))
+		p.log.Info("stopping", "reason", fmt.Sprint(context.Cause(ctx)))
 	case <-p.halted:
-		p.log.Info("stopping", "cause", "Stop was called")
+		p.log.Info("stopping", "reason", "Stop was called")
 	case err = <-p.broken:
-		p.log.Error("stopping", "cause", err.Error())
+		p.log.Error("stopping", "reason", err.Error())
 	}
 	err = errors.Join(err, p.drain(context.WithoutCancel(ctx)))
 	end()

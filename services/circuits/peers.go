@@ -28,7 +28,7 @@ func (b *Board) followPeer(ctx context.Context, peer discovery.Peer) {
 			return b.opts.DialContext(ctx, "tcp", addr)
 		}))
 	if err != nil {
-		b.log.Error("a replica cannot be watched", "peer", id, "address", addr, "err", err)
+		b.log.Error("a replica cannot be watched", "peer", id, "address", addr, "error", err)
 		return
 	}
 	defer conn.Close()
@@ -42,7 +42,7 @@ func (b *Board) followPeer(ctx context.Context, peer discovery.Peer) {
 		}
 		if !broken && ctx.Err() == nil {
 			broken = true
-			b.log.Warn("a replica is not watched; trying again", "peer", id, "address", addr, "err", err)
+			b.log.Warn("a replica is not watched; trying again", "peer", id, "address", addr, "error", err)
 		}
 		backoff.Wait(ctx)
 	}

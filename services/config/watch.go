@@ -201,7 +201,7 @@ func (s *Server) receive(stream configv1.Config_WatchServer, w *watcher) error {
 		}
 		for _, r := range ack.GetRejections() {
 			s.log.Warn("config: an instance could not use a value", "app", w.id.GetApp(), "instance", w.id.GetInstance(),
-				"name", shorten(r.GetName()), "revision", r.GetRevision(), "problem", shorten(r.GetProblem()))
+				"name", shorten(r.GetName()), "revision", r.GetRevision(), "error", shorten(r.GetProblem()))
 		}
 		s.amu.Lock()
 		s.setStatusLocked(w, ack)
