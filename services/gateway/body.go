@@ -167,19 +167,20 @@ func (b *body) waits() bool {
 	return b.reading
 }
 
-// failure says what the client did wrong with the body; nil: nothing so far.
+// failure says what the client did wrong with the body; nil: nothing so far. It does not wait for Read to return: net/http
+// cancels the request first, and a request that is only canceled looks as if the client had left.
 func (b *body) failure() *failure {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	switch {
-	case b.err == nil:
-		return nil
 	case b.slow:
 		return hangUp(http.StatusRequestTimeout, "the body came too slowly")
-	case errors.Is(b.err, errLimit):
-		return tooLarge(b.limit)
 	case malformed(b.x.r.Context()):
 		return hangUp(http.StatusBadRequest, "the body is not well formed")
+	case b.err == nil:
+		return nil
+	case errors.Is(b.err, errLimit):
+		return tooLarge(b.limit)
 	case b.x.r.Context().Err() != nil || errors.Is(b.err, io.ErrUnexpectedEOF):
 		return fail(FaultClientGone, statusClientGone, "the client left while it sent the body")
 	}

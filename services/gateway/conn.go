@@ -8,6 +8,8 @@ import (
 	"os"
 	"sync/atomic"
 	"time"
+
+	"bijou.dev/platform/pace"
 )
 
 // conn is a client's connection. Its Read gives out only bytes that framing has found to be well formed; its Write gives
@@ -18,6 +20,7 @@ type conn struct {
 	peer     *peer
 	used     atomic.Bool // something has come
 	stuck    atomic.Bool // it took nothing for writeTime
+	refused  atomic.Bool // a response was sent before its request was read to the end: Close lingers
 	framing  framing
 	little   [64]byte     // what is read for the server when it wants a byte
 	http2    *http2Guard  // nil: HTTP/1, or nothing has come yet
@@ -108,24 +111,38 @@ func (c *conn) CloseWrite() error {
 	return c.Conn.Close()
 }
 
-// lingerTime is how long a refused client may take to stop sending.
-const lingerTime = 500 * time.Millisecond
+// After a refusal the connection stays open for lingerTime, unless the client closes it before. At most lingerBytes of
+// what the client still sends are read in that time.
+const (
+	lingerTime  = 500 * time.Millisecond
+	lingerBytes = 256 << 10
+)
 
-// Close closes the connection. After a refusal it first lets the client send a little more: closing with unread bytes
-// makes TCP throw the answer away before the client has read it.
+// Close closes the connection. After a refusal it lingers first: closing a socket that has unread bytes makes TCP send a
+// reset, and a client that gets a reset may lose the response that it has not read yet.
 func (c *conn) Close() error {
 	if c.closed.Swap(true) {
 		return nil
 	}
 	c.conns.remove(c)
-	if (c.framing.dead.Load() || c.http2 != nil && c.http2.isCut()) && !c.conns.edge.stopping.Load() && c.CloseWrite() == nil {
-		_ = c.Conn.SetReadDeadline(time.Now().Add(lingerTime))
-		_, _ = io.CopyN(io.Discard, c.Conn, 8*maxHeader)
+	refused := c.refused.Load() || c.framing.dead.Load() || c.http2 != nil && c.http2.isCut()
+	if refused && !c.conns.edge.stopping.Load() && c.CloseWrite() == nil {
+		c.linger()
 	}
 	if l, ok := c.Conn.(interface{ SetLinger(sec int) error }); ok && c.stuck.Load() {
 		_ = l.SetLinger(0) // or the system would keep megabytes for it, for minutes
 	}
 	return c.Conn.Close()
+}
+
+// linger waits until the client closes its side, but not longer than lingerTime. It reads what the client sends, at most
+// lingerBytes. What comes after these stays unread, and TCP's flow control then stops the client.
+func (c *conn) linger() {
+	until := time.Now().Add(lingerTime)
+	_ = c.Conn.SetReadDeadline(until) // it fails only for a closed connection, and then reading fails, too
+	if _, err := io.CopyN(io.Discard, c.Conn, lingerBytes); err == nil {
+		pace.Sleep(context.Background(), time.Until(until))
+	}
 }
 
 type connKey struct{}
@@ -135,11 +152,11 @@ func withConn(ctx context.Context, c net.Conn) context.Context {
 	return context.WithValue(ctx, connKey{}, c)
 }
 
-// malformed reports whether the connection of a request has brought a body that is not well formed. The error of reading
-// it does not always say so.
+// malformed reports whether the body of a request is not well formed. The error of reading the body does not always say
+// so, and it comes late: net/http cancels the request before Read returns the error.
 func malformed(ctx context.Context) bool {
 	c := connOf(ctx)
-	return c != nil && c.framing.dead.Load()
+	return c != nil && c.framing.cutBody.Load()
 }
 
 // connOf returns the connection of a request; nil: it has none of ours.

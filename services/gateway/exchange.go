@@ -421,11 +421,26 @@ func (x *exchange) refuse(f *failure) {
 		return
 	}
 	x.tell()
+	if f.close && x.conn != nil {
+		x.conn.refused.Store(true)
+	}
 	traceID := ""
 	if sc := x.span.SpanContext(); sc.IsValid() {
 		traceID = sc.TraceID().String()
 	}
 	f.write(x.w, x.r, x.id, traceID)
+}
+
+// boundUnread bounds how long net/http reads the rest of a body that was not read to its end: by itself it waits for the
+// client without a limit. When the time is over it closes the connection, which lingers.
+func (x *exchange) boundUnread() {
+	r := x.r
+	if x.conn == nil || r.ProtoMajor != 1 || r.ContentLength == 0 || int64(len(x.replay)) == r.ContentLength ||
+		x.body != nil && x.body.whole() {
+		return
+	}
+	x.conn.refused.Store(true)
+	_ = http.NewResponseController(x.w).SetReadDeadline(time.Now().Add(lingerTime)) // fails only for a closed connection
 }
 
 // setStatus notes the status that is sent to the client now.
@@ -467,6 +482,7 @@ func (x *exchange) end() {
 	}
 	x.settle(errAborted)
 	x.release()
+	x.boundUnread()
 	x.edge.kept.Add(-x.kept)
 	if x.counted {
 		x.conn.peer.requests.Add(-1)

@@ -31,17 +31,18 @@ import (
 type framing struct {
 	refusal string // method of the request in place of a refused one
 
-	buf   []byte  // what has come and was not given out
-	pool  *[]byte // to give back with buf; nil: buf is not from headBuffers
-	off   int     // where it begins
-	ready int     // how much of it may be given out
-	state state
-	left  int64 // bytes of body or chunk to come
-	extra int   // bytes spent on chunk extensions and trailers
-	any   bool  // a head was seen
-	dead  atomic.Bool
-	err   error // for the reader when all that is ready was given out
-	head  head
+	buf     []byte  // what has come and was not given out
+	pool    *[]byte // to give back with buf; nil: buf is not from headBuffers
+	off     int     // where it begins
+	ready   int     // how much of it may be given out
+	state   state
+	left    int64       // bytes of body or chunk to come
+	extra   int         // bytes spent on chunk extensions and trailers
+	any     bool        // a head was seen
+	dead    atomic.Bool // nothing is read from the connection any more
+	cutBody atomic.Bool // it is dead because a body is not well formed
+	err     error       // for the reader when all that is ready was given out
+	head    head
 }
 
 type state uint8
@@ -301,6 +302,7 @@ func (f *framing) refuse(status int, problem string) {
 // cut ends the connection in the middle of a body.
 func (f *framing) cut() {
 	f.state, f.err = isDead, errFraming
+	f.cutBody.Store(true)
 	f.dead.Store(true)
 }
 

@@ -34,6 +34,9 @@ var (
 	errNotSent = errs.Errorf(errs.Unavailable, "no instance has seen the request").Because(retry.ReasonNotSent)
 )
 
+// errBody replaces a response that came although the request's body is wrong. explain returns what is wrong with it.
+var errBody = errors.New("the client's body is wrong")
+
 // errLate ends an attempt whose time is over.
 var errLate = errors.New("the time for the answer is over")
 
@@ -150,6 +153,10 @@ func (x *exchange) roundTrip(parent context.Context, n int, to route.Endpoint) (
 	}
 	if err == nil && res.StatusCode == http.StatusSwitchingProtocols && x.upgrade == "" {
 		err = errSwitched
+		_ = res.Body.Close()
+	}
+	if err == nil && x.body != nil && x.body.failure() != nil {
+		err = errBody // an origin may respond to a part of a body; the client gets the reason why it is only a part
 		_ = res.Body.Close()
 	}
 	endSpan(span, res, err)
