@@ -21,6 +21,7 @@ import (
 
 	members "bijou.dev/platform/discovery"
 	"bijou.dev/platform/errs"
+	"bijou.dev/platform/pace"
 	"bijou.dev/platform/service"
 
 	"github.com/gorilla/websocket"
@@ -213,7 +214,7 @@ func faultEdgeRestarts(t *testing.T, p platform, _ uint64) (f figures) {
 					_ = c.Close()
 					return
 				}
-				<-time.After(rand.N(100 * time.Millisecond))
+				pace.Sleep(t.Context(), rand.N(100*time.Millisecond))
 			}
 			t.Error("a WebSocket could not be opened again within 20 s")
 		})
@@ -313,12 +314,12 @@ func downloadAll(ctx context.Context, t testing.TB, p platform) (truncated func(
 }
 
 // drip writes its response over two seconds.
-func drip(w http.ResponseWriter, _ *http.Request) {
+func drip(w http.ResponseWriter, r *http.Request) {
 	w.Header().Set("Content-Length", strconv.Itoa(downloadSize))
 	for range downloadInPieces {
 		_, _ = w.Write(make([]byte, downloadSize/downloadInPieces)) // fails only if the client disconnected
 		_ = http.NewResponseController(w).Flush()
-		<-time.After(2 * time.Second / downloadInPieces)
+		pace.Sleep(r.Context(), 2*time.Second/downloadInPieces)
 	}
 }
 
@@ -455,9 +456,7 @@ func faultDeadlineExpires(t *testing.T, p platform, _ uint64) (f figures) {
 			return err
 		}
 		for begun := time.Now(); time.Since(begun) < 500*time.Millisecond; {
-			select {
-			case <-time.After(step):
-			case <-ctx.Done():
+			if !pace.Sleep(ctx, step) {
 				return ctx.Err()
 			}
 			if worked.Add(1); time.Now().After(time.UnixMicro(expiry)) {
@@ -533,10 +532,7 @@ func faultClientsDisconnect(t *testing.T, p platform, _ uint64) (f figures) {
 			return nil
 		}
 		began <- struct{}{}
-		select {
-		case <-ctx.Done():
-		case <-time.After(5 * time.Second):
-		}
+		pace.Sleep(ctx, 5*time.Second)
 		ended <- time.Now()
 		return ctx.Err()
 	}
@@ -772,7 +768,8 @@ func (s *edgeClient) drop() {
 // until200 connects and sends requests until it gets status 200, with a jittered back-off between attempts.
 func (s *edgeClient) until200(ctx context.Context) error {
 	s.why = ""
-	for begin, wait := time.Now(), 50*time.Millisecond; ; wait = min(2*wait, time.Second) {
+	retry := pace.Backoff{First: 50 * time.Millisecond, Max: time.Second}
+	for begin := time.Now(); ; {
 		err := s.ask(ctx)
 		switch {
 		case err == nil:
@@ -783,7 +780,9 @@ func (s *edgeClient) until200(ctx context.Context) error {
 			s.why = err.Error()
 		}
 		s.drop()
-		<-time.After(wait/2 + rand.N(wait))
+		if !retry.Wait(ctx) {
+			return err
+		}
 	}
 }
 

@@ -17,6 +17,7 @@ import (
 
 	"bijou.dev/cmd/bijou/stack"
 	configv1 "bijou.dev/platform/api/config/v1"
+	"bijou.dev/platform/pace"
 	"bijou.dev/platform/rpc"
 	"bijou.dev/services/config/configtest"
 )
@@ -282,9 +283,9 @@ func replicasKilled() fault {
 		inject: func(t testing.TB, p platform) {
 			for i, s := range stores {
 				p.kill(t, []string{"config-1", "config-2"}[i%2])
-				<-time.After(time.Second)
+				pace.Sleep(t.Context(), time.Second)
 				p.kill(t, s)
-				<-time.After(3 * time.Second)
+				pace.Sleep(t.Context(), 3*time.Second)
 			}
 		},
 		heal:   func(testing.TB, platform) {},
@@ -292,7 +293,8 @@ func replicasKilled() fault {
 	}
 }
 
-// registrySuspects returns how many instances a registry knows, and whether it registrySuspects losses.
+// registrySuspects returns how many instances a registry knows, how many are suspect, and whether self-preservation is
+// on.
 func registrySuspects(ctx context.Context, p platform, registry string) (n, suspects int, preserving bool, err error) {
 	var list struct {
 		Instances []struct{ Suspect bool }
@@ -367,7 +369,7 @@ func registryCutOff() fault {
 			for _, i := range leaving {
 				s.remove(t, i).stop(t)
 			}
-			<-time.After(12 * time.Second) // longer than a lease
+			pace.Sleep(t.Context(), 12*time.Second) // longer than a lease
 			if err := off(t.Context()); err != nil {
 				t.Errorf("after %d instances had been stopped: %v", len(leaving), err)
 			}
@@ -710,7 +712,7 @@ func killedTraces() fault {
 					corruptLog(t, p.(proxied).volume("tracing"))
 				}
 				p.start(t, "tracing-1")
-				<-time.After(time.Second)
+				pace.Sleep(t.Context(), time.Second)
 			}
 		},
 		heal:   func(testing.TB, platform) {},

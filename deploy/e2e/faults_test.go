@@ -17,6 +17,8 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"bijou.dev/platform/pace"
 )
 
 var (
@@ -153,9 +155,7 @@ func (o *offer) one(url string, due time.Duration) {
 // runFor waits for d while the load goes on.
 func (o *offer) runFor(t testing.TB, d time.Duration) {
 	t.Helper()
-	select {
-	case <-time.After(d):
-	case <-t.Context().Done():
+	if !pace.Sleep(t.Context(), d) {
 		t.Fatal(t.Context().Err())
 	}
 }
@@ -384,7 +384,7 @@ func (x faultRun) judge(t testing.TB, all []sample, at timing) figures {
 		t.Logf("%s: %d requests failed: %s", x.name, n, why)
 	}
 	if was.failed > 0 {
-		f.missed = append(f.missed, fmt.Sprintf("the machine is too busy to run: %d of %d failed before anything was broken",
+		f.missed = append(f.missed, fmt.Sprintf("the machine is too busy: %d of %d requests failed before the fault",
 			was.failed, was.offered))
 	}
 	if whole.share() < x.must {

@@ -18,6 +18,7 @@ import (
 	"time"
 
 	"bijou.dev/cmd/bijou/stack"
+	"bijou.dev/platform/pace"
 )
 
 // pauser is a platform that can pause instances: they keep their connections and do nothing. Not every runner can.
@@ -106,7 +107,7 @@ func (p proxied) fill(t testing.TB, volume string) (undo func()) {
 				}
 			}
 			first()
-			<-time.After(10 * time.Millisecond)
+			pace.Sleep(ctx, 10*time.Millisecond)
 		}
 	})
 	<-full

@@ -9,6 +9,8 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"bijou.dev/platform/pace"
 )
 
 // faultOverload sends three times as many requests to a slow service as the edge lets through. Each response takes 50
@@ -50,7 +52,7 @@ func faultOverload(t *testing.T, p platform, seed uint64) figures {
 		begun, due := time.Now(), time.Duration(0)
 		for due < 20*time.Second {
 			due += time.Duration(rng.ExpFloat64() / rate * float64(time.Second))
-			<-time.After(time.Until(begun.Add(due))) // open loop
+			pace.Sleep(t.Context(), time.Until(begun.Add(due))) // open loop
 			all.Go(func() {
 				ctx, cancel := context.WithTimeout(context.Background(), within)
 				defer cancel()

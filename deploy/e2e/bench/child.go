@@ -23,28 +23,28 @@ const childArg = "child"
 type role func(ctx context.Context, args []string, ready func(addr string)) error
 
 var roles = map[string]role{
-	"etcd":      playEtcd,
-	"config":    playConfig,
-	"discovery": playDiscovery,
-	"origin":    playOrigin,
-	"proxy":     playProxy,
-	"gateway":   playGateway,
-	"decoder":   playDecoder,
-	"tracing":   playTracing,
+	"etcd":      runEtcd,
+	"config":    runConfig,
+	"discovery": runDiscovery,
+	"origin":    runOrigin,
+	"proxy":     runProxy,
+	"gateway":   runGateway,
+	"decoder":   runDecoder,
+	"tracing":   runTracing,
 }
 
-// process is a child. Its first line is its address. For each line it is sent it answers with the CPU time it has used, in
-// nanoseconds. It ends with its input, so none outlives this program.
+// process is a child process. The first line of its output is its address. For each line that it reads it writes the
+// CPU time that it has used, in nanoseconds. It exits when its input ends, so no child outlives this program.
 type process struct {
-	role string
-	addr string
-	cmd  *exec.Cmd
-	in   io.WriteCloser
-	out  *bufio.Reader
-	said *tail
+	role   string
+	addr   string
+	cmd    *exec.Cmd
+	in     io.WriteCloser
+	out    *bufio.Reader
+	stderr *tail
 }
 
-// tail keeps the last of what a child wrote about its problems, for an error to quote.
+// tail keeps the end of what a child wrote to standard error, for the text of errors.
 type tail struct {
 	mu   sync.Mutex
 	text []byte
@@ -59,14 +59,14 @@ func (t *tail) Write(b []byte) (int, error) {
 	return len(b), nil
 }
 
-// wrap adds it to an error.
+// wrap adds the text to an error.
 func (t *tail) wrap(err error) error {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if len(t.text) == 0 {
 		return err
 	}
-	return fmt.Errorf("%w; it said:\n%s", err, bytes.TrimSpace(t.text))
+	return fmt.Errorf("%w; its standard error:\n%s", err, bytes.TrimSpace(t.text))
 }
 
 // spawn starts a child and waits for its address.
@@ -76,8 +76,8 @@ func spawn(ctx context.Context, role string, args ...string) (*process, error) {
 		return nil, fmt.Errorf("finding this program, to start %s: %w", role, err)
 	}
 	p := &process{role: role, cmd: exec.CommandContext(ctx, self, append([]string{childArg, role}, args...)...)}
-	p.said = new(tail)
-	p.cmd.Stderr = p.said
+	p.stderr = new(tail)
+	p.cmd.Stderr = p.stderr
 	if p.in, err = p.cmd.StdinPipe(); err != nil {
 		return nil, fmt.Errorf("starting %s: %w", role, err)
 	}
@@ -91,7 +91,7 @@ func spawn(ctx context.Context, role string, args ...string) (*process, error) {
 	}
 	if p.addr, err = p.out.ReadString('\n'); err != nil {
 		p.kill()
-		return nil, p.said.wrap(fmt.Errorf("starting %s: it ended before it told its address", role))
+		return nil, p.stderr.wrap(fmt.Errorf("starting %s: it exited before it printed its address", role))
 	}
 	p.addr = strings.TrimSpace(p.addr)
 	return p, nil
@@ -105,28 +105,31 @@ func (p *process) cpu() (time.Duration, error) {
 		_, err = fmt.Fscanln(p.out, &n)
 	}
 	if err != nil {
-		return 0, p.said.wrap(fmt.Errorf("asking %s for its CPU time: %w", p.role, err))
+		return 0, p.stderr.wrap(fmt.Errorf("asking %s for its CPU time: %w", p.role, err))
 	}
 	return time.Duration(n), nil
 }
 
-// stop ends the child in order and waits for it.
+// stop ends the input of the child, so that it stops gracefully, and waits for it.
 func (p *process) stop() error {
-	_ = p.in.Close() // a pipe whose other end is gone has done its work
+	_ = p.in.Close() // fails only if the child has exited
 	if err := p.cmd.Wait(); err != nil {
-		return p.said.wrap(fmt.Errorf("stopping %s: %w", p.role, err))
+		return p.stderr.wrap(fmt.Errorf("stopping %s: %w", p.role, err))
 	}
 	return nil
 }
 
-// kill ends the child at once.
+// kill kills the child and waits for it.
 func (p *process) kill() {
-	_ = p.cmd.Process.Kill() // its only error is that the child has ended
-	_ = p.cmd.Wait()         // which says that it was killed
+	_ = p.cmd.Process.Kill() // fails only if the child has exited
+	_ = p.cmd.Wait()         // returns that it was killed
 }
 
-// member is the role of a service of the platform, alone, that listens on loopback. Its address is that of a listener.
-func member(ctx context.Context, name, listener string, listen []string, setup service.SetupFunc, ready func(string)) error {
+// member is the role of one service of the platform, without the others, that listens on loopback. Its address is that
+// of listener.
+func member(ctx context.Context, name, listener string, listen []string, setup service.SetupFunc,
+	ready func(string),
+) error {
 	addrs := map[string]string{"admin": "127.0.0.1:0"}
 	for _, l := range append(listen, listener) {
 		addrs[l] = "127.0.0.1:0"
@@ -139,5 +142,5 @@ func member(ctx context.Context, name, listener string, listen []string, setup s
 	return p.Run(ctx)
 }
 
-// errCut tells that something ended that should have gone on.
-var errCut = errors.New("it ended early")
+// errCut means that a child ended before it was told to.
+var errCut = errors.New("the server ended too early")

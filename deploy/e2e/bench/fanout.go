@@ -16,25 +16,26 @@ import (
 	"bijou.dev/services/etcd"
 )
 
-// watchers is how many there are of everything that watches.
+// watchers is the number of watchers in each section.
 const watchers = 100
 
-// changes is how many changes are measured in a round, and spacing how far they are apart.
+// changes is the number of changes per round, and spacing the time between them.
 const (
 	changes = 50
 	spacing = 25 * time.Millisecond
 )
 
-// crowd are the watchers of one thing. It knows when the last of them has seen a value.
-type crowd struct {
+// watcherSet are all watchers of a value. It knows when the last of them has seen a new value.
+type watcherSet struct {
 	want, left atomic.Int64
 	all        chan time.Time
 }
 
-func newCrowd() *crowd { return &crowd{all: make(chan time.Time, 1)} }
+func newWatcherSet() *watcherSet { return &watcherSet{all: make(chan time.Time, 1)} }
 
-// member returns what one watcher calls with each value it sees. Calls are not concurrent.
-func (c *crowd) member() func(value int64) {
+// member returns the function that one watcher calls with each value that it sees. One watcher must not call it
+// concurrently.
+func (c *watcherSet) member() func(value int64) {
 	last := int64(-1)
 	return func(value int64) {
 		if value == last {
@@ -47,14 +48,14 @@ func (c *crowd) member() func(value int64) {
 	}
 }
 
-// expect makes the crowd wait for a value. It must be called before the change, and have been seen before the next.
-func (c *crowd) expect(value int64) {
+// expect sets the value to wait for. It must be called before the change, and seen must return before the next call.
+func (c *watcherSet) expect(value int64) {
 	c.left.Store(watchers)
 	c.want.Store(value)
 }
 
 // seen returns when the last watcher saw the value.
-func (c *crowd) seen(ctx context.Context) (time.Time, error) {
+func (c *watcherSet) seen(ctx context.Context) (time.Time, error) {
 	t := time.NewTimer(patience)
 	defer t.Stop()
 	select {
@@ -63,18 +64,20 @@ func (c *crowd) seen(ctx context.Context) (time.Time, error) {
 	case <-ctx.Done():
 		return time.Time{}, ctx.Err()
 	case <-t.C:
-		return time.Time{}, fmt.Errorf("%d of %d watchers have not seen a change within %v", c.left.Load(), watchers, patience)
+		return time.Time{}, fmt.Errorf("%d of %d watchers have not seen a change within %v", c.left.Load(), watchers,
+			patience)
 	}
 }
 
-// playEtcd is etcd as the stack runs it, with synced writes, on a folder and a port.
-func playEtcd(_ context.Context, args []string, ready func(string)) error {
+// runEtcd runs etcd as the stack does, with synced writes, on a folder, a client address and a peer address.
+func runEtcd(_ context.Context, args []string, ready func(string)) error {
 	dir, client, peer := args[0], args[1], args[2]
 	ready(client)
 	etcd.Main([]string{
 		"etcd", "--data-dir=" + dir, "--log-level=error",
 		"--listen-client-urls=http://" + client, "--advertise-client-urls=http://" + client,
-		"--listen-peer-urls=http://" + peer, "--initial-advertise-peer-urls=http://" + peer, "--initial-cluster=default=http://" + peer,
+		"--listen-peer-urls=http://" + peer, "--initial-advertise-peer-urls=http://" +
+			peer, "--initial-cluster=default=http://" + peer,
 	}, nil, os.Stderr)
 	return errCut
 }
@@ -97,7 +100,10 @@ func startEtcd(ctx context.Context) (endpoint string, stop func(), err error) {
 		p.kill()
 		_ = os.RemoveAll(dir) // a temporary folder
 	}
-	err = until(ctx, 10*time.Millisecond, "etcd", func(ctx context.Context) error { return etcd.Healthy(ctx, "http://"+client) })
+	err = until(ctx, 10*time.Millisecond, "etcd", func(ctx context.Context) error {
+		return etcd.Healthy(ctx,
+			"http://"+client)
+	})
 	if err != nil {
 		stop()
 		return "", nil, err
@@ -105,7 +111,7 @@ func startEtcd(ctx context.Context) (endpoint string, stop func(), err error) {
 	return client, stop, nil
 }
 
-// freeAddrs returns two loopback addresses that nobody listens on. etcd cannot choose its own.
+// freeAddrs returns two free loopback addresses. etcd cannot choose its own.
 func freeAddrs() (a, b string, err error) {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -120,22 +126,22 @@ func freeAddrs() (a, b string, err error) {
 	return l.Addr().String(), m.Addr().String(), nil
 }
 
-// rawFanOut is the floor: a put to etcd until the last of 100 clients, each with a connection and a watch of its own, has
-// it.
+// rawFanOut is the floor: the time from a put to etcd until the last of 100 clients, each with its own connection and
+// watch, has the value.
 type rawFanOut struct {
-	crowd  *crowd
-	writer *kvetcd.Store
-	stores []*kvetcd.Store
-	cancel context.CancelFunc
-	done   sync.WaitGroup
-	value  int64
+	watcherSet *watcherSet
+	writer     *kvetcd.Store
+	stores     []*kvetcd.Store
+	cancel     context.CancelFunc
+	done       sync.WaitGroup
+	value      int64
 }
 
 const rawPrefix, rawKey = "/bench/", "/bench/value"
 
 func newRawFanOut(ctx context.Context, endpoint string) (*rawFanOut, error) {
 	watch, cancel := context.WithCancel(ctx)
-	f := &rawFanOut{crowd: newCrowd(), cancel: cancel}
+	f := &rawFanOut{watcherSet: newWatcherSet(), cancel: cancel}
 	var ready sync.WaitGroup
 	for range watchers + 1 {
 		s, err := kvetcd.New(kvetcd.Options{Endpoints: []string{endpoint}})
@@ -148,14 +154,14 @@ func newRawFanOut(ctx context.Context, endpoint string) (*rawFanOut, error) {
 	f.writer = f.stores[watchers]
 	for _, s := range f.stores[:watchers] {
 		ready.Add(1)
-		f.done.Go(func() { follow(watch, s.Watch(watch, rawPrefix), f.crowd.member(), sync.OnceFunc(ready.Done)) })
+		f.done.Go(func() { follow(watch, s.Watch(watch, rawPrefix), f.watcherSet.member(), sync.OnceFunc(ready.Done)) })
 	}
-	ready.Wait() // a watch also ends, and is ready, with ctx
+	ready.Wait() // ready is also called when a watch ends with ctx
 	return f, ctx.Err()
 }
 
-// follow tells a member of the crowd each value of the key. ready is called once the watch is there, or has ended.
-func follow(ctx context.Context, w kv.Watch, tell func(int64), ready func()) {
+// follow calls see with each value of the key. ready is called when the watch has begun, or has ended.
+func follow(ctx context.Context, w kv.Watch, see func(int64), ready func()) {
 	defer ready()
 	for {
 		u, err := w.Next(ctx)
@@ -165,7 +171,7 @@ func follow(ctx context.Context, w kv.Watch, tell func(int64), ready func()) {
 		ready()
 		for _, e := range u.Puts {
 			if n, err := strconv.ParseInt(string(e.Value), 10, 64); err == nil {
-				tell(n)
+				see(n)
 			}
 		}
 	}
@@ -174,22 +180,23 @@ func follow(ctx context.Context, w kv.Watch, tell func(int64), ready func()) {
 // change puts the next value and returns when the last watcher has it.
 func (f *rawFanOut) change(ctx context.Context) (time.Time, error) {
 	f.value++
-	f.crowd.expect(f.value)
-	if _, err := f.writer.Txn(ctx, kv.Txn{Then: []kv.Op{kv.Put(rawKey, []byte(strconv.FormatInt(f.value, 10)))}}); err != nil {
+	f.watcherSet.expect(f.value)
+	if _, err := f.writer.Txn(ctx, kv.Txn{Then: []kv.Op{kv.Put(rawKey,
+		[]byte(strconv.FormatInt(f.value, 10)))}}); err != nil {
 		return time.Time{}, err
 	}
-	return f.crowd.seen(ctx)
+	return f.watcherSet.seen(ctx)
 }
 
 func (f *rawFanOut) close() {
 	f.cancel()
 	f.done.Wait()
 	for _, s := range f.stores {
-		_ = s.Close() // it was only measured
+		_ = s.Close() // nothing is to be written
 	}
 }
 
-// spread compares a way to tell a crowd with the raw fan-out, in turns, and adds a line for each.
+// spread compares a way to distribute a change with the raw fan-out, in turns, and adds a line for each.
 func (r *report) spread(ctx context.Context, endpoint, name string, change func() (time.Time, error)) (err error) {
 	raw, err := newRawFanOut(ctx, endpoint)
 	if err != nil {
@@ -197,7 +204,7 @@ func (r *report) spread(ctx context.Context, endpoint, name string, change func(
 	}
 	defer raw.close()
 	ways := []func() (time.Time, error){func() (time.Time, error) { return raw.change(ctx) }, change}
-	for _, way := range ways { // connections and caches are warm from here on
+	for _, way := range ways { // warm up connections and caches
 		if _, err := paced(ctx, changes/2, spacing, way); err != nil {
 			return err
 		}

@@ -27,20 +27,20 @@ import (
 	"google.golang.org/grpc/credentials/insecure"
 )
 
-// answer is what the origin says.
+// answer is the body of all responses of the origin.
 const answer = `{"title":"Metropolis","year":1927,"rating":8.3}`
 
-// playOrigin is an HTTP server that answers every request at once.
-func playOrigin(ctx context.Context, _ []string, ready func(string)) error {
+// runOrigin serves HTTP and answers every request at once.
+func runOrigin(ctx context.Context, _ []string, ready func(string)) error {
 	return serveHTTP(ctx, ready, http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("Content-Type", "application/json")
-		_, _ = io.WriteString(w, answer) // a client that has gone cannot be told
+		_, _ = io.WriteString(w, answer) // fails only if the client disconnected
 	}))
 }
 
-// playProxy is the standard library's proxy to the origin in args, with a transport that keeps its connections and
-// buffers that are used again.
-func playProxy(ctx context.Context, args []string, ready func(string)) error {
+// runProxy runs httputil.ReverseProxy to the origin in args, with a transport that keeps connections, and with a pool
+// of buffers.
+func runProxy(ctx context.Context, args []string, ready func(string)) error {
 	origin := &url.URL{Scheme: "http", Host: args[0]}
 	return serveHTTP(ctx, ready, &httputil.ReverseProxy{
 		Rewrite:    func(r *httputil.ProxyRequest) { r.SetURL(origin); r.SetXForwarded() },
@@ -72,9 +72,9 @@ func serveHTTP(ctx context.Context, ready func(string), h http.Handler) error {
 	return nil
 }
 
-// playGateway is the edge to the origin in args, with routes, circuit, metrics and tracing. The other arguments are the
-// receiver of spans, the share of requests that is recorded, and which requests are logged.
-func playGateway(ctx context.Context, args []string, ready func(string)) error {
+// runGateway runs the edge to the origin in args, with routes, circuit, metrics and tracing. The other arguments are
+// the receiver of spans, the share of requests that is recorded, and which requests are logged.
+func runGateway(ctx context.Context, args []string, ready func(string)) error {
 	origin, spans, share, log := args[0], args[1], args[2], args[3]
 	set := config.Static(map[string]string{"trace.sampling": share, "gateway.accessLog": log})
 	conn, err := grpc.NewClient("passthrough:///"+spans, grpc.WithTransportCredentials(insecure.NewCredentials()))
@@ -90,7 +90,7 @@ func playGateway(ctx context.Context, args []string, ready func(string)) error {
 	if err != nil {
 		return err
 	}
-	defer func() { _ = tracer.Shutdown(context.WithoutCancel(ctx)) }() // nobody waits for the last spans
+	defer func() { _ = tracer.Shutdown(context.WithoutCancel(ctx)) }() // the last spans may be lost
 	var routes gateway.Routes
 	if err := routes.Set(`[
 		{"name": "api", "match": {"prefix": "/api"}, "to": [{"service": "catalog"}]},
@@ -99,7 +99,10 @@ func playGateway(ctx context.Context, args []string, ready func(string)) error {
 		return err
 	}
 	instance := func(service string) []discovery.Instance {
-		return []discovery.Instance{{Service: service, ID: service + "-1", Zone: "a", Version: "v1", Status: discovery.Up, Endpoints: map[string]string{"http": origin}}}
+		return []discovery.Instance{{
+			Service: service, ID: service + "-1", Zone: "a", Version: "v1", Status: discovery.Up,
+			Endpoints: map[string]string{"http": origin},
+		}}
 	}
 	edge, err := gateway.NewEdge(gateway.EdgeOptions{
 		Options: gateway.Options{Routes: routes}, Zone: "a", Config: set, Trace: tracer, Metrics: prometheus.NewRegistry(),
@@ -120,7 +123,7 @@ func playGateway(ctx context.Context, args []string, ready func(string)) error {
 	return edge.Serve(l)
 }
 
-// connections is how many clients keep a connection busy.
+// connections is the number of clients, each with one connection.
 const connections = 32
 
 func benchGateway(ctx context.Context, r *report) error {
@@ -134,7 +137,10 @@ func benchGateway(ctx context.Context, r *report) error {
 		return err
 	}
 	defer spans.kill()
-	names := []string{"direct: the origin itself", "httputil.ReverseProxy, no metrics or traces", "gateway, no trace sampled", "gateway, all traces sampled", "gateway, all sampled and logged"}
+	names := []string{
+		"direct: the origin itself", "httputil.ReverseProxy, no metrics or traces",
+		"gateway, no trace sampled", "gateway, all traces sampled", "gateway, all sampled and logged",
+	}
 	contenders := []*process{origin}
 	for _, args := range [][]string{
 		{"proxy", origin.addr},
@@ -151,12 +157,12 @@ func benchGateway(ctx context.Context, r *report) error {
 	}
 	cpu, rate := make([][]float64, len(contenders)), make([][]float64, len(contenders))
 	for _, p := range contenders { // warm up
-		if _, _, err := hammer(ctx, p, r.each); err != nil {
+		if _, _, err := loadProcess(ctx, p, r.each); err != nil {
 			return err
 		}
 	}
 	err = turns(ctx, r.rounds, len(contenders), func(i int) error {
-		c, n, err := hammer(ctx, contenders[i], 2*r.each)
+		c, n, err := loadProcess(ctx, contenders[i], 2*r.each)
 		cpu[i], rate[i] = append(cpu[i], c), append(rate[i], n)
 		return err
 	})
@@ -169,9 +175,9 @@ func benchGateway(ctx context.Context, r *report) error {
 	return nil
 }
 
-// hammer keeps connections to p busy for a while. It returns p's CPU time for a request in microseconds, and requests a
-// second, which all of this machine's processes share.
-func hammer(ctx context.Context, p *process, d time.Duration) (cpu, rate float64, err error) {
+// loadProcess sends requests to p for d. It returns the CPU time of p per request in microseconds, and the requests per
+// second, which depend on all processes of this machine.
+func loadProcess(ctx context.Context, p *process, d time.Duration) (cpu, rate float64, err error) {
 	before, err := p.cpu()
 	if err != nil {
 		return 0, 0, err
@@ -179,14 +185,15 @@ func hammer(ctx context.Context, p *process, d time.Duration) (cpu, rate float64
 	start := time.Now()
 	n, err := load(ctx, p.addr, start.Add(d))
 	if err != nil {
-		return 0, 0, fmt.Errorf("asking %s: %w", p.role, err)
+		return 0, 0, fmt.Errorf("sending requests to %s: %w", p.role, err)
 	}
 	took := time.Since(start)
 	after, err := p.cpu()
 	return float64((after - before).Nanoseconds()) / 1000 / float64(n), float64(n) / took.Seconds(), err
 }
 
-// load sends requests over connections until end, and returns how many were answered. Any bad answer is an error.
+// load sends requests over all connections until end, and returns the number of responses. A wrong response is an
+// error.
 func load(ctx context.Context, addr string, end time.Time) (int64, error) {
 	ctx, cancel := context.WithDeadline(ctx, end.Add(patience))
 	defer cancel()
@@ -211,8 +218,8 @@ func load(ctx context.Context, addr string, end time.Time) (int64, error) {
 	}
 }
 
-// converse asks one question after the other on one connection. It is written by hand to leave the machine's time to
-// what is measured.
+// converse sends one request after the other on one connection. It does not use net/http, so that it uses little of the
+// CPU time of the machine.
 func converse(ctx context.Context, addr string, end time.Time) (n int64, err error) {
 	conn, err := new(net.Dialer).DialContext(ctx, "tcp", addr)
 	if err != nil {
@@ -220,11 +227,11 @@ func converse(ctx context.Context, addr string, end time.Time) (n int64, err err
 	}
 	defer conn.Close()
 	defer context.AfterFunc(ctx, func() { _ = conn.Close() })()
-	question := []byte("GET /films/metropolis HTTP/1.1\r\nHost: cinema.example\r\nUser-Agent: bench\r\nAccept: */*\r\n\r\n")
+	request := []byte("GET /films/metropolis HTTP/1.1\r\nHost: cinema.example\r\nUser-Agent: bench\r\nAccept: */*\r\n\r\n")
 	in := bufio.NewReader(conn)
 	body := make([]byte, len(answer))
 	for ; time.Now().Before(end); n++ {
-		if _, err := conn.Write(question); err != nil {
+		if _, err := conn.Write(request); err != nil {
 			return n, err
 		}
 		if err := readAnswer(in, body); err != nil {
@@ -234,14 +241,14 @@ func converse(ctx context.Context, addr string, end time.Time) (n int64, err err
 	return n, nil
 }
 
-// readAnswer reads one answer of the origin into body.
+// readAnswer reads one response of the origin into body.
 func readAnswer(in *bufio.Reader, body []byte) error {
 	status, err := in.ReadSlice('\n')
 	if err != nil {
 		return err
 	}
 	if !bytes.HasPrefix(status, []byte("HTTP/1.1 200 ")) {
-		return fmt.Errorf("the answer is %q", bytes.TrimSpace(status))
+		return fmt.Errorf("the response is %q, want 200 and the body of the origin", bytes.TrimSpace(status))
 	}
 	length := -1
 	for {
@@ -257,13 +264,13 @@ func readAnswer(in *bufio.Reader, body []byte) error {
 		}
 	}
 	if length != len(body) {
-		return fmt.Errorf("the answer has %d bytes, not %d", length, len(body))
+		return fmt.Errorf("the response has %d bytes, want %d", length, len(body))
 	}
 	if _, err := io.ReadFull(in, body); err != nil {
 		return err
 	}
 	if string(body) != answer {
-		return fmt.Errorf("the answer is %q", body)
+		return fmt.Errorf("the response is %q, want 200 and the body of the origin", body)
 	}
 	return nil
 }

@@ -53,7 +53,7 @@ func (echo) Get(context.Context, *configv1.GetRequest) (*configv1.GetResponse, e
 	return &configv1.GetResponse{Revision: 1}, nil
 }
 
-// loop is a network with three instances of "config" served by register.
+// loop returns an in-memory network with three instances of "config", each a server that register makes.
 func loop(register func() *grpc.Server) (*memnet.Network, *discovery.Directory, func(), error) {
 	n := memnet.New()
 	var instances []discovery.Instance
@@ -79,12 +79,12 @@ func loop(register func() *grpc.Server) (*memnet.Network, *discovery.Directory, 
 	return n, discovery.NewStatic(map[string][]discovery.Instance{"config": instances}).Directory, stop, nil
 }
 
-// call is a benchmark of one call at a time on a connection.
+// call returns a benchmark of sequential calls on a connection.
 func call(conn grpc.ClientConnInterface) func(b *testing.B) error {
 	return callWith(conn, context.Background)
 }
 
-// callWith is call within contexts of its own.
+// callWith is call with the contexts that parent returns.
 func callWith(conn grpc.ClientConnInterface, parent func() context.Context) func(b *testing.B) error {
 	client := configv1.NewConfigClient(conn)
 	return func(b *testing.B) error {
@@ -101,7 +101,7 @@ func callWith(conn grpc.ClientConnInterface, parent func() context.Context) func
 	}
 }
 
-// warm waits until a call is answered, so that no contender pays for connecting.
+// warm waits until a call succeeds, so that connecting is not measured.
 func warm(ctx context.Context, conn grpc.ClientConnInterface) error {
 	return until(ctx, 5*time.Millisecond, "the first answer", func(ctx context.Context) error {
 		_, err := configv1.NewConfigClient(conn).Get(ctx, &configv1.GetRequest{})
@@ -111,7 +111,10 @@ func warm(ctx context.Context, conn grpc.ClientConnInterface) error {
 
 func bare(n *memnet.Network) (*grpc.ClientConn, error) {
 	return grpc.NewClient("passthrough:///config-1:7000", grpc.WithTransportCredentials(insecure.NewCredentials()),
-		grpc.WithContextDialer(func(ctx context.Context, addr string) (net.Conn, error) { return n.DialContext(ctx, "tcp", addr) }))
+		grpc.WithContextDialer(func(ctx context.Context, addr string) (net.Conn, error) {
+			return n.DialContext(ctx, "tcp",
+				addr)
+		}))
 }
 
 func benchCalls(ctx context.Context, r *report) error {
@@ -149,7 +152,7 @@ func benchCalls(ctx context.Context, r *report) error {
 	return r.compare(ctx, contenders...)
 }
 
-// drop is an exporter that throws spans away: the section is about making them.
+// drop is an exporter that drops spans: the section measures how they are made.
 type drop struct{}
 
 func (drop) ExportSpans(context.Context, []sdktrace.ReadOnlySpan) error { return nil }
@@ -177,7 +180,10 @@ func benchTracing(ctx context.Context, r *report) error {
 			return err
 		}
 		defer stop()
-		conn, err := rpc.NewClient(rpc.ClientOptions{Service: "bench", Discovery: found, DialContext: n.DialContext, Trace: p}).Dial("config")
+		conn, err := rpc.NewClient(rpc.ClientOptions{
+			Service: "bench", Discovery: found, DialContext: n.DialContext,
+			Trace: p,
+		}).Dial("config")
 		if err != nil {
 			return err
 		}
@@ -193,8 +199,8 @@ func benchTracing(ctx context.Context, r *report) error {
 	return r.compare(ctx, contenders...)
 }
 
-// withHeader returns a context whose calls carry a header of the length of traceparent, another one each time: what gRPC
-// takes for that is no work of ours.
+// withHeader returns a context whose calls send a header as long as traceparent, with a new value each time. It
+// measures what gRPC needs for any such header.
 func withHeader() context.Context {
 	value := fmt.Sprintf("%055d", rand.Uint64())
 	return metadata.AppendToOutgoingContext(context.Background(), "bench-header", value)

@@ -16,29 +16,29 @@ import (
 	"google.golang.org/protobuf/types/known/durationpb"
 )
 
-// playConfig is a replica of the configuration service over the etcd in args.
-func playConfig(ctx context.Context, args []string, ready func(string)) error {
+// runConfig runs a replica of the service config over the etcd in args.
+func runConfig(ctx context.Context, args []string, ready func(string)) error {
 	return member(ctx, "config", "grpc", nil, func(ctx context.Context, setup *service.Setup) error {
 		return config.New(ctx, setup, config.Options{EtcdEndpoints: args})
 	}, ready)
 }
 
-// followers are 100 sets of settings, as of 100 processes, each with a connection of its own.
+// followers are 100 sets of settings, each with its own connection, as in 100 processes.
 type followers struct {
-	crowd  *crowd
-	config configv1.ConfigClient
-	conns  []*rpc.Conn
-	cancel context.CancelFunc
-	done   sync.WaitGroup
-	value  int64
-	acked  []time.Duration // of each change, until the publisher knew that everybody has it
+	watcherSet *watcherSet
+	config     configv1.ConfigClient
+	conns      []*rpc.Conn
+	cancel     context.CancelFunc
+	done       sync.WaitGroup
+	value      int64
+	acked      []time.Duration // per change: until the publisher knew that all sets have it
 }
 
 const followed = "bench.value"
 
 func newFollowers(ctx context.Context, addr string) (*followers, error) {
 	run, cancel := context.WithCancel(ctx)
-	f := &followers{crowd: newCrowd(), cancel: cancel}
+	f := &followers{watcherSet: newWatcherSet(), cancel: cancel}
 	sets := make([]*settings.LiveSet, watchers)
 	for i := range sets {
 		conn, err := f.dial(addr)
@@ -46,15 +46,18 @@ func newFollowers(ctx context.Context, addr string) (*followers, error) {
 			f.close()
 			return nil, err
 		}
-		id := &configv1.Identity{App: "bench", Instance: fmt.Sprintf("bench-%d", i), Environment: "local", Region: "local", Zone: "a", Version: "v1"}
+		id := &configv1.Identity{
+			App: "bench", Instance: fmt.Sprintf("bench-%d", i), Environment: "local", Region: "local",
+			Zone: "a", Version: "v1",
+		}
 		set, err := settings.Open(settings.Options{Identity: id, Conn: conn})
 		if err != nil {
 			f.close()
 			return nil, err
 		}
-		tell := f.crowd.member()
-		settings.Int(set, followed, 0, settings.Spec{Doc: "A number that grows."}).Watch(func(_, v int64) { tell(v) })
-		f.done.Go(func() { _ = set.Run(run) }) // it returns nil
+		see := f.watcherSet.member()
+		settings.Int(set, followed, 0, settings.Spec{Doc: "A number that grows."}).Watch(func(_, v int64) { see(v) })
+		f.done.Go(func() { _ = set.Run(run) }) // Run returns nil
 		sets[i] = set
 	}
 	conn, err := f.dial(addr)
@@ -89,29 +92,36 @@ func (f *followers) dial(addr string) (*rpc.Conn, error) {
 
 func (f *followers) request(dry bool) *configv1.PublishRequest {
 	return &configv1.PublishRequest{Author: "bench", Reason: "measuring", DryRun: dry, Changes: []*configv1.Change{{
-		Name: followed, Scope: &configv1.Scope{Layer: configv1.Layer_LAYER_APP, App: "bench"}, Value: strconv.FormatInt(f.value, 10),
+		Name: followed, Scope: &configv1.Scope{
+			Layer: configv1.Layer_LAYER_APP,
+			App:   "bench",
+		}, Value: strconv.FormatInt(f.value, 10),
 	}}}
 }
 
-// change publishes the next value and returns when the last set uses it. How long it takes until the publisher can know
-// that is kept beside.
+// change publishes the next value and returns when the last set uses it. It adds the time until the publisher knows
+// that to acked.
 func (f *followers) change(ctx context.Context) (time.Time, error) {
 	f.value++
-	f.crowd.expect(f.value)
+	f.watcherSet.expect(f.value)
 	start := time.Now()
 	resp, err := f.config.Publish(ctx, f.request(false))
 	if err != nil {
 		return time.Time{}, err
 	}
-	st, err := f.config.Status(ctx, &configv1.StatusRequest{App: "bench", Revision: resp.GetRevision(), Wait: durationpb.New(patience)})
+	st, err := f.config.Status(ctx, &configv1.StatusRequest{
+		App: "bench", Revision: resp.GetRevision(),
+		Wait: durationpb.New(patience),
+	})
 	if err != nil {
 		return time.Time{}, err
 	}
 	if st.GetCurrent() != watchers || st.GetTotal() != watchers {
-		return time.Time{}, fmt.Errorf("%d of %d sets are on revision %d after %v; all %d should be", st.GetCurrent(), st.GetTotal(), resp.GetRevision(), patience, watchers)
+		return time.Time{}, fmt.Errorf("%d of %d sets are on revision %d after %v; all %d should be", st.GetCurrent(),
+			st.GetTotal(), resp.GetRevision(), patience, watchers)
 	}
 	f.acked = append(f.acked, time.Since(start))
-	return f.crowd.seen(ctx)
+	return f.watcherSet.seen(ctx)
 }
 
 func (f *followers) close() {
@@ -138,7 +148,8 @@ func benchPublish(ctx context.Context, r *report) error {
 		return err
 	}
 	defer f.close()
-	if err := r.spread(ctx, endpoint, "publish to the last set in use", func() (time.Time, error) { return f.change(ctx) }); err != nil {
+	if err := r.spread(ctx, endpoint, "publish to the last set in use",
+		func() (time.Time, error) { return f.change(ctx) }); err != nil {
 		return err
 	}
 	acked := latencies{}

@@ -12,27 +12,27 @@ import (
 	registry "bijou.dev/services/discovery"
 )
 
-// playDiscovery is a replica of the registry over the etcd in args.
-func playDiscovery(ctx context.Context, args []string, ready func(string)) error {
+// runDiscovery runs a replica of the registry over the etcd in args.
+func runDiscovery(ctx context.Context, args []string, ready func(string)) error {
 	return member(ctx, "discovery", "grpc", []string{"http"}, func(ctx context.Context, setup *service.Setup) error {
 		return registry.New(ctx, setup, registry.Options{EtcdEndpoints: args})
 	}, ready)
 }
 
-// callers are 100 clients of the registry, as of 100 processes, each with a connection of its own.
+// callers are 100 clients of the registry, each with its own connection, as in 100 processes.
 type callers struct {
-	crowd   *crowd
-	clients []*discovery.Client // the last one registers
-	cancel  context.CancelFunc
-	done    sync.WaitGroup
-	value   int64
+	watcherSet *watcherSet
+	clients    []*discovery.Client // the last one registers
+	cancel     context.CancelFunc
+	done       sync.WaitGroup
+	value      int64
 }
 
 const wanted = "catalog"
 
 func newCallers(ctx context.Context, addr string) (*callers, error) {
 	run, cancel := context.WithCancel(ctx)
-	c := &callers{crowd: newCrowd(), cancel: cancel}
+	c := &callers{watcherSet: newWatcherSet(), cancel: cancel}
 	for i := range watchers + 1 {
 		client, err := discovery.New(discovery.Options{Seeds: []string{addr}, Name: fmt.Sprintf("bench/bench-%d", i)})
 		if err != nil {
@@ -40,11 +40,11 @@ func newCallers(ctx context.Context, addr string) (*callers, error) {
 			return nil, err
 		}
 		c.clients = append(c.clients, client)
-		c.done.Go(func() { _ = client.Run(run) }) // it returns nil
+		c.done.Go(func() { _ = client.Run(run) }) // Run returns nil
 	}
 	for _, client := range c.clients[:watchers] {
-		tell := c.crowd.member()
-		client.Watch(wanted, func(list []discovery.Instance) { tell(present(list)) })
+		see := c.watcherSet.member()
+		client.Watch(wanted, func(list []discovery.Instance) { see(present(list)) })
 	}
 	err := until(ctx, 20*time.Millisecond, "100 callers to connect", func(context.Context) error {
 		for _, client := range c.clients {
@@ -61,7 +61,7 @@ func newCallers(ctx context.Context, addr string) (*callers, error) {
 	return c, nil
 }
 
-// present returns the number of the instance that is there and may be called, or 0.
+// present returns the number of the instance that is up, or 0.
 func present(list []discovery.Instance) int64 {
 	for _, in := range list {
 		if n, err := strconv.ParseInt(in.ID, 10, 64); err == nil && in.Status == discovery.Up && !in.Suspect {
@@ -71,30 +71,31 @@ func present(list []discovery.Instance) int64 {
 	return 0
 }
 
-// change starts an instance and returns when the last caller may call it. Then, off the clock, the instance leaves.
+// change registers an instance and returns when the last caller has it as up. Then it deregisters the instance, which
+// is not measured.
 func (c *callers) change(ctx context.Context) (time.Time, error) {
 	c.value++
-	c.crowd.expect(c.value)
+	c.watcherSet.expect(c.value)
 	r := discovery.NewRegistrar(c.clients[watchers], discovery.Instance{
 		Service: wanted, ID: strconv.FormatInt(c.value, 10), Zone: "a", Version: "v1", Status: discovery.Up,
 		Endpoints: map[string]string{"grpc": "127.0.0.1:7000", "admin": "127.0.0.1:9090"},
 	}, discovery.RegistrarOptions{})
 	run, cancel := context.WithCancel(ctx)
 	var done sync.WaitGroup
-	done.Go(func() { _ = r.Run(run) }) // it returns nil
+	done.Go(func() { _ = r.Run(run) }) // Run returns nil
 	defer done.Wait()
 	defer cancel()
-	at, err := c.crowd.seen(ctx)
+	at, err := c.watcherSet.seen(ctx)
 	if err != nil {
 		return at, err
 	}
-	c.crowd.expect(0)
+	c.watcherSet.expect(0)
 	leave, stop := context.WithTimeout(ctx, patience)
 	defer stop()
-	if err := r.Drain(leave); err != nil { // one that left while UP might have crashed, and callers would keep it
+	if err := r.Drain(leave); err != nil { // callers keep an instance that is removed while UP, as after a crash
 		return at, err
 	}
-	if _, err := c.crowd.seen(ctx); err != nil {
+	if _, err := c.watcherSet.seen(ctx); err != nil {
 		return at, err
 	}
 	return at, r.Leave(leave)

@@ -11,6 +11,8 @@ import (
 	"testing"
 	"text/tabwriter"
 	"time"
+
+	"bijou.dev/platform/pace"
 )
 
 // report collects the lines of one section.
@@ -55,7 +57,7 @@ func (f figure) String() string {
 	return fmt.Sprintf("%s %s [%s to %s]", short(f.median()), f.unit, short(lo), short(hi))
 }
 
-// short writes three digits, and no more zeros than that.
+// short formats v with three significant digits.
 func short(v float64) string {
 	if v == math.Trunc(v) || math.Abs(v) >= 100 {
 		return strconv.FormatInt(int64(math.Round(v)), 10)
@@ -67,8 +69,8 @@ func (r *report) add(name string, figures ...figure) {
 	r.lines = append(r.lines, line{name, figures})
 }
 
-// print writes the lines. A figure stands beside its ratio to the figure of the first line, the floor, in the same place,
-// if that is of the same kind.
+// print writes the lines. After a figure comes its ratio to the figure in the same column of the first line, the floor,
+// if both have the same unit.
 func (r *report) print() {
 	w := tabwriter.NewWriter(r.out, 2, 4, 2, ' ', 0)
 	for i, l := range r.lines {
@@ -93,13 +95,13 @@ func (r *report) ratio(k int, f figure) string {
 	return " x" + short(f.median()/floor[k].median())
 }
 
-// seconds is the unit of moments, which are no multiples of each other.
+// seconds is the unit of times since a start. No ratio is printed for them.
 const seconds = "s"
 
-// steady is how much a floor may vary from round to round for the comparison to be worth quoting.
+// steady is how much a floor may vary between rounds. If it varies more, the section is marked as UNSTEADY.
 const steady = 1.15
 
-// warn says when the floor itself moved so much that the comparison means little.
+// warn prints a warning if the floor varied too much between rounds.
 func (r *report) warn() {
 	if len(r.lines) < 2 {
 		return
@@ -113,7 +115,7 @@ func (r *report) warn() {
 	}
 }
 
-// turns calls fn for each of n contenders in every round, forwards then backwards, so that drift hits all alike.
+// turns calls fn for each of n contenders in every round, forwards then backwards, so that drift affects all equally.
 func turns(ctx context.Context, rounds, n int, fn func(i int) error) error {
 	order := make([]int, n)
 	for i := range order {
@@ -139,7 +141,7 @@ type contender struct {
 	fn   func(b *testing.B) error
 }
 
-// slicesPerRound is how often contenders take turns within a round. The shorter the turns, the less drifts between them.
+// slicesPerRound is how often contenders take turns within a round. Shorter turns have less drift between them.
 const slicesPerRound = 8
 
 // compare runs contenders in turns and adds a line for each: CPU time of this process, wall time and allocations of one
@@ -170,8 +172,10 @@ func (r *report) compare(ctx context.Context, contenders ...contender) error {
 		var cpu, wall, allocs, moreCPU, moreAllocs []float64
 		for k, s := range sums[i] {
 			floor := sums[0][k]
-			cpu, wall, allocs = append(cpu, s.cpu/s.n/scale), append(wall, s.wall/s.n/scale), append(allocs, math.Round(s.allocs/s.n))
-			moreCPU, moreAllocs = append(moreCPU, (s.cpu/s.n-floor.cpu/floor.n)/scale), append(moreAllocs, math.Round(s.allocs/s.n-floor.allocs/floor.n))
+			cpu, wall, allocs = append(cpu, s.cpu/s.n/scale), append(wall, s.wall/s.n/scale), append(allocs,
+				math.Round(s.allocs/s.n))
+			moreCPU, moreAllocs = append(moreCPU, (s.cpu/s.n-floor.cpu/floor.n)/scale), append(moreAllocs,
+				math.Round(s.allocs/s.n-floor.allocs/floor.n))
 		}
 		figures := []figure{{unit + " CPU", cpu}, {unit + " wall", wall}, {"allocs", allocs}}
 		if i > 0 {
@@ -182,24 +186,24 @@ func (r *report) compare(ctx context.Context, contenders ...contender) error {
 	return nil
 }
 
-// sample is what n operations took: nanoseconds of CPU and of wall time, and allocations.
+// sample is the cost of n operations: nanoseconds of CPU and of wall time, and allocations.
 type sample struct{ n, cpu, wall, allocs float64 }
 
 func (s *sample) add(o sample) {
 	s.n, s.cpu, s.wall, s.allocs = s.n+o.n, s.cpu+o.cpu, s.wall+o.wall, s.allocs+o.allocs
 }
 
-// measure runs fn once, for as long as the flag test.benchtime says.
+// measure runs fn for the duration of the flag test.benchtime.
 func measure(fn func(b *testing.B) error) (sample, error) {
 	var used time.Duration
-	var problem error
+	var failure error
 	result := testing.Benchmark(func(b *testing.B) {
 		b.ReportAllocs()
 		before := cpuTime()
-		problem = fn(b)
+		failure = fn(b)
 		used = cpuTime() - before
 	})
-	return sample{float64(result.N), float64(used), float64(result.T), float64(result.MemAllocs)}, problem
+	return sample{float64(result.N), float64(used), float64(result.T), float64(result.MemAllocs)}, failure
 }
 
 // cpuTime returns the user and system time of this process.
@@ -233,22 +237,26 @@ func (l *latencies) add(round []time.Duration) {
 
 // figures are the median of each round, and the 99th percentile and maximum of all rounds together.
 func (l *latencies) figures() []figure {
-	return []figure{{"ms p50", l.median}, {"ms p99", []float64{millis(l.all, 0.99)}}, {"ms max", []float64{millis(l.all, 1)}}}
+	return []figure{
+		{"ms p50", l.median},
+		{"ms p99", []float64{millis(l.all, 0.99)}},
+		{"ms max", []float64{millis(l.all, 1)}},
+	}
 }
 
-// paced runs op n times, one after the other, each due a period after the one before. A duration counts from when its
-// op was due to the end that it returns, so an op that is late because of the one before pays for that. The clock stops
-// for what op does after that end.
+// paced runs op n times, one after the other, each due a period after the one before. A duration is from the time when
+// op was due to the end that op returns, so it includes the delay by a slow op before. The time that op takes after
+// that end is added to the time when the next op is due.
 func paced(ctx context.Context, n int, period time.Duration, op func() (time.Time, error)) ([]time.Duration, error) {
 	took := make([]time.Duration, 0, n)
 	due := time.Now().Add(period)
 	for range n {
 		start := due
 		if wait := time.Until(due); wait > 0 {
-			if err := sleep(ctx, wait); err != nil {
-				return nil, err
+			if !pace.Sleep(ctx, wait) {
+				return nil, ctx.Err()
 			}
-			start = time.Now() // a timer that fires late is the fault of the bench
+			start = time.Now() // a timer that fires late must not count
 		}
 		end, err := op()
 		if err != nil {
@@ -260,21 +268,6 @@ func paced(ctx context.Context, n int, period time.Duration, op func() (time.Tim
 	return took, nil
 }
 
-// sleep waits for d or until ctx ends.
-func sleep(ctx context.Context, d time.Duration) error {
-	if d <= 0 {
-		return ctx.Err()
-	}
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-t.C:
-		return nil
-	case <-ctx.Done():
-		return ctx.Err()
-	}
-}
-
 // until calls op every period until it succeeds, for at most patience.
 func until(ctx context.Context, period time.Duration, what string, op func(context.Context) error) error {
 	ctx, cancel := context.WithTimeout(ctx, patience)
@@ -284,11 +277,11 @@ func until(ctx context.Context, period time.Duration, what string, op func(conte
 		if err == nil {
 			return nil
 		}
-		if sleep(ctx, period) != nil {
+		if !pace.Sleep(ctx, period) {
 			return fmt.Errorf("waiting for %s: %w", what, err)
 		}
 	}
 }
 
-// patience is how long anything may take that should be quick.
+// patience is the timeout of operations that should be quick.
 const patience = 30 * time.Second

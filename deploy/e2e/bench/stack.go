@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"bijou.dev/cmd/bijou/stack"
+	"bijou.dev/platform/pace"
 
 	"golang.org/x/sync/errgroup"
 )
@@ -37,12 +38,13 @@ func benchStack(ctx context.Context, r *report) error {
 			if err != nil {
 				return err
 			}
-			page, home, healthy = append(page, t.page.Seconds()), append(home, t.home.Seconds()), append(healthy, t.healthy.Seconds())
+			page, home, healthy = append(page, t.page.Seconds()), append(home, t.home.Seconds()), append(healthy,
+				t.healthy.Seconds())
 			if n < min(r.rounds, 3)-1 {
 				return nil
 			}
 			r.add("first page at the edge", figure{seconds, page})
-			r.add("first home page with nothing left out", figure{seconds, home})
+			r.add("first home page without fallbacks", figure{seconds, home})
 			r.add("every process healthy", figure{seconds, healthy})
 			return r.memory(ctx, s)
 		})
@@ -53,19 +55,21 @@ func benchStack(ctx context.Context, r *report) error {
 	return nil
 }
 
-// times are how long after its start a stack did something first.
+// times are durations from the start of a stack.
 type times struct{ page, home, healthy time.Duration }
 
 func startTimes(ctx context.Context, s *stack.Stack, began time.Time) (t times, err error) {
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error {
-		// Not more often: twenty failures open the edge's circuit, and then it is that which is measured.
-		err := until(ctx, 100*time.Millisecond, "a page at the edge", func(ctx context.Context) error { return get(ctx, edgeURL(s)+"/", nil) })
+		// Not more often: twenty failures open the circuit of the edge, which would delay the first page.
+		err := until(ctx, 100*time.Millisecond, "a page at the edge",
+			func(ctx context.Context) error { return get(ctx, edgeURL(s)+"/", nil) })
 		if err != nil {
 			return err
 		}
 		t.page = time.Since(began)
-		err = until(ctx, 100*time.Millisecond, "a whole home page", func(ctx context.Context) error { return wholeHome(ctx, s) })
+		err = until(ctx, 100*time.Millisecond, "a home page without fallbacks",
+			func(ctx context.Context) error { return homeWithoutFallbacks(ctx, s) })
 		t.home = time.Since(began)
 		return err
 	})
@@ -101,20 +105,20 @@ func (r *report) oneStack(ctx context.Context, bin string, fn func(s *stack.Stac
 	return fn(s, began)
 }
 
-// memory adds up what is resident without the audience, and with it.
+// memory reports the resident memory without the audience, and with it.
 func (r *report) memory(ctx context.Context, s *stack.Stack) error {
 	if err := s.Hold(ctx, audience); err != nil {
 		return err
 	}
-	if err := sleep(ctx, settle); err != nil {
-		return err
+	if !pace.Sleep(ctx, settle) {
+		return ctx.Err()
 	}
 	r.add("idle", resident(s)...)
 	if err := s.Restart(ctx, audience); err != nil {
 		return err
 	}
-	if err := sleep(ctx, 2*settle); err != nil {
-		return err
+	if !pace.Sleep(ctx, 2*settle) {
+		return ctx.Err()
 	}
 	r.add("with the audience", resident(s)...)
 	return nil
@@ -142,8 +146,8 @@ func resident(s *stack.Stack) []figure {
 
 func edgeURL(s *stack.Stack) string { return "http://" + s.Addr(edgeService, edgePort) }
 
-// wholeHome reports what a home page lacks: nothing may be replaced by a fallback.
-func wholeHome(ctx context.Context, s *stack.Stack) error {
+// homeWithoutFallbacks gets a home page. The error says which part of it is a fallback.
+func homeWithoutFallbacks(ctx context.Context, s *stack.Stack) error {
 	var all struct{ Profiles []struct{ ID string } }
 	if err := get(ctx, edgeURL(s)+"/api/profiles", &all); err != nil {
 		return err
@@ -162,17 +166,17 @@ func wholeHome(ctx context.Context, s *stack.Stack) error {
 		return err
 	}
 	if len(home.Degraded) > 0 {
-		return fmt.Errorf("the home page lacks %v", home.Degraded)
+		return fmt.Errorf("the home page has fallbacks for %v", home.Degraded)
 	}
 	for _, r := range home.Rows {
 		if r.Kind == "recommended" && r.Note == "" && len(r.Cards) > 0 {
 			return nil
 		}
 	}
-	return errors.New("the home page recommends nothing")
+	return errors.New("the home page has no recommendations")
 }
 
-// get asks for url, which must be answered with 200, and decodes the answer into v, unless that is nil.
+// get gets a URL and decodes the JSON of the response into v, unless v is nil. A status other than 200 is an error.
 func get(ctx context.Context, url string, v any) error {
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
 	if err != nil {
@@ -185,7 +189,7 @@ func get(ctx context.Context, url string, v any) error {
 	defer resp.Body.Close()
 	if resp.StatusCode != http.StatusOK {
 		body, _ := io.ReadAll(io.LimitReader(resp.Body, 200))
-		return fmt.Errorf("asking for %s: %s: %s", url, resp.Status, body)
+		return fmt.Errorf("GET %s: %s: %s", url, resp.Status, body)
 	}
 	if v == nil {
 		return nil

@@ -9,11 +9,11 @@ import (
 	"time"
 )
 
-// used is what the kernel says of one container.
+// used is the memory and CPU time of one container, from the kernel.
 type used struct {
-	charged  int64 // to the container and its limit, without the cache of files that nobody used lately: as `docker stats`
-	resident int64 // of its process, pages shared with others counted in part, so that sums are true
-	whole    int64 // the same with every page counted in full: VmRSS
+	charged  int64 // charged to the limit of the container, without inactive file cache: as in `docker stats`
+	resident int64 // of its process, with shared pages divided by the processes that share them (Pss)
+	whole    int64 // of its process, with shared pages counted in full (Rss)
 	cpu      time.Duration
 }
 
@@ -22,7 +22,7 @@ func usage(all []container) ([]used, error) {
 	for _, c := range all {
 		u, err := usageOf(c.State.Pid)
 		if err != nil {
-			return nil, fmt.Errorf("asking the kernel about %s: %w", c.Name, err)
+			return nil, fmt.Errorf("reading the memory and CPU time of %s: %w", c.Name, err)
 		}
 		out = append(out, u)
 	}
@@ -92,7 +92,7 @@ func number(file string) (int64, error) {
 	return strconv.ParseInt(strings.TrimSpace(string(b)), 10, 64)
 }
 
-// table reads lines of a name and a number; others do not count.
+// table reads a file with lines of a name and a number. It ignores other lines.
 func table(file string) (map[string]int64, error) {
 	b, err := os.ReadFile(file)
 	if err != nil {
@@ -109,7 +109,7 @@ func table(file string) (map[string]int64, error) {
 	return all, nil
 }
 
-// processor is the name of this machine's, as far as the kernel knows.
+// processor returns the model name of the CPU, or "unknown".
 func processor() string {
 	b, _ := os.ReadFile("/proc/cpuinfo")
 	for line := range strings.Lines(string(b)) {

@@ -1,11 +1,11 @@
-// Benchstack runs compose.yaml as containers and measures what it costs: size of the images, time from `up` to the first
-// page and to everything healthy, memory and CPU time of an idle stack, of one with its audience, and of one with the
-// heavier audience of compose.load.yaml.
+// Benchstack runs compose.yaml as containers and measures what it costs: size of the images, time from `up` to the
+// first page and to everything healthy, memory and CPU time of an idle stack, of one with its audience, and of one with
+// the heavier audience of compose.load.yaml.
 //
 //	go run ./deploy/e2e/benchstack [-window 30s]      at the top of the repository, as root, on the machine of the engine
 //
-// It prints a table for the README. It fails when an image or the memory is over its budget, or when something is missing.
-// Seconds and CPU time are only reported: they are as much the machine's as ours.
+// It prints a table for the README. It fails when an image or the memory is over its budget, or when something is
+// missing. Seconds and CPU time are only reported, because they depend on the machine.
 package main
 
 import (
@@ -25,10 +25,12 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"bijou.dev/platform/pace"
 )
 
-// Budgets. Memory is what is resident, shared pages counted once. It has a margin above what we promise: garbage collectors
-// have their moods.
+// Budgets. Memory is resident memory with shared pages counted once. The budgets are above the promised figures,
+// because garbage collection makes the memory vary.
 const (
 	megabyte      = 1_000_000
 	imageBudget   = 25 * megabyte
@@ -37,8 +39,9 @@ const (
 	minContainers = 20
 )
 
-// window is how long a stack is left alone before it is measured, and how long CPU time is counted.
-var window = flag.Duration("window", 30*time.Second, "how long the stack is left alone before it is measured, and how long CPU time is counted")
+// window is how long to wait before a stack is measured, and how long its CPU time is counted.
+var window = flag.Duration("window", 30*time.Second,
+	"how long to wait before the stack is measured, and how long its CPU time is counted")
 
 func main() {
 	flag.Parse()
@@ -57,7 +60,7 @@ type bench struct {
 	edge     string
 	env      []string
 	out, log io.Writer
-	over     []error // budgets
+	over     []error // budgets that were exceeded
 }
 
 func run(ctx context.Context, env []string, out, log io.Writer) (err error) {
@@ -66,8 +69,10 @@ func run(ctx context.Context, env []string, out, log io.Writer) (err error) {
 		return err
 	}
 	b := &bench{
-		project: fmt.Sprintf("bijou-bench-%d", os.Getpid()), edge: fmt.Sprintf("http://127.0.0.1:%d/", port), out: out, log: log,
-		env: append(env, fmt.Sprint("BIJOU_EDGE_PORT=", port), "BIJOU_CONSOLE_PORT=0", "BIJOU_ZIPKIN_PORT=0", "BIJOU_OTLP_PORT=0", "BIJOU_OTLP_HTTP_PORT=0"),
+		project: fmt.Sprintf("bijou-bench-%d", os.Getpid()), edge: fmt.Sprintf("http://127.0.0.1:%d/",
+			port), out: out, log: log,
+		env: append(env, fmt.Sprint("BIJOU_EDGE_PORT=", port), "BIJOU_CONSOLE_PORT=0", "BIJOU_ZIPKIN_PORT=0",
+			"BIJOU_OTLP_PORT=0", "BIJOU_OTLP_HTTP_PORT=0"),
 	}
 	fmt.Fprintln(log, "building the images")
 	if _, err := b.compose(ctx, "build", "--quiet"); err != nil {
@@ -127,13 +132,14 @@ func (b *bench) head(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	fmt.Fprintf(b.out, "%s, %d CPUs (%s), Docker %s, %s\n\n", time.Now().UTC().Format("2 January 2006"), runtime.NumCPU(), processor(), strings.TrimSpace(engine), runtime.Version())
+	fmt.Fprintf(b.out, "%s, %d CPUs (%s), Docker %s, %s\n\n", time.Now().UTC().Format("2 January 2006"), runtime.NumCPU(),
+		processor(), strings.TrimSpace(engine), runtime.Version())
 	b.row("What", "Measured", "Target")
 	b.row("---", "---", "---")
 	return nil
 }
 
-// images asks for the size of each image once.
+// images reports the sizes of the images.
 func (b *bench) images(ctx context.Context) error {
 	names, err := b.compose(ctx, "config", "--images")
 	if err != nil {
@@ -167,9 +173,10 @@ func (b *bench) images(ctx context.Context) error {
 	return nil
 }
 
-// start measures how long after `up` things work. The first health check of the engine is one interval after a start.
+// start measures the times from `up` to the first page and until all containers are healthy. The engine runs the first
+// health check one interval after a start.
 func (b *bench) start(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, 10*time.Minute) // a slow machine is no failure
+	ctx, cancel := context.WithTimeout(ctx, 10*time.Minute) // long enough for a slow machine
 	defer cancel()
 	began := time.Now()
 	page := make(chan error, 1)
@@ -207,7 +214,7 @@ func (b *bench) start(ctx context.Context) error {
 	}
 	healthy := time.Since(began)
 	if count < minContainers {
-		b.over = append(b.over, fmt.Errorf("only %d containers run, there should be %d", count, minContainers))
+		b.over = append(b.over, fmt.Errorf("%d containers run, want at least %d", count, minContainers))
 	}
 	b.row("containers", strconv.Itoa(count), "")
 	b.row("`up` until the first page at the edge", seconds(first), "5 s")
@@ -222,7 +229,7 @@ func (b *bench) idle(ctx context.Context) error {
 	if _, err := b.compose(ctx, "stop", "audience"); err != nil {
 		return err
 	}
-	return b.measure(ctx, "without an audience", "500 MB", idleBudget)
+	return b.measure(ctx, "without the audience", "500 MB", idleBudget)
 }
 
 func (b *bench) audience(ctx context.Context) error {
@@ -233,17 +240,18 @@ func (b *bench) audience(ctx context.Context) error {
 }
 
 func (b *bench) load(ctx context.Context) error {
-	if _, err := b.compose(ctx, "-f", "compose.yaml", "-f", "compose.load.yaml", "up", "--detach", "--no-build", "--no-deps", "audience"); err != nil {
+	if _, err := b.compose(ctx, "-f", "compose.yaml", "-f", "compose.load.yaml", "up", "--detach", "--no-build",
+		"--no-deps", "audience"); err != nil {
 		return err
 	}
 	return b.measure(ctx, "with the audience of compose.load.yaml", "1 GiB", loadBudget)
 }
 
-// measure reports memory and CPU time of all containers, after a while of quiet and over a while.
+// measure waits for window, and then reports memory and CPU time of all containers over another window.
 func (b *bench) measure(ctx context.Context, when, target string, most int64) error {
 	fmt.Fprintln(b.log, "measuring", when)
-	if err := sleep(ctx, *window); err != nil {
-		return err
+	if !pace.Sleep(ctx, *window) {
+		return ctx.Err()
 	}
 	all, err := b.containers(ctx)
 	if err != nil {
@@ -254,8 +262,8 @@ func (b *bench) measure(ctx context.Context, when, target string, most int64) er
 		return err
 	}
 	began := time.Now()
-	if err := sleep(ctx, *window); err != nil {
-		return err
+	if !pace.Sleep(ctx, *window) {
+		return ctx.Err()
 	}
 	after, err := usage(all)
 	if err != nil {
@@ -273,13 +281,16 @@ func (b *bench) measure(ctx context.Context, when, target string, most int64) er
 		if after[i].cpu > after[busiest].cpu {
 			busiest = i
 		}
-		fmt.Fprintf(b.log, "  %-20s %5.1f MB resident %5.1f MB charged %5.2f %% CPU\n", b.name(all[i]), mega(u.resident), mega(u.charged), percent(after[i].cpu, spent))
+		fmt.Fprintf(b.log, "  %-20s %5.1f MB resident %5.1f MB charged %5.2f %% CPU\n", b.name(all[i]), mega(u.resident),
+			mega(u.charged), percent(after[i].cpu, spent))
 	}
 	b.budget("resident memory "+when, sum.resident, most)
-	b.row("resident memory "+when, fmt.Sprintf("%.0f MB; %s has %.0f MB", mega(sum.resident), b.name(all[largest]), mega(after[largest].resident)), target)
+	b.row("resident memory "+when, fmt.Sprintf("%.0f MB; %s has %.0f MB", mega(sum.resident), b.name(all[largest]),
+		mega(after[largest].resident)), target)
 	b.row("- with shared pages counted for each process", fmt.Sprintf("%.0f MB", mega(sum.whole)), "")
 	b.row("- charged to the limits of the containers", fmt.Sprintf("%.0f MB", mega(sum.charged)), "")
-	b.row("CPU "+when+", health checks included", fmt.Sprintf("%.1f %% of one; %s has %.1f %%", percent(sum.cpu, spent), b.name(all[busiest]), percent(after[busiest].cpu, spent)), "")
+	b.row("CPU "+when+", health checks included", fmt.Sprintf("%.1f %% of one; %s has %.1f %%", percent(sum.cpu, spent),
+		b.name(all[busiest]), percent(after[busiest].cpu, spent)), "")
 	return nil
 }
 
@@ -287,7 +298,7 @@ func (b *bench) name(c container) string { return strings.TrimPrefix(c.Name, "/"
 
 func percent(part, whole time.Duration) float64 { return 100 * part.Seconds() / whole.Seconds() }
 
-// container is what is needed of `docker inspect`.
+// container has the fields of `docker inspect` that are needed.
 type container struct {
 	Name  string
 	State struct {
@@ -296,7 +307,7 @@ type container struct {
 	}
 }
 
-// containers returns those that run, by name.
+// containers returns the running containers of the stack, sorted by name.
 func (b *bench) containers(ctx context.Context) ([]container, error) {
 	ids, err := b.docker(ctx, "ps", "--quiet", "--filter", "label=com.docker.compose.project="+b.project)
 	if err != nil {
@@ -324,18 +335,9 @@ func until(ctx context.Context, every time.Duration, check func() error) error {
 		if err == nil {
 			return nil
 		}
-		if sleep(ctx, every) != nil {
+		if !pace.Sleep(ctx, every) {
 			return err
 		}
-	}
-}
-
-func sleep(ctx context.Context, d time.Duration) error {
-	select {
-	case <-time.After(d):
-		return nil
-	case <-ctx.Done():
-		return ctx.Err()
 	}
 }
 
@@ -350,7 +352,7 @@ func get(ctx context.Context, url string) error {
 	}
 	defer resp.Body.Close()
 	if resp.StatusCode != http.StatusOK {
-		return fmt.Errorf("%s answers %s", url, resp.Status)
+		return fmt.Errorf("GET %s: %s, want 200", url, resp.Status)
 	}
 	_, err = io.Copy(io.Discard, resp.Body)
 	return err

@@ -1,5 +1,5 @@
 // Command fuzz runs every fuzz target of the repository for a short time, one after the other, and prints a line for
-// each. It finds them by name, so a new one needs no entry anywhere.
+// each. It finds the targets by the names of their functions.
 //
 //	go run ./deploy/e2e/fuzz                     # all, 3 s each; what CI does
 //	go run ./deploy/e2e/fuzz -time 5m -run REST  # those that match, for longer
@@ -31,10 +31,10 @@ type target struct {
 	dir, name string
 }
 
-// binary is a package's tests, built to be fuzzed once for all its targets.
+// binary is the test binary of a package, built once for all its targets.
 type binary struct {
 	file  string
-	cache string // where inputs are kept that were found, by target
+	cache string // folder with the found inputs, one folder per target
 }
 
 func main() { os.Exit(run(os.Args[1:], os.Stdout, os.Stderr)) }
@@ -92,7 +92,8 @@ func run(args []string, stdout, stderr io.Writer) int {
 			fmt.Fprintf(stdout, "%s %s: FAILED: %v\n", t.dir, t.name, err)
 		}
 	}
-	fmt.Fprintf(stdout, "%d targets, %d runs, %d failed, in %.0f s\n", len(targets), execs, failed, time.Since(begin).Seconds())
+	fmt.Fprintf(stdout, "%d targets, %d runs, %d failed, in %.0f s\n", len(targets), execs, failed,
+		time.Since(begin).Seconds())
 	return min(failed, 1)
 }
 
@@ -104,7 +105,8 @@ func find(root string, match *regexp.Regexp) (all []target, err error) {
 		switch {
 		case err != nil:
 			return err
-		case d.IsDir() && path != root && (strings.HasPrefix(d.Name(), ".") || d.Name() == "testdata" || d.Name() == "node_modules"):
+		case d.IsDir() && path != root && (strings.HasPrefix(d.Name(), ".") || d.Name() == "testdata" ||
+			d.Name() == "node_modules"):
 			return fs.SkipDir
 		case d.IsDir() || !strings.HasSuffix(path, "_test.go"):
 			return nil
@@ -142,14 +144,16 @@ func build(ctx context.Context, dir, file string) (binary, error) {
 	if err != nil {
 		return binary{}, fmt.Errorf("asking for the cache: %w", err)
 	}
-	// Where go test has them, too.
+	// The folder that go test uses, too.
 	return binary{file, filepath.Join(strings.TrimSpace(string(cache)), "fuzz", strings.TrimSpace(string(name)))}, nil
 }
 
 var progress = regexp.MustCompile(`execs: (\d+) .*total: (\d+)`)
 
-// run fuzzes with one worker for each core, prints what came of it, and returns how many inputs were tried.
-func (t target) run(ctx context.Context, b binary, each time.Duration, keep int, stdout io.Writer) (execs int, err error) {
+// run fuzzes with one worker per core, prints the result, and returns how many inputs were tried.
+func (t target) run(ctx context.Context, b binary, each time.Duration, keep int, stdout io.Writer) (execs int,
+	err error,
+) {
 	begin := time.Now()
 	cmd := exec.CommandContext(ctx, b.file, "-test.run=^$", "-test.fuzz=^"+t.name+"$", "-test.fuzztime="+each.String(),
 		"-test.fuzzminimizetime=1s", "-test.fuzzcachedir="+b.cache)
@@ -165,7 +169,8 @@ func (t target) run(ctx context.Context, b binary, each time.Duration, keep int,
 		execs, _ = strconv.Atoi(string(last[1])) // digits
 		total = string(last[2])
 	}
-	fmt.Fprintf(stdout, "%-32s %-16s %8d runs, %4s interesting, %5.1f s\n", t.dir, t.name, execs, total, time.Since(begin).Seconds())
+	fmt.Fprintf(stdout, "%-32s %-16s %8d runs, %4s interesting, %5.1f s\n", t.dir, t.name, execs, total,
+		time.Since(begin).Seconds())
 	if keep == 0 {
 		return execs, nil
 	}
@@ -183,7 +188,7 @@ func (t target) keep(b binary, n int) error {
 		text []byte
 	}
 	var inputs []input
-	entries, _ := os.ReadDir(from) // nothing was found: there is no folder
+	entries, _ := os.ReadDir(from) // without found inputs there is no folder
 	for _, e := range entries {
 		text, err := os.ReadFile(filepath.Join(from, e.Name()))
 		if err != nil {
