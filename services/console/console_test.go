@@ -35,7 +35,9 @@ type world struct {
 	known *discovery.Static
 }
 
-func start(t *testing.T, n *memnet.Network, o service.Options, setup service.SetupFunc) (p *service.Process, stop func()) {
+func start(t *testing.T, n *memnet.Network, o service.Options, setup service.SetupFunc) (p *service.Process,
+	stop func(),
+) {
 	t.Helper()
 	o.Instance, o.Net, o.Drain = o.Name+"-1", service.Net{Listen: n.Listen, DialContext: n.DialContext}, time.Second
 	p, err := service.New(t.Context(), o, setup)
@@ -80,7 +82,10 @@ func (w *world) victim(t *testing.T, crash func()) (stop func()) {
 	_, stop = start(t, w.net, service.Options{
 		Name: "catalog", Crash: crash, Listen: map[string]string{"grpc": "catalog:7000", "admin": "catalog:9090"},
 	}, func(context.Context, *service.Setup) error { return nil })
-	w.known.Put("catalog", []discovery.Instance{{ID: "catalog-1", Zone: "a", Endpoints: map[string]string{"admin": "catalog:9090"}}})
+	w.known.Put("catalog", []discovery.Instance{{
+		ID: "catalog-1", Zone: "a",
+		Endpoints: map[string]string{"admin": "catalog:9090"},
+	}})
 	return stop
 }
 
@@ -97,7 +102,10 @@ func (w *world) do(t *testing.T, method, path, body string, header ...string) (i
 			req.Host = header[i+1]
 		}
 	}
-	c := http.Client{Transport: &http.Transport{DialContext: w.net.DialContext, DisableKeepAlives: true, DisableCompression: true}}
+	c := http.Client{Transport: &http.Transport{
+		DialContext: w.net.DialContext, DisableKeepAlives: true,
+		DisableCompression: true,
+	}}
 	resp, err := c.Do(req)
 	if err != nil {
 		t.Fatal(err)
@@ -128,7 +136,11 @@ func (w *world) events(t *testing.T) (next func(topic string, into any)) {
 	lines.Buffer(nil, 1<<20)
 	return func(topic string, into any) {
 		t.Helper()
+		asked := time.Now()
 		for lines.Scan() {
+			if time.Since(asked) > time.Minute {
+				t.Fatalf("no event %s within a minute", topic)
+			}
 			if lines.Text() != "event: "+topic {
 				continue
 			}
@@ -176,7 +188,8 @@ func TestWithNobodyElseThereThePageSaysSo(t *testing.T) {
 				delete(want, name)
 			}
 		}
-		if code, _, body := w.do(t, "GET", "/api/traces/services", ""); code != http.StatusServiceUnavailable || !strings.Contains(body, "the trace store is away") {
+		if code, _, body := w.do(t, "GET", "/api/traces/services", ""); code != http.StatusServiceUnavailable ||
+			!strings.Contains(body, "the trace store is away") {
 			t.Errorf("traces with nobody there: %d %s", code, body)
 		}
 		if code, _, body := w.do(t, "GET", "/api/state/circuits", ""); code != http.StatusServiceUnavailable {
@@ -273,12 +286,14 @@ func TestKillingGoesThroughTheInstanceAndIsAudited(t *testing.T) {
 		stop := w.victim(t, func() { crashed <- struct{}{} })
 		defer stop()
 		const json = "application/json"
-		code, _, body := w.do(t, "POST", "/api/kill", `{"service":"catalog","id":"catalog-1","author":"ann","reason":"game day"}`, "Content-Type", json)
+		code, _, body := w.do(t, "POST", "/api/kill",
+			`{"service":"catalog","id":"catalog-1","author":"ann","reason":"game day"}`, "Content-Type", json)
 		if code != http.StatusOK || !strings.Contains(body, "catalog-1") {
 			t.Fatalf("killing: %d %s", code, body)
 		}
 		<-crashed
-		if log := w.log.String(); !strings.Contains(log, "msg=audit") || !strings.Contains(log, `actor=ann`) || !strings.Contains(log, `reason="game day"`) || !strings.Contains(log, "outcome=done") {
+		if log := w.log.String(); !strings.Contains(log, "msg=audit") || !strings.Contains(log, `actor=ann`) ||
+			!strings.Contains(log, `reason="game day"`) || !strings.Contains(log, "outcome=done") {
 			t.Errorf("the log has no audit line: %s", log)
 		}
 		if code, _, body = w.do(t, "POST", "/api/kill", `{"service":"catalog","id":"catalog-9","author":"ann","reason":"game day"}`, "Content-Type", json); code != http.StatusNotFound {
@@ -291,7 +306,8 @@ func TestAnInstanceThatMayNotBeKilledSaysWhy(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t, console.Options{})
 		defer w.victim(t, nil)()
-		code, _, body := w.do(t, "POST", "/api/kill", `{"service":"catalog","author":"ann","reason":"game day"}`, "Content-Type", "application/json")
+		code, _, body := w.do(t, "POST", "/api/kill", `{"service":"catalog","author":"ann","reason":"game day"}`,
+			"Content-Type", "application/json")
 		if code < 400 || code >= 500 || !strings.Contains(body, "-allow-kill") {
 			t.Errorf("killing what does not allow it: %d %s", code, body)
 		}
@@ -311,17 +327,39 @@ func TestRefusals(t *testing.T) {
 		header   []string
 		want     int
 	}{
-		{"a page of another site", false, "/api/circuits/Force", force, []string{"Sec-Fetch-Site", "cross-site"}, http.StatusForbidden},
-		{"another origin, from an old browser", false, "/api/circuits/Force", force, []string{"Origin", "http://evil.example"}, http.StatusForbidden},
-		{"a name that somebody else owns", false, "/api/circuits/Force", force, []string{"Host", "evil.example"}, http.StatusForbidden},
-		{"a form", false, "/api/circuits/Force", force, []string{"Content-Type", "text/plain"}, http.StatusBadRequest},
+		{
+			"a page of another site", false, "/api/circuits/Force", force,
+			[]string{"Sec-Fetch-Site", "cross-site"},
+			http.StatusForbidden,
+		},
+		{
+			"another origin, from an old browser", false, "/api/circuits/Force", force,
+			[]string{"Origin", "http://evil.example"},
+			http.StatusForbidden,
+		},
+		{
+			"a name that somebody else owns", false, "/api/circuits/Force", force,
+			[]string{"Host", "evil.example"},
+			http.StatusForbidden,
+		},
+		{
+			"a form", false, "/api/circuits/Force", force,
+			[]string{"Content-Type", "text/plain"},
+			http.StatusUnsupportedMediaType,
+		},
 		{"nobody's deed", false, "/api/circuits/Force", mute, nil, http.StatusBadRequest},
 		{"no JSON", false, "/api/circuits/Force", "{", nil, http.StatusBadRequest},
 		{"an unknown field", false, "/api/circuits/Force", `{"servce":"web"}`, nil, http.StatusBadRequest},
 		{"read-only", true, "/api/circuits/Force", force, nil, http.StatusForbidden},
 		{"read-only kill", true, "/api/kill", `{"service":"x","author":"ann","reason":"r"}`, nil, http.StatusForbidden},
-		{"too many requests", false, "/api/requests", `{"path":"/","count":100000,"author":"ann","reason":"r"}`, nil, http.StatusBadRequest},
-		{"requests elsewhere", false, "/api/requests", `{"path":"//evil.example/","count":1,"author":"ann","reason":"r"}`, nil, http.StatusBadRequest},
+		{
+			"too many requests", false, "/api/requests", `{"path":"/","count":100000,"author":"ann","reason":"r"}`, nil,
+			http.StatusBadRequest,
+		},
+		{
+			"requests elsewhere", false, "/api/requests", `{"path":"//evil.example/","count":1,"author":"ann","reason":"r"}`,
+			nil, http.StatusBadRequest,
+		},
 		{"no such method", false, "/api/config/Declare", `{}`, nil, http.StatusNotFound},
 		{"its owner is away", false, "/api/circuits/Force", force, nil, http.StatusServiceUnavailable},
 		{"a question to a service that is away", true, "/api/config/List", `{}`, nil, http.StatusServiceUnavailable},
@@ -330,7 +368,8 @@ func TestRefusals(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				w := newWorld(t, console.Options{ReadOnly: c.readOnly})
 				header := append([]string{"Content-Type", "application/json"}, c.header...)
-				if code, h, body := w.do(t, "POST", c.path, c.body, header...); code != c.want || h.Get("Content-Type") != "application/problem+json" {
+				if code, h, body := w.do(t, "POST", c.path, c.body, header...); code != c.want ||
+					h.Get("Content-Type") != "application/problem+json" {
 					t.Errorf("%d %s, want %d", code, body, c.want)
 				}
 			})
@@ -341,13 +380,17 @@ func TestRefusals(t *testing.T) {
 func TestThePageLoadsNothingFromElsewhere(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t, console.Options{Hosts: []string{"console.example.org"}})
-		for _, path := range []string{"/", "/map", "/services/catalog/catalog-1.example.org", "/settings/web.home.row", "/traces/0af7651916cd43dd8448eb211c80319c"} {
+		for _, path := range []string{
+			"/", "/map", "/services/catalog/catalog-1.example.org", "/settings/web.home.row",
+			"/traces/0af7651916cd43dd8448eb211c80319c",
+		} {
 			code, h, body := w.do(t, "GET", path, "", "Host", "console.example.org")
 			if code != http.StatusOK || !strings.Contains(body, "/app.js") || strings.Contains(body, "://") {
 				t.Errorf("GET %s: %d %.300s", path, code, body)
 			}
 			policy := h.Get("Content-Security-Policy")
-			if !strings.Contains(policy, "default-src 'none'") || !strings.Contains(policy, "frame-ancestors 'none'") || strings.Contains(policy, "unsafe") {
+			if !strings.Contains(policy, "default-src 'none'") || !strings.Contains(policy, "frame-ancestors 'none'") ||
+				strings.Contains(policy, "unsafe") {
 				t.Errorf("GET %s: policy %q", path, policy)
 			}
 		}
@@ -368,7 +411,8 @@ func TestPagesAreBounded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t, console.Options{MaxPages: 1})
 		w.events(t)
-		if code, _, body := w.do(t, "GET", "/api/stream", ""); code != http.StatusServiceUnavailable || !strings.Contains(body, "-max-pages") {
+		if code, _, body := w.do(t, "GET", "/api/stream", ""); code != http.StatusServiceUnavailable ||
+			!strings.Contains(body, "-max-pages") {
 			t.Errorf("the second page of one: %d %s", code, body)
 		}
 		if code, _, _ := w.do(t, "GET", "/api/stream?topics=weather", ""); code != http.StatusBadRequest {

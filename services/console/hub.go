@@ -36,8 +36,8 @@ const (
 	linger = 10 * time.Second
 )
 
-// hub holds the newest state of each topic and tells pages what is new. A page that reads slowly skips states: it has one
-// place for each topic, and what is in it is replaced, so no page can make the console's memory grow.
+// hub holds the newest state of each topic and tells pages what is new. A page that reads slowly skips states: it has
+// one place for each topic, and what is in it is replaced, so no page can make the console's memory grow.
 type hub struct {
 	mu     sync.Mutex
 	now    map[string][]byte // topic -> JSON
@@ -57,7 +57,10 @@ type page struct {
 }
 
 func newHub(maxPages int, forget func()) *hub {
-	return &hub{forget: forget, now: map[string][]byte{}, pages: map[*page]bool{}, max: maxPages, wanted: make(chan struct{}), closed: make(chan struct{})}
+	return &hub{
+		forget: forget, now: map[string][]byte{}, pages: map[*page]bool{}, max: maxPages,
+		wanted: make(chan struct{}), closed: make(chan struct{}),
+	}
 }
 
 // publish makes v the newest state of a topic.
@@ -94,7 +97,9 @@ func (h *hub) open(topics []string) (*page, error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if len(h.pages) >= h.max {
-		return nil, errs.Errorf(errs.Unavailable, "opening a page: %d are open, which is the limit; close one, or raise -max-pages", h.max)
+		return nil,
+			errs.Errorf(errs.Unavailable, "opening a page: %d are open, which is the limit; close one, or raise -max-pages",
+				h.max)
 	}
 	p := &page{topics: topics, fresh: map[string]bool{}, wake: make(chan struct{}, 1)}
 	h.pages[p] = true
@@ -166,6 +171,13 @@ func (h *hub) interest(ctx context.Context) bool {
 	}
 }
 
+// busy reports whether somebody looks.
+func (h *hub) busy() bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return len(h.pages) > 0 || time.Since(h.asked) <= linger
+}
+
 func (h *hub) close() {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -183,7 +195,8 @@ func (c *Console) stream(w http.ResponseWriter, r *http.Request) {
 		wanted = strings.Split(list, ",")
 		for _, topic := range wanted {
 			if !slices.Contains(topics, topic) {
-				errs.WriteProblem(w, r, errs.Errorf(errs.Invalid, "opening a stream").Field("topics", fmt.Sprintf("has %q, which is none of %s", topic, strings.Join(topics, ", "))))
+				errs.WriteProblem(w, r, errs.Errorf(errs.Invalid, "opening a stream").Field("topics",
+					fmt.Sprintf("has %q, which is none of %s", topic, strings.Join(topics, ", "))))
 				return
 			}
 		}
@@ -227,7 +240,8 @@ func (c *Console) stream(w http.ResponseWriter, r *http.Request) {
 func (c *Console) state(w http.ResponseWriter, r *http.Request) {
 	topic := r.PathValue("topic")
 	if !slices.Contains(topics, topic) {
-		errs.WriteProblem(w, r, errs.Errorf(errs.NotFound, "there is no topic %q; there are %s", topic, strings.Join(topics, ", ")))
+		errs.WriteProblem(w, r, errs.Errorf(errs.NotFound, "there is no topic %q; there are %s", topic,
+			strings.Join(topics, ", ")))
 		return
 	}
 	data, err := c.fresh(r.Context(), topic)
@@ -251,7 +265,8 @@ func (c *Console) fresh(ctx context.Context, topic string) ([]byte, error) {
 		select {
 		case <-tick.C:
 		case <-ctx.Done():
-			return nil, errs.Errorf(errs.Unavailable, "reading %s: its service has not answered; ask /api/state/%s why", topic, topicParts)
+			return nil, errs.Errorf(errs.Unavailable, "reading %s: its service has not answered; ask /api/state/%s why", topic,
+				topicParts)
 		}
 	}
 }

@@ -28,7 +28,8 @@ func TestAPageThatReadsSlowlySkipsStates(t *testing.T) {
 		h.publish(topicTraffic, i) // it did not ask for this
 	}
 	h.publish(topicParts, "x")
-	if got, want := string(h.take(p)), "event: fleet\ndata: 9999\n\nevent: parts\ndata: \"x\"\n\n"; got != want && got != "event: parts\ndata: \"x\"\n\nevent: fleet\ndata: 9999\n\n" {
+	if got, want := string(h.take(p)), "event: fleet\ndata: 9999\n\nevent: parts\ndata: \"x\"\n\n"; got != want &&
+		got != "event: parts\ndata: \"x\"\n\nevent: fleet\ndata: 9999\n\n" {
 		t.Errorf("got %q, want %q", got, want)
 	}
 	if got := h.take(p); len(got) != 0 {
@@ -148,7 +149,8 @@ func example() *Console {
 		return &discoveryv1.Instance{Service: service, Id: id, Status: discoveryv1.Status_STATUS_UP}
 	}
 	c.seen.list = &discoveryv1.ListResponse{Instances: []*discoveryv1.Instance{
-		instance("web", "web-1"), instance("catalog", "catalog-1"), instance("catalog", "catalog-2"), instance("config", "config-1"),
+		instance("web", "web-1"), instance("catalog", "catalog-1"), instance("catalog", "catalog-2"), instance("config",
+			"config-1"),
 	}}
 	c.seen.probes[instanceKey{"web", "web-1"}] = &probe{ok: true, balancers: map[string][]route.EndpointState{
 		"catalog": {{ID: "catalog-1", Phase: "admitted"}, {ID: "catalog-2", Phase: "ejected", Reason: "5 failures in a row"}},

@@ -5,12 +5,14 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"io"
 	"net"
-	"strings"
+	"net/http"
+	"slices"
 	"sync"
-	"syscall"
 	"time"
 
+	"bijou.dev/platform/errs"
 	"bijou.dev/platform/route"
 
 	"github.com/prometheus/common/expfmt"
@@ -58,8 +60,12 @@ type shownAdmin struct {
 }
 
 func (p *probe) shown() *shownAdmin {
+	checks := slices.Clone(p.checks)
+	for i, k := range checks {
+		checks[i].Reason = sentenceOf("what it needs", k.Reason)
+	}
 	return &shownAdmin{
-		OK: p.ok, Problem: p.problem, Since: p.since, Checks: p.checks,
+		OK: p.ok, Problem: p.problem, Since: p.since, Checks: checks,
 		Revision: int64(p.revision), Memory: int64(p.memory), Goroutines: int64(p.threads),
 	}
 }
@@ -84,6 +90,12 @@ func (c *Console) askInstances(ctx context.Context) {
 		})
 	}
 	asking.Wait()
+	c.forgetOthers(present)
+	c.reportSettingsStore()
+}
+
+// forgetOthers removes the probes of instances that are no longer known.
+func (c *Console) forgetOthers(present map[instanceKey]bool) {
 	c.seen.mu.Lock()
 	defer c.seen.mu.Unlock()
 	for key := range c.seen.probes {
@@ -93,7 +105,8 @@ func (c *Console) askInstances(ctx context.Context) {
 	}
 }
 
-// askInstance asks whether one is ready, and in turns for its balancers and its metrics, which change less or cost more.
+// askInstance asks whether one is ready, and in turns for its balancers and its metrics, which change less or cost
+// more.
 func (c *Console) askInstance(ctx context.Context, key instanceKey, addr string) {
 	ctx, cancel := context.WithTimeout(ctx, probeLimit)
 	defer cancel()
@@ -118,7 +131,7 @@ func (c *Console) askInstance(ctx context.Context, key instanceKey, addr string)
 	}
 	next.late = false
 	if next.ok = err == nil; err != nil {
-		next.problem = silence(err)
+		next.problem = sentence("it", err)
 	} else {
 		next.problem = ""
 		var ready struct{ Checks []check }
@@ -180,20 +193,6 @@ func isTimeout(err error) bool {
 	return errors.As(err, &timeout) && timeout.Timeout()
 }
 
-// silence says in a few words why an admin page does not answer.
-func silence(err error) string {
-	switch {
-	case errors.Is(err, syscall.ECONNREFUSED):
-		return "nobody listens at its address"
-	case isTimeout(err):
-		return "it does not answer within " + probeLimit.String()
-	case errors.Is(err, syscall.ECONNRESET), strings.Contains(err.Error(), "EOF"):
-		return "it broke the connection off"
-	default:
-		return err.Error()
-	}
-}
-
 // read takes the figures that the page shows from a page of metrics.
 func (p *probe) read(text []byte) {
 	parser := expfmt.NewTextParser(model.UTF8Validation)
@@ -209,4 +208,23 @@ func (p *probe) read(text []byte) {
 	}
 	p.memory = value("process_resident_memory_bytes")
 	p.threads, p.revision = value("go_goroutines"), value("bijou_config_revision")
+}
+
+// getAdmin reads an admin page, up to 4 MiB of it.
+func (c *Console) getAdmin(ctx context.Context, addr, path string) ([]byte, error) {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+addr+path, nil)
+	if err != nil {
+		return nil, err
+	}
+	resp, err := c.http.Do(req)
+	if err != nil {
+		return nil, errs.Errorf(errs.Unavailable, "%w", err)
+	}
+	defer resp.Body.Close()
+	body, err := io.ReadAll(io.LimitReader(resp.Body, 4<<20))
+	// A process that is not ready says so with 503, and why.
+	if err == nil && resp.StatusCode != http.StatusOK && resp.StatusCode != http.StatusServiceUnavailable {
+		err = errs.Errorf(errs.Unavailable, "%s answered %s", path, resp.Status)
+	}
+	return body, err
 }

@@ -18,8 +18,8 @@ import (
 	"bijou.dev/platform/errs"
 )
 
-// dist is the front end as ui/build.mjs builds it. It is not in the repository; without it the console serves a page that
-// says how to build it.
+// dist is the front end as ui/build.mjs builds it. It is not in the repository; without it the console serves a page
+// that says how to build it.
 //
 //go:embed all:dist
 var dist embed.FS
@@ -92,7 +92,8 @@ func (s *site) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	f, ok := s.files[r.URL.Path]
-	if !ok && path.Ext(r.URL.Path) != "" && !strings.HasPrefix(r.URL.Path, "/services/") && !strings.HasPrefix(r.URL.Path, "/settings/") {
+	if !ok && path.Ext(r.URL.Path) != "" && !strings.HasPrefix(r.URL.Path, "/services/") &&
+		!strings.HasPrefix(r.URL.Path, "/settings/") {
 		errs.WriteProblem(w, r, errs.Errorf(errs.NotFound, "the console has no file %s", r.URL.Path))
 		return
 	}
@@ -131,7 +132,9 @@ func (c *Console) protect(next http.Handler) http.Handler {
 		h.Set("Cross-Origin-Opener-Policy", "same-origin")
 		h.Set("Cross-Origin-Resource-Policy", "same-origin")
 		if !c.knownHost(r.Host) {
-			errs.WriteProblem(w, r, errs.Errorf(errs.Denied, "the console is not known as %q: open it by its address, or name the host in -hosts", r.Host))
+			errs.WriteProblem(w, r,
+				errs.Errorf(errs.Denied, "the console is not known as %q: open it by its address, or name the host in -hosts",
+					r.Host))
 			return
 		}
 		guarded.ServeHTTP(w, r)
@@ -145,7 +148,8 @@ func (c *Console) knownHost(hostport string) bool {
 		host = h
 	}
 	host = strings.ToLower(strings.Trim(host, "[]"))
-	return host == "localhost" || strings.HasSuffix(host, ".localhost") || net.ParseIP(host) != nil || slices.Contains(c.opts.Hosts, host)
+	return host == "localhost" || strings.HasSuffix(host, ".localhost") || net.ParseIP(host) != nil ||
+		slices.Contains(c.opts.Hosts, host)
 }
 
 const unbuilt = `<!doctype html>

@@ -1,6 +1,7 @@
 package console
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"maps"
@@ -149,7 +150,10 @@ func (d *drawing) result() traffic {
 	for _, e := range d.edges {
 		t.Edges = append(t.Edges, *e)
 	}
-	slices.SortFunc(t.Edges, func(a, b edge) int { return cmpStrings(a.From, b.From, a.To, b.To) })
+	slices.SortFunc(t.Edges, func(a, b edge) int {
+		return cmp.Or(strings.Compare(a.From, b.From),
+			strings.Compare(a.To, b.To))
+	})
 	return t
 }
 
@@ -165,7 +169,7 @@ func (d *drawing) addEjections(service string, p *probe) {
 			if e.Ejected == nil {
 				e.Ejected = map[string]string{}
 			}
-			e.Ejected[s.ID] = s.Reason
+			e.Ejected[s.ID] = sentenceOf(s.ID, s.Reason)
 		}
 	}
 }
