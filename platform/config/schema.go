@@ -12,58 +12,23 @@ import (
 	"unicode/utf8"
 
 	configv1 "bijou.dev/platform/api/config/v1"
+	"bijou.dev/platform/text"
 
 	"github.com/google/jsonschema-go/jsonschema"
 )
 
-func parseJSON(text string) (any, error) {
-	if !utf8.ValidString(text) {
+func parseJSON(value string) (any, error) {
+	if !utf8.ValidString(value) {
 		return nil, fmt.Errorf("must be UTF-8")
 	}
 	var v any
-	if err := json.Unmarshal([]byte(text), &v); err != nil {
+	if err := json.Unmarshal([]byte(value), &v); err != nil {
 		return nil, fmt.Errorf("must be JSON: %s", shorten(err.Error()))
 	}
-	return v, checkKeys(text)
-}
-
-// level is an object or array that checkKeys has entered.
-type level struct {
-	keys    map[string]bool // of an object, those seen so far; nil: an array
-	wantKey bool
-}
-
-// checkKeys refuses JSON in which an object has a key twice. Programs differ in which of the two values they use, so the
-// writer of a document and its reader could mean different things.
-func checkKeys(text string) error {
-	dec := json.NewDecoder(strings.NewReader(text))
-	levels := []level{{}}
-	for {
-		token, err := dec.Token()
-		if err != nil {
-			return nil // io.EOF, as the text is JSON
-		}
-		top := &levels[len(levels)-1]
-		if key, ok := token.(string); ok && top.wantKey {
-			if top.keys[key] {
-				return fmt.Errorf("must not have a key twice, has %.40q", key)
-			}
-			top.keys[key], top.wantKey = true, false
-			continue
-		}
-		switch token {
-		case json.Delim('{'):
-			levels = append(levels, level{keys: map[string]bool{}, wantKey: true})
-			continue
-		case json.Delim('['):
-			levels = append(levels, level{})
-			continue
-		case json.Delim('}'), json.Delim(']'):
-			levels = levels[:len(levels)-1]
-			top = &levels[len(levels)-1]
-		}
-		top.wantKey = top.keys != nil // a value has ended
+	if err := text.CheckJSON([]byte(value)); err != nil {
+		return nil, err
 	}
+	return v, nil
 }
 
 // parseSchema resolves the JSON schema. References are refused: with a schema that refers to itself the validator would

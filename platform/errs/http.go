@@ -92,7 +92,7 @@ func LogInternal(ctx context.Context, err error, args ...any) {
 	if !ok {
 		log = slog.Default()
 	}
-	log.ErrorContext(ctx, "answering a request", append(args, "problem", err.Error())...)
+	log.ErrorContext(ctx, "answering a request", append(args, "error", err.Error())...)
 }
 
 // SetRetry adds Retry-After if err has a delay, and Pushback: -1 if this server has used up its retries, so that the

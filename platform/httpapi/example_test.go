@@ -21,5 +21,8 @@ func Example() {
 	w := httptest.NewRecorder()
 	h.ServeHTTP(w, r)
 	fmt.Println(w.Code, w.Body)
-	// Output: 200 {"name":"hello ann"}
+	// Output:
+	// 200 {
+	//   "name": "hello ann"
+	// }
 }

@@ -2,15 +2,16 @@ package httpapi_test
 
 import (
 	"context"
-	"encoding/json"
 	"net/http"
 	"net/http/httptest"
 	"strings"
 	"testing"
+	"time"
 
 	circuitsv1 "bijou.dev/platform/api/circuits/v1"
 	"bijou.dev/platform/errs"
 	"bijou.dev/platform/httpapi"
+	"bijou.dev/platform/httpapi/httpapitest"
 )
 
 type question struct {
@@ -34,54 +35,90 @@ func handlers() map[string]http.Handler {
 	}
 }
 
-func TestRequests(t *testing.T) {
-	for _, c := range []struct {
-		name, method, kind, body string
-		status                   int
-		says                     string
-	}{
-		{"good", "POST", "application/json", `{"name":"a"}`, 200, `"name":`},
-		{"charset", "POST", "application/json; charset=utf-8", `{"name":"a"}`, 200, `"name":`},
-		{"error of the function", "POST", "application/json", `{"name":"missing"}`, 404, "reading missing"},
-		{"wrong method", "GET", "", "", 405, "POST"},
-		{"wrong type", "POST", "text/plain", `{"name":"a"}`, 415, "application/json"},
-		{"no type", "POST", "", `{"name":"a"}`, 415, "application/json"},
-		{"too large", "POST", "application/json", `{"name":"` + strings.Repeat("a", httpapi.MaxBody) + `"}`, 413, "1048576"},
-		{"unknown field", "POST", "application/json", `{"nome":"a"}`, 400, "nome"},
-		{"duplicate field", "POST", "application/json", `{"name":"a","name":"b"}`, 400, "name"},
-		{"trailing data", "POST", "application/json", `{"name":"a"} {}`, 400, "nothing behind it"},
-		{"no JSON", "POST", "application/json", `{"name"`, 400, "reading the request"},
-		{"no body", "POST", "application/json", ``, 400, "reading the request"},
-	} {
-		for kind, h := range handlers() {
-			t.Run(c.name+"/"+kind, func(t *testing.T) {
-				r := httptest.NewRequest(c.method, "/x", strings.NewReader(c.body))
-				r.Header.Set("Content-Type", c.kind)
-				w := httptest.NewRecorder()
-				h.ServeHTTP(w, r)
-				if w.Code != c.status || !strings.Contains(w.Body.String(), c.says) {
-					t.Errorf("got %d %s, want %d with %q", w.Code, w.Body, c.status, c.says)
-				}
-				if c.status != 200 {
-					assertProblem(t, w)
-				}
-				if allow := w.Header().Get("Allow"); (allow == "POST") != (c.status == 405) {
-					t.Errorf("Allow is %q with status %d", allow, w.Code)
-				}
-			})
+func TestGoodRequests(t *testing.T) {
+	for name, h := range handlers() {
+		for _, kind := range []string{"application/json", "application/json; charset=utf-8"} {
+			w := send(h, "POST", "/x", kind, `{"name":"a"}`)
+			if w.Code != 200 || !strings.Contains(w.Body.String(), `"name": "a"`) {
+				t.Errorf("%s: %s: got %d %s", name, kind, w.Code, w.Body)
+			}
 		}
 	}
 }
 
-func assertProblem(t *testing.T, w *httptest.ResponseRecorder) {
-	t.Helper()
-	var p errs.Problem
-	if err := json.Unmarshal(w.Body.Bytes(), &p); err != nil || w.Header().Get("Content-Type") != "application/problem+json" {
-		t.Fatalf("%s %s is not a problem: %v", w.Header().Get("Content-Type"), w.Body, err)
+func TestErrorOfTheFunctionIsAProblem(t *testing.T) {
+	for name, h := range handlers() {
+		w := send(h, "POST", "/x", "application/json", `{"name":"missing"}`)
+		if w.Code != 404 || !strings.Contains(w.Body.String(), "reading missing") {
+			t.Errorf("%s: got %d %s", name, w.Code, w.Body)
+		}
 	}
-	if p.Status != w.Code || p.Title != http.StatusText(w.Code) || p.Instance != "/x" {
-		t.Errorf("the problem has status %d, title %q and instance %q", p.Status, p.Title, p.Instance)
+}
+
+func TestRefusals(t *testing.T) {
+	for name, h := range handlers() {
+		t.Run(name, func(t *testing.T) { httpapitest.Check(t, h, "POST", "/x", `{"name":"a"}`) })
 	}
+	var mux httpapi.Mux
+	mux.Handle("PUT /x/{id}", httpapi.Body(func(*http.Request, *question) (question, error) { return question{}, nil }))
+	mux.Handle("DELETE /x/{id}", httpapi.Answer(func(*http.Request) (question, error) { return question{}, nil }))
+	httpapitest.Check(t, &mux, "PUT", "/x/1", `{"name":"a"}`)
+	httpapitest.Check(t, &mux, "DELETE", "/x/1", "")
+	if w := send(&mux, "GET", "/y", "", ""); w.Code != 404 ||
+		w.Header().Get("Content-Type") != "application/problem+json" {
+		t.Errorf("an unknown path: got %d %s", w.Code, w.Body)
+	}
+}
+
+func TestMuxGivesPathValues(t *testing.T) {
+	var mux httpapi.Mux
+	mux.Handle("PUT /x/{id}", httpapi.Body(func(r *http.Request, q *question) (string, error) {
+		return r.PathValue("id") + q.Name, nil
+	}))
+	if w := send(&mux, "PUT", "/x/1", "application/json", `{"name":"a"}`); w.Body.String() != "\"1a\"\n" {
+		t.Errorf("got %d %s", w.Code, w.Body)
+	}
+}
+
+func TestNamesMatchExactly(t *testing.T) {
+	type part struct {
+		A any `json:"a"`
+		B int `json:"-"`
+		C int
+	}
+	type whole struct {
+		part
+		Parts []part           `json:"parts"`
+		ByKey map[string]*part `json:"byKey"`
+		At    time.Time        `json:"at"`
+	}
+	h := httpapi.Post(func(_ context.Context, _ *whole) (int, error) { return 1, nil })
+	for body, want := range map[string]string{
+		`{"a":{"Any":1},"C":1,"parts":[{"a":1}],"byKey":{"K":{"a":1},"k":null},"at":"2026-01-01T00:00:00Z"}`: "1\n",
+		`{"A":1}`:                 `\"A\" is unknown`,
+		`{"a":1,"A":1}`:           `\"A\" is unknown`,
+		`{"c":1}`:                 `\"c\" is unknown`,
+		`{"B":1}`:                 `\"B\" is unknown`,
+		`{"-":1}`:                 `\"-\" is unknown`,
+		`{"part":{}}`:             `\"part\" is unknown`,
+		`{"parts":[{},{"A":1}]}`:  `\"parts[1].A\" is unknown`,
+		`{"byKey":{"x":{"A":1}}}`: `\"byKey.x.A\" is unknown`,
+		`{"parts":{}}`:            "cannot unmarshal",
+		`{"at":{}}`:               "reading the request",
+		`[]`:                      "cannot unmarshal",
+	} {
+		if w := send(h, "POST", "/x", "application/json", body); !strings.Contains(w.Body.String(), want) {
+			t.Errorf("%s: got %d %s, want %s", body, w.Code, w.Body, want)
+		}
+	}
+}
+
+func send(h http.Handler, method, path, kind, body string) *httptest.ResponseRecorder {
+	r := httptest.NewRequest(method, path, strings.NewReader(body))
+	r.Header.Set("Content-Type", kind)
+	w := httptest.NewRecorder()
+	h.ServeHTTP(w, r)
+	return w
 }
 
 func TestGet(t *testing.T) {
@@ -93,41 +130,4 @@ func TestGet(t *testing.T) {
 			t.Errorf("%s: status %d, want %d", method, w.Code, want)
 		}
 	}
-}
-
-func TestCheckKeys(t *testing.T) {
-	for text, want := range map[string]string{
-		`{"a":1,"b":{"a":1},"c":[{"a":1},{"a":1}]}`: "",
-		`7`:                             "",
-		`{"a":1,"a":1}`:                 `"a"`,
-		`{"a":[0,{"b":{"c":1,"c":2}}]}`: `"a[1].b.c"`,
-		`{"a":1,"\u0061":2}`:            `"a"`,
-		`{"a":1} 2`:                     "nothing behind it",
-		`{"a":`:                         "EOF",
-		``:                              "EOF",
-		`[1,]`:                          "invalid",
-	} {
-		err := httpapi.CheckKeys([]byte(text))
-		switch {
-		case err == nil && want != "":
-			t.Errorf("%s: no error, want %q", text, want)
-		case err != nil && (want == "" || !strings.Contains(err.Error(), want)):
-			t.Errorf("%s: %q, want %q", text, err, want)
-		}
-	}
-}
-
-func TestDeepValuesAreRefused(t *testing.T) {
-	if err := httpapi.CheckKeys([]byte(strings.Repeat("[", 1<<20))); err == nil || !strings.Contains(err.Error(), "deep") {
-		t.Errorf("got %v", err)
-	}
-}
-
-func FuzzCheckKeys(f *testing.F) {
-	f.Add([]byte(`{"a":[{"b":1,"b":2}]}`))
-	f.Fuzz(func(t *testing.T, data []byte) {
-		if httpapi.CheckKeys(data) == nil && !json.Valid(data) {
-			t.Errorf("%q is not JSON", data)
-		}
-	})
 }

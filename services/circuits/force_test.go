@@ -11,6 +11,7 @@ import (
 	circuitsv1 "bijou.dev/platform/api/circuits/v1"
 	configv1 "bijou.dev/platform/api/config/v1"
 	"bijou.dev/platform/errs"
+	"bijou.dev/platform/httpapi/httpapitest"
 	"bijou.dev/services/circuits"
 	"github.com/google/go-cmp/cmp"
 	"google.golang.org/protobuf/proto"
@@ -141,29 +142,17 @@ func TestForceOverHTTP(t *testing.T) {
 		w := newWorld(t)
 		board, _, _ := w.replica(t, "circuits-1", circuits.Options{})
 		const good = `{"service":"web","name":"catalog","state":"STATE_FORCED_OPEN","ttl":"60s","author":"ann","reason":"drill"}`
-		tests := []struct {
-			name, method, contentType, body string
-			want                            int
-		}{
-			{"good", "POST", "application/json; charset=utf-8", good, 200},
-			{"form", "POST", "application/x-www-form-urlencoded", good, 415},
-			{"plain text", "POST", "text/plain", good, 415},
-			{"no type", "POST", "", good, 415},
-			{"get", "GET", "application/json", good, 405},
-			{"not JSON", "POST", "application/json", "{", 400},
-			{"unknown field", "POST", "application/json", `{"nam":"catalog"}`, 400},
-			{"no reason", "POST", "application/json", strings.Replace(good, "drill", "", 1), 400},
-			{"too large", "POST", "application/json", `{"reason":"` + strings.Repeat("x", 1<<20) + `"}`, 413},
-			{"field twice", "POST", "application/json", strings.Replace(good, "{", `{"name":"all",`, 1), 400},
-			{"data behind it", "POST", "application/json", good + good, 400},
-		}
-		for _, tt := range tests {
-			req := httptest.NewRequestWithContext(t.Context(), tt.method, "/v1/force", strings.NewReader(tt.body))
-			req.Header.Set("Content-Type", tt.contentType)
+		h := board.Handler()
+		httpapitest.Check(t, h, "POST", "/v1/force", good)
+		httpapitest.Check(t, h, "GET", "/v1/circuits", "")
+		httpapitest.Check(t, h, "GET", "/v1/links", "")
+		for body, want := range map[string]int{good: 200, strings.Replace(good, "drill", "", 1): 400} {
+			req := httptest.NewRequestWithContext(t.Context(), "POST", "/v1/force", strings.NewReader(body))
+			req.Header.Set("Content-Type", "application/json; charset=utf-8")
 			rec := httptest.NewRecorder()
-			board.Handler().ServeHTTP(rec, req)
-			if rec.Code != tt.want {
-				t.Errorf("%s: got %d %s, want %d", tt.name, rec.Code, rec.Body, tt.want)
+			h.ServeHTTP(rec, req)
+			if rec.Code != want {
+				t.Errorf("%s: got %d %s, want %d", body, rec.Code, rec.Body, want)
 			}
 		}
 		if got := len(w.config.published); got != 1 {

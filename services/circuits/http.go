@@ -16,7 +16,7 @@ import (
 
 // Handler serves the HTTP API; see docs/api/circuits.md.
 func (b *Board) Handler() http.Handler {
-	mux := http.NewServeMux()
+	mux := new(httpapi.Mux)
 	mux.HandleFunc("GET /turbine.stream", b.turbine)
 	mux.Handle("/v1/circuits", httpapi.Get(func(r *http.Request) (*circuitsv1.WatchResponse, error) {
 		return shown(b.parts(r.URL.Query().Get("service"), false)), nil

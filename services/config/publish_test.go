@@ -119,7 +119,7 @@ func TestRefusalsChangeNothing(t *testing.T) {
 		"wrong duration":          {change(set("search.timeout", "5")), "changes[0].value", "duration"},
 		"wrong option":            {change(set("search.mode", "slow")), "changes[0].value", "one of fast, exact"},
 		"wrong JSON":              {change(set("routes", "[")), "changes[0].value", "must be JSON"},
-		"a key twice":             {change(set("labels", `{"a":1,"a":2}`)), "changes[0].value", "key twice"},
+		"a key twice":             {change(set("labels", `{"a":1,"a":2}`)), "changes[0].value", "given twice"},
 		"JSON against the schema": {change(set("routes", `[1]`)), "changes[0].value", "schema"},
 		"below the bound":         {change(set("search.limit", "0")), "changes[0].value", "must be at least 1, is 0"},
 		"above the bound":         {change(set("search.limit", "101")), "changes[0].value", "must be at most 100, is 101"},

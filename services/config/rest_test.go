@@ -11,6 +11,7 @@ import (
 	"testing"
 
 	configv1 "bijou.dev/platform/api/config/v1"
+	"bijou.dev/platform/httpapi/httpapitest"
 	"bijou.dev/platform/kv/kvmem"
 	"bijou.dev/services/config"
 )
@@ -51,19 +52,29 @@ func ask(h http.Handler, method, target, body string) *httptest.ResponseRecorder
 
 func TestREST(t *testing.T) {
 	h := rest(t)
+	app := func(value string) string {
+		return `{"changes":[{"name":"search.limit","scope":{"layer":"LAYER_APP","app":"catalog"},"value":"` + value + `"}],`
+	}
 	for i, step := range []struct {
 		method, target, body string
 		code                 int
 		want                 string // a part of the answer, without spaces
 	}{
-		{"POST", "/v1/publish", `{"changes":[{"name":"search.limit","scope":{"layer":"LAYER_APP","app":"catalog"},"value":"30"}],"author":"ann","reason":"more"}`, 200, `"revision":"1","applied":[{"name":"search.limit"`},
-		{"POST", "/v1/publish", `{"changes":[{"name":"search.limit","scope":{"layer":"LAYER_ZONE","app":"catalog","selector":"eu-1"},"value":"40"}],"author":"ann","reason":"zone","expectedRevision":1}`, 200, `"revision":"2"`},
-		{"POST", "/v1/publish", `{"changes":[{"name":"search.limit","scope":{"layer":"LAYER_APP","app":"catalog"},"value":"31"}],"author":"bob","reason":"late","expectedRevision":"1"}`, 409, `STALE_REVISION`},
-		{"POST", "/v1/publish", `{"changes":[{"name":"search.limit","scope":{"layer":"LAYER_APP","app":"catalog"},"value":"500"}],"author":"bob","reason":"big"}`, 400, `"changes[0].value"`},
-		{"POST", "/v1/publish", `{"changes":`, 400, `readingPublishRequest`},
-		{"POST", "/v1/publish", `{"chances":[]}`, 400, `chances`},
-		{"POST", "/v1/publish", `{"author":"` + strings.Repeat("x", 3<<20) + `"}`, 400, `morethan2097152bytes`},
-		{"GET", "/v1/values?app=catalog&zone=eu-1&names=search.limit&names=greeting", "", 200, `"value":"40","layer":"LAYER_ZONE"`},
+		{
+			"POST", "/v1/publish", app("30") + `"author":"ann","reason":"more"}`, 200,
+			`"revision":"1","applied":[{"name":"search.limit"`,
+		},
+		{
+			"POST", "/v1/publish", `{"changes":[{"name":"search.limit","value":"40",` +
+				`"scope":{"layer":"LAYER_ZONE","app":"catalog","selector":"eu-1"}}],` +
+				`"author":"ann","reason":"zone","expectedRevision":1}`, 200, `"revision":"2"`,
+		},
+		{"POST", "/v1/publish", app("31") + `"author":"bob","reason":"late","expectedRevision":"1"}`, 409, `STALE_REVISION`},
+		{"POST", "/v1/publish", app("500") + `"author":"bob","reason":"big"}`, 400, `"changes[0].value"`},
+		{
+			"GET", "/v1/values?app=catalog&zone=eu-1&names=search.limit&names=greeting", "", 200,
+			`"value":"40","layer":"LAYER_ZONE"`,
+		},
 		{"GET", "/v1/values?app=catalog&names=search.limit", "", 200, `"value":"30"`},
 		{"GET", "/v1/values?app=a&app=b", "", 400, `mustbegivenonce`},
 		{"GET", "/v1/values?colour=red", "", 400, `colour`},
@@ -79,38 +90,45 @@ func TestREST(t *testing.T) {
 		{"POST", "/v1/rollback", `{"to":1,"author":"ann","reason":"back"}`, 200, `"revision":"3"`},
 		{"GET", "/v1/status?app=catalog&wait=1s", "", 200, `"revision":"3","current":0,"total":0`},
 		{"GET", "/v1/status?revision=9", "", 400, `revision`},
-		{"POST", "/v1/declare", `{"app":"other","properties":[{"name":"x","type":"TYPE_INT","defaultValue":"1"}]}`, 200, `{}`},
-		{"GET", "/v1/publish", "", 404, `nosuchmethodandpath`},
-		{"GET", "/", "", 404, `/v1/properties`},
+		{
+			"POST", "/v1/declare", `{"app":"other","properties":[{"name":"x","type":"TYPE_INT","defaultValue":"1"}]}`, 200,
+			`{}`,
+		},
+		{"GET", "/v1/publish", "", 405, `POST`},
+		{"GET", "/", "", 404, `thereisnothingat/`},
 	} {
 		w := ask(h, step.method, step.target, step.body)
-		body := strings.ReplaceAll(w.Body.String(), " ", "")
+		body := strings.Join(strings.Fields(w.Body.String()), "")
 		if w.Code != step.code || !strings.Contains(body, step.want) {
-			t.Errorf("step %d: %s %s: got %d %.500s, want %d ...%s...", i, step.method, step.target, w.Code, body, step.code, step.want)
+			t.Errorf("step %d: %s %s: got %d %.500s, want %d ...%s...", i, step.method, step.target, w.Code, body, step.code,
+				step.want)
 		}
-		if want := map[bool]string{true: "application/json", false: "application/problem+json"}[step.code == 200]; w.Header().Get("Content-Type") != want {
+		if want := map[bool]string{
+			true:  "application/json",
+			false: "application/problem+json",
+		}[step.code == 200]; w.Header().Get("Content-Type") != want {
 			t.Errorf("step %d: content type %q, want %q", i, w.Header().Get("Content-Type"), want)
 		}
 	}
 }
 
-func TestRESTRefusesFormsOfOtherSites(t *testing.T) {
+const publish30 = `{"changes":[{"name":"search.limit","scope":{"layer":"LAYER_APP","app":"catalog"},"value":"30"}],` +
+	`"author":"ann","reason":"more"}`
+
+func TestRESTRefusals(t *testing.T) {
 	h := rest(t)
-	for _, kind := range []string{"", "text/plain", "application/x-www-form-urlencoded", "application/jsonp"} {
-		r := httptest.NewRequest("POST", "/v1/publish", strings.NewReader(`{"changes":[{"name":"search.limit","scope":{"layer":"LAYER_APP"},"value":"30"}],"author":"x","reason":"y"}`))
-		r.Header.Set("Content-Type", kind)
-		w := httptest.NewRecorder()
-		h.ServeHTTP(w, r)
-		if w.Code != 400 || !strings.Contains(w.Body.String(), "Content-Type") {
-			t.Errorf("%q: got %d %s", kind, w.Code, w.Body)
-		}
+	httpapitest.Check(t, h, "POST", "/v1/publish", `{"author":"ann","reason":"more"}`)
+	httpapitest.Check(t, h, "POST", "/v1/rollback", `{"to":1,"author":"ann"}`)
+	httpapitest.Check(t, h, "POST", "/v1/declare", `{"app":"other"}`)
+	for _, path := range []string{"values", "explain/a", "properties", "history", "diff", "status"} {
+		httpapitest.Check(t, h, "GET", "/v1/"+path, "")
 	}
 }
 
 // TestRESTKeepsItsShape holds an answer against the one that earlier versions gave: programs read it.
 func TestRESTKeepsItsShape(t *testing.T) {
 	h := rest(t)
-	ask(h, "POST", "/v1/publish", `{"changes":[{"name":"search.limit","scope":{"layer":"LAYER_APP","app":"catalog"},"value":"30"}],"author":"ann","reason":"more"}`)
+	ask(h, "POST", "/v1/publish", publish30)
 	got := ask(h, "GET", "/v1/properties?app=catalog&prefix=search.", "").Body.Bytes()
 	want, err := os.ReadFile(filepath.Join("testdata", "properties.json"))
 	if err != nil {
@@ -136,8 +154,9 @@ func canonical(t *testing.T, data []byte) string {
 
 func FuzzREST(f *testing.F) {
 	h := rest(f)
-	f.Add("POST", "/v1/publish", `{"changes":[{"name":"search.limit","scope":{"layer":"LAYER_APP","app":"catalog"},"value":"30"}],"author":"ann","reason":"more"}`)
-	f.Add("POST", "/v1/declare", `{"app":"other","properties":[{"name":"x.*","type":"TYPE_JSON","defaultValue":"1","jsonSchema":"{\"type\":\"integer\"}"}]}`)
+	f.Add("POST", "/v1/publish", publish30)
+	f.Add("POST", "/v1/declare", `{"app":"other","properties":[{"name":"x.*","type":"TYPE_JSON",`+
+		`"defaultValue":"1","jsonSchema":"{\"type\":\"integer\"}"}]}`)
 	f.Add("POST", "/v1/rollback", `{"to":"1","author":"a","reason":"b","dryRun":true}`)
 	f.Add("GET", "/v1/values?app=catalog&names=search.limit&zone=%FF", "")
 	f.Add("GET", "/v1/explain/a%2Fb?app=x", "")

@@ -182,6 +182,11 @@ var rules = []rule{
 		[]string{"platform/route/...", "platform/config"},
 		"the balancer must work with any source of instances",
 	},
+	{
+		"platform/httpapi",
+		[]string{"platform/httpapi/...", "platform/api/circuits/v1"},
+		"an HTTP API must work with any service",
+	},
 	{"platform/load", []string{"platform/api/..."}, "circuit and services use load, so load must not use them"},
 	{
 		"platform/circuit",

@@ -1,4 +1,4 @@
-package httpapi
+package text
 
 import (
 	"bytes"
@@ -9,12 +9,13 @@ import (
 	"strings"
 )
 
-// maxDepth is how deep objects and lists may be nested in what CheckKeys accepts.
+// maxDepth is how deep objects and lists may be nested in what CheckJSON accepts.
 const maxDepth = 100
 
-// CheckKeys returns an error unless data is one JSON value, nested at most 100 deep, in which no object has a key twice.
-// It names the key with its path. Readers of JSON disagree about which of two values counts.
-func CheckKeys(data []byte) error {
+// CheckJSON returns an error unless data is one JSON value, nested at most 100 deep, in which no object has a key
+// twice. The error names the key with its path. Programs differ in which of the two values they use, so the writer of a
+// document and its reader could mean different things.
+func CheckJSON(data []byte) error {
 	d := json.NewDecoder(bytes.NewReader(data))
 	d.UseNumber()
 	switch path, err := checkValue(d, 0); {
@@ -32,11 +33,11 @@ func CheckKeys(data []byte) error {
 }
 
 var (
-	errTwice = errors.New("must not be there twice")
+	errTwice = errors.New("must not be given twice")
 	errDeep  = fmt.Errorf("values must be nested at most %d deep", maxDepth)
 )
 
-// checkValue reads the next value. The path is that of the key that is there twice.
+// checkValue reads the next value. The path is that of the key that is given twice.
 func checkValue(d *json.Decoder, depth int) (path string, err error) {
 	t, err := d.Token()
 	if err != nil {
