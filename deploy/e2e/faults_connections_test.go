@@ -714,7 +714,9 @@ func registerAll(t testing.TB, p platform, o *offer) (known time.Duration, note 
 			Service: "newcomer", ID: id, Status: members.Up,
 			Endpoints: map[string]string{"grpc": fmt.Sprint("192.0.2.1:", 1+i)},
 		}
-		registrars[i] = members.NewRegistrar(c, in, members.RegistrarOptions{})
+		if registrars[i], err = members.NewRegistrar(c, in, members.RegistrarOptions{}); err != nil {
+			t.Fatal(err)
+		}
 		running.Go(func() { _ = registrars[i].Run(ctx) }) // it returns nil
 	}
 	eventually(t, 30*time.Second, "all newcomers in both registries", count(len(registrars)))

@@ -111,10 +111,13 @@ func (s *attackRun) startOrigin(t testing.TB) (lift func()) {
 		t.Fatal(err)
 	}
 	to := l.Addr().String()
-	r := members.NewRegistrar(c, members.Instance{
-		Service: "attack", ID: "attack-1", Status: members.Up,
-		Endpoints: map[string]string{"http": to, "grpc": to},
-	}, members.RegistrarOptions{})
+	in := members.Instance{
+		Service: "attack", ID: "attack-1", Status: members.Up, Endpoints: map[string]string{"http": to, "grpc": to},
+	}
+	r, err := members.NewRegistrar(c, in, members.RegistrarOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
 	ctx, cancel := context.WithCancel(context.WithoutCancel(t.Context()))
 	var all sync.WaitGroup
 	all.Go(func() { _ = srv.Serve(l) }) // ends with Close

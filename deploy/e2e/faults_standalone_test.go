@@ -98,10 +98,12 @@ func faultCompaction(t *testing.T, _ platform, _ uint64) (f figures) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		r := members.NewRegistrar(c, members.Instance{
-			Service: "shop", ID: id, Status: members.Up,
-			Endpoints: map[string]string{"grpc": id + ":7000"},
+		r, err := members.NewRegistrar(c, members.Instance{
+			Service: "shop", ID: id, Status: members.Up, Endpoints: map[string]string{"grpc": id + ":7000"},
 		}, members.RegistrarOptions{})
+		if err != nil {
+			t.Fatal(err)
+		}
 		var done sync.WaitGroup
 		done.Go(func() { _ = r.Run(ctx) }) // Run returns nil
 		leave[id] = func() {
@@ -244,12 +246,13 @@ func faultClockSetBack(t *testing.T, _ platform, _ uint64) figures {
 		}
 		ctx, cancel := context.WithCancel(t.Context())
 		var done sync.WaitGroup
-		done.Go(func() {
-			_ = members.NewRegistrar(c, members.Instance{
-				Service: "shop", ID: "shop-1", Status: members.Up,
-				Endpoints: map[string]string{"grpc": "shop:7000"},
-			}, members.RegistrarOptions{}).Run(ctx)
-		})
+		r, err := members.NewRegistrar(c, members.Instance{
+			Service: "shop", ID: "shop-1", Status: members.Up, Endpoints: map[string]string{"grpc": "shop:7000"},
+		}, members.RegistrarOptions{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		done.Go(func() { _ = r.Run(ctx) }) // it returns nil
 		time.Sleep(time.Minute)
 		assertKnown(t, c, limit)
 		cancel()

@@ -3,6 +3,7 @@ package discovery
 import (
 	"cmp"
 	"context"
+	"fmt"
 	"log/slog"
 	"net"
 	"strings"
@@ -12,7 +13,7 @@ import (
 	"bijou.dev/platform/errs"
 )
 
-// The times that hold unless an instance or a registry asks for others.
+// The times of an instance that does not ask for others.
 const (
 	// HeartbeatDefault is how often an instance renews its registration.
 	HeartbeatDefault = 3 * time.Second
@@ -22,41 +23,46 @@ const (
 
 const (
 	holdDefault = 30 * time.Second
-	// silence is how long a watch stream may stay without a word; a registry speaks at least every 5 s.
-	silence = 15 * time.Second
+	// watchTimeout is how long a watch stream may stay without a message; a registry sends one at least every 6 s.
+	watchTimeout = 15 * time.Second
 )
 
-// Options say where the registry is. Only Seeds is required.
+// Options of a [Client].
 type Options struct {
-	// Seeds are addresses (host:port) of registry replicas. One that answers is enough.
+	// Seeds are addresses (host:port) of registry replicas. One that answers is enough. Required.
 	Seeds []string
 	// Services limits what is watched. Empty: all services.
 	Services []string
-	// Name tells people who watches: "gateway/gateway-1". Empty: "unknown".
+	// Name is shown by the registry as the name of this watcher: "gateway/gateway-1". Empty: "unknown".
 	Name string
-	// DialContext opens connections. Nil: the machine's network.
+	// DialContext opens connections. Nil: that of net.Dialer.
 	DialContext func(ctx context.Context, network, addr string) (net.Conn, error)
-	// Dir is where the last known instances are kept over restarts. Empty: nowhere.
+	// Dir is the folder where the last known instances are kept for the next start. Empty: they are not kept.
 	Dir string
 	// Hold is how long a suspect is kept, see the package comment. Zero: 30 s.
 	Hold time.Duration
-	// Log receives what an operator wants to know. Nil: nothing is logged.
+	// Log is the logger. Nil: nothing is logged.
 	Log *slog.Logger
 }
 
-func (o *Options) validate() error {
+// complete returns a copy with all defaults, or an error of kind errs.Invalid that names each bad field.
+func (o Options) complete() (Options, error) {
+	var bad errs.Violations
 	if len(o.Seeds) == 0 {
-		return errs.Errorf(errs.Invalid, "discovery options: no seeds").Field("seeds", "must name at least one registry as host:port")
+		bad.Add("Seeds", "must name at least one registry as host:port")
 	}
-	for _, s := range o.Seeds {
-		if _, port, err := net.SplitHostPort(s); err != nil || port == "" {
-			return errs.Errorf(errs.Invalid, "discovery options: seed %q", s).Field("seeds", "must be host:port")
+	for i, seed := range o.Seeds {
+		if _, port, err := net.SplitHostPort(seed); err != nil || port == "" {
+			bad.Addf(fmt.Sprintf("Seeds[%d]", i), "must be host:port, is %q", seed)
 		}
 	}
 	if o.Hold < 0 {
-		return errs.Errorf(errs.Invalid, "discovery options: hold %v", o.Hold).Field("hold", "must not be negative")
+		bad.Addf("Hold", "must not be negative, is %v", o.Hold)
 	}
-	return nil
+	o.Hold = cmp.Or(o.Hold, holdDefault)
+	o.Name = cmp.Or(o.Name, "unknown")
+	o.Log = cmp.Or(o.Log, slog.New(slog.DiscardHandler))
+	return o, bad.Err("discovery options")
 }
 
 // Client is a [Directory] that follows a registry. Make it with [New], and keep [Client.Run] running.
@@ -76,14 +82,12 @@ type Client struct {
 }
 
 // New makes a client and loads the last known instances from Options.Dir. It does not use the network: [Client.Run]
-// does. An error has kind errs.Invalid and names the option.
+// does. An error has kind errs.Invalid and names the bad options.
 func New(opts Options) (*Client, error) {
-	if err := opts.validate(); err != nil {
+	opts, err := opts.complete()
+	if err != nil {
 		return nil, err
 	}
-	opts.Hold = cmp.Or(opts.Hold, holdDefault)
-	opts.Name = cmp.Or(opts.Name, "unknown")
-	opts.Log = cmp.Or(opts.Log, slog.New(slog.DiscardHandler))
 	unanswered := errs.Errorf(errs.Unavailable, "no registry has answered yet (seeds %s)", strings.Join(opts.Seeds, ", "))
 	s := state{synced: unanswered, current: unanswered}
 	c := &Client{
@@ -120,13 +124,13 @@ func (c *Client) cleanUpSoon() {
 
 // Stats count what the client saw since it was made.
 type Stats struct {
-	// Seed is the address of the registry that is followed. Empty: none is, and [Directory.Current] says why.
+	// Seed is the address of the registry that is followed. Empty: none is followed, and [Directory.Current] says why.
 	Seed string
 	// Since is when the client began to follow Seed, or when it lost the last registry.
 	Since time.Time
 	// Version is the newest applied version of the stream. Versions of different streams cannot be compared.
 	Version int64
-	// Services and Instances are how many are known. Suspects are the instances that only this client keeps.
+	// Services and Instances are how many are known. Suspects counts the instances that only this client keeps.
 	Services, Instances, Suspects int
 	// Streams, Snapshots and Deltas count what came from registries.
 	Streams, Snapshots, Deltas uint64

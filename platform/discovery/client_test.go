@@ -47,6 +47,18 @@ func TestWhatTheClientBelieves(t *testing.T) {
 			{say: snapshot("a1 a2 a3 b1 b2"), knows: "a1 a2 a3 b1 b2"},
 			{cut: true, say: snapshot("a1 a3 b1"), knows: "a1 a3 b1"},
 		},
+		"rule 3: exactly half is missing": {
+			{say: snapshot("a1 a2 a3 a4 b1 b2"), knows: "a1 a2 a3 a4 b1 b2"},
+			{cut: true, say: snapshot("a1 a4 b2"), knows: "a1 a4 b2"},
+		},
+		"rule 3: only UP instances count": {
+			{say: snapshot("a1 a2 a3:DOWN a4:DOWN a5:DOWN"), knows: "a1 a2 a3:DOWN a4:DOWN a5:DOWN"},
+			{cut: true, say: snapshot("a1"), knows: "a1"},
+		},
+		"rule 3: new instances do not make up for missing ones": {
+			{say: snapshot("a1 a2 a3"), knows: "a1 a2 a3"},
+			{cut: true, say: snapshot("a1 a4 a5 a6"), knows: "a1 a2? a3? a4 a5 a6"},
+		},
 		"rule 3: more than half is missing": {
 			{say: snapshot("a1 a2 a3 b1"), knows: "a1 a2 a3 b1"},
 			{cut: true, say: snapshot("a1 b1"), knows: "a1 a2? a3? b1"},
@@ -93,10 +105,30 @@ func TestWhatTheClientBelieves(t *testing.T) {
 			{say: removed("a1"), wait: 12 * time.Second, knows: "a2"},
 			{say: removed("a2"), knows: "a2?"},
 		},
+		"rule 5: the last UP instance is removed, others are not UP": {
+			{say: snapshot("a1 a2:DRAINING"), knows: "a1 a2:DRAINING"},
+			{say: removed("a1"), knows: "a1? a2:DRAINING"},
+		},
+		"rule 5: a suspect is not an instance that is UP": {
+			{say: snapshot("a1 a2 a3"), knows: "a1 a2 a3"},
+			{cut: true, say: snapshot("a3"), knows: "a1? a2? a3"},
+			{say: removed("a3"), knows: "a1? a2? a3?"},
+		},
+		"rule 5: while an instance is UP nothing comes back": {
+			{say: snapshot("a1 a2 a3"), knows: "a1 a2 a3"},
+			{say: removed("a1 a2"), knows: "a3"},
+			{say: changed("a3:DOWN"), knows: "a3:DOWN"},
+		},
 		"rule 5: a service leaves in order": {
 			{say: snapshot("a1 a2"), knows: "a1 a2"},
 			{say: changed("a1:DRAINING a2:DRAINING"), knows: "a1:DRAINING a2:DRAINING"},
 			{say: removed("a1 a2"), knows: ""},
+		},
+		"rule 6: the time starts again with each snapshot": {
+			{say: snapshot("a1 a2 a3"), knows: "a1 a2 a3"},
+			{cut: true, say: snapshot("a1"), wait: 20 * time.Second, knows: "a1 a2? a3?"},
+			{cut: true, say: snapshot("a1"), wait: 20 * time.Second, knows: "a1 a2? a3?"},
+			{wait: 14 * time.Second, knows: "a1"},
 		},
 		"rule 6: time stands still without a registry": {
 			{say: snapshot("a1"), knows: "a1"},
@@ -151,7 +183,8 @@ func TestStatsCountSuspects(t *testing.T) {
 		s.say <- snapshot("a1 a2")
 		s.say <- snapshot("")
 		settle()
-		if st := c.Stats(); st.Suspects != 2 || st.Kept != 2 || st.Dropped != 0 || st.Instances != 2 || st.Seed != s.addr || c.Current() != nil {
+		if st := c.Stats(); st.Suspects != 2 || st.Kept != 2 || st.Dropped != 0 || st.Instances != 2 || st.Seed != s.addr ||
+			c.Current() != nil {
 			t.Errorf("with suspects: %+v", st)
 		}
 		after(7 * time.Second)
@@ -160,8 +193,10 @@ func TestStatsCountSuspects(t *testing.T) {
 		}
 		s.stop()
 		settle()
-		if err := c.Current(); c.Stats().Seed != "" || errs.KindOf(err) != errs.Unavailable || !strings.Contains(err.Error(), s.addr) {
-			t.Errorf("without a registry: follows %q, and the instances are current: %v; want why %s does not answer", c.Stats().Seed, err, s.addr)
+		if err := c.Current(); c.Stats().Seed != "" || errs.KindOf(err) != errs.Unavailable ||
+			!strings.Contains(err.Error(), s.addr) {
+			t.Errorf("without a registry: follows %q, and the instances are current: %v; want why %s does not answer",
+				c.Stats().Seed, err, s.addr)
 		}
 		if err := c.Synced(); err != nil {
 			t.Errorf("Synced after the registry is lost: %v, want nil", err)
@@ -172,7 +207,10 @@ func TestStatsCountSuspects(t *testing.T) {
 func TestAcknowledgedWhenWatchersHaveReturned(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newScript(t, memnet.New(), "one")
-		c, _ := run(t, discovery.Options{Seeds: []string{s.addr}, DialContext: s.net.DialContext, Name: "gateway/1", Services: []string{"a"}})
+		c, _ := run(t, discovery.Options{
+			Seeds: []string{s.addr}, DialContext: s.net.DialContext, Name: "gateway/1",
+			Services: []string{"a"},
+		})
 		defer c.Watch("a", func([]discovery.Instance) { time.Sleep(time.Second) })()
 		settle()
 		s.say <- snapshot("a1")
@@ -224,7 +262,10 @@ func TestSeeds(t *testing.T) {
 		one, two := newScript(t, network, "one"), newScript(t, network, "two")
 		one.open(snapshot("a1"))
 		two.open(snapshot("a1 a2"))
-		c, _ := run(t, discovery.Options{Seeds: []string{"dead:7000", "one:7000", "two:7000"}, DialContext: network.DialContext})
+		c, _ := run(t, discovery.Options{
+			Seeds:       []string{"dead:7000", "one:7000", "two:7000"},
+			DialContext: network.DialContext,
+		})
 		after(5 * time.Second)
 		seed := c.Stats().Seed
 		if err := c.Synced(); err != nil || (seed != "one:7000" && seed != "two:7000") {
@@ -244,10 +285,13 @@ func TestNeverGivesUp(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		network := memnet.New()
 		var dials atomic.Int64
-		c, _ := run(t, discovery.Options{Seeds: []string{"one:7000"}, DialContext: func(ctx context.Context, n, addr string) (net.Conn, error) {
-			dials.Add(1)
-			return network.DialContext(ctx, n, addr)
-		}})
+		c, _ := run(t, discovery.Options{
+			Seeds: []string{"one:7000"},
+			DialContext: func(ctx context.Context, n, addr string) (net.Conn, error) {
+				dials.Add(1)
+				return network.DialContext(ctx, n, addr)
+			},
+		})
 		after(time.Hour)
 		if n := dials.Load(); n < 300 || n > 1000 {
 			t.Errorf("%d tries in an hour, want about one in 7.5 s", n)
@@ -299,6 +343,30 @@ func TestLastKnownOnDisk(t *testing.T) {
 		stop()
 		if files, err := os.ReadDir(dir); err != nil || len(files) != 1 {
 			t.Errorf("left behind: %v, %v", files, err)
+		}
+	})
+}
+
+// Rule 4 does not apply while the registry is warming up: the instances from disk may be those that it lacks.
+func TestInstancesFromDiskAreKeptWhileTheRegistryWarmsUp(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newScript(t, memnet.New(), "one")
+		s.open(snapshot("a1 a2 b1"))
+		o := discovery.Options{Seeds: []string{s.addr}, DialContext: s.net.DialContext, Dir: t.TempDir()}
+		_, stop := run(t, o)
+		after(3 * time.Second)
+		stop()
+
+		s.open(warming("a4"))
+		c, _ := run(t, o)
+		settle()
+		if got := view(c); got != "a1? a2? a4 b1?" {
+			t.Errorf("after a snapshot of a registry that warms up: %q, want the instances from disk as suspects", got)
+		}
+		s.say <- snapshot("a4")
+		settle()
+		if got := view(c); got != "a4 b1?" {
+			t.Errorf("after a complete snapshot: %q, want only a4, and b1, whose service has no other instance", got)
 		}
 	})
 }
@@ -359,9 +427,11 @@ func FuzzFile(f *testing.F) {
 
 func TestOptionsAreChecked(t *testing.T) {
 	for field, o := range map[string]discovery.Options{
-		"seeds must name": {},
-		"seeds must be":   {Seeds: []string{"registry"}},
-		"hold must":       {Seeds: []string{"one:7000"}, Hold: -1},
+		"Seeds must name":    {},
+		"Seeds[1] must be":   {Seeds: []string{"one:7000", "registry"}},
+		"Hold must":          {Seeds: []string{"one:7000"}, Hold: -1},
+		"Seeds[0] must be":   {Seeds: []string{"one:"}, Hold: -1},
+		"Hold must not be n": {Seeds: []string{"one:"}, Hold: -1},
 	} {
 		if _, err := discovery.New(o); errs.KindOf(err) != errs.Invalid || !strings.Contains(err.Error(), field) {
 			t.Errorf("%s: got %v", field, err)

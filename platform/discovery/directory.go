@@ -7,7 +7,7 @@ import (
 	"sync/atomic"
 )
 
-// Directory is what a process knows about the instances of services. Everything that only reads instances takes one.
+// Directory has the instances of services that a process knows. Code that only reads instances takes a Directory.
 // A [Client] fills it from a registry and a [Static] with what the program gives it. It is safe for use by several
 // goroutines. Reading never waits for the network.
 type Directory struct {
@@ -39,7 +39,7 @@ type watcher struct {
 	stopped atomic.Bool
 
 	mu   sync.Mutex // held while fn runs
-	seen *view      // the last one that fn was called with
+	seen *view      // the view that fn was last called with
 }
 
 func newDirectory(only []string, s state) *Directory {
@@ -52,8 +52,8 @@ func newDirectory(only []string, s state) *Directory {
 // The caller may change the slice, but not the maps in it.
 func (d *Directory) Instances(service string) []Instance { return d.view.Load().list(service) }
 
-// Synced is nil as soon as a snapshot of a registry was applied, also after that registry is lost; otherwise it says why
-// there was none. The instances may be good all the same: they may come from disk. Without a registry it is nil.
+// Synced is nil as soon as a snapshot of a registry was applied, also after that registry is lost. Before, it says why
+// there is no snapshot yet; there may be instances nevertheless, from disk. For a [Static] it is nil.
 func (d *Directory) Synced() error { return d.view.Load().synced }
 
 // Current is nil while a registry is followed. Otherwise it says why none is, so that the instances may be out of date.

@@ -17,9 +17,9 @@ const (
 	fileMark = "bijou-instances-1"
 )
 
-// file is where the last known instances are kept for the next start.
+// file says where the last known instances are kept for the next start, and what was last written.
 type file struct {
-	path   string // empty: nowhere
+	path   string // empty: they are not kept
 	saved  uint64 // view.changes of the view in the file
 	failed bool   // the last write failed
 }
@@ -31,7 +31,7 @@ func newFile(dir string) file {
 	return file{path: filepath.Join(dir, fileName)}
 }
 
-// load reads the file, if there is a good one. A bad one is ignored: the registry knows better.
+// load reads the file, if there is one. An unreadable file is ignored: the registry sends all instances anyway.
 func (c *Client) load() {
 	if c.file.path == "" {
 		return
@@ -46,7 +46,7 @@ func (c *Client) load() {
 	}
 	if err != nil {
 		c.stats.BadFiles++
-		c.log.Warn("ignoring the last known instances", "file", c.file.path, "err", err)
+		c.log.Warn("ignoring the last known instances", "file", c.file.path, "error", err)
 		return
 	}
 	touched := map[string]bool{}
@@ -73,7 +73,7 @@ func (c *Client) save() {
 		c.stats.Unsaved++
 		c.mu.Unlock()
 		if !c.file.failed {
-			c.log.Warn("saving the last known instances", "file", c.file.path, "err", err)
+			c.log.Warn("saving the last known instances", "file", c.file.path, "error", err)
 		}
 	}
 	c.file.failed = err != nil

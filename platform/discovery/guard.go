@@ -10,9 +10,9 @@ import (
 // entry is an instance as this process knows it.
 type entry struct {
 	Instance
-	// held is when a suspect of ours is dropped. Zero: the registry knows the instance.
-	held time.Time
-	// unconfirmed is true until a live registry has named the instance: it comes from disk.
+	// dropAt is when this suspect is dropped. Zero: it is not a suspect of this client.
+	dropAt time.Time
+	// unconfirmed is true for an instance from disk, until a registry has sent it.
 	unconfirmed bool
 }
 
@@ -22,15 +22,15 @@ type removal struct {
 	at time.Time
 }
 
-// guard applies the registry's answers to what is known, by the rules in the package comment. It has no clock and
-// no lock of its own.
+// guard applies the messages of the registry to the known instances, by the rules in the package comment. It has no
+// clock and no lock of its own.
 type guard struct {
 	hold, lease time.Duration
 	// services: service -> id -> entry.
 	services map[string]map[string]entry
 	// removed: service -> removals of the last lease, oldest first.
 	removed map[string][]removal
-	// live: a registry answers. warming: it says that it may not know everybody.
+	// live: a registry is followed. warming: it says that it may not have all instances yet.
 	live, warming bool
 	// kept and dropped count suspects since the start.
 	kept, dropped uint64
@@ -43,7 +43,7 @@ func newGuard(hold time.Duration) *guard {
 	}
 }
 
-// set puts an entry and notes its service as touched.
+// set stores an entry and adds its service to touched.
 func (g *guard) set(e entry, touched map[string]bool) {
 	m := g.services[e.Service]
 	if m == nil {
@@ -63,16 +63,16 @@ func (g *guard) drop(service, id string, touched map[string]bool) {
 	touched[service] = true
 }
 
-// keep makes an entry a suspect until the hold is over.
+// keep makes an entry a suspect for the time of hold.
 func (g *guard) keep(e entry, now time.Time, touched map[string]bool) {
-	if e.held.IsZero() {
+	if e.dropAt.IsZero() {
 		g.kept++
 	}
-	e.held, e.Suspect = now.Add(g.hold), true
+	e.dropAt, e.Suspect = now.Add(g.hold), true
 	g.set(e, touched)
 }
 
-// snapshot replaces everything and returns the services whose list may have changed.
+// snapshot applies a message with all instances, and returns the services whose list may have changed.
 func (g *guard) snapshot(all []Instance, warming bool, now time.Time) map[string]bool {
 	touched := map[string]bool{}
 	g.live, g.warming = true, warming
@@ -93,9 +93,12 @@ func (g *guard) snapshot(all []Instance, warming bool, now time.Time) map[string
 	return touched
 }
 
-// missing decides about the known instances of a service that a snapshot lacks: rules 2, 3 and 4.
-func (g *guard) missing(service string, known map[string]entry, present map[key]bool, fresh int, now time.Time, touched map[string]bool) {
-	up, lost := 0, 0
+// missing drops or keeps the known instances of a service that a snapshot does not contain: rules 2, 3 and 4. fresh
+// is the number of its UP instances in the snapshot.
+func (g *guard) missing(
+	service string, known map[string]entry, present map[key]bool, fresh int, now time.Time, touched map[string]bool,
+) {
+	up, lost := 0, 0 // the known UP instances, and how many of them the snapshot does not contain
 	for id, e := range known {
 		if e.Status == Up {
 			up++
@@ -118,14 +121,14 @@ func (g *guard) missing(service string, known map[string]entry, present map[key]
 }
 
 // delta applies changes and removals and returns the services whose list may have changed.
-func (g *guard) delta(changed []Instance, gone []key, warming bool, now time.Time) map[string]bool {
+func (g *guard) delta(changed []Instance, removed []key, warming bool, now time.Time) map[string]bool {
 	touched := map[string]bool{}
 	g.warm(warming, now)
 	for _, in := range changed {
 		g.set(entry{Instance: in}, touched)
 	}
-	left := map[string]bool{}
-	for _, k := range gone {
+	reduced := map[string]bool{} // services that have lost an instance
+	for _, k := range removed {
 		e, ok := g.services[k.service][k.id]
 		if !ok {
 			continue
@@ -134,20 +137,21 @@ func (g *guard) delta(changed []Instance, gone []key, warming bool, now time.Tim
 			g.removed[k.service] = append(g.removed[k.service], removal{e, now})
 		}
 		g.drop(k.service, k.id, touched)
-		left[k.service] = true
+		reduced[k.service] = true
 	}
-	for service := range left {
-		g.vanished(service, now, touched)
+	for service := range reduced {
+		g.restore(service, now, touched)
 	}
 	return touched
 }
 
-// vanished brings back what was removed lately from a service that has nothing UP any more: rule 5.
-func (g *guard) vanished(service string, now time.Time, touched map[string]bool) {
+// restore brings back the instances that were removed within the last lease, if the service has no UP instance any
+// more: rule 5.
+func (g *guard) restore(service string, now time.Time, touched map[string]bool) {
 	recent := slices.DeleteFunc(g.removed[service], func(r removal) bool { return now.Sub(r.at) > g.lease })
 	g.removed[service] = recent
 	for _, e := range g.services[service] {
-		if e.Status == Up && e.held.IsZero() {
+		if e.Status == Up && e.dropAt.IsZero() {
 			return
 		}
 	}
@@ -159,13 +163,13 @@ func (g *guard) vanished(service string, now time.Time, touched map[string]bool)
 	}
 }
 
-// warm notes what the registry says of itself. While it is warming up, no suspect's time runs.
+// warm records whether the registry is warming up. While it is, no suspect is dropped.
 func (g *guard) warm(warming bool, now time.Time) {
 	if g.warming || warming {
 		for _, m := range g.services {
 			for id, e := range m {
-				if !e.held.IsZero() {
-					e.held = now.Add(g.hold)
+				if !e.dropAt.IsZero() {
+					e.dropAt = now.Add(g.hold)
 					m[id] = e
 				}
 			}
@@ -174,7 +178,7 @@ func (g *guard) warm(warming bool, now time.Time) {
 	g.warming = warming
 }
 
-// expire drops suspects whose time is over, forgets old removals, and returns the services that changed.
+// expire drops the suspects whose time is over, deletes old removals, and returns the services that changed.
 func (g *guard) expire(now time.Time) map[string]bool {
 	touched := map[string]bool{}
 	if !g.live || g.warming {
@@ -182,7 +186,7 @@ func (g *guard) expire(now time.Time) map[string]bool {
 	}
 	for service, m := range g.services {
 		for id, e := range m {
-			if !e.held.IsZero() && !now.Before(e.held) {
+			if !e.dropAt.IsZero() && !now.Before(e.dropAt) {
 				g.dropped++
 				g.drop(service, id, touched)
 			}
@@ -198,16 +202,17 @@ func (g *guard) expire(now time.Time) map[string]bool {
 	return touched
 }
 
-// suspects counts the instances that only this client keeps, and says when the next of them is dropped (zero: never).
+// suspects counts the instances that only this client keeps, and returns when the next one is dropped. Zero: no time
+// is set, because there are no suspects or time does not count (rule 6).
 func (g *guard) suspects() (n int, next time.Time) {
 	for _, m := range g.services {
 		for _, e := range m {
-			if e.held.IsZero() {
+			if e.dropAt.IsZero() {
 				continue
 			}
 			n++
-			if next.IsZero() || e.held.Before(next) {
-				next = e.held
+			if next.IsZero() || e.dropAt.Before(next) {
+				next = e.dropAt
 			}
 		}
 	}

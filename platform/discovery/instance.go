@@ -10,20 +10,20 @@ import (
 	"google.golang.org/protobuf/types/known/timestamppb"
 )
 
-// Status is where an instance is in its life. The zero value is unknown and is treated as "not UP".
+// Status is the state of an instance between its start and its end. The zero value is unknown and counts as not UP.
 type Status uint8
 
 // The statuses. Only Up takes new calls.
 const (
-	// Starting is registered, but not ready yet.
+	// Starting: registered, but not ready yet.
 	Starting Status = iota + 1
-	// Up takes calls.
+	// Up: takes calls.
 	Up
-	// Draining serves what it has and takes nothing new.
+	// Draining: finishes the calls that it has and takes no new ones.
 	Draining
-	// OutOfService was taken out by an operator.
+	// OutOfService: an operator has taken it out of use.
 	OutOfService
-	// Down says of itself that it cannot work.
+	// Down: the instance reports that it cannot work.
 	Down
 )
 
@@ -40,7 +40,7 @@ func (s Status) String() string {
 // MarshalText writes the name, for JSON and logs.
 func (s Status) MarshalText() ([]byte, error) { return []byte(s.String()), nil }
 
-// UnmarshalText reads what MarshalText writes.
+// UnmarshalText is the inverse of MarshalText.
 func (s *Status) UnmarshalText(name []byte) error {
 	if string(name) == statusNames[0] {
 		*s = 0
@@ -64,8 +64,9 @@ func ParseStatus(name string) (Status, error) {
 	return 0, errs.Errorf(errs.Invalid, "status %q is none of %s", name, strings.Join(statusNames[1:], ", "))
 }
 
-// MetaSettings is the key in [Instance.Metadata] that says where an instance has its settings from. With the value
-// SettingsWatched it follows the config service, which therefore misses it when it does not.
+// MetaSettings is the key in [Instance.Metadata] that says how an instance gets its settings. The value
+// SettingsWatched means that it watches the config service, which reports an instance that does not watch although it
+// has this value.
 const (
 	MetaSettings    = "settings"
 	SettingsWatched = "watched"
@@ -73,25 +74,25 @@ const (
 
 // Instance is one process of a service.
 type Instance struct {
-	// Service is the name callers use: "catalog".
+	// Service is the name of the service: "catalog".
 	Service string
 	// ID is stable over restarts of the same instance and unique within the service: "catalog-1".
 	ID string
 	// Endpoints are the listeners by name ("grpc", "http", "admin") as host:port.
 	Endpoints map[string]string
-	// Environment, Region and Zone say where it runs, Version what runs. Each may be empty.
+	// Environment, Region and Zone say where it runs, Version which version of the program. Each may be empty.
 	Environment, Region, Zone, Version string
-	// Metadata is anything else that callers should know.
+	// Metadata has further properties, by name.
 	Metadata map[string]string
 	// Status is what callers should act on: the operator's override if there is one, else what the instance reports.
 	Status Status
 	// Started is when this process of the instance started.
 	Started time.Time
-	// Suspect is true for an instance that has not been confirmed lately and is kept because too much was lost at once.
+	// Suspect is true for an instance that is missing or silent, but kept, because too many were lost at the same time.
 	Suspect bool
 }
 
-// Equal reports whether both say the same of the same process.
+// Equal reports whether all fields are equal.
 func (i Instance) Equal(o Instance) bool {
 	return i.Service == o.Service && i.ID == o.ID && i.Environment == o.Environment && i.Region == o.Region &&
 		i.Zone == o.Zone && i.Version == o.Version && i.Status == o.Status && i.Suspect == o.Suspect &&

@@ -5,7 +5,7 @@ import (
 	"sync"
 )
 
-// Peers are the other instances of a service, as one of its instances sees them. A replica uses it to ask the other
+// Peers are the other instances of a service, as one of its instances sees them. A replica uses it to call the other
 // replicas, or to follow them.
 type Peers struct {
 	// Directory has the instances. Nil: there are no peers.

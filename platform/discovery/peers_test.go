@@ -88,7 +88,10 @@ func TestPeersAreFollowed(t *testing.T) {
 				[]string{"start a at a:7000", "start b at b:7000"},
 				nil,
 			},
-			{"another status is the same peer", []discovery.Instance{replica("a", discovery.Draining), replica("b", discovery.Up)}, nil, nil},
+			{"another status is the same peer", []discovery.Instance{
+				replica("a", discovery.Draining),
+				replica("b", discovery.Up),
+			}, nil, nil},
 			{"one is removed", []discovery.Instance{replica("a", discovery.Up)}, nil, []string{"end b at b:7000"}},
 			{"one has a new address", []discovery.Instance{moved}, nil, []string{"end a at a:7000", "start a at new:7000"}},
 		} {

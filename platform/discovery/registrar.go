@@ -17,65 +17,83 @@ import (
 	"google.golang.org/protobuf/types/known/durationpb"
 )
 
-// RegistrarOptions say how often an instance renews. The zero value is right for most.
+// RegistrarOptions of a [Registrar]. All fields may be left zero.
 type RegistrarOptions struct {
 	// Heartbeat is how often the instance renews. Zero: [HeartbeatDefault].
 	Heartbeat time.Duration
-	// Lease is how long it may be silent before it is taken for dead. Zero: [LeaseDefault]. The registry refuses a
-	// lease of less than two heartbeats.
+	// Lease is how long the instance stays registered without a heartbeat. It is at least two heartbeats. Zero:
+	// [LeaseDefault].
 	Lease time.Duration
-	// Log receives what an operator wants to know. Nil: the client's.
+	// Log is the logger. Nil: the client's.
 	Log *slog.Logger
 }
 
-// Registrar keeps one instance registered. Each heartbeat carries the whole instance, so a registry that has lost
-// everything learns it again from the next one. It is safe for use by several goroutines.
+// complete returns a copy with all defaults, or an error of kind errs.Invalid that names each bad field.
+func (o RegistrarOptions) complete(c *Client) (RegistrarOptions, error) {
+	var bad errs.Violations
+	if o.Heartbeat < 0 {
+		bad.Addf("Heartbeat", "must not be negative, is %v", o.Heartbeat)
+	}
+	o.Heartbeat = cmp.Or(o.Heartbeat, HeartbeatDefault)
+	o.Lease = cmp.Or(o.Lease, LeaseDefault)
+	if o.Lease < 2*o.Heartbeat || o.Lease < 0 {
+		bad.Addf("Lease", "must be at least two heartbeats of %v, is %v", o.Heartbeat, o.Lease)
+	}
+	o.Log = cmp.Or(o.Log, c.log)
+	return o, bad.Err("options of a registrar")
+}
+
+// Registrar keeps one instance registered. Each heartbeat has the whole instance, so a registry that has lost its data
+// gets it again with the next one. It is safe for use by several goroutines. Make it with [NewRegistrar].
 type Registrar struct {
 	c    *Client
 	opts RegistrarOptions
 	log  *slog.Logger
-	// poke asks the session to send now; gone is closed when the registry has forgotten the instance on our request.
-	poke chan struct{}
-	gone chan struct{}
 
-	mu       sync.Mutex
-	instance Instance
-	draining bool // the status stays
-	leaving  bool
-	answered time.Time     // the last answer; zero: never
-	lease    time.Duration // in force
-	beat     time.Duration // in force
-	reason   string        // why not registered
-	failed   int           // tries in vain since the last answer
-	alone    chan struct{} // closed when every seed was tried in vain while leaving
-	told     chan struct{} // closed and replaced when the registry says that the status has propagated
-	spread   Status        // the newest status that has propagated
+	wake         chan struct{} // makes the session send a heartbeat at once
+	deregistered chan struct{} // closed when the registry has removed the instance because of Leave
+
+	mu           sync.Mutex
+	instance     Instance
+	draining     bool          // Drain was called: the status does not change any more
+	leaving      bool          // Leave was called
+	answered     time.Time     // the last answer; zero: none yet
+	lease        time.Duration // as the registry last set it
+	beat         time.Duration // as the registry last set it
+	reason       string        // why the instance is not registered
+	failed       int           // failed tries since the last answer
+	unreachable  chan struct{} // closed when every seed has failed while leaving
+	acknowledged chan struct{} // closed and replaced when propagated changes
+	propagated   Status        // the newest status that all watchers have acknowledged
 }
 
-// NewRegistrar returns a registrar of an instance, whose Status is Starting and whose Started is now unless they are set.
-func NewRegistrar(c *Client, in Instance, opts RegistrarOptions) *Registrar {
-	opts.Heartbeat = cmp.Or(opts.Heartbeat, HeartbeatDefault)
-	opts.Lease = cmp.Or(opts.Lease, LeaseDefault)
-	opts.Log = cmp.Or(opts.Log, c.log)
+// NewRegistrar returns a registrar of an instance, whose Status is Starting and whose Started is now unless they are
+// set. An error has kind errs.Invalid and names the bad options.
+func NewRegistrar(c *Client, in Instance, opts RegistrarOptions) (*Registrar, error) {
+	opts, err := opts.complete(c)
+	if err != nil {
+		return nil, err
+	}
 	in.Status = cmp.Or(in.Status, Starting)
 	if in.Started.IsZero() {
 		in.Started = time.Now()
 	}
 	in.Endpoints, in.Metadata = maps.Clone(in.Endpoints), maps.Clone(in.Metadata)
 	return &Registrar{
-		c: c, opts: opts, log: opts.Log.With("service", in.Service, "id", in.ID), instance: in,
-		poke: make(chan struct{}, 1), gone: make(chan struct{}), alone: make(chan struct{}), told: make(chan struct{}),
+		c: c, opts: opts, log: opts.Log.With("service", in.Service, "instance", in.ID), instance: in,
+		wake: make(chan struct{}, 1), deregistered: make(chan struct{}),
+		unreachable: make(chan struct{}), acknowledged: make(chan struct{}),
 		lease: opts.Lease, beat: opts.Heartbeat, reason: "not tried yet",
-	}
+	}, nil
 }
 
-// Run registers and renews until ctx ends or [Registrar.Leave] is through, and then returns nil. It never gives up: a
-// refusal or a dead registry only changes what [Registrar.Registered] says. Call it once.
+// Run registers and renews until ctx ends or [Registrar.Leave] has succeeded, and then returns nil. It retries after
+// every failure: a refusal or a dead registry only changes what [Registrar.Registered] returns. Call it once.
 func (r *Registrar) Run(ctx context.Context) error {
 	for try, failed := 0, 0; ctx.Err() == nil; try++ {
 		seed := r.c.seeds.at(try)
 		good, err := r.session(ctx, seed)
-		if over := ctx.Err() != nil || r.isGone(); over {
+		if ctx.Err() != nil || r.isDeregistered() {
 			break
 		}
 		if good {
@@ -88,7 +106,7 @@ func (r *Registrar) Run(ctx context.Context) error {
 	return nil
 }
 
-// session renews on one stream until it ends, and reports whether the registry took any heartbeat.
+// session renews on one stream until it ends, and reports whether the registry has accepted any heartbeat.
 func (r *Registrar) session(ctx context.Context, seed string) (good bool, err error) {
 	conn, release, err := r.c.seeds.acquire(seed)
 	if err != nil {
@@ -101,36 +119,38 @@ func (r *Registrar) session(ctx context.Context, seed string) (good bool, err er
 	defer cancel()
 	stream, err := discoveryv1.NewDiscoveryClient(conn).Register(ctx)
 	if err != nil {
-		return false, ended(ctx, err)
+		return false, streamError(ctx, err)
 	}
 	answers, over := make(chan *discoveryv1.RegisterResponse), make(chan error, 1)
 	wg.Go(func() { over <- receive(ctx, stream, answers) })
 
-	beat, quiet := time.NewTimer(0), time.NewTimer(r.patience())
+	beat, quiet := time.NewTimer(0), time.NewTimer(r.answerTimeout())
 	defer beat.Stop()
 	defer quiet.Stop()
 	for {
 		select {
 		case m := <-answers:
-			quiet.Reset(r.patience())
+			quiet.Reset(r.answerTimeout())
 			r.answer(m, seed, !good)
 			good = true
 			continue
 		case err := <-over:
 			return good, r.end(ctx, err)
 		case <-quiet.C:
-			return good, errs.Errorf(errs.Timeout, "no answer for %v", r.patience())
+			return good, errs.Errorf(errs.Timeout, "no answer for %v", r.answerTimeout())
 		case <-beat.C:
-		case <-r.poke:
+		case <-r.wake:
 		}
 		req, next := r.heartbeat()
 		beat.Reset(next)
-		_ = stream.Send(req) // when it goes wrong, receive learns why
+		_ = stream.Send(req) // receive returns the reason of a failure
 	}
 }
 
 // receive passes on answers until the stream ends.
-func receive(ctx context.Context, stream discoveryv1.Discovery_RegisterClient, answers chan<- *discoveryv1.RegisterResponse) error {
+func receive(
+	ctx context.Context, stream discoveryv1.Discovery_RegisterClient, answers chan<- *discoveryv1.RegisterResponse,
+) error {
 	for {
 		m, err := stream.Recv()
 		if err != nil {
@@ -144,7 +164,7 @@ func receive(ctx context.Context, stream discoveryv1.Discovery_RegisterClient, a
 	}
 }
 
-// heartbeat returns what to send now, and when to send next.
+// heartbeat returns the next message, and how long to wait before the one after it.
 func (r *Registrar) heartbeat() (*discoveryv1.RegisterRequest, time.Duration) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -156,19 +176,20 @@ func (r *Registrar) heartbeat() (*discoveryv1.RegisterRequest, time.Duration) {
 	}, pace.Jitter(r.beat, 0.1)
 }
 
-// patience is how long to wait for an answer before another registry is asked: early enough to keep the lease.
-func (r *Registrar) patience() time.Duration {
+// answerTimeout is how long to wait for an answer before another registry is used: short enough to keep the lease.
+func (r *Registrar) answerTimeout() time.Duration {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return max(r.lease/2, r.beat*3/2)
 }
 
-// answer takes note of what the registry made of a heartbeat.
+// answer records the registry's answer to a heartbeat.
 func (r *Registrar) answer(m *discoveryv1.RegisterResponse, seed string, first bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if first {
-		r.log.Info("registered", "registry", seed, "status", Status(m.GetInstance().GetStatus()).String()) //nolint:gosec // an enum
+		status := Status(m.GetInstance().GetStatus()) //nolint:gosec // an enum
+		r.log.Info("registered", "registry", seed, "status", status.String())
 	}
 	r.answered, r.reason, r.failed = time.Now(), "", 0
 	if d := m.GetLease().AsDuration(); d > 0 {
@@ -177,81 +198,83 @@ func (r *Registrar) answer(m *discoveryv1.RegisterResponse, seed string, first b
 	if d := m.GetHeartbeat().AsDuration(); d > 0 {
 		r.beat = d
 	}
-	if m.GetPropagated() && r.spread != r.instance.Status && m.GetInstance().GetReported() == discoveryv1.Status(r.instance.Status) {
-		r.spread = r.instance.Status
-		close(r.told)
-		r.told = make(chan struct{})
+	current := m.GetInstance().GetReported() == discoveryv1.Status(r.instance.Status)
+	if m.GetPropagated() && current && r.propagated != r.instance.Status {
+		r.propagated = r.instance.Status
+		close(r.acknowledged)
+		r.acknowledged = make(chan struct{})
 	}
 }
 
-// end tells the end of a leave that went well (the registry closes the stream without an error) from a broken stream.
+// end returns why a stream has ended. It returns nil after a successful Leave: then the registry closes the stream
+// without an error.
 func (r *Registrar) end(ctx context.Context, err error) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if errors.Is(err, io.EOF) && r.leaving {
 		r.answered, r.reason = time.Time{}, "has left"
-		close(r.gone)
+		close(r.deregistered)
 		return nil
 	}
 	if errors.Is(err, io.EOF) {
 		return errs.Errorf(errs.Unavailable, "the registry closed the stream")
 	}
-	return ended(ctx, err)
+	return streamError(ctx, err)
 }
 
-func (r *Registrar) isGone() bool {
+func (r *Registrar) isDeregistered() bool {
 	select {
-	case <-r.gone:
+	case <-r.deregistered:
 		return true
 	default:
 		return false
 	}
 }
 
-// lost notes why the instance is not being renewed.
-func (r *Registrar) lost(seed string, was bool, failed int, err error) {
+// lost records why the instance is not being renewed. renewed: the stream had accepted a heartbeat before.
+func (r *Registrar) lost(seed string, renewed bool, failed int, err error) {
 	r.mu.Lock()
 	r.reason = fmt.Sprintf("registry %s: %v", seed, err)
 	r.failed++
-	r.aloneLocked()
+	r.checkUnreachableLocked()
 	r.mu.Unlock()
-	if was || failed == len(r.c.seeds.order) {
-		r.log.Warn("not renewing, trying for ever", "registry", seed, "err", err)
+	if renewed || failed == len(r.c.seeds.order) {
+		r.log.Warn("not renewing, retrying until it works", "registry", seed, "error", err)
 	}
 }
 
-// aloneLocked ends a Leave that has nobody to tell.
-func (r *Registrar) aloneLocked() {
+// checkUnreachableLocked ends a Leave when every seed has failed since the last answer.
+func (r *Registrar) checkUnreachableLocked() {
 	if r.leaving && r.failed >= len(r.c.seeds.order) {
 		select {
-		case <-r.alone:
+		case <-r.unreachable:
 		default:
-			close(r.alone)
+			close(r.unreachable)
 		}
 	}
 }
 
-// SetStatus changes the reported status. The registry is told at once. After [Registrar.Drain] it does nothing: an
-// instance that has begun to leave does not come back.
+// SetStatus changes the reported status and sends it at once. After [Registrar.Drain] it does nothing: an instance that
+// drains does not become UP again.
 func (r *Registrar) SetStatus(s Status) {
 	r.mu.Lock()
 	if r.instance.Status != s && !r.draining {
-		r.instance.Status, r.spread = s, 0
+		r.instance.Status, r.propagated = s, 0
 	}
 	r.mu.Unlock()
-	r.now()
+	r.sendNow()
 }
 
-// now has the session send a heartbeat at once.
-func (r *Registrar) now() {
+// sendNow makes the session send a heartbeat at once.
+func (r *Registrar) sendNow() {
 	select {
-	case r.poke <- struct{}{}:
+	case r.wake <- struct{}{}:
 	default:
 	}
 }
 
-// Registered reports whether a registry has taken a heartbeat within the lease. If not, and also while renewing
-// has trouble, the reason is a sentence for people.
+// Registered reports whether a registry has accepted a heartbeat within the lease. The reason says why not. While the
+// instance is still registered it is empty, or says why the last heartbeat failed.
 func (r *Registrar) Registered() (ok bool, reason string) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -260,24 +283,24 @@ func (r *Registrar) Registered() (ok bool, reason string) {
 
 // Drain reports the instance as DRAINING and waits until the registry says that all connected watchers have
 // acknowledged it, so that no new calls come. When ctx ends before, the error has kind errs.Timeout. When no registry
-// has ever answered, nobody knows the instance and Drain returns at once. Run must still be running.
+// has ever answered, no caller knows the instance and Drain returns nil at once. Run must still be running.
 func (r *Registrar) Drain(ctx context.Context) error {
 	r.mu.Lock()
 	if !r.draining {
-		r.draining, r.instance.Status, r.spread = true, Draining, 0
+		r.draining, r.instance.Status, r.propagated = true, Draining, 0
 	}
 	r.mu.Unlock()
-	r.now()
+	r.sendNow()
 	for {
 		r.mu.Lock()
-		done := r.spread == Draining || r.answered.IsZero()
-		told, reason := r.told, r.reason
+		done := r.propagated == Draining || r.answered.IsZero()
+		acknowledged, reason := r.acknowledged, r.reason
 		r.mu.Unlock()
 		if done {
 			return nil
 		}
 		select {
-		case <-told:
+		case <-acknowledged:
 		case <-ctx.Done():
 			return errs.Errorf(errs.Timeout, "draining %s/%s: not all watchers have acknowledged it (%s)",
 				r.instance.Service, r.instance.ID, cmp.Or(reason, "still waiting"))
@@ -285,28 +308,29 @@ func (r *Registrar) Drain(ctx context.Context) error {
 	}
 }
 
-// Leave has the registry forget the instance, and ends Run. Call Drain before it: to callers, an instance that is
-// removed while UP may as well have crashed. When ctx ends before, the error has kind errs.Timeout, when no seed answers
-// errs.Unavailable; the lease will do it then. When no registry has ever answered, there is nothing to forget. Run
-// must still be running.
+// Leave removes the instance from the registry, and ends Run. Call Drain before it: callers treat an instance that is
+// removed while UP like one that has crashed. When ctx ends before, the error has kind errs.Timeout, and when no seed
+// answers errs.Unavailable; then the registry removes the instance at the end of its lease. When no registry has ever
+// answered, Leave returns nil at once. Run must still be running.
 func (r *Registrar) Leave(ctx context.Context) error {
 	r.mu.Lock()
 	never := r.answered.IsZero()
 	if !never {
 		r.leaving = true
-		r.aloneLocked()
+		r.checkUnreachableLocked()
 	}
 	r.mu.Unlock()
 	if never {
 		return nil
 	}
-	r.now()
+	r.sendNow()
 	select {
-	case <-r.gone:
+	case <-r.deregistered:
 		return nil
-	case <-r.alone:
+	case <-r.unreachable:
 		return errs.Errorf(errs.Unavailable, "leaving as %s/%s: no registry answers", r.instance.Service, r.instance.ID)
 	case <-ctx.Done():
-		return errs.Errorf(errs.Timeout, "leaving as %s/%s: no registry has confirmed it", r.instance.Service, r.instance.ID)
+		return errs.Errorf(errs.Timeout, "leaving as %s/%s: no registry has confirmed it",
+			r.instance.Service, r.instance.ID)
 	}
 }

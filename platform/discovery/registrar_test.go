@@ -14,16 +14,21 @@ import (
 )
 
 // register starts a registrar; the returned channel is closed when Run has returned.
-func register(t *testing.T, net *memnet.Network, o discovery.RegistrarOptions, seeds ...string) (*discovery.Registrar, <-chan struct{}) {
+func register(t *testing.T, net *memnet.Network, o discovery.RegistrarOptions, seeds ...string) (*discovery.Registrar,
+	<-chan struct{},
+) {
 	t.Helper()
 	c, err := discovery.New(discovery.Options{Seeds: seeds, DialContext: net.DialContext})
 	if err != nil {
 		t.Fatal(err)
 	}
-	r := discovery.NewRegistrar(c, discovery.Instance{
+	r, err := discovery.NewRegistrar(c, discovery.Instance{
 		Service: "catalog", ID: "catalog-1", Zone: "a", Version: "7", Endpoints: map[string]string{"grpc": "catalog-1:7000"},
 		Metadata: map[string]string{"team": "films"},
 	}, o)
+	if err != nil {
+		t.Fatal(err)
+	}
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan struct{})
 	go func() {
@@ -50,11 +55,14 @@ func TestHeartbeats(t *testing.T) {
 		req, now := s.last()
 		in := req.GetInstance()
 		if now != n+1 || in.GetReported() != discoveryv1.Status_STATUS_UP {
-			t.Errorf("a new status is to be sent at once; the last of %d heartbeats (before: %d) says %v", now, n, in.GetReported())
+			t.Errorf("a new status is to be sent at once; the last of %d heartbeats (before: %d) says %v", now, n,
+				in.GetReported())
 		}
-		if in.GetService() != "catalog" || in.GetId() != "catalog-1" || in.GetVersion() != "7" || in.GetMetadata()["team"] != "films" ||
+		if in.GetService() != "catalog" || in.GetId() != "catalog-1" || in.GetVersion() != "7" ||
+			in.GetMetadata()["team"] != "films" ||
 			in.GetEndpoints()["grpc"] != "catalog-1:7000" || in.GetStarted() == nil ||
-			req.GetHeartbeat().AsDuration() != discovery.HeartbeatDefault || req.GetLease().AsDuration() != discovery.LeaseDefault {
+			req.GetHeartbeat().AsDuration() != discovery.HeartbeatDefault ||
+			req.GetLease().AsDuration() != discovery.LeaseDefault {
 			t.Errorf("a heartbeat is not complete: %v", req)
 		}
 		s.set(func(s *script) {
@@ -206,7 +214,25 @@ func TestNothingToLeave(t *testing.T) {
 	})
 }
 
-// A readiness check that passes at the wrong moment must not bring an instance back that has told everybody it leaves.
+func TestRegistrarOptionsAreChecked(t *testing.T) {
+	c, err := discovery.New(discovery.Options{Seeds: []string{"one:7000"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for problem, o := range map[string]discovery.RegistrarOptions{
+		"Heartbeat must not be negative":                  {Heartbeat: -time.Second},
+		"Lease must be at least two heartbeats of 3s":     {Lease: 5 * time.Second},
+		"Lease must be at least two heartbeats of 6s, is": {Heartbeat: 6 * time.Second},
+		"is -1s": {Lease: -time.Second},
+	} {
+		_, err := discovery.NewRegistrar(c, discovery.Instance{Service: "catalog", ID: "1"}, o)
+		if errs.KindOf(err) != errs.Invalid || !strings.Contains(err.Error(), problem) {
+			t.Errorf("%+v: got %v, want an Invalid error with %q", o, err, problem)
+		}
+	}
+}
+
+// A readiness check that passes after Drain must not make the instance UP again.
 func TestDrainIsForGood(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newScript(t, memnet.New(), "one")

@@ -96,7 +96,9 @@ func (s *script) Watch(stream grpc.BidiStreamingServer[discoveryv1.WatchRequest,
 	}
 }
 
-func (s *script) Register(stream grpc.BidiStreamingServer[discoveryv1.RegisterRequest, discoveryv1.RegisterResponse]) error {
+func (s *script) Register(stream grpc.BidiStreamingServer[discoveryv1.RegisterRequest,
+	discoveryv1.RegisterResponse],
+) error {
 	for {
 		req, err := stream.Recv()
 		if err != nil {

@@ -91,10 +91,22 @@ func TestResolver(t *testing.T) {
 	}{
 		{"at first", nil, "1 0 [1@a:1 2@b:1]"},
 		{"no change", []discovery.Instance{up("2", "b:1"), up("1", "a:1")}, "1 0 [1@a:1 2@b:1]"},
-		{"an instance that takes no calls", []discovery.Instance{up("1", "a:1"), up("2", "b:1"), {ID: "3", Status: discovery.Starting}}, "1 0 [1@a:1 2@b:1]"},
-		{"a suspect", []discovery.Instance{up("1", "a:1"), {ID: "2", Suspect: true, Endpoints: map[string]string{"grpc": "b:1"}}}, "2 0 [1@a:1 2@b:1?]"},
-		{"one drains", []discovery.Instance{up("1", "a:1"), {ID: "2", Status: discovery.Draining, Endpoints: map[string]string{"grpc": "b:1"}}}, "3 0 [1@a:1]"},
-		{"nothing is up", []discovery.Instance{{ID: "2", Status: discovery.Down}, {ID: "3", Endpoints: map[string]string{"http": "c:1"}}}, "4 1 []"},
+		{"an instance that takes no calls", []discovery.Instance{
+			up("1", "a:1"), up("2", "b:1"),
+			{ID: "3", Status: discovery.Starting},
+		}, "1 0 [1@a:1 2@b:1]"},
+		{"a suspect", []discovery.Instance{up("1", "a:1"), {
+			ID: "2", Suspect: true,
+			Endpoints: map[string]string{"grpc": "b:1"},
+		}}, "2 0 [1@a:1 2@b:1?]"},
+		{"one drains", []discovery.Instance{up("1", "a:1"), {
+			ID: "2", Status: discovery.Draining,
+			Endpoints: map[string]string{"grpc": "b:1"},
+		}}, "3 0 [1@a:1]"},
+		{"nothing is up", []discovery.Instance{
+			{ID: "2", Status: discovery.Down},
+			{ID: "3", Endpoints: map[string]string{"http": "c:1"}},
+		}, "4 1 []"},
 		{"nothing at all", []discovery.Instance{}, "4 2 []"},
 		{"back", []discovery.Instance{up("1", "a:1")}, "5 2 [1@a:1]"},
 	}
@@ -107,7 +119,8 @@ func TestResolver(t *testing.T) {
 		}
 	}
 	if err := errs.FromRPC(cc.errs[0]); errs.KindOf(err) != errs.Unavailable ||
-		!strings.Contains(err.Error(), `service "catalog": none of 2 instances takes calls: 2 is DOWN, 3 is UP without endpoint "grpc"`) {
+		!strings.Contains(err.Error(),
+			`service "catalog": none of 2 instances takes calls: 2 is DOWN, 3 is UP without endpoint "grpc"`) {
 		t.Errorf("nothing is up: %v", err)
 	}
 	if err := cc.errs[1]; !strings.Contains(err.Error(), `"catalog": no instance is registered`) {
@@ -184,7 +197,8 @@ func TestResolverWaitsForTheFirstAnswer(t *testing.T) {
 			t.Errorf("while the first seed is being tried: %s", got)
 		}
 		after(30 * time.Second)
-		if got := cc.told(); got != "1 1 []" || !strings.Contains(cc.errs[0].Error(), `"a": no instance is known: no registry has answered yet: one:7000`) {
+		if got := cc.told(); got != "1 1 []" || !strings.Contains(cc.errs[0].Error(),
+			`"a": no instance is known: no registry has answered yet: one:7000`) {
 			t.Errorf("when nobody answers: %s, %v", got, cc.errs)
 		}
 		s.open(snapshot("a1"))
@@ -218,7 +232,8 @@ func TestGRPC(t *testing.T) {
 			t.Cleanup(s.Stop)
 		}
 		c := discovery.NewStatic(map[string][]discovery.Instance{"catalog": {up("1", "a:1")}})
-		conn, err := grpc.NewClient("bijou:///catalog", grpc.WithResolvers(c.Builder()), grpc.WithTransportCredentials(insecure.NewCredentials()),
+		conn, err := grpc.NewClient("bijou:///catalog", grpc.WithResolvers(c.Builder()),
+			grpc.WithTransportCredentials(insecure.NewCredentials()),
 			grpc.WithContextDialer(dialer(net)))
 		if err != nil {
 			t.Fatal(err)
@@ -235,7 +250,10 @@ func TestGRPC(t *testing.T) {
 		if got := call(); got != "SERVING" {
 			t.Errorf("one is up: %s", got)
 		}
-		c.Put("catalog", []discovery.Instance{{ID: "1", Status: discovery.Draining, Endpoints: map[string]string{"grpc": "a:1"}}, up("2", "b:1")})
+		c.Put("catalog", []discovery.Instance{{
+			ID: "1", Status: discovery.Draining,
+			Endpoints: map[string]string{"grpc": "a:1"},
+		}, up("2", "b:1")})
 		if got := call(); got != "NOT_SERVING" {
 			t.Errorf("the other is up: %s", got)
 		}

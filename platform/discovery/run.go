@@ -10,8 +10,8 @@ import (
 	"bijou.dev/platform/pace"
 )
 
-// Run follows the registry until ctx ends, and then returns nil. It tries the seeds in turn and never stops trying, with
-// growing jittered waits. Call it once.
+// Run follows the registry until ctx ends, and then returns nil. It tries the seeds in turn and never stops trying,
+// with growing jittered waits. Call it once.
 func (c *Client) Run(ctx context.Context) error {
 	var wg sync.WaitGroup
 	wg.Go(func() { c.cleanUp(ctx) })
@@ -41,13 +41,13 @@ func (c *Client) follow(ctx context.Context, seed string) (good bool, err error)
 	defer release()
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
-	quiet := time.AfterFunc(silence, func() {
-		cancel(errs.Errorf(errs.Timeout, "no word for %v", silence))
+	quiet := time.AfterFunc(watchTimeout, func() {
+		cancel(errs.Errorf(errs.Timeout, "no message for %v", watchTimeout))
 	})
 	defer quiet.Stop()
 	stream, err := discoveryv1.NewDiscoveryClient(conn).Watch(ctx)
 	if err != nil {
-		return false, ended(ctx, err)
+		return false, streamError(ctx, err)
 	}
 	err = stream.Send(&discoveryv1.WatchRequest{Services: c.opts.Services, Watcher: c.opts.Name})
 	for err == nil {
@@ -55,7 +55,7 @@ func (c *Client) follow(ctx context.Context, seed string) (good bool, err error)
 		if m, err = stream.Recv(); err != nil {
 			break
 		}
-		quiet.Reset(silence)
+		quiet.Reset(watchTimeout)
 		if !good && !m.GetSnapshot() {
 			return false, errs.Errorf(errs.Internal, "the first message is not a snapshot")
 		}
@@ -63,26 +63,26 @@ func (c *Client) follow(ctx context.Context, seed string) (good bool, err error)
 		good = true
 		err = stream.Send(&discoveryv1.WatchRequest{AppliedVersion: m.GetVersion()})
 	}
-	return good, ended(ctx, err)
+	return good, streamError(ctx, err)
 }
 
-// ended returns why a stream of ours is over: our own reason, if it was us.
-func ended(ctx context.Context, err error) error {
+// streamError returns why a stream has ended: the cause of ctx, if this process has ended it, else err.
+func streamError(ctx context.Context, err error) error {
 	if cause := context.Cause(ctx); cause != nil {
 		return cause
 	}
 	return errs.FromRPC(err)
 }
 
-// apply takes over a message of the registry and returns after all watchers know it.
+// apply applies a message of the registry. It returns after all watchers of what changed have returned.
 func (c *Client) apply(m *discoveryv1.WatchResponse, seed string, first bool) {
 	list := make([]Instance, len(m.GetInstances()))
 	for i, p := range m.GetInstances() {
 		list[i] = fromProto(p)
 	}
-	gone := make([]key, len(m.GetRemoved()))
+	removed := make([]key, len(m.GetRemoved()))
 	for i, r := range m.GetRemoved() {
-		gone[i] = key{r.GetService(), r.GetId()}
+		removed[i] = key{r.GetService(), r.GetId()}
 	}
 	now := time.Now()
 	c.mu.Lock()
@@ -92,7 +92,7 @@ func (c *Client) apply(m *discoveryv1.WatchResponse, seed string, first bool) {
 		touched = c.guard.snapshot(list, m.GetWarmingUp(), now)
 	} else {
 		c.stats.Deltas++
-		touched = c.guard.delta(list, gone, m.GetWarmingUp(), now)
+		touched = c.guard.delta(list, removed, m.GetWarmingUp(), now)
 	}
 	if first {
 		c.stats.Streams++
@@ -103,7 +103,8 @@ func (c *Client) apply(m *discoveryv1.WatchResponse, seed string, first bool) {
 	suspects, _ := c.guard.suspects()
 	c.mu.Unlock()
 	if first {
-		c.log.Info("following the registry", "seed", seed, "instances", len(list), "suspects", suspects, "warming_up", m.GetWarmingUp())
+		c.log.Info("following the registry",
+			"seed", seed, "instances", len(list), "suspects", suspects, "warming_up", m.GetWarmingUp())
 	}
 	c.publish(touched)
 	if suspects > 0 {
@@ -111,26 +112,27 @@ func (c *Client) apply(m *discoveryv1.WatchResponse, seed string, first bool) {
 	}
 }
 
-// lost records that a registry does not answer (any more). What is known stays.
+// lost records that a registry does not answer, or has stopped to. The known instances stay. failed counts the
+// consecutive failures.
 func (c *Client) lost(seed string, failed int, err error) {
-	round := len(c.seeds.order)
+	allFailed := failed == len(c.seeds.order)
 	c.mu.Lock()
-	was := c.stats.Seed != ""
+	followed := c.stats.Seed != ""
 	c.guard.live = false
-	if c.stats.Seed = ""; was {
+	if c.stats.Seed = ""; followed {
 		c.stats.Since = time.Now()
 	}
 	c.state.current = errs.Errorf(errs.Unavailable, "registry %s: %w", seed, err)
 	if c.state.synced != nil {
 		c.state.synced = errs.Errorf(errs.Unavailable, "no registry has answered yet: %s: %w", seed, err)
 	}
-	c.state.settled = c.state.settled || failed == round
+	c.state.settled = c.state.settled || allFailed
 	c.mu.Unlock()
 	switch {
-	case was:
-		c.log.Warn("registry lost, keeping what is known", "seed", seed, "err", err)
-	case failed == round:
-		c.log.Warn("no registry answers, trying until one does", "seed", seed, "err", err)
+	case followed:
+		c.log.Warn("registry lost, keeping the known instances", "seed", seed, "error", err)
+	case allFailed:
+		c.log.Warn("no registry answers, retrying until one does", "seed", seed, "error", err)
 	}
 	c.publish(nil)
 }
@@ -178,7 +180,7 @@ func (c *Client) expire() {
 	n := c.guard.dropped - before
 	c.mu.Unlock()
 	if n > 0 {
-		c.log.Warn("dropping suspects, the registry has not named them again", "instances", n)
+		c.log.Warn("dropping suspects, the registry has not sent them again", "instances", n)
 	}
 	c.publish(touched)
 }

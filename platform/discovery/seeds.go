@@ -15,14 +15,14 @@ import (
 	"google.golang.org/grpc/credentials/insecure"
 )
 
-// seeds are the registries to try, in an order of this process's own, with one connection for each that is in use. The
-// watch and the registrars of a process therefore share a connection as long as they agree on the seed.
+// seeds are the registries to try, in an order that is random for each process, with one connection for each seed in
+// use. The watch and the registrars of a process share a connection when they use the same seed.
 type seeds struct {
 	order []string
 	dial  func(ctx context.Context, network, addr string) (net.Conn, error)
 
 	mu    sync.Mutex
-	conns map[string]*shared
+	conns map[string]*shared // seed -> its connection
 }
 
 type shared struct {
@@ -41,31 +41,33 @@ func newSeeds(o Options) *seeds {
 	return s
 }
 
-// at returns the seed of a try.
+// at returns the seed for the try with this number.
 func (s *seeds) at(try int) string { return s.order[try%len(s.order)] }
 
-// wait returns how long to wait after a number of failures in a row, at least one: up to 250 ms, doubled up to 10 s after
-// each round of all seeds.
+// wait returns how long to wait after a number of consecutive failures, at least one: up to 250 ms, doubled after each
+// round of all seeds, up to 10 s.
 func (s *seeds) wait(failed int) time.Duration {
 	return pace.Backoff{First: 250 * time.Millisecond}.At((failed - 1) / len(s.order))
 }
 
-// acquire returns the connection to a seed and a function that gives it back; the last user closes it, so that a new try
-// starts from nothing: a fresh look at DNS and no back-off of gRPC's own.
+// acquire returns the connection to a seed and a function that releases it. The last user closes it, so that the next
+// try looks up the name again and does not wait for gRPC's own back-off.
 func (s *seeds) acquire(seed string) (*grpc.ClientConn, func(), error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	c := s.conns[seed]
 	if c == nil {
-		// passthrough: the name is resolved by each dial, never remembered.
+		// passthrough: each dial looks up the name, and gRPC keeps no result.
 		conn, err := grpc.NewClient("passthrough:///"+seed,
 			grpc.WithTransportCredentials(insecure.NewCredentials()),
-			grpc.WithContextDialer(func(ctx context.Context, addr string) (net.Conn, error) { return s.dial(ctx, "tcp", addr) }),
+			grpc.WithContextDialer(func(ctx context.Context, addr string) (net.Conn, error) {
+				return s.dial(ctx, "tcp", addr)
+			}),
 			grpc.WithConnectParams(grpc.ConnectParams{Backoff: backoff.DefaultConfig, MinConnectTimeout: connectTimeout}),
 			// A full registry is larger than gRPC's 4 MiB.
 			grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(64<<20)),
 			grpc.WithDisableServiceConfig(),
-			// The platform's registry is reached directly; a proxy of the environment is for other traffic.
+			// The registry is in the same network: a proxy from the environment is not used.
 			grpc.WithNoProxy(),
 		)
 		if err != nil {
@@ -83,6 +85,6 @@ func (s *seeds) release(seed string, c *shared) {
 	defer s.mu.Unlock()
 	if c.users--; c.users == 0 {
 		delete(s.conns, seed)
-		_ = c.Close() // the streams on it have ended: there is nothing left to lose
+		_ = c.Close() // an error does not matter: the streams on it have ended
 	}
 }

@@ -6,8 +6,8 @@ import (
 	"bijou.dev/platform/errs"
 )
 
-// Static is a [Directory] without a registry: it knows the instances that the program gives it. It is for tests, and
-// for programs that do not use a registry. Make it with [NewStatic].
+// Static is a [Directory] without a registry: it has the instances that the program gives it. It is for tests, and for
+// programs that do not use a registry. Make it with [NewStatic].
 type Static struct {
 	*Directory
 }

@@ -123,12 +123,16 @@ func (p *Process) addOwn(s *Setup) error {
 		}
 	}
 	if p.registry != nil {
-		p.registry.registrar = discovery.NewRegistrar(p.registry.client, discovery.Instance{
+		registrar, err := discovery.NewRegistrar(p.registry.client, discovery.Instance{
 			Service: p.opts.Name, ID: p.opts.Instance, Endpoints: p.endpoints(),
 			Environment: p.opts.Environment, Region: p.opts.Region, Zone: p.opts.Zone, Version: p.opts.Version,
 			Metadata: map[string]string{discovery.MetaSettings: discovery.SettingsWatched},
 			Status:   discovery.Starting,
 		}, discovery.RegistrarOptions{Log: p.log})
+		if err != nil {
+			return err
+		}
+		p.registry.registrar = registrar
 	}
 	return nil
 }

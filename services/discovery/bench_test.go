@@ -150,7 +150,10 @@ func full(tb testing.TB, instances, watchers int) {
 		tb.Fatal(err)
 	}
 	for i := range instances {
-		r := discovery.NewRegistrar(c, instance("catalog", fmt.Sprint(i)), discovery.RegistrarOptions{})
+		r, err := discovery.NewRegistrar(c, instance("catalog", fmt.Sprint(i)), discovery.RegistrarOptions{})
+		if err != nil {
+			tb.Fatal(err)
+		}
 		done.Go(func() { _ = r.Run(ctx) })
 	}
 	seeing.Wait()

@@ -51,7 +51,10 @@ func (s *stack) replica(name string, change ...func(*registry.Options)) *replica
 	for _, c := range change {
 		c(&o)
 	}
-	r := &replica{discoverytest.NewServer(s.t, &discoverytest.Options{Net: s.net, Addr: name + ":7000", Registry: o}), store}
+	r := &replica{
+		discoverytest.NewServer(s.t, &discoverytest.Options{Net: s.net, Addr: name + ":7000", Registry: o}),
+		store,
+	}
 	for _, seed := range s.seeds {
 		if seed == r.Addr {
 			return r
@@ -99,7 +102,11 @@ func (s *stack) join(in discovery.Instance, o discovery.RegistrarOptions, seeds 
 		s.t.Fatal(err)
 	}
 	ctx, cancel := context.WithCancel(context.Background())
-	m := &member{Registrar: discovery.NewRegistrar(c, in, o), in: in, cancel: cancel}
+	r, err := discovery.NewRegistrar(c, in, o)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	m := &member{Registrar: r, in: in, cancel: cancel}
 	m.done.Go(func() { _ = m.Run(ctx) })
 	s.t.Cleanup(m.crash)
 	return m
@@ -143,9 +150,10 @@ func after(d time.Duration) {
 // rpc is a plain client of a replica.
 func (s *stack) rpc(r *replica) discoveryv1.DiscoveryClient {
 	s.t.Helper()
-	conn, err := grpc.NewClient("passthrough:///"+r.Addr, grpc.WithTransportCredentials(insecure.NewCredentials()), grpc.WithContextDialer(
-		func(ctx context.Context, addr string) (net.Conn, error) { return s.net.DialContext(ctx, "tcp", addr) },
-	))
+	conn, err := grpc.NewClient("passthrough:///"+r.Addr, grpc.WithTransportCredentials(insecure.NewCredentials()),
+		grpc.WithContextDialer(
+			func(ctx context.Context, addr string) (net.Conn, error) { return s.net.DialContext(ctx, "tcp", addr) },
+		))
 	if err != nil {
 		s.t.Fatal(err)
 	}

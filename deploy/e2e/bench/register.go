@@ -76,10 +76,13 @@ func present(list []discovery.Instance) int64 {
 func (c *callers) change(ctx context.Context) (time.Time, error) {
 	c.value++
 	c.watcherSet.expect(c.value)
-	r := discovery.NewRegistrar(c.clients[watchers], discovery.Instance{
+	r, err := discovery.NewRegistrar(c.clients[watchers], discovery.Instance{
 		Service: wanted, ID: strconv.FormatInt(c.value, 10), Zone: "a", Version: "v1", Status: discovery.Up,
 		Endpoints: map[string]string{"grpc": "127.0.0.1:7000", "admin": "127.0.0.1:9090"},
 	}, discovery.RegistrarOptions{})
+	if err != nil {
+		return time.Time{}, err
+	}
 	run, cancel := context.WithCancel(ctx)
 	var done sync.WaitGroup
 	done.Go(func() { _ = r.Run(run) }) // Run returns nil
