@@ -1,26 +1,29 @@
-// Package discovery is the registry: a service that knows which instances are alive, and tells everybody who watches.
+// Package discovery is the registry: a service that has the list of all live instances, and sends each change to its
+// watchers.
 //
-// It is an available registry. Each replica serves from memory; the store (etcd) is how replicas agree and what
-// survives them. While the store is away a replica goes on registering, renewing and telling, evicts nobody, and
-// reconciles afterwards.
+// It stays available when the store is down. Each replica serves from memory; through the store (etcd) the replicas
+// exchange their records, and the records survive restarts. While the store is down, a replica still registers, renews
+// and informs watchers, but evicts no instance; it reconciles when the store is back.
 //
-// # Who is responsible for an instance
+// # The owner of an instance
 //
 // An instance renews on one stream to one replica, its owner. The owner writes the instance's record when it changes,
-// not when it is renewed. When the stream breaks, the lease runs on: only silence for a whole lease, or a request to
-// leave, ends a registration. Each replica has a presence key that lives as long as the replica; when it goes, every
-// other replica gives the orphaned instances one fresh lease from its own clock. Whoever finds a lease at its end deletes the
-// record on the condition that nobody has written it since, so an instance that renews elsewhere wins.
+// not when it is renewed. When the stream breaks, the lease continues: a registration ends only when no heartbeat came
+// for a whole lease, or when the instance leaves. Each replica has a presence key in the store that is deleted when the
+// replica ends. Then every other replica gives the instances of that replica one fresh lease from its own clock. The
+// replica that sees a lease end deletes the record on the condition that it was not written since. So an instance that
+// has registered at another replica stays.
 //
 // # Self-preservation
 //
-// When many instances fall silent at once, the network of the registry is a likelier cause than their death. So when
-// at least [Options.PreserveAtLeast] instances and more than 1 - [Options.PreserveBelow] of all have missed heartbeats or were
-// evicted within one lease, evictions stop, and the silent ones are marked as suspects. It ends when enough of them have
-// renewed or left, or when for [Options.PreserveFor] nothing was lost or found: then the losses are believed.
-// An instance that leaves in order is no loss, and lowers the number that is expected.
+// When many instances become silent at the same time, a fault of the network is more likely than a crash of all of
+// them. So when at least [Options.PreserveAtLeast] instances and more than 1 - [Options.PreserveBelow] of all have
+// missed heartbeats or were evicted within one lease, evictions stop, and the silent instances are marked as suspects.
+// Self-preservation ends when enough of them have renewed or left. It also ends when for [Options.PreserveFor] no
+// instance became silent or came back; then the silent ones are evicted. An instance that deregisters does not count as
+// lost, and lowers the number of expected instances.
 //
-// Further faces of the same registry (the Eureka protocol, xDS, DNS) belong beside rest.go, over the same Server.
+// Other protocols for the same registry (Eureka, xDS, DNS) belong beside rest.go, over the same Server.
 package discovery
 
 import (
@@ -33,33 +36,34 @@ import (
 	"bijou.dev/platform/kv"
 )
 
-// Options of a registry replica. All may be left zero.
+// Options of a registry replica. All fields may be left zero.
 type Options struct {
-	// EtcdEndpoints are the addresses of the store. Empty, with no Store: memory. Then there must be one replica only, and
-	// overrides do not survive it.
+	// EtcdEndpoints are the addresses of the store. Empty, and Store is nil: the store is in memory. Then there must be
+	// only one replica, and overrides are lost when it ends.
 	EtcdEndpoints []string
-	// Store is used instead of EtcdEndpoints. The caller closes it.
+	// Store is used instead of EtcdEndpoints. The caller closes it. Nil: EtcdEndpoints are used.
 	Store kv.Store
-	// Name is this replica for people: "discovery-1". Empty: "discovery".
+	// Name is the name of this replica in logs and in the status: "discovery-1". Empty: "discovery".
 	Name string
-	// Heartbeat and Lease hold for instances that do not ask for others. Zero: 3 s and 10 s.
+	// Heartbeat and Lease are used for instances that do not ask for others. Zero: 3 s and 10 s.
 	Heartbeat, Lease time.Duration
-	// PreserveBelow is the share of instances that must renew for evictions to go on. Zero: 0.85.
+	// PreserveBelow is the share of instances that must renew, so that evictions continue. Zero: 0.85.
 	PreserveBelow float64
-	// PreserveAtLeast is how many instances must be lost before their share counts: fewer are believed at once, so that
-	// a crash in a small stack is a crash. Zero: 3.
+	// PreserveAtLeast is the smallest number of lost instances that starts self-preservation: in a small stack one crash
+	// is already a large share. Zero: 3.
 	PreserveAtLeast int
-	// PreserveFor is how long self-preservation lasts when nothing changes any more. Zero: 5 min.
+	// PreserveFor is how long self-preservation lasts while no instance becomes silent or comes back. Zero: 5 min.
 	PreserveFor time.Duration
 	// MaxWatchers limits the watch streams of this replica. Zero: 10,000.
 	MaxWatchers int
-	// MaxPerService and MaxInstances limit the instances of a service, and of all. Zero: 5,000 and 20,000.
+	// MaxPerService and MaxInstances limit the instances of one service, and of all. Zero: 5,000 and 20,000.
 	MaxPerService, MaxInstances int
-	// Log receives what an operator wants to know. Nil: nothing is logged.
+	// Log is the logger. Nil: nothing is logged.
 	Log *slog.Logger
 }
 
-func (o Options) complete() Options {
+// complete returns a copy with all defaults, or an error of kind errs.Invalid that names each bad field.
+func (o Options) complete() (Options, error) {
 	o.Name = cmp.Or(o.Name, "discovery")
 	o.Heartbeat = cmp.Or(o.Heartbeat, discovery.HeartbeatDefault)
 	o.Lease = cmp.Or(o.Lease, discovery.LeaseDefault)
@@ -70,24 +74,36 @@ func (o Options) complete() Options {
 	o.MaxPerService = cmp.Or(o.MaxPerService, 5_000)
 	o.MaxInstances = cmp.Or(o.MaxInstances, 20_000)
 	o.Log = cmp.Or(o.Log, slog.New(slog.DiscardHandler))
-	return o
+	return o, o.validate()
 }
 
-func (o Options) validate() error {
-	bad := func(field, problem string) error {
-		return errs.Errorf(errs.Invalid, "discovery options").Field(field, problem)
+// validate checks options that have all defaults.
+func (o *Options) validate() error {
+	var bad errs.Violations
+	if o.Heartbeat < 0 {
+		bad.Addf("Heartbeat", "must not be negative, is %v", o.Heartbeat)
 	}
-	switch {
-	case o.Lease < 2*o.Heartbeat || o.Heartbeat < 0:
-		return bad("lease", "must be at least two heartbeats")
-	case o.PreserveBelow < 0 || o.PreserveBelow > 1:
-		return bad("preserve_below", "must be between 0 and 1")
-	case o.PreserveAtLeast < 1:
-		return bad("preserve_at_least", "must be at least 1")
-	case o.PreserveFor < 0:
-		return bad("preserve_for", "must not be negative")
-	case o.MaxWatchers < 1 || o.MaxPerService < 1 || o.MaxInstances < 1:
-		return bad("max_watchers, max_per_service, max_instances", "must be at least 1")
+	if o.Lease < 2*o.Heartbeat || o.Lease < 0 {
+		bad.Addf("Lease", "must be at least two heartbeats of %v, is %v", o.Heartbeat, o.Lease)
 	}
-	return nil
+	if o.PreserveBelow < 0 || o.PreserveBelow > 1 {
+		bad.Addf("PreserveBelow", "must be between 0 and 1, is %v", o.PreserveBelow)
+	}
+	if o.PreserveFor < 0 {
+		bad.Addf("PreserveFor", "must not be negative, is %v", o.PreserveFor)
+	}
+	for _, count := range []struct {
+		field string
+		value int
+	}{
+		{"PreserveAtLeast", o.PreserveAtLeast},
+		{"MaxWatchers", o.MaxWatchers},
+		{"MaxPerService", o.MaxPerService},
+		{"MaxInstances", o.MaxInstances},
+	} {
+		if count.value < 0 {
+			bad.Addf(count.field, "must not be negative, is %d", count.value)
+		}
+	}
+	return bad.Err("discovery options")
 }

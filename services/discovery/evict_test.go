@@ -47,7 +47,8 @@ func TestNewsDuringAnEvictionThatFails(t *testing.T) {
 		if err != nil || len(entries) != 1 {
 			t.Fatalf("%d records, %v", len(entries), err)
 		}
-		if _, _, _, in, err := registry.DecodeRecord(entries[0].Value); err != nil || in.GetStatus() != discoveryv1.Status_STATUS_UP {
+		if _, _, _, in, err := registry.DecodeRecord(entries[0].Value); err != nil ||
+			in.GetStatus() != discoveryv1.Status_STATUS_UP {
 			t.Errorf("the store has %v, %v; want UP", in.GetStatus(), err)
 		}
 	})
@@ -64,7 +65,8 @@ func (s tardy) Txn(ctx context.Context, txn kv.Txn) (kv.Revision, error) {
 	return rev, err
 }
 
-// Of two overrides the later one in the store holds, at the replica too that is slow to hear that it has saved the other.
+// Of two overrides the later one in the store holds, at the replica too that is slow to hear that it has saved the
+// other.
 func TestOverridesAtTwoReplicas(t *testing.T) {
 	inStack(t, func(t *testing.T, s *stack) {
 		a := s.replica("discovery-1", func(o *registry.Options) { o.Store = tardy{o.Store} })
@@ -73,12 +75,18 @@ func TestOverridesAtTwoReplicas(t *testing.T) {
 		s.joinAll("catalog", 1, a.Addr)
 		saved := make(chan error, 1)
 		go func() {
-			_, err := a.SetOverride(t.Context(), &discoveryv1.SetOverrideRequest{Service: "catalog", Id: "1", Status: discoveryv1.Status_STATUS_DOWN, Author: "ann"})
+			_, err := a.SetOverride(t.Context(), &discoveryv1.SetOverrideRequest{
+				Service: "catalog", Id: "1",
+				Status: discoveryv1.Status_STATUS_DOWN, Author: "ann",
+			})
 			saved <- err
 		}()
 		settle()
 		want(t, "after ann", b.list(), "1:DOWN")
-		if _, err := b.SetOverride(t.Context(), &discoveryv1.SetOverrideRequest{Service: "catalog", Id: "1", Status: discoveryv1.Status_STATUS_OUT_OF_SERVICE, Author: "bob"}); err != nil {
+		if _, err := b.SetOverride(t.Context(), &discoveryv1.SetOverrideRequest{
+			Service: "catalog", Id: "1",
+			Status: discoveryv1.Status_STATUS_OUT_OF_SERVICE, Author: "bob",
+		}); err != nil {
 			t.Fatal(err)
 		}
 		if err := <-saved; err != nil {

@@ -11,21 +11,21 @@ import (
 // key names an instance.
 type key struct{ service, id string }
 
-// record is an instance with what the registry knows about it.
+// record is a registered instance with its lease and its stream.
 type record struct {
-	// inst is what callers see. It is replaced, never changed.
+	// inst is the instance as callers see it. It is replaced, never changed.
 	inst *discoveryv1.Instance
-	// lease says how long the instance may be silent, and since when it is.
+	// lease says how long the instance may be silent, and when it last renewed.
 	lease lease
 	// sess is the registration stream, if it is at this replica.
 	sess *session
 	// version is the registry's version of the last change of inst.
 	version int64
-	// spread: all watchers have acknowledged inst.
-	spread bool
+	// propagated: all watchers have acknowledged inst.
+	propagated bool
 }
 
-// instances are all that are registered. The registry's lock guards them.
+// instances are all registered instances. The registry's lock guards them.
 type instances struct {
 	services map[string]map[string]*record // service -> id -> record; no service is empty
 	count    int                           // records of all services

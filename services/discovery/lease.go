@@ -11,27 +11,29 @@ import (
 	"bijou.dev/platform/kv"
 )
 
-// tickEvery is how often leases are looked at. If a look is later than stall, this process was stopped itself (SIGSTOP, a
-// paused machine): then the instances could not renew, and each gets a fresh lease.
 const (
+	// tickEvery is how often leases are checked.
 	tickEvery = time.Second
-	stall     = 3 * time.Second
+	// maxDelay is how late a check may be. A later one means that this process was stopped (SIGSTOP, a paused machine),
+	// so that instances could not renew: then each gets a fresh lease.
+	maxDelay = 3 * time.Second
 )
 
-// lease is how long an instance may be silent, and who evicts it when it is silent for longer.
+// lease is how long an instance may be silent, and which replica evicts it when it is silent for longer.
 type lease struct {
 	heartbeat, length time.Duration
-	// owner is the replica that has, or last had, the registration stream. Empty: no replica claims the instance.
+	// owner is the replica that has, or last had, the registration stream. Empty: none.
 	owner string
-	// renewed is the last heartbeat, or when this replica became responsible. It is compared by its monotonic part.
+	// renewed is the time of the last heartbeat, or when this replica learned of the lease. It is compared by its
+	// monotonic part.
 	renewed time.Time
-	// doubted: the instance is a suspect because its owner seems dead, not because its owner says so.
-	doubted bool
+	// ownerLost: the instance is a suspect because its owner is not live, and not because its owner has marked it.
+	ownerLost bool
 }
 
-// late is the silence after which an instance counts as lost, although its lease has not ended. When many fall silent at
-// the same moment, their leases end over a whole heartbeat, and the first one must not be evicted before the others are
-// noticed.
+// late is the silence after which an instance counts as lost, although its lease has not ended. When many instances
+// become silent at the same moment, their leases end over a whole heartbeat. The first must not be evicted before the
+// others are counted.
 func (l *lease) late() time.Duration {
 	return max(l.heartbeat*5/4, min(2*l.heartbeat, l.length-l.heartbeat*5/4))
 }
@@ -40,10 +42,10 @@ func (l *lease) late() time.Duration {
 type leases struct {
 	self     string              // this replica
 	replicas map[string]presence // live replicas, this one included once its presence is in the store
-	grace    time.Time           // when all instances last got a fresh lease
+	renewed  time.Time           // when all instances last got a fresh lease
 }
 
-// mine reports whether this replica must end a lease: its own ones, and those whose owner is not live.
+// mine reports whether this replica must end a lease: it does so for its own and for those whose owner is not live.
 func (l *leases) mine(of *lease) bool {
 	if of.owner == l.self {
 		return true
@@ -52,11 +54,11 @@ func (l *leases) mine(of *lease) bool {
 	return !live
 }
 
-// silence is how long an instance has not renewed. Times are monotonic: a step of the clock changes nothing.
+// silence is how long an instance has not renewed. The times are monotonic: a change of the clock has no effect.
 func (l *leases) silence(of *lease, now time.Time) time.Duration {
 	since := of.renewed
-	if l.grace.After(since) {
-		since = l.grace
+	if l.renewed.After(since) {
+		since = l.renewed
 	}
 	return now.Sub(since)
 }
@@ -82,8 +84,8 @@ func (l *leases) census(all *instances, now time.Time) (lost map[key]bool, ended
 	return lost, ended
 }
 
-// timesOf returns the heartbeat and the lease of an instance, with defaults for what it does not ask for. The result is
-// within the bounds that other replicas check when they read the record.
+// timesOf returns the heartbeat and the lease of an instance, with defaults for those that it does not ask for. The
+// result is within the bounds that other replicas check when they read the record.
 func (o *Options) timesOf(req *discoveryv1.RegisterRequest) (beat, length time.Duration) {
 	beat, length = req.GetHeartbeat().AsDuration(), req.GetLease().AsDuration()
 	if beat == 0 && length == 0 {
@@ -98,60 +100,59 @@ func (o *Options) timesOf(req *discoveryv1.RegisterRequest) (beat, length time.D
 	return beat, length
 }
 
-// look does what is due: it is called every tickEvery.
-func (s *Server) look(ctx context.Context, now, last time.Time) {
+// tick checks leases and watchers, and evicts. It is called every tickEvery.
+func (s *Server) tick(ctx context.Context, now, last time.Time) {
 	r := s.reg
 	r.mu.Lock()
 	r.notePausesLocked(s.watch.Problem(), now, last)
 	r.checkWatchersLocked(now)
-	evict := r.judgeLocked(now)
+	evict := r.endedLocked(now)
 	r.mu.Unlock()
 	for _, k := range evict {
 		if err := s.evict(ctx, k, now); err != nil {
-			s.log.Warn("evicting", "service", k.service, "id", k.id, "err", err)
+			s.log.Warn("evicting", "service", k.service, "instance", k.id, "error", err)
 			if errs.KindOf(err) != errs.Conflict {
-				return // the store is away: nothing is evicted
+				return // the store is down: nothing is evicted
 			}
 		}
 	}
 }
 
 // notePausesLocked gives all instances a fresh lease after a time in which they could not renew, or in which this
-// replica could not know that they did.
+// replica could not see that they had renewed at another one.
 func (r *registry) notePausesLocked(problem error, now, last time.Time) {
 	before := r.store.problem
 	switch {
 	case before != nil && problem == nil && r.store.loaded:
 		r.opts.Log.Info("the store is back, giving each instance a fresh lease", "instances", r.instances.count)
-		r.leases.grace = now
+		r.leases.renewed = now
 	case before == nil && problem != nil:
-		r.opts.Log.Warn("the store is away: serving from memory, evicting nothing", "err", problem)
+		r.opts.Log.Warn("the store is down: serving from memory, evicting nothing", "error", problem)
 	}
 	if problem != nil || r.store.loaded {
 		r.store.problem = problem
 	}
-	if now.Sub(last) > tickEvery+stall {
-		r.opts.Log.Warn("this process was stopped, giving each instance a fresh lease", "for", now.Sub(last))
-		r.leases.grace = now
+	if now.Sub(last) > tickEvery+maxDelay {
+		r.opts.Log.Warn("this process was stopped, giving each instance a fresh lease", "took", now.Sub(last))
+		r.leases.renewed = now
 	}
 }
 
-// judgeLocked returns the instances to evict. When their losses are not believed it returns none, and marks the lost ones
-// as suspects.
-func (r *registry) judgeLocked(now time.Time) (evict []key) {
+// endedLocked returns the instances to evict. When nothing is to be evicted, it marks the lost ones as suspects.
+func (r *registry) endedLocked(now time.Time) (evict []key) {
 	lost, ended := r.leases.census(&r.instances, now)
-	believed, fresh := r.losses.judge(lost, r.instances.count, r.store.usable(), now)
+	evicting, fresh := r.losses.update(lost, r.instances.count, r.store.usable(), now)
 	if fresh {
-		r.leases.grace = now
+		r.leases.renewed = now
 	}
-	if believed {
+	if evicting {
 		return ended
 	}
-	doubted := ended
+	suspects := ended
 	if r.losses.active {
-		doubted = slices.Collect(maps.Keys(lost))
+		suspects = slices.Collect(maps.Keys(lost))
 	}
-	for _, k := range doubted {
+	for _, k := range suspects {
 		if rec := r.instances.find(k); r.leases.mine(&rec.lease) {
 			r.suspectLocked(k, rec)
 		}
@@ -186,12 +187,12 @@ func (s *Server) evict(ctx context.Context, k key, now time.Time) error {
 	defer r.mu.Unlock()
 	delete(r.store.writing, k)
 	if err != nil {
-		wake(r.toStore) // the writer has passed over what came meanwhile
+		wake(r.toStore) // the writer has skipped changes of this instance meanwhile
 		return err
 	}
 	delete(r.store.stored, k)
 	if r.instances.find(k) != rec || r.leases.silence(&rec.lease, time.Now()) < rec.lease.length {
-		r.writeLocked(k) // it came back meanwhile
+		r.writeLocked(k) // it has renewed meanwhile
 		return nil
 	}
 	if rec.sess != nil {
@@ -200,6 +201,6 @@ func (s *Server) evict(ctx context.Context, k key, now time.Time) error {
 	r.removeLocked(k)
 	delete(r.store.dirty, k)
 	r.losses.evictedAt(now)
-	s.log.Info("evicted: its lease ended", "service", k.service, "id", k.id, "silent", silent)
+	s.log.Info("evicted: its lease ended", "service", k.service, "instance", k.id, "silent", silent)
 	return nil
 }

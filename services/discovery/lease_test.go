@@ -40,7 +40,10 @@ func TestLeaseOfEachInstanceIsHonoured(t *testing.T) {
 	inStack(t, func(t *testing.T, s *stack) {
 		r := s.replica("discovery-1")
 		s.joinAll("catalog", 2)
-		quick := s.join(instance("quick", "1"), discovery.RegistrarOptions{Heartbeat: 500 * time.Millisecond, Lease: 2 * time.Second})
+		quick := s.join(instance("quick", "1"), discovery.RegistrarOptions{
+			Heartbeat: 500 * time.Millisecond,
+			Lease:     2 * time.Second,
+		})
 		slow := s.join(instance("slow", "1"), discovery.RegistrarOptions{Heartbeat: 20 * time.Second, Lease: time.Minute})
 		c := s.follow(r)
 		after(2 * time.Minute)
@@ -77,7 +80,8 @@ func TestTimesThatAreHalfGiven(t *testing.T) {
 				t.Fatal(err)
 			}
 			req := &discoveryv1.RegisterRequest{Instance: &discoveryv1.Instance{
-				Service: "catalog", Id: "1", Reported: discoveryv1.Status_STATUS_UP, Endpoints: map[string]string{"grpc": "catalog-1:7000"},
+				Service: "catalog", Id: "1", Reported: discoveryv1.Status_STATUS_UP,
+				Endpoints: map[string]string{"grpc": "catalog-1:7000"},
 			}}
 			if c.beat > 0 {
 				req.Heartbeat = durationpb.New(c.beat)
@@ -92,8 +96,10 @@ func TestTimesThatAreHalfGiven(t *testing.T) {
 			if err != nil {
 				t.Fatalf("heartbeat %v, lease %v: %v", c.beat, c.lease, err)
 			}
-			if beat, lease := resp.GetHeartbeat().AsDuration(), resp.GetLease().AsDuration(); beat != c.wantBeat || lease != c.wantLease {
-				t.Errorf("heartbeat %v, lease %v: in force are %v and %v, want %v and %v", c.beat, c.lease, beat, lease, c.wantBeat, c.wantLease)
+			if beat, lease := resp.GetHeartbeat().AsDuration(), resp.GetLease().AsDuration(); beat != c.wantBeat ||
+				lease != c.wantLease {
+				t.Errorf("heartbeat %v, lease %v: in force are %v and %v, want %v and %v", c.beat, c.lease, beat, lease,
+					c.wantBeat, c.wantLease)
 			}
 			after(50 * time.Millisecond)
 			want(t, "at the other replica", b.list(), "1:UP")
@@ -140,7 +146,8 @@ func TestHeartbeatOfAStreamThatHasEnded(t *testing.T) {
 		in := instance("catalog", "1")
 		heartbeat := func() *discoveryv1.RegisterRequest {
 			return &discoveryv1.RegisterRequest{Instance: &discoveryv1.Instance{
-				Service: in.Service, Id: in.ID, Reported: discoveryv1.Status_STATUS_UP, Endpoints: in.Endpoints, Started: timestamppb.New(in.Started),
+				Service: in.Service, Id: in.ID, Reported: discoveryv1.Status_STATUS_UP, Endpoints: in.Endpoints,
+				Started: timestamppb.New(in.Started),
 			}}
 		}
 		old := broken{received: make(chan *discoveryv1.RegisterRequest, 1)}

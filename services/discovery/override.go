@@ -22,8 +22,8 @@ type overrides struct {
 	decided map[key]kv.Revision // store revision of the newest decision, its removal included
 }
 
-// set records a decision and reports whether it is a new one. Of two decisions the one with the later store revision is
-// kept, in whichever order they come; force is for a store that was listed again.
+// set records a decision and reports whether it has changed anything. The decision with the later store revision is
+// kept, in whatever order they are read; force keeps this one, after the store was listed again.
 func (o *overrides) set(k key, decision override, rev kv.Revision, force bool) bool {
 	if rev < o.decided[k] && !force {
 		return false
@@ -39,7 +39,7 @@ func (o *overrides) set(k key, decision override, rev kv.Revision, force bool) b
 }
 
 // apply sets the status that callers act on: the override's, else the reported one. An instance that is draining is
-// never forced UP: it is leaving.
+// not set to UP, because it is about to leave.
 func (o *overrides) apply(k key, in *discoveryv1.Instance) {
 	decision := o.current[k]
 	in.Override, in.OverrideReason, in.OverrideAuthor = decision.Status, decision.Reason, decision.Author
@@ -62,8 +62,8 @@ func (r *registry) overrideLocked(k key, decision override, rev kv.Revision, for
 	}
 }
 
-// mayOverride refuses to override an instance that is not registered.
-func (r *registry) mayOverride(k key, clears bool) error {
+// checkOverridable refuses an override of an instance that is not registered. Clearing needs only an override.
+func (r *registry) checkOverridable(k key, clears bool) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	_, exists := r.overrides.current[k]
@@ -73,7 +73,7 @@ func (r *registry) mayOverride(k key, clears bool) error {
 	return nil
 }
 
-// saveOverride makes an override durable, and then visible here; the other replicas learn it from the store.
+// saveOverride writes an override to the store, and then applies it here. The other replicas read it from the store.
 func (s *Server) saveOverride(ctx context.Context, k key, o override) error {
 	ctx, cancel := context.WithTimeout(ctx, storeTimeout)
 	defer cancel()

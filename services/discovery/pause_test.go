@@ -33,8 +33,8 @@ func (w pausableWatch) Problem() error {
 	return w.Watch.Problem()
 }
 
-// A registry that was stopped (SIGSTOP, a paused machine) heard no heartbeats meanwhile. That all leases have ended on its
-// clock says nothing about the instances: it evicts none, and gives each a fresh lease.
+// A registry that was stopped (SIGSTOP, a paused machine) heard no heartbeats meanwhile. That all leases have ended on
+// its clock says nothing about the instances: it evicts none, and gives each a fresh lease.
 func TestPausedRegistryEvictsNothing(t *testing.T) {
 	inStack(t, func(t *testing.T, s *stack) {
 		var pause atomic.Int64

@@ -12,29 +12,29 @@ import (
 
 const (
 	presenceTTL = 10 * time.Second
-	// publishEvery is the least time between two writes of a presence.
-	publishEvery = 100 * time.Millisecond
+	// presenceEvery is the least time between two writes of a presence.
+	presenceEvery = 100 * time.Millisecond
 )
 
 // presence is the record of a live replica.
 type presence struct {
 	Name string `json:"name"`
-	// Acked is the store revision up to which all watchers of the replica know everything.
+	// Acked is the store revision up to which all watchers of the replica have acknowledged all changes.
 	Acked kv.Revision `json:"acked"`
 }
 
-// attend keeps the presence of this replica in the store, until ctx ends.
-func (s *Server) attend(ctx context.Context) {
+// keepPresence keeps the presence of this replica in the store, until ctx ends.
+func (s *Server) keepPresence(ctx context.Context) {
 	for ctx.Err() == nil {
-		if err := s.present(ctx); err != nil && ctx.Err() == nil {
-			s.log.Debug("keeping the presence of this replica", "err", err)
+		if err := s.holdPresence(ctx); err != nil && ctx.Err() == nil {
+			s.log.Debug("keeping the presence of this replica", "error", err)
 			pace.Sleep(ctx, pace.Jitter(time.Second, 0.1))
 		}
 	}
 }
 
-// present keeps one lease for the presence, and says in it what the watchers here know.
-func (s *Server) present(ctx context.Context) error {
+// holdPresence keeps one lease of the store with the presence, and updates the presence when watchers acknowledge.
+func (s *Server) holdPresence(ctx context.Context) error {
 	lease, err := s.store.Grant(ctx, presenceTTL)
 	if err != nil {
 		return err
@@ -42,13 +42,13 @@ func (s *Server) present(ctx context.Context) error {
 	defer func() {
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
 		defer cancel()
-		_ = lease.Close(ctx) // if the store is away, the lease ends by itself
+		_ = lease.Close(ctx) // if the store is down, the lease ends by itself
 	}()
 	for {
-		if err := s.publish(ctx, lease.ID()); err != nil {
+		if err := s.writePresence(ctx, lease.ID()); err != nil {
 			return err
 		}
-		pace.Sleep(ctx, publishEvery)
+		pace.Sleep(ctx, presenceEvery)
 		select {
 		case <-ctx.Done():
 			return nil
@@ -59,7 +59,7 @@ func (s *Server) present(ctx context.Context) error {
 	}
 }
 
-func (s *Server) publish(ctx context.Context, id kv.LeaseID) error {
+func (s *Server) writePresence(ctx context.Context, id kv.LeaseID) error {
 	s.reg.mu.Lock()
 	p := presence{Name: s.opts.Name, Acked: s.reg.watchers.acked}
 	s.reg.mu.Unlock()

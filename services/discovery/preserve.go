@@ -14,10 +14,10 @@ import (
 type preservation struct {
 	opts    Options
 	active  bool
-	reason  string       // for people, while active
+	reason  string       // for operators, while active
 	since   time.Time    // when it began
-	changed time.Time    // when an instance was last lost or found
-	lost    map[key]bool // as of the last judge
+	changed time.Time    // when lost last changed
+	lost    map[key]bool // as of the last update
 	evicted []time.Time  // evictions within the last lease
 	total   uint64       // evictions since the start
 }
@@ -28,9 +28,11 @@ func (p *preservation) evictedAt(now time.Time) {
 	p.total++
 }
 
-// judge decides whether losses are believed, so that instances whose lease has ended are evicted. registered is the
-// number of instances, the lost ones included. fresh: each instance has to get a fresh lease.
-func (p *preservation) judge(lost map[key]bool, registered int, storeUsable bool, now time.Time) (believed, fresh bool) {
+// update decides whether instances whose lease has ended are evicted. registered is the number of instances, the lost
+// ones included. fresh: each instance has to get a fresh lease.
+func (p *preservation) update(
+	lost map[key]bool, registered int, storeUsable bool, now time.Time,
+) (evicting, fresh bool) {
 	for len(p.evicted) > 0 && now.Sub(p.evicted[0]) > p.opts.Lease {
 		p.evicted = p.evicted[1:]
 	}
@@ -41,16 +43,17 @@ func (p *preservation) judge(lost map[key]bool, registered int, storeUsable bool
 	alarm := p.opts.suspicious(missing, expected)
 	switch {
 	case !storeUsable:
-		// Without the store nothing is evicted: the instance may be renewing at another replica.
+		// Without the store nothing is evicted: an instance may have renewed at another replica.
 	case p.active && !alarm:
 		p.end("enough instances have renewed or left", missing, expected)
 		fresh = true
 	case p.active && now.Sub(p.changed) >= p.opts.PreserveFor:
-		p.end("nothing has changed for "+p.opts.PreserveFor.String()+", so the losses are believed", missing, expected)
+		p.end("nothing has changed for "+p.opts.PreserveFor.String()+", so the lost instances are evicted", missing, expected)
 		return true, false
 	case p.active:
 	case alarm:
-		// It begins before any lease has ended, so that replicas that have fewer of the lost ones learn of it in time.
+		// It begins before any lease has ended, so that a replica that has few of the lost instances sees the suspects of
+		// the others in time.
 		p.active, p.since, p.changed = true, now, now
 		p.opts.Log.Warn("self-preservation begins", "lost", missing, "instances", expected)
 	default:
@@ -63,17 +66,18 @@ func (p *preservation) judge(lost map[key]bool, registered int, storeUsable bool
 	return false, fresh
 }
 
-// suspicious reports whether so many instances are missing that a fault of the network is likelier than their death.
+// suspicious reports whether so many instances are missing that a fault of the network is more likely than crashes.
 func (o *Options) suspicious(missing, expected int) bool {
 	return missing >= o.PreserveAtLeast && float64(missing) > (1-o.PreserveBelow)*float64(expected)
 }
 
-func (p *preservation) end(why string, missing, expected int) {
-	p.opts.Log.Info("self-preservation ends", "why", why, "lost", missing, "instances", expected, "lasted", time.Since(p.since))
+func (p *preservation) end(reason string, missing, expected int) {
+	p.opts.Log.Info("self-preservation ends",
+		"reason", reason, "lost", missing, "instances", expected, "took", time.Since(p.since))
 	p.active, p.reason, p.since = false, "", time.Time{}
 }
 
-// preserving describes self-preservation for people.
+// preserving returns the state of self-preservation for operators.
 func (r *registry) preserving() *discoveryv1.SelfPreservation {
 	r.mu.Lock()
 	defer r.mu.Unlock()

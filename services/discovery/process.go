@@ -11,8 +11,8 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 )
 
-// New makes the process a replica of the registry: gRPC on listener "grpc", the REST view on "http". It does not wait for
-// the store. The process's own seeds may be its peers, or itself.
+// New makes the process a replica of the registry: gRPC on listener "grpc", REST on "http". It does not wait for the
+// store. The seeds of the process may be the other replicas, or itself.
 func New(_ context.Context, setup *service.Setup, opts Options) error {
 	opts.Name = cmp.Or(opts.Name, setup.Instance())
 	opts.Log = cmp.Or(opts.Log, setup.Log())
@@ -42,14 +42,17 @@ func New(_ context.Context, setup *service.Setup, opts Options) error {
 type metrics struct{ reg *registry }
 
 var (
-	descInstances = prometheus.NewDesc("bijou_discovery_instances", "Instances, by service and status.", []string{"service", "status"}, nil)
+	descInstances = prometheus.NewDesc("bijou_discovery_instances", "Instances, by service and status.",
+		[]string{"service", "status"}, nil)
 	descSuspects  = prometheus.NewDesc("bijou_discovery_suspects", "Instances kept by self-preservation only.", nil, nil)
 	descWatchers  = prometheus.NewDesc("bijou_discovery_watchers", "Watch streams of this replica.", nil, nil)
 	descReplicas  = prometheus.NewDesc("bijou_discovery_replicas", "Replicas that are present in the store.", nil, nil)
-	descUnwritten = prometheus.NewDesc("bijou_discovery_unwritten", "Instances that the store has yet to learn about.", nil, nil)
-	descPreserve  = prometheus.NewDesc("bijou_discovery_self_preservation", "1 while evictions are stopped.", nil, nil)
-	descStore     = prometheus.NewDesc("bijou_discovery_store_up", "1 while the store is in use.", nil, nil)
-	descEvicted   = prometheus.NewDesc("bijou_discovery_evicted_total", "Instances whose lease this replica has ended.", nil, nil)
+	descUnwritten = prometheus.NewDesc("bijou_discovery_unwritten",
+		"Instances whose last change is not in the store yet.", nil, nil)
+	descPreserve = prometheus.NewDesc("bijou_discovery_self_preservation", "1 while evictions are stopped.", nil, nil)
+	descStore    = prometheus.NewDesc("bijou_discovery_store_up", "1 while the store is in use.", nil, nil)
+	descEvicted  = prometheus.NewDesc("bijou_discovery_evicted_total", "Instances whose lease this replica has ended.",
+		nil, nil)
 )
 
 // Describe implements prometheus.Collector.

@@ -13,14 +13,14 @@ import (
 )
 
 // registry is the memory of one replica. Its parts have no locks of their own: mu guards all of them, because one
-// heartbeat or one update of the store changes several parts at once. Methods whose names end in Locked, and all methods
-// of the parts, are called with mu held.
+// heartbeat or one update of the store changes several parts at once. Methods whose names end in Locked, and all
+// methods of the parts, are called with mu held.
 //
-// The parts: instances.go has the instances, lease.go who must renew by when, preserve.go whether many losses are
-// believed, override.go what operators decided, sync.go and write.go what the store has, watch.go who is informed.
+// The parts: instances.go has the instances, lease.go the leases, preserve.go self-preservation, override.go the
+// overrides, sync.go and write.go the exchange with the store, watch.go the watchers.
 type registry struct {
 	opts Options
-	self string // this replica, unique for each start
+	self string // the id of this replica, unique for each start
 
 	mu        sync.Mutex
 	version   int64 // grows with each change that watchers see
@@ -50,7 +50,7 @@ func newRegistry(opts Options, self string) *registry {
 	}
 }
 
-// wake puts a token into a channel of one.
+// wake puts a token into a channel with one slot, unless there is one already.
 func wake(c chan struct{}) {
 	select {
 	case c <- struct{}{}:
@@ -61,29 +61,29 @@ func wake(c chan struct{}) {
 // session is one registration stream.
 type session struct {
 	key    key           // zero until the first heartbeat
-	wake   chan struct{} // the instance has to get an answer
-	over   chan error    // one slot: why the stream must end; nil for an end in order
+	wake   chan struct{} // an answer has to be sent
+	ended  chan error    // one slot: why the stream must end; nil when the instance has left
 	closed bool          // the stream has ended; guarded by the registry's mu
 }
 
 func newSession() *session {
-	return &session{wake: make(chan struct{}, 1), over: make(chan error, 1)}
+	return &session{wake: make(chan struct{}, 1), ended: make(chan error, 1)}
 }
 
 func (s *session) end(err error) {
 	select {
-	case s.over <- err:
+	case s.ended <- err:
 	default:
 	}
 }
 
-// heartbeat takes a checked heartbeat of a session.
+// heartbeat applies a checked heartbeat of a session.
 func (r *registry) heartbeat(sess *session, req *discoveryv1.RegisterRequest, now time.Time) error {
 	in := req.GetInstance()
 	k := key{in.GetService(), in.GetId()}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if sess.closed { // what was received last may come here after the handler has returned
+	if sess.closed { // the last message may be handled after the handler of the stream has returned
 		return errs.Errorf(errs.Canceled, "registering %s/%s: the stream has ended", k.service, k.id)
 	}
 	if sess.key != (key{}) && sess.key != k {
@@ -113,7 +113,7 @@ func (r *registry) heartbeat(sess *session, req *discoveryv1.RegisterRequest, no
 	if r.reviseLocked(k, rec, in, false) || moved {
 		r.writeLocked(k)
 	}
-	if in.GetReported() == discoveryv1.Status_STATUS_DRAINING && !rec.spread {
+	if in.GetReported() == discoveryv1.Status_STATUS_DRAINING && !rec.propagated {
 		r.draining[sess] = struct{}{}
 	}
 	return nil
@@ -130,15 +130,17 @@ func (r *registry) admitLocked(k key, rec *record, in *discoveryv1.Instance, now
 		return nil
 	}
 	newer := rec.inst.GetStarted().AsTime().After(in.GetStarted().AsTime())
-	if alive := !r.leases.mine(&rec.lease) || r.leases.silence(&rec.lease, now) < rec.lease.length; newer && alive {
+	live := !r.leases.mine(&rec.lease) || r.leases.silence(&rec.lease, now) < rec.lease.length
+	if newer && live {
 		return errs.Errorf(errs.Conflict,
-			"registering %s/%s: a process of this id that started later, at %s, is registered; give each process an id of its own",
+			"registering %s/%s: a process of this id that started later, at %s, is registered; "+
+				"give each process an id of its own",
 			k.service, k.id, rec.inst.GetStarted().AsTime().Format(time.RFC3339)).Because("NEWER_PROCESS")
 	}
 	return nil
 }
 
-// reviseLocked makes callers see a reported instance, if it is different, and reports whether it was.
+// reviseLocked replaces the instance that callers see, if the reported one is different, and reports whether it was.
 func (r *registry) reviseLocked(k key, rec *record, reported *discoveryv1.Instance, suspect bool) bool {
 	next := proto.CloneOf(reported)
 	next.Suspect = suspect
@@ -170,14 +172,14 @@ func (r *registry) suspectLocked(k key, rec *record) {
 	if rec.lease.owner == r.self {
 		r.writeLocked(k)
 	} else {
-		rec.lease.doubted = true
+		rec.lease.ownerLost = true
 	}
 }
 
-// changedLocked makes a change of an instance known to all watchers.
+// changedLocked gives a change of an instance a version, and informs all watchers.
 func (r *registry) changedLocked(k key, rec *record) {
 	r.version++
-	rec.version, rec.spread = r.version, false
+	rec.version, rec.propagated = r.version, false
 	r.watchers.notify(k)
 }
 
@@ -201,7 +203,7 @@ func (r *registry) deregisterLocked(k key, rec *record) {
 	r.writeLocked(k)
 }
 
-// writeLocked marks an instance for the writer, which makes the store equal to what is in memory.
+// writeLocked marks an instance for the writer, which makes its record in the store equal to the memory.
 func (r *registry) writeLocked(k key) {
 	r.store.dirty[k] = true
 	wake(r.toStore)
@@ -218,7 +220,7 @@ func (r *registry) closed(sess *session) {
 	}
 }
 
-// answer is what a session's instance gets, or nil when it is not registered (any more).
+// answer returns the answer to a session's instance, or nil when it is not registered.
 func (r *registry) answer(sess *session) *discoveryv1.RegisterResponse {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -228,7 +230,7 @@ func (r *registry) answer(sess *session) *discoveryv1.RegisterResponse {
 	}
 	return &discoveryv1.RegisterResponse{
 		Instance: rec.inst, Heartbeat: durationpb.New(rec.lease.heartbeat), Lease: durationpb.New(rec.lease.length),
-		Propagated: r.spreadLocked(sess.key, rec),
+		Propagated: r.propagatedLocked(sess.key, rec),
 	}
 }
 
@@ -239,7 +241,7 @@ func (r *registry) list(service string) []*discoveryv1.Instance {
 	return r.instances.list(service)
 }
 
-// instance is an instance as callers see it; with its name only, when it is not registered.
+// instance returns an instance as callers see it. When it is not registered, the result has only its name.
 func (r *registry) instance(k key) *discoveryv1.Instance {
 	r.mu.Lock()
 	defer r.mu.Unlock()

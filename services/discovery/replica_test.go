@@ -75,7 +75,8 @@ func TestInstancesOfADeadReplica(t *testing.T) {
 			after(time.Second)
 			want(t, "catalog, whose instances go to the other replica", c.Instances("catalog"), "1:UP 2:UP 3:UP 4:UP")
 			if n := len(b.list()); i == 15 && n != 5 {
-				t.Errorf("%d instances 16 s after the crash: one that has not renewed has a fresh lease from when the replica's presence ended", n)
+				t.Errorf("%d instances 16 s after the crash, want 5: viewing/1, which has not renewed, has a fresh lease "+
+					"from when the replica's presence ended", n)
 			}
 		}
 		if n := len(b.list()); n != 4 {
@@ -161,7 +162,10 @@ func TestStoreAway(t *testing.T) {
 			t.Error("the status does not name the store's problem")
 		}
 		s.join(instance("catalog", "5"), discovery.RegistrarOptions{})
-		_, err := r.SetOverride(t.Context(), &discoveryv1.SetOverrideRequest{Service: "catalog", Id: "3", Status: discoveryv1.Status_STATUS_DOWN})
+		_, err := r.SetOverride(t.Context(), &discoveryv1.SetOverrideRequest{
+			Service: "catalog", Id: "3",
+			Status: discoveryv1.Status_STATUS_DOWN,
+		})
 		if errs.KindOf(err) != errs.Unavailable {
 			t.Errorf("an override that would not last: error %v, want unavailable", err)
 		}
@@ -265,7 +269,10 @@ func TestStoreLosesItsData(t *testing.T) {
 }
 
 func TestDrainWaitsForWatchersOfAllReplicas(t *testing.T) {
-	for name, where := range map[string][]string{"at the owner": {"owner"}, "at the other": {"other"}, "at both": {"owner", "other"}} {
+	for name, where := range map[string][]string{
+		"at the owner": {"owner"}, "at the other": {"other"},
+		"at both": {"owner", "other"},
+	} {
 		t.Run(name, func(t *testing.T) {
 			inStack(t, func(t *testing.T, s *stack) { testDrain(t, s, where) })
 		})
@@ -336,7 +343,10 @@ func TestOverride(t *testing.T) {
 		m := s.joinAll("catalog", 2, a.Addr, b.Addr)
 		ca, cb := s.follow(a), s.follow(b)
 		set := func(r *replica, id string, status discoveryv1.Status) error {
-			_, err := r.SetOverride(t.Context(), &discoveryv1.SetOverrideRequest{Service: "catalog", Id: id, Status: status, Author: "ann", Reason: "disk"})
+			_, err := r.SetOverride(t.Context(), &discoveryv1.SetOverrideRequest{
+				Service: "catalog", Id: id, Status: status,
+				Author: "ann", Reason: "disk",
+			})
 			settle()
 			return err
 		}
@@ -381,7 +391,10 @@ func TestDrainingIsNeverForcedUp(t *testing.T) {
 	inStack(t, func(t *testing.T, s *stack) {
 		r := s.replica("discovery-1")
 		m := s.joinAll("catalog", 1)
-		_, err := r.SetOverride(t.Context(), &discoveryv1.SetOverrideRequest{Service: "catalog", Id: "1", Status: discoveryv1.Status_STATUS_UP})
+		_, err := r.SetOverride(t.Context(), &discoveryv1.SetOverrideRequest{
+			Service: "catalog", Id: "1",
+			Status: discoveryv1.Status_STATUS_UP,
+		})
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -14,7 +14,6 @@ import (
 	"bijou.dev/platform/kv"
 	"bijou.dev/platform/kv/kvmem"
 	"bijou.dev/platform/pace"
-	"google.golang.org/grpc"
 )
 
 // Server is one replica of the registry: an implementation of discovery.v1.Discovery. Make it with [NewServer] and
@@ -22,33 +21,37 @@ import (
 type Server struct {
 	discoveryv1.UnimplementedDiscoveryServer
 
-	opts  Options
-	log   *slog.Logger
-	store kv.Store
-	free  func() error // closes a store of our own
-	reg   *registry
-	watch kv.Watch
+	opts       Options
+	log        *slog.Logger
+	store      kv.Store
+	closeStore func() error // closes the store, if this server has made it
+	reg        *registry
+	watch      kv.Watch
 
 	stop context.CancelFunc // ends the watch of the store
 	once sync.Once
 
 	mu       sync.Mutex
-	released chan struct{} // closed to end the streams of now
+	released chan struct{} // closed, and replaced, to end the open streams
 }
 
 var _ discoveryv1.DiscoveryServer = (*Server)(nil)
 
-// NewServer makes a replica over Options.Store, or over memory. It does not wait for the store.
+// NewServer makes a replica over Options.Store, or over a store in memory; Options.EtcdEndpoints are used by [New]
+// only. It does not wait for the store. An error has kind errs.Invalid and names the bad options.
 func NewServer(opts Options) (*Server, error) {
-	opts = opts.complete()
-	if err := opts.validate(); err != nil {
+	opts, err := opts.complete()
+	if err != nil {
 		return nil, err
 	}
-	s := &Server{opts: opts, log: opts.Log, store: opts.Store, free: func() error { return nil }, released: make(chan struct{})}
+	s := &Server{
+		opts: opts, log: opts.Log, store: opts.Store, closeStore: func() error { return nil },
+		released: make(chan struct{}),
+	}
 	if s.store == nil {
-		s.log.Warn("no store: keeping the registry in memory, for one replica only")
+		s.log.Warn("no store: the registry is in memory, run one replica only")
 		mem := kvmem.New()
-		s.store, s.free = mem, mem.Close
+		s.store, s.closeStore = mem, mem.Close
 	}
 	s.reg = newRegistry(opts, opts.Name+"-"+rand.Text()[:8])
 	ctx, stop := context.WithCancel(context.Background())
@@ -56,22 +59,22 @@ func NewServer(opts Options) (*Server, error) {
 	return s, nil
 }
 
-// Run follows the store, ends leases and keeps the store up to date, until ctx ends; then it returns nil.
+// Run follows the store, ends leases and writes changes to the store, until ctx ends; then it returns nil.
 func (s *Server) Run(ctx context.Context) error {
 	var wg sync.WaitGroup
 	defer wg.Wait()
 	wg.Go(func() { s.mirror(ctx) })
 	wg.Go(func() { s.write(ctx) })
-	wg.Go(func() { s.attend(ctx) })
+	wg.Go(func() { s.keepPresence(ctx) })
 	for last := time.Now(); pace.Sleep(ctx, pace.Jitter(tickEvery, 0.1)); {
 		now := time.Now()
-		s.look(ctx, now, last)
+		s.tick(ctx, now, last)
 		last = now
 	}
 	return nil
 }
 
-// Release ends all streams of now with an error that sends their clients to another replica. New ones are accepted.
+// Release ends all open streams with an error, so that their clients use another replica. New streams are accepted.
 func (s *Server) Release() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -79,26 +82,26 @@ func (s *Server) Release() {
 	s.released = make(chan struct{})
 }
 
-// untilReleased is closed by the next Release.
+// untilReleased returns a channel that is closed by the next Release.
 func (s *Server) untilReleased() <-chan struct{} {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.released
 }
 
-// Close ends all streams and lets go of the store. Call it after Run has returned. It may be called again.
+// Close ends all streams and stops to follow the store. Call it after Run has returned. It may be called again.
 func (s *Server) Close() error {
 	var err error
 	s.once.Do(func() {
 		s.Release()
 		s.stop()
-		err = s.free()
+		err = s.closeStore()
 	})
 	return err
 }
 
 // Register implements discovery.v1.Discovery.
-func (s *Server) Register(stream grpc.BidiStreamingServer[discoveryv1.RegisterRequest, discoveryv1.RegisterResponse]) error {
+func (s *Server) Register(stream discoveryv1.Discovery_RegisterServer) error {
 	sess, released := newSession(), s.untilReleased()
 	defer s.reg.closed(sess)
 	go func() { // it ends with the stream, which ends when this handler returns
@@ -108,7 +111,7 @@ func (s *Server) Register(stream grpc.BidiStreamingServer[discoveryv1.RegisterRe
 		select {
 		case <-released:
 			return errStopping()
-		case err := <-sess.over:
+		case err := <-sess.ended:
 			return err
 		case <-sess.wake:
 			if m := s.reg.answer(sess); m != nil {
@@ -120,8 +123,8 @@ func (s *Server) Register(stream grpc.BidiStreamingServer[discoveryv1.RegisterRe
 	}
 }
 
-// receive takes heartbeats until the stream ends or the instance leaves.
-func (s *Server) receive(stream grpc.BidiStreamingServer[discoveryv1.RegisterRequest, discoveryv1.RegisterResponse], sess *session) error {
+// receive handles heartbeats until the stream ends or the instance leaves.
+func (s *Server) receive(stream discoveryv1.Discovery_RegisterServer, sess *session) error {
 	for {
 		req, err := stream.Recv()
 		if err != nil {
@@ -130,12 +133,12 @@ func (s *Server) receive(stream grpc.BidiStreamingServer[discoveryv1.RegisterReq
 		if err := checkHeartbeat(req); err != nil {
 			return err
 		}
-		req.Instance.StatusSince = nil // ours to say
+		req.Instance.StatusSince = nil // set by the registry only
 		if err := s.reg.heartbeat(sess, req, time.Now()); err != nil {
 			return err
 		}
 		if req.GetDeregister() {
-			s.log.Info("left", "service", req.GetInstance().GetService(), "id", req.GetInstance().GetId())
+			s.log.Info("left", "service", req.GetInstance().GetService(), "instance", req.GetInstance().GetId())
 			return nil
 		}
 		wake(sess.wake)
@@ -143,7 +146,7 @@ func (s *Server) receive(stream grpc.BidiStreamingServer[discoveryv1.RegisterReq
 }
 
 // Watch implements discovery.v1.Discovery.
-func (s *Server) Watch(stream grpc.BidiStreamingServer[discoveryv1.WatchRequest, discoveryv1.WatchResponse]) error {
+func (s *Server) Watch(stream discoveryv1.Discovery_WatchServer) error {
 	req, err := stream.Recv()
 	if err != nil {
 		return endOf(err)
@@ -169,22 +172,22 @@ func (s *Server) Watch(stream grpc.BidiStreamingServer[discoveryv1.WatchRequest,
 			}
 		}
 	}()
-	speak := time.NewTimer(pace.Jitter(speakEvery, 0.1))
-	defer speak.Stop()
+	refresh := time.NewTimer(pace.Jitter(refreshEvery, 0.1))
+	defer refresh.Stop()
 	for {
 		if err := stream.Send(m); err != nil {
 			return err
 		}
-		speak.Reset(pace.Jitter(speakEvery, 0.1))
+		refresh.Reset(pace.Jitter(refreshEvery, 0.1))
 		select {
 		case <-released:
 			return errStopping()
-		case err := <-w.over:
+		case err := <-w.ended:
 			return err
 		case <-w.wake:
-		case <-speak.C:
+		case <-refresh.C:
 		}
-		m = s.reg.news(w, time.Now())
+		m = s.reg.changes(w, time.Now())
 	}
 }
 
@@ -195,23 +198,28 @@ func (s *Server) List(_ context.Context, req *discoveryv1.ListRequest) (*discove
 	}, nil
 }
 
-// SetOverride implements discovery.v1.Discovery. It is refused while the store is away: an override must last.
-func (s *Server) SetOverride(ctx context.Context, req *discoveryv1.SetOverrideRequest) (*discoveryv1.SetOverrideResponse, error) {
+// SetOverride implements discovery.v1.Discovery. It is refused while the store is down: an override must survive a
+// restart.
+func (s *Server) SetOverride(
+	ctx context.Context, req *discoveryv1.SetOverrideRequest,
+) (*discoveryv1.SetOverrideResponse, error) {
 	if err := checkOverride(req); err != nil {
 		return nil, err
 	}
 	k := key{req.GetService(), req.GetId()}
 	clears := req.GetStatus() == discoveryv1.Status_STATUS_UNSPECIFIED
-	if err := s.reg.mayOverride(k, clears); err != nil {
+	if err := s.reg.checkOverridable(k, clears); err != nil {
 		return nil, err
 	}
 	if err := s.saveOverride(ctx, k, override{req.GetStatus(), req.GetAuthor(), req.GetReason()}); err != nil {
 		return nil, err
 	}
-	s.log.Info("override", "service", k.service, "id", k.id, "status", req.GetStatus().String(), "author", req.GetAuthor(), "reason", req.GetReason())
+	s.log.Info("override", "service", k.service, "instance", k.id, "status", req.GetStatus().String(),
+		"author", req.GetAuthor(), "reason", req.GetReason())
 	return &discoveryv1.SetOverrideResponse{Instance: s.reg.instance(k)}, nil
 }
 
+// endOf returns why a stream has ended; nil: the client has closed it.
 func endOf(err error) error {
 	if errors.Is(err, io.EOF) || errs.KindOf(err) == errs.Canceled {
 		return nil

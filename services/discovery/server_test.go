@@ -34,9 +34,18 @@ func TestBadHeartbeatsAreRefused(t *testing.T) {
 		"status":         {"instance.reported", func(r *discoveryv1.RegisterRequest) { r.Instance.Reported = 0 }},
 		"unknown status": {"instance.reported", func(r *discoveryv1.RegisterRequest) { r.Instance.Reported = 99 }},
 		"zone":           {"instance.zone", func(r *discoveryv1.RegisterRequest) { r.Instance.Zone = "a\nb" }},
-		"version":        {"instance.version", func(r *discoveryv1.RegisterRequest) { r.Instance.Version = strings.Repeat("v", 300) }},
-		"started":        {"instance.started", func(r *discoveryv1.RegisterRequest) { r.Instance.Started = &timestamppb.Timestamp{Nanos: -1} }},
-		"endpoint name":  {`instance.endpoints["G RPC"]`, func(r *discoveryv1.RegisterRequest) { r.Instance.Endpoints = map[string]string{"G RPC": "a:1"} }},
+		"version": {
+			"instance.version",
+			func(r *discoveryv1.RegisterRequest) { r.Instance.Version = strings.Repeat("v", 300) },
+		},
+		"started": {
+			"instance.started",
+			func(r *discoveryv1.RegisterRequest) { r.Instance.Started = &timestamppb.Timestamp{Nanos: -1} },
+		},
+		"endpoint name": {
+			`instance.endpoints["G RPC"]`,
+			func(r *discoveryv1.RegisterRequest) { r.Instance.Endpoints = map[string]string{"G RPC": "a:1"} },
+		},
 		"endpoint": {`instance.endpoints["grpc"]`, func(r *discoveryv1.RegisterRequest) {
 			r.Instance.Endpoints = map[string]string{"grpc": "catalog-1"}
 		}},
@@ -60,8 +69,14 @@ func TestBadHeartbeatsAreRefused(t *testing.T) {
 		"heartbeat":   {"heartbeat", func(r *discoveryv1.RegisterRequest) { r.Heartbeat = durationpb.New(time.Millisecond) }},
 		"short lease": {"lease", func(r *discoveryv1.RegisterRequest) { r.Lease = durationpb.New(5 * time.Second) }},
 		"long lease":  {"lease", func(r *discoveryv1.RegisterRequest) { r.Lease = durationpb.New(time.Hour) }},
-		"tiny lease":  {"lease", func(r *discoveryv1.RegisterRequest) { r.Heartbeat, r.Lease = nil, durationpb.New(time.Millisecond) }},
-		"long beat":   {"heartbeat", func(r *discoveryv1.RegisterRequest) { r.Heartbeat, r.Lease = durationpb.New(time.Hour), nil }},
+		"tiny lease": {"lease", func(r *discoveryv1.RegisterRequest) {
+			r.Heartbeat, r.Lease = nil,
+				durationpb.New(time.Millisecond)
+		}},
+		"long beat": {"heartbeat", func(r *discoveryv1.RegisterRequest) {
+			r.Heartbeat, r.Lease = durationpb.New(time.Hour),
+				nil
+		}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			inStack(t, func(t *testing.T, s *stack) {
@@ -186,7 +201,8 @@ func TestWatchOfSomeServices(t *testing.T) {
 		m[0].SetStatus(discovery.Down)
 		settle()
 		got := next()
-		if got.GetSnapshot() || len(got.GetInstances()) != 1 || got.GetInstances()[0].GetService() != "catalog" || got.GetVersion() <= first.GetVersion() {
+		if got.GetSnapshot() || len(got.GetInstances()) != 1 || got.GetInstances()[0].GetService() != "catalog" ||
+			got.GetVersion() <= first.GetVersion() {
 			t.Errorf("the second message is %v, want a change of catalog with a higher version", got)
 		}
 		for got.GetWarmingUp() {
@@ -220,7 +236,10 @@ func TestREST(t *testing.T) {
 			{"GET", "/v1/instances/nobody", "", 404, `"nobody\" has no instances`},
 			{"GET", "/v1/instances/catalog/1", "", 200, `"status": "UP"`},
 			{"GET", "/v1/instances/catalog/9", "", 404, "not registered"},
-			{"PUT", "/v1/instances/catalog/1/override", `{"status":"out_of_service","author":"ann","reason":"disk"}`, 200, `"status": "OUT_OF_SERVICE"`},
+			{
+				"PUT", "/v1/instances/catalog/1/override", `{"status":"out_of_service","author":"ann","reason":"disk"}`, 200,
+				`"status": "OUT_OF_SERVICE"`,
+			},
 			{"GET", "/v1/instances/catalog/1", "", 200, `"author": "ann"`},
 			{"DELETE", "/v1/instances/catalog/1/override", "", 200, `"status": "UP"`},
 			{"PUT", "/v1/instances/catalog/9/override", `{"status":"DOWN"}`, 404, "no such instance"},
@@ -248,15 +267,21 @@ func TestREST(t *testing.T) {
 }
 
 func TestOptionsAreChecked(t *testing.T) {
-	for field, o := range map[string]registry.Options{
-		"lease":             {Lease: time.Second},
-		"preserve_below":    {PreserveBelow: 2},
-		"preserve_at_least": {PreserveAtLeast: -1},
-		"preserve_for":      {PreserveFor: -1},
-		"max_watchers":      {MaxWatchers: -1},
+	for problem, o := range map[string]registry.Options{
+		"Heartbeat must not be negative":                     {Heartbeat: -time.Second},
+		"Lease must be at least two heartbeats of 3s, is 5s": {Lease: 5 * time.Second},
+		"Lease must be at least two heartbeats of 9s":        {Heartbeat: 9 * time.Second},
+		"Lease must be at least two heartbeats of 3s, is -":  {Lease: -time.Second},
+		"PreserveBelow must be between 0 and 1":              {PreserveBelow: 2},
+		"PreserveBelow must be between 0 and 1, is -":        {PreserveBelow: -0.1},
+		"PreserveAtLeast must not be negative":               {PreserveAtLeast: -1},
+		"PreserveFor must not be negative":                   {PreserveFor: -1},
+		"MaxWatchers must not be negative":                   {MaxWatchers: -1},
+		"MaxPerService must not be negative":                 {MaxPerService: -1},
+		"MaxInstances must not be negative":                  {MaxInstances: -1, MaxPerService: -1},
 	} {
-		if _, err := registry.NewServer(o); errs.KindOf(err) != errs.Invalid || !strings.Contains(err.Error(), field) {
-			t.Errorf("%s: got %v", field, err)
+		if _, err := registry.NewServer(o); errs.KindOf(err) != errs.Invalid || !strings.Contains(err.Error(), problem) {
+			t.Errorf("%+v: got %v, want an Invalid error with %q", o, err, problem)
 		}
 	}
 }
@@ -280,7 +305,8 @@ func FuzzDecodeRecord(f *testing.F) {
 // While replicas are replaced, the old ones have to read what the new ones write.
 func TestRecordOfANewerReplica(t *testing.T) {
 	_, _, _, in, err := registry.DecodeRecord([]byte(
-		`{"owner":"x","heartbeat":"3s","lease":"10s","new":1,"instance":{"service":"catalog","id":"1","added":{"later":true}}}`,
+		`{"owner":"x","heartbeat":"3s","lease":"10s","new":1,
+			"instance":{"service":"catalog","id":"1","added":{"later":true}}}`,
 	))
 	if err != nil || in.GetId() != "1" {
 		t.Errorf("got %v, %v", in, err)

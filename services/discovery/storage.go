@@ -15,7 +15,7 @@ import (
 //
 //	/bijou/discovery/instances/SERVICE/ID   a savedInstance, without a lease of the store
 //	/bijou/discovery/overrides/SERVICE/ID   an override
-//	/bijou/discovery/replicas/REPLICA       a presence, which lives as long as the replica
+//	/bijou/discovery/replicas/REPLICA       a presence, with a lease that the replica renews
 const (
 	root          = "/bijou/discovery/"
 	instancesRoot = root + "instances/"
@@ -42,15 +42,15 @@ func encodeInstance(owner string, rec *record) ([]byte, error) {
 	return json.Marshal(savedInstance{owner, rec.lease.heartbeat.String(), rec.lease.length.String(), body})
 }
 
-// DecodeRecord reads the value of an instance key: for tools, and for fuzzing. The error says what is wrong with it.
+// DecodeRecord reads the value of an instance key. It is exported for tools and fuzzing.
 func DecodeRecord(b []byte) (owner string, heartbeat, lease time.Duration, in *discoveryv1.Instance, err error) {
 	var s savedInstance
 	if err = json.Unmarshal(b, &s); err != nil {
 		return "", 0, 0, nil, fmt.Errorf("decoding a record: %w", err)
 	}
 	in = &discoveryv1.Instance{}
-	// A newer replica may write fields that this one does not know: an instance must not vanish from half of the replicas
-	// while they are replaced.
+	// A newer replica may write fields that this one does not know. During an upgrade of the replicas the older ones
+	// must still read its records.
 	if err = (protojson.UnmarshalOptions{DiscardUnknown: true}).Unmarshal(s.Instance, in); err != nil {
 		return "", 0, 0, nil, fmt.Errorf("decoding the instance of a record: %w", err)
 	}

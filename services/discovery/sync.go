@@ -10,19 +10,19 @@ import (
 	"bijou.dev/platform/kv"
 )
 
-// storeState is what this replica knows about the store. The registry's lock guards it.
+// storeState is the state of the exchange with the store. The registry's lock guards it.
 type storeState struct {
 	stored    map[key]stored
-	dirty     map[key]bool // the store has to get them
+	dirty     map[key]bool // to be written
 	writing   map[key]bool // a write is in progress
 	leaving   map[key]bool // deregistered here, to be deleted
 	loaded    bool         // the store was read once
 	warmUntil time.Time    // until then some instances may be missing
-	problem   error        // why the store is not in use
+	problem   error        // why the store is not in use; nil: it is
 	badKeys   uint64       // unreadable keys
 }
 
-// stored is what the store has of an instance, as far as this replica knows.
+// stored is the record of an instance in the store, as last read or written by this replica.
 type stored struct {
 	rev   kv.Revision
 	owner string
@@ -40,13 +40,13 @@ func (s *storeState) warming(now time.Time) bool { return !s.loaded || now.Befor
 
 func (s *storeState) usable() bool { return s.loaded && s.problem == nil }
 
-// has reports whether the store has what this replica last wrote of an instance, and at which revision.
+// has reports whether the store has this replica's newest record of an instance, and at which revision.
 func (s *storeState) has(k key, self string) (rev kv.Revision, ok bool) {
 	st := s.stored[k]
 	return st.rev, !s.dirty[k] && !s.writing[k] && st.owner == self
 }
 
-// storeProblem says why the store is not in use; empty: it is.
+// storeProblem returns why the store is not in use. Empty: it is in use.
 func (r *registry) storeProblem() string {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -63,35 +63,35 @@ func (s *Server) mirror(ctx context.Context) {
 		if err != nil {
 			return
 		}
-		s.reg.fold(u, time.Now())
+		s.reg.applyUpdate(u, time.Now())
 	}
 }
 
-// fold applies an update of the store. Replicas come first: who is responsible for an instance depends on them.
-func (r *registry) fold(u kv.Update, now time.Time) {
+// applyUpdate applies an update of the store. Replicas come first, because the owners of instances depend on them.
+func (r *registry) applyUpdate(u kv.Update, now time.Time) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	defer r.settleLocked()
+	defer r.ackedLocked()
 	if u.Snapshot {
 		r.loadedLocked(u, now)
 	}
 	instances := false
 	for _, e := range u.Puts {
-		r.foldReplicaLocked(e)
-		r.foldOverrideLocked(e, u.Resync)
+		r.applyReplicaLocked(e)
+		r.applyOverrideLocked(e, u.Resync)
 	}
 	for _, path := range u.Deletes {
-		r.foldEndedLocked(path, u, now)
+		r.applyEndLocked(path, u, now)
 	}
 	lossy := r.lossyLocked(u)
 	for _, e := range u.Puts {
 		if k, ok := parseKey(instancesRoot, e.Key); ok {
-			instances = r.foldInstanceLocked(k, e, u.Resync, now) || instances
+			instances = r.applyInstanceLocked(k, e, u.Resync, now) || instances
 		}
 	}
 	for _, path := range u.Deletes {
 		if k, ok := parseKey(instancesRoot, path); ok {
-			instances = r.foldRemovalLocked(k, u, lossy, now) || instances
+			instances = r.applyRemovalLocked(k, u, lossy, now) || instances
 		}
 	}
 	if instances || u.Snapshot {
@@ -114,8 +114,8 @@ func (r *registry) loadedLocked(u kv.Update, now time.Time) {
 	wake(r.toStore)
 }
 
-// lossyLocked reports whether the store seems to have lost its data: it was cut off, and came back without so many
-// instances that it is unlikely that all of them left.
+// lossyLocked reports whether the store seems to have lost data: after a resync so many instances are missing that it
+// is unlikely that all of them have left.
 func (r *registry) lossyLocked(u kv.Update) bool {
 	if !u.Resync {
 		return false
@@ -128,13 +128,13 @@ func (r *registry) lossyLocked(u kv.Update) bool {
 	}
 	lossy := r.opts.suspicious(n, r.instances.count)
 	if lossy {
-		r.opts.Log.Warn("the store came back without many instances, giving them a lease to be renewed",
-			"instances", n, "of", r.instances.count)
+		r.opts.Log.Warn("the store has lost many instances, giving them a lease to renew",
+			"lost", n, "instances", r.instances.count)
 	}
 	return lossy
 }
 
-func (r *registry) foldReplicaLocked(e kv.Entry) {
+func (r *registry) applyReplicaLocked(e kv.Entry) {
 	id, ok := strings.CutPrefix(e.Key, replicasRoot)
 	if !ok {
 		return
@@ -149,14 +149,14 @@ func (r *registry) foldReplicaLocked(e kv.Entry) {
 		return
 	}
 	for k, rec := range r.instances.all() {
-		if rec.lease.owner == id && rec.lease.doubted {
-			rec.lease.doubted = false
+		if rec.lease.owner == id && rec.lease.ownerLost {
+			rec.lease.ownerLost = false
 			r.reviseLocked(k, rec, rec.inst, false)
 		}
 	}
 }
 
-func (r *registry) foldOverrideLocked(e kv.Entry, force bool) {
+func (r *registry) applyOverrideLocked(e kv.Entry, force bool) {
 	k, ok := parseKey(overridesRoot, e.Key)
 	if !ok {
 		return
@@ -169,8 +169,8 @@ func (r *registry) foldOverrideLocked(e kv.Entry, force bool) {
 	r.overrideLocked(k, o, e.Modified, force)
 }
 
-// foldEndedLocked handles the end of a replica and of an override.
-func (r *registry) foldEndedLocked(path string, u kv.Update, now time.Time) {
+// applyEndLocked handles the end of a replica and of an override.
+func (r *registry) applyEndLocked(path string, u kv.Update, now time.Time) {
 	if k, ok := parseKey(overridesRoot, path); ok {
 		r.overrideLocked(k, override{}, u.Revision, u.Resync)
 	}
@@ -192,8 +192,8 @@ func (r *registry) foldEndedLocked(path string, u kv.Update, now time.Time) {
 	r.opts.Log.Info("a replica has ended, giving its instances a fresh lease", "replica", id, "instances", orphans)
 }
 
-// foldInstanceLocked applies a record, and reports whether it is another replica's.
-func (r *registry) foldInstanceLocked(k key, e kv.Entry, force bool, now time.Time) bool {
+// applyInstanceLocked applies a record, and reports whether it changes an instance of another replica.
+func (r *registry) applyInstanceLocked(k key, e kv.Entry, force bool, now time.Time) bool {
 	if !force && e.Modified <= r.store.stored[k].rev {
 		return false
 	}
@@ -204,7 +204,7 @@ func (r *registry) foldInstanceLocked(k key, e kv.Entry, force bool, now time.Ti
 		return false
 	}
 	if owner == r.self {
-		return false // what is in memory is at least as new
+		return false // the instance in memory is at least as new
 	}
 	delete(r.store.leaving, k)
 	rec := r.instances.find(k)
@@ -212,17 +212,17 @@ func (r *registry) foldInstanceLocked(k key, e kv.Entry, force bool, now time.Ti
 		rec = &record{}
 		r.instances.put(k, rec)
 	} else if rec.sess != nil && rec.inst.GetStarted().AsTime().After(in.GetStarted().AsTime()) {
-		r.writeLocked(k) // an older process of the same id: ours stays
+		r.writeLocked(k) // the record is of an older process of the same id
 		return true
 	}
-	// A stream that is still here may be half open. Its next heartbeat, if it comes, claims the instance back.
+	// The stream of this replica, if any, may be half open. With its next heartbeat this replica becomes the owner again.
 	rec.lease = lease{heartbeat: beat, length: length, owner: owner, renewed: now}
 	r.reviseLocked(k, rec, in, in.GetSuspect())
 	return true
 }
 
-// foldRemovalLocked applies the deletion of a record, and reports whether it mattered.
-func (r *registry) foldRemovalLocked(k key, u kv.Update, lossy bool, now time.Time) bool {
+// applyRemovalLocked applies the deletion of a record, and reports whether it has removed an instance.
+func (r *registry) applyRemovalLocked(k key, u kv.Update, lossy bool, now time.Time) bool {
 	if !u.Resync && u.Revision < r.store.stored[k].rev {
 		return false
 	}
@@ -233,7 +233,7 @@ func (r *registry) foldRemovalLocked(k key, u kv.Update, lossy bool, now time.Ti
 	case rec == nil:
 		return false
 	case rec.lease.owner == r.self && rec.sess != nil:
-		r.writeLocked(k) // it is alive, right here
+		r.writeLocked(k) // it renews at this replica
 		return false
 	case lossy:
 		rec.lease.owner, rec.lease.renewed = "", now
@@ -246,5 +246,5 @@ func (r *registry) foldRemovalLocked(k key, u kv.Update, lossy bool, now time.Ti
 
 func (r *registry) badLocked(path string, err error) {
 	r.store.badKeys++
-	r.opts.Log.Warn("ignoring an unreadable key of the store", "key", path, "err", err)
+	r.opts.Log.Warn("ignoring an unreadable key of the store", "key", path, "error", err)
 }

@@ -10,10 +10,10 @@ import (
 )
 
 const (
-	// speakEvery is the longest silence on a watch stream: without changes an empty delta is sent, and acknowledged.
-	speakEvery = 5 * time.Second
-	// deafAfter is when a watcher that acknowledges nothing is disconnected, so that no drain waits for it.
-	deafAfter = 3 * speakEvery
+	// refreshEvery is how often, without changes, an empty delta is sent, which the watcher acknowledges.
+	refreshEvery = 5 * time.Second
+	// ackTimeout is after what time a watcher that acknowledges nothing is disconnected, so that no drain waits for it.
+	ackTimeout = 3 * refreshEvery
 )
 
 // watcher is one watch stream. Its fields are guarded by the registry's mu.
@@ -23,15 +23,15 @@ type watcher struct {
 	pending  map[key]bool // changed since the last send
 	sent     int64        // version of the last send
 	acked    int64
-	heard    time.Time // last acknowledgement, or the start
-	warming  bool      // what was last sent
+	ackedAt  time.Time // the last acknowledgement, or the start of the stream
+	warming  bool      // the last value that was sent
 	wake     chan struct{}
-	over     chan error // one slot
+	ended    chan error // one slot: why the stream must end
 }
 
 func newWatcher(req *discoveryv1.WatchRequest) *watcher {
 	w := &watcher{
-		name: req.GetWatcher(), pending: map[key]bool{}, wake: make(chan struct{}, 1), over: make(chan error, 1),
+		name: req.GetWatcher(), pending: map[key]bool{}, wake: make(chan struct{}, 1), ended: make(chan error, 1),
 	}
 	for _, s := range req.GetServices() {
 		if w.services == nil {
@@ -44,8 +44,8 @@ func newWatcher(req *discoveryv1.WatchRequest) *watcher {
 
 func (w *watcher) wants(service string) bool { return w.services == nil || w.services[service] }
 
-// knows is the version up to which the watcher has acknowledged everything that concerns it.
-func (w *watcher) knows() int64 {
+// complete is the version up to which the watcher has acknowledged all changes of its services.
+func (w *watcher) complete() int64 {
 	if len(w.pending) == 0 && w.acked == w.sent {
 		return math.MaxInt64
 	}
@@ -54,7 +54,7 @@ func (w *watcher) knows() int64 {
 
 func (w *watcher) end(err error) {
 	select {
-	case w.over <- err:
+	case w.ended <- err:
 	default:
 	}
 }
@@ -66,14 +66,13 @@ type watchers struct {
 	acked kv.Revision // newest store revision that all watchers have acknowledged
 }
 
-// mark says that a watcher that has acknowledged version knows all instances of other replicas up to a store
-// revision.
+// mark says that version contains all changes of the store up to a revision.
 type mark struct {
 	version int64
 	rev     kv.Revision
 }
 
-// maxMarks bounds the marks that wait for slow watchers; beyond, the newest ones are merged.
+// maxMarks bounds the marks that wait for slow watchers. When there are more, the newest ones are merged.
 const maxMarks = 1024
 
 // notify records a change of an instance for all watchers that follow its service.
@@ -86,13 +85,13 @@ func (ws *watchers) notify(k key) {
 	}
 }
 
-// known is the version that all watchers have acknowledged.
-func (ws *watchers) known() int64 {
-	known := int64(math.MaxInt64)
+// complete is the version up to which all watchers have acknowledged all changes.
+func (ws *watchers) complete() int64 {
+	version := int64(math.MaxInt64)
 	for w := range ws.all {
-		known = min(known, w.knows())
+		version = min(version, w.complete())
 	}
-	return known
+	return version
 }
 
 // mark records that version contains the store up to rev.
@@ -104,20 +103,20 @@ func (ws *watchers) mark(version int64, rev kv.Revision) {
 	ws.marks = append(ws.marks, mark{version, rev})
 }
 
-// settle reports whether acked has grown.
-func (ws *watchers) settle() bool {
+// updateAcked updates acked from the acknowledgements, and reports whether it has changed.
+func (ws *watchers) updateAcked() bool {
 	if len(ws.marks) == 0 {
 		return false
 	}
-	known, before := ws.known(), ws.acked
-	for len(ws.marks) > 0 && ws.marks[0].version <= known {
+	complete, before := ws.complete(), ws.acked
+	for len(ws.marks) > 0 && ws.marks[0].version <= complete {
 		ws.acked = ws.marks[0].rev
 		ws.marks = ws.marks[1:]
 	}
 	return ws.acked != before
 }
 
-// follow adds a watcher and returns its snapshot. The acknowledgement of the snapshot is awaited like any other.
+// follow adds a watcher and returns its snapshot, which has to be acknowledged too.
 func (r *registry) follow(w *watcher, now time.Time) (*discoveryv1.WatchResponse, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -126,9 +125,9 @@ func (r *registry) follow(w *watcher, now time.Time) (*discoveryv1.WatchResponse
 			len(r.watchers.all)).RetryIn(r.opts.Lease)
 	}
 	r.watchers.all[w] = struct{}{}
-	// Version 0 means nothing applied, so the first version sent must be another one.
+	// Version 0 means that nothing was applied, so the first version that is sent is at least 1.
 	r.version = max(r.version, 1)
-	w.sent, w.heard, w.warming = r.version, now, r.store.warming(now)
+	w.sent, w.ackedAt, w.warming = r.version, now, r.store.warming(now)
 	m := &discoveryv1.WatchResponse{Version: w.sent, Snapshot: true, WarmingUp: w.warming}
 	for k, rec := range r.instances.all() {
 		if w.wants(k.service) {
@@ -138,8 +137,8 @@ func (r *registry) follow(w *watcher, now time.Time) (*discoveryv1.WatchResponse
 	return m, nil
 }
 
-// news returns the changes that w has not got yet, which may be none.
-func (r *registry) news(w *watcher, now time.Time) *discoveryv1.WatchResponse {
+// changes returns the changes that were not sent to w yet, if any.
+func (r *registry) changes(w *watcher, now time.Time) *discoveryv1.WatchResponse {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	w.sent, w.warming = r.version, r.store.warming(now)
@@ -161,8 +160,8 @@ func (r *registry) ack(w *watcher, version int64, now time.Time) error {
 	if version > w.sent {
 		return errs.Errorf(errs.Invalid, "acknowledging").Field("applied_version", "must be a version that was sent")
 	}
-	w.acked, w.heard = max(w.acked, version), now
-	r.settleLocked()
+	w.acked, w.ackedAt = max(w.acked, version), now
+	r.ackedLocked()
 	return nil
 }
 
@@ -170,45 +169,47 @@ func (r *registry) unfollow(w *watcher) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	delete(r.watchers.all, w)
-	r.settleLocked()
+	r.ackedLocked()
 }
 
-// checkWatchersLocked disconnects watchers that do not acknowledge, and informs the others when warming up has ended.
+// checkWatchersLocked disconnects watchers that do not acknowledge, and informs the others when the registry begins or
+// ends to warm up.
 func (r *registry) checkWatchersLocked(now time.Time) {
 	warming := r.store.warming(now)
 	for w := range r.watchers.all {
 		if w.warming != warming {
 			wake(w.wake)
 		}
-		if now.Sub(w.heard) > deafAfter {
-			w.end(errs.Errorf(errs.Unavailable, "watching: nothing was acknowledged for %v", deafAfter))
+		if now.Sub(w.ackedAt) > ackTimeout {
+			w.end(errs.Errorf(errs.Unavailable, "watching: nothing was acknowledged for %v", ackTimeout))
 			delete(r.watchers.all, w)
-			r.settleLocked()
+			r.ackedLocked()
 		}
 	}
 }
 
-// settleLocked is called when watchers, or other replicas, may know more than before. It informs the other replicas, and
-// the instances that drain.
-func (r *registry) settleLocked() {
-	if r.watchers.settle() {
+// ackedLocked is called when watchers here or at other replicas may have acknowledged more than before. It informs the
+// other replicas, and the instances that drain.
+func (r *registry) ackedLocked() {
+	if r.watchers.updateAcked() {
 		wake(r.toPeers)
 	}
 	for sess := range r.draining {
-		if rec := r.instances.find(sess.key); rec == nil || r.spreadLocked(sess.key, rec) {
+		if rec := r.instances.find(sess.key); rec == nil || r.propagatedLocked(sess.key, rec) {
 			delete(r.draining, sess)
 			wake(sess.wake)
 		}
 	}
 }
 
-// spreadLocked reports whether all watchers of all replicas know what an instance is now. The presence of each other
-// replica has the store revision up to which its watchers know everything, so the record must have been written.
-func (r *registry) spreadLocked(k key, rec *record) bool {
-	if rec.spread {
+// propagatedLocked reports whether all watchers of all replicas have acknowledged the newest change of an instance. The
+// presence of another replica has the store revision that its watchers have acknowledged, so the record must have been
+// written.
+func (r *registry) propagatedLocked(k key, rec *record) bool {
+	if rec.propagated {
 		return true
 	}
-	if !r.store.loaded || rec.version > r.watchers.known() {
+	if !r.store.loaded || rec.version > r.watchers.complete() {
 		return false
 	}
 	for id, p := range r.leases.replicas {
@@ -219,6 +220,6 @@ func (r *registry) spreadLocked(k key, rec *record) bool {
 			return false
 		}
 	}
-	rec.spread = true
+	rec.propagated = true
 	return true
 }

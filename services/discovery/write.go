@@ -17,7 +17,7 @@ const (
 	writers = 16
 )
 
-// write makes the store equal to what is in memory, until ctx ends.
+// write writes the changes in memory to the store, until ctx ends.
 func (s *Server) write(ctx context.Context) {
 	for ctx.Err() == nil {
 		keys := s.reg.takeDirty()
@@ -29,13 +29,13 @@ func (s *Server) write(ctx context.Context) {
 			continue
 		}
 		var wg sync.WaitGroup
-		away := make(chan bool, len(keys))
+		failures := make(chan bool, len(keys))
 		for _, k := range keys {
-			wg.Go(func() { away <- s.writeOne(ctx, k) != nil })
+			wg.Go(func() { failures <- s.writeOne(ctx, k) != nil })
 		}
 		wg.Wait()
-		close(away)
-		for failed := range away {
+		close(failures)
+		for failed := range failures {
 			if failed {
 				pace.Sleep(ctx, pace.Jitter(500*time.Millisecond, 0.1))
 				break
@@ -44,8 +44,8 @@ func (s *Server) write(ctx context.Context) {
 	}
 }
 
-// takeDirty returns some keys to write. None before this replica is known to the others: they would take its
-// instances for orphans.
+// takeDirty returns some keys to write, and marks them as being written. It returns none before the presence of this
+// replica is in the store: without it the other replicas would treat these instances as those of a dead replica.
 func (r *registry) takeDirty() []key {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -67,8 +67,8 @@ func (r *registry) takeDirty() []key {
 	return keys
 }
 
-// writeOne makes one key of the store equal to what is in memory. A key that another replica has written is read and
-// considered again.
+// writeOne writes the change of one key to the store. If another replica has written the key, it is read, and written
+// again if needed.
 func (s *Server) writeOne(ctx context.Context, k key) error {
 	ctx, cancel := context.WithTimeout(ctx, storeTimeout)
 	defer cancel()
@@ -84,7 +84,7 @@ func (s *Server) writeOne(ctx context.Context, k key) error {
 	return err
 }
 
-// plan is the transaction that a key needs; without operations when it needs none.
+// plan returns the transaction that a key needs; without operations when it needs none.
 func (r *registry) plan(k key) (kv.Txn, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -99,7 +99,7 @@ func (r *registry) plan(k key) (kv.Txn, error) {
 	return kv.Txn{}, nil
 }
 
-// wrote notes the outcome of a write.
+// wrote records the result of a write.
 func (r *registry) wrote(k key, txn kv.Txn, rev kv.Revision, err error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -118,10 +118,10 @@ func (r *registry) wrote(k key, txn kv.Txn, rev kv.Revision, err error) {
 	if r.store.dirty[k] {
 		wake(r.toStore)
 	}
-	r.settleLocked()
+	r.ackedLocked()
 }
 
-// reread reads a key that another replica has written, and has it considered again.
+// reread reads a key that another replica has written, applies it, and marks it for the writer.
 func (s *Server) reread(ctx context.Context, k key) error {
 	e, err := s.store.Get(ctx, k.path(instancesRoot))
 	if err != nil && errs.KindOf(err) != errs.NotFound {
@@ -137,9 +137,9 @@ func (s *Server) reread(ctx context.Context, k key) error {
 	} else {
 		mine := r.instances.find(k)
 		sess := mine != nil && mine.lease.owner == r.self && mine.sess != nil
-		r.foldInstanceLocked(k, e, true, time.Now())
+		r.applyInstanceLocked(k, e, true, time.Now())
 		if sess {
-			mine.lease.owner = r.self // the stream is newer than what was found
+			mine.lease.owner = r.self // the stream is newer than the record
 		}
 	}
 	r.writeLocked(k)

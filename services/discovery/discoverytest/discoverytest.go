@@ -1,4 +1,4 @@
-// Package discoverytest starts real registries in memory, for tests of whatever needs one. It works inside
+// Package discoverytest starts real registries in memory, for tests of code that needs one. It works inside
 // testing/synctest bubbles.
 package discoverytest
 
@@ -15,13 +15,13 @@ import (
 	"google.golang.org/grpc"
 )
 
-// Options of a test server. Nil means the zero value.
+// Options of a test server. All fields may be left zero.
 type Options struct {
-	// Registry are the options of the registry. With no Store it has one of its own, in memory.
+	// Registry are the options of the registry. Zero: the defaults, and a new store in memory.
 	Registry discovery.Options
-	// Net is the network to listen on. Nil: one of its own.
+	// Net is the network to listen on. Nil: a new one.
 	Net *memnet.Network
-	// Addr is where to listen. Empty: a free port of host "discovery".
+	// Addr is the address to listen on. Empty: a free port of host "discovery".
 	Addr string
 }
 
@@ -30,7 +30,7 @@ type Server struct {
 	*discovery.Server
 	// Net is the network that Addr is on.
 	Net *memnet.Network
-	// Addr is the seed.
+	// Addr is its address, for use as a seed.
 	Addr string
 
 	grpc   *grpc.Server
@@ -38,7 +38,7 @@ type Server struct {
 	done   sync.WaitGroup
 }
 
-// NewServer starts a replica. It is stopped at the end of the test.
+// NewServer starts a replica, with zero options if o is nil. It is stopped at the end of the test.
 func NewServer(t testing.TB, o *Options) *Server {
 	t.Helper()
 	if o == nil {
@@ -68,8 +68,8 @@ func NewServer(t testing.TB, o *Options) *Server {
 	return s
 }
 
-// Stop ends the replica at once, as a crash would for its clients; its presence in the store is taken back, if the store
-// can be reached. It may be called again.
+// Stop ends the replica at once. For its clients this is like a crash, but its presence is removed from the store, if
+// the store can be reached. It may be called again.
 func (s *Server) Stop() {
 	s.grpc.Stop()
 	s.cancel()
@@ -80,7 +80,9 @@ func (s *Server) Stop() {
 // Client returns a running client of this replica (and of more seeds), stopped at the end of the test.
 func (s *Server) Client(t testing.TB, name string, more ...string) *client.Client {
 	t.Helper()
-	c, err := client.New(client.Options{Seeds: append([]string{s.Addr}, more...), Name: name, DialContext: s.Net.DialContext})
+	c, err := client.New(client.Options{
+		Seeds: append([]string{s.Addr}, more...), Name: name, DialContext: s.Net.DialContext,
+	})
 	if err != nil {
 		t.Fatalf("discoverytest: %v", err)
 	}
