@@ -4,10 +4,20 @@ import { signal } from "@preact/signals";
 export class Problem extends Error {
   fields: { field: string; detail: string }[];
   status: number;
-  constructor(status: number, text: string, fields: Problem["fields"] = []) {
+  code: string;
+  constructor(status: number, text: string, fields: Problem["fields"] = [], code = "") {
     super(text);
     this.status = status;
     this.fields = fields;
+    this.code = code;
+  }
+  // aboutInput is true if what was sent cannot work, false if the service that was asked, or its store, cannot answer now.
+  get aboutInput() {
+    return this.status >= 400 && this.status < 499 && this.status !== 429;
+  }
+  // unchanged is true if the error proves that nothing was written.
+  get unchanged() {
+    return this.aboutInput || this.status === 429 || ["STORE_UNAVAILABLE", "NOT_SENT"].includes(this.code);
   }
   // sentence is the message with the fields behind it.
   get sentence() {
@@ -26,7 +36,12 @@ export function untraced() {
 async function read(response: Response) {
   if (response.ok) return response.json();
   const p = await response.json().catch(() => ({}));
-  throw new Problem(response.status, p.detail || p.title || `the console answered ${response.status}`, p.errors);
+  throw new Problem(
+    response.status,
+    p.detail || p.title || `the console answered ${response.status}`,
+    p.errors,
+    p.code,
+  );
 }
 
 const reach = (e: unknown): never => {

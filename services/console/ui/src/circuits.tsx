@@ -3,7 +3,7 @@ import { area, line } from "d3-shape";
 import { useState } from "preact/hooks";
 import { post } from "./api.ts";
 import { circuitState, figure, latency, loadOf, more, percent, plural, rate } from "./format.ts";
-import { board, history, readOnly } from "./live.ts";
+import { board, history, settingsLocked } from "./live.ts";
 import type { Circuit } from "./types.ts";
 import { At, act, Badge, Empty, Link, Needs, query, setQuery, Table, type Tone } from "./ui.tsx";
 
@@ -70,7 +70,7 @@ export function CircuitsView() {
         </label>
         {b && <p class="muted">{trouble ? `${trouble} of ${all.length} not closed` : `All ${all.length} closed`}</p>}
       </header>
-      <Needs of={["circuits"]} />
+      <Needs of={["circuits", "settingsStore"]} />
       {!b ? (
         <Empty>Waiting for the board. It speaks once a second.</Empty>
       ) : all.length === 0 ? (
@@ -161,7 +161,7 @@ function Row({ caller, c }: { caller: string; c: Circuit }) {
       <td>
         <button
           type="button"
-          disabled={readOnly.value}
+          disabled={settingsLocked.value}
           aria-label={`Force ${c.name} of ${caller}`}
           onClick={() => force(caller, c)}
         >

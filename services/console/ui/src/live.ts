@@ -24,6 +24,12 @@ setInterval(() => (now.value = Date.now()), 1000);
 
 export const readOnly = computed(() => hello.value?.readOnly ?? false);
 
+const down = (...names: string[]) => names.some((name) => parts.value[name]?.ok === false);
+// settingsLocked: no setting, route or forced circuit can be written now. What is typed is kept until they can be.
+export const settingsLocked = computed(() => readOnly.value || down("settings", "settingsStore"));
+// statusesLocked: no instance can be taken out of service or put back now.
+export const statusesLocked = computed(() => readOnly.value || down("registry", "registryStore"));
+
 // Event is something that happened while this page was open.
 export type Event = { at: number; tone: "ok" | "warn" | "bad" | "info"; text: string; href: string };
 export const events = signal<Event[]>([]);

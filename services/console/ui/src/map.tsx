@@ -65,7 +65,7 @@ export function MapView() {
         )}
         <a href="/vizceral.json">Vizceral JSON</a>
       </header>
-      <Needs of={["registry", "circuits"]} />
+      <Needs of={["registry", "circuits", "settingsStore", "registryStore"]} />
       {!t ? (
         <Empty>Waiting for the first picture. It comes within two seconds.</Empty>
       ) : nodes.length === 0 ? (

@@ -2,7 +2,7 @@
 import { useState } from "preact/hooks";
 import { post } from "./api.ts";
 import { ms, plural } from "./format.ts";
-import { fleet, readOnly, settings, tables, traffic } from "./live.ts";
+import { fleet, settings, settingsLocked, tables, traffic } from "./live.ts";
 import { Diff, Progress } from "./settings.tsx";
 import type { Listed, Origin, Route, Table as RouteTable, Target } from "./types.ts";
 import { act, Badge, Empty, Link, Needs, Note, Table, useAnswer } from "./ui.tsx";
@@ -19,7 +19,7 @@ export function RoutesView() {
         <p class="muted">Where the edge sends what comes in. The most specific route takes a request.</p>
         <Progress />
       </header>
-      <Needs of={["edge", "settings", "registry"]} />
+      <Needs of={["edge", "settings", "settingsStore", "registry"]} />
       {differ && (
         <Note tone="warn">The gateways do not have the same table at the moment; this is that of {gateways[0]}.</Note>
       )}
@@ -143,7 +143,7 @@ function RouteCard({ route, table }: { route: Route; table: RouteTable }) {
                   max={100}
                   value={next[i]}
                   aria-valuetext={`${next[i]} percent to ${targetName(t)}`}
-                  disabled={readOnly.value}
+                  disabled={settingsLocked.value}
                   onInput={(e) => drag(i, Number(e.currentTarget.value))}
                 />
               </label>

@@ -1,7 +1,7 @@
 // Services: every instance, its state and why, and taking it out and back.
 import { post } from "./api.ts";
 import { bytes, figure, latency, more, percent, plural, rate, span, summary } from "./format.ts";
-import { answering, fleet, now, parts, readOnly, settings } from "./live.ts";
+import { answering, fleet, now, parts, settings, statusesLocked } from "./live.ts";
 import type { Instance } from "./types.ts";
 import { Ago, At, act, Badge, condition, Empty, Link, Needs, Note, query, Sign, setQuery, Table } from "./ui.tsx";
 
@@ -48,13 +48,12 @@ export function ServicesView({ service, id }: { service?: string; id?: string })
           </p>
         )}
       </header>
-      <Needs of={["registry", "settings"]} />
+      <Needs of={["registry", "registryStore", "settings"]} />
       {f?.selfPreservation && (
         <Note tone="warn">
           The registry evicts nobody since <At at={f.selfPreservation.since} />: {f.selfPreservation.reason}
         </Note>
       )}
-      {f?.storeProblem && <Note tone="warn">The registry works from memory, without its store: {f.storeProblem}</Note>}
       {!f ? (
         <Empty>Asking the registry who is there.</Empty>
       ) : list.length === 0 ? (
@@ -183,7 +182,7 @@ function Takeout({ i }: { i: Instance }) {
   return i.override ? (
     <button
       type="button"
-      disabled={readOnly.value}
+      disabled={statusesLocked.value}
       aria-label={`Put back ${i.id}`}
       onClick={() =>
         set(
@@ -200,7 +199,7 @@ function Takeout({ i }: { i: Instance }) {
   ) : (
     <button
       type="button"
-      disabled={readOnly.value}
+      disabled={statusesLocked.value}
       aria-label={`Take out ${i.id}`}
       onClick={() =>
         set(

@@ -2,7 +2,7 @@
 import { useEffect, useState } from "preact/hooks";
 import { Problem, post } from "./api.ts";
 import { layerName, plural, typeName } from "./format.ts";
-import { fleet, readOnly, settings } from "./live.ts";
+import { fleet, settings, settingsLocked } from "./live.ts";
 import type { Applied, Candidate, Identity, Instance, Listed, Property, Revision, Scope, Value } from "./types.ts";
 import {
   Ago,
@@ -53,7 +53,7 @@ export function SettingsView({ rest }: { rest: string }) {
         </p>
         <Progress />
       </header>
-      <Needs of={["settings"]} />
+      <Needs of={["settings", "settingsStore"]} />
       {history ? <History /> : rest ? <One name={decodeURIComponent(rest)} /> : <Search />}
     </>
   );
@@ -441,7 +441,7 @@ function Edit({
       (problem) => problem.name !== "AbortError" && setCheck({ body: late, problem }),
     );
     return () => stop.abort();
-  }, [late, text === undefined]);
+  }, [late, text === undefined, settingsLocked.value]);
   const fresh = check.body === JSON.stringify({ changes: [change()] });
   const selectors = [
     ...new Set(
@@ -575,8 +575,13 @@ function Edit({
           <p class="muted">Type a value to see whether it fits. Nothing is changed before you publish.</p>
         ) : !fresh ? (
           <p class="muted">Checking.</p>
-        ) : check.problem ? (
+        ) : check.problem?.aboutInput ? (
           <Trouble>It does not fit: {check.problem.sentence}</Trouble>
+        ) : check.problem ? (
+          <Trouble>
+            The value cannot be checked now, and this is not because of the value: {check.problem.sentence}. What you
+            typed is kept, and checked again when you change it or the settings can be written again.
+          </Trouble>
         ) : check.applied?.length === 0 ? (
           <Note>That is the value there already.</Note>
         ) : (
@@ -590,12 +595,14 @@ function Edit({
         <button
           type="submit"
           class="primary"
-          disabled={readOnly.value || text === undefined || !fresh || !!check.problem || check.applied?.length === 0}
+          disabled={
+            settingsLocked.value || text === undefined || !fresh || !!check.problem || check.applied?.length === 0
+          }
         >
           Publish
         </button>
         {there && (
-          <button type="button" disabled={readOnly.value} onClick={() => publish(true)}>
+          <button type="button" disabled={settingsLocked.value} onClick={() => publish(true)}>
             Remove the value there
           </button>
         )}
@@ -739,7 +746,7 @@ function Revisions({ name }: { name: string }) {
                 {i > 0 && (
                   <button
                     type="button"
-                    disabled={readOnly.value}
+                    disabled={settingsLocked.value}
                     aria-label={`Roll back to here, revision ${r.revision}`}
                     onClick={() => rollback(r.revision)}
                   >

@@ -8,7 +8,7 @@ import { board, fleet, now, parts, readOnly, settings, tables, traffic } from ".
 import { publishRoutes } from "./routes.tsx";
 import { Progress } from "./settings.tsx";
 import type { Applied, Figures, Route } from "./types.ts";
-import { At, act, Badge, condition, Empty, Events, Link, Note, Sign, type Tone, Trouble } from "./ui.tsx";
+import { At, act, Badge, condition, Empty, Events, Link, Needs, Note, Sign, type Tone, Trouble } from "./ui.tsx";
 
 // Memory of what was begun, kept over reloads of the page, so that it can be undone.
 type Begun = { at: number; ends?: number; before?: string | null; result?: string };
@@ -284,6 +284,7 @@ function StepCard({ step, next }: { step: Step; next?: Step }) {
         <h3>What will happen</h3>
         <p>{step.will}</p>
         <p class="muted">How: {step.how}</p>
+        <Needs of={["settingsStore"]} />
         {readOnly.value && <Trouble>This console is read-only, so the tour can be read but not taken.</Trouble>}
         <div class="buttons">
           <button

@@ -163,6 +163,11 @@ const partNames: Record<string, [string, string]> = {
   edge: ["The gateway's admin page", "The routes shown may be old."],
 };
 
+const storeNames: Record<string, string> = {
+  settingsStore: "No setting, route or forced circuit can be written now; what you typed is kept.",
+  registryStore: "No instance can be taken out of service or put back now; the registry works from memory.",
+};
+
 // Needs says which of the back ends that a view needs are away.
 export function Needs({ of }: { of: string[] }) {
   return (
@@ -170,11 +175,21 @@ export function Needs({ of }: { of: string[] }) {
       {of.map((name) => {
         const p = parts.value[name];
         if (!p || p.ok) return null;
-        const [who, so] = partNames[name];
+        const store = storeNames[name];
+        const [who, so] = partNames[name] ?? [];
         return (
           <div class="trouble" role="alert" key={name}>
-            <Sign tone="bad" /> {who} has not answered since <At at={p.since} />. {so} The console asks again each
-            second.
+            <Sign tone="bad" />{" "}
+            {store ? (
+              <>
+                The store (etcd) cannot be used since <At at={p.since} />. {store}
+              </>
+            ) : (
+              <>
+                {who} has not answered since <At at={p.since} />. {so}
+              </>
+            )}{" "}
+            The console asks again each second.
             <details>
               <summary>What it said</summary>
               {p.problem}
@@ -272,7 +287,14 @@ export function useLate<T>(value: T, wait = 250) {
   return late;
 }
 
-type Deed = {
+// outcome says what an action that failed has changed, and why it failed.
+function outcome(e: unknown) {
+  if (!(e instanceof Problem)) return `Nothing was changed: ${e}`;
+  if (e.unchanged) return `Nothing was changed: ${e.sentence}`;
+  return `It is not known whether it was done. Look before you repeat it: ${e.sentence}`;
+}
+
+type Action = {
   title: string;
   text: ComponentChildren;
   verb: string;
@@ -280,61 +302,61 @@ type Deed = {
   more?: ComponentChildren;
   run: (author: string, reason: string) => Promise<unknown>;
 };
-const deed = signal<Deed | undefined>(undefined);
+const action = signal<Action | undefined>(undefined);
 let opener: Element | null = null; // gets the focus back
 
 // act asks who and why, and then does it. Nothing in the console acts without passing here.
-export function act(d: Deed) {
+export function act(a: Action) {
   opener = document.activeElement;
-  deed.value = d;
+  action.value = a;
 }
 
 export function ActDialog() {
-  const d = deed.value;
+  const a = action.value;
   const box = useRef<HTMLDialogElement>(null);
   const [problem, setProblem] = useState("");
   const [busy, setBusy] = useState(false);
   useEffect(() => {
     setProblem("");
     setBusy(false);
-    if (d) box.current?.showModal();
+    if (a) box.current?.showModal();
     else if (opener instanceof HTMLElement) opener.focus();
-  }, [d]);
-  if (!d) return null;
+  }, [a]);
+  if (!a) return null;
   const submit = async (e: Event) => {
     e.preventDefault();
     const form = new FormData(e.target as HTMLFormElement);
     actor.value = String(form.get("author"));
     setBusy(true);
     try {
-      await d.run(actor.value, String(form.get("reason")));
-      deed.value = undefined;
+      await a.run(actor.value, String(form.get("reason")));
+      action.value = undefined;
     } catch (e) {
-      setProblem(e instanceof Problem ? e.sentence : String(e));
+      setProblem(outcome(e));
       setBusy(false);
     }
   };
   return (
-    <dialog ref={box} aria-labelledby="deed" onClose={() => (deed.value = undefined)}>
+    <dialog ref={box} aria-labelledby="action" onClose={() => (action.value = undefined)}>
       <form onSubmit={submit}>
-        <h2 id="deed">{d.title}</h2>
-        <div class="text">{d.text}</div>
+        <h2 id="action">{a.title}</h2>
+        <div class="text">{a.text}</div>
         {readOnly.value && <Trouble>This console is read-only: it runs with -read-only.</Trouble>}
-        {d.more}
+        {a.more}
         <label>
           Your name
           <input name="author" required maxLength={256} value={actor.value} autocomplete="username" />
         </label>
         <label>
           Reason, for those who wonder later
-          <input name="reason" required maxLength={4096} value={d.reason ?? ""} />
+          <input name="reason" required maxLength={1024} value={a.reason ?? ""} />
         </label>
-        {problem && <Trouble>Nothing was changed: {problem}</Trouble>}
+        {problem && <Trouble>{problem}</Trouble>}
         <div class="buttons">
           <button type="submit" class="primary" disabled={busy || readOnly.value}>
-            {busy ? "Working, one moment" : d.verb}
+            {busy ? "Working, one moment" : a.verb}
           </button>
-          <button type="button" onClick={() => (deed.value = undefined)}>
+          <button type="button" onClick={() => (action.value = undefined)}>
             Leave it
           </button>
         </div>

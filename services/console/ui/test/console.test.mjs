@@ -559,6 +559,39 @@ story(
   { seconds: 90 },
 );
 
+story(
+  "without the store the page says that nothing can be written, keeps what was typed, and mends itself",
+  "",
+  async (page) => {
+    const part = (ok) => ({ ok, problem: ok ? "" : "the store (etcd) does not answer", since: new Date() });
+    const parts = { settings: part(true), settingsStore: part(false), registryStore: part(false) };
+    const stream = `event: hello\ndata: {"readOnly":false}\n\nevent: parts\ndata: ${JSON.stringify(parts)}\n\n`;
+    let answered = false;
+    await page.route("**/api/stream", (r) => {
+      if (answered) return r.abort();
+      answered = true;
+      return r.fulfill({ contentType: "text/event-stream", body: stream });
+    });
+    const detail = "publishing: the store (etcd) did not answer; nothing was written";
+    await page.route("**/api/config/Publish", (r) =>
+      r.fulfill({ status: 503, json: { detail, code: "STORE_UNAVAILABLE" } }),
+    );
+    await page.goto(`${base}/settings/web.home.row?app=web`);
+    const box = page.getByLabel("New value");
+    await box.fill("6");
+    await page.getByText("this is not because of the value").waitFor();
+    await page.getByRole("alert").filter({ hasText: "No setting, route or forced circuit can be written" }).waitFor();
+    assert.ok(await page.getByRole("button", { name: "Publish" }).isDisabled());
+    assert.deepEqual(await violations(page), []);
+    await page.unroute("**/api/config/Publish");
+    await page.unroute("**/api/stream");
+    await page.getByText("It fits.").waitFor({ timeout: 40000 });
+    assert.equal(await box.inputValue(), "6", "what was typed is kept");
+    page.problems = page.problems.filter((p) => !/50[234]|Failed to load resource|ERR_/.test(p));
+  },
+  { seconds: 90 },
+);
+
 for (const [service, path, said, works] of [
   ["discovery", "/services", /The registry has not answered since/, "catalog-a-1"],
   [
