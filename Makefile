@@ -17,20 +17,21 @@ dev: ## run the platform as containers; save a file of a service, and it is buil
 down: build ## stop it
 	@if [ -f .bijou/run.json ]; then bin/bijou down; else docker compose down; fi
 
-build: $(if $(shell command -v npm),services/console/dist/index.html) ## build the command line into bin/bijou, and the console's pages where there is npm
+build: $(if $(shell command -v npm),services/console/dist/index.html) ## build bin/bijou, and with npm the pages of the console
 	@CGO_ENABLED=0 go build -o bin/bijou ./cmd/bijou
 
 services/console/dist/index.html: $(shell find services/console/ui -name node_modules -prune -o -type f -print)
-	@cd services/console/ui && npm ci --no-audit --no-fund && npm run build || echo "the console will have no pages: they could not be built, see above"
+	@cd services/console/ui && npm ci --no-audit --no-fund && npm run build || \
+		echo "the pages of the console could not be built, see above; the console will have none"
 
-test: ## test every module with the race detector; the stories last, with the machine to themselves
+test: ## test every module with the race detector; the end-to-end tests run last, without other tests beside them
 	go test -race $$(go list work | grep -v /deploy/e2e)
 	go test -run TestManySlowClients ./services/gateway # not with the race detector: see the test
 	go test -race -count=1 -p 1 -timeout 20m ./deploy/e2e/...
 	GOWORK=off go -C tools/hosts test -count=1 ./...
 	GOWORK=off go -C tools/mutate test -count=1 ./...
 
-test-containers: ## tell the stories over docker compose; needs Linux and an engine (deploy/engine.sh)
+test-containers: ## run the end-to-end tests over docker compose; needs Linux and an engine (deploy/engine.sh)
 	deploy/base-image.sh
 	BIJOU_TEST_CONTAINERS=1 go test -count=1 -timeout 30m -run '^TestContainers$$' ./deploy/e2e
 
@@ -41,16 +42,16 @@ mutate: ## change one thing at a time in the core packages, see which tests noti
 	GOWORK=off go -C tools/mutate run . -n $(N) -seed $(SEED) -out $(CURDIR)/docs/mutation.md $(CORE)
 
 SEED ?= 1
-faults: ## break one thing after the other under load, and write docs/faults.md; needs a quiet machine and 40 minutes
+faults: ## inject one fault after the other under load, and write docs/faults.md; needs a quiet machine and 40 minutes
 	go test -count=1 -timeout 60m -v -run '^TestFaults$$' ./deploy/e2e -faults $(CURDIR)/docs/faults.md -seed $(SEED)
 
 AGAINST ?= main
-lint: $(TOOLS)/golangci-lint $(TOOLS)/buf ## lint every module and every contract; no contract may break those of AGAINST (main)
+lint: $(TOOLS)/golangci-lint $(TOOLS)/buf ## lint modules and contracts; contracts must be compatible with AGAINST (main)
 	@for m in $(MODULES); do echo "lint $$m"; (cd $$m && golangci-lint run ./...) || exit 1; done
 	@for p in $(PROTOS); do (cd $$p && buf lint && buf format --diff --exit-code && \
 		buf breaking --against "$(CURDIR)/.git#ref=$(AGAINST),subdir=$$p") || exit 1; done
 
-generate: $(TOOLS)/buf $(TOOLS)/protoc-gen-go $(TOOLS)/protoc-gen-go-grpc ## generate code from the contracts, and files for other hosts from compose.yaml
+generate: $(TOOLS)/buf $(TOOLS)/protoc-gen-go $(TOOLS)/protoc-gen-go-grpc ## generate code, and files for other hosts
 	@for p in $(PROTOS); do (cd $$p && buf generate) || exit 1; done
 	GOWORK=off go -C tools/hosts run .
 
@@ -61,7 +62,7 @@ bench-stack: ## measure the stack as containers, print a table, fail over budget
 	deploy/base-image.sh
 	go run ./deploy/e2e/benchstack
 
-screenshots: ## make the pictures of the documents in a real browser; needs Node.js and Chromium
+screenshots: ## make the screenshots of the documents in a browser; needs Node.js and Chromium
 	BIJOU_TEST_BROWSER=screenshots go test -count=1 -timeout 30m -run '^TestBrowser$$' ./deploy/e2e
 
 fix: $(TOOLS)/gofumpt ## bring code up to date and format it

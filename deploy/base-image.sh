@@ -1,15 +1,14 @@
 #!/bin/sh
-# Makes sure that the images from which deploy/Dockerfile builds are there: golang:1.26, and node:24-slim for the console's
-# pages.
+# Gets the base images of deploy/Dockerfile: golang:1.26, and node:24-slim for the pages of the console.
 #
-# If the engine has an image, nothing happens. If it can be pulled, it is pulled. Where no registry can be reached, a
-# stand-in of the same name is made from this machine: its Go 1.26 (its Node.js and npm), its root certificates, and a shell
-# with the few tools that deploy/Dockerfile uses, with the libraries they load. It takes seconds and carries the label
-# dev.bijou.stand-in, so that `docker image inspect` tells the two apart. Remove it (docker image rm golang:1.26) to get
+# If the engine has an image, nothing happens. If it can be pulled, it is pulled. Without access to a registry,
+# a stand-in of the same name is made from this machine: its Go 1.26 (its Node.js and npm), its root certificates, and a
+# shell with the few tools that deploy/Dockerfile uses, with the libraries that they load. It takes seconds. The stand-in
+# has the label dev.bijou.stand-in, which `docker image inspect` shows. Remove it (docker image rm golang:1.26) to get
 # the real one.
 #
-#   deploy/base-image.sh              ask for the registry's first
-#   deploy/base-image.sh --offline    do not ask
+#   deploy/base-image.sh              try to pull first
+#   deploy/base-image.sh --offline    do not pull
 set -eu
 
 OFFLINE=${1:-}
@@ -19,7 +18,7 @@ CERTIFICATES=/etc/ssl/certs/ca-certificates.crt
 say() { echo "base-image: $*" >&2; }
 fail() { say "$*"; exit 1; }
 
-# here says whether an image is there or can be pulled.
+# here succeeds if the engine has an image or can pull it.
 here() {
 	if docker image inspect "$1" >/dev/null 2>&1; then
 		say "$1 is here"
@@ -54,7 +53,7 @@ base() {
 	chmod 1777 "$root/tmp"
 }
 
-# import makes image $1 of $root, with what $2 says of where it comes from; the rest are lines of a Dockerfile.
+# import makes the image $1 from $root. $2 is a text about its origin. The other arguments are options of docker import.
 import() {
 	image=$1 from=$2
 	shift 2
@@ -87,7 +86,7 @@ if ! here node:24-slim; then
 	[ "$(node -p 'parseInt(process.versions.node)')" -ge 20 ] || fail "the stand-in needs Node.js 20, and this machine has $version"
 	base
 	program node
-	# npm is a script in a folder "npm", among the packages that it needs: in /usr/share/nodejs or in some lib/node_modules.
+	# npm is a script in a folder "npm" beside the packages that it needs, in /usr/share/nodejs or in a lib/node_modules.
 	npm=$(readlink -f "$(command -v npm)")
 	packages=$(dirname "${npm%/npm/bin/*}/npm")
 	mkdir -p "$root$packages"

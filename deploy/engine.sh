@@ -1,7 +1,7 @@
 #!/bin/sh
 # Makes `docker compose up --build` work on a Debian machine that has Go but no Docker: installs what is missing and
-# starts the engine. What is there already stays as it is, so it can be run again at any time. It says what it does, and
-# exits with 1 and the reason when it cannot do it.
+# starts the engine. It does not change what is installed, so it can be run again at any time. It prints what it does, and
+# exits with 1 and a reason when that fails.
 #
 #   engine    from Debian's packages docker.io and iptables; started in a session of its own when no engine answers
 #   compose   compiled from its Go module where `docker compose` is missing (Debian's own is the old version 1)
@@ -24,7 +24,7 @@ packages() {
 	[ "$(id -u)" = 0 ] || fail "installing $* needs root: run this as root, or install Docker yourself"
 	command -v apt-get >/dev/null || fail "installing $* needs apt-get: install Docker yourself on a system other than Debian"
 	say "installing Debian packages: $*"
-	apt-get update -qq >&2 || say "apt-get update had trouble; going on with the lists that are here"
+	apt-get update -qq >&2 || say "apt-get update failed; using the package lists that are here"
 	DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends -o DPkg::Lock::Timeout=300 "$@" >&2 || fail "apt-get cannot install $*"
 }
 
@@ -43,8 +43,8 @@ start() {
 	fail "dockerd does not answer, see above"
 }
 
-# compile makes the plug-ins it is given, in one module, so that what they share is compiled once. It is a module of its own
-# because `go install` refuses one of them.
+# compile compiles the given plug-ins in one temporary module, so that their common packages are compiled once. It does not
+# use `go install`, which refuses one of them.
 compile() {
 	command -v go >/dev/null || fail "compiling docker-$* needs Go"
 	say "compiling from their modules: $* (a few minutes the first time)"

@@ -40,13 +40,13 @@ func TestWrittenFilesAreThoseOfCompose(t *testing.T) {
 	}
 	for _, name := range slices.Sorted(maps.Keys(want)) {
 		if got, err := os.ReadFile(filepath.Join(written, name)); err != nil || string(got) != string(want[name]) {
-			t.Errorf("%s is not what compose.yaml says (%v): run `make generate`", name, err)
+			t.Errorf("%s does not match compose.yaml (%v): run `make generate`", name, err)
 		}
 	}
 	for _, dir := range []string{"kubernetes", "swarm"} {
 		err := fs.WalkDir(os.DirFS(written), dir, func(path string, d fs.DirEntry, err error) error {
 			if err == nil && !d.IsDir() && want[path] == nil {
-				t.Errorf("%s belongs to nothing in compose.yaml: remove it", path)
+				t.Errorf("%s is not generated from compose.yaml: remove it", path)
 			}
 			return err
 		})
@@ -56,7 +56,7 @@ func TestWrittenFilesAreThoseOfCompose(t *testing.T) {
 	}
 }
 
-// cluster is what `kubectl apply -k` would send, each object read strictly: a field that Kubernetes does not have is an error.
+// cluster has the objects that `kubectl apply -k` would send. A field that Kubernetes does not have is an error.
 type cluster struct {
 	deployments map[string]*appsv1.Deployment
 	sets        map[string]*appsv1.StatefulSet
@@ -67,11 +67,18 @@ type cluster struct {
 
 func build(t *testing.T) cluster {
 	t.Helper()
-	all, err := krusty.MakeKustomizer(krusty.MakeDefaultOptions()).Run(filesys.MakeFsOnDisk(), filepath.Join(written, "kubernetes"))
+	all, err := krusty.MakeKustomizer(krusty.MakeDefaultOptions()).Run(filesys.MakeFsOnDisk(),
+		filepath.Join(written, "kubernetes"))
 	if err != nil {
 		t.Fatalf("kustomize build: %v", err)
 	}
-	c := cluster{map[string]*appsv1.Deployment{}, map[string]*appsv1.StatefulSet{}, map[string]*corev1.Service{}, map[string]*networkingv1.NetworkPolicy{}, 0}
+	c := cluster{
+		map[string]*appsv1.Deployment{},
+		map[string]*appsv1.StatefulSet{},
+		map[string]*corev1.Service{},
+		map[string]*networkingv1.NetworkPolicy{},
+		0,
+	}
 	for _, r := range all.Resources() {
 		b, err := r.AsYAML()
 		if err != nil {
@@ -90,7 +97,7 @@ func build(t *testing.T) cluster {
 			strict[corev1.Namespace](t, b)
 			c.namespaces++
 		default:
-			t.Errorf("a %s: nothing here checks it", kind)
+			t.Errorf("a %s, which this test does not check", kind)
 		}
 		if r.GetKind() != "Namespace" && r.GetNamespace() != "bijou" {
 			t.Errorf("%s %s is in namespace %q", r.GetKind(), r.GetName(), r.GetNamespace())
@@ -111,7 +118,8 @@ func strict[T any](t *testing.T, b []byte) *T {
 func TestKubernetesRunsWhatComposeRuns(t *testing.T) {
 	p, c := project(t), build(t)
 	if len(c.deployments)+len(c.sets) != len(p.Services) || c.namespaces != 1 {
-		t.Errorf("%d deployments, %d sets and %d namespaces for %d services", len(c.deployments), len(c.sets), c.namespaces, len(p.Services))
+		t.Errorf("%d deployments, %d sets and %d namespaces for %d services", len(c.deployments), len(c.sets), c.namespaces,
+			len(p.Services))
 	}
 	for name, s := range p.Services {
 		t.Run(name, func(t *testing.T) {
@@ -147,12 +155,14 @@ func checkPod(t *testing.T, s types.ServiceConfig, pod corev1.PodTemplateSpec, c
 	t.Helper()
 	one := pod.Spec.Containers[0]
 	security, user := one.SecurityContext, pod.Spec.SecurityContext
-	if !*security.ReadOnlyRootFilesystem || *security.AllowPrivilegeEscalation || !slices.Equal(security.Capabilities.Drop, []corev1.Capability{"ALL"}) ||
-		!*user.RunAsNonRoot || fmt.Sprintf("%d:%d", *user.RunAsUser, *user.RunAsGroup) != s.User || user.SeccompProfile.Type != corev1.SeccompProfileTypeRuntimeDefault {
-		t.Errorf("it may too much: %+v %+v", security, user)
+	if !*security.ReadOnlyRootFilesystem || *security.AllowPrivilegeEscalation ||
+		!slices.Equal(security.Capabilities.Drop, []corev1.Capability{"ALL"}) ||
+		!*user.RunAsNonRoot || fmt.Sprintf("%d:%d", *user.RunAsUser, *user.RunAsGroup) != s.User ||
+		user.SeccompProfile.Type != corev1.SeccompProfileTypeRuntimeDefault {
+		t.Errorf("the container has more rights than in compose.yaml: %+v %+v", security, user)
 	}
 	if *pod.Spec.AutomountServiceAccountToken || *pod.Spec.EnableServiceLinks {
-		t.Error("it is given what it does not need")
+		t.Error("the pod has a service account token or service links, want neither")
 	}
 	if got := one.Resources.Limits.Memory().Value(); got != int64(s.MemLimit) {
 		t.Errorf("its memory is limited to %d, want %d", got, s.MemLimit)
@@ -184,7 +194,7 @@ func checkPod(t *testing.T, s types.ServiceConfig, pod corev1.PodTemplateSpec, c
 	}
 	for _, m := range one.VolumeMounts {
 		if !slices.Contains(volumes, m.Name) {
-			t.Errorf("it mounts %s, and there is only %v", m.Name, volumes)
+			t.Errorf("it mounts %s, but the pod has only the volumes %v", m.Name, volumes)
 		}
 	}
 	if !slices.Equal(one.ReadinessProbe.Exec.Command, s.HealthCheck.Test[1:]) {
@@ -197,7 +207,7 @@ func checkPod(t *testing.T, s types.ServiceConfig, pod corev1.PodTemplateSpec, c
 	}
 }
 
-// Every name with a port in a setting must lead somewhere.
+// Every host:port in an environment variable must be a port of a Service.
 func TestKubernetesNamesResolve(t *testing.T) {
 	p, c := project(t), build(t)
 	seen := 0
@@ -209,14 +219,15 @@ func TestKubernetesNamesResolve(t *testing.T) {
 				}
 				seen++
 				service := c.services[m[1]]
-				if service == nil || !slices.ContainsFunc(service.Spec.Ports, func(p corev1.ServicePort) bool { return fmt.Sprint(p.Port) == m[2] }) {
+				if service == nil || !slices.ContainsFunc(service.Spec.Ports,
+					func(p corev1.ServicePort) bool { return fmt.Sprint(p.Port) == m[2] }) {
 					t.Errorf("%s: %s=%s: no Service has %s", name, key, *value, m[0])
 				}
 			}
 		}
 	}
 	if seen < len(p.Services) {
-		t.Errorf("only %d addresses were looked at", seen)
+		t.Errorf("%d addresses were checked, want at least one per service", seen)
 	}
 	for name, s := range c.services {
 		if s.Spec.Selector[nameLabel] != name {
@@ -225,14 +236,16 @@ func TestKubernetesNamesResolve(t *testing.T) {
 	}
 }
 
-func TestKubernetesKeepsTheStoreApart(t *testing.T) {
+func TestKubernetesIsolatesEtcd(t *testing.T) {
 	c := build(t)
-	if got := c.policies["nobody-else"]; got == nil || len(got.Spec.PodSelector.MatchLabels) != 0 || len(got.Spec.Ingress) != 0 || len(got.Spec.PolicyTypes) != 2 {
-		t.Errorf("what no policy allows is not refused: %+v", got)
+	if got := c.policies["nobody-else"]; got == nil || len(got.Spec.PodSelector.MatchLabels) != 0 ||
+		len(got.Spec.Ingress) != 0 || len(got.Spec.PolicyTypes) != 2 {
+		t.Errorf("the policy that denies all other traffic is %+v", got)
 	}
 	if got := c.policies["control"]; got == nil || len(got.Spec.Ingress) != 1 || len(got.Spec.Ingress[0].From) != 1 ||
-		got.Spec.Ingress[0].From[0].PodSelector.MatchLabels[networkLabel+"control"] != "true" || got.Spec.Ingress[0].From[0].NamespaceSelector != nil {
-		t.Errorf("etcd can be reached from elsewhere: %+v", got)
+		got.Spec.Ingress[0].From[0].PodSelector.MatchLabels[networkLabel+"control"] != "true" ||
+		got.Spec.Ingress[0].From[0].NamespaceSelector != nil {
+		t.Errorf("etcd can be reached from outside the network control: %+v", got)
 	}
 	var in []string
 	for name, set := range c.sets {
@@ -247,11 +260,11 @@ func TestKubernetesKeepsTheStoreApart(t *testing.T) {
 	}
 	slices.Sort(in)
 	if !slices.Equal(in, []string{"config", "discovery", "etcd"}) {
-		t.Errorf("in the network of the store are %v", in)
+		t.Errorf("the members of the network control are %v, want config, discovery and etcd", in)
 	}
 }
 
-// The stack is read by the library that Compose reads its files with: the format is an older one of the same.
+// The stack file is read with the library of Compose: its format is an older version of that of compose.yaml.
 func TestSwarmRunsWhatComposeRuns(t *testing.T) {
 	p := project(t)
 	stack, err := load(t.Context(), filepath.Join(written, "swarm/stack.yaml"))
@@ -262,18 +275,24 @@ func TestSwarmRunsWhatComposeRuns(t *testing.T) {
 		t.Errorf("%d services, want %d", len(stack.Services), len(p.Services))
 	}
 	if pool := stack.Networks["data"].Ipam.Config; len(pool) != 1 || pool[0].Subnet != subnet {
-		t.Errorf("network data has the addresses %v, and its instances look for theirs in %s", pool, subnet)
+		t.Errorf("network data has the addresses %v, and its instances expect %s", pool, subnet)
 	}
 	for name, want := range p.Services {
 		got := stack.Services[name]
-		if got.Image != want.Image || got.GetScale() != want.GetScale() || got.User != want.User || !got.ReadOnly || !slices.Equal(got.CapDrop, want.CapDrop) ||
-			int64(got.Deploy.Resources.Limits.MemoryBytes) != int64(want.MemLimit) || got.Deploy.Resources.Limits.Pids != want.PidsLimit {
+		if got.Image != want.Image || got.GetScale() != want.GetScale() || got.User != want.User || !got.ReadOnly ||
+			!slices.Equal(got.CapDrop, want.CapDrop) ||
+			int64(got.Deploy.Resources.Limits.MemoryBytes) != int64(want.MemLimit) ||
+			got.Deploy.Resources.Limits.Pids != want.PidsLimit {
 			t.Errorf("%s is %+v", name, got)
 		}
-		if !maps.EqualFunc(got.Environment, want.Environment, func(a, b *string) bool { return *a == *b || *a == subnet && *b == ownAlias(want) }) {
+		if !maps.EqualFunc(got.Environment, want.Environment, func(a, b *string) bool {
+			return *a == *b || *a == subnet &&
+				*b == ownAlias(want)
+		}) {
 			t.Errorf("%s gets %v, want %v", name, got.Environment, want.Environment)
 		}
-		if len(got.Volumes) != len(want.Volumes) || len(got.Ports) != len(want.Ports) || len(got.Networks) != len(want.Networks) {
+		if len(got.Volumes) != len(want.Volumes) || len(got.Ports) != len(want.Ports) ||
+			len(got.Networks) != len(want.Networks) {
 			t.Errorf("%s: %d volumes, %d ports, %d networks", name, len(got.Volumes), len(got.Ports), len(got.Networks))
 		}
 		if hasState(want) && got.Deploy.UpdateConfig.Order != "stop-first" {
@@ -282,7 +301,7 @@ func TestSwarmRunsWhatComposeRuns(t *testing.T) {
 	}
 }
 
-// What compose.yaml does not have yet must not get lost.
+// Keys and values that cannot be translated must be refused.
 func TestUnknownIsRefused(t *testing.T) {
 	for _, c := range []struct{ add, want string }{
 		{"sysctls: {net.core.somaxconn: 1024}", "sysctls"},
@@ -292,7 +311,8 @@ func TestUnknownIsRefused(t *testing.T) {
 		{"ports: [\"8000-8001:80\"]", "8000"},
 	} {
 		file := filepath.Join(t.TempDir(), "compose.yaml")
-		text := "name: x\nservices:\n  one:\n    image: x\n" + map[bool]string{false: "    user: \"1:1\"\n"}[strings.HasPrefix(c.add, "user")] + "    " + c.add + "\n"
+		text := "name: x\nservices:\n  one:\n    image: x\n" +
+			map[bool]string{false: "    user: \"1:1\"\n"}[strings.HasPrefix(c.add, "user")] + "    " + c.add + "\n"
 		if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
 			t.Fatal(err)
 		}

@@ -22,10 +22,10 @@ import (
 
 const (
 	nameLabel    = "app.kubernetes.io/name"
-	networkLabel = "network.bijou.dev/" // + the network's name in compose.yaml: "true" on who is in it
+	networkLabel = "network.bijou.dev/" // + the name of the network in compose.yaml: "true" on its members
 )
 
-// diskOf and scratchOf are what a volume of compose.yaml asks of a cluster: there it is the machine's disk.
+// diskOf and scratchOf are the sizes of volumes. compose.yaml has no sizes.
 var (
 	diskOf    = resource.MustParse("1Gi")
 	scratchOf = resource.MustParse("64Mi")
@@ -68,7 +68,10 @@ func kubernetes(p *types.Project) (map[string][]byte, error) {
 		"# enforces policies.\n", policies...); err != nil {
 		return nil, err
 	}
-	space := object{"apiVersion": "v1", "kind": "Namespace", "metadata": object{"name": p.Name, "labels": object{"pod-security.kubernetes.io/enforce": "restricted"}}}
+	space := object{
+		"apiVersion": "v1", "kind": "Namespace",
+		"metadata": object{"name": p.Name, "labels": object{"pod-security.kubernetes.io/enforce": "restricted"}},
+	}
 	if err := add("namespace", "", space); err != nil {
 		return nil, err
 	}
@@ -84,8 +87,8 @@ type object = map[string]any
 // address finds host:port in a value.
 var address = regexp.MustCompile(`([a-z][a-z0-9-]*):(\d+)`)
 
-// addressedPorts returns which ports of which service are called by name, by services or by people. Everybody else is found
-// through the registry, by the pod's address, and needs no Service.
+// addressedPorts returns which ports of which service are called by name, by services or by users. All others are found
+// through the registry, by the address of the pod, and need no Service.
 func addressedPorts(p *types.Project) map[string]map[int32]string {
 	ports := map[string]map[int32]string{}
 	note := func(service string, port int32, name string) {
@@ -133,7 +136,10 @@ func workload(s types.ServiceConfig) ([]any, error) {
 	if len(claims) > 0 {
 		return []any{clean(&appsv1.StatefulSet{
 			TypeMeta: metav1.TypeMeta{APIVersion: "apps/v1", Kind: "StatefulSet"}, ObjectMeta: meta,
-			Spec: appsv1.StatefulSetSpec{Replicas: &replicas, Selector: selector, ServiceName: s.Name, Template: pod, VolumeClaimTemplates: claims},
+			Spec: appsv1.StatefulSetSpec{
+				Replicas: &replicas, Selector: selector, ServiceName: s.Name, Template: pod,
+				VolumeClaimTemplates: claims,
+			},
 		})}, nil
 	}
 	none, one := intstr.FromInt32(0), intstr.FromInt32(1)
@@ -163,7 +169,8 @@ func podOf(s types.ServiceConfig) (pod corev1.PodTemplateSpec, claims []corev1.P
 			Requests: corev1.ResourceList{corev1.ResourceMemory: share, corev1.ResourceCPU: resource.MustParse("10m")},
 		},
 		SecurityContext: &corev1.SecurityContext{
-			ReadOnlyRootFilesystem: &s.ReadOnly, AllowPrivilegeEscalation: new(!slices.Contains(s.SecurityOpt, "no-new-privileges:true")),
+			ReadOnlyRootFilesystem: &s.ReadOnly, AllowPrivilegeEscalation: new(!slices.Contains(s.SecurityOpt,
+				"no-new-privileges:true")),
 			Capabilities: &corev1.Capabilities{},
 		},
 	}
@@ -171,7 +178,7 @@ func podOf(s types.ServiceConfig) (pod corev1.PodTemplateSpec, claims []corev1.P
 		c.SecurityContext.Capabilities.Drop = append(c.SecurityContext.Capabilities.Drop, corev1.Capability(capability))
 	}
 	if h := s.HealthCheck; h != nil && len(h.Test) > 1 && h.Test[0] == "CMD" {
-		// Readiness alone: a process that must be replaced ends by itself.
+		// Only readiness: a process that must be replaced exits by itself.
 		c.ReadinessProbe = &corev1.Probe{ProbeHandler: corev1.ProbeHandler{Exec: &corev1.ExecAction{Command: h.Test[1:]}}}
 		if h.Interval != nil {
 			c.ReadinessProbe.PeriodSeconds = int32(asSeconds(*h.Interval))
@@ -184,15 +191,19 @@ func podOf(s types.ServiceConfig) (pod corev1.PodTemplateSpec, claims []corev1.P
 	for _, key := range slices.Sorted(maps.Keys(s.Environment)) {
 		switch value := s.Environment[key]; {
 		case value == nil:
-			return pod, nil, fmt.Errorf("environment: %s comes from whoever starts it; a cluster needs a value", key)
+			return pod, nil, fmt.Errorf("environment: %s has no value in compose.yaml; a cluster needs one", key)
 		case own != "" && *value == own:
-			c.Env = append(c.Env, corev1.EnvVar{Name: key, ValueFrom: &corev1.EnvVarSource{FieldRef: &corev1.ObjectFieldSelector{FieldPath: "status.podIP"}}})
+			c.Env = append(c.Env,
+				corev1.EnvVar{
+					Name:      key,
+					ValueFrom: &corev1.EnvVarSource{FieldRef: &corev1.ObjectFieldSelector{FieldPath: "status.podIP"}},
+				})
 		default:
 			c.Env = append(c.Env, corev1.EnvVar{Name: key, Value: strings.ReplaceAll(*value, "$(", "$$(")})
 		}
 	}
 	pod.Spec = corev1.PodSpec{
-		// Variables like ETCD_PORT, made up for every Service, would be taken for settings.
+		// Variables like ETCD_PORT, which Kubernetes sets for every Service, would be read as settings.
 		EnableServiceLinks: new(false), AutomountServiceAccountToken: new(false),
 		SecurityContext: &corev1.PodSecurityContext{
 			RunAsNonRoot: new(user != 0), RunAsUser: &user, RunAsGroup: &group, FSGroup: &group,
@@ -209,7 +220,10 @@ func podOf(s types.ServiceConfig) (pod corev1.PodTemplateSpec, claims []corev1.P
 		}
 		if !ok {
 			name = strings.ReplaceAll(strings.Trim(v.Target, "/"), "/", "-")
-			pod.Spec.Volumes = append(pod.Spec.Volumes, corev1.Volume{Name: name, VolumeSource: corev1.VolumeSource{EmptyDir: &corev1.EmptyDirVolumeSource{SizeLimit: &scratchOf}}})
+			pod.Spec.Volumes = append(pod.Spec.Volumes, corev1.Volume{
+				Name:         name,
+				VolumeSource: corev1.VolumeSource{EmptyDir: &corev1.EmptyDirVolumeSource{SizeLimit: &scratchOf}},
+			})
 		} else {
 			claims = append(claims, corev1.PersistentVolumeClaim{
 				ObjectMeta: metav1.ObjectMeta{Name: name},
@@ -225,32 +239,48 @@ func podOf(s types.ServiceConfig) (pod corev1.PodTemplateSpec, claims []corev1.P
 	return pod, claims, nil
 }
 
-// serviceOf gives a service a name. As in compose.yaml the name stands for the addresses of the instances themselves, also
-// of those that are not ready: whoever asks copes, and replicas must find each other before they can be ready. Ports that are
-// published get one address, to put in front of the cluster what you like.
+// serviceOf returns the Service of a compose service. As in compose.yaml its name resolves to the addresses of the
+// instances, also of those that are not ready: callers try other addresses, and replicas must find each other before
+// they are ready. A service with published ports gets one virtual address, for a load balancer of your choice.
 func serviceOf(s types.ServiceConfig, ports map[int32]string) any {
-	spec := corev1.ServiceSpec{Selector: map[string]string{nameLabel: s.Name}, ClusterIP: corev1.ClusterIPNone, PublishNotReadyAddresses: true}
+	spec := corev1.ServiceSpec{
+		Selector: map[string]string{nameLabel: s.Name}, ClusterIP: corev1.ClusterIPNone,
+		PublishNotReadyAddresses: true,
+	}
 	if len(s.Ports) > 0 {
 		spec.ClusterIP, spec.PublishNotReadyAddresses = "", false
 	}
 	for _, number := range slices.Sorted(maps.Keys(ports)) {
-		spec.Ports = append(spec.Ports, corev1.ServicePort{Name: ports[number], Port: number, TargetPort: intstr.FromInt32(number)})
+		spec.Ports = append(spec.Ports, corev1.ServicePort{
+			Name: ports[number], Port: number,
+			TargetPort: intstr.FromInt32(number),
+		})
 	}
-	return clean(&corev1.Service{TypeMeta: metav1.TypeMeta{APIVersion: "v1", Kind: "Service"}, ObjectMeta: metav1.ObjectMeta{Name: s.Name}, Spec: spec})
+	return clean(&corev1.Service{
+		TypeMeta:   metav1.TypeMeta{APIVersion: "v1", Kind: "Service"},
+		ObjectMeta: metav1.ObjectMeta{Name: s.Name}, Spec: spec,
+	})
 }
 
-// policiesOf makes the networks of compose.yaml out of a cluster's one.
+// policiesOf returns network policies that separate the networks of compose.yaml in a cluster, which has only one.
 func policiesOf(p *types.Project) ([]any, error) {
 	policy := func(name string, spec networkingv1.NetworkPolicySpec) any {
 		return clean(&networkingv1.NetworkPolicy{
-			TypeMeta: metav1.TypeMeta{APIVersion: "networking.k8s.io/v1", Kind: "NetworkPolicy"}, ObjectMeta: metav1.ObjectMeta{Name: name}, Spec: spec,
+			TypeMeta: metav1.TypeMeta{
+				APIVersion: "networking.k8s.io/v1",
+				Kind:       "NetworkPolicy",
+			}, ObjectMeta: metav1.ObjectMeta{Name: name}, Spec: spec,
 		})
 	}
 	both := []networkingv1.PolicyType{networkingv1.PolicyTypeIngress, networkingv1.PolicyTypeEgress}
 	udp, tcp, dns := corev1.ProtocolUDP, corev1.ProtocolTCP, intstr.FromInt32(53)
 	all := []any{policy("nobody-else", networkingv1.NetworkPolicySpec{
 		PolicyTypes: both,
-		Egress:      []networkingv1.NetworkPolicyEgressRule{{Ports: []networkingv1.NetworkPolicyPort{{Protocol: &udp, Port: &dns}, {Protocol: &tcp, Port: &dns}}}}, // names
+		// names
+		Egress: []networkingv1.NetworkPolicyEgressRule{{Ports: []networkingv1.NetworkPolicyPort{{
+			Protocol: &udp,
+			Port:     &dns,
+		}, {Protocol: &tcp, Port: &dns}}}},
 	})}
 	for _, name := range slices.Sorted(maps.Keys(p.Networks)) {
 		members := metav1.LabelSelector{MatchLabels: map[string]string{networkLabel + name: "true"}}
@@ -262,7 +292,7 @@ func policiesOf(p *types.Project) ([]any, error) {
 			}))
 			continue
 		}
-		// A network with a way out: everybody reaches what its members publish, and no more.
+		// A network with a route to the outside: all can reach the published ports of its members, and no others.
 		for _, service := range p.ServiceNames() {
 			s := p.Services[service]
 			if _, in := s.Networks[name]; !in {
@@ -270,10 +300,13 @@ func policiesOf(p *types.Project) ([]any, error) {
 			}
 			var ports []networkingv1.NetworkPolicyPort
 			for _, port := range s.Ports {
-				ports = append(ports, networkingv1.NetworkPolicyPort{Protocol: &tcp, Port: new(intstr.FromInt32(int32(port.Target)))})
+				ports = append(ports, networkingv1.NetworkPolicyPort{
+					Protocol: &tcp,
+					Port:     new(intstr.FromInt32(int32(port.Target))),
+				})
 			}
 			if len(ports) == 0 {
-				return nil, fmt.Errorf("service %s is in network %s, which has a way out, and publishes nothing", service, name)
+				return nil, fmt.Errorf("service %s is in network %s, which is not internal, but publishes no port", service, name)
 			}
 			all = append(all, policy(name+"-"+service, networkingv1.NetworkPolicySpec{
 				PodSelector: metav1.LabelSelector{MatchLabels: map[string]string{nameLabel: service}}, PolicyTypes: both,
@@ -298,7 +331,7 @@ func userOf(s string) (user, group int64, err error) {
 
 func asSeconds(d types.Duration) int64 { return int64(time.Duration(d) / time.Second) }
 
-// clean takes out what a cluster, not a file, fills in.
+// clean removes the fields that the cluster fills in.
 func clean(o any) any {
 	b, err := json.Marshal(o)
 	if err != nil {
@@ -312,7 +345,7 @@ func clean(o any) any {
 	return m
 }
 
-// prune takes out fields that are empty because nobody set them. An empty selector means something: it selects everybody.
+// prune removes fields that are empty because they were not set. An empty podSelector stays: it selects all pods.
 func prune(m object) {
 	delete(m, "status")
 	for key, value := range m {

@@ -3,8 +3,8 @@
 //
 //	make generate
 //
-// What it cannot translate it refuses, so that nothing of compose.yaml is lost without a word; see [fate] for what is
-// left out on purpose. A test fails while the written files are not those of compose.yaml.
+// It returns an error for what it cannot translate, so that nothing of compose.yaml is lost silently; see [fate] for
+// what is left out on purpose. A test fails if the written files do not match compose.yaml.
 package main
 
 import (
@@ -47,7 +47,7 @@ func run(ctx context.Context, args []string, problems io.Writer) error {
 		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
 			return fmt.Errorf("writing %s: %w", path, err)
 		}
-		if err := os.WriteFile(path, content, 0o644); err != nil { //nolint:gosec // meant for everybody
+		if err := os.WriteFile(path, content, 0o644); err != nil { //nolint:gosec // readable by all users on purpose
 			return fmt.Errorf("writing %s: %w", path, err)
 		}
 	}
@@ -75,9 +75,10 @@ func files(ctx context.Context, file string) (map[string][]byte, error) {
 	return all, nil
 }
 
-// load reads a compose file as it is on everybody's machine: no variable is set.
+// load reads a compose file without variables of the environment, so that the result is the same on every machine.
 func load(ctx context.Context, file string) (*types.Project, error) {
-	options, err := cli.NewProjectOptions([]string{file}, cli.WithWorkingDirectory(filepath.Dir(file)), cli.WithDefaultProfiles())
+	options, err := cli.NewProjectOptions([]string{file}, cli.WithWorkingDirectory(filepath.Dir(file)),
+		cli.WithDefaultProfiles())
 	if err == nil {
 		var project *types.Project
 		if project, err = options.LoadProject(ctx); err == nil {
@@ -87,7 +88,7 @@ func load(ctx context.Context, file string) (*types.Project, error) {
 	return nil, fmt.Errorf("reading %s: %w", file, err)
 }
 
-// fate says of each key that a service of compose.yaml may have what becomes of it. An empty text means that both hosts get it.
+// fate is key of a service in compose.yaml -> why a host does not get it. Empty: both hosts get it.
 var fate = map[string]string{
 	"cap_drop": "", "deploy": "", "environment": "", "healthcheck": "", "image": "", "mem_limit": "", "networks": "",
 	"ports": "", "read_only": "", "restart": "", "stop_grace_period": "", "user": "", "volumes": "",
@@ -95,7 +96,7 @@ var fate = map[string]string{
 	"build":         "images are built before; other hosts take them from a registry",
 	"command":       "null: the image's own",
 	"entrypoint":    "null: the image's own",
-	"depends_on":    "an order of starting, which nobody needs",
+	"depends_on":    "a start order, which is not needed",
 	"develop":       "for the developer's machine",
 	"memswap_limit": "equal to mem_limit, which both hosts take for granted",
 	"logging":       "Kubernetes: the node's own rotation",
@@ -103,7 +104,7 @@ var fate = map[string]string{
 	"security_opt":  "Swarm: `docker stack` cannot say no-new-privileges",
 }
 
-// checkKnown refuses what nobody thought of.
+// checkKnown returns an error for a key that is not in fate.
 func checkKnown(service types.ServiceConfig) error {
 	b, err := json.Marshal(service)
 	if err != nil {

@@ -8,8 +8,8 @@ import (
 	"github.com/compose-spec/compose-go/v2/types"
 )
 
-// subnet is that of the network on which instances find each other. Swarm resolves no name of a container before it is healthy,
-// its own neither, so that an instance must know its address by the network.
+// subnet is the subnet of the network data. Swarm does not resolve the name of a container before it is healthy, not
+// even in that container, so an instance finds its own address by the subnet.
 const subnet = "10.78.0.0/16"
 
 // aliasNetwork returns the network in which all instances share a name in compose.yaml.
@@ -38,7 +38,10 @@ func swarm(p *types.Project) ([]byte, error) {
 	for name, n := range p.Networks {
 		networks[name] = object{"driver": "overlay", "internal": n.Internal}
 		if name == aliasNetwork(p) {
-			networks[name] = object{"driver": "overlay", "internal": n.Internal, "ipam": object{"config": []any{object{"subnet": subnet}}}}
+			networks[name] = object{
+				"driver": "overlay", "internal": n.Internal,
+				"ipam": object{"config": []any{object{"subnet": subnet}}},
+			}
 		}
 	}
 	for name := range p.Volumes {
@@ -54,7 +57,7 @@ func swarmService(s types.ServiceConfig) (object, error) {
 	environment := object{}
 	for key, value := range s.Environment {
 		if value == nil {
-			return nil, fmt.Errorf("environment: %s comes from whoever starts it; a stack needs a value", key)
+			return nil, fmt.Errorf("environment: %s has no value in compose.yaml; a stack needs one", key)
 		}
 		environment[key] = *value
 		if own := ownAlias(s); own != "" && *value == own {
@@ -81,7 +84,7 @@ func swarmService(s types.ServiceConfig) (object, error) {
 		}
 		ports = append(ports, object{"target": port.Target, "published": published, "protocol": "tcp", "mode": "host"})
 	}
-	// The new instance first, where two can run at the same time: not over one volume, not over one port.
+	// Start the new instance first, unless two instances would share a volume or a port.
 	order := "start-first"
 	if hasState(s) || len(ports) > 0 {
 		order = "stop-first"
@@ -91,11 +94,14 @@ func swarmService(s types.ServiceConfig) (object, error) {
 		"networks": networks, "volumes": volumes,
 		"deploy": object{
 			"replicas": s.GetScale(),
-			// A name stands for the addresses of the instances, as in compose.yaml, not for one that spreads connections.
-			"endpoint_mode":  "dnsrr",
-			"resources":      object{"limits": object{"memory": strconv.FormatInt(int64(s.MemLimit), 10), "pids": s.PidsLimit}},
-			"restart_policy": object{"condition": map[bool]string{true: "any", false: "none"}[s.Restart == types.RestartPolicyUnlessStopped], "delay": "1s"},
-			"update_config":  object{"parallelism": 1, "order": order, "failure_action": "rollback"},
+			// A name resolves to the addresses of the instances, as in compose.yaml, not to one virtual address.
+			"endpoint_mode": "dnsrr",
+			"resources":     object{"limits": object{"memory": strconv.FormatInt(int64(s.MemLimit), 10), "pids": s.PidsLimit}},
+			"restart_policy": object{"condition": map[bool]string{
+				true:  "any",
+				false: "none",
+			}[s.Restart == types.RestartPolicyUnlessStopped], "delay": "1s"},
+			"update_config": object{"parallelism": 1, "order": order, "failure_action": "rollback"},
 		},
 	}
 	if len(ports) > 0 {
@@ -109,7 +115,10 @@ func swarmService(s types.ServiceConfig) (object, error) {
 	}
 	if h := s.HealthCheck; h != nil {
 		check := object{"test": h.Test}
-		for key, d := range map[string]*types.Duration{"interval": h.Interval, "timeout": h.Timeout, "start_period": h.StartPeriod} {
+		for key, d := range map[string]*types.Duration{
+			"interval": h.Interval, "timeout": h.Timeout,
+			"start_period": h.StartPeriod,
+		} {
 			if d != nil {
 				check[key] = d.String()
 			}
