@@ -1,7 +1,6 @@
 package discovery
 
 import (
-	"encoding/json"
 	"maps"
 	"net/http"
 	"slices"
@@ -10,43 +9,19 @@ import (
 	discoveryv1 "bijou.dev/platform/api/discovery/v1"
 	"bijou.dev/platform/discovery"
 	"bijou.dev/platform/errs"
+	"bijou.dev/platform/httpapi"
 )
 
-// maxBody is the size of the largest request body.
-const maxBody = 64 << 10
-
-// Handler serves the REST view. See docs/api/discovery.md.
+// Handler serves the REST API. See docs/api/discovery.md.
 func (s *Server) Handler() http.Handler {
-	mux := http.NewServeMux()
-	handle := func(pattern string, fn func(w http.ResponseWriter, r *http.Request) (any, error)) {
-		mux.HandleFunc(pattern, func(w http.ResponseWriter, r *http.Request) { respond(w, r, fn) })
-	}
-	handle("GET /v1/instances", s.getInstances)
-	handle("GET /v1/instances/{service}", s.getInstances)
-	handle("GET /v1/instances/{service}/{id}", s.getInstance)
-	handle("PUT /v1/instances/{service}/{id}/override", s.putOverride)
-	handle("DELETE /v1/instances/{service}/{id}/override", s.putOverride)
-	handle("GET /v1/status", s.getStatus)
-	handle("/", func(_ http.ResponseWriter, r *http.Request) (any, error) {
-		return nil, errs.Errorf(errs.NotFound, "no such resource: %s %s", r.Method, r.URL.Path)
-	})
+	mux := new(httpapi.Mux)
+	mux.Handle("/v1/instances", httpapi.Get(s.getInstances))
+	mux.Handle("/v1/instances/{service}", httpapi.Get(s.getInstances))
+	mux.Handle("/v1/instances/{service}/{id}", httpapi.Get(s.getInstance))
+	mux.Handle("PUT /v1/instances/{service}/{id}/override", httpapi.Body(s.putOverride))
+	mux.Handle("DELETE /v1/instances/{service}/{id}/override", httpapi.Answer(s.deleteOverride))
+	mux.Handle("/v1/status", httpapi.Get(s.getStatus))
 	return mux
-}
-
-// respond writes what fn returns, or its error.
-func respond(w http.ResponseWriter, r *http.Request, fn func(w http.ResponseWriter, r *http.Request) (any, error)) {
-	v, err := fn(w, r)
-	var b []byte
-	if err == nil {
-		b, err = json.MarshalIndent(v, "", "  ")
-	}
-	if err != nil {
-		errs.WriteProblem(w, r, err)
-		return
-	}
-	w.Header().Set("Content-Type", "application/json")
-	w.Header().Set("Cache-Control", "no-store")
-	_, _ = w.Write(append(b, '\n')) // the client has gone: nobody is left to tell
 }
 
 // shown is an instance in JSON.
@@ -100,46 +75,49 @@ type shownList struct {
 	Instances []shown `json:"instances"`
 }
 
-func (s *Server) getInstances(_ http.ResponseWriter, r *http.Request) (any, error) {
+func (s *Server) getInstances(r *http.Request) (shownList, error) {
 	service := r.PathValue("service")
 	out := shownList{Instances: []shown{}}
 	for _, in := range s.reg.list(service) {
 		out.Instances = append(out.Instances, show(in))
 	}
 	if service != "" && len(out.Instances) == 0 {
-		return nil, errs.Errorf(errs.NotFound, "service %q has no instances", service)
+		return shownList{}, errs.Errorf(errs.NotFound, "service %q has no instances", service)
 	}
 	return out, nil
 }
 
-func (s *Server) getInstance(_ http.ResponseWriter, r *http.Request) (any, error) {
+func (s *Server) getInstance(r *http.Request) (shown, error) {
 	k := key{r.PathValue("service"), r.PathValue("id")}
 	in := s.reg.instance(k)
 	if in.GetReported() == discoveryv1.Status_STATUS_UNSPECIFIED {
-		return nil, errs.Errorf(errs.NotFound, "instance %q of service %q is not registered", k.id, k.service)
+		return shown{}, errs.Errorf(errs.NotFound, "instance %q of service %q is not registered", k.id, k.service)
 	}
 	return show(in), nil
 }
 
-// putOverride sets the override in the body; a DELETE clears it.
-func (s *Server) putOverride(w http.ResponseWriter, r *http.Request) (any, error) {
-	req := &discoveryv1.SetOverrideRequest{Service: r.PathValue("service"), Id: r.PathValue("id")}
-	if r.Method == http.MethodPut {
-		var body shownOverride
-		d := json.NewDecoder(http.MaxBytesReader(w, r.Body, maxBody))
-		d.DisallowUnknownFields()
-		if err := d.Decode(&body); err != nil {
-			return nil, errs.Errorf(errs.Invalid, "reading the body: %w; want {\"status\":..., \"author\":..., \"reason\":...}", err)
-		}
-		status, err := discovery.ParseStatus(body.Status)
-		if err != nil {
-			return nil, errs.Errorf(errs.Invalid, "overriding %s/%s", req.GetService(), req.GetId()).Field("status", "must be UP, DRAINING, OUT_OF_SERVICE or DOWN")
-		}
-		req.Status, req.Author, req.Reason = discoveryv1.Status(status), body.Author, body.Reason
+// putOverride sets the override in the body.
+func (s *Server) putOverride(r *http.Request, body *shownOverride) (shown, error) {
+	status, err := discovery.ParseStatus(body.Status)
+	if err != nil {
+		return shown{}, errs.Errorf(errs.Invalid, "overriding %s/%s", r.PathValue("service"), r.PathValue("id")).
+			Field("status", "must be UP, DRAINING, OUT_OF_SERVICE or DOWN")
 	}
+	return s.override(r, &discoveryv1.SetOverrideRequest{
+		Status: discoveryv1.Status(status), Author: body.Author, Reason: body.Reason,
+	})
+}
+
+// deleteOverride clears the override.
+func (s *Server) deleteOverride(r *http.Request) (shown, error) {
+	return s.override(r, &discoveryv1.SetOverrideRequest{})
+}
+
+func (s *Server) override(r *http.Request, req *discoveryv1.SetOverrideRequest) (shown, error) {
+	req.Service, req.Id = r.PathValue("service"), r.PathValue("id")
 	resp, err := s.SetOverride(r.Context(), req)
 	if err != nil {
-		return nil, err
+		return shown{}, err
 	}
 	return show(resp.GetInstance()), nil
 }
@@ -164,7 +142,7 @@ type shownPreservation struct {
 	Since  *time.Time `json:"since,omitempty"`
 }
 
-func (s *Server) getStatus(http.ResponseWriter, *http.Request) (any, error) {
+func (s *Server) getStatus(*http.Request) (shownStatus, error) {
 	r := s.reg
 	problem := r.storeProblem()
 	r.mu.Lock()
