@@ -217,6 +217,7 @@ func (in *ingest) otlpHTTP(w http.ResponseWriter, r *http.Request) {
 		return err
 	})
 	if err != nil {
+		errs.LogInternal(r.Context(), err, "method", r.Method, "path", r.URL.Path)
 		writeOTLP(w, asJSON, httpStatus(w, err), errs.ToStatus(r.Context(), err).Proto())
 		return
 	}
@@ -281,7 +282,8 @@ func (in *ingest) zipkin(w http.ResponseWriter, r *http.Request) {
 		return err
 	})
 	if err != nil {
-		http.Error(w, err.Error(), httpStatus(w, err))
+		errs.LogInternal(r.Context(), err, "method", r.Method, "path", r.URL.Path)
+		http.Error(w, errs.ToStatus(r.Context(), err).Message(), httpStatus(w, err))
 		return
 	}
 	w.WriteHeader(http.StatusAccepted)

@@ -80,9 +80,6 @@ func (q *queries) serve(path string, h func(*http.Request, *answer) (any, error)
 			w.Header().Set(incompleteHeader, "true")
 		}
 		if err != nil {
-			if errs.KindOf(err) == errs.Internal {
-				q.log.ErrorContext(ctx, "answering a query", "path", path, "error", err)
-			}
 			errs.WriteProblem(w, r, err)
 			return
 		}
