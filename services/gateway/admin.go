@@ -1,9 +1,9 @@
 package gateway
 
 import (
-	"encoding/json"
 	"net/http"
 
+	"bijou.dev/platform/httpapi"
 	"bijou.dev/platform/route"
 )
 
@@ -30,13 +30,7 @@ type shownGroup struct {
 // RoutesHandler serves the table in use as JSON: its revision, the routes in the order in which they are tried, and the
 // instances behind them as the balancer sees them.
 func (e *Edge) RoutesHandler() http.Handler {
-	return http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
-		w.Header().Set("Content-Type", "application/json")
-		w.Header().Set("Cache-Control", "no-store")
-		enc := json.NewEncoder(w)
-		enc.SetIndent("", "  ")
-		_ = enc.Encode(e.shown()) // the client went
-	})
+	return httpapi.Get(func(*http.Request) (shownTable, error) { return e.shown(), nil })
 }
 
 func (e *Edge) shown() shownTable {

@@ -39,6 +39,7 @@ import (
 	"bijou.dev/platform/circuit"
 	"bijou.dev/platform/config"
 	"bijou.dev/platform/discovery"
+	"bijou.dev/platform/errs"
 	"bijou.dev/platform/load"
 	"bijou.dev/platform/overload"
 	"bijou.dev/platform/service"
@@ -51,13 +52,6 @@ import (
 type Options struct {
 	// Routes are used until the setting gateway.routes says otherwise. Nil: none, every request gets 404.
 	Routes Routes
-}
-
-func (o Options) validate() error {
-	if err := o.Routes.Validate(); err != nil {
-		return fmt.Errorf("option Routes: %w", err)
-	}
-	return nil
 }
 
 // New sets up the edge on the listener "http", and its table on the admin page /routes.
@@ -97,8 +91,40 @@ type EdgeOptions struct {
 	Metrics prometheus.Registerer
 	// DialContext connects to instances. Nil: the real network.
 	DialContext func(ctx context.Context, network, addr string) (net.Conn, error)
-	// Log gets the access log, and what an operator may want to know. Nil: nobody.
+	// Log gets the access log and messages for operators. Nil: nothing is logged.
 	Log *slog.Logger
+}
+
+// complete returns the options with all defaults.
+func (o EdgeOptions) complete() (EdgeOptions, error) {
+	if err := o.Routes.Validate(); err != nil {
+		return o, fmt.Errorf("option Routes: %w", err)
+	}
+	if o.Discovery == nil {
+		return o, errs.Errorf(errs.Invalid, "option Discovery: is missing; use discovery.NewStatic to run without a registry")
+	}
+	if o.Config == nil {
+		o.Config = config.Static(nil)
+	}
+	if o.Circuits == nil {
+		o.Circuits = circuit.New(circuit.Options{Config: o.Config})
+	}
+	if o.Overload == nil {
+		o.Overload = overload.New(overload.Options{Config: o.Config, Metrics: o.Metrics})
+	}
+	if o.Served == nil {
+		o.Served = load.NewRecorder()
+	}
+	if o.Trace == nil {
+		o.Trace = trace.Discard()
+	}
+	if o.DialContext == nil {
+		o.DialContext = (&net.Dialer{}).DialContext
+	}
+	if o.Log == nil {
+		o.Log = slog.New(slog.DiscardHandler)
+	}
+	return o, nil
 }
 
 // Edge is a gateway without a process. Make one with NewEdge, run it with Serve, end it with Shutdown.
@@ -125,32 +151,9 @@ type Edge struct {
 
 // NewEdge returns an edge that follows its settings. It serves nothing before Serve, and must be closed.
 func NewEdge(opts EdgeOptions) (*Edge, error) {
-	if err := opts.validate(); err != nil {
+	opts, err := opts.complete()
+	if err != nil {
 		return nil, err
-	}
-	if opts.Discovery == nil {
-		return nil, errors.New("option Discovery: is missing; use discovery.NewStatic to run without a registry")
-	}
-	if opts.Config == nil {
-		opts.Config = config.Static(nil)
-	}
-	if opts.Circuits == nil {
-		opts.Circuits = circuit.New(circuit.Options{Config: opts.Config})
-	}
-	if opts.Overload == nil {
-		opts.Overload = overload.New(overload.Options{Config: opts.Config, Metrics: opts.Metrics})
-	}
-	if opts.Served == nil {
-		opts.Served = load.NewRecorder()
-	}
-	if opts.Trace == nil {
-		opts.Trace = trace.Discard()
-	}
-	if opts.DialContext == nil {
-		opts.DialContext = (&net.Dialer{}).DialContext
-	}
-	if opts.Log == nil {
-		opts.Log = slog.New(slog.DiscardHandler)
 	}
 	e := &Edge{opts: opts, log: opts.Log, settings: declare(opts.Config, opts.Routes)}
 	e.origins.edge = e
@@ -169,7 +172,7 @@ func NewEdge(opts EdgeOptions) (*Edge, error) {
 func (e *Edge) apply(routes Routes) {
 	t, err := compile(routes)
 	if err != nil { // cannot be: the setting was validated
-		e.log.Error("keeping the previous routes", "problem", err.Error())
+		e.log.Error("keeping the previous routes", "error", err)
 		return
 	}
 	for _, u := range t.rules {

@@ -119,7 +119,7 @@ func TestAccessLogJoinsTheTrace(t *testing.T) {
 			var entry struct {
 				Msg, Method, Path, Route, Called, By, Client string
 				Status                                       int
-				TraceID                                      string `json:"traceId"`
+				TraceID                                      string `json:"trace_id"`
 				RequestID                                    string `json:"request_id"`
 			}
 			if json.Unmarshal([]byte(line), &entry) != nil || entry.Msg != "request" {

@@ -204,7 +204,7 @@ func TestGRPCEjection(t *testing.T) {
 				Origins []struct{ Instances []route.EndpointState }
 			}
 			page := newRecorder()
-			w.edge.RoutesHandler().ServeHTTP(page, nil)
+			w.edge.RoutesHandler().ServeHTTP(page, mustRequest(t))
 			if err := json.Unmarshal(page.body.Bytes(), &shown); err != nil {
 				t.Fatal(err)
 			}
