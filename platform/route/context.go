@@ -6,7 +6,7 @@ import (
 )
 
 // Call goes with the context of one RPC, down to the balancer of its connection and back: it narrows the pick, and
-// it tells which instance was picked and why. Use one Call for each attempt. Set the embedded PickInfo before the
+// it says which instance was picked and why. Use one Call for each attempt. Set the embedded PickInfo before the
 // attempt; read the rest after it, or in the attempt's own interceptors once its stream exists.
 type Call struct {
 	PickInfo

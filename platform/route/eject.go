@@ -13,10 +13,10 @@ func (p *Picked) judge(o Outcome, timed bool) {
 	switch o {
 	case Success:
 		p.m.failures.Store(0)
-		p.m.ill.Store(0)
+		p.m.failedAt.Store(0)
 		p.m.good.Add(1)
 		switch {
-		case p.again || p.probe: // what was measured while it was ill no longer counts
+		case p.again || p.probe: // measurements from the time of its failures no longer count
 			if !timed {
 				elapsed = int64(time.Millisecond)
 			}
@@ -33,7 +33,7 @@ func (p *Picked) judge(o Outcome, timed bool) {
 			cost = max(cost, elapsed)
 		}
 		p.m.ewma.observe(cost, now, t.decay)
-		p.m.ill.Store(max(now, 1))
+		p.m.failedAt.Store(max(now, 1))
 		p.m.bad.Add(1)
 		p.fail(o, now, t)
 	default:
@@ -86,7 +86,7 @@ func (b *Balancer) eject(m *member, now int64, reason string, again bool) {
 // ejectLocked takes m out, unless too many are out already. again says that m is out and stays out.
 func (b *Balancer) ejectLocked(m *member, now int64, reason string, again bool) bool {
 	t := b.settings.now()
-	if out := m.phase.Load() != admitted; out != again || !again && !b.roomLocked(t) {
+	if out := m.phase.Load() != admitted; out != again || !again && !b.mayEjectLocked(t) {
 		return false
 	}
 	m.ejections++
@@ -96,8 +96,9 @@ func (b *Balancer) ejectLocked(m *member, now int64, reason string, again bool) 
 	return true
 }
 
-// roomLocked reports whether one more endpoint may be ejected: up to the share set, one at least, never the only one.
-func (b *Balancer) roomLocked(t *tuning) bool {
+// mayEjectLocked reports whether one more endpoint may be ejected: up to the share set, one at least, never the only
+// one.
+func (b *Balancer) mayEjectLocked(t *tuning) bool {
 	ready, out := 0, 0
 	for _, m := range b.members {
 		if !m.ready {
@@ -155,9 +156,9 @@ func spread(rates map[*member]float64) (mean, stdev float64) {
 
 // forgetLocked drops the history of endpoints that have been away for too long.
 func (b *Balancer) forgetLocked(now int64) {
-	for id, d := range b.gone {
+	for id, d := range b.removed {
 		if now-d.at > int64(memory) {
-			delete(b.gone, id)
+			delete(b.removed, id)
 		}
 	}
 }

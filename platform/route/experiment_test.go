@@ -173,7 +173,8 @@ func TestExperiment(t *testing.T) {
 
 	ours, rr, plain := worst["route"], worst["round robin"], worst["P2C peak EWMA, plain"]
 	if ours.slow < 0.999 || ours.failsFast < 0.999 {
-		t.Errorf("route: %.4f with a slow server, %.4f with one that fails fast; want at least 0.999", ours.slow, ours.failsFast)
+		t.Errorf("route: %.4f with a slow server, %.4f with one that fails fast; want at least 0.999", ours.slow,
+			ours.failsFast)
 	}
 	if rr.slow > 0.97 || rr.failsFast > 0.97 {
 		t.Errorf("round robin does well (%+v): the experiment proves nothing", rr)

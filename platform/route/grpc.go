@@ -53,7 +53,9 @@ type attachedAuthority struct {
 	resolver.AuthorityOverrider
 }
 
-func (a attached) Build(target resolver.Target, cc resolver.ClientConn, o resolver.BuildOptions) (resolver.Resolver, error) {
+func (a attached) Build(target resolver.Target, cc resolver.ClientConn, o resolver.BuildOptions) (resolver.Resolver,
+	error,
+) {
 	return a.Builder.Build(target, attaching{cc, a.core}, o)
 }
 
@@ -232,7 +234,7 @@ func (g *picker) refuse(err error, snap *snapshot, want PickInfo) error {
 
 func outcomeOf(d balancer.DoneInfo) Outcome {
 	if d.Err == nil && !d.BytesReceived {
-		return Abandoned // the connection was gone before the RPC began; gRPC picks again
+		return Abandoned // the connection was closed before the RPC began; gRPC picks again
 	}
 	o := OutcomeOfRPC(d.Err)
 	if !d.BytesSent && status.Code(d.Err) == codes.DeadlineExceeded {

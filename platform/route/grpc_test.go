@@ -45,7 +45,9 @@ func (s *server) Check(ctx context.Context, _ *healthv1.HealthCheckRequest) (*he
 	return &healthv1.HealthCheckResponse{}, nil
 }
 
-func (s *server) Watch(_ *healthv1.HealthCheckRequest, stream grpc.ServerStreamingServer[healthv1.HealthCheckResponse]) error {
+func (s *server) Watch(_ *healthv1.HealthCheckRequest,
+	stream grpc.ServerStreamingServer[healthv1.HealthCheckResponse],
+) error {
 	s.calls.Add(1)
 	if err := stream.Send(&healthv1.HealthCheckResponse{}); err != nil {
 		return err
@@ -295,7 +297,8 @@ func TestRPCExcludeAndVersion(t *testing.T) {
 			var call route.Call
 			call.PickInfo = all
 			err := c.call(&call, grpc.WaitForReady(wait))
-			if status.Code(err) != codes.Unavailable || !strings.Contains(err.Error(), "3 known, 0 not ready, 0 ejected, 3 excluded") {
+			if status.Code(err) != codes.Unavailable || !strings.Contains(err.Error(),
+				"3 known, 0 not ready, 0 ejected, 3 excluded") {
 				t.Errorf("all excluded, waiting %v: %v", wait, err)
 			}
 			if e, ok := call.Endpoint(); ok || call.Why() != (route.Why{}) {
@@ -381,7 +384,8 @@ func TestRPCWithoutAnything(t *testing.T) {
 		}
 		defer conn.Close()
 		var call route.Call
-		if _, err := healthv1.NewHealthClient(conn).Check(route.WithCall(t.Context(), &call), &healthv1.HealthCheckRequest{}); err != nil {
+		if _, err := healthv1.NewHealthClient(conn).Check(route.WithCall(t.Context(), &call),
+			&healthv1.HealthCheckRequest{}); err != nil {
 			t.Fatal(err)
 		}
 		if e, _ := call.Endpoint(); e.ID != "somewhere:1" {
@@ -447,7 +451,8 @@ func BenchmarkRPC(b *testing.B) {
 			r := manual.NewBuilderWithScheme("bench")
 			var state resolver.State
 			for _, e := range endpoints("a", "", 3) {
-				state.Endpoints = append(state.Endpoints, route.SetEndpoint(resolver.Endpoint{Addresses: []resolver.Address{{Addr: e.Addr}}}, e))
+				state.Endpoints = append(state.Endpoints,
+					route.SetEndpoint(resolver.Endpoint{Addresses: []resolver.Address{{Addr: e.Addr}}}, e))
 			}
 			r.InitialState(state)
 			conn, err := grpc.NewClient("bench:///x", grpc.WithResolvers(route.Resolver(r, route.New(route.Options{}))),

@@ -3,7 +3,7 @@ package route
 // snapshot is the state that Pick reads. It is rebuilt when the set, an ejection or a setting changes.
 type snapshot struct {
 	tuning   *tuning
-	expires  int64 // when time alone makes it wrong: an ejection ends, a sweep is due
+	expires  int64 // when it becomes wrong without a change of the endpoints: an ejection ends, a sweep is due
 	all      pool
 	versions map[string]*pool // version -> its endpoints
 }

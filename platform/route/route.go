@@ -1,6 +1,6 @@
 // Package route decides which instance takes a request.
 //
-// A [Balancer] holds the endpoints of one service. [Balancer.Pick] chooses one, [Picked.Done] tells how it went, and
+// A [Balancer] holds the endpoints of one service. [Balancer.Pick] chooses one, [Picked.Done] reports the outcome, and
 // what is learned steers the next pick. It knows nothing of protocols: the gateway uses it for HTTP, and [Resolver]
 // puts it under a gRPC connection.
 //
@@ -79,7 +79,7 @@ type Balancer struct {
 
 	mu        sync.Mutex
 	members   []*member           // in the order given
-	gone      map[string]departed // id -> history of an endpoint that left lately
+	removed   map[string]departed // id -> history of an endpoint that left lately
 	nextSweep int64               // when success rates are compared next
 }
 
@@ -118,7 +118,7 @@ func New(o Options) *Balancer {
 		settings:  o.Settings,
 		rand:      o.Rand,
 		epoch:     time.Now(),
-		gone:      make(map[string]departed),
+		removed:   make(map[string]departed),
 		nextSweep: math.MaxInt64,
 	}
 	b.mu.Lock()
@@ -162,7 +162,7 @@ func (b *Balancer) update(members []*member) {
 	}
 	for id, m := range known {
 		if !seen[id] {
-			b.gone[id] = departed{&member{Endpoint: m.Endpoint, stats: m.stats}, now}
+			b.removed[id] = departed{&member{Endpoint: m.Endpoint, stats: m.stats}, now}
 		}
 	}
 	b.members = next
@@ -172,10 +172,10 @@ func (b *Balancer) update(members []*member) {
 // recallLocked gives m the history it had, or a new one. Whoever comes back, to the set or from a lost connection,
 // starts slowly again: the usual reason is a restart.
 func (b *Balancer) recallLocked(m, before *member, now int64) {
-	if d, ok := b.gone[m.ID]; ok && before == nil {
+	if d, ok := b.removed[m.ID]; ok && before == nil {
 		before = d.m
 	}
-	delete(b.gone, m.ID)
+	delete(b.removed, m.ID)
 	if before == nil || before.Addr != m.Addr {
 		m.stats = newStats(now)
 		return
@@ -197,7 +197,7 @@ type PickInfo struct {
 	Stream bool
 }
 
-// Picked is the endpoint chosen for one request. Of all its copies, one must be told Done. It is not safe for
+// Picked is the endpoint chosen for one request. Done must be called on one of its copies. It is not safe for
 // concurrent use. The zero value is no pick, and all methods accept it.
 type Picked struct {
 	b        *Balancer
@@ -308,7 +308,8 @@ func (b *Balancer) noEndpoint(pl *pool, exclude []string) error {
 	if pl.version != "" {
 		what += " " + pl.version
 	}
-	return errs.Errorf(errs.Unavailable, "picking an instance of %s: %d known, %d not ready, %d ejected, %d excluded by earlier attempts",
+	return errs.Errorf(errs.Unavailable,
+		"picking an instance of %s: %d known, %d not ready, %d ejected, %d excluded by earlier attempts",
 		what, pl.known, pl.known-len(pl.ready), pl.ejected, pl.countExcluded(exclude)).
 		Because("NO_ENDPOINT", "service", b.service, "known", fmt.Sprint(pl.known))
 }

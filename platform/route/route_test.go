@@ -285,7 +285,8 @@ func TestSlowStart(t *testing.T) {
 // Until its first answer an endpoint gets one request, however busy the others are.
 func TestUnknownEndpointIsTriedOnce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		b := route.New(route.Options{Rand: seeded(8), Settings: settings(t, map[string]string{"route.slowStart.window": "0s"})})
+		b := route.New(route.Options{Rand: seeded(8), Settings: settings(t,
+			map[string]string{"route.slowStart.window": "0s"})})
 		b.Update(endpoints("old", "", 3))
 		traffic(t, b, 100, allGood)
 		b.Update(append(endpoints("old", "", 3), endpoints("new", "", 1)...))
@@ -373,8 +374,8 @@ func TestEjectionAndReturn(t *testing.T) {
 	})
 }
 
-// One request that failed costs an endpoint its traffic for five seconds, not until the penalty has faded: then it is tried with
-// one request at a time.
+// One request that failed costs an endpoint its traffic for five seconds, not until the penalty has faded: then it is
+// tried with one request at a time.
 func TestAFailureIsTriedAgain(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := route.New(route.Options{Rand: seeded(1)})
@@ -495,7 +496,8 @@ func TestNotMoreThanHalfAreEjected(t *testing.T) {
 
 func TestPanicUsesAll(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		b := route.New(route.Options{Rand: seeded(2), Settings: settings(t, map[string]string{"route.ejection.maxShare": "1"})})
+		b := route.New(route.Options{Rand: seeded(2), Settings: settings(t,
+			map[string]string{"route.ejection.maxShare": "1"})})
 		b.Update(endpoints("a", "", 4))
 		kill(t, b, "a0")
 		kill(t, b, "a1")
@@ -535,7 +537,10 @@ func TestOutlierBySuccessRate(t *testing.T) {
 			return route.Success
 		}
 		for range 4000 { // all at once, so that latency plays no part
-			p := pick(t, b, route.PickInfo{Exclude: []string{fmt.Sprint("a", rnd.IntN(6)), fmt.Sprint("a", rnd.IntN(6)), fmt.Sprint("a", rnd.IntN(6)), fmt.Sprint("a", rnd.IntN(6)), fmt.Sprint("a", rnd.IntN(6))}})
+			p := pick(t, b, route.PickInfo{Exclude: []string{
+				fmt.Sprint("a", rnd.IntN(6)), fmt.Sprint("a", rnd.IntN(6)),
+				fmt.Sprint("a", rnd.IntN(6)), fmt.Sprint("a", rnd.IntN(6)), fmt.Sprint("a", rnd.IntN(6)),
+			}})
 			p.Done(flaky(p.Endpoint().ID))
 		}
 		time.Sleep(11 * time.Second)
@@ -697,14 +702,16 @@ func TestWhy(t *testing.T) {
 	for _, kv := range w.Attributes() {
 		keys[string(kv.Key)] = kv.Value.String()
 	}
-	if keys["bijou.route.scope"] != "widened" || keys["bijou.route.excluded"] != "2" || keys["bijou.route.instance"] != w.Chosen.ID {
+	if keys["bijou.route.scope"] != "widened" || keys["bijou.route.excluded"] != "2" ||
+		keys["bijou.route.instance"] != w.Chosen.ID {
 		t.Errorf("%v", keys)
 	}
 	if got := pick(t, b, route.PickInfo{}).Why(); got.Scope != route.Local || got.LocalShare != 1 {
 		t.Errorf("%+v", got)
 	}
 	data, err := json.Marshal(b.State()[0])
-	if err != nil || !strings.HasPrefix(string(data), `{"id":"here0","addr":"here0:7000","zone":"here","ready":true,"phase":"admitted"`) {
+	if err != nil ||
+		!strings.HasPrefix(string(data), `{"id":"here0","addr":"here0:7000","zone":"here","ready":true,"phase":"admitted"`) {
 		t.Errorf("%s %v", data, err)
 	}
 }

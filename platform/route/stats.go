@@ -23,7 +23,7 @@ type stats struct {
 	failures atomic.Uint32 // requests in a row without an answer
 	good     atomic.Uint32 // since the last sweep
 	bad      atomic.Uint32 // since the last sweep
-	ill      atomic.Int64  // when it failed, or was last tried since; 0: the last answer was good
+	failedAt atomic.Int64  // when it failed, or was last tried since; 0: the last answer was good
 	born     atomic.Int64  // when slow start began, ns since the balancer's epoch
 	probed   atomic.Int64  // when the probe under way was sent; 0: none is
 	phase    atomic.Uint32 // written under Balancer.mu
@@ -68,11 +68,11 @@ func (s *stats) claim(now int64, t *tuning) bool {
 	return s.probed.CompareAndSwap(last, max(now, 1))
 }
 
-// retry reserves the right to try an endpoint again that failed and has got nothing since, because it costs too much. The
-// penalty alone would keep it without a request for more than a minute.
+// retry reserves the right to try an endpoint again that failed and has got nothing since, because it costs too much.
+// With only the penalty it would be without a request for more than a minute.
 func (s *stats) retry(now int64, t *tuning) bool {
-	failed := s.ill.Load()
-	return failed != 0 && now-failed >= int64(t.ejectBase) && s.ill.CompareAndSwap(failed, now)
+	failed := s.failedAt.Load()
+	return failed != 0 && now-failed >= int64(t.ejectBase) && s.failedAt.CompareAndSwap(failed, now)
 }
 
 // ewma is a peak EWMA: a higher value replaces it, lower ones and time pull it down. The upper half of the word is

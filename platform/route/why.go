@@ -80,7 +80,8 @@ func (w Why) Attributes() []attribute.KeyValue {
 		attribute.Int("bijou.route.ejected", w.Ejected),
 	}
 	if w.Other.ID != "" {
-		kv = append(kv, attribute.String("bijou.route.other", w.Other.ID), attribute.Float64("bijou.route.other_cost_ms", millis(w.OtherCost)))
+		kv = append(kv, attribute.String("bijou.route.other", w.Other.ID),
+			attribute.Float64("bijou.route.other_cost_ms", millis(w.OtherCost)))
 	}
 	if w.LocalShare > 0 {
 		kv = append(kv, attribute.Float64("bijou.route.local_share", w.LocalShare))

@@ -37,7 +37,10 @@ func (e *Edge) shown() shownTable {
 	t := shownTable{Revision: e.opts.Config.Revision(), Routes: []shownRoute{}, Origins: []shownGroup{}}
 	seen := map[*origin]bool{}
 	for _, u := range e.table.Load().rules {
-		r := shownRoute{Route: u.Route, Header: e.settings.header.Get().String(), Total: e.settings.total.Get().String(), MaxBody: u.MaxBody}
+		r := shownRoute{
+			Route: u.Route, Header: e.settings.header.Get().String(), Total: e.settings.total.Get().String(),
+			MaxBody: u.MaxBody,
+		}
 		if u.header >= 0 {
 			r.Header = u.header.String()
 		}

@@ -265,7 +265,8 @@ func TestBackends(t *testing.T) {
 				t.Logf("%s: %s refuses it: %v", name, b.name, status)
 			default:
 				differ++
-				t.Errorf("%s: %s read another message than Go (-Go +%s), statuses %v and %v:\n%s", name, b.name, b.name, wantStatus, status, cmp.Diff(want, got))
+				t.Errorf("%s: %s read another message than Go (-Go +%s), statuses %v and %v:\n%s", name, b.name, b.name,
+					wantStatus, status, cmp.Diff(want, got))
 			}
 		}
 	}
@@ -426,9 +427,9 @@ func TestDowngrade(t *testing.T) {
 	}
 }
 
-// TestDowngradeOfBodyAfterLengthZero sends a body after a header that says that there is none. The header is good, so the
-// request may have been passed on before the edge sees the body. The origin must not get the body in any case, and the
-// stream must end.
+// TestDowngradeOfBodyAfterLengthZero sends a body after a header that says that there is none. The header is good, so
+// the request may have been passed on before the edge sees the body. The origin must not get the body in any case, and
+// the stream must end.
 func TestDowngradeOfBodyAfterLengthZero(t *testing.T) {
 	fields := []string{
 		":method", "POST", ":scheme", "http", ":authority", "x", ":path", "/a", "content-length", "0",

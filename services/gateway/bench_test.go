@@ -23,8 +23,8 @@ import (
 	"go.opentelemetry.io/otel/sdk/trace/tracetest"
 )
 
-// BenchmarkGateway sends small requests over loopback, keep-alive, 32 at a time: to the origin directly, through a tuned
-// httputil.ReverseProxy, and through the edge. Client and origin run in the same process, so what matters is the
+// BenchmarkGateway sends small requests over loopback, keep-alive, 32 at a time: to the origin directly, through a
+// tuned httputil.ReverseProxy, and through the edge. Client and origin run in the same process, so what matters is the
 // difference to direct: NAME-us is process CPU time for each request less that of direct in the same round, the median
 // of eleven rounds in which the contenders take turns. The time for each op is that of one request to each of them.
 //
@@ -90,7 +90,10 @@ func sendAll(b *testing.B, n int, method, target string, clients int) float64 {
 		b.Fatal(err)
 	}
 	send := func() {
-		req := (&http.Request{Method: method, URL: u, Host: u.Host, Header: http.Header{"User-Agent": {"bench/1.0"}, "Accept": {"*/*"}}}).WithContext(b.Context())
+		req := (&http.Request{
+			Method: method, URL: u, Host: u.Host,
+			Header: http.Header{"User-Agent": {"bench/1.0"}, "Accept": {"*/*"}},
+		}).WithContext(b.Context())
 		res, err := tr.RoundTrip(req)
 		if err != nil {
 			b.Error(err)
@@ -152,7 +155,10 @@ func (p *pool) Get() []byte  { return *p.Pool.Get().(*[]byte) }
 func (p *pool) Put(b []byte) { p.Pool.Put(&b) }
 
 func reverseProxy(b *testing.B, origin string) string {
-	tr := &http.Transport{MaxIdleConnsPerHost: 512, DisableCompression: true, WriteBufferSize: 8 << 10, ReadBufferSize: 8 << 10}
+	tr := &http.Transport{
+		MaxIdleConnsPerHost: 512, DisableCompression: true, WriteBufferSize: 8 << 10,
+		ReadBufferSize: 8 << 10,
+	}
 	b.Cleanup(tr.CloseIdleConnections)
 	return listen(b, &httputil.ReverseProxy{
 		Rewrite: func(r *httputil.ProxyRequest) {
@@ -166,7 +172,10 @@ func reverseProxy(b *testing.B, origin string) string {
 
 func edge(b *testing.B, origin string, sampled float64, log *slog.Logger) string {
 	set := config.Static(map[string]string{"gateway.routes": toWeb, "circuit.default.maxConcurrent": "1000"})
-	provider, err := trace.New(trace.Options{Service: "gateway", Exporter: tracetest.NewNoopExporter(), Sampling: share(sampled)})
+	provider, err := trace.New(trace.Options{
+		Service: "gateway", Exporter: tracetest.NewNoopExporter(),
+		Sampling: share(sampled),
+	})
 	if err != nil {
 		b.Fatal(err)
 	}

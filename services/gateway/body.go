@@ -23,7 +23,7 @@ type body struct {
 	mu       sync.Mutex
 	idle     sync.Cond // signalled when reading becomes false
 	reading  bool
-	started  bool // somebody has read from it
+	started  bool // a reader has read from it
 	ended    bool // it was read to its end, or to an error
 	detached bool
 	slow     bool
@@ -107,7 +107,7 @@ func (b *body) arm() {
 	b.timer = time.AfterFunc(left, func() {
 		b.mu.Lock()
 		defer b.mu.Unlock()
-		if b.reading { // else it fired just as the read returned, and the response may be gone by now
+		if b.reading { // else it fired just as the read returned, and the response may have ended
 			b.slow = true
 			b.unblockLocked()
 		}
@@ -116,7 +116,7 @@ func (b *body) arm() {
 
 // unblockLocked makes a read under way return.
 func (b *body) unblockLocked() {
-	_ = http.NewResponseController(b.x.w).SetReadDeadline(longAgo) // fails only for a connection that is gone
+	_ = http.NewResponseController(b.x.w).SetReadDeadline(longAgo) // fails only for a closed connection
 }
 
 // Close takes the body away without waiting. A transport calls it when it needs no more, also to get a read back that
@@ -131,7 +131,7 @@ func (b *body) Close() error {
 	return nil
 }
 
-// spare takes the body away if nobody has read from it yet, and reports whether that was so.
+// spare takes the body away if no reader has begun, and reports whether that was so.
 func (b *body) spare() bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -142,7 +142,7 @@ func (b *body) spare() bool {
 	return true
 }
 
-// detach takes the body away and waits until nobody reads from it.
+// detach takes the body away and waits until no reader is in it.
 func (b *body) detach() {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -167,8 +167,8 @@ func (b *body) waits() bool {
 	return b.reading
 }
 
-// failure says what the client did wrong with the body; nil: nothing so far. It does not wait for Read to return: net/http
-// cancels the request first, and a request that is only canceled looks as if the client had left.
+// failure says what the client did wrong with the body; nil: nothing so far. It does not wait for Read to return:
+// net/http cancels the request first, and a request that is only canceled looks as if the client had left.
 func (b *body) failure() *failure {
 	b.mu.Lock()
 	defer b.mu.Unlock()

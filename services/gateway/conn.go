@@ -12,8 +12,8 @@ import (
 	"bijou.dev/platform/pace"
 )
 
-// conn is a client's connection. Its Read gives out only bytes that framing has found to be well formed; its Write gives
-// up on a client that takes nothing. Like the server that uses it, it has one reader at a time.
+// conn is a client's connection. Its Read gives out only bytes that framing has found to be well formed; its Write
+// gives up on a client that takes nothing. Like the server that uses it, it has one reader at a time.
 type conn struct {
 	net.Conn
 	conns    *connections
@@ -60,7 +60,7 @@ func (c *conn) read(p []byte) (int, error) {
 		switch {
 		case len(in) >= minRead:
 		case c.framing.state == inHTTP2:
-			in = c.framing.room()
+			in = c.framing.space()
 		default:
 			in = c.little[:]
 		}
@@ -75,8 +75,8 @@ func (c *conn) read(p []byte) (int, error) {
 	return 0, nil
 }
 
-// minRead keeps the server's reads of the heads of HTTP/2 frames from becoming system calls for a few bytes each. By reads of
-// one byte it looks for the client's leaving: while there is an answer, they need not hold a buffer.
+// minRead keeps the server's reads of the heads of HTTP/2 frames from becoming system calls for a few bytes each. By
+// reads of one byte it looks for the client's leaving: while there is an answer, they need not hold a buffer.
 const minRead = 512
 
 // writeEvery is how old a deadline may be before a write sets a new one.
@@ -103,7 +103,7 @@ func (c *conn) Write(p []byte) (int, error) {
 	return n, err
 }
 
-// CloseWrite tells the client that nothing more comes.
+// CloseWrite ends the sending direction: the client reads the end of the stream.
 func (c *conn) CloseWrite() error {
 	if half, ok := c.Conn.(interface{ CloseWrite() error }); ok {
 		return half.CloseWrite()
@@ -118,8 +118,8 @@ const (
 	lingerBytes = 256 << 10
 )
 
-// Close closes the connection. After a refusal it lingers first: closing a socket that has unread bytes makes TCP send a
-// reset, and a client that gets a reset may lose the response that it has not read yet.
+// Close closes the connection. After a refusal it lingers first: closing a socket that has unread bytes makes TCP send
+// a reset, and a client that gets a reset may lose the response that it has not read yet.
 func (c *conn) Close() error {
 	if c.closed.Swap(true) {
 		return nil
@@ -135,8 +135,8 @@ func (c *conn) Close() error {
 	return c.Conn.Close()
 }
 
-// linger waits until the client closes its side, but not longer than lingerTime. It reads what the client sends, at most
-// lingerBytes. What comes after these stays unread, and TCP's flow control then stops the client.
+// linger waits until the client closes its side, but not longer than lingerTime. It reads what the client sends, at
+// most lingerBytes. What comes after these stays unread, and TCP's flow control then stops the client.
 func (c *conn) linger() {
 	until := time.Now().Add(lingerTime)
 	_ = c.Conn.SetReadDeadline(until) // it fails only for a closed connection, and then reading fails, too

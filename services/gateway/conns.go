@@ -14,7 +14,8 @@ import (
 // connections counts the clients' connections and checks what comes in on them.
 type connections struct {
 	edge *Edge
-	// refusal is the method of the request that stands in for one that was refused: nobody outside can guess it.
+	// refusal is the method of the request that stands in for one that was refused: it is random, so that no client can
+	// send it.
 	refusal string
 
 	mu     sync.Mutex
@@ -32,7 +33,10 @@ type peer struct {
 func newConnections(e *Edge) *connections {
 	var secret [16]byte
 	_, _ = rand.Read(secret[:]) // never fails
-	return &connections{edge: e, refusal: "X" + hex.EncodeToString(secret[:]), open: map[*conn]struct{}{}, byPeer: map[string]*peer{}}
+	return &connections{
+		edge: e, refusal: "X" + hex.EncodeToString(secret[:]), open: map[*conn]struct{}{},
+		byPeer: map[string]*peer{},
+	}
 }
 
 // listener returns l with the limits on it.
@@ -44,7 +48,7 @@ type listener struct {
 }
 
 // Accept returns the next connection that is within the limits. Others are closed at once: to answer each of them would
-// give whoever opens them what they want.
+// do the work that an attacker wants.
 func (l *listener) Accept() (net.Conn, error) {
 	for {
 		nc, err := l.Listener.Accept()

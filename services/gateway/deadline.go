@@ -11,10 +11,13 @@ import (
 var timeouts = []struct {
 	unit byte
 	d    time.Duration
-}{{'n', time.Nanosecond}, {'u', time.Microsecond}, {'m', time.Millisecond}, {'S', time.Second}, {'M', time.Minute}, {'H', time.Hour}}
+}{{'n', time.Nanosecond}, {'u', time.Microsecond}, {'m', time.Millisecond}, {'S', time.Second}, {
+	'M',
+	time.Minute,
+}, {'H', time.Hour}}
 
-// deadlineOf is when a gRPC call that came at a moment is to have ended, by its client. Zero: it gave none, or one that makes
-// no sense, which the origin's server refuses.
+// deadlineOf is when a gRPC call that came at a moment is to have ended, by its client. Zero: it gave none, or one that
+// makes no sense, which the origin's server refuses.
 func deadlineOf(h http.Header, came time.Time) time.Time {
 	lines := h["Grpc-Timeout"]
 	if len(lines) != 1 || len(lines[0]) < 2 || len(lines[0]) > 9 {
@@ -33,8 +36,8 @@ func deadlineOf(h http.Header, came time.Time) time.Time {
 	return time.Time{}
 }
 
-// passDeadline tells the origin how much is left of the time that the client gave its call; false: none. The time that a
-// call has spent here, on an instance that did not answer for example, is not given twice.
+// passDeadline tells the origin how much is left of the time that the client gave its call; false: none. The time that
+// a call has spent here, on an instance that did not answer for example, is not given twice.
 func (x *exchange) passDeadline() bool {
 	if x.deadline.IsZero() {
 		return true
@@ -52,8 +55,8 @@ func (x *exchange) passDeadline() bool {
 	return true
 }
 
-// expired reports whether the time is over that the client gave its call. That a call has taken longer is no sign of an origin
-// that is ill: clients with little patience would take it from the others, by the circuit and by ejection.
+// expired reports whether the time is over that the client gave its call. That a call has taken longer is no sign of an
+// origin that fails: clients with little patience would take it from the others, by the circuit and by ejection.
 func (x *exchange) expired() bool { return !x.deadline.IsZero() && !time.Now().Before(x.deadline) }
 
 func (x *exchange) impatient() *failure {

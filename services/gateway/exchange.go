@@ -19,7 +19,7 @@ import (
 	oteltrace "go.opentelemetry.io/otel/trace"
 )
 
-// Limits of requests. They are not settings: whoever needs other ones needs another server behind or before the edge.
+// Limits of requests. They are not settings: for other limits put another server before or behind the edge.
 const (
 	maxHeader = 32 << 10 // bytes of a request's header
 	maxFields = 100
@@ -29,12 +29,14 @@ const (
 	idleTime   = time.Minute      // between requests
 	bodyTime   = 10 * time.Second // that a client may keep us waiting for its body, plus a second for each bodyRate bytes
 	bodyRate   = 1 << 10
-	placeTime  = 25 * time.Millisecond   // that a gRPC client may keep us waiting for its message before the circuit's place is given up
-	writeTime  = 10 * time.Second        // for a client to take what was written
-	dialTime   = 1500 * time.Millisecond // to connect to an instance: a first packet that was lost is sent again after a second
+	// that a gRPC client may keep us waiting for its message before the circuit's place is given up
+	placeTime = 25 * time.Millisecond
+	writeTime = 10 * time.Second // for a client to take what was written
+	// to connect to an instance: a first packet that was lost is sent again after a second
+	dialTime = 1500 * time.Millisecond
 
 	maxReplay = 64 << 10 // bytes of body that are kept to send a request again
-	maxKept   = 16 << 20 // bytes of all bodies that are; those that find no room are passed on as they come
+	maxKept   = 16 << 20 // bytes of all bodies that are; bodies beyond this are passed on as they come
 )
 
 // exchange is one request on its way.
@@ -60,7 +62,7 @@ type exchange struct {
 
 	header     http.Header // for the origin
 	replay     []byte      // the body, when it was read as a whole
-	kept       int64       // room that it has
+	kept       int64       // bytes of maxKept that it uses
 	repeatable bool        // doing it twice does no harm
 	body       *body       // being sent; nil: there is none, or replay is sent
 	tried      []string    // instance ids
@@ -134,7 +136,8 @@ func (x *exchange) admit() *failure {
 	}
 	switch {
 	case fields > maxFields:
-		return hangUp(http.StatusRequestHeaderFieldsTooLarge, "there must be at most %d header fields, there are %d", maxFields, fields)
+		return hangUp(http.StatusRequestHeaderFieldsTooLarge, "there must be at most %d header fields, there are %d",
+			maxFields, fields)
 	case len(r.RequestURI) > maxURL:
 		return hangUp(http.StatusRequestURITooLong, "the URL must be at most %d bytes long", maxURL)
 	case r.Method == http.MethodConnect || r.Method == http.MethodTrace:
@@ -289,7 +292,7 @@ func tooLarge(limit int64) *failure {
 }
 
 // forward asks the circuit and sends the request, again if need be, and passes the answer on. A failure is one that the
-// client has not been told yet.
+// client has not received yet.
 func (x *exchange) forward() *failure {
 	r := x.r
 	if f := x.prepareBody(); f != nil { // before a place is taken, so that slow clients hold none
@@ -298,7 +301,8 @@ func (x *exchange) forward() *failure {
 	limiter := x.target.origin.limiter
 	permit, ok := limiter.Acquire(x.rule.Name, x.rule.criticality)
 	if !ok {
-		f := fail(FaultOverload, http.StatusServiceUnavailable, "%s has too much to do for a request that is %s", x.target.Service, x.rule.criticality)
+		f := fail(FaultOverload, http.StatusServiceUnavailable, "%s has too much to do for a request that is %s",
+			x.target.Service, x.rule.criticality)
 		f.retry = limiter.RetryAfter()
 		return f
 	}
@@ -344,8 +348,9 @@ func (x *exchange) forward() *failure {
 }
 
 // streams reports whether the body is passed on as it comes. How long that takes is up to the client, so such requests
-// hold no place in the limit and the circuit: a few clients that drip would take them all, and open the circuit for everybody. They are
-// asked for, and count with what came of them. A gRPC call holds one until its client keeps us waiting.
+// hold no place in the limit and the circuit: a few clients that drip would take them all, and open the circuit for
+// everybody. They are asked for, and count with what came of them. A gRPC call holds one until its client keeps us
+// waiting.
 func (x *exchange) streams() bool {
 	return !x.grpc && x.replay == nil && x.r.ContentLength != 0
 }
@@ -353,7 +358,7 @@ func (x *exchange) streams() bool {
 // uploads reports whether the body is passed on to an origin that speaks HTTP/1.1.
 func (x *exchange) uploads() bool { return x.streams() && x.target.Endpoint != "grpc" }
 
-// settle tells the circuit and the limiter how it went; the first call counts.
+// settle reports the outcome to the circuit and the limiter. Only the first call has an effect.
 func (x *exchange) settle(err error) {
 	done := x.settled.Swap(nil)
 	if done == nil {
@@ -370,7 +375,7 @@ func (x *exchange) settle(err error) {
 	}
 }
 
-// What the circuit and the retries are told. They are shared: nobody changes them.
+// Outcomes for the circuit and the retries. All requests share them; they are never changed.
 var (
 	errAborted     = errs.Errorf(errs.Canceled, "the request was given up for a reason of the client's")
 	errTimedOut    = errs.Errorf(errs.Timeout, "the origin took too long")
@@ -417,10 +422,10 @@ func (x *exchange) refuse(f *failure) {
 	}
 	x.setStatus(f.status)
 	if f.fault == FaultClientGone {
-		x.abort = true // nobody is there
+		x.abort = true // the client has closed its connection
 		return
 	}
-	x.tell()
+	x.setCommonHeaders()
 	if f.close && x.conn != nil {
 		x.conn.refused.Store(true)
 	}
@@ -431,8 +436,8 @@ func (x *exchange) refuse(f *failure) {
 	f.write(x.w, x.r, x.id, traceID)
 }
 
-// boundUnread bounds how long net/http reads the rest of a body that was not read to its end: by itself it waits for the
-// client without a limit. When the time is over it closes the connection, which lingers.
+// boundUnread bounds how long net/http reads the rest of a body that was not read to its end: by itself it waits for
+// the client without a limit. When the time is over it closes the connection, which lingers.
 func (x *exchange) boundUnread() {
 	r := x.r
 	if x.conn == nil || r.ProtoMajor != 1 || r.ContentLength == 0 || int64(len(x.replay)) == r.ContentLength ||
@@ -446,8 +451,8 @@ func (x *exchange) boundUnread() {
 // setStatus notes the status that is sent to the client now.
 func (x *exchange) setStatus(status int) { x.status, x.took = status, time.Since(x.start) }
 
-// tell sets the header fields that every answer has.
-func (x *exchange) tell() {
+// setCommonHeaders sets the header fields that every answer has.
+func (x *exchange) setCommonHeaders() {
 	h := x.w.Header()
 	x.set(h, "X-Request-Id", x.id)
 	if x.edge.settings.debug.Get() && len(x.attempts) > 0 {
@@ -488,9 +493,10 @@ func (x *exchange) end() {
 		x.conn.peer.requests.Add(-1)
 	}
 	if x.r.ProtoMajor == 2 && !x.grpc && !x.abort {
-		// The server writes what it has kept of the answer after this, and would wait for ever for a client that grants no
-		// window. What is left of a gRPC answer is a trailer, which needs none.
-		_ = http.NewResponseController(x.w).SetWriteDeadline(time.Now().Add(writeTime)) // fails only for a connection that is gone
+		// The server writes what it has kept of the answer after this, and would wait without a limit for a client that
+		// grants no window. What is left of a gRPC answer is a trailer, which needs none.
+		// fails only for a closed connection
+		_ = http.NewResponseController(x.w).SetWriteDeadline(time.Now().Add(writeTime))
 	}
 	x.edge.metrics.inFlight.Dec()
 	x.edge.metrics.count(x)
@@ -501,7 +507,7 @@ func (x *exchange) end() {
 }
 
 // release frees what the attempt holds. The request's body is let go of first: an origin may have answered without
-// reading all of it, and closing an answer of HTTP/2 waits for whoever sends the body (golang/go#80085).
+// reading all of it, and closing an answer of HTTP/2 waits for the goroutine that sends the body (golang/go#80085).
 func (x *exchange) release() {
 	if x.body != nil {
 		x.body.detach()
@@ -522,7 +528,8 @@ func (x *exchange) release() {
 func (x *exchange) report() {
 	if x.span.IsRecording() {
 		attrs := make([]attribute.KeyValue, 0, 6)
-		attrs = append(attrs, attribute.String("bijou.request_id", x.id), attribute.Int("bijou.gateway.attempts", len(x.attempts)))
+		attrs = append(attrs, attribute.String("bijou.request_id", x.id),
+			attribute.Int("bijou.gateway.attempts", len(x.attempts)))
 		if x.fault != "" {
 			attrs = append(attrs, attribute.String("bijou.gateway.fault", string(x.fault)))
 		}
@@ -578,7 +585,7 @@ func (x *exchange) prepareBody() *failure {
 	return nil
 }
 
-// keep takes room for so many bytes of the body; false: there is none.
+// keep reserves n bytes of maxKept for the body; false: too little is left.
 func (x *exchange) keep(n int) bool {
 	if x.edge.kept.Add(int64(n)) > maxKept {
 		x.edge.kept.Add(-int64(n))

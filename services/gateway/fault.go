@@ -18,7 +18,7 @@ import (
 )
 
 // Fault says whose fault it is that a request failed. It is the header X-Bijou-Fault, a label of metrics, an attribute
-// of spans and a field of the access log. Empty: nobody's; the answer is the origin's and below 500.
+// of spans and a field of the access log. Empty: the request did not fail; the origin answered with a status below 500.
 type Fault string
 
 // The faults.
@@ -37,7 +37,7 @@ const (
 const (
 	faultHeader    = "X-Bijou-Fault"
 	attemptsHeader = "X-Bijou-Attempts"
-	// statusClientGone is what logs and metrics show when nobody was left to answer to.
+	// statusClientGone is what logs and metrics show when the client left before there was a response.
 	statusClientGone = 499
 )
 
@@ -140,10 +140,11 @@ func (f *failure) writePage(w http.ResponseWriter, r *http.Request, id string) {
 		return
 	}
 	title := http.StatusText(f.status)
-	_, _ = fmt.Fprintf(w, page, f.status, title, title, html.EscapeString(f.sentence()), f.status, html.EscapeString(id)) // the client went
+	// the client went
+	_, _ = fmt.Fprintf(w, page, f.status, title, title, html.EscapeString(f.sentence()), f.status, html.EscapeString(id))
 }
 
-// sentence is what a visitor can make use of; the detail names services, which is for whoever reads problems.
+// sentence is what a visitor can make use of; the detail names services and is for readers of problem+json.
 func (f *failure) sentence() string {
 	switch f.fault {
 	case FaultClient:

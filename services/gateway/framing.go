@@ -14,8 +14,8 @@ import (
 )
 
 // framing follows the messages of an HTTP/1 connection, byte by byte, before the server parses them. It gives out the
-// head of a request only when it is whole and can be read in one way (RFC 9112): net/http alone takes a request that has
-// both a length and a transfer coding for two, and accepts folded lines (as of Go 1.26).
+// head of a request only when it is whole and can be read in one way (RFC 9112): net/http by itself takes a request that
+// has both a length and a transfer coding for two, and accepts folded lines (as of Go 1.26).
 //
 // It is stricter than the server in everything, so the two never disagree about where a message ends:
 //
@@ -25,9 +25,9 @@ import (
 //   - one valid Host, which the URL, if it has one, repeats;
 //   - chunks of hexadecimal digits, with little beside them.
 //
-// In place of a head that it refuses it gives out a request that the edge knows by its method, and answers as a problem.
-// After that, or after a body that is not well formed, the connection gives nothing more. HTTP/2 is let through: its
-// frames leave no room for doubt, see http2Guard for what else is wrong with some of them.
+// In place of a head that it refuses it gives out a request that the edge knows by its method, and answers as a
+// problem. After that, or after a body that is not well formed, the connection gives nothing more. HTTP/2 is let
+// through: its frames leave no room for doubt, see http2Guard for what else is wrong with some of them.
 type framing struct {
 	refusal string // method of the request in place of a refused one
 
@@ -135,8 +135,8 @@ func (f *framing) passed(n int) {
 	}
 }
 
-// room returns space to read into, for feed.
-func (f *framing) room() []byte {
+// space returns memory to read into, for feed.
+func (f *framing) space() []byte {
 	f.reserve(minRead)
 	return f.buf[len(f.buf):cap(f.buf)]
 }
@@ -154,7 +154,7 @@ func (f *framing) reserve(n int) {
 	}
 }
 
-// feed takes bytes that have come. They may lie in room.
+// feed takes bytes that have come. They may lie in the memory that space returned.
 func (f *framing) feed(in []byte) {
 	f.reserve(len(in))
 	f.buf = append(f.buf, in...)
@@ -168,7 +168,7 @@ func (f *framing) tunnel() {
 }
 
 // parse finds out how much may be given out. It stops after one part of a message, so that what follows stays unread
-// for as long as nobody asks.
+// until the server reads on.
 func (f *framing) parse() {
 	for f.ready == 0 {
 		data := f.buf[f.off:]
@@ -294,7 +294,8 @@ func (f *framing) bodyDone() {
 // refuse replaces what has come by a request that says what was wrong.
 func (f *framing) refuse(status int, problem string) {
 	f.tidyAll()
-	f.buf = fmt.Appendf(nil, "%s / HTTP/1.1\r\nHost: refused\r\nStatus: %d\r\nDetail: %s\r\nConnection: close\r\n\r\n", f.refusal, status, problem)
+	f.buf = fmt.Appendf(nil, "%s / HTTP/1.1\r\nHost: refused\r\nStatus: %d\r\nDetail: %s\r\nConnection: close\r\n\r\n",
+		f.refusal, status, problem)
 	f.ready, f.state, f.err = len(f.buf), isDead, io.EOF
 	f.dead.Store(true)
 }
@@ -373,7 +374,8 @@ func (h *head) field(line []byte) (status int, problem string) {
 		}
 	case len("Transfer-Encoding"):
 		if bytes.EqualFold(name, []byte("Transfer-Encoding")) {
-			if value = trim(value); h.chunked || !only(value, &tokenChars) || !bytes.EqualFold(value, []byte("chunked")) { // the Kelvin sign is a k to EqualFold
+			// the Kelvin sign is a k to EqualFold
+			if value = trim(value); h.chunked || !only(value, &tokenChars) || !bytes.EqualFold(value, []byte("chunked")) {
 				return http.StatusBadRequest, "the only Transfer-Encoding is chunked, once"
 			}
 			h.chunked = true
@@ -458,7 +460,7 @@ func (f *framing) chunkSize(line []byte) {
 		}
 		f.left = f.left<<4 | int64(digit)
 	}
-	if f.left > math.MaxInt32 { // nobody sends such a chunk, and some count them in 32 bits
+	if f.left > math.MaxInt32 { // no client needs such a chunk, and some servers count them in 32 bits
 		f.cut()
 		return
 	}

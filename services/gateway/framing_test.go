@@ -84,7 +84,8 @@ func compare(t *testing.T, sent []byte, heads []int, refused bool) {
 // FuzzFrames holds that the heads of HTTP/2 frames are those that the framer of x/net finds, and that neither these nor
 // the ends of WebSocket frames depend on the pieces in which bytes come.
 func FuzzFrames(f *testing.F) {
-	f.Add([]byte("\x00\x00\x08\x06\x00\x00\x00\x00\x0012345678\x00\x00\x04\x03\x00\x00\x00\x00\x01\x00\x00\x00\x08"), uint8(3))
+	f.Add([]byte("\x00\x00\x08\x06\x00\x00\x00\x00\x0012345678\x00\x00\x04\x03\x00\x00\x00\x00\x01\x00\x00\x00\x08"),
+		uint8(3))
 	f.Add([]byte("\x00\x00\x08\x07\x00\x00\x00\x00\x0012345678\x00\x00\x00\x04\x01\x00\x00\x00\x00"), uint8(1))
 	f.Add([]byte("\x81\x85abcd12345\x88\x02\x03\xe9\x82\x7e\x00\x01x"), uint8(2))
 	f.Fuzz(func(t *testing.T, in []byte, size uint8) {

@@ -12,8 +12,8 @@
 //  4. The route, its target by weight, a pinned version.
 //  5. A place in the limit of the origin. When there are more requests than the origin can do, those of the least critical
 //     routes are shed here: after the route, which says how critical they are, and before everything that costs more. It
-//     comes before the circuit, which must not learn from requests that nobody sent.
-//  6. Circuit of (service, route): one logical request, however many attempts it takes. It is asked and told when the
+//     comes before the circuit, which must not learn from requests that were not sent.
+//  6. Circuit of (service, route): one logical request, however many attempts it takes. The circuit is asked before, and gets the outcome when the
 //     answer's header is there, so a stream does not hold a place; that is when the place in the limit is free again, too.
 //  7. Attempts within the budget, each at another instance, only while the client has got nothing and only where doing
 //     it twice is safe.
@@ -129,20 +129,20 @@ func (o EdgeOptions) complete() (EdgeOptions, error) {
 
 // Edge is a gateway without a process. Make one with NewEdge, run it with Serve, end it with Shutdown.
 type Edge struct {
-	opts     EdgeOptions
-	log      *slog.Logger
-	settings *settings
-	metrics  *metrics
-	origins  origins
-	table    atomic.Pointer[table]
-	server   *http.Server
-	wire     *wire
-	h1, h2   *http.Transport
-	conns    *connections
-	lasting  lasting
-	kept     atomic.Int64 // bytes of bodies that are kept to be sent again
-	unwatch  func()
-	stopping atomic.Bool
+	opts      EdgeOptions
+	log       *slog.Logger
+	settings  *settings
+	metrics   *metrics
+	origins   origins
+	table     atomic.Pointer[table]
+	server    *http.Server
+	wire      *wire
+	h1, h2    *http.Transport
+	conns     *connections
+	longLived longLived
+	kept      atomic.Int64 // bytes of bodies that are kept to be sent again
+	unwatch   func()
+	stopping  atomic.Bool
 
 	mu     sync.Mutex
 	closed bool
@@ -199,7 +199,7 @@ func (e *Edge) newServer() *http.Server {
 			MaxReadFrameSize:              16 << 10,
 			MaxReceiveBufferPerConnection: 1 << 20,
 			MaxReceiveBufferPerStream:     256 << 10,
-			SendPingTimeout:               30 * time.Second, // finds clients that are gone without a word
+			SendPingTimeout:               30 * time.Second, // finds clients that left without closing
 			PingTimeout:                   10 * time.Second,
 			WriteByteTimeout:              writeTime,
 			CountError:                    e.metrics.countHTTP2,
@@ -242,7 +242,7 @@ func newTransports(dial dialFunc) (h1, h2 *http.Transport) {
 		HTTP2: &http.HTTP2Config{
 			MaxReceiveBufferPerConnection: 4<<20 - 1,
 			MaxReceiveBufferPerStream:     1 << 20,
-			// No pings: gRPC servers take more than one in five minutes for abuse, unless they are told otherwise.
+			// No pings: gRPC servers take more than one in five minutes for abuse, unless they are configured otherwise.
 			WriteByteTimeout: writeTime,
 		},
 	}
@@ -259,16 +259,16 @@ func (e *Edge) Serve(l net.Listener) error {
 }
 
 // Shutdown stops taking connections and waits for requests under way: HTTP/1.1 answers say Connection: close, HTTP/2
-// gets GOAWAY. WebSockets get a close frame with code 1001, gRPC streams the status UNAVAILABLE, event streams their end, each
-// at a random moment within half of the time that ctx leaves, so that clients do not all come back at once. When ctx ends,
-// what is left is cut off; that is not an error.
+// gets GOAWAY. WebSockets get a close frame with code 1001, gRPC streams the status UNAVAILABLE, event streams their
+// end, each at a random moment within half of the time that ctx leaves, so that clients do not all come back at once.
+// When ctx ends, what is left is cut off; that is not an error.
 func (e *Edge) Shutdown(ctx context.Context) error {
 	e.stopping.Store(true)
 	e.conns.closeUnused()
-	e.lasting.drain(ctx)
+	e.longLived.drain(ctx)
 	err := e.server.Shutdown(ctx)
 	if err == nil || errors.Is(err, ctx.Err()) {
-		err = e.lasting.wait(ctx)
+		err = e.longLived.wait(ctx)
 	}
 	if ctx.Err() != nil && errors.Is(err, ctx.Err()) {
 		e.log.Warn("stopping the edge: cutting off what did not end in time")
@@ -285,7 +285,7 @@ func (e *Edge) Close() error {
 	e.closed = true
 	e.mu.Unlock()
 	err := e.server.Close()
-	e.lasting.close()
+	e.longLived.close()
 	e.work.Wait()
 	e.wire.close()
 	e.h1.CloseIdleConnections()

@@ -174,7 +174,7 @@ func requestID(h http.Header) string {
 		return lines[0]
 	}
 	var raw [16]byte
-	a, b := rand.Uint64(), rand.Uint64() // tells requests apart; it is no secret
+	a, b := rand.Uint64(), rand.Uint64() // the id must be unique, not secret
 	for i := range 8 {
 		raw[i], raw[8+i] = byte(a>>(8*i)), byte(b>>(8*i))
 	}
@@ -197,7 +197,7 @@ func copyAnswer(to, from http.Header) {
 	}
 }
 
-// peerOf is the address of whoever connected, without the port.
+// peerOf is the address of the client of the connection, without the port.
 func peerOf(r *http.Request) string {
 	if host, _, err := net.SplitHostPort(r.RemoteAddr); err == nil {
 		return host

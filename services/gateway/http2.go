@@ -9,7 +9,7 @@ import (
 
 // http2Guard follows the frames of an HTTP/2 connection in both directions, by their heads alone, and cuts off a client
 // that makes much work and has little use of it. net/http bounds what is under way at one time, not how often it begins
-// and ends (as of Go 1.26), so that these could go on for ever:
+// and ends (as of Go 1.26), so that these could go on without end:
 //
 //   - rapid reset: streams that are opened and reset at once (CVE-2023-44487), or that the client makes the server reset
 //     by breaking rules (MadeYouReset, CVE-2025-8671);
@@ -18,7 +18,8 @@ import (
 //   - a frame or a header block that comes in drops;
 //   - streams whose answers the client asked for and does not take.
 //
-// Each connection has two budgets, see [budget]. Whoever has spent one gets GOAWAY with ENHANCE_YOUR_CALM and is closed.
+// Each connection has two budgets, see [budget]. Whoever has spent one gets GOAWAY with ENHANCE_YOUR_CALM and is
+// closed.
 type http2Guard struct {
 	conn *conn
 
@@ -161,8 +162,8 @@ func (g *http2Guard) beforeRead() {
 	g.readUntil(g.since.Add(limit))
 }
 
-// readUntil sets the deadline for reading, unless the client was cut off: that set one that must stand, as must the one of
-// closing, while the server may be about to read.
+// readUntil sets the deadline for reading, unless the client was cut off: that set one that must stand, as must the one
+// of closing, while the server may be about to read.
 func (g *http2Guard) readUntil(t time.Time) {
 	g.reads.Lock()
 	defer g.reads.Unlock()
@@ -200,7 +201,7 @@ func (g *http2Guard) takeIn(now int64) (flood string) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	if g.cut {
-		return "late" // nobody reads any more
+		return "late" // nothing is read any more
 	}
 	slot := &g.opened[h.stream()/2%recentStreams]
 	switch h.kind() {
@@ -287,8 +288,8 @@ func (g *http2Guard) stalled() {
 	}
 }
 
-// calm tells the client why it is cut off. If the server is just writing, there is no place for that between two frames,
-// and waiting for one would leave it to the client when.
+// calm sends the client the reason why it is cut off. If the server is just writing, there is no place for that between
+// two frames, and waiting for one would leave it to the client when.
 func (g *http2Guard) calm(kind string) {
 	if !g.mu.TryLock() {
 		g.conn.conns.edge.metrics.countHTTP2(kind)

@@ -75,8 +75,8 @@ func TestHTTP2Abuse(t *testing.T) {
 	}
 }
 
-// TestHTTP2ConnectionErrors holds that a connection is closed as soon as its client was told that it broke a rule: net/http goes
-// on reading for a second, and a second is 300,000 frames.
+// TestHTTP2ConnectionErrors holds that a connection is closed as soon as its client was told that it broke a rule:
+// net/http goes on reading for a second, and a second is 300,000 frames.
 func TestHTTP2ConnectionErrors(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t, toWeb)
@@ -96,8 +96,8 @@ func TestHTTP2ConnectionErrors(t *testing.T) {
 	})
 }
 
-// TestHTTP2CutOff holds that a connection is closed soon after its client was cut off, though the client keeps its end open
-// and the server is still about to read: the two meet in net/http when writing fails.
+// TestHTTP2CutOff holds that a connection is closed soon after its client was cut off, though the client keeps its end
+// open and the server is still about to read: the two meet in net/http when writing fails.
 func TestHTTP2CutOff(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t, toWeb)
@@ -115,7 +115,8 @@ func TestHTTP2CutOff(t *testing.T) {
 		}
 		ping := "\x00\x00\x08\x06\x00\x00\x00\x00\x0012345678"
 		buf := make([]byte, 1<<10)
-		for _, piece := range []string{http2.ClientPreface + ping[:12], ping[12:]} { // in the middle of a frame there is a time limit
+		// in the middle of a frame there is a time limit
+		for _, piece := range []string{http2.ClientPreface + ping[:12], ping[12:]} {
 			_, _ = io.WriteString(client, piece)
 			for got := 0; got < len(piece); {
 				n, err := server.Read(buf)
@@ -170,8 +171,11 @@ func TestHTTP2Stalls(t *testing.T) {
 			noWindow, func(c *gatewaytest.Client) { c.Open("GET", "/large", true) },
 			func(c *gatewaytest.Client) { _ = c.WriteWindowUpdate(1, 1) }, 11 * time.Second, true,
 		},
-		"no body":         {nil, func(c *gatewaytest.Client) { c.Open("POST", "/read", false) }, nil, 11 * time.Second, true},
-		"a body of drops": {nil, func(c *gatewaytest.Client) { c.Open("POST", "/read", false) }, func(c *gatewaytest.Client) { _ = c.WriteData(1, false, []byte("x")) }, 11 * time.Second, true},
+		"no body": {nil, func(c *gatewaytest.Client) { c.Open("POST", "/read", false) }, nil, 11 * time.Second, true},
+		"a body of drops": {
+			nil, func(c *gatewaytest.Client) { c.Open("POST", "/read", false) },
+			func(c *gatewaytest.Client) { _ = c.WriteData(1, false, []byte("x")) }, 11 * time.Second, true,
+		},
 		"half a header": {nil, func(c *gatewaytest.Client) {
 			_ = c.WriteHeaders(http2.HeadersFrameParam{StreamID: 1, BlockFragment: c.Fields(":method", "GET")})
 		}, nil, 11 * time.Second, false},
@@ -181,8 +185,11 @@ func TestHTTP2Stalls(t *testing.T) {
 			},
 			func(c *gatewaytest.Client) { _ = c.WriteContinuation(1, false, c.Fields("a", "b")) }, 11 * time.Second, false,
 		},
-		"frame in drops": {nil, func(c *gatewaytest.Client) { _, _ = c.Conn.Write([]byte{0, 1, 0, 4, 0}) }, func(c *gatewaytest.Client) { _, _ = c.Conn.Write([]byte{0}) }, 11 * time.Second, false},
-		"head in drops":  {nil, func(c *gatewaytest.Client) { _, _ = c.Conn.Write([]byte{0}) }, nil, 11 * time.Second, false},
+		"frame in drops": {
+			nil, func(c *gatewaytest.Client) { _, _ = c.Conn.Write([]byte{0, 1, 0, 4, 0}) },
+			func(c *gatewaytest.Client) { _, _ = c.Conn.Write([]byte{0}) }, 11 * time.Second, false,
+		},
+		"head in drops": {nil, func(c *gatewaytest.Client) { _, _ = c.Conn.Write([]byte{0}) }, nil, 11 * time.Second, false},
 		"data in drops": {nil, func(c *gatewaytest.Client) {
 			c.Open("POST", "/read", false)
 			var head [9]byte
@@ -230,14 +237,20 @@ func TestHTTP2Bombs(t *testing.T) {
 	w := newWorld(t, toWeb)
 	w.origin("web", "web-1", "", gatewaytest.Origin)
 	c := w.h2()
-	get := []string{":method", "GET", ":scheme", "http", ":authority", "x", ":path", "/ok", "bomb", strings.Repeat("x", 3900)}
+	get := []string{
+		":method", "GET", ":scheme", "http", ":authority", "x", ":path", "/ok", "bomb",
+		strings.Repeat("x", 3900),
+	}
 	bomb := c.Fields(get...)
 	for range 50 {
 		again := c.Fields(get...) // a byte for each field
 		for len(bomb) < 16<<10 {
 			bomb = append(bomb, again[len(again)-1])
 		}
-		_ = c.WriteHeaders(http2.HeadersFrameParam{StreamID: c.Stream, EndStream: true, EndHeaders: true, BlockFragment: bomb})
+		_ = c.WriteHeaders(http2.HeadersFrameParam{
+			StreamID: c.Stream, EndStream: true, EndHeaders: true,
+			BlockFragment: bomb,
+		})
 		c.Stream += 2
 		bomb = again
 	}

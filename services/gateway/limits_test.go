@@ -12,8 +12,8 @@ import (
 	"time"
 )
 
-// TestRetriesOfARoute holds that each route has its own say in what is sent again and how often, and that no instance gets
-// a request twice.
+// TestRetriesOfARoute holds that each route has its own say in what is sent again and how often, and that no instance
+// gets a request twice.
 func TestRetriesOfARoute(t *testing.T) {
 	w := newWorld(t, `[
 		{"name":"plain","match":{"prefix":"/plain"},"to":[{"service":"web"}]},
@@ -109,7 +109,8 @@ func TestAccessLogJoinsTheTrace(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t, toWeb)
 		w.origin("web", "web-1", "", says("ok"))
-		res := w.get("http://x/films", "Traceparent", "00-463ac35c9f6413ad48485a3953bb6124-a2fb4a1d1a96d312-01", "X-Request-Id", "r-1")
+		res := w.get("http://x/films", "Traceparent", "00-463ac35c9f6413ad48485a3953bb6124-a2fb4a1d1a96d312-01",
+			"X-Request-Id", "r-1")
 		if res.StatusCode != http.StatusOK {
 			t.Fatalf("got %s", res.Status)
 		}
@@ -126,8 +127,10 @@ func TestAccessLogJoinsTheTrace(t *testing.T) {
 				continue
 			}
 			lines++
-			if entry.TraceID != "463ac35c9f6413ad48485a3953bb6124" || entry.RequestID != "r-1" || entry.Path != "/films" || entry.Method != "GET" ||
-				entry.Status != 200 || entry.Route != "web" || entry.Called != "web" || entry.By != "web-1" || entry.Client != "client" {
+			if entry.TraceID != "463ac35c9f6413ad48485a3953bb6124" || entry.RequestID != "r-1" || entry.Path != "/films" ||
+				entry.Method != "GET" ||
+				entry.Status != 200 || entry.Route != "web" || entry.Called != "web" || entry.By != "web-1" ||
+				entry.Client != "client" {
 				t.Errorf("the access log has %s", line)
 			}
 		}

@@ -29,13 +29,15 @@ func newMetrics(r prometheus.Registerer) *metrics {
 		return prometheus.NewGauge(prometheus.GaugeOpts{Name: "bijou_gateway_" + name, Help: help})
 	}
 	m := &metrics{
-		requests: counter("requests_total", "Requests by route, service, class of status and whose fault it was.", "route", "service", "class", "fault"),
+		requests: counter("requests_total", "Requests by route, service, class of status and whose fault it was.", "route",
+			"service", "class", "fault"),
 		seconds: prometheus.NewHistogramVec(prometheus.HistogramOpts{
 			Name: "bijou_gateway_request_seconds", Help: "Time from a request's header to the end of its answer, by route.",
 			Buckets: []float64{.001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10},
 		}, []string{"route"}),
-		retries:  counter("retries_total", "Attempts after the first, by route.", "route"),
-		refused:  counter("connections_refused_total", "Connections closed at once because there are too many, in all or of one client.", "limit"),
+		retries: counter("retries_total", "Attempts after the first, by route.", "route"),
+		refused: counter("connections_refused_total",
+			"Connections closed at once because there are too many, in all or of one client.", "limit"),
 		http2:    counter("http2_errors_total", "Offences of HTTP/2 clients by kind.", "kind"),
 		inFlight: gauge("requests_in_flight", "Requests that are being answered."),
 		open:     gauge("connections_open", "Connections of clients."),

@@ -51,7 +51,8 @@ func TestCriticalityIsSetAtTheEdge(t *testing.T) {
 func TestABadCriticalityIsRefused(t *testing.T) {
 	var routes gateway.Routes
 	err := routes.Set(`[{"name":"web","to":[{"service":"web"}],"criticality":"HIGH"}]`)
-	if err == nil || !strings.Contains(err.Error(), "routes[0].criticality") || !strings.Contains(err.Error(), "SHEDDABLE_PLUS") {
+	if err == nil || !strings.Contains(err.Error(), "routes[0].criticality") ||
+		!strings.Contains(err.Error(), "SHEDDABLE_PLUS") {
 		t.Errorf("got %v, want the field and the right values", err)
 	}
 }
@@ -144,7 +145,8 @@ func TestShedCallsSayWhenToComeBack(t *testing.T) {
 		var all sync.WaitGroup
 		for range 20 {
 			all.Go(func() {
-				if err := c.Invoke(t.Context(), "/test.v1.Calls/Echo", wrapperspb.String("sleep"), new(wrapperspb.StringValue)); err != nil {
+				if err := c.Invoke(t.Context(), "/test.v1.Calls/Echo", wrapperspb.String("sleep"),
+					new(wrapperspb.StringValue)); err != nil {
 					last.Store(&err)
 				}
 			})

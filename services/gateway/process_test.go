@@ -27,7 +27,10 @@ func TestTwoProcesses(t *testing.T) {
 	defer client.CloseIdleConnections()
 	for _, host := range []string{"one", "two"} {
 		p, err := service.New(t.Context(), service.Options{
-			Name: "gateway", Instance: host, Listen: map[string]string{"http": host + ":80", "admin": host + ":90"}, Drain: time.Second,
+			Name: "gateway", Instance: host, Listen: map[string]string{
+				"http":  host + ":80",
+				"admin": host + ":90",
+			}, Drain: time.Second,
 			Net: service.Net{Listen: network.Listen, DialContext: network.DialContext},
 		}, func(ctx context.Context, setup *service.Setup) error {
 			return gateway.New(ctx, setup, gateway.Options{Routes: routes})
@@ -54,7 +57,8 @@ func TestTwoProcesses(t *testing.T) {
 			t.Errorf("the edge answers %d %s", res.StatusCode, res.body)
 		}
 		var page struct{ Routes []gateway.Route }
-		if res := get(t, client, "http://"+host+":90/routes"); json.Unmarshal([]byte(res.body), &page) != nil || len(page.Routes) != 1 {
+		if res := get(t, client, "http://"+host+":90/routes"); json.Unmarshal([]byte(res.body), &page) != nil ||
+			len(page.Routes) != 1 {
 			t.Errorf("/routes is %d %s", res.StatusCode, res.body)
 		}
 		if res := get(t, client, "http://"+host+":80/metrics"); res.StatusCode != 503 {
@@ -110,7 +114,11 @@ func TestTrace(t *testing.T) {
 	defer func() { _ = provider.Shutdown(context.WithoutCancel(t.Context())) }()
 	w := worldWith(t, gateway.EdgeOptions{Trace: provider}, toWeb, "retry.backoff.base", "1ms")
 	var got string
-	w.origin("web", "web-1", "v1", http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) { got = r.Header.Get("Traceparent") }))
+	w.origin("web", "web-1", "v1", http.HandlerFunc(func(_ http.ResponseWriter,
+		r *http.Request,
+	) {
+		got = r.Header.Get("Traceparent")
+	}))
 	w.register("web", "web-0", "v1", "web-0:80") // refuses connections
 	for _, h := range [][]string{
 		{"Traceparent", "00-463ac35c9f6413ad48485a3953bb6124-a2fb4a1d1a96d312-01"},
@@ -170,7 +178,8 @@ func TestCloseWhileBusy(t *testing.T) {
 		}()
 		<-reached
 	}
-	_, _ = io.WriteString(w.dial(), "POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n\r\nab") // the edge waits for the rest
+	// the edge waits for the rest
+	_, _ = io.WriteString(w.dial(), "POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n\r\nab")
 	_, _ = io.WriteString(w.dial(), "POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 100000\r\n\r\nab")
 	<-reached
 	if err := w.edge.Close(); err != nil {

@@ -61,7 +61,8 @@ func TestPassesRequestsAndAnswers(t *testing.T) {
 
 // TestHeaders compares what a client sends with what the origin gets.
 func TestHeaders(t *testing.T) {
-	w := newWorld(t, `[{"name":"web","match":{"prefix":"/api"},"to":[{"service":"web"}],"rewrite":{"prefix":"/v2","host":"inner"}}]`)
+	w := newWorld(t,
+		`[{"name":"web","match":{"prefix":"/api"},"to":[{"service":"web"}],"rewrite":{"prefix":"/v2","host":"inner"}}]`)
 	var got http.Header
 	var path, host string
 	w.origin("web", "web-1", "v1", http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
@@ -83,7 +84,10 @@ func TestHeaders(t *testing.T) {
 		got.Del(h)
 	}
 	want := http.Header{
-		"X-Forwarded-For": {"client"}, "X-Forwarded-Host": {"shop"}, "X-Forwarded-Proto": {"http"}, "X-Own": {"1", "2"}, "Accept-Encoding": {"br"},
+		"X-Forwarded-For": {"client"}, "X-Forwarded-Host": {"shop"}, "X-Forwarded-Proto": {"http"}, "X-Own": {
+			"1",
+			"2",
+		}, "Accept-Encoding": {"br"},
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("what the origin saw (-want +got):\n%s", diff)
@@ -170,8 +174,8 @@ func TestEventsPass(t *testing.T) {
 	}
 }
 
-// TestALostPacketIsNoDeadInstance holds that an instance is reached although the first packet to it was lost: the kernel sends it
-// again after a second (RFC 6298).
+// TestALostPacketIsNoDeadInstance holds that an instance is reached although the first packet to it was lost: the
+// kernel sends it again after a second (RFC 6298).
 func TestALostPacketIsNoDeadInstance(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var w *world
@@ -301,7 +305,8 @@ func TestPin(t *testing.T) {
 			t.Fatalf("pinned v2 answered %s", got)
 		}
 	}
-	if res := w.get("http://x/", "X-Bijou-Pin", "web=v3"); res.StatusCode != 503 || res.Header.Get("X-Bijou-Fault") != "origin_unreachable" {
+	if res := w.get("http://x/", "X-Bijou-Pin", "web=v3"); res.StatusCode != 503 ||
+		res.Header.Get("X-Bijou-Fault") != "origin_unreachable" {
 		t.Errorf("a version that is not there answered %d", res.StatusCode)
 	}
 }
@@ -388,7 +393,8 @@ func TestFaults(t *testing.T) {
 				Status int
 				Code   string
 			}
-			if json.Unmarshal(body, &problem); !own && !x.cut && (problem.Status != x.status || problem.Code != strings.ToUpper(x.fault)) {
+			if json.Unmarshal(body, &problem); !own && !x.cut && (problem.Status != x.status ||
+				problem.Code != strings.ToUpper(x.fault)) {
 				t.Errorf("%s: body %s", x.path, body)
 			}
 			if own != strings.HasPrefix(x.path, "/web/4") && own != strings.HasPrefix(x.path, "/web/50") {
@@ -396,10 +402,12 @@ func TestFaults(t *testing.T) {
 			}
 			w.checkLog(x.path, x.status, x.fault)
 		}
-		if res := w.do(c, "POST", "http://x/web/200", strings.NewReader("more than ten")); res.StatusCode != 413 || res.Header.Get("X-Bijou-Fault") != "client" {
+		if res := w.do(c, "POST", "http://x/web/200", strings.NewReader("more than ten")); res.StatusCode != 413 ||
+			res.Header.Get("X-Bijou-Fault") != "client" {
 			t.Errorf("a body that is too large: %d", res.StatusCode)
 		}
-		if res := w.get("http://x/open", "Accept", "text/html,*/*;q=0.8"); !strings.Contains(res.body, "<!doctype html>") || res.Header.Get("Retry-After") == "" {
+		if res := w.get("http://x/open", "Accept", "text/html,*/*;q=0.8"); !strings.Contains(res.body, "<!doctype html>") ||
+			res.Header.Get("Retry-After") == "" {
 			t.Errorf("a browser got %v %s", res.Header, res.body)
 		}
 	})
@@ -457,7 +465,10 @@ func TestClientLeaves(t *testing.T) {
 
 func TestSizes(t *testing.T) {
 	w := newWorld(t, toWeb)
-	w.origin("web", "web-1", "", http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) { _, _ = io.Copy(io.Discard, r.Body) }))
+	w.origin("web", "web-1", "", http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+		_,
+			_ = io.Copy(io.Discard, r.Body)
+	}))
 	for name, c := range map[string]struct {
 		in   string
 		want int
@@ -465,13 +476,15 @@ func TestSizes(t *testing.T) {
 		"fields":      {"GET / HTTP/1.1\r\nHost: x\r\n" + strings.Repeat("A: b\r\n", 99) + "Connection: close\r\n\r\n", 431},
 		"most fields": {"GET / HTTP/1.1\r\nHost: x\r\n" + strings.Repeat("A: b\r\n", 98) + "Connection: close\r\n\r\n", 200},
 		"header":      {"GET / HTTP/1.1\r\nHost: x\r\nA: " + strings.Repeat("b", 32<<10) + "\r\n\r\n", 431},
-		"most header": {"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\nA: " + strings.Repeat("b", 32<<10-55) + "\r\n\r\n", 200},
+		"most header": {"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\nA: " + strings.Repeat("b", 32<<10-55) +
+			"\r\n\r\n", 200},
 		"endless":     {"GET / HTTP/1.1\r\nHost: x\r\nA: " + strings.Repeat("b", 100<<10), 431},
 		"URL":         {"GET /" + strings.Repeat("a", 8<<10) + " HTTP/1.1\r\nHost: x\r\n\r\n", 414},
 		"most URL":    {"GET /" + strings.Repeat("a", 8<<10-1) + " HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n", 200},
 		"endless URL": {"GET /" + strings.Repeat("a", 100<<10), 414},
 		"body":        {"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 10485761\r\n\r\n", 413},
-		"chunks":      {"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n" + strings.Repeat("100000\r\n"+strings.Repeat("x", 1<<20)+"\r\n", 11), 413},
+		"chunks": {"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n" +
+			strings.Repeat("100000\r\n"+strings.Repeat("x", 1<<20)+"\r\n", 11), 413},
 	} {
 		if got, _ := w.raw(c.in); len(got) != 1 || got[0] != c.want {
 			t.Errorf("%s: statuses %v, want %d", name, got, c.want)
@@ -501,13 +514,20 @@ func TestSlowClients(t *testing.T) {
 		"header":  {"GET / HTTP/1.1\r\n", "a: b\r\n", nil, 11 * time.Second},
 		"body":    {"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 100000\r\n\r\n", "x", []int{408}, 11 * time.Second},
 		"put":     {"PUT / HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\n", "x", []int{408}, 11 * time.Second},
-		"chunks":  {"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n", "1\r\nx\r\n", []int{408}, 11 * time.Second},
-		"idle":    {ok, "", []int{200}, 61 * time.Second},
+		"chunks": {
+			"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n", "1\r\nx\r\n",
+			[]int{408},
+			11 * time.Second,
+		},
+		"idle": {ok, "", []int{200}, 61 * time.Second},
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				w := newWorld(t, toWeb)
-				w.origin("web", "web-1", "", http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) { _, _ = io.Copy(io.Discard, r.Body) }))
+				w.origin("web", "web-1", "", http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+					_,
+						_ = io.Copy(io.Discard, r.Body)
+				}))
 				conn := w.dial()
 				begin := time.Now()
 				var dripping sync.WaitGroup
@@ -696,7 +716,8 @@ func TestRoutesPage(t *testing.T) {
 	if err := json.Unmarshal(rec.body.Bytes(), &page); err != nil {
 		t.Fatal(err)
 	}
-	if len(page.Routes) != 1 || page.Routes[0].Name != "web" || len(page.Origins) != 1 || len(page.Origins[0].Instances) != 1 || page.Origins[0].Instances[0].Version != "v1" {
+	if len(page.Routes) != 1 || page.Routes[0].Name != "web" || len(page.Origins) != 1 ||
+		len(page.Origins[0].Instances) != 1 || page.Origins[0].Instances[0].Version != "v1" {
 		t.Errorf("the page is %s", rec.body.String())
 	}
 }
@@ -709,12 +730,13 @@ func TestInstanceDiesUnderLoad(t *testing.T) {
 	var served atomic.Int64
 	var servers []*http.Server
 	for i := range 3 {
-		servers = append(servers, w.origin("web", fmt.Sprintf("web-%d", i), "", http.HandlerFunc(func(rw http.ResponseWriter, _ *http.Request) {
-			if i == 0 && served.Add(1) == 100 {
-				close(warm)
-			}
-			_, _ = io.WriteString(rw, "ok")
-		})))
+		servers = append(servers, w.origin("web", fmt.Sprintf("web-%d", i), "",
+			http.HandlerFunc(func(rw http.ResponseWriter, _ *http.Request) {
+				if i == 0 && served.Add(1) == 100 {
+					close(warm)
+				}
+				_, _ = io.WriteString(rw, "ok")
+			})))
 	}
 	var done sync.WaitGroup
 	for range 8 {
@@ -744,7 +766,9 @@ func TestOriginConnections(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t, `[{"name":"web","to":[{"service":"web"}]}]`)
 		var opened atomic.Int64
-		origin := &http.Server{IdleTimeout: 20 * time.Second, Handler: http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
+		origin := &http.Server{IdleTimeout: 20 * time.Second, Handler: http.HandlerFunc(func(rw http.ResponseWriter,
+			r *http.Request,
+		) {
 			if body, err := io.ReadAll(r.Body); err != nil || r.Method == "PUT" && string(body) != "body" {
 				t.Errorf("the origin read %q, %v", body, err)
 			}

@@ -32,9 +32,9 @@ type Route struct {
 	Timeout Timeout `json:"timeout,omitzero"`
 	// Retry says when a request is tried again. The zero value: up to 3 attempts where that is safe.
 	Retry Retry `json:"retry,omitzero"`
-	// Criticality says how much it hurts when requests of this route are not served: CRITICAL_PLUS, CRITICAL, SHEDDABLE_PLUS
-	// or SHEDDABLE, which are shed first when there is too much to do. It goes with the request to every service. Empty:
-	// CRITICAL.
+	// Criticality says how much it hurts when requests of this route are not served: CRITICAL_PLUS, CRITICAL,
+	// SHEDDABLE_PLUS or SHEDDABLE, which are shed first when there is too much to do. It goes with the request to every
+	// service. Empty: CRITICAL.
 	Criticality string `json:"criticality,omitempty"`
 	// Sticky names a cookie: requests with the same value go to the same target while the weights stay as they are.
 	// Empty, or a request without the cookie: each request draws its target.
@@ -116,8 +116,9 @@ const (
 //go:embed routes.schema.json
 var routesSchema string
 
-// JSONSchema is by what the config service judges routes when they are published. It refuses nothing that Validate takes;
-// what it cannot say is a condition on two routes, such as two of one name: that, the edge says when it gets them.
+// JSONSchema is by what the config service judges routes when they are published. It refuses nothing that Validate
+// takes; what it cannot say is a condition on two routes, such as two of one name: that, the edge says when it gets
+// them.
 func (Routes) JSONSchema() string { return routesSchema }
 
 // Validate says what is wrong with the routes, naming the route and the field. It also refuses routes that could never
@@ -262,7 +263,8 @@ func (r *Route) validateRewrite() *violation {
 			return bad("rewrite.prefix", "needs match.prefix")
 		}
 		if checkPath(p) != nil || strings.ContainsAny(p, "%?#") {
-			return bad("rewrite.prefix", "must begin with / and hold no query, no escapes, no empty and no dot segments, is %q", p)
+			return bad("rewrite.prefix", "must begin with / and hold no query, no escapes, no empty and no dot segments, is %q",
+				p)
 		}
 	}
 	if h := r.Rewrite.Host; h != "" && !isHost(h) {

@@ -110,9 +110,16 @@ func TestRoutesAreRefused(t *testing.T) {
 		{`[{"name":"a","retry":{"attempts":11},` + to + `}]`, "retry.attempts", false},
 		{`[{"name":"a","sticky":"a b",` + to + `}]`, "sticky", false},
 		// The same, and out of reach.
-		{`[{"name":"a","match":{"prefix":"/"},` + to + `},{"name":"b",` + to + `}]`, `is the same as that of route "a"`, true},
-		{`[{"name":"a","match":{"methods":["GET","PUT"]},` + to + `},{"name":"b","match":{"methods":["PUT"]},` + to + `}]`, `route "a" takes all`, true},
-		{`[{"name":"a","match":{"headers":[{"name":"X"}]},` + to + `},{"name":"b","match":{"headers":[{"name":"x","value":"1"}]},` + to + `}]`, `"b"`, true},
+		{
+			`[{"name":"a","match":{"prefix":"/"},` + to + `},{"name":"b",` + to + `}]`, `is the same as that of route "a"`,
+			true,
+		},
+		{
+			`[{"name":"a","match":{"methods":["GET","PUT"]},` + to + `},{"name":"b","match":{"methods":["PUT"]},` + to + `}]`,
+			`route "a" takes all`, true,
+		},
+		{`[{"name":"a","match":{"headers":[{"name":"X"}]},` + to +
+			`},{"name":"b","match":{"headers":[{"name":"x","value":"1"}]},` + to + `}]`, `"b"`, true},
 	} {
 		err := parse(t, c.routes).Validate()
 		if !errors.Is(err, errs.Invalid) || !strings.Contains(err.Error(), c.want) {
@@ -169,7 +176,10 @@ func TestRoutesAreAFlag(t *testing.T) {
 }
 
 func TestPaths(t *testing.T) {
-	for _, good := range []string{"/", "/a", "/a/", "/a/b.c", "/.well-known/x", "/...", "/a..b", "/%C3%A9", "/a%20b", "/a;b=c", "/a=b&c", "/%41"} {
+	for _, good := range []string{
+		"/", "/a", "/a/", "/a/b.c", "/.well-known/x", "/...", "/a..b", "/%C3%A9", "/a%20b",
+		"/a;b=c", "/a=b&c", "/%41",
+	} {
 		if err := gateway.CheckPath(good); err != nil {
 			t.Errorf("%s: %v", good, err)
 		}
@@ -211,7 +221,8 @@ func FuzzRoutes(f *testing.F) {
 		if json.Unmarshal([]byte(text), &routes) != nil || routes.Validate() != nil {
 			return
 		}
-		if got, want := gateway.Find(routes, host, path, method, nil), gateway.Slow(routes, host, path, method, nil); got != want {
+		if got, want := gateway.Find(routes, host, path, method, nil), gateway.Slow(routes, host, path, method,
+			nil); got != want {
 			t.Errorf("%s %s%s: %q by the index, %q without", method, host, path, got, want)
 		}
 		for _, r := range routes {

@@ -27,7 +27,7 @@ import (
 	"google.golang.org/grpc/status"
 )
 
-// What an attempt tells retry.Do.
+// What an attempt returns to retry.Do.
 var (
 	errFinal   = errs.Errorf(errs.Internal, "another attempt would not help")
 	errAgain   = errs.Errorf(errs.Unavailable, "another instance may do better")
@@ -55,12 +55,12 @@ func (x *exchange) send() (f *failure) {
 		return nil
 	}
 	if f == nil { // the client left between two attempts
-		return x.gone()
+		return x.clientLeft()
 	}
 	return f
 }
 
-func (x *exchange) gone() *failure {
+func (x *exchange) clientLeft() *failure {
 	return fail(FaultClientGone, statusClientGone, "the client left")
 }
 
@@ -70,15 +70,15 @@ func (x *exchange) attempt(ctx context.Context, n int, last *failure) (*failure,
 	picked, err := x.pick()
 	if err != nil {
 		if n > 1 {
-			return last, errFinal // nobody is left; what we have is the answer
+			return last, errFinal // there is no other instance; the last outcome is the response
 		}
-		return x.nobody(err), errFinal
+		return x.noInstance(err), errFinal
 	}
 	if n > 1 {
 		x.edge.metrics.retries.WithLabelValues(x.rule.Name).Inc()
 		x.release()
 		x.res, x.body, x.outcome = nil, nil, route.Success
-		x.header = maps.Clone(x.header) // whoever sent the last attempt may still read it
+		x.header = maps.Clone(x.header) // the sender of the last attempt may still read it
 	}
 	x.picked = picked
 	if !x.passDeadline() {
@@ -101,14 +101,15 @@ func (x *exchange) attempt(ctx context.Context, n int, last *failure) (*failure,
 	x.res = res
 	x.judge()
 	x.picked.Answered(x.outcome)
-	if x.repeatable && x.body == nil && x.outcome == route.Unreachable && !x.grpc && !strings.HasPrefix(res.Header.Get(errs.Pushback), "-") {
+	if x.repeatable && x.body == nil && x.outcome == route.Unreachable && !x.grpc &&
+		!strings.HasPrefix(res.Header.Get(errs.Pushback), "-") {
 		return nil, errAgain // 502, 503, 504: the client gets this answer unless there is a better one
 	}
 	return nil, nil
 }
 
 // pick chooses an instance of the target; when it has none left, of the route's other targets: a canary without an
-// instance fails nobody. A pinned version is not replaced.
+// instance fails no request. A pinned version is not replaced.
 func (x *exchange) pick() (route.Picked, error) {
 	info := route.PickInfo{Exclude: x.tried, Version: x.target.Version, Stream: x.grpc || x.upgrade != ""}
 	if x.version != "" {
@@ -133,8 +134,9 @@ func (x *exchange) pick() (route.Picked, error) {
 	return picked, err
 }
 
-func (x *exchange) nobody(err error) *failure {
-	f := fail(FaultUnreachable, http.StatusServiceUnavailable, "no instance of %s can take the request: %v", x.target.Service, err)
+func (x *exchange) noInstance(err error) *failure {
+	f := fail(FaultUnreachable, http.StatusServiceUnavailable, "no instance of %s can take the request: %v",
+		x.target.Service, err)
 	f.retry = time.Second
 	return f
 }
@@ -167,13 +169,13 @@ func (x *exchange) roundTrip(parent context.Context, n int, to route.Endpoint) (
 	return res, nil, nil
 }
 
-// startTimer bounds the wait for the header of the answer. A gRPC server may be silent until its first message, so there
-// the time only ends the circuit's interest.
+// startTimer bounds the wait for the header of the answer. A gRPC server may be silent until its first message, so
+// there the time only ends the circuit's interest.
 func (x *exchange) startTimer(cancel context.CancelCauseFunc) {
 	limit := x.patience()
 	switch {
 	case x.uploads():
-		limit = math.MaxInt64 // whoever sends the body knows since when the origin keeps us waiting
+		limit = math.MaxInt64 // the sender of the body measures how long the origin keeps us waiting
 	case x.grpc:
 		x.timer = time.AfterFunc(limit, func() { x.settle(errAborted) })
 		return
@@ -272,7 +274,7 @@ func (x *exchange) explain(ctx context.Context, err error) (*failure, error) {
 		}
 	}
 	if x.r.Context().Err() != nil {
-		return x.gone(), errFinal
+		return x.clientLeft(), errFinal
 	}
 	if x.expired() {
 		return x.impatient(), errFinal
@@ -305,7 +307,7 @@ func (x *exchange) unless(final bool, again error) error {
 	return again
 }
 
-// judge says how the instance did, as far as its answer's header tells.
+// judge decides how the instance did, as far as the header of its answer shows.
 func (x *exchange) judge() {
 	x.outcome = route.OutcomeOfHTTP(x.res.StatusCode)
 	if x.res.StatusCode >= 500 {
@@ -390,8 +392,8 @@ func (c carrier) Set(key, value string) {
 	c.x.header[key] = []string{value} // not by x.set: an earlier attempt may still read its line
 }
 
-// buffer is what a body is copied with. It is small while little comes at a time, as from most of those who keep us waiting,
-// and there may be thousands of them; and for all who come when the large ones are taken. It must be freed.
+// buffer is what a body is copied with. It is small while little comes at a time, as from most of those who keep us
+// waiting, and there may be thousands of them; and for all who come when the large ones are taken. It must be freed.
 type buffer struct {
 	small []byte
 	large *[largeBuffer]byte
@@ -407,7 +409,7 @@ var (
 	largeTaken   atomic.Int64
 )
 
-// next returns room for what comes next; n is how much came last.
+// next returns memory for what comes next; n is how much came last.
 func (b *buffer) next(n int) []byte {
 	switch {
 	case n < smallBuffer/2:
@@ -439,7 +441,7 @@ func (x *exchange) answer() {
 	res := x.res
 	h := x.w.Header()
 	copyAnswer(h, res.Header)
-	x.tell()
+	x.setCommonHeaders()
 	if x.fault != "" {
 		x.set(h, faultHeader, string(x.fault))
 	}
@@ -491,7 +493,7 @@ func (x *exchange) copy(stream bool) error {
 	var s *streaming
 	if stream {
 		if s = x.streaming(); s != nil {
-			defer x.edge.lasting.remove(s)
+			defer x.edge.longLived.remove(s)
 		}
 		flush = http.NewResponseController(x.w).Flush
 		if err := flush(); err != nil { // the client waits for the header, and the first piece may be long in coming
@@ -543,7 +545,7 @@ func (x *exchange) watchWrites() stall {
 		if x.conn != nil && x.conn.http2 != nil {
 			x.conn.http2.stalled()
 		}
-		_ = http.NewResponseController(x.w).SetWriteDeadline(longAgo) // fails only for a connection that is gone
+		_ = http.NewResponseController(x.w).SetWriteDeadline(longAgo) // fails only for a closed connection
 	})}
 	s.timer.Stop()
 	return s
@@ -583,7 +585,7 @@ func (x *exchange) broke(err error) {
 		x.fault, x.outcome = FaultOrigin, route.Unreachable
 	}
 	if x.grpc && x.outcome == route.Unreachable {
-		// The client can be told what happened, not only that something did.
+		// A trailer can carry the reason, which a reset cannot.
 		x.endGRPC(codes.Unavailable, "the instance of "+x.target.Service+" broke off")
 		return
 	}

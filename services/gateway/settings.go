@@ -39,7 +39,7 @@ func declare(set config.Set, routes Routes) *settings {
 			Doc: `Whether a request may choose a version by the header X-Bijou-Pin: "web=v2". For test systems.`,
 		}),
 		debug: config.Bool(set, "gateway.debug", false, config.Spec{
-			Doc: "Whether answers tell in X-Bijou-Attempts which instances were tried.",
+			Doc: "Whether answers list in X-Bijou-Attempts which instances were tried.",
 		}),
 		accessLog: config.Enum(set, "gateway.accessLog", logAll, []string{logAll, logErrors, logOff}, config.Spec{
 			Doc: "Which requests get a line in the log: all, those that failed, or none.",

@@ -21,17 +21,21 @@ import (
 )
 
 // slowMemory is what each may take up in KiB, with the network of the test, its origin and its clients.
-var slowMemory = map[string]int64{"headers": 64, "small bodies": 64, "large bodies": 96, "chunks": 96, "readers": 256, "HTTP/2": 96}
+var slowMemory = map[string]int64{
+	"headers": 64, "small bodies": 64, "large bodies": 96, "chunks": 96, "readers": 256,
+	"HTTP/2": 96,
+}
 
 const slowClients = 1000
 
-// TestManySlowClients holds that a thousand slow clients are all gone within their limit, take up little memory, and that
-// others are answered all the time.
+// TestManySlowClients holds that a thousand slow clients are all gone within their limit, take up little memory, and
+// that others are answered all the time.
 func TestManySlowClients(t *testing.T) {
 	for name, c := range gatewaytest.SlowClients {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				w := newWorld(t, `[{"name":"web","to":[{"service":"web"}]},{"name":"large","match":{"prefix":"/large"},"to":[{"service":"web"}]}]`,
+				w := newWorld(t,
+					`[{"name":"web","to":[{"service":"web"}]},{"name":"large","match":{"prefix":"/large"},"to":[{"service":"web"}]}]`,
 					"circuit.web.large.maxConcurrent", "2000", "overload.enabled", "false")
 				w.origin("web", "web-1", "", gatewaytest.Origin)
 				before := inUse()
@@ -86,8 +90,8 @@ func TestManySlowClients(t *testing.T) {
 	}
 }
 
-// TestManySlowClientsWithSmallBodies holds that a thousand bodies small enough to be kept until they are whole are not all kept when their
-// clients take their time: those that find no room are passed on as they come, and none is lost.
+// TestManySlowClientsWithSmallBodies holds that a thousand bodies small enough to be kept until they are whole are not
+// all kept when their clients take their time: the others are passed on as they come, and none is lost.
 func TestManySlowClientsWithSmallBodies(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t, toWeb, "circuit.web.web.maxConcurrent", "2000", "overload.enabled", "false")

@@ -71,8 +71,9 @@ func TestDuplexUnderLoad(t *testing.T) {
 	}
 }
 
-// TestOutsideIsNotTrusted holds that nobody outside can say who they are, what they are allowed, how important they are,
-// or which instance they get: by HTTP/1 and HTTP/2, in any spelling, also where Connection names the edge's own fields.
+// TestOutsideIsNotTrusted holds that nobody outside can say who they are, what they are allowed, how important they
+// are, or which instance they get: by HTTP/1 and HTTP/2, in any spelling, also where Connection names the edge's own
+// fields.
 func TestOutsideIsNotTrusted(t *testing.T) {
 	w := newWorld(t, toWeb)
 	var got http.Header
@@ -121,8 +122,8 @@ func TestOutsideIsNotTrusted(t *testing.T) {
 	}
 }
 
-// TestTraceContext holds that contexts that contradict themselves or are too long begin a new trace, and that the origin
-// gets one of each field (W3C Trace Context, 3.2 and 3.3; the parser's own cases are in platform/trace).
+// TestTraceContext holds that contexts that contradict themselves or are too long begin a new trace, and that the
+// origin gets one of each field (W3C Trace Context, 3.2 and 3.3; the parser's own cases are in platform/trace).
 func TestTraceContext(t *testing.T) {
 	w := newWorld(t, toWeb)
 	var got http.Header
@@ -157,8 +158,9 @@ func TestTraceContext(t *testing.T) {
 	}
 }
 
-// TestSlowUploads measures in fake time that an instance is not blamed for a client that takes its time with a body: it has
-// its own time to take each piece, and to answer when it has all of them. So slow clients do not open the circuit of others.
+// TestSlowUploads measures in fake time that an instance is not blamed for a client that takes its time with a body: it
+// has its own time to take each piece, and to answer when it has all of them. So slow clients do not open the circuit
+// of others.
 func TestSlowUploads(t *testing.T) {
 	const start = "POST %s HTTP/1.1\r\nHost: x\r\nContent-Length: 100000\r\n\r\n"
 	for name, c := range map[string]struct {
@@ -228,7 +230,8 @@ func TestSlowUploads(t *testing.T) {
 						}
 						defer res.Body.Close()
 						body, _ := io.ReadAll(res.Body)
-						if took := time.Since(begin); res.StatusCode != c.want || took != c.within || c.want == 200 && string(body) != "100000" {
+						if took := time.Since(begin); res.StatusCode != c.want || took != c.within || c.want == 200 &&
+							string(body) != "100000" {
 							t.Errorf("got %d %s after %v, want %d after %v", res.StatusCode, body, took, c.want, c.within)
 						}
 						conn.Close()
@@ -246,8 +249,8 @@ func TestSlowUploads(t *testing.T) {
 	}
 }
 
-// TestStuckIsReset holds that the connection of a client that takes nothing is reset: after a close the system would keep
-// what it was sent, for minutes.
+// TestStuckIsReset holds that the connection of a client that takes nothing is reset: after a close the system would
+// keep what it was sent, for minutes.
 func TestStuckIsReset(t *testing.T) {
 	w := newWorld(t, toWeb)
 	for stuck, want := range map[bool]error{false: io.EOF, true: syscall.ECONNRESET} {

@@ -155,8 +155,14 @@ var messages = map[string][]message{
 		{"underscore of no matter", getA + "My_Header: 1\r\n\r\n", taken},
 		{"connection names host", getA + "Connection: Host\r\n\r\n", taken},
 		{"connection names the length", postA + "Connection: Content-Length\r\nContent-Length: 3\r\n\r\nabc", taken},
-		{"connection names the coding", postA + "Connection: Transfer-Encoding\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n", taken},
-		{"upgrade to h2c", getA + "Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABkAAQAAP__\r\n\r\n", taken},
+		{
+			"connection names the coding",
+			postA + "Connection: Transfer-Encoding\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n", taken,
+		},
+		{
+			"upgrade to h2c",
+			getA + "Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABkAAQAAP__\r\n\r\n", taken,
+		},
 		{"upgrade to anything", getA + "Connection: Upgrade\r\nUpgrade: tcp\r\n\r\n" + inside, refused},
 		{"upgrade with a body", postA + "Connection: Upgrade\r\nUpgrade: websocket\r\nContent-Length: 3\r\n\r\nabc", refused},
 		{"upgrade that nobody named", getA + "Upgrade: websocket\r\n\r\n", taken},
@@ -176,7 +182,10 @@ var messages = map[string][]message{
 		{"with GET", getA + "Transfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n", taken},
 		{"and length", postA + "Transfer-Encoding: chunked\r\nContent-Length: 5\r\n\r\n0\r\n\r\n", refused},
 		{"after length", postA + "Content-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", refused},
-		{"and a request's length", postA + "Content-Length: 43\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n" + inside, refused},
+		{
+			"and a request's length", postA + "Content-Length: 43\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n" + inside,
+			refused,
+		},
 		{"and no length", postA + "Content-Length: 0\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", refused},
 		{"other and length", postA + "Content-Length: 3\r\nTransfer-Encoding: identity\r\n\r\nabc", refused},
 		{"gzip", postA + "Transfer-Encoding: gzip\r\n\r\n0\r\n\r\n", refused},
@@ -277,7 +286,10 @@ var messages = map[string][]message{
 		{"CR in the extension", chunked + "3;a\rb\r\nabc\r\n0\r\n\r\n", refused},
 		{"NUL in the extension", chunked + "3;a\x00\r\nabc\r\n0\r\n\r\n", refused},
 		{"long extension", chunked + "3;" + strings.Repeat("a", 300) + "\r\nabc\r\n0\r\n\r\n", refused},
-		{"flood of extensions", chunked + strings.Repeat("1;"+strings.Repeat("a", 200)+"\r\nx\r\n", 100) + "0\r\n\r\n", refused},
+		{
+			"flood of extensions", chunked + strings.Repeat("1;"+strings.Repeat("a", 200)+"\r\nx\r\n", 100) + "0\r\n\r\n",
+			refused,
+		},
 	},
 	"7.1.2 trailer": {
 		{"good", chunked + "0\r\nX-T: 1\r\n\r\n", taken},
@@ -296,12 +308,16 @@ var messages = map[string][]message{
 		{"three", getA + "\r\n" + getA + "\r\n", []int{200, 200, 200}},
 		{"after a body", postA + "Content-Length: 3\r\n\r\nabc" + getA + "\r\n", []int{200, 200, 200}},
 		{"after chunks", chunked + "3\r\nabc\r\n0\r\n\r\n" + getA + "\r\n", []int{200, 200, 200}},
-		{"after a body with more than it", postA + "Content-Length: 3\r\n\r\nabcd" + getA + "\r\n", []int{200, 200, 200}}, // by the method dGET
+		// by the method dGET
+		{"after a body with more than it", postA + "Content-Length: 3\r\n\r\nabcd" + getA + "\r\n", []int{200, 200, 200}},
 		{"after close", getA + "Connection: close\r\n\r\n" + inside, []int{200}},
 		{"after a refusal", getA + "A\r\n\r\n" + inside, refused},
 		{"after 404", "POST /../ HTTP/1.1\r\nHost: x\r\nContent-Length: 35\r\n\r\n" + inside, refused},
 		{"expect and a body", postA + "Expect: 100-continue\r\nContent-Length: 3\r\n\r\nabc", []int{100, 200, 200}},
-		{"expect and chunks", postA + "Expect: 100-continue\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n", []int{100, 200, 200}},
+		{
+			"expect and chunks", postA + "Expect: 100-continue\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n",
+			[]int{100, 200, 200},
+		},
 		{"expect something else", postA + "Expect: a\r\nContent-Length: 35\r\n\r\n" + inside, []int{417}},
 		{"expect without a body", getA + "Expect: 100-continue\r\n\r\n", taken},
 	},
@@ -348,7 +364,8 @@ func TestFraming(t *testing.T) {
 					return
 				}
 				last := headers[len(headers)-1]
-				if last.Get("X-Bijou-Fault") != "client" || last.Get("Content-Type") != "application/problem+json" || last.Get("Connection") != "close" {
+				if last.Get("X-Bijou-Fault") != "client" || last.Get("Content-Type") != "application/problem+json" ||
+					last.Get("Connection") != "close" {
 					t.Errorf("the refusal's header is %v", last)
 				}
 				if slices.Contains(seen, "GET /ok") && c.want[0] != 200 {

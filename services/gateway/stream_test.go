@@ -30,7 +30,9 @@ import (
 // calls is a gRPC service with one unary and one full-duplex method.
 var calls = grpc.ServiceDesc{
 	ServiceName: "test.v1.Calls", HandlerType: (*any)(nil),
-	Methods: []grpc.MethodDesc{{MethodName: "Echo", Handler: func(_ any, ctx context.Context, dec func(any) error, _ grpc.UnaryServerInterceptor) (any, error) {
+	Methods: []grpc.MethodDesc{{MethodName: "Echo", Handler: func(_ any, ctx context.Context, dec func(any) error,
+		_ grpc.UnaryServerInterceptor,
+	) (any, error) {
 		in := new(wrapperspb.StringValue)
 		if err := dec(in); err != nil {
 			return nil, err
@@ -50,22 +52,25 @@ var calls = grpc.ServiceDesc{
 		}
 		return in, nil
 	}}},
-	Streams: []grpc.StreamDesc{{StreamName: "Chat", ServerStreams: true, ClientStreams: true, Handler: func(_ any, s grpc.ServerStream) error {
-		for {
-			in := new(wrapperspb.StringValue)
-			if err := s.RecvMsg(in); errors.Is(err, io.EOF) {
-				return nil
-			} else if err != nil {
-				return err
+	Streams: []grpc.StreamDesc{{
+		StreamName: "Chat", ServerStreams: true, ClientStreams: true,
+		Handler: func(_ any, s grpc.ServerStream) error {
+			for {
+				in := new(wrapperspb.StringValue)
+				if err := s.RecvMsg(in); errors.Is(err, io.EOF) {
+					return nil
+				} else if err != nil {
+					return err
+				}
+				if in.Value == "leave" { // while the client still sends
+					return status.Error(codes.Aborted, "I left")
+				}
+				if err := s.SendMsg(in); err != nil {
+					return err
+				}
 			}
-			if in.Value == "leave" { // while the client still sends
-				return status.Error(codes.Aborted, "I left")
-			}
-			if err := s.SendMsg(in); err != nil {
-				return err
-			}
-		}
-	}}},
+		},
+	}},
 }
 
 func (w *world) grpcOrigin(service, id string) *grpc.Server {
@@ -92,7 +97,10 @@ func (w *world) grpcOrigin(service, id string) *grpc.Server {
 func (w *world) grpcClient() *grpc.ClientConn {
 	w.t.Helper()
 	conn, err := grpc.NewClient("passthrough:///edge:80", grpc.WithTransportCredentials(insecure.NewCredentials()),
-		grpc.WithContextDialer(func(ctx context.Context, addr string) (net.Conn, error) { return w.net.DialContext(ctx, "tcp", addr) }))
+		grpc.WithContextDialer(func(ctx context.Context, addr string) (net.Conn, error) {
+			return w.net.DialContext(ctx,
+				"tcp", addr)
+		}))
 	if err != nil {
 		w.t.Fatal(err)
 	}
@@ -113,10 +121,14 @@ func TestGRPCUnary(t *testing.T) {
 	}
 	var trailer metadata.MD
 	err := c.Invoke(t.Context(), "/test.v1.Calls/Echo", wrapperspb.String("missing"), out, grpc.Trailer(&trailer))
-	if status.Code(err) != codes.NotFound || status.Convert(err).Message() != "no such thing: 100 %" || len(trailer["x-trailer"]) != 1 {
+	if status.Code(err) != codes.NotFound || status.Convert(err).Message() != "no such thing: 100 %" ||
+		len(trailer["x-trailer"]) != 1 {
 		t.Errorf("got %v, trailer %v", err, trailer)
 	}
-	for method, want := range map[string]codes.Code{"/test.v1.Gone/Echo": codes.Unavailable, "/test.v1.Nothing/Echo": codes.Unimplemented} {
+	for method, want := range map[string]codes.Code{
+		"/test.v1.Gone/Echo":    codes.Unavailable,
+		"/test.v1.Nothing/Echo": codes.Unimplemented,
+	} {
 		if err := c.Invoke(t.Context(), method, wrapperspb.String("hi"), out); status.Code(err) != want {
 			t.Errorf("%s: %v, want %v", method, err, want)
 		}
@@ -158,9 +170,11 @@ func TestGRPCImpatience(t *testing.T) {
 		w.grpcOrigin("calls", "calls-1")
 		w.grpcOrigin("calls", "calls-2")
 		c, out := w.grpcClient(), new(wrapperspb.StringValue)
-		for _, patience := range []string{"50m", "1n", "0S"} { // written by hand: a gRPC client ends such a call before the origin does
+		// written by hand: a gRPC client ends such a call before the origin does
+		for _, patience := range []string{"50m", "1n", "0S"} {
 			for range 40 {
-				req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, "http://x/test.v1.Calls/Echo", bytes.NewReader([]byte("\x00\x00\x00\x00\x06\x0a\x04work")))
+				req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, "http://x/test.v1.Calls/Echo",
+					bytes.NewReader([]byte("\x00\x00\x00\x00\x06\x0a\x04work")))
 				if err != nil {
 					t.Fatal(err)
 				}
@@ -193,7 +207,8 @@ func TestGRPCEjection(t *testing.T) {
 		c := w.grpcClient()
 		ask := func(seconds int) {
 			for range 20 * seconds {
-				if err := c.Invoke(t.Context(), "/test.v1.Calls/Echo", wrapperspb.String("x"), new(wrapperspb.StringValue)); err != nil {
+				if err := c.Invoke(t.Context(), "/test.v1.Calls/Echo", wrapperspb.String("x"),
+					new(wrapperspb.StringValue)); err != nil {
 					t.Fatal(err)
 				}
 				time.Sleep(50 * time.Millisecond)
@@ -338,7 +353,8 @@ func TestEarlyAnswer(t *testing.T) {
 // websocket is an origin that answers each byte with a text frame around it, and "long" with a frame in two pieces.
 func websocket(pause <-chan struct{}) http.Handler {
 	return http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
-		if r.Header.Get("Connection") != "Upgrade" || r.Header.Get("Upgrade") != "websocket" || r.Header.Get("Sec-Websocket-Key") != "k" {
+		if r.Header.Get("Connection") != "Upgrade" || r.Header.Get("Upgrade") != "websocket" ||
+			r.Header.Get("Sec-Websocket-Key") != "k" {
 			rw.WriteHeader(http.StatusBadRequest)
 			return
 		}
@@ -347,7 +363,8 @@ func websocket(pause <-chan struct{}) http.Handler {
 			return
 		}
 		defer conn.Close()
-		_, _ = io.WriteString(conn, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-Websocket-Accept: a\r\n\r\n")
+		_, _ = io.WriteString(conn,
+			"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-Websocket-Accept: a\r\n\r\n")
 		for {
 			c, err := buf.ReadByte()
 			if err != nil {
@@ -374,7 +391,8 @@ func (w *world) upgrade() (net.Conn, *bufio.Reader) {
 	}
 	r := bufio.NewReader(conn)
 	res, err := http.ReadResponse(r, nil)
-	if err != nil || res.StatusCode != 101 || res.Header.Get("Sec-Websocket-Accept") != "a" || res.Header.Get("Upgrade") != "websocket" {
+	if err != nil || res.StatusCode != 101 || res.Header.Get("Sec-Websocket-Accept") != "a" ||
+		res.Header.Get("Upgrade") != "websocket" {
 		w.t.Fatalf("upgrading: %v, %v", res, err)
 	}
 	return conn, r
@@ -463,8 +481,8 @@ func TestWebSocketsDrain(t *testing.T) {
 	})
 }
 
-// TestStreamsDrain holds that a stop ends gRPC streams with a status and event streams with their end, between two messages
-// and not all at once, and that calls which have an end of their own get there.
+// TestStreamsDrain holds that a stop ends gRPC streams with a status and event streams with their end, between two
+// messages and not all at once, and that calls which have an end of their own get there.
 func TestStreamsDrain(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t, `[{"name":"half","match":{"path":"/test.v1.Calls/Half"},"to":[{"service":"web","endpoint":"grpc"}]},
@@ -509,7 +527,8 @@ func TestStreamsDrain(t *testing.T) {
 				t.Fatal(err)
 			}
 			left.Go(func() {
-				if err := s.RecvMsg(out); status.Code(err) != codes.Unavailable || !strings.Contains(err.Error(), "the edge is stopping") {
+				if err := s.RecvMsg(out); status.Code(err) != codes.Unavailable ||
+					!strings.Contains(err.Error(), "the edge is stopping") {
 					t.Errorf("a gRPC stream ended with %v", err)
 				}
 				gone()
@@ -545,7 +564,8 @@ func TestStreamsDrain(t *testing.T) {
 		<-half
 		unary := make(chan error, 1)
 		go func() {
-			unary <- w.grpcClient().Invoke(t.Context(), "/test.v1.Calls/Echo", wrapperspb.String("sleep"), new(wrapperspb.StringValue))
+			unary <- w.grpcClient().Invoke(t.Context(), "/test.v1.Calls/Echo", wrapperspb.String("sleep"),
+				new(wrapperspb.StringValue))
 		}()
 		synctest.Wait()
 		begin = time.Now()

@@ -14,9 +14,9 @@ import (
 // errLeaving ends the copying of a stream because the edge stops.
 var errLeaving = errors.New("the edge is stopping")
 
-// streaming is an answer without an end of its own: a gRPC call whose answer has begun, or server-sent events. It follows the
-// messages of gRPC (a byte, four bytes of length, the message) only as far as it must to leave between two of them. Events need
-// no such care: a client drops one that is not whole.
+// streaming is an answer without an end of its own: a gRPC call whose answer has begun, or server-sent events. It
+// follows the messages of gRPC (a byte, four bytes of length, the message) only as far as it must to leave between two
+// of them. Events need no such care: a client drops one that is not whole.
 type streaming struct {
 	grpc bool
 	cut  func() // ends reading from the origin
@@ -28,7 +28,7 @@ type streaming struct {
 	leave bool   // end when the message is whole
 }
 
-// streaming takes the answer in, if it is one; nil: it is not. The caller removes it from lasting.
+// streaming takes the answer in, if it is one; nil: it is not. The caller removes it from longLived.
 func (x *exchange) streaming() *streaming {
 	if !x.grpc && !strings.HasPrefix(contentType(x.res.Header), "text/event-stream") {
 		return nil
@@ -39,7 +39,7 @@ func (x *exchange) streaming() *streaming {
 		}
 		x.cancel(errLeaving)
 	}}
-	if !x.edge.lasting.add(s) {
+	if !x.edge.longLived.add(s) {
 		s.goAway()
 	}
 	return s

@@ -50,7 +50,8 @@ type target struct {
 // and last the order of the list.
 func compile(routes Routes) (*table, error) {
 	if len(routes) > maxRoutes {
-		return nil, refuse(maxRoutes, routes[maxRoutes].Name, bad("name", "is one more than the limit of %d routes", maxRoutes))
+		return nil, refuse(maxRoutes, routes[maxRoutes].Name, bad("name", "is one more than the limit of %d routes",
+			maxRoutes))
 	}
 	t := &table{exact: map[string][]*rule{}}
 	places := map[*rule]int{}
@@ -77,14 +78,15 @@ func compile(routes Routes) (*table, error) {
 			if b.covers(a) {
 				return nil, refuse(places[b], b.Name, bad("match", "is the same as that of route %q", a.Name))
 			}
-			return nil, refuse(places[b], b.Name, bad("match", "can never be reached: route %q takes all of its requests first", a.Name))
+			return nil, refuse(places[b], b.Name, bad("match", "can never be reached: route %q takes all of its requests first",
+				a.Name))
 		}
 	}
 	t.index()
 	return t, nil
 }
 
-// clone keeps a table from sharing what validate fills in with whoever holds the routes.
+// clone keeps what validate fills in out of the routes of the caller.
 func clone(r Route) Route {
 	r.To = slices.Clone(r.To)
 	r.Match.Headers = slices.Clone(r.Match.Headers)
@@ -169,12 +171,16 @@ func (u *rule) covers(v *rule) bool {
 		return false
 	}
 	if len(u.Match.Methods) > 0 {
-		if len(v.Match.Methods) == 0 || slices.ContainsFunc(v.Match.Methods, func(m string) bool { return !slices.Contains(u.Match.Methods, m) }) {
+		if len(v.Match.Methods) == 0 || slices.ContainsFunc(v.Match.Methods,
+			func(m string) bool { return !slices.Contains(u.Match.Methods, m) }) {
 			return false
 		}
 	}
 	for _, h := range u.Match.Headers {
-		if !slices.ContainsFunc(v.Match.Headers, func(o HeaderMatch) bool { return o.Name == h.Name && (h.Value == "" || h.Value == o.Value) }) {
+		if !slices.ContainsFunc(v.Match.Headers, func(o HeaderMatch) bool {
+			return o.Name == h.Name &&
+				(h.Value == "" || h.Value == o.Value)
+		}) {
 			return false
 		}
 	}

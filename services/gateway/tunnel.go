@@ -13,11 +13,11 @@ import (
 	"bijou.dev/platform/route"
 )
 
-// lasting are the answers that end when somebody wants them to: upgraded connections and streams.
-type lasting struct {
+// longLived holds the responses that have no end of their own: upgraded connections and streams.
+type longLived struct {
 	mu     sync.Mutex
-	all    map[leaver]*time.Timer // says goodbye; nil: nobody stops
-	until  time.Time              // all have been told; zero: nobody stops
+	all    map[leaver]*time.Timer // calls goAway; nil: the edge is not stopping
+	until  time.Time              // when goAway was called on all; zero: the edge is not stopping
 	empty  chan struct{}
 	closed bool
 }
@@ -30,19 +30,19 @@ type leaver interface {
 	close()
 }
 
-// tunnel passes WebSocket frames both ways. It looks at the frames to the client only as far as it must to say goodbye
-// between two of them.
+// tunnel passes WebSocket frames both ways. It looks at the frames to the client only as far as it must to send a close
+// frame between two of them.
 type tunnel struct {
 	client, origin io.ReadWriteCloser
 
 	mu     sync.Mutex // guards writing to the client
 	frames frames
-	leave  bool // say goodbye after the frame that is being written
+	leave  bool // send the close frame after the frame that is being written
 	said   bool
 }
 
-// goodbye is a close frame with code 1001, going away.
-var goodbye = []byte{0x88, 2, 0x03, 0xe9}
+// closeGoingAway is a WebSocket close frame with code 1001, going away.
+var closeGoingAway = []byte{0x88, 2, 0x03, 0xe9}
 
 // halfOpen is how long one direction may go on after the other has ended.
 const halfOpen = 5 * time.Second
@@ -68,12 +68,12 @@ func (x *exchange) tunnel() *failure {
 		return nil
 	}
 	t := &tunnel{client: nc, origin: origin}
-	if !x.edge.lasting.add(t) {
+	if !x.edge.longLived.add(t) {
 		return nil
 	}
 	x.edge.metrics.tunnels.Inc()
 	defer x.edge.metrics.tunnels.Dec()
-	defer x.edge.lasting.remove(t)
+	defer x.edge.longLived.remove(t)
 	x.bytes = t.run(rw)
 	return nil
 }
@@ -139,7 +139,7 @@ func (t *tunnel) copyToClient() (sent int64) {
 	}
 }
 
-// write passes frames on, as long as goodbye was not said.
+// write passes frames on, as long as the close frame was not sent.
 func (t *tunnel) write(p []byte) (n int, err error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -165,7 +165,7 @@ func (t *tunnel) write(p []byte) (n int, err error) {
 	return n, nil
 }
 
-// goAway tells the client to leave and come back, as soon as the frame that it is getting is whole.
+// goAway makes the client close and connect again, as soon as the frame that it is getting is whole.
 func (t *tunnel) goAway() {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -177,7 +177,7 @@ func (t *tunnel) goAway() {
 
 func (t *tunnel) sayLocked() {
 	t.said = true
-	_, _ = t.client.Write(goodbye) // who is gone needs none
+	_, _ = t.client.Write(closeGoingAway) // a client that has left needs none
 }
 
 // frames follows the frames of a WebSocket (RFC 6455, 5.2) only as far as to know where they end.
@@ -245,7 +245,7 @@ func (f *frames) headDone() bool {
 }
 
 // add takes one in; false: everything is closed.
-func (s *lasting) add(l leaver) bool {
+func (s *longLived) add(l leaver) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.closed {
@@ -256,12 +256,12 @@ func (s *lasting) add(l leaver) bool {
 	}
 	s.all[l] = nil
 	if !s.until.IsZero() {
-		s.tellLocked(l, max(time.Until(s.until), time.Second)) // it may be about to end by itself
+		s.scheduleGoAwayLocked(l, max(time.Until(s.until), time.Second)) // it may be about to end by itself
 	}
 	return true
 }
 
-func (s *lasting) remove(l leaver) {
+func (s *longLived) remove(l leaver) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if timer := s.all[l]; timer != nil {
@@ -274,8 +274,8 @@ func (s *lasting) remove(l leaver) {
 	}
 }
 
-// drain says goodbye to all, spread over half of the time that ctx leaves.
-func (s *lasting) drain(ctx context.Context) {
+// drain calls goAway on all, spread over half of the time that ctx leaves.
+func (s *longLived) drain(ctx context.Context) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	window := time.Second
@@ -284,16 +284,16 @@ func (s *lasting) drain(ctx context.Context) {
 	}
 	s.until = time.Now().Add(window)
 	for l := range s.all {
-		s.tellLocked(l, window)
+		s.scheduleGoAwayLocked(l, window)
 	}
 }
 
-func (s *lasting) tellLocked(l leaver, within time.Duration) {
+func (s *longLived) scheduleGoAwayLocked(l leaver, within time.Duration) {
 	s.all[l] = time.AfterFunc(pace.Jitter(within/2, 1), l.goAway)
 }
 
 // wait returns when there are none, or with ctx's error.
-func (s *lasting) wait(ctx context.Context) error {
+func (s *longLived) wait(ctx context.Context) error {
 	s.mu.Lock()
 	if len(s.all) == 0 {
 		s.mu.Unlock()
@@ -313,7 +313,7 @@ func (s *lasting) wait(ctx context.Context) error {
 }
 
 // close cuts all.
-func (s *lasting) close() {
+func (s *longLived) close() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.closed = true

@@ -17,13 +17,13 @@ import (
 
 // wire speaks HTTP/1.1 to origins for two kinds of requests. All others go by http.Transport.
 //
-// Nearly all may be repeated and have no body, or one that was read as a whole. They are written and read in the goroutine
-// of the request, where http.Transport passes each to two others and back; that is a third of the CPU time of a small
-// request (see BenchmarkGateway). A connection from the pool may have been closed by the origin meanwhile. Then the request
-// is sent on a new one: that is safe because it may be repeated.
+// Nearly all may be repeated and have no body, or one that was read as a whole. They are written and read in the
+// goroutine of the request, where http.Transport passes each to two others and back; that is a third of the CPU time of
+// a small request (see BenchmarkGateway). A connection from the pool may have been closed by the origin meanwhile. Then
+// the request is sent on a new one: that is safe because it may be repeated.
 //
-// The others have a body that is passed on as it comes. Whoever sends it decides how long that takes, and http.Transport
-// holds 90 KiB meanwhile. They have connections of their own: such a request cannot be sent again.
+// The others have a body that is passed on as it comes. Whoever sends it decides how long that takes, and
+// http.Transport holds 90 KiB meanwhile. They have connections of their own: such a request cannot be sent again.
 type wire struct {
 	dial func(ctx context.Context, network, addr string) (net.Conn, error)
 
@@ -93,8 +93,8 @@ func (w *wire) roundTrip(ctx context.Context, addr string, x *exchange) (*http.R
 	}
 }
 
-// upload sends the exchange's request and its body, and returns the answer as roundTrip does. The origin may answer before
-// it has all of the body, so another goroutine sends that. The time that the client takes is not the origin's.
+// upload sends the exchange's request and its body, and returns the answer as roundTrip does. The origin may answer
+// before it has all of the body, so another goroutine sends that. The time that the client takes is not the origin's.
 func (w *wire) upload(ctx context.Context, addr string, x *exchange) (*http.Response, error) {
 	c, err := w.connect(ctx, addr)
 	if err != nil {
@@ -107,7 +107,7 @@ func (w *wire) upload(ctx context.Context, addr string, x *exchange) (*http.Resp
 		fromClient, toOrigin := u.send(head)
 		switch {
 		case fromClient != nil:
-			_ = c.Close() // nobody wants the answer to half a request
+			_ = c.Close() // the answer to a part of a request is not used
 			return
 		case !errors.Is(toOrigin, os.ErrDeadlineExceeded): // one that takes no more for another reason has an answer to explain it
 			select {
@@ -138,11 +138,11 @@ type upload struct {
 	c        *wireConn
 	ctx      context.Context
 	body     *body
-	left     int64         // bytes to come; negative: nobody knows
+	left     int64         // bytes to come; negative: unknown
 	patience time.Duration // that the origin may take for each piece
 }
 
-// chunkHead is room for the size of a chunk.
+// chunkHead is the space for the size of a chunk.
 const chunkHead = len("8000\r\n")
 
 // send sends a head, and the body as it comes.
@@ -388,5 +388,5 @@ func (b *wireBody) done(whole bool) {
 		c.wire.put(c)
 		return
 	}
-	_ = c.Close() // the answer is there, or nobody wants it
+	_ = c.Close() // the answer was read, or is not used
 }

@@ -63,7 +63,8 @@ func (w *world) start(opts gateway.EdgeOptions) {
 	if opts.DialContext == nil {
 		opts.DialContext = w.net.DialContext
 	}
-	opts.Log = slog.New(trace.Handler(slog.NewJSONHandler(w.log, &slog.HandlerOptions{Level: slog.LevelDebug}))) // as processes have it
+	// as processes have it
+	opts.Log = slog.New(trace.Handler(slog.NewJSONHandler(w.log, &slog.HandlerOptions{Level: slog.LevelDebug})))
 	edge, err := gateway.NewEdge(opts)
 	if err != nil {
 		w.t.Fatal(err)
@@ -144,7 +145,11 @@ func (w *world) client(h2 bool) *http.Client {
 	tr.Protocols.SetHTTP1(!h2)
 	tr.Protocols.SetUnencryptedHTTP2(h2)
 	w.t.Cleanup(tr.CloseIdleConnections)
-	return &http.Client{Transport: tr, CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
+	return &http.Client{Transport: tr, CheckRedirect: func(*http.Request,
+		[]*http.Request,
+	) error {
+		return http.ErrUseLastResponse
+	}}
 }
 
 // answer is an answer with its body.

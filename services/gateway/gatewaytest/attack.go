@@ -1,5 +1,5 @@
-// Package gatewaytest attacks the edge: with clients of HTTP/2 that break rules, and with clients that are slow. The edge's own
-// tests do so in fake time, and those of the assembled platform over real sockets.
+// Package gatewaytest attacks the edge: with clients of HTTP/2 that break rules, and with clients that are slow. The
+// edge's own tests do so in fake time, and those of the assembled platform over real sockets.
 package gatewaytest
 
 import (
@@ -16,7 +16,8 @@ import (
 	"golang.org/x/net/http2/hpack"
 )
 
-// Client speaks HTTP/2 frame by frame, so that it can break rules. Everything but sending may be done from any goroutine.
+// Client speaks HTTP/2 frame by frame, so that it can break rules. Everything but sending may be done from any
+// goroutine.
 type Client struct {
 	*http2.Framer
 	// Conn is the connection. Whoever closes it ends the client.
@@ -103,7 +104,8 @@ func (c *Client) Open(method, path string, end bool, pairs ...string) uint32 {
 	c.Stream += 2
 	_ = c.WriteHeaders(http2.HeadersFrameParam{
 		StreamID: id, EndStream: end, EndHeaders: true,
-		BlockFragment: c.Fields(append([]string{":method", method, ":scheme", "http", ":authority", "x", ":path", path}, pairs...)...),
+		BlockFragment: c.Fields(append([]string{":method", method, ":scheme", "http", ":authority", "x", ":path", path},
+			pairs...)...),
 	})
 	return id
 }
@@ -115,7 +117,10 @@ func (c *Client) Request(pairs []string, body string) uint32 {
 	const most = 16 << 10 // bytes of a frame
 	block := c.Fields(pairs...)
 	n := min(len(block), most)
-	_ = c.WriteHeaders(http2.HeadersFrameParam{StreamID: id, EndStream: body == "", EndHeaders: n == len(block), BlockFragment: block[:n]})
+	_ = c.WriteHeaders(http2.HeadersFrameParam{
+		StreamID: id, EndStream: body == "", EndHeaders: n == len(block),
+		BlockFragment: block[:n],
+	})
 	for block = block[n:]; len(block) > 0; block = block[n:] {
 		n = min(len(block), most)
 		_ = c.WriteContinuation(id, n == len(block), block[:n])
@@ -180,20 +185,31 @@ var Floods = map[string]Flood{
 		_ = c.WriteRawFrame(http2.FrameWindowUpdate, 0, id, make([]byte, 4))
 	}),
 	"made you reset by a large increment": resetting(func(c *Client, id uint32) { _ = c.WriteWindowUpdate(id, 1<<31-1) }),
-	"made you reset by late data":         resetting(func(c *Client, id uint32) { _ = c.WriteData(id, false, []byte("x")) }),
+	"made you reset by late data": resetting(func(c *Client, id uint32) {
+		_ = c.WriteData(id, false,
+			[]byte("x"))
+	}),
 	"made you reset by itself": resetting(func(c *Client, id uint32) {
 		_ = c.WritePriority(id, http2.PriorityParam{StreamDep: id})
 	}),
 	"made you reset by a late header": resetting(func(c *Client, id uint32) {
-		_ = c.WriteHeaders(http2.HeadersFrameParam{StreamID: id, EndStream: true, EndHeaders: true, BlockFragment: c.Fields("a", "b")})
+		_ = c.WriteHeaders(http2.HeadersFrameParam{
+			StreamID: id, EndStream: true, EndHeaders: true,
+			BlockFragment: c.Fields("a", "b"),
+		})
 	}),
 	"refused streams": {func(c *Client) int { c.Open("GET", "/hang", true, "A", "upper"); return 1 }, "reset_flood"},
 	"ping":            idle(func(c *Client) { _ = c.WritePing(false, [8]byte{}) }),
-	"settings":        idle(func(c *Client) { _ = c.WriteSettings(http2.Setting{ID: http2.SettingInitialWindowSize, Val: 65535}) }),
-	"empty settings":  idle(func(c *Client) { _ = c.WriteSettings() }),
-	"priority":        idle(func(c *Client) { _ = c.WritePriority(99, http2.PriorityParam{StreamDep: 0, Weight: 1}) }),
-	"windows":         idle(func(c *Client) { _ = c.WriteWindowUpdate(0, 1) }),
-	"unknown frames":  idle(func(c *Client) { _ = c.WriteRawFrame(0xfa, 0, 0, []byte("grease")) }),
+	"settings": idle(func(c *Client) {
+		_ = c.WriteSettings(http2.Setting{
+			ID:  http2.SettingInitialWindowSize,
+			Val: 65535,
+		})
+	}),
+	"empty settings": idle(func(c *Client) { _ = c.WriteSettings() }),
+	"priority":       idle(func(c *Client) { _ = c.WritePriority(99, http2.PriorityParam{StreamDep: 0, Weight: 1}) }),
+	"windows":        idle(func(c *Client) { _ = c.WriteWindowUpdate(0, 1) }),
+	"unknown frames": idle(func(c *Client) { _ = c.WriteRawFrame(0xfa, 0, 0, []byte("grease")) }),
 	"resets of nothing": idle(func(c *Client) {
 		c.first(func() { c.Open("GET", "/ok", true) })
 		_ = c.WriteRSTStream(1, http2.ErrCodeCancel)
@@ -254,7 +270,8 @@ var SlowClients = map[string]Slow{
 	"HTTP/2":       {"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\x00\x00\x00\x04\x00\x00\x00\x00\x00\x00\x40\x00\x01\x04\x00\x00\x00\x01", "x", true},
 }
 
-// Origin answers GET with "ok", POST with the length of the body, /hang never, and /large with 1 MiB. Folders are of no matter.
+// Origin answers GET with "ok", POST with the length of the body, /hang never, and /large with 1 MiB. Folders are of no
+// matter.
 var Origin = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 	switch name := path.Base(r.URL.Path); {
 	case name == "hang":
