@@ -43,7 +43,7 @@ export function MapView() {
       <header class="view">
         <h1>Map</h1>
         <p class="muted">
-          Who calls whom: calls of the last ten seconds, latency of the last minute. Choose a service or an edge.
+          Which service calls which. All figures cover the last ten complete seconds. Choose a service or an edge.
         </p>
         <label class="check">
           <input
