@@ -81,7 +81,7 @@ var stackMembers = []member{
 		}
 	}},
 	{name: "web", n: 1, ports: map[string]int{"http": 8080}, setup: func(*inProcess, string) service.SetupFunc {
-		return func(ctx context.Context, setup *service.Setup) error { return web.New(ctx, setup, web.Options{}) }
+		return web.New
 	}},
 	{name: "catalog-a", n: 1, service: "catalog", setup: setupCatalog},
 	{name: "catalog-a", n: 2, service: "catalog", setup: setupCatalog},
@@ -89,7 +89,7 @@ var stackMembers = []member{
 	{name: "recommendations-a", n: 1, service: "recommendations", setup: setupRecommendations},
 	{name: "recommendations-b", n: 1, service: "recommendations", zone: "b", setup: setupRecommendations},
 	{name: "search", n: 1, setup: func(*inProcess, string) service.SetupFunc {
-		return func(ctx context.Context, setup *service.Setup) error { return search.New(ctx, setup, search.Options{}) }
+		return search.New
 	}},
 	{name: "profiles", n: 1, setup: func(_ *inProcess, dir string) service.SetupFunc {
 		return func(ctx context.Context, setup *service.Setup) error {
@@ -128,15 +128,11 @@ func setupDiscovery(s *inProcess, _ string) service.SetupFunc {
 }
 
 func setupCatalog(*inProcess, string) service.SetupFunc {
-	return func(ctx context.Context, setup *service.Setup) error {
-		return catalog.New(ctx, setup, catalog.Options{})
-	}
+	return catalog.New
 }
 
 func setupRecommendations(*inProcess, string) service.SetupFunc {
-	return func(ctx context.Context, setup *service.Setup) error {
-		return recommendations.New(ctx, setup, recommendations.Options{})
-	}
+	return recommendations.New
 }
 
 func setupHello(*inProcess, string) service.SetupFunc {

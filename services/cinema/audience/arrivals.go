@@ -1,31 +1,30 @@
 package audience
 
 import (
-	"cmp"
 	"context"
 	"time"
 )
 
-// slope is a rate that moves in a straight line.
-type slope struct {
+// rateRamp is a rate that changes linearly from one value to another.
+type rateRamp struct {
 	from, to float64
 	since    time.Time
 	over     time.Duration
 }
 
-func (s slope) at(now time.Time) float64 {
-	gone := now.Sub(s.since)
-	if gone >= s.over {
+func (s rateRamp) at(now time.Time) float64 {
+	passed := now.Sub(s.since)
+	if passed >= s.over {
 		return s.to
 	}
-	return s.from + (s.to-s.from)*float64(gone)/float64(s.over)
+	return s.from + (s.to-s.from)*float64(passed)/float64(s.over)
 }
 
-// arrive calls begin at the moments of a Poisson process until ctx ends. begin is told when it was due, and must not
-// block: a late call of it is what an open loop is about.
+// arrive calls begin at the times of a Poisson process until ctx ends. begin gets the time at which the session is due,
+// which may be in the past, and must not block.
 //
-// A rate that moves is made by thinning: candidates come at the higher rate and are kept with the chance that the rate
-// of their moment has. When the rate changes, waiting begins anew; a Poisson process has no memory.
+// A changing rate is made by thinning: candidates arrive at the higher rate, and each is kept with the probability
+// rate / higher rate. When the rate changes, the wait starts again, because a Poisson process has no memory.
 func (l *Load) arrive(ctx context.Context, begin func(due time.Time)) {
 	changed := make(chan struct{}, 1)
 	defer l.rate.Watch(func(_, _ float64) {
@@ -35,13 +34,13 @@ func (l *Load) arrive(ctx context.Context, begin func(due time.Time)) {
 		}
 	})()
 	due := time.Now()
-	s := slope{to: l.target(), since: due, over: l.rise()}
+	s := rateRamp{to: l.target(), since: due, over: l.rampTime()}
 	for {
 		high := max(s.from, s.to)
 		if time.Since(s.since) >= s.over {
 			high = s.to
 		}
-		wait := time.Hour // nobody comes: look again when the rate changes
+		wait := time.Hour // the rate is 0: wait until it changes
 		if high > 0 {
 			due = due.Add(l.gap(high))
 			wait = time.Until(due)
@@ -51,9 +50,9 @@ func (l *Load) arrive(ctx context.Context, begin func(due time.Time)) {
 			return
 		case <-changed:
 			due = time.Now()
-			s = slope{from: s.at(due), to: l.target(), since: due, over: l.rise()}
+			s = rateRamp{from: s.at(due), to: l.target(), since: due, over: l.rampTime()}
 		case <-time.After(wait):
-			if high > 0 && l.chance() < s.at(due)/high {
+			if high > 0 && l.random01() < s.at(due)/high {
 				begin(due)
 			}
 		}
@@ -62,13 +61,13 @@ func (l *Load) arrive(ctx context.Context, begin func(due time.Time)) {
 
 func (l *Load) target() float64 {
 	if l.opts.Fixed {
-		return cmp.Or(l.opts.Rate, 1)
+		return l.opts.Rate
 	}
 	return l.rate.Get()
 }
 
-// rise is how long a new rate takes.
-func (l *Load) rise() time.Duration {
+// rampTime is the time in which a new rate is reached.
+func (l *Load) rampTime() time.Duration {
 	if l.opts.Fixed {
 		return l.opts.Ramp
 	}
@@ -82,7 +81,7 @@ func (l *Load) gap(rate float64) time.Duration {
 	return time.Duration(l.random.ExpFloat64() / rate * float64(time.Second))
 }
 
-func (l *Load) chance() float64 {
+func (l *Load) random01() float64 {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.random.Float64()

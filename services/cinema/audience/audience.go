@@ -1,12 +1,14 @@
-// Package audience is the load: subscribers who come to the cinema whether or not it keeps up.
+// Package audience generates load: simulated users of the cinema, at a rate that does not depend on how fast it
+// answers.
 //
-// Arrivals are open-loop: sessions begin at the moments of a Poisson process of a set rate, and each step of a session
-// is due at a planned moment. Latency is counted from the moment a request was due, not from when it was sent, so a
-// server that stalls cannot hide the requests that waited. Sessions that would exceed the limit of sessions at once
-// are counted as dropped, which is a failure, never skipped.
+// The load is open-loop: sessions begin at the times of a Poisson process with a given rate, and each step of a session
+// is due at a planned time. Latency is measured from the time at which a request was due, not from the time at which it
+// was sent, so that the waits behind a stalled server are measured too. A session above the limit of concurrent
+// sessions is counted as dropped, which is a failure.
 package audience
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"io"
@@ -17,61 +19,61 @@ import (
 	"bijou.dev/platform/service"
 )
 
-// Options say where the audience goes and for how long.
+// Options is what the command line sets. The zero value is ready to use.
 type Options struct {
-	// Target is the address of the cinema. Empty: http://gateway:8080.
+	// Target is the base URL of the cinema, http or https. Empty: http://gateway:8080.
 	Target string
-	// Once makes the audience come for Duration, print a table and leave; otherwise it comes until the process ends.
+	// Once runs the load for Duration and prints a table. False: the load runs until the process stops.
 	Once bool
-	// Duration is how long sessions begin, with Once. Zero: 30 s.
+	// Duration is the time in which new sessions begin, with Once. Zero: 30 s.
 	Duration time.Duration
-	// Rate is the default of the live setting audience.rate, in sessions a second; with Once it is the rate whatever the
-	// setting says. Zero: 1.
+	// Rate is the default of the live setting audience.rate, in sessions per second, at most 10,000. With Once, Rate is
+	// used and not the setting. Zero: 1.
 	Rate float64
-	// Ramp is the default of the live setting audience.ramp, in which a rate is reached; with Once it is the ramp whatever
-	// the setting says. Zero: none.
+	// Ramp is the default of the live setting audience.ramp, the time in which a new rate is reached, at most 24 h. With
+	// Once, Ramp is used and not the setting. Zero: the rate is reached at once.
 	Ramp time.Duration
-	// Threshold is the share of requests that must succeed, with Once. Zero: 0.99.
+	// Threshold is the share of requests that must succeed with Once, up to 1. Zero: 0.99.
 	Threshold float64
-	// Out receives the table. Nil: nobody.
+	// Out gets the table. Nil: it is not printed.
 	Out io.Writer
-	// JSON makes the table an object, for programs.
+	// JSON prints a JSON object for programs. False: a table for people.
 	JSON bool
-	// Done is called after a good Once. Nil: nothing happens and the process goes on.
+	// Done is called when a run with Once has reached Threshold. Nil: nothing is called, and the process keeps running.
 	Done func()
 }
 
 func (o Options) complete() (Options, error) {
-	if o.Target == "" {
-		o.Target = "http://gateway:8080"
-	}
-	if o.Duration == 0 {
-		o.Duration = 30 * time.Second
-	}
-	if o.Threshold == 0 {
-		o.Threshold = 0.99
-	}
+	o.Target = cmp.Or(o.Target, "http://gateway:8080")
+	o.Duration = cmp.Or(o.Duration, 30*time.Second)
+	o.Rate = cmp.Or(o.Rate, 1)
+	o.Threshold = cmp.Or(o.Threshold, 0.99)
 	if o.Out == nil {
 		o.Out = io.Discard
 	}
-	return o, o.validate()
+	var bad errs.Violations
+	checkLoad(&bad, o.Target, o.Rate, o.Ramp)
+	if o.Duration < 0 {
+		bad.Addf("Duration", "must not be negative, is %v", o.Duration)
+	}
+	if !(o.Threshold > 0 && o.Threshold <= 1) {
+		bad.Addf("Threshold", "must be more than 0 and at most 1, is %v", o.Threshold)
+	}
+	return o, bad.Err("options of the audience")
 }
 
-func (o Options) validate() error {
-	u, err := url.Parse(o.Target)
-	switch {
-	case err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "":
-		return errs.Errorf(errs.Invalid, "options of the audience").Field("Target", fmt.Sprintf("%q must be an http or https address", o.Target))
-	case o.Duration < 0:
-		return errs.Errorf(errs.Invalid, "options of the audience").Field("Duration", "must not be negative")
-	case o.Rate < 0 || o.Rate > maxRate:
-		return errs.Errorf(errs.Invalid, "options of the audience").Field("Rate", "must be 0 to 10000")
-	case o.Ramp < 0 || o.Ramp > maxRamp:
-		return errs.Errorf(errs.Invalid, "options of the audience").Field("Ramp", "must be 0s to 24h")
-	case o.Threshold < 0 || o.Threshold > 1:
-		return errs.Errorf(errs.Invalid, "options of the audience").Field("Threshold", "must be 0 to 1")
+// checkLoad checks the fields that Options and LoadOptions share.
+func checkLoad(bad *errs.Violations, target string, rate float64, ramp time.Duration) {
+	u, err := url.Parse(target)
+	if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" {
+		bad.Addf("Target", "must be an http or https URL, is %.200q", target)
 	}
-	return nil
+	if !(rate >= 0 && rate <= maxRate) {
+		bad.Addf("Rate", "must be 0 to %d sessions per second, is %v", maxRate, rate)
+	}
+	if ramp < 0 || ramp > maxRamp {
+		bad.Addf("Ramp", "must be 0s to %v, is %v", maxRamp, ramp)
+	}
 }
 
 // New sets up an audience.
@@ -81,7 +83,8 @@ func New(_ context.Context, setup *service.Setup, o Options) error {
 		return err
 	}
 	load, err := NewLoad(LoadOptions{
-		Target: o.Target, Rate: o.Rate, Ramp: o.Ramp, Fixed: o.Once, DialContext: setup.DialContext, Settings: setup.Config(), Metrics: setup.Metrics(), Log: setup.Log(),
+		Target: o.Target, Rate: o.Rate, Ramp: o.Ramp, Fixed: o.Once,
+		DialContext: setup.DialContext, Settings: setup.Config(), Metrics: setup.Metrics(), Log: setup.Log(),
 	})
 	if err != nil {
 		return err
@@ -94,7 +97,7 @@ func New(_ context.Context, setup *service.Setup, o Options) error {
 	return nil
 }
 
-// once runs the load for a while and judges it.
+// once runs the load for o.Duration, prints the summary, and returns an error if too many requests failed.
 func once(ctx context.Context, load *Load, o Options) error {
 	run, stop := context.WithTimeout(ctx, o.Duration)
 	defer stop()
@@ -106,7 +109,8 @@ func once(ctx context.Context, load *Load, o Options) error {
 		return fmt.Errorf("printing the summary: %w", err)
 	}
 	if sum.Success() < o.Threshold {
-		return errs.Errorf(errs.Precondition, "judging the load: %.3f %% succeeded, %.3f %% are needed", 100*sum.Success(), 100*o.Threshold)
+		return errs.Errorf(errs.Precondition, "running the load: %.3f %% of the requests succeeded, %.3f %% are required",
+			100*sum.Success(), 100*o.Threshold)
 	}
 	if o.Done != nil {
 		o.Done()

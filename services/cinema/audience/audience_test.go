@@ -55,7 +55,10 @@ func open(t *testing.T, answer http.HandlerFunc) *cinema {
 }
 
 func good(w http.ResponseWriter, _ *http.Request) {
-	_ = json.NewEncoder(w).Encode(map[string]any{"rows": []any{map[string]any{"cards": []any{map[string]string{"id": "f", "name": "Film"}}}}})
+	_ = json.NewEncoder(w).Encode(map[string]any{"rows": []any{map[string]any{"cards": []any{map[string]string{
+		"id":   "f",
+		"name": "Film",
+	}}}}})
 }
 
 func load(t *testing.T, c *cinema, settings map[string]string, rate float64) *audience.Load {
@@ -114,7 +117,8 @@ func TestRampIsAStraightLine(t *testing.T) {
 			}
 		}
 		// A quarter of the arrivals of a ramp come in its first half.
-		if share := float64(early) / float64(len(c.at)); math.Abs(share-0.25) > 0.05 || math.Abs(float64(len(c.at))-1000) > 130 {
+		if share := float64(early) / float64(len(c.at)); math.Abs(share-0.25) > 0.05 ||
+			math.Abs(float64(len(c.at))-1000) > 130 {
 			t.Errorf("%d of %d arrivals in the first half", early, len(c.at))
 		}
 	})
@@ -124,7 +128,10 @@ func TestRateIsLive(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := open(t, nil)
 		set := config.Static(map[string]string{"audience.rate": "0"})
-		l, err := audience.NewLoad(audience.LoadOptions{Target: "http://cinema:80", Seed: 1, DialContext: c.net.DialContext, Settings: set})
+		l, err := audience.NewLoad(audience.LoadOptions{
+			Target: "http://cinema:80", Seed: 1, DialContext: c.net.DialContext,
+			Settings: set,
+		})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -157,7 +164,10 @@ func TestNothingIsHidden(t *testing.T) {
 			time.Sleep(time.Until(stalled))
 			good(w, r)
 		})
-		s := run(t, load(t, c, map[string]string{"audience.timeout": "1m", "audience.sessions.max": "20", "audience.think": "0s"}, 10), 10*time.Second)
+		s := run(t, load(t, c, map[string]string{
+			"audience.timeout": "1m", "audience.sessions.max": "20",
+			"audience.think": "0s",
+		}, 10), 10*time.Second)
 		if s.Started != 20 || s.Dropped < 50 {
 			t.Errorf("%d started and %d dropped of about 100, limit 20", s.Started, s.Dropped)
 		}
@@ -206,7 +216,10 @@ func TestTableAndMetrics(t *testing.T) {
 			good(w, r)
 		})
 		reg := prometheus.NewRegistry()
-		l, err := audience.NewLoad(audience.LoadOptions{Target: "http://cinema:80", Rate: 5, Seed: 1, DialContext: c.net.DialContext, Metrics: reg})
+		l, err := audience.NewLoad(audience.LoadOptions{
+			Target: "http://cinema:80", Rate: 5, Seed: 1,
+			DialContext: c.net.DialContext, Metrics: reg,
+		})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -316,7 +329,8 @@ func TestOnceFailsBelowTheThreshold(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := open(t, func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(503) })
 		out, err := comeOnce(t, c, audience.Options{Rate: 5, Duration: 10 * time.Second})
-		if !errors.Is(err, errs.Precondition) || !strings.Contains(err.Error(), "0.000 % succeeded, 99.000 % are needed") || !strings.Contains(out, "home") {
+		if !errors.Is(err, errs.Precondition) || !strings.Contains(err.Error(), "0.000 % of the requests succeeded, 99.000 % are required") ||
+			!strings.Contains(out, "home") {
 			t.Errorf("%v\n%s", err, out)
 		}
 	})
@@ -324,7 +338,8 @@ func TestOnceFailsBelowTheThreshold(t *testing.T) {
 
 func TestOptionsAreChecked(t *testing.T) {
 	for field, o := range map[string]audience.Options{
-		"Target": {Target: "cinema"}, "Duration": {Duration: -1}, "Rate": {Rate: 1e9}, "Ramp": {Ramp: -1}, "Threshold": {Threshold: 2},
+		"Target": {Target: "cinema"}, "Duration": {Duration: -1}, "Rate": {Rate: 1e9},
+		"Ramp": {Ramp: -1}, "Threshold": {Threshold: 2},
 	} {
 		if err := audience.New(t.Context(), nil, o); !errors.Is(err, errs.Invalid) || !strings.Contains(err.Error(), field) {
 			t.Errorf("%s: %v", field, err)

@@ -14,38 +14,51 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"bijou.dev/platform/config"
+	"bijou.dev/platform/errs"
 )
 
 const (
-	maxRate = 10_000
-	maxRamp = 24 * time.Hour
-	every   = 10 * time.Second // between lines in the log
-	linger  = 30 * time.Second // for sessions that have begun when the load ends
+	maxRate      = 10_000
+	maxRamp      = 24 * time.Hour
+	reportEvery  = 10 * time.Second // between lines in the log
+	finishWithin = 30 * time.Second // for the running sessions when the load ends
 )
 
-// LoadOptions say what a load is made of. Target is required.
+// LoadOptions configures a Load.
 type LoadOptions struct {
-	// Target is the address of the cinema, without a path.
+	// Target is the base URL of the cinema, http or https. Required.
 	Target string
-	// Rate is the default of the live setting audience.rate, in sessions a second. Zero: 1.
+	// Rate is the default of the live setting audience.rate, in sessions per second, at most 10,000. Zero: 1.
 	Rate float64
-	// Ramp is the default of the live setting audience.ramp. Zero: none.
+	// Ramp is the default of the live setting audience.ramp, the time in which a new rate is reached, at most 24 h.
+	// Zero: the rate is reached at once.
 	Ramp time.Duration
-	// Fixed keeps Rate and Ramp whatever the settings say.
+	// Fixed uses Rate and Ramp and not the settings. False: Rate and Ramp are only the defaults of the settings.
 	Fixed bool
-	// Seed makes two loads alike. Zero: a seed of its own.
+	// Seed makes the random choices repeatable. Zero: a random seed.
 	Seed uint64
-	// DialContext connects. Nil: the real network.
+	// DialContext connects to the cinema. Nil: as package net does.
 	DialContext func(ctx context.Context, network, addr string) (net.Conn, error)
-	// Settings hold audience.*. Nil: the defaults.
+	// Settings has the live settings audience.*. Nil: their defaults.
 	Settings config.Set
-	// Metrics gets cinema_audience_*. Nil: none.
+	// Metrics gets cinema_audience_*. Nil: there are no metrics.
 	Metrics prometheus.Registerer
-	// Log gets a line every ten seconds. Nil: none.
+	// Log gets a line every ten seconds. Nil: nothing is logged.
 	Log *slog.Logger
 }
 
-// Load drives sessions at a target. Make one with NewLoad.
+// complete returns a copy with all defaults, or an error that names the fields that are wrong.
+func (o LoadOptions) complete() (LoadOptions, error) {
+	o.Rate = cmp.Or(o.Rate, 1)
+	o.Seed = cmp.Or(o.Seed, rand.Uint64()) //nolint:gosec // load, not secrets
+	o.Settings = cmp.Or[config.Set](o.Settings, config.Static(nil))
+	o.Log = cmp.Or(o.Log, slog.New(slog.DiscardHandler))
+	var bad errs.Violations
+	checkLoad(&bad, o.Target, o.Rate, o.Ramp)
+	return o, bad.Err("options of the load")
+}
+
+// Load runs sessions against a target. Make one with NewLoad.
 type Load struct {
 	opts    LoadOptions
 	client  *http.Client
@@ -54,7 +67,7 @@ type Load struct {
 	ramp    *config.Value[time.Duration]
 	most    *config.Value[int64]
 	think   *config.Value[time.Duration]
-	patient *config.Value[time.Duration]
+	timeout *config.Value[time.Duration]
 	stats   *stats
 	slots   slots
 	joined  sync.Map // profile id -> true: created by this load
@@ -63,41 +76,44 @@ type Load struct {
 	random *rand.Rand
 }
 
-// NewLoad returns a load that has not begun.
+// NewLoad returns a load. Its Run starts it.
 func NewLoad(o LoadOptions) (*Load, error) {
-	set := cmp.Or[config.Set](o.Settings, config.Static(nil))
+	o, err := o.complete()
+	if err != nil {
+		return nil, err
+	}
+	set := o.Settings
 	l := &Load{
-		opts: o, log: cmp.Or(o.Log, slog.New(slog.DiscardHandler)),
-		rate: config.Float(set, "audience.rate", cmp.Or(o.Rate, 1), config.Spec{
-			Doc: "Sessions that begin in a second, on average.", Unit: "1/s", Min: "0", Max: "10000",
+		opts: o, log: o.Log,
+		rate: config.Float(set, "audience.rate", o.Rate, config.Spec{
+			Doc: "Sessions that begin per second, on average.", Unit: "1/s", Min: "0", Max: "10000",
 		}),
 		ramp: config.Duration(set, "audience.ramp", o.Ramp, config.Spec{
-			Doc: "Time over which a new rate is reached, in a straight line.", Min: "0s", Max: "24h",
+			Doc: "Time in which a new rate is reached, linearly.", Min: "0s", Max: "24h",
 		}),
 		most: config.Int(set, "audience.sessions.max", 500, config.Spec{
-			Doc: "Sessions at once. More are counted as dropped.", Min: "1", Max: "100000",
+			Doc: "Concurrent sessions. More are counted as dropped.", Min: "1", Max: "100000",
 		}),
 		think: config.Duration(set, "audience.think", time.Second, config.Spec{
 			Doc: "Time between two steps of a session, on average.", Min: "0s", Max: "10m",
 		}),
-		patient: config.Duration(set, "audience.timeout", 5*time.Second, config.Spec{
-			Doc: "Time after which a subscriber gives a request up.", Min: "10ms", Max: "5m",
+		timeout: config.Duration(set, "audience.timeout", 5*time.Second, config.Spec{
+			Doc: "Timeout of a request.", Min: "10ms", Max: "5m",
 		}),
-		random: rand.New(rand.NewPCG(cmp.Or(o.Seed, rand.Uint64()), 1)), //nolint:gosec // load, not secrets
+		random: rand.New(rand.NewPCG(o.Seed, 1)), //nolint:gosec // load, not secrets
 	}
 	l.client = &http.Client{Transport: &http.Transport{
 		DialContext: o.DialContext, MaxIdleConnsPerHost: 256, IdleConnTimeout: 30 * time.Second,
 	}}
-	var err error
 	l.stats, err = newStats(o.Metrics)
 	return l, err
 }
 
-// Run begins sessions until ctx ends, then waits for those that have begun, at most half a minute. It reports every
-// ten seconds.
+// Run starts sessions until ctx ends, then waits up to 30 s for the running ones. It logs a line every 10 s. Call it
+// once.
 func (l *Load) Run(ctx context.Context) error {
-	sessions, giveUp := context.WithCancel(context.WithoutCancel(ctx))
-	defer giveUp()
+	sessions, cancelSessions := context.WithCancel(context.WithoutCancel(ctx))
+	defer cancelSessions()
 	defer l.client.CloseIdleConnections()
 	var wg sync.WaitGroup
 	reporting, stopReporting := context.WithCancel(sessions)
@@ -115,40 +131,41 @@ func (l *Load) Run(ctx context.Context) error {
 		})
 	})
 	stopReporting()
-	timer := time.AfterFunc(linger, giveUp)
+	timer := time.AfterFunc(finishWithin, cancelSessions)
 	defer timer.Stop()
 	wg.Wait()
 	return nil
 }
 
-// next returns a number for a session's own randomness: sessions run at the same time and must not share a source.
+// next returns the random seed of a session. Each session has its own source, because sessions run concurrently.
 func (l *Load) next() uint64 {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.random.Uint64()
 }
 
-// report logs what happened since the last line.
+// report logs the numbers since the last line.
 func (l *Load) report(ctx context.Context) {
-	tick := time.NewTicker(every)
+	tick := time.NewTicker(reportEvery)
 	defer tick.Stop()
 	for {
 		select {
 		case <-ctx.Done():
 			return
 		case <-tick.C:
-			s := l.stats.turn()
-			l.log.Info("audience", "sessions", s.Started, "dropped", s.Dropped, "active", l.slots.taken(), "requests", s.All.Requests,
-				"ok_percent", fmt.Sprintf("%.3f", 100*s.Success()), "p50", short(s.All.P50).String(), "p95", short(s.All.P95).String(),
+			s := l.stats.nextInterval()
+			l.log.Info("audience", "sessions", s.Started, "dropped", s.Dropped, "active", l.slots.taken(),
+				"requests", s.All.Requests, "ok_percent", fmt.Sprintf("%.3f", 100*s.Success()),
+				"p50", short(s.All.P50).String(), "p95", short(s.All.P95).String(),
 				"p99", short(s.All.P99).String(), "max", short(s.All.Max).String())
 		}
 	}
 }
 
-// Summary returns what happened since the load began.
+// Summary returns the numbers since the load started.
 func (l *Load) Summary() Summary { return l.stats.total() }
 
-// slots bounds sessions at once.
+// slots limits the number of concurrent sessions.
 type slots struct {
 	mu sync.Mutex
 	n  int64

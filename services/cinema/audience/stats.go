@@ -14,12 +14,12 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 )
 
-// Summary is what happened in a span of time.
+// Summary has the numbers of an interval.
 type Summary struct {
 	// Started and Dropped count sessions.
 	Started int `json:"sessions"`
 	Dropped int `json:"dropped"`
-	// Degraded counts home pages with replaced parts. They are successes.
+	// Degraded counts home pages with parts that were replaced by fallbacks. They count as successes.
 	Degraded int `json:"degraded"`
 	// All covers every request.
 	All Op `json:"all"`
@@ -27,20 +27,20 @@ type Summary struct {
 	Ops []Op `json:"requests"`
 }
 
-// Op is what happened to requests of one kind. Latencies are counted from when a request was due; they are right
-// within two percent.
+// Op has the numbers of one kind of request. Latencies are measured from the time at which a request was due. Their
+// error is at most 2 %.
 type Op struct {
 	Name     string        `json:"name"`
 	Requests int           `json:"count"`
 	Failed   int           `json:"failed"`
-	P50      time.Duration `json:"p50_ns"`
-	P95      time.Duration `json:"p95_ns"`
-	P99      time.Duration `json:"p99_ns"`
-	Max      time.Duration `json:"max_ns"`
+	P50      time.Duration `json:"p50Ns"`
+	P95      time.Duration `json:"p95Ns"`
+	P99      time.Duration `json:"p99Ns"`
+	Max      time.Duration `json:"maxNs"`
 }
 
-// Success returns the share of requests that succeeded, where a dropped session counts as one that did not. Without
-// any it is 1.
+// Success returns the share of requests that succeeded, 0 to 1. A dropped session counts as one failed request. Without
+// requests it is 1.
 func (s Summary) Success() float64 {
 	n := s.All.Requests + s.Dropped
 	if n == 0 {
@@ -49,7 +49,7 @@ func (s Summary) Success() float64 {
 	return float64(s.All.Requests-s.All.Failed) / float64(n)
 }
 
-// print writes the table for people, or an object for programs.
+// print writes the table for people, or a JSON object for programs.
 func (s Summary) print(w io.Writer, asJSON bool) error {
 	if !asJSON {
 		_, err := io.WriteString(w, s.String())
@@ -63,15 +63,16 @@ func (s Summary) print(w io.Writer, asJSON bool) error {
 	}{s.Success(), s})
 }
 
-// String returns the table that people read.
+// String returns the table for people.
 func (s Summary) String() string {
 	var b strings.Builder
 	w := tabwriter.NewWriter(&b, 0, 0, 2, ' ', tabwriter.AlignRight)
 	fmt.Fprintln(w, "request\tcount\tfailed\tp50\tp95\tp99\tmax\t")
 	for _, o := range append(slices.Clone(s.Ops), s.All) {
-		fmt.Fprintf(w, "%s\t%d\t%d\t%v\t%v\t%v\t%v\t\n", o.Name, o.Requests, o.Failed, short(o.P50), short(o.P95), short(o.P99), short(o.Max))
+		fmt.Fprintf(w, "%s\t%d\t%d\t%v\t%v\t%v\t%v\t\n", o.Name, o.Requests, o.Failed, short(o.P50), short(o.P95),
+			short(o.P99), short(o.Max))
 	}
-	_ = w.Flush() // a Builder takes everything
+	_ = w.Flush() // writing to a Builder does not fail
 	fmt.Fprintf(&b, "%d sessions, %d dropped, %d home pages with a replaced part, %.3f %% succeeded\n",
 		s.Started, s.Dropped, s.Degraded, 100*s.Success())
 	return b.String()
@@ -79,7 +80,7 @@ func (s Summary) String() string {
 
 func short(d time.Duration) time.Duration { return d.Round(10 * time.Microsecond) }
 
-// latencies counts durations in slots that are two percent wide, from a microsecond to a quarter of an hour.
+// latencies counts durations in slots that are 2 % wide, from 1 µs to 15 min.
 type latencies struct {
 	slots [1042]uint32
 	max   time.Duration
@@ -96,7 +97,7 @@ func (l *latencies) add(d time.Duration) {
 	l.max = max(l.max, d)
 }
 
-// quantile returns the duration that a share q of the n counted ones does not exceed.
+// quantile returns the duration that a share q of all n durations does not exceed.
 func (l *latencies) quantile(q float64, n int) time.Duration {
 	need := uint32(math.Ceil(q * float64(n)))
 	var seen uint32
@@ -127,7 +128,7 @@ func (t *tally) op(name string) Op {
 	return Op{name, t.requests, t.failed, q(0.5), q(0.95), q(0.99), t.latencies.max}
 }
 
-// span is what is counted over some time.
+// span has the counts of an interval.
 type span struct {
 	started, dropped, degraded int
 	all                        tally
@@ -143,7 +144,7 @@ func (s *span) summary() Summary {
 	return out
 }
 
-// stats counts since the beginning and since the last line, and exports both.
+// stats counts since the start and since the last log line, and exports both as metrics.
 type stats struct {
 	mu     sync.Mutex
 	whole  *span
@@ -160,20 +161,22 @@ func newStats(reg prometheus.Registerer) (*stats, error) {
 	s := &stats{
 		whole: &span{ops: map[string]*tally{}}, recent: &span{ops: map[string]*tally{}},
 		sessions: prometheus.NewCounterVec(prometheus.CounterOpts{
-			Name: "cinema_audience_sessions_total", Help: "Sessions by what became of them: started or dropped.",
+			Name: "cinema_audience_sessions_total", Help: "Sessions by result: started or dropped.",
 		}, []string{"result"}),
 		requests: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "cinema_audience_requests_total", Help: "Requests by kind and result.",
 		}, []string{"op", "result"}),
 		seconds: prometheus.NewHistogramVec(prometheus.HistogramOpts{
-			Name: "cinema_audience_request_seconds", Help: "Latency of requests from the intended start, to be summed over replicas.",
+			Name:    "cinema_audience_request_seconds",
+			Help:    "Latency of requests from the time they were due. It can be summed over instances.",
 			Buckets: prometheus.ExponentialBucketsRange(0.001, 10, 13),
 		}, []string{"op"}),
 		latency: prometheus.NewGaugeVec(prometheus.GaugeOpts{
-			Name: "cinema_audience_latency_seconds", Help: "Latency from the intended start, over the last ten seconds.",
+			Name: "cinema_audience_latency_seconds", Help: "Latency from the time requests were due, over the last ten seconds.",
 		}, []string{"quantile"}),
 		success: prometheus.NewGauge(prometheus.GaugeOpts{
-			Name: "cinema_audience_success_ratio", Help: "Share of requests that succeeded in the last ten seconds, dropped sessions counted as failures.",
+			Name: "cinema_audience_success_ratio",
+			Help: "Share of requests that succeeded in the last ten seconds. Dropped sessions count as failures.",
 		}),
 	}
 	if reg == nil {
@@ -227,14 +230,17 @@ func (s *stats) total() Summary {
 	return s.whole.summary()
 }
 
-// turn returns what happened since the last turn, and exports it.
-func (s *stats) turn() Summary {
+// nextInterval returns the numbers since its last call, and exports them as metrics.
+func (s *stats) nextInterval() Summary {
 	s.mu.Lock()
 	out := s.recent.summary()
 	s.recent = &span{ops: map[string]*tally{}}
 	s.mu.Unlock()
 	s.success.Set(out.Success())
-	for q, d := range map[string]time.Duration{"0.5": out.All.P50, "0.95": out.All.P95, "0.99": out.All.P99, "1": out.All.Max} {
+	for q, d := range map[string]time.Duration{
+		"0.5": out.All.P50, "0.95": out.All.P95, "0.99": out.All.P99,
+		"1": out.All.Max,
+	} {
 		s.latency.WithLabelValues(q).Set(d.Seconds())
 	}
 	return out

@@ -1,4 +1,4 @@
-// Package catalog answers what films there are. It holds the bundled list in memory and never changes it.
+// Package catalog serves the list of films. It holds the bundled list in memory and does not change it.
 package catalog
 
 import (
@@ -12,36 +12,34 @@ import (
 	"bijou.dev/services/cinema/films"
 )
 
-// Options is empty: the films are part of the program.
-type Options struct{}
-
-// New sets up a catalog service.
-func New(_ context.Context, setup *service.Setup, _ Options) error {
+// New sets up a catalog service. It has no options: the films are part of the program.
+func New(_ context.Context, setup *service.Setup) error {
 	titles, report := films.Load()
-	tell(setup.Log(), report)
-	if err := measure(setup.Metrics(), report); err != nil {
+	logReport(setup.Log(), report)
+	if err := exportReport(setup.Metrics(), report); err != nil {
 		return err
 	}
 	catalogv1.RegisterCatalogServer(setup.GRPC(), NewServer(titles, report))
 	return nil
 }
 
-// tell logs what became of the records, on one line.
-func tell(log *slog.Logger, r *catalogv1.ReportResponse) {
+// logReport logs one line: how many records were loaded and skipped, and which faults they had.
+func logReport(log *slog.Logger, r *catalogv1.ReportResponse) {
 	found := make([]any, 0, len(r.Findings))
 	for _, f := range r.Findings {
 		found = append(found, slog.Int(f.Kind, int(f.Count)))
 	}
-	log.Info("films loaded", "records", r.Records, "loaded", r.Loaded, "skipped", r.Skipped, slog.Group("findings", found...))
+	log.Info("films loaded", "records", r.Records, "loaded", r.Loaded, "skipped", r.Skipped,
+		slog.Group("findings", found...))
 }
 
-// measure exports the report.
-func measure(reg prometheus.Registerer, r *catalogv1.ReportResponse) error {
+// exportReport exports the report as metrics.
+func exportReport(reg prometheus.Registerer, r *catalogv1.ReportResponse) error {
 	records := prometheus.NewGaugeVec(prometheus.GaugeOpts{
-		Name: "cinema_films_records", Help: "Records of the film list by what became of them.",
+		Name: "cinema_films_records", Help: "Records of the film list by result: loaded or skipped.",
 	}, []string{"result"})
 	findings := prometheus.NewGaugeVec(prometheus.GaugeOpts{
-		Name: "cinema_films_findings", Help: "Faults met in the film list by kind.",
+		Name: "cinema_films_findings", Help: "Faults found in the film list by kind.",
 	}, []string{"kind"})
 	records.WithLabelValues("loaded").Set(float64(r.Loaded))
 	records.WithLabelValues("skipped").Set(float64(r.Skipped))

@@ -13,8 +13,12 @@ import (
 func open() *catalog.Server { return catalog.NewServer(films.Load()) }
 
 func TestGetTitlesKeepsTheOrder(t *testing.T) {
-	got, err := open().GetTitles(t.Context(), &catalogv1.GetTitlesRequest{Ids: []string{"alien-1979", "none", "fargo-1996"}})
-	if err != nil || len(got.Titles) != 2 || got.Titles[0].Name != "Alien" || len(got.Missing) != 1 || got.Missing[0] != "none" {
+	got, err := open().GetTitles(t.Context(), &catalogv1.GetTitlesRequest{Ids: []string{
+		"alien-1979", "none",
+		"fargo-1996",
+	}})
+	if err != nil || len(got.Titles) != 2 || got.Titles[0].Name != "Alien" || len(got.Missing) != 1 ||
+		got.Missing[0] != "none" {
 		t.Errorf("got %v, %v", got, err)
 	}
 }
@@ -56,13 +60,17 @@ func TestPopular(t *testing.T) {
 	} {
 		got, err := s.Popular(t.Context(), tc.ask)
 		if err != nil || len(got.Titles) != tc.count || tc.count > 0 && got.Titles[0].Id != tc.first {
-			t.Errorf("%s: %d films, %v, first %v", name, len(got.GetTitles()), err, got.GetTitles()[:min(1, len(got.GetTitles()))])
+			t.Errorf("%s: %d films, %v, first %v", name, len(got.GetTitles()), err,
+				got.GetTitles()[:min(1, len(got.GetTitles()))])
 		}
 	}
 }
 
 func TestShelvesShareNoFilm(t *testing.T) {
-	got, err := open().Shelves(t.Context(), &catalogv1.ShelvesRequest{Genres: []string{"", "Drama", "Western", "None"}, Limit: 30})
+	got, err := open().Shelves(t.Context(), &catalogv1.ShelvesRequest{
+		Genres: []string{"", "Drama", "Western", "None"},
+		Limit:  30,
+	})
 	if err != nil || len(got.Shelves) != 4 {
 		t.Fatal(got, err)
 	}

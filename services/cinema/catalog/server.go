@@ -23,14 +23,14 @@ type Server struct {
 	genres     []*catalogv1.Genre
 }
 
-// NewServer returns a server of these films, which must not change any more.
+// NewServer returns a server of these films. The caller must not change them afterwards.
 func NewServer(titles []*catalogv1.Title, report *catalogv1.ReportResponse) *Server {
 	s := &Server{
 		report: report, byID: map[string]*catalogv1.Title{}, byName: map[string][]*catalogv1.Title{},
 		popular: map[string][]*catalogv1.Title{}, byDirector: map[string][]*catalogv1.Title{},
 	}
 	best := slices.SortedFunc(slices.Values(titles), func(a, b *catalogv1.Title) int {
-		return cmp.Or(cmp.Compare(appeal(b), appeal(a)), cmp.Compare(a.Id, b.Id))
+		return cmp.Or(cmp.Compare(popularity(b), popularity(a)), cmp.Compare(a.Id, b.Id))
 	})
 	for _, t := range best {
 		s.byID[t.Id] = t
@@ -44,7 +44,7 @@ func NewServer(titles []*catalogv1.Title, report *catalogv1.ReportResponse) *Ser
 	}
 	for genre, list := range s.popular {
 		s.byName[genre] = slices.SortedFunc(slices.Values(list), func(a, b *catalogv1.Title) int {
-			return cmp.Or(strings.Compare(shelfName(a), shelfName(b)), cmp.Compare(a.Id, b.Id))
+			return cmp.Or(strings.Compare(sortName(a), sortName(b)), cmp.Compare(a.Id, b.Id))
 		})
 		if genre != "" {
 			s.genres = append(s.genres, &catalogv1.Genre{Name: genre, Titles: int32(len(list))})
@@ -54,19 +54,19 @@ func NewServer(titles []*catalogv1.Title, report *catalogv1.ReportResponse) *Ser
 	return s
 }
 
-// appeal ranks films by what the public thinks of them: the mean rating, drawn towards the middle when few voted, with
-// a bonus for being known. A film nobody rated comes last.
-func appeal(t *catalogv1.Title) float64 {
-	const middle, doubt = 6.3, 20_000
+// popularity ranks films: the mean rating on IMDb, moved towards the average when there are few votes, plus a bonus for
+// many votes. A film without votes comes last.
+func popularity(t *catalogv1.Title) float64 {
+	const average, averageVotes = 6.3, 20_000 // counts as 20,000 more votes with the average rating
 	votes := float64(t.ImdbVotes)
 	if t.ImdbRating == nil || votes == 0 {
 		return 0
 	}
-	return (t.GetImdbRating()*votes+middle*doubt)/(votes+doubt) + 0.25*math.Log10(votes)
+	return (t.GetImdbRating()*votes+average*averageVotes)/(votes+averageVotes) + 0.25*math.Log10(votes)
 }
 
-// shelfName is what a film is filed under: without a leading article.
-func shelfName(t *catalogv1.Title) string {
+// sortName is the lower-case name without a leading article, by which films are sorted.
+func sortName(t *catalogv1.Title) string {
 	name := strings.ToLower(t.Name)
 	for _, article := range []string{"the ", "a ", "an "} {
 		if rest, ok := strings.CutPrefix(name, article); ok {
@@ -76,8 +76,8 @@ func shelfName(t *catalogv1.Title) string {
 	return name
 }
 
-// within returns n, or unset for zero, and an error that names the field when n is out of 0..most.
-func within(field string, n int32, unset, most int) (int, error) {
+// checkLimit returns n, or unset if n is zero, or an error that names the field if n is not between 0 and most.
+func checkLimit(field string, n int32, unset, most int) (int, error) {
 	if n < 0 || int(n) > most {
 		return 0, errs.Errorf(errs.Invalid, "asking for %d films", n).Field(field, "must be 0 to "+strconv.Itoa(most))
 	}
@@ -102,7 +102,7 @@ func (s *Server) GetTitles(_ context.Context, r *catalogv1.GetTitlesRequest) (*c
 
 // Browse implements catalogv1.CatalogServer.
 func (s *Server) Browse(_ context.Context, r *catalogv1.BrowseRequest) (*catalogv1.BrowseResponse, error) {
-	size, err := within("page_size", r.PageSize, 48, 200)
+	size, err := checkLimit("page_size", r.PageSize, 48, 200)
 	if err != nil {
 		return nil, err
 	}
@@ -110,7 +110,8 @@ func (s *Server) Browse(_ context.Context, r *catalogv1.BrowseRequest) (*catalog
 	from := 0
 	if r.PageToken != "" {
 		if from, err = strconv.Atoi(r.PageToken); err != nil || from < 0 || from > len(list) {
-			return nil, errs.Errorf(errs.Invalid, "browsing %q", r.Genre).Field("page_token", "must come from the page before")
+			return nil, errs.Errorf(errs.Invalid, "browsing %q", r.Genre).Field("page_token",
+				"must be the next_page_token of the previous page")
 		}
 	}
 	to := min(from+size, len(list))
@@ -123,7 +124,7 @@ func (s *Server) Browse(_ context.Context, r *catalogv1.BrowseRequest) (*catalog
 
 // Popular implements catalogv1.CatalogServer.
 func (s *Server) Popular(_ context.Context, r *catalogv1.PopularRequest) (*catalogv1.PopularResponse, error) {
-	limit, err := within("limit", r.Limit, 20, 200)
+	limit, err := checkLimit("limit", r.Limit, 20, 200)
 	if err != nil {
 		return nil, err
 	}
@@ -139,7 +140,7 @@ func (s *Server) Popular(_ context.Context, r *catalogv1.PopularRequest) (*catal
 
 // Shelves implements catalogv1.CatalogServer.
 func (s *Server) Shelves(_ context.Context, r *catalogv1.ShelvesRequest) (*catalogv1.ShelvesResponse, error) {
-	limit, err := within("limit", r.Limit, 20, 50)
+	limit, err := checkLimit("limit", r.Limit, 20, 50)
 	if err != nil {
 		return nil, err
 	}

@@ -22,14 +22,12 @@ import (
 	"bijou.dev/services/cinema/web"
 )
 
-// setups make a process each service, by name.
+// setups has the setup function of each service, by name.
 var setups = map[string]service.SetupFunc{
 	"audience": func(ctx context.Context, setup *service.Setup) error {
 		return audience.New(ctx, setup, audience.Options{Target: "http://web-1:8080"})
 	},
-	"catalog": func(ctx context.Context, setup *service.Setup) error {
-		return catalog.New(ctx, setup, catalog.Options{})
-	},
+	"catalog": catalog.New,
 	"playback": func(ctx context.Context, setup *service.Setup) error {
 		return playback.New(ctx, setup, playback.Options{})
 	},
@@ -39,14 +37,12 @@ var setups = map[string]service.SetupFunc{
 	"ratings": func(ctx context.Context, setup *service.Setup) error {
 		return ratings.New(ctx, setup, ratings.Options{})
 	},
-	"recommendations": func(ctx context.Context, setup *service.Setup) error {
-		return recommendations.New(ctx, setup, recommendations.Options{})
-	},
-	"search": func(ctx context.Context, setup *service.Setup) error { return search.New(ctx, setup, search.Options{}) },
+	"recommendations": recommendations.New,
+	"search":          search.New,
 	"viewing": func(ctx context.Context, setup *service.Setup) error {
 		return viewing.New(ctx, setup, viewing.Options{})
 	},
-	"web": func(ctx context.Context, setup *service.Setup) error { return web.New(ctx, setup, web.Options{}) },
+	"web": web.New,
 }
 
 func start(t *testing.T, net *memnet.Network, name string, n int) string {
@@ -75,7 +71,7 @@ func start(t *testing.T, net *memnet.Network, name string, n int) string {
 	return host
 }
 
-// Two of each service run in one process, with nobody to talk to, and say that they are ready.
+// Two instances of each service run in one process. None can reach another service, and all are ready.
 func TestEveryServiceRunsTwice(t *testing.T) {
 	net := memnet.New()
 	client := &http.Client{Transport: &http.Transport{DialContext: net.DialContext, DisableKeepAlives: true}}
@@ -100,13 +96,14 @@ func TestEveryServiceRunsTwice(t *testing.T) {
 			}
 		}
 	}
-	if status, body := get("http://web-2:8080/"); status != 200 || !strings.Contains(body, "A short intermission") {
-		t.Errorf("home with nobody to ask: %d", status)
+	if status, body := get("http://web-2:8080/"); status != 200 || !strings.Contains(body, "Temporarily unavailable") {
+		t.Errorf("home page without other services: status %d, want 200 and an apology:\n%s", status, body)
 	}
-	if _, body := get("http://catalog-1:9090/metrics"); !strings.Contains(body, `cinema_films_findings{`) || !strings.Contains(body, `kind="impossible_date"`) {
-		t.Error("the report of the film data is not in the metrics")
+	if _, body := get("http://catalog-1:9090/metrics"); !strings.Contains(body, `cinema_films_findings{`) ||
+		!strings.Contains(body, `kind="impossible_date"`) {
+		t.Error("/metrics of catalog does not have the report of the film data")
 	}
 	if _, body := get("http://playback-1:9090/metrics"); !strings.Contains(body, "cinema_playback_undelivered") {
-		t.Error("playback does not say what it has to deliver")
+		t.Error("/metrics of playback does not have the number of undelivered sessions")
 	}
 }

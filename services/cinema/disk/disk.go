@@ -1,10 +1,10 @@
-// Package disk keeps a service's data in one file that survives kill -9 and power cuts.
+// Package disk stores a service's data in one file that survives kill -9 and power cuts.
 //
-// A write has been synced to disk when Write returns. Writes that arrive together share one sync, so many writers are
-// not slower than one. One process at a time may open a file.
+// A write is synced to disk when Write returns. Concurrent writes share one sync, so many writers are not slower than
+// one. Only one process at a time can open a file.
 //
-// A full disk refuses writes until there is space. A disk that fails to write or to sync ends all writing, see [DB.Run]:
-// after a failed sync nobody knows what is on disk, and the next one would say that all is well.
+// While the disk is full, writes return an error. After the disk has failed to write or to sync, all writes return an
+// error, see [DB.Run]: it is unknown what is on disk, and a later sync would report success all the same.
 package disk
 
 import (
@@ -34,8 +34,8 @@ type DB struct {
 	once   sync.Once
 }
 
-// Open opens or makes the file dir/name.db with these buckets. It waits up to five seconds for a process that is about
-// to give the file up. With an empty dir the data lives in a temporary folder until Close.
+// Open opens or creates the file dir/name.db with these buckets. It waits up to 5 s for another process to close the
+// file. If dir is empty, the file is in a temporary folder that Close removes.
 func Open(dir, name string, buckets ...string) (*DB, error) {
 	temp := ""
 	if dir == "" {
@@ -59,12 +59,13 @@ func open(path string, buckets []string) (*bolt.DB, error) {
 	}
 	db, err := bolt.Open(path, 0o600, &bolt.Options{Timeout: 5 * time.Second, FreelistType: bolt.FreelistMapType})
 	if errors.Is(err, berrors.ErrTimeout) {
-		return nil, errs.Errorf(errs.Precondition, "opening %s: another process holds it; give each instance its own folder", path)
+		return nil, errs.Errorf(errs.Precondition, "opening %s: another process has it open; "+
+			"give each instance its own folder", path)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("opening %s: %w", path, err)
 	}
-	// Long enough that concurrent writers meet, short enough that a single one does not notice.
+	// Long enough that concurrent writes share a sync, short compared with the sync of a single one.
 	db.MaxBatchDelay = 2 * time.Millisecond
 	err = db.Update(func(tx *bolt.Tx) error {
 		for _, b := range buckets {
@@ -81,7 +82,7 @@ func open(path string, buckets []string) (*bolt.DB, error) {
 	return db, nil
 }
 
-// Close gives the file up. Writes in hand are finished first.
+// Close finishes the writes in progress and closes the file.
 func (db *DB) Close() error {
 	err := db.bolt.Close()
 	if db.temp != "" {
@@ -90,9 +91,9 @@ func (db *DB) Close() error {
 	return err
 }
 
-// Write runs fn in a transaction that is all on disk, or not at all, when Write returns. fn may run more than once, so it
-// must set what it gives to the outside anew each time. An error of fn undoes the transaction and is returned as it is.
-// Errors of its own are Exhausted when the disk is full and Unavailable when it has failed or the file is closed.
+// Write runs fn in a transaction. When Write returns, either all of it is on disk or nothing. fn may run more than
+// once, so it must set its results anew each time. If fn returns an error, nothing is written and Write returns that
+// error. Write's own errors are Exhausted if the disk is full, and Unavailable if it has failed or the file is closed.
 func (db *DB) Write(ctx context.Context, fn func(*bolt.Tx) error) error {
 	if err := ctx.Err(); err != nil {
 		return err
@@ -106,21 +107,21 @@ func (db *DB) Write(ctx context.Context, fn func(*bolt.Tx) error) error {
 	})
 	switch {
 	case err == nil:
-		return db.err() // a sync that succeeds after one that failed means nothing
+		return db.err() // a sync that succeeds after a failed one proves nothing
 	case own != nil, errors.Is(err, berrors.ErrDatabaseNotOpen):
-		return closed(err)
+		return unavailableIfClosed(err)
 	case errors.Is(err, syscall.ENOSPC):
 		return errs.Errorf(errs.Exhausted, "writing to the data file: %w", err)
 	}
 	db.once.Do(func() {
-		db.reason = errs.Errorf(errs.Unavailable, "writing to the data file: the disk failed; start again when it is well: %w", err)
+		db.reason = errs.Errorf(errs.Unavailable, "writing to the data file: %w; repair the disk, then restart", err)
 		close(db.failed)
 	})
 	return db.reason
 }
 
-// Run waits until ctx ends, or until the disk has failed, and then returns why: nothing can be written until the file is
-// opened again. It is for a service's background work, so that the process ends.
+// Run waits until ctx ends and returns nil, or until the disk has failed and returns the reason. After that, nothing
+// can be written until the file is opened again. Run it as background work of a service, so that the process ends.
 func (db *DB) Run(ctx context.Context) error {
 	select {
 	case <-ctx.Done():
@@ -139,13 +140,13 @@ func (db *DB) err() error {
 	}
 }
 
-// Read runs fn in a transaction that sees one state of the data.
-func (db *DB) Read(fn func(*bolt.Tx) error) error { return closed(db.bolt.View(fn)) }
+// Read runs fn in a read transaction, which sees a snapshot of the data.
+func (db *DB) Read(fn func(*bolt.Tx) error) error { return unavailableIfClosed(db.bolt.View(fn)) }
 
-// closed classifies the one error that says "elsewhere or later": the process is going away.
-func closed(err error) error {
+// unavailableIfClosed makes the error of a closed file Unavailable, so that callers retry: the process is stopping.
+func unavailableIfClosed(err error) error {
 	if errors.Is(err, berrors.ErrDatabaseNotOpen) {
-		return errs.Errorf(errs.Unavailable, "using the data file: it is closed")
+		return errs.Errorf(errs.Unavailable, "using the data file: it is unavailableIfClosed")
 	}
 	return err
 }
@@ -159,7 +160,7 @@ func Put(b *bolt.Bucket, key string, m proto.Message) error {
 	return b.Put([]byte(key), v)
 }
 
-// Get loads what b has under key into m and reports whether there was anything. A nil b has nothing.
+// Get loads the message with this key into m and reports whether it was found. A nil b is empty.
 func Get(b *bolt.Bucket, key string, m proto.Message) (bool, error) {
 	if b == nil {
 		return false, nil
@@ -174,7 +175,7 @@ func Get(b *bolt.Bucket, key string, m proto.Message) (bool, error) {
 	return true, nil
 }
 
-// All decodes each message of b, in the order of the keys. A nil b has nothing.
+// All returns the messages of b in the order of their keys. A nil b is empty.
 func All[T any, P interface {
 	*T
 	proto.Message

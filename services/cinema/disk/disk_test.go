@@ -108,8 +108,8 @@ func TestAcknowledgedWritesSurviveKill(t *testing.T) {
 	}
 }
 
-// A disk that does not sync ends all writing, also when it syncs again, and says why. What was acknowledged can be read, and
-// is there for the next process.
+// A disk that does not sync ends all writing, also when it syncs again, and says why. What was acknowledged can be
+// read, and is there for the next process.
 func TestDiskFails(t *testing.T) {
 	dir := t.TempDir()
 	db, err := disk.Open(dir, "x", "b")
@@ -119,11 +119,11 @@ func TestDiskFails(t *testing.T) {
 	if err := put(db, "a"); err != nil {
 		t.Fatal(err)
 	}
-	mend := breakSync(t, filepath.Join(dir, "x.db"))
+	repair := breakSync(t, filepath.Join(dir, "x.db"))
 	if err := put(db, "b"); !errors.Is(err, errs.Unavailable) || !errors.Is(err, syscall.EINVAL) {
 		t.Errorf("a write that could not be synced: %v", err)
 	}
-	mend()
+	repair()
 	var writers sync.WaitGroup
 	for w := range 8 {
 		writers.Go(func() {
@@ -151,9 +151,9 @@ func TestDiskFails(t *testing.T) {
 	}
 }
 
-// breakSync puts something else in the place of this process's open file: it takes every write and does not know how to
-// sync.
-func breakSync(t *testing.T, path string) (mend func()) {
+// breakSync replaces this process's open file by the null device: writes to it succeed, and a sync fails. The returned
+// function undoes that.
+func breakSync(t *testing.T, path string) (repair func()) {
 	t.Helper()
 	null, err := os.OpenFile(os.DevNull, os.O_RDWR, 0)
 	if err != nil {
@@ -246,7 +246,8 @@ func TestOneProcessHoldsTheFile(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer db.Close()
-	if _, err := disk.Open(dir, "x", "b"); !errors.Is(err, errs.Precondition) || !strings.Contains(err.Error(), "own folder") {
+	if _, err := disk.Open(dir, "x", "b"); !errors.Is(err, errs.Precondition) ||
+		!strings.Contains(err.Error(), "own folder") {
 		t.Errorf("a second process got %v", err)
 	}
 }

@@ -1,8 +1,8 @@
 // Package films holds the film data and makes a clean list of it.
 //
-// The data is a public list with known faults (see the README beside it). Load keeps what is valid, mends what can be
-// mended without guessing, leaves out the rest, and counts each fault. It never fails: a file that is broken in the
-// middle gives the films before the break and a finding that says so.
+// The data is a public list with known faults (see the README in this folder). Load keeps valid values, repairs what
+// can be repaired without guessing, leaves out the rest, and counts each fault. It does not fail: of a damaged file it
+// returns the films before the damage, and a finding that describes it.
 package films
 
 import (
@@ -23,18 +23,20 @@ import (
 var data []byte
 
 // The years a release can have. The list was compiled in 2010 and announces films for 2011; later years are two-digit
-// years that somebody read in the wrong century.
+// years that were read in the wrong century.
 const (
 	oldest = 1890
 	newest = 2011
 )
 
-// Load returns the films of the bundled list, in its order, and what was wrong with it. Both are the caller's.
+// Load returns the films of the bundled list in its order, and the report of its faults. The caller may change both.
 func Load() ([]*catalogv1.Title, *catalogv1.ReportResponse) { return Parse(data) }
 
-// Parse reads a list in the format of movies.json: an array of objects. See the package for what it promises.
+// Parse is Load for another list in the format of movies.json: an array of objects.
 func Parse(list []byte) ([]*catalogv1.Title, *catalogv1.ReportResponse) {
-	l := &loader{report: &catalogv1.ReportResponse{}, ids: map[string]bool{}, known: map[string]bool{}, rated: map[rated]bool{}}
+	l := &loader{
+		report: &catalogv1.ReportResponse{}, ids: map[string]bool{}, known: map[string]bool{}, rated: map[rated]bool{},
+	}
 	dec := json.NewDecoder(bytes.NewReader(list))
 	if t, err := dec.Token(); err != nil || t != json.Delim('[') {
 		l.find("broken_file", "stopped reading", "not an array")
@@ -63,7 +65,7 @@ func Parse(list []byte) ([]*catalogv1.Title, *catalogv1.ReportResponse) {
 	return titles, l.report
 }
 
-// rated is what two films of one title cannot have in common by chance.
+// rated is a rating. If two films with the same title have the same, one of them was copied from the other.
 type rated struct {
 	name  string
 	stars float64
@@ -98,7 +100,7 @@ type fields struct {
 	name string
 }
 
-// where names the record for a person.
+// where returns a message that begins with the number and the name of the record.
 func (f *fields) where(format string, args ...any) string {
 	return fmt.Sprintf("record %d, %s: ", f.report.Records, f.name) + fmt.Sprintf(format, args...)
 }
@@ -155,7 +157,7 @@ func (f *fields) numbers(t *catalogv1.Title) {
 	t.Budget = f.money("Production Budget", "missing_budget")
 }
 
-// text returns a string field without stray spaces, or "".
+// text returns a string field without superfluous spaces, or "".
 func (f *fields) text(key, missing string) string {
 	var s string
 	if err := json.Unmarshal(f.raw[key], &s); err == nil {
@@ -182,7 +184,7 @@ func (f *fields) number(key, missing string, low, high float64) (float64, bool) 
 	return v, true
 }
 
-// money returns an amount of dollars. The list writes 0 where nobody reported a figure.
+// money returns an amount of dollars. In the list, 0 stands for an unknown amount.
 func (f *fields) money(key, missing string) *int64 {
 	v, ok := f.number(key, missing, 0, 1e12)
 	if !ok {
@@ -195,7 +197,7 @@ func (f *fields) money(key, missing string) *int64 {
 	return new(int64(v))
 }
 
-// date fills in day and year of release when they are possible.
+// date sets the day and the year of release if they are possible.
 func (f *fields) date(t *catalogv1.Title) {
 	var s string
 	if err := json.Unmarshal(f.raw["Release Date"], &s); err != nil || s == "" {
@@ -213,20 +215,22 @@ func (f *fields) date(t *catalogv1.Title) {
 	}
 }
 
-// sharedRating counts films that carry the public's rating of a namesake: the list was joined by title alone, so the
-// remake and the original have the same figures. Nothing says whose they are, so both keep them.
+// sharedRating counts films that have the rating of another film with the same title. The list was joined by title
+// only, so a remake and its original have the same rating. It is unknown which of the two it belongs to, so both keep
+// it.
 func (f *fields) sharedRating(t *catalogv1.Title) {
 	if t.ImdbVotes == 0 {
 		return
 	}
 	key := rated{strings.ToLower(t.Name), t.GetImdbRating(), t.ImdbVotes}
 	if f.rated[key] {
-		f.find("shared_rating", "kept", f.where("rating %.1f of %d votes is also that of a namesake", key.stars, key.votes))
+		f.find("shared_rating", "kept", f.where("another film with this title has the same rating, %.1f of %d votes",
+			key.stars, key.votes))
 	}
 	f.rated[key] = true
 }
 
-// id returns a name for t that no earlier film has.
+// id returns an id for t that is different from those of all earlier films.
 func (l *loader) id(t *catalogv1.Title) string {
 	base := slug(t.Name)
 	if t.Year > 0 {

@@ -9,10 +9,10 @@ import (
 	"golang.org/x/text/unicode/norm"
 )
 
-// articles are those that the list puts behind a title, as in "Boot, Das".
+// articles are the articles that the list writes after a title, as in "Boot, Das".
 var articles = []string{"The", "An", "A", "Das", "Les"}
 
-// title returns the name of the film in the form people write it, or "".
+// title returns the name of the film as people write it, or "" if there is none.
 func (f *fields) title() string {
 	raw := f.raw["Title"]
 	var s string
@@ -30,9 +30,9 @@ func (f *fields) title() string {
 	if len(s) > 300 {
 		return ""
 	}
-	if mended := mend(s); mended != s {
-		f.find("damaged_title", "mended", s+" -> "+mended)
-		s = mended
+	if repaired := repairEncoding(s); repaired != s {
+		f.find("damaged_title", "repaired", s+" -> "+repaired)
+		s = repaired
 	}
 	if tidy := strings.Join(strings.Fields(s), " "); tidy != s {
 		f.find("stray_spaces", "removed", tidy)
@@ -41,29 +41,30 @@ func (f *fields) title() string {
 	for _, article := range articles {
 		if rest, ok := strings.CutSuffix(s, ", "+article); ok && rest != "" {
 			s = article + " " + rest
-			f.find("inverted_title", "turned round", s)
+			f.find("inverted_title", "reordered", s)
 			break
 		}
 	}
 	return s
 }
 
-// mend undoes one kind of damage: text of a Windows computer that was read as if a Macintosh had written it, which
-// turned each accented letter into another sign. Text with a sign that a Macintosh did not have is left alone.
-func mend(s string) string {
+// repairEncoding repairs text in the encoding Windows-1252 that was decoded as Mac Roman, which turned each accented
+// letter into another character. Text that cannot be encoded in Mac Roman is returned unchanged.
+func repairEncoding(s string) string {
 	mac, err := charmap.Macintosh.NewEncoder().String(s)
 	if err != nil {
 		return s
 	}
 	windows, err := charmap.Windows1252.NewDecoder().String(mac)
-	if err != nil || strings.ContainsFunc(windows, func(r rune) bool { return r == unicode.ReplacementChar || unicode.IsControl(r) }) {
+	if err != nil || strings.ContainsFunc(windows, isDamaged) {
 		return s
 	}
 	return windows
 }
 
-// slug returns s as lower-case letters and digits with single hyphens, for use in an address. It is never empty and
-// at most 80 bytes.
+func isDamaged(r rune) bool { return r == unicode.ReplacementChar || unicode.IsControl(r) }
+
+// slug returns s as lower-case letters and digits with single hyphens, for use in a URL. It has 1 to 80 bytes.
 func slug(s string) string {
 	var b strings.Builder
 	gap := false

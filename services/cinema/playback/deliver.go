@@ -14,12 +14,12 @@ import (
 )
 
 const (
-	pause  = 5 * time.Second    // between deliveries
-	keep   = 7 * 24 * time.Hour // how long a session without news is known
-	forget = time.Hour          // between looking for old sessions
+	deliverEvery = 5 * time.Second    // the mean time between deliveries
+	keepSessions = 7 * 24 * time.Hour // how long a session is stored after its last report
+	cleanupEvery = time.Hour          // the time between cleanups
 )
 
-// Run delivers progress that viewing did not take at first, and forgets old sessions, until ctx ends.
+// Run sends pending progress to viewing again, and deletes old sessions, until ctx ends.
 func (s *Server) Run(ctx context.Context) error {
 	next := time.Now()
 	for {
@@ -27,25 +27,25 @@ func (s *Server) Run(ctx context.Context) error {
 			return err
 		}
 		if time.Now().After(next) {
-			next = time.Now().Add(forget)
-			if err := s.forget(ctx, time.Now().Add(-keep)); err != nil && ctx.Err() == nil {
+			next = time.Now().Add(cleanupEvery)
+			if err := s.cleanup(ctx, time.Now().Add(-keepSessions)); err != nil && ctx.Err() == nil {
 				return err
 			}
 		}
-		if !pace.Sleep(ctx, pace.Jitter(pause, 0.5)) {
+		if !pace.Sleep(ctx, pace.Jitter(deliverEvery, 0.5)) {
 			return nil
 		}
 	}
 }
 
-// Undelivered returns how many sessions have progress that viewing does not have.
+// Undelivered returns the number of sessions with progress that viewing has not stored.
 func (s *Server) Undelivered() int {
 	n := 0
 	_ = s.db.Read(func(tx *bolt.Tx) error { n = tx.Bucket(pending).Stats().KeyN; return nil })
 	return n
 }
 
-// deliver sends what is pending and stops at the first session that viewing cannot take now.
+// deliver sends pending progress to viewing. It stops at the first session that viewing cannot store at the moment.
 func (s *Server) deliver(ctx context.Context) error {
 	var ids []string
 	err := s.db.Read(func(tx *bolt.Tx) error {
@@ -59,37 +59,38 @@ func (s *Server) deliver(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		if !s.taken(ctx, session) {
-			return nil // later; that viewing does not answer is visible in its circuit
+		if !s.handled(ctx, session) {
+			return nil // retried after deliverEvery; the circuit of viewing shows the error
 		}
-		if err := s.delivered(ctx, session); err != nil {
+		if err := s.markDelivered(ctx, session); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// taken reports whether viewing has a session's progress, or never will because it does not accept it.
-func (s *Server) taken(ctx context.Context, session *playbackv1.Session) bool {
+// handled sends a session's progress and reports whether it is done: viewing stored it, or refused it as invalid.
+func (s *Server) handled(ctx context.Context, session *playbackv1.Session) bool {
 	err := s.advance(ctx, session)
 	return err == nil || errs.KindOf(err) == errs.Invalid
 }
 
-// delivered takes a session off the list unless it moved meanwhile.
-func (s *Server) delivered(ctx context.Context, sent *playbackv1.Session) error {
+// markDelivered removes a session from the pending ones unless it has newer progress.
+func (s *Server) markDelivered(ctx context.Context, sent *playbackv1.Session) error {
 	return s.db.Write(ctx, func(tx *bolt.Tx) error {
-		now := &playbackv1.Session{}
-		found, err := disk.Get(tx.Bucket(sessions), sent.Id, now)
-		if err != nil || !found || now.Sequence != sent.Sequence {
+		stored := &playbackv1.Session{}
+		found, err := disk.Get(tx.Bucket(sessions), sent.Id, stored)
+		if err != nil || !found || stored.Sequence != sent.Sequence {
 			return err
 		}
-		now.Bookmarked = true
-		return save(tx, now)
+		stored.Bookmarked = true
+		return save(tx, stored)
 	})
 }
 
-// forget removes sessions without news since before, in steps that do not hold other writers up.
-func (s *Server) forget(ctx context.Context, before time.Time) error {
+// cleanup deletes the delivered sessions whose last report was before a time. It does so in small transactions, so that
+// other writers do not wait long.
+func (s *Server) cleanup(ctx context.Context, before time.Time) error {
 	var old []string
 	err := s.db.Read(func(tx *bolt.Tx) error {
 		all, err := disk.All[playbackv1.Session](tx.Bucket(sessions))

@@ -1,7 +1,8 @@
-// Package playback issues sessions of watching and carries their progress to the bookmarks.
+// Package playback starts sessions of watching a film and sends their progress to the service viewing.
 package playback
 
 import (
+	"cmp"
 	"context"
 
 	"bijou.dev/platform/service"
@@ -13,18 +14,16 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 )
 
-// Options says where sessions are kept. The zero value is ready to use.
+// Options says where sessions are stored. The zero value is ready to use.
 type Options struct {
-	// Dir is the folder of the data file. Empty: the state folder of the process, and without one the data lives until
-	// the process ends.
+	// Dir is the folder of the data file. Empty: the state folder of the process; if it has none, a temporary folder
+	// that is removed when the process stops.
 	Dir string
 }
 
 // New sets up a playback service.
 func New(_ context.Context, setup *service.Setup, o Options) error {
-	if o.Dir == "" {
-		o.Dir = setup.StateDir()
-	}
+	o.Dir = cmp.Or(o.Dir, setup.StateDir())
 	peers, err := dial(setup)
 	if err != nil {
 		return err
@@ -38,7 +37,7 @@ func New(_ context.Context, setup *service.Setup, o Options) error {
 	playbackv1.RegisterPlaybackServer(setup.GRPC(), s)
 	setup.Go("bookmark delivery", s.Run)
 	return setup.Metrics().Register(prometheus.NewGaugeFunc(prometheus.GaugeOpts{
-		Name: "cinema_playback_undelivered", Help: "Sessions whose progress has not reached the bookmarks yet.",
+		Name: "cinema_playback_undelivered", Help: "Sessions whose progress has not been stored by viewing yet.",
 	}, func() float64 { return float64(s.Undelivered()) }))
 }
 

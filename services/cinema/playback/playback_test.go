@@ -16,8 +16,8 @@ import (
 	"bijou.dev/services/cinema/viewing"
 )
 
-// The house runs all services; fargo-1996 lasts 87 minutes.
-func start(t *testing.T, h *cinematest.House, id string) (playbackv1.PlaybackClient, *playbackv1.Session) {
+// start starts a session of fargo-1996, which has 87 minutes.
+func start(t *testing.T, h *cinematest.Stack, id string) (playbackv1.PlaybackClient, *playbackv1.Session) {
 	t.Helper()
 	c := playbackv1.NewPlaybackClient(h.Conn("playback"))
 	s, err := c.Start(t.Context(), &playbackv1.StartRequest{SessionId: id, ProfileId: "ingrid", TitleId: "fargo-1996"})
@@ -31,7 +31,7 @@ func beat(id string, sequence int64, at time.Duration) *playbackv1.HeartbeatRequ
 	return &playbackv1.HeartbeatRequest{SessionId: id, Sequence: sequence, Position: durationpb.New(at)}
 }
 
-func bookmark(t *testing.T, h *cinematest.House) (time.Duration, error) {
+func bookmark(t *testing.T, h *cinematest.Stack) (time.Duration, error) {
 	t.Helper()
 	m, err := viewingv1.NewViewingClient(h.Conn("viewing")).GetBookmark(t.Context(),
 		&viewingv1.GetBookmarkRequest{ProfileId: "ingrid", TitleId: "fargo-1996"})
@@ -66,7 +66,8 @@ func TestSessionMovesTheBookmark(t *testing.T) {
 			t.Errorf("stop: %v, %v", s, err)
 		}
 	}
-	if s, err := c.Heartbeat(t.Context(), beat("s1", 5, 80*time.Minute)); err != nil || s.Position.AsDuration() != 35*time.Minute {
+	if s, err := c.Heartbeat(t.Context(), beat("s1", 5, 80*time.Minute)); err != nil ||
+		s.Position.AsDuration() != 35*time.Minute {
 		t.Errorf("a report after the stop: %v, %v", s, err)
 	}
 	if _, s := start(t, h, "s2"); s.Position.AsDuration() != 35*time.Minute {
@@ -133,7 +134,10 @@ func TestRefusals(t *testing.T) {
 		t.Errorf("no such session: %v", err)
 	}
 	h.Kill("catalog")
-	if _, err := c.Start(t.Context(), &playbackv1.StartRequest{SessionId: "s3", ProfileId: "theo", TitleId: "fargo-1996"}); !errors.Is(err, errs.Unavailable) {
+	if _, err := c.Start(t.Context(), &playbackv1.StartRequest{
+		SessionId: "s3", ProfileId: "theo",
+		TitleId: "fargo-1996",
+	}); !errors.Is(err, errs.Unavailable) {
 		t.Errorf("without a catalog: %v", err)
 	}
 }

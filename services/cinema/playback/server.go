@@ -17,10 +17,10 @@ import (
 	"bijou.dev/services/cinema/disk"
 )
 
-// usual is how long a film is taken to run when the catalog does not know.
-const usual = 110 * time.Minute
+// defaultDuration is the running time of a film for which the catalog has none.
+const defaultDuration = 110 * time.Minute
 
-// The buckets: all sessions, and the ids of those whose progress viewing does not have yet.
+// The buckets: all sessions by id, and the ids of those whose progress viewing has not stored yet.
 var (
 	sessions = []byte("sessions")
 	pending  = []byte("pending")
@@ -42,17 +42,17 @@ func Open(o Options, peers Peers) (*Server, error) {
 	return &Server{db: db, peers: peers}, nil
 }
 
-// Close gives the file up.
+// Close closes the file.
 func (s *Server) Close() error { return s.db.Close() }
 
-// Start implements playbackv1.PlaybackServer. The film must exist. Whether the profile exists and how far it got are
-// asked too, but nobody waits in front of a black screen because those services do not answer.
+// Start implements playbackv1.PlaybackServer. The film must exist. If profiles or viewing is not available, the session
+// starts all the same: without a check of the profile, or at the beginning of the film.
 func (s *Server) Start(ctx context.Context, r *playbackv1.StartRequest) (*playbackv1.Session, error) {
 	if err := check(r); err != nil {
 		return nil, err
 	}
 	if old, err := s.load(r.SessionId); err == nil {
-		return same(old, r)
+		return existing(old, r)
 	} else if errs.KindOf(err) != errs.NotFound {
 		return nil, err
 	}
@@ -72,28 +72,26 @@ func (s *Server) Start(ctx context.Context, r *playbackv1.StartRequest) (*playba
 	if err != nil {
 		return nil, err
 	}
-	return same(got, r)
+	return existing(got, r)
 }
 
 func check(r *playbackv1.StartRequest) error {
-	if err := disk.CheckID("session_id", r.SessionId, 64); err != nil {
-		return err
-	}
-	if err := disk.CheckID("profile_id", r.ProfileId, 64); err != nil {
-		return err
-	}
-	return disk.CheckID("title_id", r.TitleId, 128)
+	var bad errs.Violations
+	disk.CheckID(&bad, "session_id", r.SessionId, 64)
+	disk.CheckID(&bad, "profile_id", r.ProfileId, 64)
+	disk.CheckID(&bad, "title_id", r.TitleId, 128)
+	return bad.Err("starting a session")
 }
 
-// same returns old if r would have made it.
-func same(old *playbackv1.Session, r *playbackv1.StartRequest) (*playbackv1.Session, error) {
+// existing returns the session old if r is for the same profile and film, or an error.
+func existing(old *playbackv1.Session, r *playbackv1.StartRequest) (*playbackv1.Session, error) {
 	if old.ProfileId != r.ProfileId || old.TitleId != r.TitleId {
 		return nil, errs.Errorf(errs.Exists, "starting session %q: it is of another profile or film", r.SessionId)
 	}
 	return old, nil
 }
 
-// prepare asks profile, film and bookmark at the same time and makes a session of the answers.
+// prepare looks up profile, film and bookmark in parallel and returns the new session.
 func (s *Server) prepare(ctx context.Context, r *playbackv1.StartRequest) (*playbackv1.Session, error) {
 	now := timestamppb.Now()
 	session := &playbackv1.Session{
@@ -116,12 +114,15 @@ func (s *Server) prepare(ctx context.Context, r *playbackv1.StartRequest) (*play
 		if len(found.Titles) == 0 {
 			return errs.Errorf(errs.NotFound, "starting session %q: there is no film %q", r.SessionId, r.TitleId)
 		}
-		session.Duration = durationpb.New(runs(found.Titles[0]))
+		session.Duration = durationpb.New(durationOf(found.Titles[0]))
 		return nil
 	})
 	var mark *viewingv1.Bookmark
 	g.Go(func() (err error) {
-		mark, err = s.peers.Viewing.GetBookmark(ctx, &viewingv1.GetBookmarkRequest{ProfileId: r.ProfileId, TitleId: r.TitleId})
+		mark, err = s.peers.Viewing.GetBookmark(ctx, &viewingv1.GetBookmarkRequest{
+			ProfileId: r.ProfileId,
+			TitleId:   r.TitleId,
+		})
 		session.PositionUnknown = err != nil && errs.KindOf(err) != errs.NotFound
 		return nil
 	})
@@ -134,9 +135,9 @@ func (s *Server) prepare(ctx context.Context, r *playbackv1.StartRequest) (*play
 	return session, nil
 }
 
-func runs(t *catalogv1.Title) time.Duration {
+func durationOf(t *catalogv1.Title) time.Duration {
 	if t.Minutes == nil {
-		return usual
+		return defaultDuration
 	}
 	return time.Duration(t.GetMinutes()) * time.Minute
 }
@@ -169,14 +170,15 @@ func (s *Server) Stop(ctx context.Context, r *playbackv1.HeartbeatRequest) (*pla
 	return s.report(ctx, r, true)
 }
 
-// report moves the bookmark, then writes the session with the note whether that worked: one sync to disk, and what is
-// left over is delivered by Run.
+// report sends the progress to viewing, then writes the session and whether viewing has stored it, with one sync to
+// disk. If viewing has not stored it, Run sends it again later.
 func (s *Server) report(ctx context.Context, r *playbackv1.HeartbeatRequest, stop bool) (*playbackv1.Session, error) {
 	if r.Sequence < 1 {
-		return nil, errs.Errorf(errs.Invalid, "reporting on session %.64q", r.SessionId).Field("sequence", "must be at least 1")
+		return nil, errs.Errorf(errs.Invalid, "reporting on session %.64q", r.SessionId).Field("sequence",
+			"must be at least 1")
 	}
 	session, err := s.load(r.SessionId)
-	if err != nil || !moves(session, r) {
+	if err != nil || !isNewer(session, r) {
 		return session, err
 	}
 	session.Sequence, session.Stopped, session.Reported = r.Sequence, stop, timestamppb.Now()
@@ -185,7 +187,7 @@ func (s *Server) report(ctx context.Context, r *playbackv1.HeartbeatRequest, sto
 	var got *playbackv1.Session
 	err = s.db.Write(ctx, func(tx *bolt.Tx) error {
 		got = &playbackv1.Session{}
-		if found, err := disk.Get(tx.Bucket(sessions), r.SessionId, got); err != nil || !found || !moves(got, r) {
+		if found, err := disk.Get(tx.Bucket(sessions), r.SessionId, got); err != nil || !found || !isNewer(got, r) {
 			return err
 		}
 		got = session
@@ -194,12 +196,12 @@ func (s *Server) report(ctx context.Context, r *playbackv1.HeartbeatRequest, sto
 	return got, err
 }
 
-// moves reports whether r is news to a session.
-func moves(s *playbackv1.Session, r *playbackv1.HeartbeatRequest) bool {
+// isNewer reports whether r changes session s: s is not stopped and r has a higher number.
+func isNewer(s *playbackv1.Session, r *playbackv1.HeartbeatRequest) bool {
 	return !s.Stopped && r.Sequence > s.Sequence
 }
 
-// save writes a session and keeps the list of those to deliver.
+// save writes a session, and adds it to the pending ones or removes it from them.
 func save(tx *bolt.Tx, s *playbackv1.Session) error {
 	if s.Bookmarked {
 		if err := tx.Bucket(pending).Delete([]byte(s.Id)); err != nil {
@@ -211,7 +213,7 @@ func save(tx *bolt.Tx, s *playbackv1.Session) error {
 	return disk.Put(tx.Bucket(sessions), s.Id, s)
 }
 
-// advance tells viewing how far a session is.
+// advance sends the progress of a session to viewing.
 func (s *Server) advance(ctx context.Context, session *playbackv1.Session) error {
 	_, err := s.peers.Viewing.Advance(ctx, &viewingv1.AdvanceRequest{
 		ProfileId: session.ProfileId, TitleId: session.TitleId, Position: session.Position, Duration: session.Duration,

@@ -1,46 +1,45 @@
-// Package profiles keeps who in a household is watching.
+// Package profiles stores the profiles of the people who watch, by household.
 package profiles
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"strings"
 
+	"bijou.dev/platform/errs"
 	"bijou.dev/platform/service"
 	profilesv1 "bijou.dev/services/cinema/api/profiles/v1"
+	"bijou.dev/services/cinema/disk"
 )
 
-// Options says where profiles are kept. The zero value is ready to use.
+// Options says where profiles are stored. The zero value is ready to use.
 type Options struct {
-	// Dir is the folder of the data file. Empty: the state folder of the process, and without one the data lives until
-	// the process ends.
+	// Dir is the folder of the data file. Empty: the state folder of the process; if it has none, a temporary folder
+	// that is removed when the process stops.
 	Dir string
-	// Household lists the names of the profiles made when there is none yet. Nil: Ingrid, Marcel, Noor and Theo. Empty,
-	// not nil: none.
+	// Household lists the names of the profiles that are created in an empty store. The id of each is its name in lower
+	// case. Nil: Ingrid, Marcel, Noor and Theo. Empty, not nil: none.
 	Household []string
 }
 
-func (o Options) household() []string {
+// complete returns a copy with all defaults, or an error that names the fields that are wrong.
+func (o Options) complete() (Options, error) {
 	if o.Household == nil {
-		return []string{"Ingrid", "Marcel", "Noor", "Theo"}
+		o.Household = []string{"Ingrid", "Marcel", "Noor", "Theo"}
 	}
-	return o.Household
-}
-
-func (o Options) validate() error {
-	for i, name := range o.household() {
-		if err := checkID(fmt.Sprintf("Household[%d]", i), strings.ToLower(name)); err != nil {
-			return err
+	var bad errs.Violations
+	for i, name := range o.Household {
+		if !disk.ValidID(strings.ToLower(name), 64) {
+			bad.Addf(fmt.Sprintf("Household[%d]", i), "must be 1 to 64 letters, digits and dashes, is %.80q", name)
 		}
 	}
-	return nil
+	return o, bad.Err("options of profiles")
 }
 
 // New sets up a profiles service.
 func New(_ context.Context, setup *service.Setup, o Options) error {
-	if o.Dir == "" {
-		o.Dir = setup.StateDir()
-	}
+	o.Dir = cmp.Or(o.Dir, setup.StateDir())
 	s, err := Open(o)
 	if err != nil {
 		return err

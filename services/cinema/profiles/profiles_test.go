@@ -40,7 +40,10 @@ func TestHouseholdLasts(t *testing.T) {
 	if _, err := s.Create(t.Context(), &profilesv1.CreateRequest{Id: "zoe", Name: " Zoë "}); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := s.Create(t.Context(), &profilesv1.CreateRequest{Id: "load-1", Name: "Load", Household: "audience"}); err != nil {
+	if _, err := s.Create(t.Context(), &profilesv1.CreateRequest{
+		Id: "load-1", Name: "Load",
+		Household: "audience",
+	}); err != nil {
 		t.Fatal(err)
 	}
 	if err := s.Close(); err != nil {
@@ -88,7 +91,8 @@ func TestRefusals(t *testing.T) {
 	if _, err := s.Get(t.Context(), &profilesv1.GetRequest{Id: "nobody"}); !errors.Is(err, errs.NotFound) {
 		t.Errorf("nobody: %v", err)
 	}
-	if _, err := profiles.Open(profiles.Options{Household: []string{"Jean Luc"}}); err == nil || !strings.Contains(err.Error(), "Household[0]") {
+	if _, err := profiles.Open(profiles.Options{Household: []string{"Jean Luc"}}); err == nil ||
+		!strings.Contains(err.Error(), "Household[0]") {
 		t.Errorf("a name that makes no id: %v", err)
 	}
 }

@@ -16,7 +16,8 @@ import (
 	"bijou.dev/services/cinema/disk"
 )
 
-const home = "home"
+// defaultHousehold is the household of requests that name none.
+const defaultHousehold = "home"
 
 var bucket = []byte("profiles")
 
@@ -26,9 +27,10 @@ type Server struct {
 	db *disk.DB
 }
 
-// Open opens the file and makes the household when there is no profile yet.
+// Open opens the file. If it has no profile, Open creates those of Options.Household.
 func Open(o Options) (*Server, error) {
-	if err := o.validate(); err != nil {
+	o, err := o.complete()
+	if err != nil {
 		return nil, err
 	}
 	db, err := disk.Open(o.Dir, "profiles", string(bucket))
@@ -36,17 +38,17 @@ func Open(o Options) (*Server, error) {
 		return nil, err
 	}
 	s := &Server{db: db}
-	if err := s.seed(o.household()); err != nil {
+	if err := s.createHousehold(o.Household); err != nil {
 		_ = db.Close()
 		return nil, err
 	}
 	return s, nil
 }
 
-// Close gives the file up.
+// Close closes the file.
 func (s *Server) Close() error { return s.db.Close() }
 
-func (s *Server) seed(names []string) error {
+func (s *Server) createHousehold(names []string) error {
 	return s.db.Write(context.Background(), func(tx *bolt.Tx) error {
 		b := tx.Bucket(bucket)
 		if k, _ := b.Cursor().First(); k != nil {
@@ -55,8 +57,8 @@ func (s *Server) seed(names []string) error {
 		now := time.Now()
 		for i, name := range names {
 			p := &profilesv1.Profile{
-				Id: strings.ToLower(name), Name: name, Household: home,
-				Created: timestamppb.New(now.Add(time.Duration(i) * time.Microsecond)), // keeps their order
+				Id: strings.ToLower(name), Name: name, Household: defaultHousehold,
+				Created: timestamppb.New(now.Add(time.Duration(i) * time.Microsecond)), // List sorts by it
 			}
 			if err := disk.Put(b, p.Id, p); err != nil {
 				return err
@@ -68,7 +70,7 @@ func (s *Server) seed(names []string) error {
 
 // List implements profilesv1.ProfilesServer.
 func (s *Server) List(_ context.Context, r *profilesv1.ListRequest) (*profilesv1.ListResponse, error) {
-	household := cmp.Or(r.Household, home)
+	household := cmp.Or(r.Household, defaultHousehold)
 	var all []*profilesv1.Profile
 	err := s.db.Read(func(tx *bolt.Tx) (err error) {
 		all, err = disk.All[profilesv1.Profile](tx.Bucket(bucket))
@@ -78,7 +80,8 @@ func (s *Server) List(_ context.Context, r *profilesv1.ListRequest) (*profilesv1
 		return nil, err
 	}
 	all = slices.DeleteFunc(all, func(p *profilesv1.Profile) bool { return p.Household != household })
-	slices.SortStableFunc(all, func(a, b *profilesv1.Profile) int { return a.Created.AsTime().Compare(b.Created.AsTime()) })
+	slices.SortStableFunc(all,
+		func(a, b *profilesv1.Profile) int { return a.Created.AsTime().Compare(b.Created.AsTime()) })
 	return &profilesv1.ListResponse{Profiles: all}, nil
 }
 
@@ -99,7 +102,8 @@ func (s *Server) Get(_ context.Context, r *profilesv1.GetRequest) (*profilesv1.P
 // Create implements profilesv1.ProfilesServer.
 func (s *Server) Create(ctx context.Context, r *profilesv1.CreateRequest) (*profilesv1.Profile, error) {
 	p := &profilesv1.Profile{
-		Id: r.Id, Name: strings.TrimSpace(r.Name), Household: cmp.Or(r.Household, home), Created: timestamppb.Now(),
+		Id: r.Id, Name: strings.TrimSpace(r.Name), Household: cmp.Or(r.Household,
+			defaultHousehold), Created: timestamppb.Now(),
 	}
 	if err := check(p); err != nil {
 		return nil, err
@@ -126,16 +130,11 @@ func (s *Server) Create(ctx context.Context, r *profilesv1.CreateRequest) (*prof
 }
 
 func check(p *profilesv1.Profile) error {
-	if err := checkID("id", p.Id); err != nil {
-		return err
-	}
-	if err := checkID("household", p.Household); err != nil {
-		return err
-	}
+	var bad errs.Violations
+	disk.CheckID(&bad, "id", p.Id, 64)
+	disk.CheckID(&bad, "household", p.Household, 64)
 	if n := utf8.RuneCountInString(p.Name); n < 1 || n > 40 {
-		return errs.Errorf(errs.Invalid, "creating profile %q", p.Id).Field("name", "must have 1 to 40 characters")
+		bad.Add("name", "must have 1 to 40 characters")
 	}
-	return nil
+	return bad.Err("creating profile %.64q", p.Id)
 }
-
-func checkID(field, value string) error { return disk.CheckID(field, value, 64) }

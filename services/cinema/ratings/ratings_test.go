@@ -129,7 +129,8 @@ func TestRefusals(t *testing.T) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
-	if _, err := s.Averages(t.Context(), &ratingsv1.AveragesRequest{TitleIds: make([]string, 501)}); !errors.Is(err, errs.Invalid) {
+	if _, err := s.Averages(t.Context(), &ratingsv1.AveragesRequest{TitleIds: make([]string, 501)}); !errors.Is(err,
+		errs.Invalid) {
 		t.Errorf("501 films: %v", err)
 	}
 }

@@ -15,15 +15,15 @@ import (
 	"bijou.dev/services/cinema/disk"
 )
 
-// remember is how long the key of an applied rating is known: longer than any caller retries.
-const remember = 48 * time.Hour
+// keepKeys is how long the key of an applied rating is stored: longer than any caller retries.
+const keepKeys = 48 * time.Hour
 
-// The buckets: one of each profile's ratings by film, sums by film, and the applied keys by name and by time.
+// The buckets: profile -> film -> rating; film -> sum and number of ratings; applied keys by name, and by time.
 var (
-	byProfile = []byte("profiles")
-	totals    = []byte("totals")
-	applied   = []byte("applied")
-	appliedAt = []byte("applied_at")
+	byProfile   = []byte("profiles")
+	totals      = []byte("totals")
+	appliedKeys = []byte("applied")
+	appliedAt   = []byte("applied_at")
 )
 
 // Server implements the Ratings contract over one file. Make one with Open.
@@ -34,14 +34,14 @@ type Server struct {
 
 // Open opens the file.
 func Open(o Options) (*Server, error) {
-	db, err := disk.Open(o.Dir, "ratings", string(byProfile), string(totals), string(applied), string(appliedAt))
+	db, err := disk.Open(o.Dir, "ratings", string(byProfile), string(totals), string(appliedKeys), string(appliedAt))
 	if err != nil {
 		return nil, err
 	}
 	return &Server{db: db}, nil
 }
 
-// Close gives the file up.
+// Close closes the file.
 func (s *Server) Close() error { return s.db.Close() }
 
 // Rate implements ratingsv1.RatingsServer.
@@ -58,16 +58,16 @@ func (s *Server) Rate(ctx context.Context, r *ratingsv1.RateRequest) (*ratingsv1
 }
 
 func check(r *ratingsv1.RateRequest) error {
+	var bad errs.Violations
 	if len(r.Key) < 1 || len(r.Key) > 128 {
-		return errs.Errorf(errs.Invalid, "rating").Field("key", "must have 1 to 128 bytes")
+		bad.Add("key", "must have 1 to 128 bytes")
 	}
 	if r.Stars < 0 || r.Stars > 5 {
-		return errs.Errorf(errs.Invalid, "rating").Field("stars", "must be 0 to 5")
+		bad.Add("stars", "must be 0 to 5")
 	}
-	if err := disk.CheckID("profile_id", r.ProfileId, 64); err != nil {
-		return err
-	}
-	return disk.CheckID("title_id", r.TitleId, 128)
+	disk.CheckID(&bad, "profile_id", r.ProfileId, 64)
+	disk.CheckID(&bad, "title_id", r.TitleId, 128)
+	return bad.Err("rating a film")
 }
 
 // rate applies r unless its key was applied before.
@@ -81,13 +81,13 @@ func rate(tx *bolt.Tx, r *ratingsv1.RateRequest, now time.Time) (*ratingsv1.Rate
 	if err != nil {
 		return nil, err
 	}
-	if tx.Bucket(applied).Get([]byte(r.Key)) != nil {
+	if tx.Bucket(appliedKeys).Get([]byte(r.Key)) != nil {
 		if !found {
 			old = nil
 		}
 		return &ratingsv1.RateResponse{Rating: old}, nil
 	}
-	if err := note(tx, r.Key, now); err != nil {
+	if err := recordKey(tx, r.Key, now); err != nil {
 		return nil, err
 	}
 	if err := count(tx, r.TitleId, r.Stars, old.Stars); err != nil {
@@ -100,22 +100,23 @@ func rate(tx *bolt.Tx, r *ratingsv1.RateRequest, now time.Time) (*ratingsv1.Rate
 	return &ratingsv1.RateResponse{Rating: rating, Applied: true}, disk.Put(b, r.TitleId, rating)
 }
 
-// note remembers that a key was applied and forgets two old ones, so that the file does not grow with time.
-func note(tx *bolt.Tx, key string, now time.Time) error {
-	if err := tx.Bucket(applied).Put([]byte(key), []byte{1}); err != nil {
+// recordKey stores that a key was applied, and deletes up to two keys older than keepKeys. So the file does not grow
+// without limit.
+func recordKey(tx *bolt.Tx, key string, now time.Time) error {
+	if err := tx.Bucket(appliedKeys).Put([]byte(key), []byte{1}); err != nil {
 		return err
 	}
 	at := binary.BigEndian.AppendUint64(nil, uint64(now.UnixNano()))
 	if err := tx.Bucket(appliedAt).Put(append(at, key...), nil); err != nil {
 		return err
 	}
-	limit := uint64(now.Add(-remember).UnixNano())
+	limit := uint64(now.Add(-keepKeys).UnixNano())
 	for range 2 {
 		k, _ := tx.Bucket(appliedAt).Cursor().First()
 		if binary.BigEndian.Uint64(k) > limit {
 			return nil
 		}
-		if err := tx.Bucket(applied).Delete(k[8:]); err != nil {
+		if err := tx.Bucket(appliedKeys).Delete(k[8:]); err != nil {
 			return err
 		}
 		if err := tx.Bucket(appliedAt).Delete(k); err != nil {
@@ -125,7 +126,7 @@ func note(tx *bolt.Tx, key string, now time.Time) error {
 	return nil
 }
 
-// count moves the sum and number of a film's ratings from an old to a new one; zero stars are no rating.
+// count replaces an old rating by a new one in the sum and the number of a film's ratings. Zero stars: no rating.
 func count(tx *bolt.Tx, title string, stars, old int32) error {
 	sum, n := total(tx, title)
 	sum += int64(stars - old)

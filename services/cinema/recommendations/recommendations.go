@@ -1,9 +1,9 @@
 // Package recommendations suggests what a profile may like next, from its ratings and its history.
 //
-// Each film a profile rated or watched speaks for, or against, its genre, director, kind and decade. What was said is
-// averaged, and drawn towards nothing when little was said. Candidates are the popular films of all, of the genres and
-// of the directors the profile likes; they are ranked by public appeal plus what the profile's taste adds. The same
-// evidence always gives the same answer.
+// Each film that a profile rated or watched is an opinion about its genre, director, type and decade. The opinions
+// about each of them are averaged, and moved towards zero when there are few. The candidates are the most popular films
+// of all genres, of the genres and of the directors that the profile likes. They are ranked by popularity plus the
+// profile's opinions. The same evidence always gives the same response.
 package recommendations
 
 import (
@@ -16,11 +16,8 @@ import (
 	viewingv1 "bijou.dev/services/cinema/api/viewing/v1"
 )
 
-// Options is empty: recommendations keeps nothing and has nothing to choose.
-type Options struct{}
-
-// New sets up a recommendations service.
-func New(_ context.Context, setup *service.Setup, _ Options) error {
+// New sets up a recommendations service. It has no options, because it stores nothing.
+func New(_ context.Context, setup *service.Setup) error {
 	peers, err := dial(setup)
 	if err != nil {
 		return err

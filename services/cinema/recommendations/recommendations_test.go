@@ -19,7 +19,7 @@ import (
 	"bijou.dev/services/cinema/cinematest"
 )
 
-func rate(t *testing.T, h *cinematest.House, profile, title string, stars int32) {
+func rate(t *testing.T, h *cinematest.Stack, profile, title string, stars int32) {
 	t.Helper()
 	_, err := ratingsv1.NewRatingsClient(h.Conn("ratings")).Rate(t.Context(), &ratingsv1.RateRequest{
 		Key: fmt.Sprint(profile, title, stars), ProfileId: profile, TitleId: title, Stars: stars,
@@ -29,7 +29,7 @@ func rate(t *testing.T, h *cinematest.House, profile, title string, stars int32)
 	}
 }
 
-func recommend(t *testing.T, h *cinematest.House, profile string, limit int32) *recommendationsv1.RecommendResponse {
+func recommend(t *testing.T, h *cinematest.Stack, profile string, limit int32) *recommendationsv1.RecommendResponse {
 	t.Helper()
 	got, err := recommendationsv1.NewRecommendationsClient(h.Conn("recommendations")).Recommend(t.Context(),
 		&recommendationsv1.RecommendRequest{ProfileId: profile, Limit: limit})
@@ -51,17 +51,20 @@ func share(r *recommendationsv1.RecommendResponse, words string) (n int) {
 
 func TestTaste(t *testing.T) {
 	h := cinematest.Full(t, nil)
-	nobody := recommend(t, h, "noor", 10)
-	if nobody.Evidence != 0 || len(nobody.Picks) != 10 || share(nobody, "Loved by many") != 10 {
-		t.Errorf("for somebody unknown: %v", nobody)
+	unknown := recommend(t, h, "noor", 10)
+	if unknown.Evidence != 0 || len(unknown.Picks) != 10 || share(unknown, "Popular with many people") != 10 {
+		t.Errorf("for a profile without evidence: %v; want 10 popular films", unknown)
 	}
-	for _, title := range []string{"butch-cassidy-and-the-sundance-kid-1969", "dances-with-wolves-1990", "the-alamo-1960"} {
+	for _, title := range []string{
+		"butch-cassidy-and-the-sundance-kid-1969", "dances-with-wolves-1990",
+		"the-alamo-1960",
+	} {
 		rate(t, h, "ingrid", title, 5)
 	}
 	rate(t, h, "ingrid", "the-shawshank-redemption-1994", 1)
 	got := recommend(t, h, "ingrid", 12)
 	if got.Evidence != 4 || share(got, "Westerns") < 8 {
-		t.Errorf("for a friend of Westerns: %v", got)
+		t.Errorf("for a profile that rated Westerns: %v; want at least 8 Westerns", got)
 	}
 	for _, p := range got.Picks {
 		if p.TitleId == "the-alamo-1960" || p.TitleId == "the-shawshank-redemption-1994" {
@@ -79,7 +82,8 @@ func TestTaste(t *testing.T) {
 func TestWatchedFilmsCountAndAreLeftOut(t *testing.T) {
 	h := cinematest.Full(t, nil)
 	_, err := viewingv1.NewViewingClient(h.Conn("viewing")).Advance(t.Context(), &viewingv1.AdvanceRequest{
-		ProfileId: "theo", TitleId: "the-godfather-1972", Position: durationpb.New(time.Hour), Duration: durationpb.New(time.Hour),
+		ProfileId: "theo", TitleId: "the-godfather-1972",
+		Position: durationpb.New(time.Hour), Duration: durationpb.New(time.Hour),
 		Report: &viewingv1.Report{SessionId: "s", SessionStarted: timestamppb.Now(), Sequence: 1},
 	})
 	if err != nil {

@@ -15,7 +15,7 @@ import (
 	viewingv1 "bijou.dev/services/cinema/api/viewing/v1"
 )
 
-// perDirector bounds how many films of one director an answer has, so that one favourite does not fill it.
+// perDirector bounds how many films of one director an answer has, so that the answer is varied.
 const perDirector = 3
 
 // Server implements the Recommendations contract. Make one with NewServer; it is safe for concurrent use.
@@ -27,35 +27,37 @@ type Server struct {
 // NewServer returns a server that asks peers.
 func NewServer(peers Peers) *Server { return &Server{peers: peers} }
 
-// Recommend implements recommendationsv1.RecommendationsServer. It fails when one of its peers does: the caller has a
-// better idea what to show instead.
-func (s *Server) Recommend(ctx context.Context, r *recommendationsv1.RecommendRequest) (*recommendationsv1.RecommendResponse, error) {
+// Recommend implements recommendationsv1.RecommendationsServer. It returns an error if one of its peers does: the
+// caller chooses the fallback.
+func (s *Server) Recommend(ctx context.Context,
+	r *recommendationsv1.RecommendRequest,
+) (*recommendationsv1.RecommendResponse, error) {
 	if r.Limit < 0 || r.Limit > 100 {
 		return nil, errs.Errorf(errs.Invalid, "recommending").Field("limit", "must be 0 to 100")
 	}
-	said, err := s.evidence(ctx, r.ProfileId)
+	opinions, err := s.evidence(ctx, r.ProfileId)
 	if err != nil {
 		return nil, err
 	}
-	seen, err := s.titles(ctx, slices.Sorted(maps.Keys(said)))
+	seen, err := s.titles(ctx, slices.Sorted(maps.Keys(opinions)))
 	if err != nil {
 		return nil, err
 	}
-	taste := learn(seen, said)
-	candidates, err := s.candidates(ctx, taste)
+	profileTaste := tasteOf(seen, opinions)
+	candidates, err := s.candidates(ctx, profileTaste)
 	if err != nil {
 		return nil, err
 	}
-	for id := range said {
+	for id := range opinions {
 		delete(candidates, id)
 	}
 	return &recommendationsv1.RecommendResponse{
-		Picks: pick(candidates, taste, cmp.Or(int(r.Limit), 20)), Evidence: int32(len(said)),
+		Picks: pick(candidates, profileTaste, cmp.Or(int(r.Limit), 20)), Evidence: int32(len(opinions)),
 	}, nil
 }
 
-// evidence returns what the profile said about each film: -1 is the worst, 1 the best. Watching to the end says a
-// little, a rating says it all.
+// evidence returns the opinions of the profile by film, from -1 (bad) to 1 (good). A film that was watched to the end
+// is a weak good opinion. A rating replaces it.
 func (s *Server) evidence(ctx context.Context, profile string) (map[string]float64, error) {
 	var history *viewingv1.BookmarksResponse
 	var rated *ratingsv1.GetRatingsResponse
@@ -71,20 +73,20 @@ func (s *Server) evidence(ctx context.Context, profile string) (map[string]float
 	if err := g.Wait(); err != nil {
 		return nil, err
 	}
-	said := map[string]float64{}
+	opinions := map[string]float64{}
 	for _, m := range history.Bookmarks {
-		said[m.TitleId] = 0.15
+		opinions[m.TitleId] = 0.15
 		if m.Finished {
-			said[m.TitleId] = 0.4
+			opinions[m.TitleId] = 0.4
 		}
 	}
 	for _, r := range rated.Ratings {
-		said[r.TitleId] = (float64(r.Stars) - 2.75) / 2.25 // 5 stars: 1; 3 stars: a little; 1 star: -0.8
+		opinions[r.TitleId] = (float64(r.Stars) - 2.75) / 2.25 // 5 stars: 1; 3 stars: a little; 1 star: -0.8
 	}
-	return said, nil
+	return opinions, nil
 }
 
-// titles asks for films in as few calls as the catalog allows.
+// titles looks up films in as few calls as the catalog allows.
 func (s *Server) titles(ctx context.Context, ids []string) ([]*catalogv1.Title, error) {
 	var out []*catalogv1.Title
 	for some := range slices.Chunk(ids, 500) {
@@ -97,7 +99,7 @@ func (s *Server) titles(ctx context.Context, ids []string) ([]*catalogv1.Title, 
 	return out, nil
 }
 
-// candidates collects the films worth ranking, by id.
+// candidates returns the films to rank, by id.
 func (s *Server) candidates(ctx context.Context, t taste) (map[string]*catalogv1.Title, error) {
 	asks := []*catalogv1.PopularRequest{{Limit: 150}}
 	for _, genre := range t.liked("genre", 3) {
@@ -126,7 +128,7 @@ func (s *Server) candidates(ctx context.Context, t taste) (map[string]*catalogv1
 	return all, nil
 }
 
-// pick ranks candidates and returns the best.
+// pick ranks candidates and returns the best ones, at most limit.
 func pick(candidates map[string]*catalogv1.Title, t taste, limit int) []*recommendationsv1.Pick {
 	type ranked struct {
 		pick     *recommendationsv1.Pick

@@ -10,16 +10,16 @@ import (
 	catalogv1 "bijou.dev/services/cinema/api/catalog/v1"
 )
 
-// feature is something that films have in common.
+// feature is a property that films can share.
 type feature struct {
 	kind  string // genre, director, type or decade
 	value string
 }
 
-// matters is how much each kind of feature may add to a score, next to 1 for public appeal.
-var matters = map[string]float64{"genre": 0.5, "director": 0.6, "type": 0.2, "decade": 0.1}
+// weights has the most that each kind of feature adds to a score. Popularity adds at most 1.
+var weights = map[string]float64{"genre": 0.5, "director": 0.6, "type": 0.2, "decade": 0.1}
 
-// taste is what a profile thinks of features: -1 is the worst, 1 the best, 0 is nothing.
+// taste has the opinion of a profile about each feature, from -1 (bad) to 1 (good). 0: none.
 type taste map[feature]float64
 
 func features(t *catalogv1.Title) []feature {
@@ -31,12 +31,12 @@ func features(t *catalogv1.Title) []feature {
 	return slices.DeleteFunc(all, func(f feature) bool { return f.value == "" })
 }
 
-// learn averages what was said about films into what is thought of their features. The 2 in the divisor stands for two
-// films about which nothing was said: one opinion is not yet a taste.
-func learn(films []*catalogv1.Title, said map[string]float64) taste {
+// tasteOf returns the average opinion about each feature of the films. The 2 in the divisor counts as two films without
+// an opinion: a single opinion has little weight.
+func tasteOf(films []*catalogv1.Title, opinions map[string]float64) taste {
 	sum, weight := map[feature]float64{}, map[feature]float64{}
 	for _, film := range films { // in a fixed order: sums of floats depend on it
-		w := said[film.Id]
+		w := opinions[film.Id]
 		for _, f := range features(film) {
 			sum[f] += w
 			weight[f] += max(w, -w)
@@ -49,7 +49,7 @@ func learn(films []*catalogv1.Title, said map[string]float64) taste {
 	return t
 }
 
-// liked returns the values of a kind that the profile likes most, at most n.
+// liked returns the values of a kind of feature that the profile likes most, at most n.
 func (t taste) liked(kind string, n int) []string {
 	var likes []feature
 	for f := range maps.Keys(t) {
@@ -67,28 +67,28 @@ func (t taste) liked(kind string, n int) []string {
 	return out
 }
 
-// score returns how much the profile may like a film, 0 to 1, and the strongest reason.
+// score returns how much the profile is likely to like a film, 0 to 1, and the strongest reason.
 func (t taste) score(film *catalogv1.Title) (float64, string) {
-	total := appeal(film)
-	best, why := 0.02, feature{}
+	total := popularity(film)
+	best, strongest := 0.02, feature{}
 	for _, f := range features(film) {
-		adds := matters[f.kind] * t[f]
-		total += adds
-		if adds > best {
-			best, why = adds, f
+		part := weights[f.kind] * t[f]
+		total += part
+		if part > best {
+			best, strongest = part, f
 		}
 	}
-	return min(max(total/(1+0.5+0.6+0.2+0.1), 0), 1), reason(why)
+	return min(max(total/(1+0.5+0.6+0.2+0.1), 0), 1), reason(strongest)
 }
 
-// appeal is what the public thinks of a film, 0 to 1, drawn towards the middle when few voted.
-func appeal(film *catalogv1.Title) float64 {
-	const middle, doubt = 6.3, 20_000
+// popularity is the rating of a film on IMDb, 0 to 1, moved towards the average when there are few votes.
+func popularity(film *catalogv1.Title) float64 {
+	const average, averageVotes = 6.3, 20_000 // counts as 20,000 more votes with the average rating
 	votes := float64(film.ImdbVotes)
-	return (film.GetImdbRating()*votes + middle*doubt) / (votes + doubt) / 10
+	return (film.GetImdbRating()*votes + average*averageVotes) / (votes + averageVotes) / 10
 }
 
-// plural names the films of a genre in a sentence.
+// plural is the word for the films of a genre within a sentence.
 var plural = map[string]string{
 	"Action": "action", "Adventure": "adventures", "Black Comedy": "black comedies", "Comedy": "comedies",
 	"Concert/Performance": "concerts", "Documentary": "documentaries", "Drama": "dramas", "Horror": "horror",
@@ -106,5 +106,5 @@ func reason(f feature) string {
 	case "decade":
 		return "From the " + f.value + "s"
 	}
-	return "Loved by many"
+	return "Popular with many people"
 }

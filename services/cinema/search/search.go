@@ -1,7 +1,7 @@
 // Package search finds films by a few letters of their title, director or genre.
 //
-// The words of all films are one finite-state transducer (github.com/blevesearch/vellum): a sorted dictionary that
-// answers "which words begin with" and "which words are within two slips of" in microseconds, held in memory.
+// The words of all films are in one finite-state transducer (github.com/blevesearch/vellum) in memory: a sorted
+// dictionary that finds the words with a prefix, and the words within an edit distance of 2, in microseconds.
 package search
 
 import (
@@ -12,11 +12,8 @@ import (
 	"bijou.dev/services/cinema/films"
 )
 
-// Options is empty: the films are part of the program.
-type Options struct{}
-
-// New sets up a search service.
-func New(_ context.Context, setup *service.Setup, _ Options) error {
+// New sets up a search service. It has no options: the films are part of the program.
+func New(_ context.Context, setup *service.Setup) error {
 	titles, _ := films.Load()
 	s, err := NewServer(titles)
 	if err != nil {

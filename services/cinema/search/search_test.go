@@ -61,7 +61,8 @@ func TestSearch(t *testing.T) {
 			first = got.Hits[0].TitleId
 		}
 		if first != want.first || first != "" && got.Hits[0].Corrected != want.corrected {
-			t.Errorf("%q: first is %q of %d, corrected %v; want %q", query, first, got.Total, got.Hits[:min(1, len(got.Hits))], want.first)
+			t.Errorf("%q: first is %q of %d, corrected %v; want %q", query, first, got.Total, got.Hits[:min(1, len(got.Hits))],
+				want.first)
 		}
 	}
 }
@@ -71,7 +72,11 @@ func TestLimits(t *testing.T) {
 	if err != nil || len(got.Hits) != 5 || got.Total < 700 {
 		t.Errorf("%d of %d, %v", len(got.GetHits()), got.GetTotal(), err)
 	}
-	for _, r := range []*searchv1.SearchRequest{{Query: strings.Repeat("a", 201)}, {Query: "a", Limit: 101}, {Query: "a", Limit: -1}} {
+	for _, r := range []*searchv1.SearchRequest{
+		{Query: strings.Repeat("a", 201)},
+		{Query: "a", Limit: 101},
+		{Query: "a", Limit: -1},
+	} {
 		if _, err := open().Search(t.Context(), r); !errors.Is(err, errs.Invalid) {
 			t.Errorf("%v: %v", r, err)
 		}
@@ -94,7 +99,10 @@ func FuzzSearch(f *testing.F) {
 }
 
 func BenchmarkSearch(b *testing.B) {
-	for name, query := range map[string]string{"exact": "godfather", "prefix": "the lord of the r", "slips": "lrod rigns twoers"} {
+	for name, query := range map[string]string{
+		"exact": "godfather", "prefix": "the lord of the r",
+		"slips": "lrod rigns twoers",
+	} {
 		b.Run(name, func(b *testing.B) {
 			s := open()
 			b.ReportAllocs()

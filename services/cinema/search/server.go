@@ -19,7 +19,7 @@ type Server struct {
 	words *words
 }
 
-// NewServer returns a server that finds these films, which must not change any more.
+// NewServer returns a server that finds these films. The caller must not change them afterwards.
 func NewServer(titles []*catalogv1.Title) (*Server, error) {
 	w, err := index(titles)
 	if err != nil {
@@ -52,12 +52,12 @@ func (s *Server) Search(_ context.Context, r *searchv1.SearchRequest) (*searchv1
 	return s.answer(scores, strings.Join(tokens, " "), cmp.Or(int(r.Limit), 24), corrected), nil
 }
 
-// match returns the films that have every token, with a score. The last token may be the beginning of a word; with
-// slips, every token may be misspelt.
-func (s *Server) match(tokens []string, slips bool) (map[int32]float64, error) {
+// match returns the score of each film that has every token. The last token may be the beginning of a word. If typos is
+// true, every token may be misspelt.
+func (s *Server) match(tokens []string, typos bool) (map[int32]float64, error) {
 	var total map[int32]float64
 	for i, token := range tokens {
-		found, err := s.words.find(token, i == len(tokens)-1, slips)
+		found, err := s.words.find(token, i == len(tokens)-1, typos)
 		if err != nil {
 			return nil, err
 		}
@@ -76,7 +76,7 @@ func (s *Server) match(tokens []string, slips bool) (map[int32]float64, error) {
 	return total, nil
 }
 
-// answer ranks films: how well the words match, how much of the title they are, and how well known the film is.
+// answer ranks films by how well the words match, how much of the title they cover, and the number of votes.
 func (s *Server) answer(scores map[int32]float64, query string, limit int, corrected bool) *searchv1.SearchResponse {
 	hits := make([]*searchv1.Hit, 0, len(scores))
 	for film, score := range scores {

@@ -18,7 +18,7 @@ import (
 	catalogv1 "bijou.dev/services/cinema/api/catalog/v1"
 )
 
-// posting says that a film has a word, and how telling the place is where it has it.
+// posting says that a film has a word. The weight depends on the field: the title counts most.
 type posting struct {
 	film   int32
 	weight float64
@@ -29,10 +29,10 @@ type words struct {
 	dictionary *vellum.FST // word -> index into postings
 	postings   [][]posting
 	films      int
-	slips      [3]*levenshtein.LevenshteinAutomatonBuilder // by number of slips allowed; [0] is unused
+	typos      [3]*levenshtein.LevenshteinAutomatonBuilder // by the number of typos allowed; [0] is unused
 }
 
-// index lists the words of title, director and genre of each film.
+// index returns the index of the words in the title, director and genre of each film.
 func index(titles []*catalogv1.Title) (*words, error) {
 	found := map[string][]posting{}
 	for i, t := range titles {
@@ -67,15 +67,16 @@ func index(titles []*catalogv1.Title) (*words, error) {
 	if x.dictionary, err = vellum.Load(buf.Bytes()); err != nil {
 		return nil, fmt.Errorf("loading the dictionary: %w", err)
 	}
-	for n := 1; n < len(x.slips); n++ {
-		if x.slips[n], err = levenshtein.NewLevenshteinAutomatonBuilder(uint8(n), true); err != nil {
-			return nil, fmt.Errorf("preparing for %d slips: %w", n, err)
+	for n := 1; n < len(x.typos); n++ {
+		if x.typos[n], err = levenshtein.NewLevenshteinAutomatonBuilder(uint8(n), true); err != nil {
+			return nil, fmt.Errorf("preparing for %d typos: %w", n, err)
 		}
 	}
 	return x, nil
 }
 
-// split returns the words of s: lower case, without accents, apostrophes and signs, at most ten of at most 32 bytes.
+// split returns the words of s in lower case, without accents, apostrophes and punctuation. It returns at most 10
+// words, and leaves out those of more than 32 bytes.
 func split(s string) []string {
 	s = strings.Map(func(r rune) rune {
 		switch {
@@ -91,8 +92,9 @@ func split(s string) []string {
 	return all[:min(len(all), 10)]
 }
 
-// find returns the films that have token, or a word that begins with it, or one within a few slips of it.
-func (x *words) find(token string, prefix, slips bool) (map[int32]float64, error) {
+// find returns the films with the word token; if prefix is true, also those with a word that begins with it; if typos
+// is true, also those with a similar word.
+func (x *words) find(token string, prefix, typos bool) (map[int32]float64, error) {
 	scores := map[int32]float64{}
 	if n, ok, err := x.dictionary.Get([]byte(token)); err != nil {
 		return nil, fmt.Errorf("looking up %q: %w", token, err)
@@ -105,10 +107,10 @@ func (x *words) find(token string, prefix, slips bool) (map[int32]float64, error
 			return nil, err
 		}
 	}
-	if n := allowed(token); slips && n > 0 {
-		dfa, err := x.slips[n].BuildDfa(token, uint8(n))
+	if n := allowed(token); typos && n > 0 {
+		dfa, err := x.typos[n].BuildDfa(token, uint8(n))
 		if err != nil {
-			return nil, fmt.Errorf("allowing %d slips in %q: %w", n, token, err)
+			return nil, fmt.Errorf("allowing %d typos in %q: %w", n, token, err)
 		}
 		it, err := x.dictionary.Search(dfa, nil, nil)
 		quality := func() float64 {
@@ -123,7 +125,7 @@ func (x *words) find(token string, prefix, slips bool) (map[int32]float64, error
 	return scores, nil
 }
 
-// walk adds the words of an iterator that was opened with err.
+// walk adds the words of an iterator. err is the error of opening it.
 func (x *words) walk(scores map[int32]float64, it *vellum.FSTIterator, err error, quality func() float64) error {
 	for err == nil {
 		_, n := it.Current()
@@ -136,7 +138,7 @@ func (x *words) walk(scores map[int32]float64, it *vellum.FSTIterator, err error
 	return fmt.Errorf("walking the dictionary: %w", err)
 }
 
-// add credits the films of a word. Rare words tell more; of several words that match, the best counts.
+// add adds a word to the scores of its films. Rare words count more. Of several matching words, the best one counts.
 func (x *words) add(scores map[int32]float64, word uint64, quality float64) {
 	list := x.postings[word]
 	rarity := math.Log(1 + float64(x.films)/float64(len(list)))
@@ -145,7 +147,7 @@ func (x *words) add(scores map[int32]float64, word uint64, quality float64) {
 	}
 }
 
-// allowed is how many slips a token may have: short words would match everything.
+// allowed is how many typos a token may have. Short words may have fewer, because they are similar to many words.
 func allowed(token string) int {
 	switch n := utf8.RuneCountInString(token); {
 	case n < 3:
@@ -156,7 +158,7 @@ func allowed(token string) int {
 	return 2
 }
 
-// after returns the first key behind all keys that begin with prefix.
+// after returns the first key after all keys that begin with prefix.
 func after(prefix string) []byte {
 	b := []byte(prefix)
 	for i := len(b) - 1; i >= 0; i-- {

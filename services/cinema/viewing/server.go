@@ -15,10 +15,10 @@ import (
 	"bijou.dev/services/cinema/disk"
 )
 
-// begun is how much of a film must have been seen for it to be worth continuing.
-const begun = 10 * time.Second
+// minPosition is how far a film must have been watched before it is listed by ContinueWatching.
+const minPosition = 10 * time.Second
 
-// byProfile holds a bucket of each profile's bookmarks by film.
+// byProfile: profile -> film -> bookmark.
 var byProfile = []byte("profiles")
 
 // Server implements the Viewing contract over one file. Make one with Open.
@@ -36,7 +36,7 @@ func Open(o Options) (*Server, error) {
 	return &Server{db: db}, nil
 }
 
-// Close gives the file up.
+// Close closes the file.
 func (s *Server) Close() error { return s.db.Close() }
 
 // Advance implements viewingv1.ViewingServer.
@@ -72,22 +72,17 @@ func (s *Server) Advance(ctx context.Context, r *viewingv1.AdvanceRequest) (*vie
 }
 
 func check(r *viewingv1.AdvanceRequest) error {
-	if err := disk.CheckID("profile_id", r.ProfileId, 64); err != nil {
-		return err
-	}
-	if err := disk.CheckID("title_id", r.TitleId, 128); err != nil {
-		return err
-	}
-	if err := disk.CheckID("report.session_id", r.Report.GetSessionId(), 64); err != nil {
-		return err
-	}
+	var bad errs.Violations
+	disk.CheckID(&bad, "profile_id", r.ProfileId, 64)
+	disk.CheckID(&bad, "title_id", r.TitleId, 128)
+	disk.CheckID(&bad, "report.session_id", r.Report.GetSessionId(), 64)
 	if r.Duration.AsDuration() <= 0 {
-		return errs.Errorf(errs.Invalid, "advancing a bookmark").Field("duration", "must be more than zero")
+		bad.Add("duration", "must be more than zero")
 	}
-	return nil
+	return bad.Err("advancing a bookmark")
 }
 
-// newer orders reports: the later session wins, and within a session the higher number.
+// newer reports whether a is newer than b: it is of a later session, or has a higher number in the same session.
 func newer(a, b *viewingv1.Report) bool {
 	return cmp.Or(a.SessionStarted.AsTime().Compare(b.SessionStarted.AsTime()),
 		cmp.Compare(a.SessionId, b.SessionId), cmp.Compare(a.Sequence, b.Sequence)) > 0
@@ -108,15 +103,17 @@ func (s *Server) GetBookmark(_ context.Context, r *viewingv1.GetBookmarkRequest)
 }
 
 // ContinueWatching implements viewingv1.ViewingServer.
-func (s *Server) ContinueWatching(_ context.Context, r *viewingv1.ContinueWatchingRequest) (*viewingv1.BookmarksResponse, error) {
-	return s.marks(r.ProfileId, limit(r.Limit, 20), func(m *viewingv1.Bookmark) bool {
-		return !m.Finished && m.Position.AsDuration() >= begun
+func (s *Server) ContinueWatching(_ context.Context,
+	r *viewingv1.ContinueWatchingRequest,
+) (*viewingv1.BookmarksResponse, error) {
+	return s.bookmarks(r.ProfileId, limit(r.Limit, 20), func(m *viewingv1.Bookmark) bool {
+		return !m.Finished && m.Position.AsDuration() >= minPosition
 	})
 }
 
 // History implements viewingv1.ViewingServer.
 func (s *Server) History(_ context.Context, r *viewingv1.HistoryRequest) (*viewingv1.BookmarksResponse, error) {
-	return s.marks(r.ProfileId, limit(r.Limit, 200), func(*viewingv1.Bookmark) bool { return true })
+	return s.bookmarks(r.ProfileId, limit(r.Limit, 200), func(*viewingv1.Bookmark) bool { return true })
 }
 
 func limit(asked int32, unset int) int {
@@ -126,8 +123,10 @@ func limit(asked int32, unset int) int {
 	return min(int(asked), 200)
 }
 
-// marks returns a profile's bookmarks that keep accepts, the last watched first.
-func (s *Server) marks(profile string, limit int, keep func(*viewingv1.Bookmark) bool) (*viewingv1.BookmarksResponse, error) {
+// bookmarks returns the bookmarks of a profile for which keep returns true, the last watched first.
+func (s *Server) bookmarks(profile string, limit int,
+	keep func(*viewingv1.Bookmark) bool,
+) (*viewingv1.BookmarksResponse, error) {
 	var all []*viewingv1.Bookmark
 	err := s.db.Read(func(tx *bolt.Tx) (err error) {
 		all, err = disk.All[viewingv1.Bookmark](tx.Bucket(byProfile).Bucket([]byte(profile)))

@@ -1,25 +1,24 @@
-// Package viewing keeps how far each profile got in each film.
+// Package viewing stores how far each profile has watched each film.
 package viewing
 
 import (
+	"cmp"
 	"context"
 
 	"bijou.dev/platform/service"
 	viewingv1 "bijou.dev/services/cinema/api/viewing/v1"
 )
 
-// Options says where bookmarks are kept. The zero value is ready to use.
+// Options says where bookmarks are stored. The zero value is ready to use.
 type Options struct {
-	// Dir is the folder of the data file. Empty: the state folder of the process, and without one the data lives until
-	// the process ends.
+	// Dir is the folder of the data file. Empty: the state folder of the process; if it has none, a temporary folder
+	// that is removed when the process stops.
 	Dir string
 }
 
 // New sets up a viewing service.
 func New(_ context.Context, setup *service.Setup, o Options) error {
-	if o.Dir == "" {
-		o.Dir = setup.StateDir()
-	}
+	o.Dir = cmp.Or(o.Dir, setup.StateDir())
 	s, err := Open(o)
 	if err != nil {
 		return err

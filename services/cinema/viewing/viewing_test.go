@@ -16,10 +16,15 @@ import (
 var evening = time.Date(2026, 11, 20, 20, 15, 0, 0, time.UTC)
 
 // report is what a player says: which session, begun how long after eight, which number, how far.
-func report(title, session string, begun time.Duration, sequence int64, position time.Duration) *viewingv1.AdvanceRequest {
+func report(title, session string, begun time.Duration, sequence int64,
+	position time.Duration,
+) *viewingv1.AdvanceRequest {
 	return &viewingv1.AdvanceRequest{
 		ProfileId: "ann", TitleId: title, Position: durationpb.New(position), Duration: durationpb.New(100 * time.Minute),
-		Report: &viewingv1.Report{SessionId: session, SessionStarted: timestamppb.New(evening.Add(begun)), Sequence: sequence},
+		Report: &viewingv1.Report{
+			SessionId: session, SessionStarted: timestamppb.New(evening.Add(begun)),
+			Sequence: sequence,
+		},
 	}
 }
 
@@ -108,7 +113,10 @@ func TestRefusals(t *testing.T) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
-	if _, err := s.GetBookmark(t.Context(), &viewingv1.GetBookmarkRequest{ProfileId: "ann", TitleId: "x"}); !errors.Is(err, errs.NotFound) {
+	if _, err := s.GetBookmark(t.Context(), &viewingv1.GetBookmarkRequest{
+		ProfileId: "ann",
+		TitleId:   "x",
+	}); !errors.Is(err, errs.NotFound) {
 		t.Errorf("no bookmark: %v", err)
 	}
 }

@@ -51,16 +51,21 @@ func answer[B any](fn func(*http.Request, B) (any, error)) http.HandlerFunc {
 		w.Header().Set("Content-Type", "application/json")
 		w.Header().Set("Cache-Control", "no-store")
 		w.Header().Set("X-Content-Type-Options", "nosniff")
-		_ = json.NewEncoder(w).Encode(out) // the client may be gone
+		_ = json.NewEncoder(w).Encode(out) // it fails if the client has closed the connection
 	}
 }
 
 func (s *Server) apiHome(r *http.Request, _ struct{}) (any, error) {
-	var who *Viewer
-	if id := r.FormValue("profile"); id != "" {
-		who = &Viewer{ID: id}
-	}
+	who := profileOf(r)
 	return s.home(r.Context(), who), nil
+}
+
+// profileOf returns the profile that the query names, or nil.
+func profileOf(r *http.Request) *Viewer {
+	if id := r.FormValue("profile"); id != "" {
+		return &Viewer{ID: id}
+	}
+	return nil
 }
 
 // apiTitle is the JSON form of a film.
@@ -68,15 +73,12 @@ type apiTitle struct {
 	Card
 	Director string  `json:"director,omitempty"`
 	Minutes  int     `json:"minutes,omitempty"`
-	Rating   float64 `json:"imdb_rating,omitempty"`
+	Rating   float64 `json:"imdbRating,omitempty"`
 	More     []Card  `json:"more,omitempty"`
 }
 
 func (s *Server) apiTitle(r *http.Request, _ struct{}) (any, error) {
-	var who *Viewer
-	if id := r.FormValue("profile"); id != "" {
-		who = &Viewer{ID: id}
-	}
+	who := profileOf(r)
 	p, err := s.title(r.Context(), who, r.PathValue("id"))
 	if err != nil {
 		return nil, err
@@ -117,7 +119,10 @@ type newProfile struct {
 }
 
 func (s *Server) apiCreateProfile(r *http.Request, b newProfile) (any, error) {
-	p, err := s.peers.Profiles.Create(r.Context(), &profilesv1.CreateRequest{Id: b.ID, Name: b.Name, Household: b.Household})
+	p, err := s.peers.Profiles.Create(r.Context(), &profilesv1.CreateRequest{
+		Id: b.ID, Name: b.Name,
+		Household: b.Household,
+	})
 	return &Viewer{p.GetId(), p.GetName()}, err
 }
 
@@ -169,7 +174,7 @@ type newReport struct {
 	Position float64 `json:"position"`
 }
 
-// seconds reads a position in a film. Playback ends it at the film's end.
+// seconds converts a position in a film. Playback limits it to the duration of the film.
 func seconds(position float64) *durationpb.Duration {
 	return durationpb.New(time.Duration(min(max(position, 0), 1e6) * float64(time.Second)))
 }

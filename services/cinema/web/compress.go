@@ -9,36 +9,37 @@ import (
 	"sync"
 )
 
-// worthwhile is the size from which a page is compressed. Posters are drawings in the page: the home page shrinks to a
-// fifth. Smaller ones fit a few packets anyway.
-const worthwhile = 4 << 10
+// minCompressed is the size in bytes from which a page is compressed. The home page with its posters shrinks to a
+// fifth. Smaller pages fit into a few packets without compression.
+const minCompressed = 4 << 10
 
-// squeezers are writers at rest: a new one takes more memory than the page.
-var squeezers = sync.Pool{New: func() any {
-	z, _ := gzip.NewWriterLevel(nil, gzip.BestSpeed) // it fails for unknown levels only
+// gzipWriters are reused, because a new writer needs more memory than the page.
+var gzipWriters = sync.Pool{New: func() any {
+	z, _ := gzip.NewWriterLevel(nil, gzip.BestSpeed) // it fails only for unknown levels
 	return z
 }}
 
-// write answers with a body, compressed for clients that take that. The header must be complete but for the encoding.
+// write sends a response, compressed if the client accepts that. It sets the headers of encoding and length; all others
+// must be set before.
 func write(w http.ResponseWriter, r *http.Request, status int, body []byte) {
-	if len(body) >= worthwhile {
+	if len(body) >= minCompressed {
 		w.Header().Add("Vary", "Accept-Encoding")
 		if takesGzip(r.Header.Values("Accept-Encoding")) {
 			w.Header().Set("Content-Encoding", "gzip")
-			body = squeeze(body)
+			body = compress(body)
 		}
 	}
 	w.Header().Set("Content-Length", strconv.Itoa(len(body)))
 	w.WriteHeader(status)
-	_, _ = w.Write(body) // the client may be gone
+	_, _ = w.Write(body) // it fails if the client has closed the connection
 }
 
-func squeeze(body []byte) []byte {
+func compress(body []byte) []byte {
 	var b bytes.Buffer
-	z := squeezers.Get().(*gzip.Writer)
-	defer squeezers.Put(z)
+	z := gzipWriters.Get().(*gzip.Writer)
+	defer gzipWriters.Put(z)
 	z.Reset(&b)
-	_, _ = z.Write(body) // a buffer takes everything
+	_, _ = z.Write(body) // writing to a Buffer does not fail
 	_ = z.Close()
 	return b.Bytes()
 }
@@ -55,7 +56,7 @@ func takesGzip(accept []string) bool {
 		q, given := strings.CutPrefix(strings.ReplaceAll(strings.ToLower(weight), " ", ""), "q=")
 		v, err := strconv.ParseFloat(q, 64)
 		takes = !given || err == nil && v > 0
-		if name == "gzip" { // says more than a star
+		if name == "gzip" { // overrides *
 			return takes
 		}
 	}

@@ -11,10 +11,10 @@ import (
 
 // Home is the home page.
 type Home struct {
-	// Viewer is who watches; nil: nobody has been chosen.
+	// Viewer is the chosen profile. Nil: none is chosen.
 	Viewer *Viewer `json:"profile,omitempty"`
 	Rows   []Row   `json:"rows"`
-	// Degraded lists the services that stayed away and whose parts were replaced.
+	// Degraded lists the services that did not answer in time and whose parts were replaced by fallbacks.
 	Degraded []string `json:"degraded,omitempty"`
 }
 
@@ -23,57 +23,57 @@ type Row struct {
 	// Kind is continue, recommended, popular or genre.
 	Kind string `json:"kind"`
 	Name string `json:"name"`
-	// Note says that the row is not what it should be.
+	// Note says that the row is a fallback. Empty: it is not.
 	Note  string `json:"note,omitempty"`
 	Cards []Card `json:"cards"`
 }
 
-// answers is what the services said, before it becomes rows.
-type answers struct {
-	shelves   []*catalogv1.Shelf
-	continues []Card
-	picks     []Card
-	stars     map[string]int
-	viewer    *Viewer
+// homeParts has the parts of the home page, as the services returned them.
+type homeParts struct {
+	shelves       []*catalogv1.Shelf
+	continueCards []Card
+	pickCards     []Card
+	stars         map[string]int
+	viewer        *Viewer
 }
 
-// home asks the five services at the same time and makes rows of what came in time.
+// home calls the five services in parallel and returns the rows made of the parts that came in time.
 func (s *Server) home(ctx context.Context, who *Viewer) *Home {
 	ctx, cancel := context.WithTimeout(ctx, s.budget.Get())
 	defer cancel()
-	var g gaps
-	var a answers
+	var g degraded
+	var a homeParts
 	var wg sync.WaitGroup
 	genres := append([]string{""}, split(s.genres.Get(), 12)...)
 	wg.Go(func() { a.shelves = s.shelves(ctx, &g, genres) })
 	if who != nil {
 		wg.Go(func() { a.viewer = s.viewer(ctx, &g, who) })
-		wg.Go(func() { a.continues = s.continues(ctx, &g, who.ID) })
-		wg.Go(func() { a.picks = s.picks(ctx, &g, who.ID) })
+		wg.Go(func() { a.continueCards = s.continueCards(ctx, &g, who.ID) })
+		wg.Go(func() { a.pickCards = s.pickCards(ctx, &g, who.ID) })
 		wg.Go(func() { a.stars = s.stars(ctx, &g, who.ID) })
 	}
 	wg.Wait()
 	return &Home{Viewer: a.viewer, Rows: a.rows(int(s.row.Get()), g.has("recommendations")), Degraded: g.sorted()}
 }
 
-// shelves returns the popular films of all and of each genre, or those of last time.
-func (s *Server) shelves(ctx context.Context, g *gaps, genres []string) []*catalogv1.Shelf {
+// shelves returns the popular films of all and of each genre, or those that the catalog returned last.
+func (s *Server) shelves(ctx context.Context, g *degraded, genres []string) []*catalogv1.Shelf {
 	return part(ctx, g, "catalog", func(ctx context.Context) ([]*catalogv1.Shelf, error) {
 		found, err := s.peers.Catalog.Shelves(ctx, &catalogv1.ShelvesRequest{Genres: genres, Limit: 50})
 		if err != nil {
 			return nil, err
 		}
-		s.memory.learnShelves(found.Shelves)
+		s.seen.setShelves(found.Shelves)
 		return found.Shelves, nil
-	}, s.memory.lastShelves)
+	}, s.seen.allShelves)
 }
 
-// continues returns the films that were begun.
-func (s *Server) continues(ctx context.Context, g *gaps, profile string) []Card {
+// continueCards returns the films that the profile has begun.
+func (s *Server) continueCards(ctx context.Context, g *degraded, profile string) []Card {
 	marks := part(ctx, g, "viewing", func(ctx context.Context) ([]*viewingv1.Bookmark, error) {
 		found, err := s.peers.Viewing.ContinueWatching(ctx, &viewingv1.ContinueWatchingRequest{ProfileId: profile})
 		return found.GetBookmarks(), err
-	}, nothing)
+	}, zero)
 	ids := make([]string, len(marks))
 	for i, m := range marks {
 		ids[i] = m.TitleId
@@ -88,19 +88,19 @@ func (s *Server) continues(ctx context.Context, g *gaps, profile string) []Card 
 	return cards
 }
 
-// picks returns the recommended films.
-func (s *Server) picks(ctx context.Context, g *gaps, profile string) []Card {
-	picks := part(ctx, g, "recommendations", func(ctx context.Context) ([]*recommendationsv1.Pick, error) {
+// pickCards returns the recommended films.
+func (s *Server) pickCards(ctx context.Context, g *degraded, profile string) []Card {
+	pickCards := part(ctx, g, "recommendations", func(ctx context.Context) ([]*recommendationsv1.Pick, error) {
 		found, err := s.peers.Recommendations.Recommend(ctx, &recommendationsv1.RecommendRequest{ProfileId: profile})
 		return found.GetPicks(), err
-	}, nothing)
-	ids := make([]string, len(picks))
-	for i, p := range picks {
+	}, zero)
+	ids := make([]string, len(pickCards))
+	for i, p := range pickCards {
 		ids[i] = p.TitleId
 	}
 	films := byID(s.titles(ctx, g, ids))
 	var cards []Card
-	for _, p := range picks {
+	for _, p := range pickCards {
 		if t := films[p.TitleId]; t != nil {
 			c := card(t)
 			c.Reason = p.Reason
@@ -110,9 +110,9 @@ func (s *Server) picks(ctx context.Context, g *gaps, profile string) []Card {
 	return cards
 }
 
-// rows orders what there is: begun films first, each other film in one row only. Popular films stand in for
-// recommendations that stayed away.
-func (a *answers) rows(size int, noPicks bool) []Row {
+// rows returns the rows of the page: begun films first, and each film in one row only. If noPicks is true, popular
+// films replace the recommendations.
+func (a *homeParts) rows(size int, noPicks bool) []Row {
 	shown := map[string]bool{}
 	rows := []Row{} // an empty list for players, not null
 	add := func(kind, name, note string, cards []Card) {
@@ -128,11 +128,12 @@ func (a *answers) rows(size int, noPicks bool) []Row {
 			rows = append(rows, Row{kind, name, note, fresh})
 		}
 	}
-	add("continue", "Continue watching", "", a.continues)
+	add("continue", "Continue watching", "", a.continueCards)
 	if noPicks {
-		add("recommended", "You might like", "Everybody's favourites, while we look for yours.", a.popular())
+		add("recommended", "You might like", "Popular films, because recommendations are not available at the moment.",
+			a.popular())
 	} else {
-		add("recommended", "Recommended for you", "", a.picks)
+		add("recommended", "Recommended for you", "", a.pickCards)
 	}
 	for _, shelf := range a.shelves {
 		if shelf.Genre == "" {
@@ -148,7 +149,7 @@ func (a *answers) rows(size int, noPicks bool) []Row {
 	return rows
 }
 
-func (a *answers) popular() []Card {
+func (a *homeParts) popular() []Card {
 	var cards []Card
 	for _, shelf := range a.shelves {
 		if shelf.Genre == "" {

@@ -11,6 +11,7 @@ import (
 	"sync"
 
 	"bijou.dev/platform/errs"
+	"bijou.dev/platform/text"
 	catalogv1 "bijou.dev/services/cinema/api/catalog/v1"
 	playbackv1 "bijou.dev/services/cinema/api/playback/v1"
 	profilesv1 "bijou.dev/services/cinema/api/profiles/v1"
@@ -19,10 +20,10 @@ import (
 	viewingv1 "bijou.dev/services/cinema/api/viewing/v1"
 )
 
-// cookieName holds who watches: id, "~" and the name as a path segment.
+// cookieName is the cookie with the chosen profile: its id, "~" and its name, escaped as a path segment.
 const cookieName = "bijou_profile"
 
-// viewerOf returns who the browser says is watching, or nil.
+// viewerOf returns the profile in the cookie, or nil.
 func viewerOf(r *http.Request) *Viewer {
 	c, err := r.Cookie(cookieName)
 	if err != nil {
@@ -43,7 +44,7 @@ func remember(w http.ResponseWriter, r *http.Request, p *profilesv1.Profile) {
 	})
 }
 
-// newKey returns an id for something that a form will make, so that sending the form twice makes it once.
+// newKey returns a random id for what a form creates, so that a form that is sent twice creates it once.
 func newKey() string { return strings.ToLower(rand.Text()) }
 
 func (s *Server) showHome(w http.ResponseWriter, r *http.Request) error {
@@ -71,9 +72,9 @@ func (s *Server) showTitle(w http.ResponseWriter, r *http.Request) error {
 	return s.show(w, r, view{Name: "title", Title: p.Film.Name, Viewer: viewerOf(r), Main: p})
 }
 
-// title returns the page of a film; only the film itself is needed for it.
+// title returns the page of a film. Only the film itself is required; other parts that fail are left out.
 func (s *Server) title(ctx context.Context, who *Viewer, id string) (*titlePage, error) {
-	var g gaps
+	var g degraded
 	var wg sync.WaitGroup
 	p := &titlePage{Key: newKey()}
 	found := s.titles(ctx, &g, []string{id})
@@ -90,7 +91,7 @@ func (s *Server) title(ctx context.Context, who *Viewer, id string) (*titlePage,
 		if all := part(ctx, &g, "ratings", func(ctx context.Context) ([]*ratingsv1.Average, error) {
 			found, err := s.peers.Ratings.Averages(ctx, &ratingsv1.AveragesRequest{TitleIds: []string{id}})
 			return found.GetAverages(), err
-		}, nothing); len(all) > 0 {
+		}, zero); len(all) > 0 {
 			p.Average = all[0]
 		}
 	})
@@ -99,7 +100,7 @@ func (s *Server) title(ctx context.Context, who *Viewer, id string) (*titlePage,
 		wg.Go(func() {
 			if m := part(ctx, &g, "viewing", func(ctx context.Context) (*viewingv1.Bookmark, error) {
 				return s.peers.Viewing.GetBookmark(ctx, &viewingv1.GetBookmarkRequest{ProfileId: who.ID, TitleId: id})
-			}, nothing); m != nil {
+			}, zero); m != nil {
 				p.Mark = marked(p.Mark, m)
 			}
 		})
@@ -108,8 +109,8 @@ func (s *Server) title(ctx context.Context, who *Viewer, id string) (*titlePage,
 	return p, nil
 }
 
-// more returns films of the same director, or else of the same genre.
-func (s *Server) more(ctx context.Context, g *gaps, film *catalogv1.Title) ([]Card, string) {
+// more returns films of the same director, or of the same genre if there are fewer than three, and a heading.
+func (s *Server) more(ctx context.Context, g *degraded, film *catalogv1.Title) ([]Card, string) {
 	for _, ask := range []struct {
 		request *catalogv1.PopularRequest
 		name    string
@@ -123,7 +124,7 @@ func (s *Server) more(ctx context.Context, g *gaps, film *catalogv1.Title) ([]Ca
 		}
 		found := part(ctx, g, "catalog", func(ctx context.Context) (*catalogv1.PopularResponse, error) {
 			return s.peers.Catalog.Popular(ctx, ask.request)
-		}, nothing)
+		}, zero)
 		var cards []Card
 		for _, t := range found.GetTitles() {
 			if t.Id != film.Id {
@@ -148,7 +149,7 @@ type searchPage struct {
 func (s *Server) showSearch(w http.ResponseWriter, r *http.Request) error {
 	p := searchPage{Query: strings.TrimSpace(r.FormValue("q"))}
 	if p.Query != "" {
-		found, err := s.peers.Search.Search(r.Context(), &searchv1.SearchRequest{Query: cut(p.Query, 200), Limit: 48})
+		found, err := s.peers.Search.Search(r.Context(), &searchv1.SearchRequest{Query: text.Bound(p.Query, 200), Limit: 48})
 		if err != nil {
 			return err
 		}
@@ -161,9 +162,6 @@ func (s *Server) showSearch(w http.ResponseWriter, r *http.Request) error {
 	return s.show(w, r, view{Name: "search", Title: "Search", Viewer: viewerOf(r), Query: p.Query, Main: p})
 }
 
-// cut returns the first bytes of s, at most n, without a broken rune at the end.
-func cut(s string, n int) string { return strings.ToValidUTF8(s[:min(len(s), n)], "") }
-
 // browsePage is one page of all films.
 type browsePage struct {
 	Genre  string
@@ -175,16 +173,19 @@ type browsePage struct {
 
 func (s *Server) showBrowse(w http.ResponseWriter, r *http.Request) error {
 	p := browsePage{Genre: r.FormValue("genre")}
-	found, err := s.peers.Catalog.Browse(r.Context(), &catalogv1.BrowseRequest{Genre: p.Genre, PageToken: r.FormValue("page")})
+	found, err := s.peers.Catalog.Browse(r.Context(), &catalogv1.BrowseRequest{
+		Genre:     p.Genre,
+		PageToken: r.FormValue("page"),
+	})
 	if err != nil {
 		return err
 	}
-	s.memory.learn(found.Titles...)
-	var g gaps
+	s.seen.add(found.Titles...)
+	var g degraded
 	p.Genres = part(r.Context(), &g, "catalog", func(ctx context.Context) ([]*catalogv1.Genre, error) {
 		all, err := s.peers.Catalog.Genres(ctx, &catalogv1.GenresRequest{})
 		return all.GetGenres(), err
-	}, nothing)
+	}, zero)
 	for _, t := range found.Titles {
 		p.Cards = append(p.Cards, card(t))
 	}
@@ -218,14 +219,17 @@ func (s *Server) showProfiles(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	p := profilesPage{Key: newKey()}
-	for _, one := range all.Profiles {
-		p.Profiles = append(p.Profiles, &Viewer{one.Id, one.Name})
+	for _, profile := range all.Profiles {
+		p.Profiles = append(p.Profiles, &Viewer{profile.Id, profile.Name})
 	}
 	return s.show(w, r, view{Name: "profiles", Title: "Who is watching?", Viewer: viewerOf(r), Main: p})
 }
 
 func (s *Server) createProfile(w http.ResponseWriter, r *http.Request) error {
-	p, err := s.peers.Profiles.Create(r.Context(), &profilesv1.CreateRequest{Id: r.FormValue("key"), Name: r.FormValue("name")})
+	p, err := s.peers.Profiles.Create(r.Context(), &profilesv1.CreateRequest{
+		Id:   r.FormValue("key"),
+		Name: r.FormValue("name"),
+	})
 	if err != nil {
 		return err
 	}
@@ -242,7 +246,8 @@ func (s *Server) chooseProfile(w http.ResponseWriter, r *http.Request) error {
 	return redirect(w, r, "/")
 }
 
-// needViewer returns who watches, or sends the browser to choose.
+// needViewer returns the chosen profile. If there is none, it redirects the browser to the page of profiles and returns
+// nil.
 func needViewer(w http.ResponseWriter, r *http.Request) *Viewer {
 	who := viewerOf(r)
 	if who == nil {
@@ -262,7 +267,7 @@ func (s *Server) rateTitle(w http.ResponseWriter, r *http.Request) error {
 	}
 	id := r.PathValue("id")
 	_, err = s.peers.Ratings.Rate(r.Context(), &ratingsv1.RateRequest{
-		// One key for each opinion that the page offers: going back and choosing again is a new opinion.
+		// One key for each number of stars: to go back and choose another number is a new rating.
 		Key: fmt.Sprintf("%s-%d", r.FormValue("key"), stars), ProfileId: who.ID, TitleId: id, Stars: int32(stars),
 	})
 	if err != nil {
@@ -295,7 +300,7 @@ type watchPage struct {
 	Speed    int64
 }
 
-// Moves are the jumps that work without a script, as seconds from the beginning.
+// Moves are the jumps for browsers without JavaScript, as seconds from the beginning.
 func (p watchPage) Moves() []struct {
 	Label    string
 	Position int
@@ -307,7 +312,7 @@ func (p watchPage) Moves() []struct {
 	}{{"Back 10 min", at(-600)}, {"Forward 1 min", at(60)}, {"Forward 10 min", at(600)}}
 }
 
-// Clock writes seconds as h:mm:ss.
+// Clock formats seconds as h:mm:ss.
 func (watchPage) Clock(seconds int) string {
 	return fmt.Sprintf("%d:%02d:%02d", seconds/3600, seconds/60%60, seconds%60)
 }
@@ -320,7 +325,7 @@ func (s *Server) showWatch(w http.ResponseWriter, r *http.Request) error {
 	if session.Stopped {
 		return redirect(w, r, "/titles/"+url.PathEscape(session.TitleId))
 	}
-	var g gaps
+	var g degraded
 	film := &catalogv1.Title{Id: session.TitleId, Name: "Your film"}
 	if found := s.titles(r.Context(), &g, []string{session.TitleId}); len(found) > 0 {
 		film = found[0]

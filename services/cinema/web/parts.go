@@ -22,13 +22,13 @@ type Card struct {
 	Name  string `json:"name"`
 	Year  int    `json:"year,omitempty"`
 	Genre string `json:"genre,omitempty"`
-	// Percent is how much of the film the profile has seen; zero when it is not to be continued.
+	// Percent is how much of the film the profile has seen; Zero: nothing, or all of it.
 	Percent int `json:"percent,omitempty"`
 	// Left is how many minutes are left of it.
-	Left int `json:"left_minutes,omitempty"`
+	Left int `json:"leftMinutes,omitempty"`
 	// Reason says why the film is recommended.
 	Reason string `json:"reason,omitempty"`
-	// Stars is what the profile gave the film; zero when it did not.
+	// Stars is what the profile gave the film; Zero: none.
 	Stars int `json:"stars,omitempty"`
 }
 
@@ -36,13 +36,13 @@ func card(t *catalogv1.Title) Card {
 	return Card{ID: t.Id, Name: t.Name, Year: int(t.Year), Genre: t.Genre}
 }
 
-// gaps collects the parts that had to be replaced. The zero value is empty.
-type gaps struct {
+// degraded collects the names of the services whose parts were replaced by fallbacks. The zero value is empty.
+type degraded struct {
 	mu    sync.Mutex
 	parts []string
 }
 
-func (g *gaps) add(part string) {
+func (g *degraded) add(part string) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	if !slices.Contains(g.parts, part) {
@@ -50,21 +50,23 @@ func (g *gaps) add(part string) {
 	}
 }
 
-func (g *gaps) has(part string) bool {
+func (g *degraded) has(part string) bool {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	return slices.Contains(g.parts, part)
 }
 
-func (g *gaps) sorted() []string {
+func (g *degraded) sorted() []string {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	return slices.Sorted(slices.Values(g.parts))
 }
 
-// part asks one service for its part of a page and notes the gap when there is none. An error of the caller's own
-// making, such as an unknown profile, leaves the part empty without a gap.
-func part[T any](ctx context.Context, g *gaps, name string, call func(context.Context) (T, error), instead func() T) T {
+// part calls one service for its part of a page. If that fails, part returns the fallback and adds the service to g. If
+// the request itself was wrong, such as an unknown profile, part returns the fallback and does not add the service.
+func part[T any](ctx context.Context, g *degraded, name string, call func(context.Context) (T, error),
+	instead func() T,
+) T {
 	v, err := circuit.Fallback(ctx, call, func(context.Context, error) (T, error) {
 		g.add(name)
 		return instead(), nil
@@ -73,16 +75,16 @@ func part[T any](ctx context.Context, g *gaps, name string, call func(context.Co
 		return v
 	}
 	if k := errs.KindOf(err); k != errs.NotFound && k != errs.Invalid {
-		g.add(name) // the fallback itself was refused or switched off
+		g.add(name) // the settings of the circuit do not allow the fallback
 	}
 	return instead()
 }
 
-// nothing is the fallback of a part that is left out.
-func nothing[T any]() (v T) { return v }
+// zero is the fallback that leaves a part out.
+func zero[T any]() (v T) { return v }
 
-// titles returns films in the order of ids; those that the catalog did not answer for from memory.
-func (s *Server) titles(ctx context.Context, g *gaps, ids []string) []*catalogv1.Title {
+// titles returns films in the order of ids. If the catalog does not answer, it returns those that web has seen before.
+func (s *Server) titles(ctx context.Context, g *degraded, ids []string) []*catalogv1.Title {
 	if len(ids) == 0 {
 		return nil
 	}
@@ -91,14 +93,14 @@ func (s *Server) titles(ctx context.Context, g *gaps, ids []string) []*catalogv1
 		if err != nil {
 			return nil, err
 		}
-		s.memory.learn(found.Titles...)
+		s.seen.add(found.Titles...)
 		return found.Titles, nil
-	}, func() []*catalogv1.Title { return s.memory.recall(ids) })
+	}, func() []*catalogv1.Title { return s.seen.get(ids) })
 }
 
-// viewer returns who watches. A profile that profiles does not know is nobody; when it does not answer, the cookie is
-// believed.
-func (s *Server) viewer(ctx context.Context, g *gaps, who *Viewer) *Viewer {
+// viewer returns the profile with its current name, or nil if it does not exist. If the service profiles does not
+// answer, viewer returns who, which is from the cookie.
+func (s *Server) viewer(ctx context.Context, g *degraded, who *Viewer) *Viewer {
 	if who == nil {
 		return nil
 	}
@@ -117,12 +119,12 @@ func (s *Server) viewer(ctx context.Context, g *gaps, who *Viewer) *Viewer {
 }
 
 // stars returns the ratings of a profile by film.
-func (s *Server) stars(ctx context.Context, g *gaps, profile string) map[string]int {
+func (s *Server) stars(ctx context.Context, g *degraded, profile string) map[string]int {
 	out := map[string]int{}
 	for _, r := range part(ctx, g, "ratings", func(ctx context.Context) ([]*ratingsv1.Rating, error) {
 		found, err := s.peers.Ratings.GetRatings(ctx, &ratingsv1.GetRatingsRequest{ProfileId: profile})
 		return found.GetRatings(), err
-	}, nothing) {
+	}, zero) {
 		out[r.TitleId] = int(r.Stars)
 	}
 	return out
@@ -138,7 +140,7 @@ func marked(c Card, m *viewingv1.Bookmark) Card {
 	return c
 }
 
-// byID makes films easy to find.
+// byID returns the films by id.
 func byID(titles []*catalogv1.Title) map[string]*catalogv1.Title {
 	out := make(map[string]*catalogv1.Title, len(titles))
 	for _, t := range titles {
@@ -147,7 +149,7 @@ func byID(titles []*catalogv1.Title) map[string]*catalogv1.Title {
 	return out
 }
 
-// Viewer is the profile that watches.
+// Viewer is the chosen profile.
 type Viewer struct {
 	ID   string `json:"id"`
 	Name string `json:"name"`

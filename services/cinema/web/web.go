@@ -1,8 +1,8 @@
-// Package web is the face of the cinema: pages for people and a JSON API for players, made of what seven services know.
+// Package web serves the pages of the cinema and a JSON API for players. It gets their parts from seven other services.
 //
-// It asks them in parallel, each part of a page within the page's budget, and has an answer ready for each part that
-// stays away: popular films for recommendations, no row for bookmarks, films seen before for the catalog, an apology when
-// there is nothing at all. A page fails only when what it is about cannot be had.
+// It calls them in parallel, within the time budget of the page, and has a fallback for each part: popular films
+// instead of recommendations, no row of bookmarks, the films that the catalog returned before, and an apology when
+// there are none. A page fails only when its main part is missing.
 package web
 
 import (
@@ -20,11 +20,8 @@ import (
 	"google.golang.org/grpc"
 )
 
-// Options is empty: what can be chosen are live settings, see the README.
-type Options struct{}
-
-// New sets up the web service on the listener "http".
-func New(_ context.Context, setup *service.Setup, _ Options) error {
+// New sets up the web service on the listener "http". It has no options; the README lists its live settings.
+func New(_ context.Context, setup *service.Setup) error {
 	peers, err := Dial(setup.Dial)
 	if err != nil {
 		return err
@@ -47,16 +44,18 @@ type Peers struct {
 	Playback        playbackv1.PlaybackClient
 }
 
-// Dial makes clients of connections to the services by name.
+// Dial returns clients of the services. dial connects to a service by name.
 func Dial(dial func(service string) (grpc.ClientConnInterface, error)) (p Peers, err error) {
 	for name, use := range map[string]func(grpc.ClientConnInterface){
-		"catalog":         func(c grpc.ClientConnInterface) { p.Catalog = catalogv1.NewCatalogClient(c) },
-		"profiles":        func(c grpc.ClientConnInterface) { p.Profiles = profilesv1.NewProfilesClient(c) },
-		"viewing":         func(c grpc.ClientConnInterface) { p.Viewing = viewingv1.NewViewingClient(c) },
-		"ratings":         func(c grpc.ClientConnInterface) { p.Ratings = ratingsv1.NewRatingsClient(c) },
-		"recommendations": func(c grpc.ClientConnInterface) { p.Recommendations = recommendationsv1.NewRecommendationsClient(c) },
-		"search":          func(c grpc.ClientConnInterface) { p.Search = searchv1.NewSearchClient(c) },
-		"playback":        func(c grpc.ClientConnInterface) { p.Playback = playbackv1.NewPlaybackClient(c) },
+		"catalog":  func(c grpc.ClientConnInterface) { p.Catalog = catalogv1.NewCatalogClient(c) },
+		"profiles": func(c grpc.ClientConnInterface) { p.Profiles = profilesv1.NewProfilesClient(c) },
+		"viewing":  func(c grpc.ClientConnInterface) { p.Viewing = viewingv1.NewViewingClient(c) },
+		"ratings":  func(c grpc.ClientConnInterface) { p.Ratings = ratingsv1.NewRatingsClient(c) },
+		"recommendations": func(c grpc.ClientConnInterface) {
+			p.Recommendations = recommendationsv1.NewRecommendationsClient(c)
+		},
+		"search":   func(c grpc.ClientConnInterface) { p.Search = searchv1.NewSearchClient(c) },
+		"playback": func(c grpc.ClientConnInterface) { p.Playback = playbackv1.NewPlaybackClient(c) },
 	} {
 		conn, err := dial(name)
 		if err != nil {

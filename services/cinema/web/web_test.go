@@ -24,9 +24,9 @@ import (
 	"bijou.dev/services/cinema/web"
 )
 
-// site is the web service of a house, and a browser with Ingrid's cookie.
+// site is a stack with the service web, and a browser in which the profile ingrid is chosen.
 type site struct {
-	*cinematest.House
+	*cinematest.Stack
 	t      testing.TB
 	url    string
 	client *http.Client
@@ -34,24 +34,24 @@ type site struct {
 
 func open(t testing.TB, settings map[string]string) *site {
 	t.Helper()
-	house := cinematest.Full(t, settings)
+	stack := cinematest.Full(t, settings)
 	jar, err := cookiejar.New(nil)
 	if err != nil {
 		t.Fatal(err)
 	}
-	at := &site{house, t, front(t, house), &http.Client{Jar: jar}}
+	at := &site{stack, t, startWeb(t, stack), &http.Client{Jar: jar}}
 	at.post("/profiles/choose", url.Values{"id": {"ingrid"}})
 	return at
 }
 
-// front starts a web service that has seen nothing yet and returns its address.
-func front(t testing.TB, house *cinematest.House) string {
+// startWeb starts an instance of web that has not seen any film, and returns its URL.
+func startWeb(t testing.TB, stack *cinematest.Stack) string {
 	t.Helper()
-	peers, err := web.Dial(house.Dial)
+	peers, err := web.Dial(stack.Dial)
 	if err != nil {
 		t.Fatal(err)
 	}
-	s, err := web.NewServer(peers, house.Settings, slog.New(slog.DiscardHandler))
+	s, err := web.NewServer(peers, stack.Settings, slog.New(slog.DiscardHandler))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -112,7 +112,7 @@ func kinds(h web.Home) []string {
 	return slices.Compact(out)
 }
 
-// start begins a film, so that there is something to continue.
+// start plays 15 minutes of a film, so that the home page offers to continue it.
 func (s *site) start(title string) {
 	s.t.Helper()
 	for _, call := range [][2]string{
@@ -125,10 +125,10 @@ func (s *site) start(title string) {
 	}
 }
 
-// One service after the other is dead; the page is there each time and says which parts it replaced.
+// Each service is stopped once. The home page still works, and says which parts it replaced.
 func TestHomeWithoutAPart(t *testing.T) {
-	for dead, want := range map[string]struct{ kinds, degraded []string }{
-		"nothing":         {[]string{"continue", "recommended", "popular", "genre"}, nil},
+	for stopped, want := range map[string]struct{ kinds, degraded []string }{
+		"none":            {[]string{"continue", "recommended", "popular", "genre"}, nil},
 		"search":          {[]string{"continue", "recommended", "popular", "genre"}, nil},
 		"playback":        {[]string{"continue", "recommended", "popular", "genre"}, nil},
 		"profiles":        {[]string{"continue", "recommended", "popular", "genre"}, []string{"profiles"}},
@@ -138,13 +138,13 @@ func TestHomeWithoutAPart(t *testing.T) {
 		// Films seen before are remembered.
 		"catalog": {[]string{"continue", "recommended", "popular", "genre"}, []string{"catalog", "recommendations"}},
 	} {
-		t.Run(dead, func(t *testing.T) {
+		t.Run(stopped, func(t *testing.T) {
 			t.Parallel()
 			s := open(t, nil)
 			s.start("fargo-1996")
 			s.home()
-			if dead != "nothing" {
-				s.Kill(dead)
+			if stopped != "none" {
+				s.Kill(stopped)
 			}
 			h := s.home()
 			if diff := cmp.Diff(want.kinds, kinds(h)); diff != "" {
@@ -165,7 +165,8 @@ func TestFallbackRowOfPopularFilms(t *testing.T) {
 	s.Kill("recommendations")
 	h := s.home()
 	row := h.Rows[0]
-	if row.Kind != "recommended" || row.Note == "" || len(row.Cards) != 12 || row.Cards[0].ID != "the-shawshank-redemption-1994" {
+	if row.Kind != "recommended" || row.Note == "" || len(row.Cards) != 12 ||
+		row.Cards[0].ID != "the-shawshank-redemption-1994" {
 		t.Errorf("first row is %q, note %q, %d films", row.Kind, row.Note, len(row.Cards))
 	}
 	seen := map[string]bool{}
@@ -188,11 +189,14 @@ func TestFallbackRowOfPopularFilms(t *testing.T) {
 	}
 }
 
-func TestSlowRecommendationsDoNotHoldTheHomeUp(t *testing.T) {
+func TestSlowRecommendationsAreReplaced(t *testing.T) {
 	s := open(t, nil)
 	s.home() // connect first: this is about a slow service
 	s.Kill("recommendations")
-	s.Serve("recommendations", func(r grpc.ServiceRegistrar) { recommendationsv1.RegisterRecommendationsServer(r, stuck{}) })
+	s.Serve("recommendations", func(r grpc.ServiceRegistrar) {
+		recommendationsv1.RegisterRecommendationsServer(r,
+			stuck{})
+	})
 	if err := s.Settings.Put("web.home.budget", "50ms"); err != nil {
 		t.Fatal(err)
 	}
@@ -205,22 +209,26 @@ type stuck struct {
 	recommendationsv1.UnimplementedRecommendationsServer
 }
 
-func (stuck) Recommend(ctx context.Context, _ *recommendationsv1.RecommendRequest) (*recommendationsv1.RecommendResponse, error) {
+func (stuck) Recommend(ctx context.Context,
+	_ *recommendationsv1.RecommendRequest,
+) (*recommendationsv1.RecommendResponse, error) {
 	<-ctx.Done()
 	return nil, ctx.Err()
 }
 
-func TestEverythingDead(t *testing.T) {
+func TestAllServicesStopped(t *testing.T) {
 	s := open(t, nil)
 	for _, name := range cinematest.Services {
 		s.Kill(name)
 	}
 	if status, body := s.get("/"); status != 200 || !strings.Contains(body, "The Godfather") {
-		t.Errorf("home of a web service that has seen films: status %d", status)
+		t.Errorf("home page of web that has seen films: status %d, want 200 and The Godfather", status)
 	}
-	s.url = front(t, s.House)
-	if status, body := s.get("/"); status != 200 || !strings.Contains(body, "A short intermission") || !strings.Contains(body, "Ingrid") {
-		t.Errorf("home of a web service that has seen nothing: status %d", status)
+	s.url = startWeb(t, s.Stack)
+	if status, body := s.get("/"); status != 200 || !strings.Contains(body, "Temporarily unavailable") ||
+		!strings.Contains(body, "Ingrid") {
+		t.Errorf("home page of web that has not seen films: status %d, want 200, an apology and the name from the cookie",
+			status)
 	}
 	for path, want := range map[string]int{
 		"/titles/fargo-1996": 503, "/search?q=x": 503, "/browse": 503, "/profiles": 503, "/watch/s": 503, "/about/data": 503,
@@ -241,10 +249,11 @@ func TestEverythingDead(t *testing.T) {
 	}
 }
 
-// The way of a viewer through the house with forms only.
+// A user without JavaScript creates a profile, searches, rates, plays, stops and resumes.
 func TestJourneyWithoutScripts(t *testing.T) {
 	s := open(t, nil)
-	if _, body := s.post("/profiles", url.Values{"key": {"greta-1"}, "name": {"Greta & Co"}}); !strings.Contains(body, "Greta &amp; Co") {
+	if _, body := s.post("/profiles", url.Values{"key": {"greta-1"}, "name": {"Greta & Co"}}); !strings.Contains(body,
+		"Greta &amp; Co") {
 		t.Error("the new profile is not greeted")
 	}
 	if _, body := s.get("/search?q=frago"); !strings.Contains(body, `href="/titles/fargo-1996"`) {
@@ -260,10 +269,14 @@ func TestJourneyWithoutScripts(t *testing.T) {
 	if _, body := s.post("/titles/fargo-1996/play", url.Values{"key": {"p1"}}); !strings.Contains(body, "0:00:00") {
 		t.Error("the film does not begin at the beginning")
 	}
-	if _, body := s.post("/watch/p1", url.Values{"sequence": {"1"}, "position": {"600"}}); !strings.Contains(body, "0:10:00") {
+	if _, body := s.post("/watch/p1", url.Values{"sequence": {"1"}, "position": {"600"}}); !strings.Contains(body,
+		"0:10:00") {
 		t.Error("ten minutes on is not shown")
 	}
-	if _, body := s.post("/watch/p1", url.Values{"sequence": {"2"}, "position": {"900"}, "action": {"stop"}}); !strings.Contains(body, "Resume, 72 min left") {
+	if _, body := s.post("/watch/p1", url.Values{
+		"sequence": {"2"}, "position": {"900"},
+		"action": {"stop"},
+	}); !strings.Contains(body, "Resume, 72 min left") {
 		t.Error("after the stop the film's page does not offer to go on")
 	}
 	if _, body := s.get("/"); !strings.Contains(body, "Continue watching") || !strings.Contains(body, "72 min left") {
@@ -274,14 +287,15 @@ func TestJourneyWithoutScripts(t *testing.T) {
 	}
 }
 
-func TestSmallSums(t *testing.T) {
+func TestSmallAmounts(t *testing.T) {
 	at := open(t, nil)
 	var found struct{ Hits []web.Card }
-	if _, body := at.get("/api/search?q=the+mongol+king"); json.Unmarshal([]byte(body), &found) != nil || len(found.Hits) == 0 {
+	if _, body := at.get("/api/search?q=the+mongol+king"); json.Unmarshal([]byte(body), &found) != nil ||
+		len(found.Hits) == 0 {
 		t.Fatalf("searching: %s", body)
 	}
 	if _, page := at.get("/titles/" + found.Hits[0].ID); !strings.Contains(page, "$900<") {
-		t.Errorf("a film that took 900 dollars does not say so: %s", page[max(0, strings.Index(page, "Takings")):][:40])
+		t.Errorf("a film that took 900 dollars does not say so: %s", page[max(0, strings.Index(page, "Gross")):][:40])
 	}
 }
 
@@ -303,7 +317,7 @@ func TestNumbersAndDatesAreForPeople(t *testing.T) {
 	}
 }
 
-func TestProgressBeyondAllTimeIsTheEnd(t *testing.T) {
+func TestProgressAfterTheEndIsTheEnd(t *testing.T) {
 	at := open(t, nil)
 	at.start("the-matrix-1999")
 	_, page := at.post("/watch/s-the-matrix-1999", url.Values{"sequence": {"2"}, "position": {"10000000000"}})
@@ -332,7 +346,8 @@ func TestLargePagesAreCompressed(t *testing.T) {
 		body, err := io.ReadAll(resp.Body)
 		resp.Body.Close()
 		if err != nil || resp.ContentLength != int64(len(body)) || resp.Header.Get("Vary") != "Accept-Encoding" {
-			t.Errorf("Accept-Encoding %q: %d of %d bytes, varies by %q, %v", accept, len(body), resp.ContentLength, resp.Header.Get("Vary"), err)
+			t.Errorf("Accept-Encoding %q: %d of %d bytes, varies by %q, %v", accept, len(body), resp.ContentLength,
+				resp.Header.Get("Vary"), err)
 		}
 		if got := resp.Header.Get("Content-Encoding") == "gzip"; got != want {
 			t.Errorf("Accept-Encoding %q: compressed is %t, want %t", accept, got, want)
@@ -377,37 +392,42 @@ func TestRefusals(t *testing.T) {
 		t.Errorf("a call from another site: %d %s", status, body)
 	}
 	for path, want := range map[string]int{
-		"/titles/no-such-film": 404, "/nowhere": 404, "/api/nowhere": 404, "/api/titles/no-such-film": 404, "/watch/none": 404,
-		"/browse?genre=Nonsense": 404, "/browse?page=x": 400, "/static/none": 404, "/api/search?q=" + strings.Repeat("x", 300): 400,
+		"/titles/no-such-film": 404, "/nowhere": 404, "/api/nowhere": 404,
+		"/api/titles/no-such-film": 404, "/watch/none": 404,
+		"/browse?genre=Nonsense": 404, "/browse?page=x": 400, "/static/none": 404, "/api/search?q=" +
+			strings.Repeat("x", 300): 400,
 	} {
 		if status, _ := s.get(path); status != want {
 			t.Errorf("%s: status %d, want %d", path, status, want)
 		}
 	}
 	for _, path := range []string{
-		"/search?q=%ff", "/api/search?q=%ff", "/titles/%ff", "/api/titles/%ff", "/browse?genre=%ff", "/api/home?profile=%ff", "/api/profiles?household=%ff",
-	} { // more than open a circuit
+		"/search?q=%ff", "/api/search?q=%ff", "/titles/%ff", "/api/titles/%ff", "/browse?genre=%ff",
+		"/api/home?profile=%ff", "/api/profiles?household=%ff",
+	} { // more calls than it takes to open a circuit
 		for range 30 {
 			if status, _ := s.get(path); status != 400 {
-				t.Fatalf("%s: status %d, want 400: it is no text", path, status)
+				t.Fatalf("%s: status %d, want 400: it has text that is not UTF-8", path, status)
 			}
 		}
 	}
 	if status, _ := s.post("/profiles", url.Values{"key": {"k"}, "name": {"\xff"}}); status != 400 {
-		t.Errorf("a name that is no text: %d", status)
+		t.Errorf("a name that is not UTF-8: status %d, want 400", status)
 	}
-	if status, body := s.do(s.request("POST", "/api/playback", `{`)); status != 400 || !strings.Contains(body, "reading the body") {
+	if status, body := s.do(s.request("POST", "/api/playback", `{`)); status != 400 ||
+		!strings.Contains(body, "reading the body") {
 		t.Errorf("half a body: %d %s", status, body)
 	}
 }
 
-func TestGuestIsAskedWhoWatches(t *testing.T) {
+func TestWithoutProfileOneIsAskedFor(t *testing.T) {
 	s := open(t, nil)
 	s.client.Jar = nil
-	if status, body := s.get("/"); status != 200 || !strings.Contains(body, "Say who is watching") {
-		t.Errorf("home of nobody: %d", status)
+	if status, body := s.get("/"); status != 200 || !strings.Contains(body, "Choose a profile") {
+		t.Errorf("home page without a profile: status %d, want 200 and a link to the profiles", status)
 	}
-	if _, body := s.post("/titles/fargo-1996/play", url.Values{"key": {"p1"}}); !strings.Contains(body, "Who is watching?") {
+	if _, body := s.post("/titles/fargo-1996/play", url.Values{"key": {"p1"}}); !strings.Contains(body,
+		"Who is watching?") {
 		t.Error("playing without a profile does not ask for one")
 	}
 }
@@ -426,7 +446,7 @@ func TestSettingsAreLive(t *testing.T) {
 	}
 }
 
-func TestPagesAreWellMade(t *testing.T) {
+func TestPagesAreAccessible(t *testing.T) {
 	s := open(t, nil)
 	s.start("fargo-1996")
 	for _, path := range []string{
@@ -440,7 +460,7 @@ func TestPagesAreWellMade(t *testing.T) {
 			}
 			defer resp.Body.Close()
 			if csp := resp.Header.Get("Content-Security-Policy"); !strings.Contains(csp, "default-src 'none'") {
-				t.Errorf("policy %q", csp)
+				t.Errorf("contentPolicy %q", csp)
 			}
 			doc, err := html.Parse(resp.Body)
 			if err != nil {
@@ -452,16 +472,16 @@ func TestPagesAreWellMade(t *testing.T) {
 }
 
 // A link whose text is not displayed on a narrow screen has no name there.
-func TestNamesAreReadOnNarrowScreens(t *testing.T) {
+func TestNamesStayReadableOnNarrowScreens(t *testing.T) {
 	at := open(t, nil)
 	_, style := at.get("/static/style.css")
 	_, narrow, ok := strings.Cut(style, "@media (max-width")
 	if !ok || strings.Contains(narrow, "display: none") {
-		t.Error("the rules for narrow screens take text away from those who have pages read to them")
+		t.Error("a rule for narrow screens has display: none, which hides the text from screen readers")
 	}
 }
 
-// inspect checks what every page owes its readers.
+// inspect checks what every page must have: language, title, labels, landmarks, and nothing that its policy forbids.
 func inspect(t *testing.T, doc *html.Node) {
 	t.Helper()
 	attr := func(n *html.Node, key string) string {
@@ -494,8 +514,9 @@ func inspect(t *testing.T, doc *html.Node) {
 		if id := attr(n, "id"); id != "" {
 			ids[id]++
 		}
-		if attr(n, "style") != "" || attr(n, "onclick") != "" || n.Data == "style" || n.Data == "script" && attr(n, "src") == "" {
-			t.Errorf("%s has what the policy forbids", n.Data)
+		if attr(n, "style") != "" || attr(n, "onclick") != "" || n.Data == "style" || n.Data == "script" &&
+			attr(n, "src") == "" {
+			t.Errorf("%s has what the contentPolicy forbids", n.Data)
 		}
 		switch {
 		case n.Data == "html" && attr(n, "lang") == "":
@@ -505,9 +526,9 @@ func inspect(t *testing.T, doc *html.Node) {
 		case n.Data == "input" && attr(n, "type") != "hidden" && !labelled[attr(n, "id")]:
 			t.Errorf("input %q has no label", attr(n, "name"))
 		case (n.Data == "button" || n.Data == "a") && text(n) == "" && attr(n, "aria-label") == "":
-			t.Errorf("%s %v says nothing", n.Data, n.Attr)
+			t.Errorf("%s %v has no text and no aria-label", n.Data, n.Attr)
 		case n.Data == "svg" && attr(n, "aria-hidden") != "true":
-			t.Error("a picture is read aloud")
+			t.Error("an svg is not hidden from screen readers")
 		case n.Data == "progress" && attr(n, "aria-label") == "":
 			t.Error("a progress bar has no label")
 		}

@@ -2,14 +2,10 @@
 package main
 
 import (
-	"context"
-
 	"bijou.dev/platform/service"
 	"bijou.dev/services/cinema/recommendations"
 )
 
 func main() {
-	service.Main("recommendations", nil, func(ctx context.Context, setup *service.Setup) error {
-		return recommendations.New(ctx, setup, recommendations.Options{})
-	})
+	service.Main("recommendations", nil, recommendations.New)
 }

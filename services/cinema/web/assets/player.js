@@ -1,5 +1,5 @@
-// Runs the progress of a film and reports it every ten seconds, and after each jump. Without this script the page's
-// buttons do the same by forms.
+// Advances the position in a film and reports it every ten seconds, and after each jump. Without this script the buttons
+// of the page do the same with forms.
 "use strict";
 (() => {
   const player = document.querySelector(".player");
@@ -9,7 +9,7 @@
   const bar = player.querySelector(".at"), now = player.querySelector(".now"), toggle = player.querySelector(".toggle");
   const jumps = [...player.querySelectorAll(".jump")], by = [-600, 60, 600];
   let position = Number(player.dataset.position), next = Number(player.dataset.next);
-  let running = false, last = 0, said = 0;
+  let running = false, last = 0, reported = 0;
 
   const two = (n) => String(n).padStart(2, "0");
   const within = (s) => Math.min(Math.max(s, 0), duration);
@@ -22,12 +22,13 @@
     jumps.forEach((j, i) => { j.value = within(s + by[i]); });
   };
   const report = async (keepalive) => {
-    said = Date.now();
+    reported = Date.now();
     const body = JSON.stringify({ sequence: next++, position: Math.floor(position) });
     draw();
     try {
-      await fetch(`/api/playback/${session}/heartbeat`, { method: "POST", headers: { "Content-Type": "application/json" }, body, keepalive });
-    } catch { /* the next report says it again */ }
+      const headers = { "Content-Type": "application/json" };
+      await fetch(`/api/playback/${session}/heartbeat`, { method: "POST", headers, body, keepalive });
+    } catch { /* the next report has a newer position */ }
   };
   const jump = (seconds) => {
     position = within(position + seconds);
@@ -39,15 +40,15 @@
     last = t;
     draw();
     if (position >= duration) run(false);
-    else if (Date.now() - said > 10000) report(false);
+    else if (Date.now() - reported > 10000) report(false);
     if (running) requestAnimationFrame(tick);
   };
   const run = (on) => {
     if (running === on) return;
-    if (on && position >= duration) position = 0; // once more from the beginning
+    if (on && position >= duration) position = 0; // play again from the beginning
     running = on;
     toggle.textContent = on ? "Pause" : "Play";
-    if (on) requestAnimationFrame((t) => { last = t; said = Date.now(); tick(t); });
+    if (on) requestAnimationFrame((t) => { last = t; reported = Date.now(); tick(t); });
     else report(true);
   };
   toggle.hidden = player.querySelector(".keys").hidden = false;

@@ -87,7 +87,8 @@ func (c *canvas) confetti() {
 func (c *canvas) spotlights() {
 	for i, at := range []float64{0.18, 0.5, 0.82} {
 		top, foot := c.w*at, c.w*c.between(0.25, 0.75)
-		c.shape([]string{c.accent, c.paper, c.mid}[i], 0.4, top-4, 0, top+4, 0, foot+c.w*0.16, c.h*0.72, foot-c.w*0.16, c.h*0.72)
+		c.shape([]string{c.accent, c.paper, c.mid}[i], 0.4, top-4, 0, top+4, 0, foot+c.w*0.16, c.h*0.72, foot-c.w*0.16,
+			c.h*0.72)
 	}
 	for x := 0.0; x < c.w; x += 20 * c.unit() {
 		c.circle(x+c.between(0, 8), c.h*c.between(0.68, 0.74), 13*c.unit(), c.deep, 1)

@@ -125,7 +125,8 @@ func (c *canvas) circle(x, y, r float64, fill string, opacity float64) {
 }
 
 func (c *canvas) ring(x, y, r, width float64, stroke string, opacity float64) {
-	fmt.Fprintf(c, `<circle cx="%.0f" cy="%.0f" r="%.0f" fill="none" stroke="%s" stroke-width="%.0f"`, x, y, r, stroke, width)
+	fmt.Fprintf(c, `<circle cx="%.0f" cy="%.0f" r="%.0f" fill="none" stroke="%s" stroke-width="%.0f"`, x, y, r, stroke,
+		width)
 	c.see(opacity)
 }
 

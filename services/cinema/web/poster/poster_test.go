@@ -40,9 +40,15 @@ func TestEveryFilmHasAPoster(t *testing.T) {
 }
 
 func TestNamesAreEscaped(t *testing.T) {
-	for _, name := range []string{"", "<script>alert(1)</script>", `"&'`, strings.Repeat("W", 400), strings.Repeat("word ", 90)} {
+	for _, name := range []string{
+		"", "<script>alert(1)</script>", `"&'`, strings.Repeat("W", 400),
+		strings.Repeat("word ", 90),
+	} {
 		for _, genre := range []string{"Drama", "", "<b>"} {
-			for _, svg := range []string{string(poster.Poster(poster.Film{Name: name, Genre: genre})), string(poster.Banner(poster.Film{Name: name, Genre: genre}))} {
+			for _, svg := range []string{
+				string(poster.Poster(poster.Film{Name: name, Genre: genre})),
+				string(poster.Banner(poster.Film{Name: name, Genre: genre})),
+			} {
 				if err := wellFormed(svg); err != nil || strings.Contains(svg, "<script") {
 					t.Errorf("name %.20q: %v\n%s", name, err, svg)
 				}

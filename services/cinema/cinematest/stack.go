@@ -1,5 +1,5 @@
-// Package cinematest runs the services of the cinema for real, on an in-memory network, for tests. Calls between them go
-// through the platform's whole chain: circuits, retries, balancing.
+// Package cinematest runs the real services of the cinema on an in-memory network, for tests. Calls between them go
+// through the platform's circuits, retries and load balancing.
 package cinematest
 
 import (
@@ -33,11 +33,11 @@ import (
 	"bijou.dev/services/cinema/viewing"
 )
 
-// House is a network with services on it. Make one with New or Full.
-type House struct {
-	// Settings steer circuits and whatever else the test declares.
+// Stack is a set of services on one network. Make one with New or Full.
+type Stack struct {
+	// Settings are the settings of the circuits and of all services in the test.
 	Settings *config.StaticSet
-	// Circuits guard the calls of all connections of the house.
+	// Circuits are those of all connections of the stack.
 	Circuits *circuit.Set
 
 	t       testing.TB
@@ -48,24 +48,24 @@ type House struct {
 	conns   map[string]*rpc.Conn
 }
 
-// patient are the settings of a house unless a test has others: what is there answers in the end, however busy the
-// machine is.
-var patient = map[string]string{
+// slowSettings are the default settings of a stack: long timeouts, so that tests pass on a busy machine.
+var slowSettings = map[string]string{
 	"circuit.default.timeout": "60s",
 	"web.home.budget":         "10s",
 }
 
-// New returns an empty house with these settings. Everything in it stops with the test.
-func New(t testing.TB, settings map[string]string) *House {
-	all := maps.Clone(patient)
+// New returns a stack without services. settings override the default settings. Everything stops when the test ends.
+func New(t testing.TB, settings map[string]string) *Stack {
+	all := maps.Clone(slowSettings)
 	maps.Copy(all, settings)
-	h := &House{
+	h := &Stack{
 		Settings: config.Static(all), t: t, net: memnet.New(), known: discovery.NewStatic(nil),
 		servers: map[string]*grpc.Server{}, conns: map[string]*rpc.Conn{},
 	}
 	h.Circuits = circuit.New(circuit.Options{Config: h.Settings, Service: "test"})
 	h.client = rpc.NewClient(rpc.ClientOptions{
-		Service: "test", Discovery: h.known.Directory, Circuits: h.Circuits, Config: h.Settings, DialContext: h.net.DialContext,
+		Service: "test", Discovery: h.known.Directory, Circuits: h.Circuits,
+		Config: h.Settings, DialContext: h.net.DialContext,
 	})
 	t.Cleanup(func() {
 		for _, s := range h.servers {
@@ -78,8 +78,8 @@ func New(t testing.TB, settings map[string]string) *House {
 	return h
 }
 
-// Serve starts a service, again if it was stopped.
-func (h *House) Serve(name string, register func(grpc.ServiceRegistrar)) {
+// Serve starts a service under a name. It can be called again after Kill.
+func (h *Stack) Serve(name string, register func(grpc.ServiceRegistrar)) {
 	h.t.Helper()
 	addr := name + ":7000"
 	l, err := h.net.Listen("tcp", addr)
@@ -93,11 +93,11 @@ func (h *House) Serve(name string, register func(grpc.ServiceRegistrar)) {
 	h.known.Put(name, []discovery.Instance{{Service: name, ID: name + "-1", Endpoints: map[string]string{"grpc": addr}}})
 }
 
-// Kill stops a service without a word: the registry goes on naming it.
-func (h *House) Kill(name string) { h.servers[name].Stop() }
+// Kill stops a service abruptly. The registry still lists it.
+func (h *Stack) Kill(name string) { h.servers[name].Stop() }
 
 // Dial returns the connection to a service.
-func (h *House) Dial(name string) (grpc.ClientConnInterface, error) {
+func (h *Stack) Dial(name string) (grpc.ClientConnInterface, error) {
 	if c := h.conns[name]; c != nil {
 		return c, nil
 	}
@@ -109,8 +109,8 @@ func (h *House) Dial(name string) (grpc.ClientConnInterface, error) {
 	return c, nil
 }
 
-// Conn is Dial for a test that cannot go on without.
-func (h *House) Conn(name string) grpc.ClientConnInterface {
+// Conn is Dial, and ends the test on an error.
+func (h *Stack) Conn(name string) grpc.ClientConnInterface {
 	h.t.Helper()
 	c, err := h.Dial(name)
 	if err != nil {
@@ -119,12 +119,12 @@ func (h *House) Conn(name string) grpc.ClientConnInterface {
 	return c
 }
 
-// programme is the part of a house that never changes: made once, shared by all houses of a test program.
-var programme = sync.OnceValues(func() (catalogv1.CatalogServer, *search.Server) {
+// sharedFilms returns the servers that keep no state. They are made once and shared by all stacks of a test program.
+var sharedFilms = sync.OnceValues(func() (catalogv1.CatalogServer, *search.Server) {
 	titles, report := films.Load()
 	find, err := search.NewServer(titles)
 	if err != nil {
-		panic(err) // the bundled films make an index, see the tests of search
+		panic(err) // cannot happen with the bundled films: the tests of search check it
 	}
 	return catalog.NewServer(titles, report), find
 })
@@ -132,8 +132,8 @@ var programme = sync.OnceValues(func() (catalogv1.CatalogServer, *search.Server)
 // Services are the names of what Full runs.
 var Services = []string{"catalog", "profiles", "ratings", "viewing", "search", "recommendations", "playback"}
 
-// Full returns a house with every service but web, on empty stores.
-func Full(t testing.TB, settings map[string]string) *House {
+// Full returns a stack with every service but web, on empty stores.
+func Full(t testing.TB, settings map[string]string) *Stack {
 	h := New(t, settings)
 	must := func(err error) {
 		t.Helper()
@@ -141,36 +141,36 @@ func Full(t testing.TB, settings map[string]string) *House {
 			t.Fatal(err)
 		}
 	}
-	shown, find := programme()
-	who, err := profiles.Open(profiles.Options{Dir: t.TempDir()})
+	catalogServer, searchServer := sharedFilms()
+	profileStore, err := profiles.Open(profiles.Options{Dir: t.TempDir()})
 	must(err)
-	stars, err := ratings.Open(ratings.Options{Dir: t.TempDir()})
+	ratingStore, err := ratings.Open(ratings.Options{Dir: t.TempDir()})
 	must(err)
-	marks, err := viewing.Open(viewing.Options{Dir: t.TempDir()})
+	viewingStore, err := viewing.Open(viewing.Options{Dir: t.TempDir()})
 	must(err)
-	player, err := playback.Open(playback.Options{Dir: t.TempDir()}, playback.Peers{
+	playbackStore, err := playback.Open(playback.Options{Dir: t.TempDir()}, playback.Peers{
 		Profiles: profilesv1.NewProfilesClient(h.Conn("profiles")), Catalog: catalogv1.NewCatalogClient(h.Conn("catalog")),
 		Viewing: viewingv1.NewViewingClient(h.Conn("viewing")),
 	})
 	must(err)
 	ctx, stop := context.WithCancel(t.Context())
 	done := make(chan error, 1)
-	go func() { done <- player.Run(ctx) }()
+	go func() { done <- playbackStore.Run(ctx) }()
 	t.Cleanup(func() {
 		stop()
 		if err := <-done; err != nil {
-			t.Errorf("delivering bookmarks: %v", err)
+			t.Errorf("delivering bookviewingStore: %v", err)
 		}
-		for _, c := range []interface{ Close() error }{who, stars, marks, player} {
+		for _, c := range []interface{ Close() error }{profileStore, ratingStore, viewingStore, playbackStore} {
 			must(c.Close())
 		}
 	})
-	h.Serve("catalog", func(r grpc.ServiceRegistrar) { catalogv1.RegisterCatalogServer(r, shown) })
-	h.Serve("search", func(r grpc.ServiceRegistrar) { searchv1.RegisterSearchServer(r, find) })
-	h.Serve("profiles", func(r grpc.ServiceRegistrar) { profilesv1.RegisterProfilesServer(r, who) })
-	h.Serve("ratings", func(r grpc.ServiceRegistrar) { ratingsv1.RegisterRatingsServer(r, stars) })
-	h.Serve("viewing", func(r grpc.ServiceRegistrar) { viewingv1.RegisterViewingServer(r, marks) })
-	h.Serve("playback", func(r grpc.ServiceRegistrar) { playbackv1.RegisterPlaybackServer(r, player) })
+	h.Serve("catalog", func(r grpc.ServiceRegistrar) { catalogv1.RegisterCatalogServer(r, catalogServer) })
+	h.Serve("search", func(r grpc.ServiceRegistrar) { searchv1.RegisterSearchServer(r, searchServer) })
+	h.Serve("profiles", func(r grpc.ServiceRegistrar) { profilesv1.RegisterProfilesServer(r, profileStore) })
+	h.Serve("ratings", func(r grpc.ServiceRegistrar) { ratingsv1.RegisterRatingsServer(r, ratingStore) })
+	h.Serve("viewing", func(r grpc.ServiceRegistrar) { viewingv1.RegisterViewingServer(r, viewingStore) })
+	h.Serve("playback", func(r grpc.ServiceRegistrar) { playbackv1.RegisterPlaybackServer(r, playbackStore) })
 	h.Serve("recommendations", func(r grpc.ServiceRegistrar) {
 		recommendationsv1.RegisterRecommendationsServer(r, recommendations.NewServer(recommendations.Peers{
 			Catalog: catalogv1.NewCatalogClient(h.Conn("catalog")), Viewing: viewingv1.NewViewingClient(h.Conn("viewing")),

@@ -27,18 +27,18 @@ var templates embed.FS
 //go:embed assets
 var assets embed.FS
 
-// policy lets a page use what this service serves and nothing else.
-const policy = "default-src 'none'; style-src 'self'; script-src 'self'; img-src 'self'; connect-src 'self'; " +
+// contentPolicy allows a page to load only what this service serves.
+const contentPolicy = "default-src 'none'; style-src 'self'; script-src 'self'; img-src 'self'; connect-src 'self'; " +
 	"form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
 
-// looks are the templates and the files they refer to.
-type looks struct {
-	pages map[string]*template.Template
-	stamp string // changes with the files, so that browsers may keep them for ever
+// theme has the templates and the files that they use.
+type theme struct {
+	pages   map[string]*template.Template
+	version string // a hash of the files, in their URLs, so that browsers may cache them without a limit
 }
 
-func newLooks() (*looks, error) {
-	l := &looks{pages: map[string]*template.Template{}}
+func newTheme() (*theme, error) {
+	l := &theme{pages: map[string]*template.Template{}}
 	sum := sha256.New()
 	for _, name := range []string{"style.css", "player.js", "icon.svg"} {
 		b, err := assets.ReadFile("assets/" + name)
@@ -47,11 +47,11 @@ func newLooks() (*looks, error) {
 		}
 		_, _ = sum.Write(b)
 	}
-	l.stamp = hex.EncodeToString(sum.Sum(nil))[:12]
+	l.version = hex.EncodeToString(sum.Sum(nil))[:12]
 	// Drawing took 40 % of the CPU time of a page, and most pages show the same films. A poster is 2 KB.
 	posters, err := lru.New[poster.Film, template.HTML](1024)
 	if err != nil {
-		return nil, fmt.Errorf("making room for posters: %w", err)
+		return nil, fmt.Errorf("creating the cache of posters: %w", err)
 	}
 	base, err := template.New("").Funcs(template.FuncMap{
 		"poster": func(c Card) template.HTML {
@@ -66,13 +66,13 @@ func newLooks() (*looks, error) {
 		"banner": func(c Card) template.HTML {
 			return poster.Banner(poster.Film{ID: c.ID, Name: c.Name, Genre: c.Genre, Year: c.Year})
 		},
-		"card":  func(t *catalogv1.Title) Card { return card(t) },
-		"stamp": func() string { return l.stamp },
-		"seq":   func() []int { return []int{1, 2, 3, 4, 5} },
-		"stars": func(n int) string { return strings.Repeat("★", n) + strings.Repeat("☆", max(0, 5-n)) },
-		"money": money,
-		"count": count,
-		"day":   day,
+		"card":    func(t *catalogv1.Title) Card { return card(t) },
+		"version": func() string { return l.version },
+		"seq":     func() []int { return []int{1, 2, 3, 4, 5} },
+		"stars":   func(n int) string { return strings.Repeat("★", n) + strings.Repeat("☆", max(0, 5-n)) },
+		"money":   money,
+		"count":   count,
+		"day":     day,
 	}).ParseFS(templates, "templates/base.html", "templates/card.html")
 	if err != nil {
 		return nil, fmt.Errorf("parsing the base template: %w", err)
@@ -89,7 +89,7 @@ func newLooks() (*looks, error) {
 	return l, nil
 }
 
-// money writes dollars the way people say them.
+// money formats an amount of dollars.
 func money(v *int64) string {
 	switch {
 	case v == nil:
@@ -102,7 +102,7 @@ func money(v *int64) string {
 	return fmt.Sprintf("$%d,%03d", *v/1000, *v%1000)
 }
 
-// count writes a number with thousands apart.
+// count formats a number with a comma between thousands.
 func count(n any) string {
 	digits := fmt.Sprint(n)
 	for i := len(digits) - 3; i > 0; i -= 3 {
@@ -111,7 +111,7 @@ func count(n any) string {
 	return digits
 }
 
-// day writes a date, 1972-03-15, the way people say it.
+// day formats a date such as 1972-03-15 as "15 March 1972".
 func day(date string) string {
 	t, err := time.Parse(time.DateOnly, date)
 	if err != nil {
@@ -120,8 +120,8 @@ func day(date string) string {
 	return t.Format("2 January 2006")
 }
 
-// static serves an asset. Its address has the stamp, so it never changes.
-func (l *looks) static(w http.ResponseWriter, r *http.Request) {
+// static serves an asset. Its URL has the version, so it may be cached without a limit.
+func (l *theme) static(w http.ResponseWriter, r *http.Request) {
 	name := "assets/" + r.PathValue("file")
 	if _, err := fs.Stat(assets, name); err != nil {
 		http.NotFound(w, r)
@@ -132,7 +132,7 @@ func (l *looks) static(w http.ResponseWriter, r *http.Request) {
 	http.ServeFileFS(w, r, assets, name)
 }
 
-// view is a page about to be shown.
+// view is the data of a page.
 type view struct {
 	Name   string // template
 	Title  string
@@ -146,10 +146,10 @@ type view struct {
 	TraceLink string
 }
 
-// page is a handler that leaves telling the user about errors to others.
+// page is a handler that returns its error, for asPage to show.
 type page func(http.ResponseWriter, *http.Request) error
 
-// asPage shows the error of h, if any, as a page.
+// asPage returns a handler that shows an error of h as a page.
 func (s *Server) asPage(h page) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if err := h(w, r); err != nil {
@@ -158,7 +158,7 @@ func (s *Server) asPage(h page) http.Handler {
 	})
 }
 
-// show renders a page as a whole before anything is sent: half a page is worse than an error.
+// show renders the whole page before it sends anything, so that an error does not leave half a page.
 func (s *Server) show(w http.ResponseWriter, r *http.Request, v view) error {
 	v.Path = r.URL.Path
 	if sc := oteltrace.SpanContextFromContext(r.Context()); sc.HasTraceID() {
@@ -166,12 +166,12 @@ func (s *Server) show(w http.ResponseWriter, r *http.Request, v view) error {
 		v.TraceLink = strings.ReplaceAll(s.traceLink.Get(), "{id}", v.TraceID)
 	}
 	var b bytes.Buffer
-	if err := s.looks.pages[v.Name].ExecuteTemplate(&b, "base", v); err != nil {
+	if err := s.theme.pages[v.Name].ExecuteTemplate(&b, "base", v); err != nil {
 		return fmt.Errorf("rendering page %s: %w", v.Name, err)
 	}
 	h := w.Header()
 	h.Set("Content-Type", "text/html; charset=utf-8")
-	h.Set("Content-Security-Policy", policy)
+	h.Set("Content-Security-Policy", contentPolicy)
 	h.Set("X-Content-Type-Options", "nosniff")
 	h.Set("Referrer-Policy", "same-origin")
 	h.Set("Cache-Control", "private, no-cache")
@@ -179,39 +179,43 @@ func (s *Server) show(w http.ResponseWriter, r *http.Request, v view) error {
 	return nil
 }
 
-// trouble is an error in words for the audience.
-type trouble struct{ Heading, Sentence string }
+// errorText is an error as a user sees it.
+type errorText struct{ Heading, Sentence string }
 
-// troubles says what each kind of error means to somebody who wants to see a film.
-var troubles = map[errs.Kind]trouble{
-	errs.NotFound:      {"Not in our programme", "We looked everywhere, but there is nothing at this address."},
-	errs.Invalid:       {"That does not look right", "Something in this request does not fit. Go back and try again."},
-	errs.Exists:        {"That exists already", "Go back and choose another name."},
-	errs.Denied:        {"Not from over there", "This request came from another site, so we did not do it."},
-	errs.Unavailable:   {"A short intermission", "This part of the house is closed for a moment. Try again soon."},
-	errs.Timeout:       {"A short intermission", "This took longer than anybody should wait. Try again soon."},
-	errs.Exhausted:     {"The house is full", "Many people want this at the moment. Try again soon."},
-	errs.Unimplemented: {"A short intermission", "This part of the house is being rebuilt. Try again soon."},
+// errorTexts has a text for each kind of error that a user can meet.
+var errorTexts = map[errs.Kind]errorText{
+	errs.NotFound: {"Page not found", "There is no page or film at this address."},
+	errs.Invalid:  {"Wrong input", "A value in this request is not allowed. Go back and try again."},
+	errs.Exists:   {"It exists already", "Go back and choose another name."},
+	errs.Denied:   {"Not allowed", "This request came from another site, so it was not carried out."},
+	errs.Unavailable: {
+		"Temporarily unavailable",
+		"This part of the cinema is not available at the moment. Try again soon.",
+	},
+	errs.Timeout:       {"Temporarily unavailable", "This took too long. Try again soon."},
+	errs.Exhausted:     {"Too many requests", "Many people use the cinema at the moment. Try again soon."},
+	errs.Unimplemented: {"Temporarily unavailable", "This part of the cinema is not available yet. Try again later."},
 }
 
 func (s *Server) showError(w http.ResponseWriter, r *http.Request, err error) {
 	kind := errs.KindOf(err)
-	said, ok := troubles[kind]
+	shown, ok := errorTexts[kind]
 	if !ok {
-		said = trouble{"The film broke", "That was our fault, and we wrote it down. Try again."}
+		shown = errorText{"Something went wrong", "This was our fault, and it has been logged. Try again."}
 	}
 	if kind.HTTP() >= 500 {
-		s.log.WarnContext(r.Context(), "page failed", "path", r.URL.Path, "problem", err.Error())
+		s.log.WarnContext(r.Context(), "page failed", "path", r.URL.Path, "error", err.Error())
 	}
 	errs.SetRetry(w.Header(), err)
-	if err := s.show(w, r, view{Name: "error", Title: said.Heading, Viewer: viewerOf(r), Status: kind.HTTP(), Main: said}); err != nil {
-		s.log.ErrorContext(r.Context(), "error page failed", "problem", err.Error())
-		http.Error(w, said.Sentence, kind.HTTP())
+	v := view{Name: "error", Title: shown.Heading, Viewer: viewerOf(r), Status: kind.HTTP(), Main: shown}
+	if err := s.show(w, r, v); err != nil {
+		s.log.ErrorContext(r.Context(), "error page failed", "error", err.Error())
+		http.Error(w, shown.Sentence, kind.HTTP())
 	}
 }
 
-// refuse answers a request that reaches nobody: players get a problem, browsers a page.
-func (s *Server) refuse(w http.ResponseWriter, r *http.Request, err error) {
+// writeError answers a request that no handler gets: for the API with a problem, for browsers with a page.
+func (s *Server) writeError(w http.ResponseWriter, r *http.Request, err error) {
 	if strings.HasPrefix(r.URL.Path, "/api/") {
 		errs.WriteProblem(w, r, err)
 		return
