@@ -25,7 +25,7 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
-// Session is one act of watching.
+// Session is one playback of a film by a profile.
 type Session struct {
 	state     protoimpl.MessageState `protogen:"open.v1"`
 	Id        string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
@@ -39,7 +39,7 @@ type Session struct {
 	// The highest number reported. Zero: nothing yet.
 	Sequence int64 `protobuf:"varint,8,opt,name=sequence,proto3" json:"sequence,omitempty"`
 	Stopped  bool  `protobuf:"varint,9,opt,name=stopped,proto3" json:"stopped,omitempty"`
-	// The bookmark is as new as this session. False: it will be delivered when viewing answers again.
+	// Viewing has stored this progress. False: it will be sent again.
 	Bookmarked bool `protobuf:"varint,10,opt,name=bookmarked,proto3" json:"bookmarked,omitempty"`
 	// The bookmark could not be read at the start: the session began at zero.
 	PositionUnknown bool `protobuf:"varint,11,opt,name=position_unknown,json=positionUnknown,proto3" json:"position_unknown,omitempty"`

@@ -31,10 +31,10 @@ const (
 //
 // For semantics around ctx use and closing/ending streaming RPCs, please refer to https://pkg.go.dev/google.golang.org/grpc/?tab=doc#ClientConn.NewStream.
 //
-// Playback issues sessions and carries their progress to the bookmarks. What it acknowledged is on disk; when the
-// bookmarks cannot be reached it delivers later.
+// Playback starts sessions and sends their progress to viewing. Acknowledged progress is on disk. If viewing is not
+// available, it is sent again later.
 type PlaybackClient interface {
-	// Start opens a session at the bookmark of the profile. Asking again with the same id returns the same session.
+	// Start opens a session at the bookmark of the profile. A second call with the same id returns the same session.
 	Start(ctx context.Context, in *StartRequest, opts ...grpc.CallOption) (*Session, error)
 	// Get returns a session, or NOT_FOUND.
 	Get(ctx context.Context, in *GetRequest, opts ...grpc.CallOption) (*Session, error)
@@ -96,10 +96,10 @@ func (c *playbackClient) Stop(ctx context.Context, in *HeartbeatRequest, opts ..
 // All implementations must embed UnimplementedPlaybackServer
 // for forward compatibility.
 //
-// Playback issues sessions and carries their progress to the bookmarks. What it acknowledged is on disk; when the
-// bookmarks cannot be reached it delivers later.
+// Playback starts sessions and sends their progress to viewing. Acknowledged progress is on disk. If viewing is not
+// available, it is sent again later.
 type PlaybackServer interface {
-	// Start opens a session at the bookmark of the profile. Asking again with the same id returns the same session.
+	// Start opens a session at the bookmark of the profile. A second call with the same id returns the same session.
 	Start(context.Context, *StartRequest) (*Session, error)
 	// Get returns a session, or NOT_FOUND.
 	Get(context.Context, *GetRequest) (*Session, error)

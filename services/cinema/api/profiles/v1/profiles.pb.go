@@ -232,7 +232,7 @@ func (x *GetRequest) GetId() string {
 // CreateRequest describes a new profile.
 type CreateRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Chosen by the caller, so that a retry makes no second profile: 1 to 64 of a-z, 0-9 and "-".
+	// Chosen by the caller, so that a retry creates no second profile: 1 to 64 of a-z, 0-9 and "-".
 	Id string `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
 	// 1 to 40 characters.
 	Name string `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`

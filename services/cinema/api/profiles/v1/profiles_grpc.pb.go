@@ -30,14 +30,14 @@ const (
 //
 // For semantics around ctx use and closing/ending streaming RPCs, please refer to https://pkg.go.dev/google.golang.org/grpc/?tab=doc#ClientConn.NewStream.
 //
-// Profiles keeps the members of households. What it acknowledged is on disk.
+// Profiles stores the profiles of households. An acknowledged write is on disk.
 type ProfilesClient interface {
 	// List returns the profiles of one household, the oldest first.
 	List(ctx context.Context, in *ListRequest, opts ...grpc.CallOption) (*ListResponse, error)
 	// Get returns one profile, or NOT_FOUND.
 	Get(ctx context.Context, in *GetRequest, opts ...grpc.CallOption) (*Profile, error)
-	// Create makes a profile. Asking again with the same id, name and household returns the first answer; the same id with
-	// others is ALREADY_EXISTS.
+	// Create creates a profile. A second call with the same id, name and household returns the same profile. The same id
+	// with another name or household: ALREADY_EXISTS.
 	Create(ctx context.Context, in *CreateRequest, opts ...grpc.CallOption) (*Profile, error)
 }
 
@@ -83,14 +83,14 @@ func (c *profilesClient) Create(ctx context.Context, in *CreateRequest, opts ...
 // All implementations must embed UnimplementedProfilesServer
 // for forward compatibility.
 //
-// Profiles keeps the members of households. What it acknowledged is on disk.
+// Profiles stores the profiles of households. An acknowledged write is on disk.
 type ProfilesServer interface {
 	// List returns the profiles of one household, the oldest first.
 	List(context.Context, *ListRequest) (*ListResponse, error)
 	// Get returns one profile, or NOT_FOUND.
 	Get(context.Context, *GetRequest) (*Profile, error)
-	// Create makes a profile. Asking again with the same id, name and household returns the first answer; the same id with
-	// others is ALREADY_EXISTS.
+	// Create creates a profile. A second call with the same id, name and household returns the same profile. The same id
+	// with another name or household: ALREADY_EXISTS.
 	Create(context.Context, *CreateRequest) (*Profile, error)
 	mustEmbedUnimplementedProfilesServer()
 }

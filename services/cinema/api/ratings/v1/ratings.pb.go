@@ -165,7 +165,7 @@ func (x *RateRequest) GetStars() int32 {
 	return 0
 }
 
-// RateResponse says what holds now.
+// RateResponse has the current rating.
 type RateResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Absent when there is no rating.

@@ -30,13 +30,13 @@ const (
 //
 // For semantics around ctx use and closing/ending streaming RPCs, please refer to https://pkg.go.dev/google.golang.org/grpc/?tab=doc#ClientConn.NewStream.
 //
-// Ratings keeps one rating for each profile and film. What it acknowledged is on disk.
+// Ratings stores one rating for each profile and film. An acknowledged write is on disk.
 type RatingsClient interface {
 	// Rate sets or removes a rating. A key is applied once: a late retry does not undo a newer rating.
 	Rate(ctx context.Context, in *RateRequest, opts ...grpc.CallOption) (*RateResponse, error)
 	// GetRatings returns all ratings of a profile, the newest first.
 	GetRatings(ctx context.Context, in *GetRatingsRequest, opts ...grpc.CallOption) (*GetRatingsResponse, error)
-	// Averages returns what all profiles together gave each film. Films nobody rated are left out.
+	// Averages returns what all profiles together gave each film. Films without ratings are left out.
 	Averages(ctx context.Context, in *AveragesRequest, opts ...grpc.CallOption) (*AveragesResponse, error)
 }
 
@@ -82,13 +82,13 @@ func (c *ratingsClient) Averages(ctx context.Context, in *AveragesRequest, opts 
 // All implementations must embed UnimplementedRatingsServer
 // for forward compatibility.
 //
-// Ratings keeps one rating for each profile and film. What it acknowledged is on disk.
+// Ratings stores one rating for each profile and film. An acknowledged write is on disk.
 type RatingsServer interface {
 	// Rate sets or removes a rating. A key is applied once: a late retry does not undo a newer rating.
 	Rate(context.Context, *RateRequest) (*RateResponse, error)
 	// GetRatings returns all ratings of a profile, the newest first.
 	GetRatings(context.Context, *GetRatingsRequest) (*GetRatingsResponse, error)
-	// Averages returns what all profiles together gave each film. Films nobody rated are left out.
+	// Averages returns what all profiles together gave each film. Films without ratings are left out.
 	Averages(context.Context, *AveragesRequest) (*AveragesResponse, error)
 	mustEmbedUnimplementedRatingsServer()
 }

@@ -28,7 +28,7 @@ const (
 //
 // For semantics around ctx use and closing/ending streaming RPCs, please refer to https://pkg.go.dev/google.golang.org/grpc/?tab=doc#ClientConn.NewStream.
 //
-// Recommendations suggests films. It keeps nothing: the same ratings and history give the same answer.
+// Recommendations suggests films. It stores nothing: the same ratings and history give the same response.
 type RecommendationsClient interface {
 	// Recommend returns films the profile has neither begun nor rated, the best first.
 	Recommend(ctx context.Context, in *RecommendRequest, opts ...grpc.CallOption) (*RecommendResponse, error)
@@ -56,7 +56,7 @@ func (c *recommendationsClient) Recommend(ctx context.Context, in *RecommendRequ
 // All implementations must embed UnimplementedRecommendationsServer
 // for forward compatibility.
 //
-// Recommendations suggests films. It keeps nothing: the same ratings and history give the same answer.
+// Recommendations suggests films. It stores nothing: the same ratings and history give the same response.
 type RecommendationsServer interface {
 	// Recommend returns films the profile has neither begun nor rated, the best first.
 	Recommend(context.Context, *RecommendRequest) (*RecommendResponse, error)

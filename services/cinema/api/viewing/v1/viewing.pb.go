@@ -32,7 +32,7 @@ type Bookmark struct {
 	TitleId   string                 `protobuf:"bytes,2,opt,name=title_id,json=titleId,proto3" json:"title_id,omitempty"`
 	Position  *durationpb.Duration   `protobuf:"bytes,3,opt,name=position,proto3" json:"position,omitempty"`
 	Duration  *durationpb.Duration   `protobuf:"bytes,4,opt,name=duration,proto3" json:"duration,omitempty"`
-	// The end was reached, give or take the credits.
+	// At least 95 % of the film was watched.
 	Finished      bool                   `protobuf:"varint,5,opt,name=finished,proto3" json:"finished,omitempty"`
 	Watched       *timestamppb.Timestamp `protobuf:"bytes,6,opt,name=watched,proto3" json:"watched,omitempty"`
 	Report        *Report                `protobuf:"bytes,7,opt,name=report,proto3" json:"report,omitempty"`
@@ -119,7 +119,7 @@ func (x *Bookmark) GetReport() *Report {
 	return nil
 }
 
-// Report orders what players say: by the start of their session, then by session, then by number.
+// Report orders progress: by the start of the session, then by the session, then by the number.
 type Report struct {
 	state          protoimpl.MessageState `protogen:"open.v1"`
 	SessionId      string                 `protobuf:"bytes,1,opt,name=session_id,json=sessionId,proto3" json:"session_id,omitempty"`
@@ -259,11 +259,11 @@ func (x *AdvanceRequest) GetReport() *Report {
 	return nil
 }
 
-// AdvanceResponse says what holds now.
+// AdvanceResponse has the current bookmark.
 type AdvanceResponse struct {
 	state    protoimpl.MessageState `protogen:"open.v1"`
 	Bookmark *Bookmark              `protobuf:"bytes,1,opt,name=bookmark,proto3" json:"bookmark,omitempty"`
-	// False: something as new had been applied before and nothing was changed.
+	// False: a report that is as new or newer had been applied before and nothing was changed.
 	Applied       bool `protobuf:"varint,2,opt,name=applied,proto3" json:"applied,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache

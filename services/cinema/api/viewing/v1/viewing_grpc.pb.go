@@ -31,7 +31,7 @@ const (
 //
 // For semantics around ctx use and closing/ending streaming RPCs, please refer to https://pkg.go.dev/google.golang.org/grpc/?tab=doc#ClientConn.NewStream.
 //
-// Viewing keeps one bookmark for each profile and film. What it acknowledged is on disk.
+// Viewing stores one bookmark for each profile and film. An acknowledged write is on disk.
 type ViewingClient interface {
 	// Advance moves a bookmark. A report that is not newer than the last one applied changes nothing, so it may be sent
 	// twice and out of order.
@@ -96,7 +96,7 @@ func (c *viewingClient) History(ctx context.Context, in *HistoryRequest, opts ..
 // All implementations must embed UnimplementedViewingServer
 // for forward compatibility.
 //
-// Viewing keeps one bookmark for each profile and film. What it acknowledged is on disk.
+// Viewing stores one bookmark for each profile and film. An acknowledged write is on disk.
 type ViewingServer interface {
 	// Advance moves a bookmark. A report that is not newer than the last one applied changes nothing, so it may be sent
 	// twice and out of order.
