@@ -65,7 +65,7 @@ func New(_ context.Context, setup *service.Setup, opts Options) error {
 		return err
 	}
 	setup.Served().ServeInternet()
-	setup.Admin().Handle("GET /routes", e.RoutesHandler())
+	setup.Admin().Handle("/routes", e.RoutesHandler())
 	setup.OnStop("edge", func(context.Context) error { return e.Close() })
 	return setup.Serve("http", e)
 }

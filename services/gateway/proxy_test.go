@@ -18,6 +18,7 @@ import (
 	"time"
 
 	"bijou.dev/platform/errs"
+	"bijou.dev/platform/httpapi/httpapitest"
 	"bijou.dev/services/gateway"
 
 	"github.com/google/go-cmp/cmp"
@@ -706,6 +707,7 @@ func TestRoutesPage(t *testing.T) {
 	w.origin("web", "web-1", "v1", says("ok"))
 	rec := newRecorder()
 	w.edge.RoutesHandler().ServeHTTP(rec, mustRequest(t))
+	httpapitest.Check(t, w.edge.RoutesHandler(), "GET", "/routes", "")
 	var page struct {
 		Routes  []gateway.Route
 		Origins []struct {
