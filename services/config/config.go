@@ -72,7 +72,10 @@ func (o Options) complete() (Options, error) {
 func New(_ context.Context, setup *service.Setup, opts Options) error {
 	opts.Log = setup.Log()
 	replicas := &peers{
-		self: setup.Member,
+		Peers: discovery.Peers{
+			Directory: setup.Discovery(), Service: setup.Name(), Self: setup.Instance(), Endpoint: "grpc",
+		},
+		log: opts.Log,
 		client: rpc.NewClient(rpc.ClientOptions{
 			Service: setup.Name(), Trace: setup.Tracer(), DialContext: setup.DialContext,
 		}),
@@ -126,7 +129,8 @@ func (s *Server) observe(r prometheus.Registerer) {
 
 // peers has connections to the other replicas. They are made when Status is first called.
 type peers struct {
-	self   *service.Member
+	discovery.Peers
+	log    *slog.Logger
 	client *rpc.Client
 
 	mu    sync.Mutex
@@ -139,21 +143,17 @@ func (r *peers) all() map[string]configv1.ConfigClient {
 	defer r.mu.Unlock()
 	found := map[string]configv1.ConfigClient{}
 	used := map[string]bool{}
-	for _, in := range r.self.Discovery().Instances(r.self.Name()) {
-		addr := in.Endpoints["grpc"]
-		if in.ID == r.self.Instance() || addr == "" {
-			continue
-		}
-		if r.conns[addr] == nil {
-			conn, err := r.client.Dial("passthrough:///" + addr)
+	for _, peer := range r.List() {
+		if r.conns[peer.Addr] == nil {
+			conn, err := r.client.Dial("passthrough:///" + peer.Addr)
 			if err != nil {
-				r.self.Log().Warn("config: cannot connect to a replica", "replica", in.ID, "error", err)
+				r.log.Warn("config: cannot connect to a replica", "replica", peer.ID, "error", err)
 				continue
 			}
-			r.conns[addr] = conn
+			r.conns[peer.Addr] = conn
 		}
-		used[addr] = true
-		found[in.ID] = configv1.NewConfigClient(r.conns[addr])
+		used[peer.Addr] = true
+		found[peer.ID] = configv1.NewConfigClient(r.conns[peer.Addr])
 	}
 	maps.DeleteFunc(r.conns, func(addr string, conn *rpc.Conn) bool {
 		if !used[addr] {
