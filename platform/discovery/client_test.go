@@ -32,9 +32,9 @@ type step struct {
 	knows string
 }
 
-func TestWhatTheClientBelieves(t *testing.T) {
+func TestRulesForMissingInstances(t *testing.T) {
 	for name, steps := range map[string][]step{
-		"rule 1: nobody answers": {
+		"rule 1: no registry answers": {
 			{say: snapshot("a1 a2"), knows: "a1 a2"},
 			{cut: true, wait: 10 * time.Second, knows: "a1 a2"},
 			{wait: time.Hour, knows: "a1 a2"},
@@ -281,7 +281,7 @@ func TestSeeds(t *testing.T) {
 	})
 }
 
-func TestNeverGivesUp(t *testing.T) {
+func TestClientRetriesForAnHour(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		network := memnet.New()
 		var dials atomic.Int64
@@ -323,7 +323,7 @@ func TestLastKnownOnDisk(t *testing.T) {
 
 		c, stop := run(t, o)
 		if got := view(c); got != "a1 a2 a3 b1:DOWN c1" {
-			t.Fatalf("before anybody answers it knows %q", got)
+			t.Fatalf("before a registry answers it knows %q", got)
 		}
 		in := c.Instances("a")[0]
 		if in.Endpoints["grpc"] != "a1:7000" {
@@ -469,7 +469,7 @@ func TestInstancesAreReadableAsJSON(t *testing.T) {
 	}
 }
 
-func TestAnUnwritableFolderIsReportedOnce(t *testing.T) {
+func TestUnwritableFolderIsLoggedOnce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		blocked := filepath.Join(t.TempDir(), "file")
 		if err := os.WriteFile(blocked, nil, 0o600); err != nil {

@@ -16,7 +16,7 @@ func dialer(n *memnet.Network) func(context.Context, string) (net.Conn, error) {
 	return func(ctx context.Context, addr string) (net.Conn, error) { return n.DialContext(ctx, "tcp", addr) }
 }
 
-// Without a registry, a static client feeds plain gRPC, and whoever asks, with instances.
+// Without a registry, a Static gives instances to plain gRPC and to other code.
 func Example() {
 	c := discovery.NewStatic(map[string][]discovery.Instance{
 		"catalog": {{ID: "catalog-1", Endpoints: map[string]string{"grpc": "10.0.0.1:7000"}}},

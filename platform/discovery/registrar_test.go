@@ -71,7 +71,7 @@ func TestHeartbeats(t *testing.T) {
 				gaps[s.at[i].Sub(s.at[i-1])] = true
 			}
 			if len(gaps) < 5 {
-				t.Errorf("heartbeats come at the beat of %v: there is no jitter", gaps)
+				t.Errorf("the times between heartbeats are %v: there is no jitter", gaps)
 			}
 		})
 	})
@@ -90,7 +90,7 @@ func TestRegistrarNeverGivesUp(t *testing.T) {
 		if ok, why := r.Registered(); !ok || why != "" {
 			t.Errorf("after an hour: registered %v, %q", ok, why)
 		}
-		// The registry restarts, and knows nobody.
+		// The registry restarts without data.
 		s.stop()
 		after(6 * time.Second)
 		if ok, why := r.Registered(); !ok || !strings.Contains(why, "connection refused") {
@@ -103,7 +103,7 @@ func TestRegistrarNeverGivesUp(t *testing.T) {
 		s = newScript(t, net, "one")
 		after(11 * time.Second)
 		if _, n := s.last(); n == 0 {
-			t.Error("the new registry was told nothing")
+			t.Error("the new registry got no heartbeat")
 		}
 	})
 }
@@ -118,7 +118,7 @@ func TestRegistrarGoesToAnotherSeed(t *testing.T) {
 		if _, n := seeds["two"].last(); n > 0 {
 			used, other = "two", "one"
 		}
-		net.Cut(used) // nobody is told
+		net.Cut(used) // no connection is closed
 		for range 20 {
 			after(time.Second)
 			if ok, why := r.Registered(); !ok {
@@ -156,17 +156,17 @@ func TestRefusalIsShownAndRetried(t *testing.T) {
 func TestDrainAndLeave(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newScript(t, memnet.New(), "one")
-		s.set(func(s *script) { s.spread = true })
+		s.set(func(s *script) { s.propagated = true })
 		r, done := register(t, s.net, discovery.RegistrarOptions{}, s.addr)
 		r.SetStatus(discovery.Up)
 		settle()
-		s.set(func(s *script) { s.spread = false })
+		s.set(func(s *script) { s.propagated = false })
 		ctx, cancel := context.WithTimeout(t.Context(), 4*time.Second)
 		defer cancel()
 		if err := r.Drain(ctx); errs.KindOf(err) != errs.Timeout {
 			t.Errorf("draining while watchers lag: %v, want a time-out", err)
 		}
-		time.AfterFunc(5*time.Second, func() { s.set(func(s *script) { s.spread = true }) })
+		time.AfterFunc(5*time.Second, func() { s.set(func(s *script) { s.propagated = true }) })
 		began := time.Now()
 		if err := r.Drain(t.Context()); err != nil || time.Since(began) < 5*time.Second {
 			t.Errorf("draining took %v, %v; want to wait for the watchers", time.Since(began), err)
@@ -233,7 +233,7 @@ func TestRegistrarOptionsAreChecked(t *testing.T) {
 }
 
 // A readiness check that passes after Drain must not make the instance UP again.
-func TestDrainIsForGood(t *testing.T) {
+func TestStatusStaysAfterDrain(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newScript(t, memnet.New(), "one")
 		r, _ := register(t, s.net, discovery.RegistrarOptions{}, s.addr)

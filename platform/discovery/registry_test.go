@@ -15,7 +15,7 @@ import (
 	"google.golang.org/grpc"
 )
 
-// script is a registry that says exactly what a test wants, and remembers what it was told.
+// script is a registry that sends what a test gives it, and records what it receives.
 type script struct {
 	discoveryv1.UnimplementedDiscoveryServer
 	net  *memnet.Network
@@ -23,17 +23,17 @@ type script struct {
 	grpc *grpc.Server
 	done sync.WaitGroup
 
-	mu      sync.Mutex
-	streams int
-	say     chan *discoveryv1.WatchResponse // to the watch stream of now
-	first   *discoveryv1.WatchRequest
-	acked   []int64
-	opening *discoveryv1.WatchResponse // sent to each new watch stream, if set
-	beats   []*discoveryv1.RegisterRequest
-	at      []time.Time // of beats
-	refuse  error       // answer to heartbeats
-	spread  bool        // what heartbeats are told about propagation
-	mute    bool        // heartbeats get no answer
+	mu         sync.Mutex
+	streams    int
+	say        chan *discoveryv1.WatchResponse // to the open watch stream
+	first      *discoveryv1.WatchRequest
+	acked      []int64
+	opening    *discoveryv1.WatchResponse // sent to each new watch stream, if set
+	beats      []*discoveryv1.RegisterRequest
+	at         []time.Time // of beats
+	refuse     error       // answer to heartbeats
+	propagated bool        // sent with the answers to heartbeats
+	mute       bool        // heartbeats get no answer
 }
 
 // newScript starts a registry on a host.
@@ -106,7 +106,7 @@ func (s *script) Register(stream grpc.BidiStreamingServer[discoveryv1.RegisterRe
 		}
 		s.mu.Lock()
 		s.beats, s.at = append(s.beats, req), append(s.at, time.Now())
-		refuse, spread, mute := s.refuse, s.spread, s.mute
+		refuse, propagated, mute := s.refuse, s.propagated, s.mute
 		s.mu.Unlock()
 		switch {
 		case refuse != nil:
@@ -116,7 +116,10 @@ func (s *script) Register(stream grpc.BidiStreamingServer[discoveryv1.RegisterRe
 		case mute:
 			continue
 		}
-		if err := stream.Send(&discoveryv1.RegisterResponse{Instance: req.GetInstance(), Propagated: spread}); err != nil {
+		if err := stream.Send(&discoveryv1.RegisterResponse{
+			Instance:   req.GetInstance(),
+			Propagated: propagated,
+		}); err != nil {
 			return err
 		}
 	}
@@ -128,7 +131,7 @@ func (s *script) set(change func(s *script)) {
 	change(s)
 }
 
-// open has each new watch stream begin with m.
+// open makes each new watch stream begin with m.
 func (s *script) open(m *discoveryv1.WatchResponse) { s.set(func(s *script) { s.opening = m }) }
 
 // last is the newest heartbeat, and how many there were.
@@ -179,7 +182,7 @@ func removed(list string) *discoveryv1.WatchResponse {
 	return m
 }
 
-// view writes what a client knows as "a1 a2:DRAINING a3?"; the question mark is a suspect.
+// view returns the instances of a client as "a1 a2:DRAINING a3?"; the question mark is a suspect.
 func view(c *discovery.Client) string {
 	var out []string
 	for _, in := range c.Instances("") {
@@ -219,5 +222,5 @@ func after(d time.Duration) {
 	synctest.Wait()
 }
 
-// settle is enough for a message, but for no time-out.
+// settle waits long enough for a message, but not for a time-out.
 func settle() { after(400 * time.Millisecond) }

@@ -19,7 +19,7 @@ import (
 	"google.golang.org/grpc/resolver"
 )
 
-// connection records what a resolver tells a gRPC connection.
+// connection records what a resolver sends to a gRPC connection.
 type connection struct {
 	resolver.ClientConn
 	mu     sync.Mutex
@@ -40,8 +40,8 @@ func (c *connection) ReportError(err error) {
 	c.errs = append(c.errs, err)
 }
 
-// told writes the last state as "1@a:1 2@b:1?", and how many updates and errors there were.
-func (c *connection) told() string {
+// summary returns the last state as "1@a:1 2@b:1?", and how many updates and errors there were.
+func (c *connection) summary() string {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	var out []string
@@ -114,7 +114,7 @@ func TestResolver(t *testing.T) {
 		if s.put != nil {
 			c.Put("catalog", s.put)
 		}
-		if got := cc.told(); got != s.want {
+		if got := cc.summary(); got != s.want {
 			t.Errorf("%s: %s, want %s", s.name, got, s.want)
 		}
 	}
@@ -128,7 +128,7 @@ func TestResolver(t *testing.T) {
 	}
 	r.Close()
 	c.Put("catalog", nil)
-	if got := cc.told(); got != "5 2 [1@a:1]" {
+	if got := cc.summary(); got != "5 2 [1@a:1]" {
 		t.Errorf("after Close: %s", got)
 	}
 }
@@ -136,8 +136,8 @@ func TestResolver(t *testing.T) {
 func TestResolverTargets(t *testing.T) {
 	c := discovery.NewStatic(map[string][]discovery.Instance{"catalog": {up("1", "a:1")}})
 	cc, r, err := build(t, c.Directory, "bijou:///catalog?endpoint=admin")
-	if err != nil || cc.told() != "1 0 [1@a:19]" {
-		t.Errorf("another endpoint: %v, %s", err, cc.told())
+	if err != nil || cc.summary() != "1 0 [1@a:19]" {
+		t.Errorf("another endpoint: %v, %s", err, cc.summary())
 	}
 	r.Close()
 	for _, bad := range []string{"bijou:///", "bijou:///a/b"} {
@@ -193,23 +193,23 @@ func TestResolverWaitsForTheFirstAnswer(t *testing.T) {
 		}
 		defer r.Close()
 		settle()
-		if got := cc.told(); got != "0 0 []" {
+		if got := cc.summary(); got != "0 0 []" {
 			t.Errorf("while the first seed is being tried: %s", got)
 		}
 		after(30 * time.Second)
-		if got := cc.told(); got != "1 1 []" || !strings.Contains(cc.errs[0].Error(),
+		if got := cc.summary(); got != "1 1 []" || !strings.Contains(cc.errs[0].Error(),
 			`"a": no instance is known: no registry has answered yet: one:7000`) {
-			t.Errorf("when nobody answers: %s, %v", got, cc.errs)
+			t.Errorf("when no registry answers: %s, %v", got, cc.errs)
 		}
 		s.open(snapshot("a1"))
 		s.net.Heal("one")
 		after(15 * time.Second)
-		if got := cc.told(); got != "2 1 [a1@a1:7000]" {
-			t.Errorf("when somebody answers: %s", got)
+		if got := cc.summary(); got != "2 1 [a1@a1:7000]" {
+			t.Errorf("when a registry answers: %s", got)
 		}
 		s.stop()
 		after(time.Hour)
-		if got := cc.told(); got != "2 1 [a1@a1:7000]" {
+		if got := cc.summary(); got != "2 1 [a1@a1:7000]" {
 			t.Errorf("an hour after the registry is lost: %s", got)
 		}
 	})
@@ -225,7 +225,8 @@ func TestGRPC(t *testing.T) {
 				t.Fatal(err)
 			}
 			h := health.NewServer()
-			h.SetServingStatus("", healthv1.HealthCheckResponse_ServingStatus(i+1)) // SERVING and NOT_SERVING tell them apart
+			// SERVING and NOT_SERVING are the difference between them
+			h.SetServingStatus("", healthv1.HealthCheckResponse_ServingStatus(i+1))
 			s := grpc.NewServer()
 			healthv1.RegisterHealthServer(s, h)
 			go func() { _ = s.Serve(l) }()

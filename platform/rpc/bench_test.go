@@ -46,7 +46,10 @@ func BenchmarkCall(b *testing.B) {
 	}{
 		{"grpc", func() (closer, error) {
 			return grpc.NewClient("passthrough:///config-1:7000", grpc.WithTransportCredentials(insecure.NewCredentials()),
-				grpc.WithContextDialer(func(ctx context.Context, addr string) (net.Conn, error) { return n.DialContext(ctx, "tcp", addr) }))
+				grpc.WithContextDialer(func(ctx context.Context, addr string) (net.Conn, error) {
+					return n.DialContext(ctx, "tcp",
+						addr)
+				}))
 		}},
 		{"stack", func() (closer, error) {
 			return rpc.NewClient(rpc.ClientOptions{
@@ -73,8 +76,8 @@ func BenchmarkCall(b *testing.B) {
 	}
 }
 
-// BenchmarkServe compares the server's steps, called as grpc-go calls them: without a limit, with one, and what it costs
-// to shed a call.
+// BenchmarkServe compares the server's steps, called as grpc-go calls them: without a limit, with one, and what it
+// costs to shed a call.
 func BenchmarkServe(b *testing.B) {
 	n := memnet.New()
 	for _, c := range []struct {
@@ -95,8 +98,12 @@ func BenchmarkServe(b *testing.B) {
 			for range c.taken {
 				c.limiter.Acquire("bench", overload.Critical)
 			}
-			conn, err := grpc.NewClient("passthrough:///"+c.name+":7000", grpc.WithTransportCredentials(insecure.NewCredentials()),
-				grpc.WithContextDialer(func(ctx context.Context, addr string) (net.Conn, error) { return n.DialContext(ctx, "tcp", addr) }))
+			conn, err := grpc.NewClient("passthrough:///"+c.name+":7000",
+				grpc.WithTransportCredentials(insecure.NewCredentials()),
+				grpc.WithContextDialer(func(ctx context.Context, addr string) (net.Conn, error) {
+					return n.DialContext(ctx, "tcp",
+						addr)
+				}))
 			if err != nil {
 				b.Fatal(err)
 			}

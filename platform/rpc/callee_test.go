@@ -19,8 +19,8 @@ import (
 	healthv1 "google.golang.org/grpc/health/grpc_health_v1"
 )
 
-// An address may belong to another service by the time a caller uses it. That one refuses, and the call is made elsewhere, also
-// one that must not be made twice.
+// An address may belong to another service by the time a caller uses it. That one refuses, and the call is made
+// elsewhere, also one that must not be made twice.
 func TestCallsForOthersAreRefusedAndMadeElsewhere(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld()
@@ -39,7 +39,7 @@ func TestCallsForOthersAreRefusedAndMadeElsewhere(t *testing.T) {
 	})
 }
 
-// With nobody else there, the caller is told who answered. It is no licence for its own caller to repeat the call.
+// Without another instance, the error names the instance that answered. The caller of this caller must not retry.
 func TestCallsForOthersSayWhoIsThere(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		back, front := newWorld(), newWorld()
@@ -53,8 +53,10 @@ func TestCallsForOthersSayWhoIsThere(t *testing.T) {
 				return err
 			})
 		}
-		_, err := front.client(t, rpc.ClientOptions{Circuits: circuit.New(circuit.Options{})}).Publish(t.Context(), &configv1.PublishRequest{})
-		if !errors.Is(err, errs.Unavailable) || !strings.Contains(err.Error(), "this is an instance of ratings, not of config") || errs.Reason(err) != "" {
+		_, err := front.client(t, rpc.ClientOptions{Circuits: circuit.New(circuit.Options{})}).Publish(t.Context(),
+			&configv1.PublishRequest{})
+		if !errors.Is(err, errs.Unavailable) || !strings.Contains(err.Error(),
+			"this is an instance of ratings, not of config") || errs.Reason(err) != "" {
 			t.Errorf("got %v, reason %q", err, errs.Reason(err))
 		}
 		if n := begun.Load(); n != 1 {
@@ -63,14 +65,18 @@ func TestCallsForOthersSayWhoIsThere(t *testing.T) {
 	})
 }
 
-// Who calls an address means whoever is there.
+// A call to an address is for any instance that listens there.
 func TestCallsToAnAddressAreTaken(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld()
 		w.start(t, rpc.ServerOptions{Service: "ratings"}, ok)
 		for _, name := range []string{"", "config", "localhost:8080", "www.example.com", "bijou"} {
-			conn, err := grpc.NewClient("passthrough:///config-1:7000", grpc.WithTransportCredentials(insecure.NewCredentials()), grpc.WithAuthority(name),
-				grpc.WithContextDialer(func(ctx context.Context, addr string) (net.Conn, error) { return w.net.DialContext(ctx, "tcp", addr) }))
+			conn, err := grpc.NewClient("passthrough:///config-1:7000",
+				grpc.WithTransportCredentials(insecure.NewCredentials()), grpc.WithAuthority(name),
+				grpc.WithContextDialer(func(ctx context.Context, addr string) (net.Conn, error) {
+					return w.net.DialContext(ctx,
+						"tcp", addr)
+				}))
 			if err != nil {
 				t.Fatal(err)
 			}

@@ -30,7 +30,10 @@ func TestClosedConnectionsAreForgotten(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld()
 		w.start(t, rpc.ServerOptions{}, ok)
-		c := rpc.NewClient(rpc.ClientOptions{Service: "test", Discovery: w.discovery.Directory, DialContext: w.net.DialContext})
+		c := rpc.NewClient(rpc.ClientOptions{
+			Service: "test", Discovery: w.discovery.Directory,
+			DialContext: w.net.DialContext,
+		})
 		dial := func(target string) *rpc.Conn {
 			t.Helper()
 			conn, err := c.Dial(target)
@@ -91,7 +94,8 @@ func TestTheRetriesOfAClosedConnectionAreForgotten(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		if _, err := configv1.NewConfigClient(conns[0]).Get(t.Context(), &configv1.GetRequest{}); !errors.Is(err, errs.Unavailable) {
+		if _, err := configv1.NewConfigClient(conns[0]).Get(t.Context(), &configv1.GetRequest{}); !errors.Is(err,
+			errs.Unavailable) {
 			t.Fatalf("a call to failing instances: %v", err)
 		}
 		series("after a call that was retried", 1)
@@ -106,7 +110,10 @@ func TestAClosedConnectionRefusesCalls(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld()
 		w.start(t, rpc.ServerOptions{}, ok)
-		c := rpc.NewClient(rpc.ClientOptions{Service: "test", Discovery: w.discovery.Directory, DialContext: w.net.DialContext})
+		c := rpc.NewClient(rpc.ClientOptions{
+			Service: "test", Discovery: w.discovery.Directory,
+			DialContext: w.net.DialContext,
+		})
 		conn, err := c.Dial("config")
 		if err != nil {
 			t.Fatal(err)

@@ -40,7 +40,8 @@ func TestTheDeadlineGoesWithTheCall(t *testing.T) {
 		ctx, cancel := context.WithTimeout(t.Context(), 800*time.Millisecond)
 		defer cancel()
 		begin := time.Now()
-		_, err := front.client(t, rpc.ClientOptions{Circuits: circuit.New(circuit.Options{})}).Get(ctx, &configv1.GetRequest{})
+		_, err := front.client(t, rpc.ClientOptions{Circuits: circuit.New(circuit.Options{})}).Get(ctx,
+			&configv1.GetRequest{})
 		if !errors.Is(err, errs.Timeout) {
 			t.Errorf("got %v, want a time-out", err)
 		}
@@ -69,8 +70,8 @@ func (c slowCodec) Unmarshal(data mem.BufferSlice, v any) error {
 func init() { grpcencoding.RegisterCodecV2(slowCodec{grpcencoding.GetCodecV2("proto")}) }
 
 // grpc-go refuses a call whose deadline has passed when it arrives, and one whose message arrives too late. If the
-// deadline passes while it decodes the message, it refuses about half of the calls: it reads on in a select of the end of
-// the stream and the end of the deadline. The others are refused by the server's own step.
+// deadline passes while it decodes the message, it refuses about half of the calls: it reads on in a select of the end
+// of the stream and the end of the deadline. The others are refused by the server's own step.
 func TestServerRefusesCallsWhoseDeadlineHasPassed(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld()

@@ -37,7 +37,10 @@ func TestAFaultRuleMakesAServerSlowOrWrong(t *testing.T) {
 		configv1.RegisterConfigServer(srv, &settings{get: func(context.Context) error { return nil }})
 		go srv.Serve(l)
 		defer srv.Stop()
-		known := discovery.NewStatic(map[string][]discovery.Instance{"circuits": {{ID: "circuits-1", Endpoints: map[string]string{"grpc": "circuits:7000"}}}})
+		known := discovery.NewStatic(map[string][]discovery.Instance{"circuits": {{
+			ID:        "circuits-1",
+			Endpoints: map[string]string{"grpc": "circuits:7000"},
+		}}})
 		c := rpc.NewClient(rpc.ClientOptions{Service: "test", Discovery: known.Directory, DialContext: net.DialContext})
 		conn, err := c.Dial("circuits")
 		if err != nil {
@@ -53,7 +56,8 @@ func TestAFaultRuleMakesAServerSlowOrWrong(t *testing.T) {
 		if took, err := call(); err != nil || took != 0 {
 			t.Fatalf("without a rule: %v after %v", err, took)
 		}
-		if states := c.Balancers()["circuits"]; len(states) != 1 || states[0].ID != "circuits-1" || states[0].Phase != "admitted" {
+		if states := c.Balancers()["circuits"]; len(states) != 1 || states[0].ID != "circuits-1" ||
+			states[0].Phase != "admitted" {
 			t.Errorf("Balancers: %+v", states)
 		}
 		put(t, set.Put("fault.latency", "2s"))
@@ -65,7 +69,7 @@ func TestAFaultRuleMakesAServerSlowOrWrong(t *testing.T) {
 		if _, err := call(); !errors.Is(err, errs.Unavailable) || errs.Reason(err) != rpc.ReasonFault {
 			t.Errorf("with fault.errorPercent 100: %v", err)
 		}
-		// Whoever takes the rule away must get through.
+		// The call that removes the rule must succeed.
 		if _, err := configv1.NewConfigClient(conn).Publish(t.Context(), &configv1.PublishRequest{}); err != nil {
 			t.Errorf("the settings under a fault rule: %v", err)
 		}

@@ -138,8 +138,8 @@ func TestTextOfAnInternalErrorStaysAtTheServer(t *testing.T) {
 	})
 }
 
-// assertStaysInternal calls a server twice whose answer has the word secret in it, and wants that word in one line of the
-// log for each call and not at the caller.
+// assertStaysInternal calls a server twice whose answer has the word secret in it, and wants that word in one line of
+// the log for each call and not at the caller.
 func assertStaysInternal(t *testing.T, answer func(context.Context) error) {
 	t.Helper()
 	w := newWorld()
@@ -171,7 +171,10 @@ func assertStaysInternal(t *testing.T, answer func(context.Context) error) {
 func TestRetriesGoElsewhereAndOnlyWhereTheProtoAllows(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld()
-		bad, _ := w.start(t, rpc.ServerOptions{}, func(context.Context) error { return errs.Errorf(errs.Unavailable, "not now") })
+		bad, _ := w.start(t, rpc.ServerOptions{}, func(context.Context) error {
+			return errs.Errorf(errs.Unavailable,
+				"not now")
+		})
 		good, _ := w.start(t, rpc.ServerOptions{}, ok)
 		c := w.client(t, rpc.ClientOptions{Circuits: circuit.New(circuit.Options{}), Config: config.Static(nil)})
 		calls := int64(0)
@@ -204,12 +207,13 @@ func TestAnothersNotSentIsNoLicenceToRepeat(t *testing.T) {
 		}
 		a, _ := w.start(t, rpc.ServerOptions{}, notSent)
 		b, _ := w.start(t, rpc.ServerOptions{}, notSent)
-		_, err := w.client(t, rpc.ClientOptions{Circuits: circuit.New(circuit.Options{})}).Publish(t.Context(), &configv1.PublishRequest{})
+		_, err := w.client(t, rpc.ClientOptions{Circuits: circuit.New(circuit.Options{})}).Publish(t.Context(),
+			&configv1.PublishRequest{})
 		if !errors.Is(err, errs.Unavailable) || a.calls.Load()+b.calls.Load() != 1 {
 			t.Errorf("a publish that was made was made %d times: %v", a.calls.Load()+b.calls.Load(), err)
 		}
 		if errs.Reason(err) == retry.ReasonNotSent {
-			t.Errorf("the caller is told that its call was not sent: %v", err)
+			t.Errorf("the error says that the call was not sent, but it was: %v", err)
 		}
 	})
 }
@@ -221,8 +225,10 @@ func TestTheLastAnswerIsKeptWhenNobodyIsLeftToTry(t *testing.T) {
 		only, _ := w.start(t, rpc.ServerOptions{}, func(context.Context) error {
 			return errs.Errorf(errs.Unavailable, "opening the store")
 		})
-		_, err := w.client(t, rpc.ClientOptions{Circuits: circuit.New(circuit.Options{})}).Get(t.Context(), &configv1.GetRequest{})
-		if !errors.Is(err, errs.Unavailable) || !strings.Contains(err.Error(), "opening the store") || only.calls.Load() != 1 {
+		_, err := w.client(t, rpc.ClientOptions{Circuits: circuit.New(circuit.Options{})}).Get(t.Context(),
+			&configv1.GetRequest{})
+		if !errors.Is(err, errs.Unavailable) || !strings.Contains(err.Error(), "opening the store") ||
+			only.calls.Load() != 1 {
 			t.Errorf("after %d calls: %v", only.calls.Load(), err)
 		}
 	})
@@ -261,7 +267,7 @@ func TestDeadlines(t *testing.T) {
 		if d := time.Since(start); d != 2*time.Second || left > 2*time.Second || left < time.Second {
 			t.Errorf("the call took %v, the server was given %v", d, left)
 		}
-		// The deadline has passed: the server must not even hear of it.
+		// The deadline has passed: the call must not reach the server.
 		n := impl.calls.Load()
 		if _, err := c.Get(ctx, &configv1.GetRequest{}); !errors.Is(err, errs.Timeout) || impl.calls.Load() != n {
 			t.Errorf("an expired call: %v, %d more calls", err, impl.calls.Load()-n)
@@ -307,7 +313,8 @@ func TestSpansJoinAndExplainThePick(t *testing.T) {
 		t.Fatal("want a client and a server span")
 	}
 	if server.Parent().SpanID() != client.SpanContext().SpanID() || server.Name() != "bijou.config.v1.Config/Get" {
-		t.Errorf("server span %q has parent %v, client span is %v", server.Name(), server.Parent().SpanID(), client.SpanContext().SpanID())
+		t.Errorf("server span %q has parent %v, client span is %v", server.Name(), server.Parent().SpanID(),
+			client.SpanContext().SpanID())
 	}
 	wantAttributes(t, client, map[string]string{
 		"bijou.route.instance": "config-1", "bijou.attempts": "1", "bijou.config.revision": "1",
@@ -376,8 +383,8 @@ func TestServedLoadCountsUnaryCalls(t *testing.T) {
 	})
 }
 
-// crowd sends n calls at once and returns how many were answered and the last error.
-func crowd(ctx context.Context, c configv1.ConfigClient, n int) (answered int64, last error) {
+// callMany makes n calls at the same time and returns how many were answered and the last error.
+func callMany(ctx context.Context, c configv1.ConfigClient, n int) (answered int64, last error) {
 	var good atomic.Int64
 	var problem atomic.Pointer[error]
 	var all sync.WaitGroup
@@ -403,7 +410,7 @@ func TestTheFirstCallsOfACrowdWaitForTheConnection(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			w := newWorld()
 			w.start(t, rpc.ServerOptions{}, ok)
-			if n, err := crowd(t.Context(), w.client(t, rpc.ClientOptions{}), 60); n != 60 {
+			if n, err := callMany(t.Context(), w.client(t, rpc.ClientOptions{}), 60); n != 60 {
 				t.Fatalf("%d of 60 calls were answered: %v", n, err)
 			}
 		})
@@ -428,19 +435,21 @@ func TestTooManyCallsAreShedByCriticality(t *testing.T) {
 			c    overload.Criticality
 			want int64 // of 60 calls
 		}{{overload.Sheddable, 15}, {overload.Critical, 24}, {overload.CriticalPlus, 28}} {
-			n, err := crowd(overload.With(t.Context(), step.c), c, 60)
+			n, err := callMany(overload.With(t.Context(), step.c), c, 60)
 			if n > step.want || n < step.want-2 {
 				t.Errorf("%d of 60 calls that are %s were answered, want %d", n, step.c, step.want)
 			}
-			if !errors.Is(err, errs.Exhausted) || errs.Reason(err) != circuit.ReasonShed || errs.RetryAfter(err) < 400*time.Millisecond {
+			if !errors.Is(err, errs.Exhausted) || errs.Reason(err) != circuit.ReasonShed ||
+				errs.RetryAfter(err) < 400*time.Millisecond {
 				t.Errorf("a call that was shed got %v, reason %s, retry in %v", err, errs.Reason(err), errs.RetryAfter(err))
 			}
 		}
-		if snap := set.Snapshots()[0]; snap.GetState() != circuitsv1.State_STATE_CLOSED || snap.GetRolling()["FAILURE"] != 0 || snap.GetRolling()["SHED"] < 90 {
-			t.Errorf("shed calls must leave the circuit alone: %v %v", snap.GetState(), snap.GetRolling())
+		if snap := set.Snapshots()[0]; snap.GetState() != circuitsv1.State_STATE_CLOSED ||
+			snap.GetRolling()["FAILURE"] != 0 || snap.GetRolling()["SHED"] < 90 {
+			t.Errorf("shed calls must not count in the circuit: %v %v", snap.GetState(), snap.GetRolling())
 		}
 		done := make(chan struct{})
-		go func() { defer close(done); crowd(t.Context(), c, 60) }()
+		go func() { defer close(done); callMany(t.Context(), c, 60) }()
 		time.Sleep(50 * time.Millisecond)
 		conn, err := rpc.NewClient(rpc.ClientOptions{DialContext: w.net.DialContext}).Dial("passthrough:///config-1:7000")
 		if err != nil {
@@ -448,7 +457,7 @@ func TestTooManyCallsAreShedByCriticality(t *testing.T) {
 		}
 		defer conn.Close()
 		if _, err := healthv1.NewHealthClient(conn).Check(t.Context(), &healthv1.HealthCheckRequest{}); err != nil {
-			t.Errorf("a health check in a crowd: %v", err)
+			t.Errorf("a health check during overload: %v", err)
 		}
 		<-done
 		if impl.calls.Load() == 0 {
@@ -465,10 +474,11 @@ func TestAShedCallIsTriedElsewhere(t *testing.T) {
 			w := newWorld()
 			w.start(t, rpc.ServerOptions{Limiter: limiter("1")}, slowly)
 			w.start(t, rpc.ServerOptions{}, ok)
-			budget := config.Static(map[string]string{"retry.budget.floorPerSecond": "10"}) // for a crowd before anything else
+			// for many calls at once, before any other call
+			budget := config.Static(map[string]string{"retry.budget.floorPerSecond": "10"})
 			c := w.client(t, rpc.ClientOptions{Circuits: circuit.New(circuit.Options{}), Config: budget, Metrics: w.metrics})
 			time.Sleep(time.Second)
-			if n, err := crowd(t.Context(), c, 40); n != 40 {
+			if n, err := callMany(t.Context(), c, 40); n != 40 {
 				t.Errorf("%d of 40 calls were answered; the last error is %v", n, err)
 			}
 			n, err := testutil.GatherAndCount(w.metrics, "bijou_rpc_client_retries_total")
@@ -495,12 +505,13 @@ func TestAnothersSheddingIsNotOurs(t *testing.T) {
 			return err
 		})
 		c := front.client(t, rpc.ClientOptions{Circuits: circuit.New(circuit.Options{})})
-		n, err := crowd(t.Context(), c, 10)
+		n, err := callMany(t.Context(), c, 10)
 		if !errors.Is(err, errs.Exhausted) || errs.Reason(err) != "" || errs.RetryAfter(err) == 0 {
-			t.Errorf("the caller is told %v, reason %q, retry in %v", err, errs.Reason(err), errs.RetryAfter(err))
+			t.Errorf("the caller got %v, reason %q, retry in %v", err, errs.Reason(err), errs.RetryAfter(err))
 		}
 		if middle.calls.Load() != 10 || back.calls.Load() != n {
-			t.Errorf("ten calls were made %d times; %d were answered, and %d done behind", middle.calls.Load(), n, back.calls.Load())
+			t.Errorf("ten calls were made %d times; %d were answered, and %d done behind", middle.calls.Load(), n,
+				back.calls.Load())
 		}
 	})
 }
@@ -511,8 +522,12 @@ func TestCriticalityGoesWithTheCall(t *testing.T) {
 		var got atomic.Int64
 		w.start(t, rpc.ServerOptions{}, func(ctx context.Context) error { got.Store(int64(overload.Of(ctx))); return nil })
 		c := w.client(t, rpc.ClientOptions{})
-		for _, want := range []overload.Criticality{overload.Critical, overload.CriticalPlus, overload.SheddablePlus, overload.Sheddable} {
-			if _, err := c.Get(overload.With(t.Context(), want), &configv1.GetRequest{}); err != nil || overload.Criticality(got.Load()) != want {
+		for _, want := range []overload.Criticality{
+			overload.Critical, overload.CriticalPlus, overload.SheddablePlus,
+			overload.Sheddable,
+		} {
+			if _, err := c.Get(overload.With(t.Context(), want), &configv1.GetRequest{}); err != nil ||
+				overload.Criticality(got.Load()) != want {
 				t.Errorf("%s arrived as %s, %v", want, overload.Criticality(got.Load()), err)
 			}
 		}
@@ -529,9 +544,12 @@ func Example() {
 	go srv.Serve(l)
 	defer srv.Stop()
 
-	client := rpc.NewClient(rpc.ClientOptions{Service: "example", DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
-		return network.DialContext(ctx, "tcp", "settings:7000")
-	}})
+	client := rpc.NewClient(rpc.ClientOptions{
+		Service: "example",
+		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+			return network.DialContext(ctx, "tcp", "settings:7000")
+		},
+	})
 	conn, err := client.Dial("passthrough:///settings:7000")
 	if err != nil {
 		fmt.Println(err)

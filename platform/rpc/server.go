@@ -173,8 +173,8 @@ func recovered(err *error) {
 	}
 }
 
-// pushback is the trailer that asks a client not to retry (gRPC proposal A6). A server sends it when a call that it made
-// itself failed after all retries: otherwise the retries of several layers would multiply.
+// pushback is the trailer that asks a client not to retry (gRPC proposal A6). A server sends it when a call that it
+// made itself failed after all retries: otherwise the retries of several layers would multiply.
 var pushback = strings.ToLower(errs.Pushback)
 
 // expired returns an error if the caller does not wait any more.

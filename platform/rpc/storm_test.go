@@ -112,8 +112,8 @@ func (s *storm) pass(t *testing.T, d time.Duration) (r span) {
 	return r
 }
 
-// A back end that is dead, half dead or slow is not asked more often than one layer of retries may, although there are two
-// callers in a row. When it is well, everybody is served within 15 s, and it stays so.
+// A back end that is dead, half dead or slow is not asked more often than one layer of retries may, although there are
+// two callers in a row. When it is well, everybody is served within 15 s, and it stays so.
 func TestStorms(t *testing.T) {
 	for _, tt := range []struct {
 		name string
@@ -142,7 +142,8 @@ func TestStorms(t *testing.T) {
 				back := s.pass(t, 15*time.Second)
 				after := s.pass(t, 20*time.Second)
 				if len(after.bad) > 0 {
-					t.Errorf("%d calls failed more than 15 s after all was well, the last after another %v", len(after.bad), after.bad[len(after.bad)-1])
+					t.Errorf("%d calls failed more than 15 s after all was well, the last after another %v", len(after.bad),
+						after.bad[len(after.bad)-1])
 				}
 				whole := time.Duration(0)
 				if n := len(back.bad); n > 0 {
@@ -155,8 +156,8 @@ func TestStorms(t *testing.T) {
 	}
 }
 
-// What a callee could not get from its own callees after all retries is not asked of another one: layers of retries would
-// multiply.
+// What a callee could not get from its own callees after all retries is not asked of another one: layers of retries
+// would multiply.
 func TestRetriesAreNotMultiplied(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newStorm(t)
@@ -170,7 +171,7 @@ func TestRetriesAreNotMultiplied(t *testing.T) {
 	})
 }
 
-// When a client gives up, by its deadline or by leaving, nobody on the way works for it any more.
+// When a client gives up, by its deadline or by canceling, no server works for it any more.
 func TestNobodyWorksForWhoHasLeft(t *testing.T) {
 	for name, leave := range map[string]func(context.Context) (context.Context, context.CancelFunc){
 		"by deadline": func(ctx context.Context) (context.Context, context.CancelFunc) {
@@ -185,7 +186,7 @@ func TestNobodyWorksForWhoHasLeft(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				s := newStorm(t)
-				var late atomic.Int64 // steps of work that nobody waited for
+				var late atomic.Int64 // steps of work after the client had given up
 				var begin time.Time
 				s.is(func(ctx context.Context, _ int64) error { // half a second of work, in steps
 					for range 50 {
@@ -210,11 +211,11 @@ func TestNobodyWorksForWhoHasLeft(t *testing.T) {
 					cancel()
 					synctest.Wait()
 					if n := s.working.Load(); n != 0 {
-						t.Fatalf("%d are at work for nobody", n)
+						t.Fatalf("%d handlers still work after the client has given up", n)
 					}
 				}
 				if n := late.Load(); n > 0 {
-					t.Errorf("%d steps were worked for nobody", n)
+					t.Errorf("%d steps were done after the client had given up", n)
 				}
 			})
 		})

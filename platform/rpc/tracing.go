@@ -81,8 +81,8 @@ func endClient(span oteltrace.Span, err error) {
 	span.End()
 }
 
-// answered reports whether a call got an answer, also one like "not found". OpenTelemetry's conventions count every code
-// but OK as an error of the client, but then a look-up that finds nothing would mark the trace as failed.
+// answered reports whether a call got an answer, also one like "not found". OpenTelemetry's conventions count every
+// code but OK as an error of the client, but then a look-up that finds nothing would mark the trace as failed.
 func answered(err error) bool {
 	switch code(err) {
 	case codes.OK, codes.NotFound, codes.AlreadyExists, codes.InvalidArgument, codes.FailedPrecondition, codes.Aborted:
@@ -92,8 +92,8 @@ func answered(err error) bool {
 	}
 }
 
-// serverFault reports whether the code is an error of the server, as OpenTelemetry's conventions for RPC spans define it:
-// "unavailable" is one, "not found" is not.
+// serverFault reports whether the code is an error of the server, as OpenTelemetry's conventions for RPC spans define
+// it: "unavailable" is one, "not found" is not.
 func serverFault(err error) bool {
 	switch code(err) {
 	case codes.Unknown, codes.DeadlineExceeded, codes.Unimplemented, codes.Internal, codes.Unavailable, codes.DataLoss:

@@ -53,7 +53,7 @@ func TestAdminPagesShowWhatIsInUse(t *testing.T) {
 		configv1.RegisterConfigServer(srv, publisher{})
 		go func() { _ = srv.Serve(l) }() // ends with Stop
 		defer srv.Stop()
-		o := alone(n, "hello-1")
+		o := standalone(n, "hello-1")
 		o.Known = discovery.NewStatic(map[string][]discovery.Instance{
 			"config": {{ID: "config-1", Zone: "b", Endpoints: map[string]string{"grpc": "config:7000"}}},
 		})
@@ -62,7 +62,8 @@ func TestAdminPagesShowWhatIsInUse(t *testing.T) {
 		time.Sleep(10 * time.Second)
 		down := errors.New("down")
 		for range 20 {
-			_ = p.Circuits().Do(t.Context(), circuit.Key{Group: "catalog", Method: "GetMovie"}, func(context.Context) error { return down })
+			_ = p.Circuits().Do(t.Context(), circuit.Key{Group: "catalog", Method: "GetMovie"},
+				func(context.Context) error { return down })
 		}
 		page := func(path string, into any) {
 			t.Helper()
@@ -82,7 +83,8 @@ func TestAdminPagesShowWhatIsInUse(t *testing.T) {
 		for _, e := range settings.Settings {
 			shown[e.Name] = e
 		}
-		if e := shown["trace.sampling"]; settings.Revision != 9 || !settings.Connected || e.Value != "0.25" || e.Default != "1" || e.Layer != "override" || e.Scope != "hello" || e.Revision != 7 {
+		if e := shown["trace.sampling"]; settings.Revision != 9 || !settings.Connected || e.Value != "0.25" ||
+			e.Default != "1" || e.Layer != "override" || e.Scope != "hello" || e.Revision != 7 {
 			t.Errorf("/config is at revision %d, connected %v, and shows %+v", settings.Revision, settings.Connected, e)
 		}
 		if e := shown["route.slowStart.window"]; e.Layer != "default" || e.Value != "10s" || e.Doc == "" {
@@ -94,7 +96,8 @@ func TestAdminPagesShowWhatIsInUse(t *testing.T) {
 			Circuits []struct{ Name, State, Reason string }
 		}
 		page("/circuits", &circuits)
-		if len(circuits.Circuits) != 1 || circuits.Circuits[0].Name != "catalog.GetMovie" || circuits.Circuits[0].State != "STATE_OPEN" || circuits.Circuits[0].Reason == "" {
+		if len(circuits.Circuits) != 1 || circuits.Circuits[0].Name != "catalog.GetMovie" ||
+			circuits.Circuits[0].State != "STATE_OPEN" || circuits.Circuits[0].Reason == "" {
 			t.Errorf("/circuits shows %+v", circuits)
 		}
 
@@ -106,7 +109,8 @@ func TestAdminPagesShowWhatIsInUse(t *testing.T) {
 
 		var version struct{ Service, Instance, Version, Zone, Go, Started string }
 		page("/version", &version)
-		if version.Service != "hello" || version.Instance != "hello-1" || version.Version != "v1" || version.Zone != "b" || version.Go == "" || version.Started == "" {
+		if version.Service != "hello" || version.Instance != "hello-1" || version.Version != "v1" || version.Zone != "b" ||
+			version.Go == "" || version.Started == "" {
 			t.Errorf("/version shows %+v", version)
 		}
 
@@ -125,9 +129,10 @@ func TestAdminPagesShowWhatIsInUse(t *testing.T) {
 func TestAdminPageStreamsCircuits(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		n := memnet.New()
-		p, stop := run(t, alone(n, "hello-1"), greet)
+		p, stop := run(t, standalone(n, "hello-1"), greet)
 		defer stop()
-		_ = p.Circuits().Do(t.Context(), circuit.Key{Group: "catalog", Method: "GetMovie"}, func(context.Context) error { return nil })
+		_ = p.Circuits().Do(t.Context(), circuit.Key{Group: "catalog", Method: "GetMovie"},
+			func(context.Context) error { return nil })
 		resp, err := client(n).Get("http://hello-1:9090/hystrix.stream")
 		if err != nil {
 			t.Fatal(err)
@@ -137,7 +142,7 @@ func TestAdminPageStreamsCircuits(t *testing.T) {
 			t.Errorf("got %s of type %s", resp.Status, resp.Header.Get("Content-Type"))
 		}
 		lines := bufio.NewScanner(resp.Body)
-		for seen := 0; seen < 3 && lines.Scan(); { // it goes on for as long as somebody reads
+		for seen := 0; seen < 3 && lines.Scan(); { // the profile continues while the client reads
 			var event struct{ Type, Name string }
 			data, ok := strings.CutPrefix(lines.Text(), "data: ")
 			if !ok {

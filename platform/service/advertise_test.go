@@ -31,7 +31,7 @@ func TestAdvertisedNames(t *testing.T) {
 	} {
 		var log bytes.Buffer
 		n := memnet.New()
-		o := alone(n, "alone-1")
+		o := standalone(n, "alone-1")
 		o.Net.LookupHost = lookupLocalhost
 		o.Advertise, o.Log = advertise, slog.New(slog.NewJSONHandler(&log, nil))
 		_, stop := run(t, o, greet)
@@ -49,12 +49,12 @@ func TestAdvertisedNames(t *testing.T) {
 	}
 }
 
-// The machine's resolver knows nothing about the names of another network. In a synctest bubble a look-up even stops the
-// whole test process, because package net keeps its state for all bubbles.
+// The machine's resolver knows nothing about the names of another network. In a synctest bubble a look-up even stops
+// the whole test process, because package net keeps its state for all bubbles.
 func TestNamesOfAnotherNetworkAreNotLookedUp(t *testing.T) {
 	for range 2 {
 		synctest.Test(t, func(t *testing.T) {
-			o := alone(memnet.New(), "alone-1")
+			o := standalone(memnet.New(), "alone-1")
 			o.Advertise = "localhost"
 			var log bytes.Buffer
 			o.Log = slog.New(slog.NewJSONHandler(&log, nil))

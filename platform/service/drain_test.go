@@ -23,13 +23,13 @@ import (
 	healthv1 "google.golang.org/grpc/health/grpc_health_v1"
 )
 
-// registry takes everybody in and writes down what it hears.
+// registry accepts all instances and records what they report.
 type registry struct {
 	discoveryv1.UnimplementedDiscoveryServer
-	spread atomic.Bool // whether all callers know what was reported last
+	propagated atomic.Bool // whether all callers know the last reported status
 
-	mu    sync.Mutex
-	heard []string // each status when it changes, and "LEFT"
+	mu     sync.Mutex
+	events []string // each status when it changes, and "LEFT"
 }
 
 func startRegistry(t *testing.T, n *memnet.Network) *registry {
@@ -45,35 +45,40 @@ func startRegistry(t *testing.T, n *memnet.Network) *registry {
 	return r
 }
 
-func (r *registry) hear(word string) {
+func (r *registry) record(event string) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if n := len(r.heard); n == 0 || r.heard[n-1] != word {
-		r.heard = append(r.heard, word)
+	if n := len(r.events); n == 0 || r.events[n-1] != event {
+		r.events = append(r.events, event)
 	}
 }
 
 func (r *registry) last() string {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if len(r.heard) == 0 {
+	if len(r.events) == 0 {
 		return ""
 	}
-	return r.heard[len(r.heard)-1]
+	return r.events[len(r.events)-1]
 }
 
-func (r *registry) Register(stream grpc.BidiStreamingServer[discoveryv1.RegisterRequest, discoveryv1.RegisterResponse]) error {
+func (r *registry) Register(stream grpc.BidiStreamingServer[discoveryv1.RegisterRequest,
+	discoveryv1.RegisterResponse],
+) error {
 	for {
 		req, err := stream.Recv()
 		if err != nil {
 			return err
 		}
 		if req.GetDeregister() {
-			r.hear("LEFT")
+			r.record("LEFT")
 			return nil
 		}
-		r.hear(strings.TrimPrefix(req.GetInstance().GetReported().String(), "STATUS_"))
-		if err := stream.Send(&discoveryv1.RegisterResponse{Instance: req.GetInstance(), Propagated: r.spread.Load()}); err != nil {
+		r.record(strings.TrimPrefix(req.GetInstance().GetReported().String(), "STATUS_"))
+		if err := stream.Send(&discoveryv1.RegisterResponse{
+			Instance:   req.GetInstance(),
+			Propagated: r.propagated.Load(),
+		}); err != nil {
 			return err
 		}
 	}
@@ -90,13 +95,14 @@ func (r *registry) Watch(stream grpc.BidiStreamingServer[discoveryv1.WatchReques
 	return nil
 }
 
-// A stop loses no request because of its order: callers are told, and while they do not all know, new requests are answered
-// as ever; then no new ones are taken and those in hand end; only then the instance leaves, and last everything is undone.
-func TestTheOrderOfAStop(t *testing.T) {
+// The order of a stop loses no request. First callers are informed, and until all of them know, new requests are
+// answered. Then no new requests are accepted, and those in progress end. Then the instance leaves, and last the
+// functions of OnStop run.
+func TestOrderOfAStop(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		n := memnet.New()
 		reg := startRegistry(t, n)
-		o := alone(n, "hello-1")
+		o := standalone(n, "hello-1")
 		o.Discovery, o.Drain = []string{"registry:7000"}, 20*time.Second
 		entered, finish := make(chan struct{}), make(chan struct{})
 		_, stop := run(t, o, func(_ context.Context, setup *service.Setup) error {
@@ -107,7 +113,7 @@ func TestTheOrderOfAStop(t *testing.T) {
 				}
 				return nil
 			})
-			setup.OnStop("store", func(context.Context) error { reg.hear("undone"); return nil })
+			setup.OnStop("store", func(context.Context) error { reg.record("stopped"); return nil })
 			return setup.Handle("http", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 				if r.URL.Path == "/slow" {
 					close(entered)
@@ -117,7 +123,8 @@ func TestTheOrderOfAStop(t *testing.T) {
 			}))
 		})
 		time.Sleep(time.Second)
-		conn, err := grpc.NewClient("passthrough:///hello-1:7000", grpc.WithTransportCredentials(insecure.NewCredentials()), grpc.WithContextDialer(memDial(n)))
+		conn, err := grpc.NewClient("passthrough:///hello-1:7000", grpc.WithTransportCredentials(insecure.NewCredentials()),
+			grpc.WithContextDialer(memDial(n)))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -130,7 +137,7 @@ func TestTheOrderOfAStop(t *testing.T) {
 			return h.GetStatus().String()
 		}
 		if reg.last() != "UP" || health() != "SERVING" {
-			t.Fatalf("at first the registry heard %q, the health service says %s", reg.last(), health())
+			t.Fatalf("at first the registry got %q, the health service says %s", reg.last(), health())
 		}
 		slow := make(chan string, 1)
 		go func() {
@@ -141,9 +148,9 @@ func TestTheOrderOfAStop(t *testing.T) {
 		stopped := make(chan error, 1)
 		go func() { stopped <- stop() }()
 
-		time.Sleep(4 * time.Second) // of the 10 s in which callers may learn of it
+		time.Sleep(4 * time.Second) // of the 10 s in which callers are informed
 		if reg.last() != "DRAINING" || health() != "NOT_SERVING" {
-			t.Errorf("draining, the registry heard %q, the health service says %s", reg.last(), health())
+			t.Errorf("draining, the registry got %q, the health service says %s", reg.last(), health())
 		}
 		if code, body := get(t, n, "http://hello-1:8080/"); code != 200 || body != "hi" {
 			t.Errorf("a caller that does not know yet got %d %q", code, body)
@@ -152,7 +159,7 @@ func TestTheOrderOfAStop(t *testing.T) {
 			t.Errorf("readyz is %d %s", code, body)
 		}
 
-		reg.spread.Store(true)
+		reg.propagated.Store(true)
 		time.Sleep(4 * time.Second) // more than a heartbeat
 		for _, addr := range []string{"hello-1:8080", "hello-1:7000"} {
 			if c, err := n.DialContext(t.Context(), "tcp", addr); err == nil {
@@ -161,17 +168,17 @@ func TestTheOrderOfAStop(t *testing.T) {
 			}
 		}
 		if got := reg.last(); got != "DRAINING" {
-			t.Errorf("with a request in hand the registry heard %q", got)
+			t.Errorf("with a request in progress the registry got %q", got)
 		}
 		close(finish)
 		if got := <-slow; got != "hi" {
-			t.Errorf("the request in hand got %q", got)
+			t.Errorf("the request in progress got %q", got)
 		}
 		if err := <-stopped; err != nil {
 			t.Error(err)
 		}
-		if want := []string{"STARTING", "UP", "DRAINING", "LEFT", "undone"}; !slices.Equal(reg.heard, want) {
-			t.Errorf("the order was %v, want %v", reg.heard, want)
+		if want := []string{"STARTING", "UP", "DRAINING", "LEFT", "stopped"}; !slices.Equal(reg.events, want) {
+			t.Errorf("the order was %v, want %v", reg.events, want)
 		}
 	})
 }
@@ -188,7 +195,7 @@ func (r recorder) Serve(net.Listener) error {
 }
 
 func (r recorder) Shutdown(context.Context) error {
-	r.reg.hear("shutdown")
+	r.reg.record("shutdown")
 	select {
 	case <-r.stop:
 	default:
@@ -202,8 +209,8 @@ func TestServersOfTheServiceStopBeforeTheInstanceLeaves(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		n := memnet.New()
 		reg := startRegistry(t, n)
-		reg.spread.Store(true)
-		o := alone(n, "hello-1")
+		reg.propagated.Store(true)
+		o := standalone(n, "hello-1")
 		o.Discovery = []string{"registry:7000"}
 		_, stop := run(t, o, func(_ context.Context, setup *service.Setup) error {
 			begin := time.Now()
@@ -213,26 +220,26 @@ func TestServersOfTheServiceStopBeforeTheInstanceLeaves(t *testing.T) {
 				}
 				return nil
 			})
-			setup.OnStop("store", func(context.Context) error { reg.hear("undone"); return nil })
+			setup.OnStop("store", func(context.Context) error { reg.record("stopped"); return nil })
 			return setup.Serve("http", recorder{reg, make(chan struct{})})
 		})
 		time.Sleep(time.Second)
 		if err := stop(); err != nil {
 			t.Errorf("stop: %v", err)
 		}
-		want := []string{"STARTING", "UP", "DRAINING", "shutdown", "LEFT", "undone"}
-		if !slices.Equal(reg.heard, want) {
-			t.Errorf("the order was %v, want %v", reg.heard, want)
+		want := []string{"STARTING", "UP", "DRAINING", "shutdown", "LEFT", "stopped"}
+		if !slices.Equal(reg.events, want) {
+			t.Errorf("the order was %v, want %v", reg.events, want)
 		}
 	})
 }
 
-// OnDrain runs when all callers know that the instance leaves, and not before: until then streams are as good as ever.
+// OnDrain runs when all callers know that the instance leaves, and not before: until then streams continue.
 func TestStreamsEndWhenCallersKnow(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		n := memnet.New()
 		reg := startRegistry(t, n)
-		o := alone(n, "hello-1")
+		o := standalone(n, "hello-1")
 		o.Discovery, o.Drain = []string{"registry:7000"}, 20*time.Second
 		released := make(chan time.Time, 100)
 		_, stop := run(t, o, func(ctx context.Context, setup *service.Setup) error {
@@ -247,7 +254,7 @@ func TestStreamsEndWhenCallersKnow(t *testing.T) {
 		if n := len(released); n != 0 {
 			t.Errorf("before callers knew, OnDrain was called %d times", n)
 		}
-		reg.spread.Store(true) // the registrar hears of it with its next heartbeat
+		reg.propagated.Store(true) // the answer to the next heartbeat says so
 		if took := (<-released).Sub(begin); took < 4*time.Second || took > 10*time.Second {
 			t.Errorf("OnDrain was called after %v, want between 4s, when callers knew, and half of the drain time", took)
 		}

@@ -39,8 +39,8 @@ func envName(flag string) string {
 	return "BIJOU_" + strings.ToUpper(strings.ReplaceAll(flag, "-", "_"))
 }
 
-// parse fills Options from the arguments and the environment. own declares the service's own flags; nil: there are none.
-// crash becomes Options.Crash where -allow-kill is given.
+// parse fills Options from the arguments and the environment. own declares the service's own flags; nil: there are
+// none. crash becomes Options.Crash where -allow-kill is given.
 func parse(crash func(), name string, args []string, w World, own func(*Flags)) (Options, error) {
 	o := Options{Name: name, Drain: 10 * time.Second}
 	level, allowKill := slog.LevelInfo, new(bool)

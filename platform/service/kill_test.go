@@ -17,9 +17,10 @@ import (
 func TestKillIsServedOnlyWhereItIsAllowed(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		n := memnet.New()
-		_, stop := run(t, alone(n, "hello-1"), greet)
+		_, stop := run(t, standalone(n, "hello-1"), greet)
 		defer stop()
-		if code := kill(t, n, `{"actor":"ann","reason":"game day"}`, nil); code != http.StatusNotFound && code != http.StatusMethodNotAllowed {
+		if code := kill(t, n, `{"actor":"ann","reason":"game day"}`, nil); code != http.StatusNotFound &&
+			code != http.StatusMethodNotAllowed {
 			t.Errorf("POST /kill without permission: %d", code)
 		}
 	})
@@ -28,7 +29,7 @@ func TestKillIsServedOnlyWhereItIsAllowed(t *testing.T) {
 func TestKillCrashesTheProcessAndSaysWhenToComeBack(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		n := memnet.New()
-		o := alone(n, "hello-1")
+		o := standalone(n, "hello-1")
 		o.StateDir = t.TempDir()
 		var crashed atomic.Int32
 		o.Crash = func() { crashed.Add(1) }
@@ -42,7 +43,8 @@ func TestKillCrashesTheProcessAndSaysWhenToComeBack(t *testing.T) {
 				t.Errorf("POST /kill %s: %d, want %d", body, code, want)
 			}
 		}
-		if code := kill(t, n, `{"actor":"ann","reason":"r"}`, http.Header{"Origin": {"http://hello-1:9090"}}); code != http.StatusForbidden {
+		if code := kill(t, n, `{"actor":"ann","reason":"r"}`,
+			http.Header{"Origin": {"http://hello-1:9090"}}); code != http.StatusForbidden {
 			t.Errorf("POST /kill from a browser: %d", code)
 		}
 		time.Sleep(time.Second)
@@ -70,7 +72,8 @@ func TestKillCrashesTheProcessAndSaysWhenToComeBack(t *testing.T) {
 
 func kill(t *testing.T, n *memnet.Network, body string, h http.Header) int {
 	t.Helper()
-	req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, "http://hello-1:9090/kill", strings.NewReader(body))
+	req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, "http://hello-1:9090/kill",
+		strings.NewReader(body))
 	if err != nil {
 		t.Fatal(err)
 	}

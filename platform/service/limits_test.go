@@ -38,11 +38,11 @@ func raw(t *testing.T, n *memnet.Network, addr, text string) (*http.Response, st
 	return resp, string(body), time.Since(begin)
 }
 
-// Every listener bounds what comes in, whatever its handler does, and nobody else is disturbed.
+// Every listener bounds what comes in, whatever its handler does, and other clients are not affected.
 func TestListenersBoundWhatComesIn(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		n := memnet.New()
-		_, stop := run(t, alone(n, "hello-1"), func(_ context.Context, setup *service.Setup) error {
+		_, stop := run(t, standalone(n, "hello-1"), func(_ context.Context, setup *service.Setup) error {
 			return setup.Handle("http", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 				size, err := io.Copy(io.Discard, r.Body)
 				var large *http.MaxBytesError
@@ -71,7 +71,8 @@ func TestListenersBoundWhatComesIn(t *testing.T) {
 			{"slow header", "GET / HTTP/1.1\r\nHost: x\r\na: ", 0, "", 11 * time.Second},
 			{"large header", "GET / HTTP/1.1\r\nHost: x\r\na: " + strings.Repeat("a", 40<<10) + "\r\n\r\n", 431, "", 0},
 			{"announced body", fmt.Sprintf(post+"Content-Length: %d\r\n\r\n", much), 413, "8 MiB", 0},
-			{"body in one chunk", fmt.Sprintf(post+"Transfer-Encoding: chunked\r\n\r\n%x\r\n%s\r\n0\r\n\r\n", much, strings.Repeat("a", much)), 413, fmt.Sprint(8 << 20), 5 * time.Minute},
+			{"body in one chunk", fmt.Sprintf(post+"Transfer-Encoding: chunked\r\n\r\n%x\r\n%s\r\n0\r\n\r\n", much,
+				strings.Repeat("a", much)), 413, fmt.Sprint(8 << 20), 5 * time.Minute},
 			{"slow body", post + "Content-Length: 10\r\n\r\nabc", 408, "3", 6 * time.Minute},
 			{"long work", post + "Content-Length: 3\r\n\r\nabc", 200, "3", 5 * time.Minute},
 			{"long work without a body", "GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n", 200, "0", 5 * time.Minute},
@@ -81,7 +82,8 @@ func TestListenersBoundWhatComesIn(t *testing.T) {
 			if resp != nil {
 				status = resp.StatusCode
 			}
-			if status != tt.status || took > tt.within || !strings.Contains(body, tt.body) || strings.Contains(body, "cancelled") && status != 408 {
+			if status != tt.status || took > tt.within || !strings.Contains(body, tt.body) ||
+				strings.Contains(body, "cancelled") && status != 408 {
 				t.Errorf("%s: %d %q after %v, want %d %q within %v", tt.name, status, body, took, tt.status, tt.body, tt.within)
 			}
 		}
@@ -94,7 +96,7 @@ func TestListenersBoundWhatComesIn(t *testing.T) {
 // A listener that has all the connections it may closes further ones, counts them, and takes new ones when old ones go.
 func TestListenersBoundConnections(t *testing.T) {
 	n := memnet.New()
-	_, stop := run(t, alone(n, "hello-1"), greet)
+	_, stop := run(t, standalone(n, "hello-1"), greet)
 	defer stop()
 	var conns []net.Conn
 	alive := func(c net.Conn) bool {
@@ -124,7 +126,8 @@ func TestListenersBoundConnections(t *testing.T) {
 			t.Fatal("more than 1024 connections are open")
 		}
 	}
-	if _, metrics := get(t, n, "http://hello-1:9090/metrics"); !strings.Contains(metrics, "bijou_connections_refused_total{listener=\"http\"} 10\n") {
+	if _, metrics := get(t, n, "http://hello-1:9090/metrics"); !strings.Contains(metrics,
+		"bijou_connections_refused_total{listener=\"http\"} 10\n") {
 		t.Error("the ten are not counted")
 	}
 	conns[0].Close()

@@ -48,7 +48,7 @@ func TestNamesInOptionsFollowTheCommonRules(t *testing.T) {
 	} {
 		for _, set := range set {
 			namestest.Check(t, *rule, func(name string) error {
-				o := alone(memnet.New(), "hello-1")
+				o := standalone(memnet.New(), "hello-1")
 				o.Drain = -1 // the only other violation: a process with a good name is not started either
 				set(&o, name)
 				_, err := service.New(t.Context(), o, nil)
@@ -61,8 +61,8 @@ func TestNamesInOptionsFollowTheCommonRules(t *testing.T) {
 	}
 }
 
-// alone returns options for a process on a network of its own, with nobody to find.
-func alone(n *memnet.Network, instance string) service.Options {
+// standalone returns options for a process on the network n, without registry and config service.
+func standalone(n *memnet.Network, instance string) service.Options {
 	return service.Options{
 		Name: "hello", Instance: instance, Zone: "b", Version: "v1",
 		Listen: map[string]string{"grpc": instance + ":7000", "admin": instance + ":9090", "http": instance + ":8080"},
@@ -114,8 +114,8 @@ func TestTwoRunInOneProcessWithNobodyElseThere(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		n := memnet.New()
 		for _, id := range []string{"hello-1", "hello-2"} {
-			o := alone(n, id)
-			o.Discovery = []string{"registry:7000"} // nobody listens there
+			o := standalone(n, id)
+			o.Discovery = []string{"registry:7000"} // no server listens there
 			_, stop := run(t, o, greet)
 			defer func() {
 				if err := stop(); err != nil {
@@ -141,7 +141,7 @@ func TestTwoRunInOneProcessWithNobodyElseThere(t *testing.T) {
 			}
 			for _, c := range r.Checks {
 				if c.Needed || c.OK || c.Reason == "" {
-					t.Errorf("with nobody there the check %q must be not needed, not ok, with a reason: %+v", c.Name, c)
+					t.Errorf("without a server the check %q must be not needed, not ok, with a reason: %+v", c.Name, c)
 				}
 			}
 		}
@@ -151,7 +151,7 @@ func TestTwoRunInOneProcessWithNobodyElseThere(t *testing.T) {
 func TestAdminPages(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		n := memnet.New()
-		_, stop := run(t, alone(n, "hello-1"), greet)
+		_, stop := run(t, standalone(n, "hello-1"), greet)
 		defer stop()
 		for path, want := range map[string]string{
 			"/":             "<h1>hello</h1>",
@@ -179,7 +179,7 @@ func TestReadinessFollowsTheServicesOwnChecks(t *testing.T) {
 		problem := errs.Errorf(errs.Unavailable, "loading films")
 		var mu sync.Mutex
 		var now error = problem
-		_, stop := run(t, alone(n, "hello-1"), func(ctx context.Context, setup *service.Setup) error {
+		_, stop := run(t, standalone(n, "hello-1"), func(ctx context.Context, setup *service.Setup) error {
 			setup.Ready("films", func() error {
 				mu.Lock()
 				defer mu.Unlock()
@@ -222,7 +222,7 @@ func TestStopFinishesWorkInHandAndUndoesInReverse(t *testing.T) {
 		n := memnet.New()
 		var undone []string
 		entered := make(chan struct{})
-		_, stop := run(t, alone(n, "hello-1"), func(_ context.Context, setup *service.Setup) error {
+		_, stop := run(t, standalone(n, "hello-1"), func(_ context.Context, setup *service.Setup) error {
 			for _, name := range []string{"store", "index"} {
 				setup.OnStop(name, func(context.Context) error {
 					undone = append(undone, name)
@@ -262,7 +262,7 @@ func TestStopFinishesWorkInHandAndUndoesInReverse(t *testing.T) {
 func TestStopIsBounded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		n := memnet.New()
-		_, stop := run(t, alone(n, "hello-1"), func(ctx context.Context, setup *service.Setup) error {
+		_, stop := run(t, standalone(n, "hello-1"), func(ctx context.Context, setup *service.Setup) error {
 			setup.OnStop("a stuck store", func(ctx context.Context) error {
 				time.Sleep(time.Hour)
 				return nil
@@ -270,7 +270,7 @@ func TestStopIsBounded(t *testing.T) {
 			return setup.Handle("http", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 				w.WriteHeader(200)
 				w.(http.Flusher).Flush()
-				<-r.Context().Done() // a stream that nobody ends
+				<-r.Context().Done() // a stream without an end
 			}))
 		})
 		resp, err := client(n).Get("http://hello-1:8080/")
@@ -293,7 +293,7 @@ func TestStopIsBounded(t *testing.T) {
 func TestAFailingPartStopsTheProcessAndIsNamed(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		n := memnet.New()
-		p, err := service.New(t.Context(), alone(n, "hello-1"), func(ctx context.Context, setup *service.Setup) error {
+		p, err := service.New(t.Context(), standalone(n, "hello-1"), func(ctx context.Context, setup *service.Setup) error {
 			setup.Go("index", func(context.Context) error { return errors.New("disk failed") })
 			return greet(ctx, setup)
 		})
@@ -313,7 +313,7 @@ func TestAFailingPartLetsTheProcessDrain(t *testing.T) {
 		n := memnet.New()
 		entered := make(chan struct{})
 		ended := make(chan struct{})
-		p, err := service.New(t.Context(), alone(n, "hello-1"), func(_ context.Context, setup *service.Setup) error {
+		p, err := service.New(t.Context(), standalone(n, "hello-1"), func(_ context.Context, setup *service.Setup) error {
 			setup.Go("index", func(context.Context) error {
 				<-entered
 				return errors.New("disk failed")
@@ -352,7 +352,7 @@ func TestAFailingPartLetsTheProcessDrain(t *testing.T) {
 func TestListenersDrainSideBySide(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		n := memnet.New()
-		_, stop := run(t, alone(n, "hello-1"), func(_ context.Context, setup *service.Setup) error {
+		_, stop := run(t, standalone(n, "hello-1"), func(_ context.Context, setup *service.Setup) error {
 			return setup.Handle("http", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 				w.(http.Flusher).Flush()
 				<-r.Context().Done()
@@ -380,10 +380,13 @@ func TestListenersDrainSideBySide(t *testing.T) {
 func TestAClaimedListenerIsServedOnce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		n := memnet.New()
-		o := alone(n, "hello-1")
+		o := standalone(n, "hello-1")
 		delete(o.Listen, "http")
 		_, stop := run(t, o, func(_ context.Context, setup *service.Setup) error {
-			return setup.Handle("grpc", http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, "hi") }))
+			return setup.Handle("grpc", http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+				io.WriteString(w,
+					"hi")
+			}))
 		})
 		for range 20 {
 			if code, body := get(t, n, "http://hello-1:7000/"); code != 200 || body != "hi" {
@@ -403,17 +406,23 @@ func TestNewRefusesAndLeavesNothingBehind(t *testing.T) {
 		setup  service.SetupFunc
 		want   string
 	}{
-		"name":         {func(o *service.Options) { o.Name = "Hello World" }, greet, "Name must be"},
-		"zone":         {func(o *service.Options) { o.Zone = "a/b" }, greet, "Zone"},
-		"known":        {func(o *service.Options) { o.Discovery, o.Known = []string{"a:1"}, discovery.NewStatic(nil) }, greet, "Known"},
-		"seed":         {func(o *service.Options) { o.Discovery = []string{"discovery"} }, greet, "Discovery[0]"},
-		"address":      {func(o *service.Options) { o.Listen["grpc"] = "7000" }, greet, "Listen.grpc"},
-		"drain":        {func(o *service.Options) { o.Drain = -1 }, greet, "Drain must not be negative"},
-		"idle":         {func(o *service.Options) { o.Listen["spare"] = "x:1" }, greet, `"spare"`},
-		"no listener":  {func(o *service.Options) { delete(o.Listen, "http") }, greet, `add http=:port`},
-		"setup failed": {nil, func(context.Context, *service.Setup) error { return errors.New("no films") }, "setting up hello: no films"},
+		"name": {func(o *service.Options) { o.Name = "Hello World" }, greet, "Name must be"},
+		"zone": {func(o *service.Options) { o.Zone = "a/b" }, greet, "Zone"},
+		"known": {
+			func(o *service.Options) { o.Discovery, o.Known = []string{"a:1"}, discovery.NewStatic(nil) },
+			greet, "Known",
+		},
+		"seed":        {func(o *service.Options) { o.Discovery = []string{"discovery"} }, greet, "Discovery[0]"},
+		"address":     {func(o *service.Options) { o.Listen["grpc"] = "7000" }, greet, "Listen.grpc"},
+		"drain":       {func(o *service.Options) { o.Drain = -1 }, greet, "Drain must not be negative"},
+		"idle":        {func(o *service.Options) { o.Listen["spare"] = "x:1" }, greet, `"spare"`},
+		"no listener": {func(o *service.Options) { delete(o.Listen, "http") }, greet, `add http=:port`},
+		"setup failed": {
+			nil, func(context.Context, *service.Setup) error { return errors.New("no films") },
+			"setting up hello: no films",
+		},
 	} {
-		o := alone(n, "hello-1")
+		o := standalone(n, "hello-1")
 		if c.change != nil {
 			c.change(&o)
 		}
@@ -421,11 +430,12 @@ func TestNewRefusesAndLeavesNothingBehind(t *testing.T) {
 			t.Errorf("%s: %v, want %q", name, err, c.want)
 		}
 	}
-	p, err := service.New(t.Context(), alone(n, "hello-1"), greet) // every address is free again
+	p, err := service.New(t.Context(), standalone(n, "hello-1"), greet) // every address is free again
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := service.New(t.Context(), alone(n, "hello-1"), greet); err == nil || !strings.Contains(err.Error(), "binding listener") {
+	if _, err := service.New(t.Context(), standalone(n, "hello-1"), greet); err == nil ||
+		!strings.Contains(err.Error(), "binding listener") {
 		t.Errorf("an address in use: %v", err)
 	}
 	if err := p.Stop(t.Context()); err != nil {
@@ -452,7 +462,12 @@ func TestMainTranslatesTheWorldAndExits(t *testing.T) {
 		{"stray argument", []string{"x"}, nil, service.ExitUsage, `unexpected argument "x"`},
 		{"bad variable", nil, map[string]string{"BIJOU_DRAIN": "soon"}, service.ExitUsage, `BIJOU_DRAIN="soon"`},
 		{"bad option", nil, map[string]string{"BIJOU_ZONE": "a b"}, service.ExitFailed, "Zone"},
-		{"no process to check", []string{"healthcheck", "-listen", "admin=127.0.0.1:1"}, nil, service.ExitFailed, "checking health"},
+		{
+			"no process to check",
+			[]string{"healthcheck", "-listen", "admin=127.0.0.1:1"},
+			nil, service.ExitFailed,
+			"checking health",
+		},
 	} {
 		var out bytes.Buffer
 		var greeting string
@@ -465,7 +480,10 @@ func TestMainTranslatesTheWorldAndExits(t *testing.T) {
 }
 
 func TestHealthcheckAsksTheRunningProcess(t *testing.T) {
-	o := service.Options{Name: "hello", Listen: map[string]string{"grpc": "127.0.0.1:0", "admin": "127.0.0.1:0", "http": "127.0.0.1:0"}}
+	o := service.Options{Name: "hello", Listen: map[string]string{
+		"grpc": "127.0.0.1:0", "admin": "127.0.0.1:0",
+		"http": "127.0.0.1:0",
+	}}
 	p, err := service.New(t.Context(), o, greet)
 	if err != nil {
 		t.Fatal(err)
@@ -474,7 +492,8 @@ func TestHealthcheckAsksTheRunningProcess(t *testing.T) {
 	done := make(chan error, 1)
 	go func() { done <- p.Run(ctx) }()
 	var out bytes.Buffer
-	code := service.RunMain(t.Context(), "hello", world(&out, nil, "healthcheck", "-listen", "admin="+p.Addr("admin")), nil, greet)
+	code := service.RunMain(t.Context(), "hello", world(&out, nil, "healthcheck", "-listen", "admin="+p.Addr("admin")),
+		nil, greet)
 	if code != service.ExitOK {
 		t.Errorf("exit %d: %s", code, out.String())
 	}
@@ -541,7 +560,7 @@ func TestLongStreamsAreSentAwayAndNotesAreShown(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		n := memnet.New()
 		released := make(chan struct{})
-		_, stop := run(t, alone(n, "hello-1"), func(_ context.Context, setup *service.Setup) error {
+		_, stop := run(t, standalone(n, "hello-1"), func(_ context.Context, setup *service.Setup) error {
 			setup.OnDrain(sync.OnceFunc(func() { close(released) }))
 			setup.Note("store", func() error { return errors.New("away since noon") })
 			return setup.Handle("http", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -570,7 +589,7 @@ func TestLongStreamsAreSentAwayAndNotesAreShown(t *testing.T) {
 
 // What is opened when everything has been undone would never be closed.
 func TestNothingIsDialledAfterTheEnd(t *testing.T) {
-	p, err := service.New(t.Context(), alone(memnet.New(), "hello-1"), greet)
+	p, err := service.New(t.Context(), standalone(memnet.New(), "hello-1"), greet)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -590,7 +609,7 @@ func TestNothingIsDialledAfterTheEnd(t *testing.T) {
 func TestTextOfAnInternalErrorGoesToTheLogAndNotToTheCaller(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		n := memnet.New()
-		o := alone(n, "hello-1")
+		o := standalone(n, "hello-1")
 		var log bytes.Buffer
 		o.Log = slog.New(trace.Handler(slog.NewTextHandler(&log, nil)))
 		_, stop := run(t, o, func(_ context.Context, p *service.Setup) error {

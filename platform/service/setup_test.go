@@ -43,10 +43,11 @@ func TestRegistrationAfterSetupEndsTheProcess(t *testing.T) {
 			t.Run(want+" "+when, func(t *testing.T) {
 				synctest.Test(t, func(t *testing.T) {
 					var kept *service.Setup
-					p, err := service.New(t.Context(), alone(memnet.New(), "hello-1"), func(ctx context.Context, s *service.Setup) error {
-						kept = s
-						return greet(ctx, s)
-					})
+					p, err := service.New(t.Context(), standalone(memnet.New(), "hello-1"),
+						func(ctx context.Context, s *service.Setup) error {
+							kept = s
+							return greet(ctx, s)
+						})
 					if err != nil {
 						t.Fatal(err)
 					}
@@ -72,10 +73,11 @@ func (stubServer) Shutdown(context.Context) error { return nil }
 func TestServingAfterSetupIsRefused(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var kept *service.Setup
-		p, err := service.New(t.Context(), alone(memnet.New(), "hello-1"), func(ctx context.Context, s *service.Setup) error {
-			kept = s
-			return greet(ctx, s)
-		})
+		p, err := service.New(t.Context(), standalone(memnet.New(), "hello-1"),
+			func(ctx context.Context, s *service.Setup) error {
+				kept = s
+				return greet(ctx, s)
+			})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -90,14 +92,15 @@ func TestServingAfterSetupIsRefused(t *testing.T) {
 }
 
 func TestAListenerIsServedOnce(t *testing.T) {
-	_, err := service.New(t.Context(), alone(memnet.New(), "hello-1"), func(ctx context.Context, s *service.Setup) error {
-		return errors.Join(greet(ctx, s), s.Handle("http", http.NotFoundHandler()))
-	})
+	_, err := service.New(t.Context(), standalone(memnet.New(), "hello-1"),
+		func(ctx context.Context, s *service.Setup) error {
+			return errors.Join(greet(ctx, s), s.Handle("http", http.NotFoundHandler()))
+		})
 	assertError(t, "New", err, `serving hello on listener "http": it is already served`)
 }
 
 func TestGRPCNeedsItsListener(t *testing.T) {
-	o := alone(memnet.New(), "hello-1")
+	o := standalone(memnet.New(), "hello-1")
 	delete(o.Listen, "grpc")
 	_, err := service.New(t.Context(), o, func(ctx context.Context, s *service.Setup) error {
 		s.GRPC().RegisterService(&grpc.ServiceDesc{ServiceName: "bijou.test.Late", HandlerType: (*any)(nil)}, struct{}{})
@@ -109,13 +112,14 @@ func TestGRPCNeedsItsListener(t *testing.T) {
 // A goroutine or AfterFunc that waits for this context cannot be used in place of OnDrain and OnStop.
 func TestTheContextOfSetupEndsWithIt(t *testing.T) {
 	var ended <-chan struct{}
-	p, err := service.New(t.Context(), alone(memnet.New(), "hello-1"), func(ctx context.Context, s *service.Setup) error {
-		ended = ctx.Done()
-		if err := ctx.Err(); err != nil {
-			t.Errorf("during setup its context had ended: %v", err)
-		}
-		return greet(ctx, s)
-	})
+	p, err := service.New(t.Context(), standalone(memnet.New(), "hello-1"),
+		func(ctx context.Context, s *service.Setup) error {
+			ended = ctx.Done()
+			if err := ctx.Err(); err != nil {
+				t.Errorf("during setup its context had ended: %v", err)
+			}
+			return greet(ctx, s)
+		})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -130,7 +134,7 @@ func TestTheContextOfSetupEndsWithIt(t *testing.T) {
 }
 
 func TestANilSetupIsRefused(t *testing.T) {
-	_, err := service.New(t.Context(), alone(memnet.New(), "hello-1"), nil)
+	_, err := service.New(t.Context(), standalone(memnet.New(), "hello-1"), nil)
 	assertError(t, "New", err, "making service hello: there is no setup function")
 	if !errors.Is(err, errs.Invalid) {
 		t.Errorf("New: got kind %v, want Invalid", errs.KindOf(err))
@@ -139,7 +143,7 @@ func TestANilSetupIsRefused(t *testing.T) {
 
 func TestRunWorksOnce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		p, stop := run(t, alone(memnet.New(), "hello-1"), greet)
+		p, stop := run(t, standalone(memnet.New(), "hello-1"), greet)
 		synctest.Wait()
 		assertError(t, "a second Run beside the first", p.Run(t.Context()), "running hello: Run or Stop was called before")
 		if err := stop(); err != nil {
@@ -150,7 +154,7 @@ func TestRunWorksOnce(t *testing.T) {
 }
 
 func TestRunAfterStopIsRefused(t *testing.T) {
-	p, err := service.New(t.Context(), alone(memnet.New(), "hello-1"), greet)
+	p, err := service.New(t.Context(), standalone(memnet.New(), "hello-1"), greet)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -163,10 +167,11 @@ func TestRunAfterStopIsRefused(t *testing.T) {
 func TestStopEndsARunningProcess(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		undone := false
-		p, err := service.New(t.Context(), alone(memnet.New(), "hello-1"), func(ctx context.Context, s *service.Setup) error {
-			s.OnStop("store", func(context.Context) error { undone = true; return nil })
-			return greet(ctx, s)
-		})
+		p, err := service.New(t.Context(), standalone(memnet.New(), "hello-1"),
+			func(ctx context.Context, s *service.Setup) error {
+				s.OnStop("store", func(context.Context) error { undone = true; return nil })
+				return greet(ctx, s)
+			})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -194,7 +199,7 @@ func TestStopReturnsTheErrorOfTheEnd(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				p, err := service.New(t.Context(), alone(memnet.New(), "hello-1"), broken)
+				p, err := service.New(t.Context(), standalone(memnet.New(), "hello-1"), broken)
 				if err != nil {
 					t.Fatal(err)
 				}
@@ -211,10 +216,11 @@ func TestStopReturnsTheErrorOfTheEnd(t *testing.T) {
 
 func TestStopGivesUpWithItsContext(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		p, err := service.New(t.Context(), alone(memnet.New(), "hello-1"), func(_ context.Context, s *service.Setup) error {
-			s.OnStop("store", func(ctx context.Context) error { <-ctx.Done(); return ctx.Err() })
-			return s.Handle("http", http.NotFoundHandler())
-		})
+		p, err := service.New(t.Context(), standalone(memnet.New(), "hello-1"),
+			func(_ context.Context, s *service.Setup) error {
+				s.OnStop("store", func(ctx context.Context) error { <-ctx.Done(); return ctx.Err() })
+				return s.Handle("http", http.NotFoundHandler())
+			})
 		if err != nil {
 			t.Fatal(err)
 		}
