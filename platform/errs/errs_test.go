@@ -180,8 +180,13 @@ func TestInternalErrorsStayHere(t *testing.T) {
 			if sent := fmt.Sprint(w.Header(), w.Body); strings.Contains(sent, "hunter2") {
 				t.Errorf("over HTTP the caller sees %s", sent)
 			}
-			if want := `"traceId":"` + traceID.String() + `"`; w.Code != 500 || !strings.Contains(w.Body.String(), want) {
-				t.Errorf("over HTTP the caller sees %d %s, want 500 and %s", w.Code, w.Body, want)
+			for _, want := range []string{
+				`"detail":"internal error; the log of the service has the cause, trace_id ` + traceID.String() + `"`,
+				`"traceId":"` + traceID.String() + `"`,
+			} {
+				if w.Code != 500 || !strings.Contains(w.Body.String(), want) {
+					t.Errorf("over HTTP the caller sees %d %s, want 500 and %s", w.Code, w.Body, want)
+				}
 			}
 			if lines := strings.Count(log.String(), "\n"); lines != 1 || !strings.Contains(log.String(), secret) {
 				t.Errorf("the log has %d lines, want one with the cause: %s", lines, log.String())

@@ -78,7 +78,7 @@ func kindOfCode(c codes.Code) Kind {
 	return Internal
 }
 
-// kindOfHTTP is the way back from HTTP. 409 is ambiguous: Conflict is the kind whose cure (read again) is safe.
+// kindOfHTTP is the way back from HTTP, for a status of 400 or more. 409 is ambiguous: Conflict is the kind whose cure (read again) is safe.
 func kindOfHTTP(code int) Kind {
 	switch code {
 	case http.StatusConflict:
@@ -93,7 +93,7 @@ func kindOfHTTP(code int) Kind {
 			return Kind(k)
 		}
 	}
-	if code >= 400 && code < 500 {
+	if code < 500 {
 		return Invalid
 	}
 	return Internal

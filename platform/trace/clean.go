@@ -21,7 +21,6 @@ const (
 // repair.
 func cleanSpans(list []*otlp.ResourceSpans) {
 	for _, r := range list {
-		r.SchemaUrl = text.Bound(r.SchemaUrl, maxValue)
 		cleanAttributes(r.GetResource().GetAttributes(), 0)
 		for _, s := range r.ScopeSpans {
 			cleanScope(s)

@@ -9,7 +9,6 @@ import (
 	"mime"
 	"net/http"
 	"os"
-	"strconv"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -251,9 +250,7 @@ var (
 
 // httpStatus sets Retry-After where it helps and returns the status.
 func httpStatus(w http.ResponseWriter, err error) int {
-	if d := errs.RetryAfter(err); d > 0 {
-		w.Header().Set("Retry-After", strconv.Itoa(int((d+time.Second-1)/time.Second)))
-	}
+	errs.SetRetry(w.Header(), err)
 	switch {
 	case errors.Is(err, errTooLarge):
 		return http.StatusRequestEntityTooLarge
