@@ -62,7 +62,8 @@ func TestStateShowsSlowdownAndBaseline(t *testing.T) {
 		}
 		send(t, l, 20, 100*time.Millisecond, overload.Success)
 		if st := l.State(); st.Slowdown != 1 || st.BaselineMS["x"] != 100 {
-			t.Errorf("after requests of 100 ms the slowdown is %v, the baseline %v ms, want 1 and 100", st.Slowdown, st.BaselineMS["x"])
+			t.Errorf("after requests of 100 ms the slowdown is %v, the baseline %v ms, want 1 and 100",
+				st.Slowdown, st.BaselineMS["x"])
 		}
 		send(t, l, 20, 150*time.Millisecond, overload.Success)
 		if st := l.State(); st.Slowdown != 1.5 {

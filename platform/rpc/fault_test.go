@@ -14,6 +14,9 @@ import (
 	"bijou.dev/platform/errs"
 	"bijou.dev/platform/memnet"
 	"bijou.dev/platform/rpc"
+	"bijou.dev/platform/trace"
+
+	"go.opentelemetry.io/otel/sdk/trace/tracetest"
 )
 
 // board answers every force.
@@ -87,5 +90,46 @@ func put(t *testing.T, err error) {
 	t.Helper()
 	if err != nil {
 		t.Fatal(err)
+	}
+}
+
+// A trace must show that a slow or failed call was made so on purpose.
+func TestSpanShowsTheFaultRule(t *testing.T) {
+	rec := tracetest.NewInMemoryExporter()
+	synctest.Test(t, func(t *testing.T) {
+		set := config.Static(map[string]string{"fault.latency": "2s", "fault.errorPercent": "100"})
+		p, err := trace.New(trace.Options{Service: "circuits", Exporter: keep{rec}, Revision: set.Revision})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer p.Shutdown(context.WithoutCancel(t.Context()))
+		net := memnet.New()
+		l, err := net.Listen("tcp", "circuits:7000")
+		if err != nil {
+			t.Fatal(err)
+		}
+		srv := rpc.NewServer(rpc.ServerOptions{Config: set, Trace: p})
+		circuitsv1.RegisterCircuitsServer(srv, board{})
+		go srv.Serve(l)
+		defer srv.Stop()
+		c := rpc.NewClient(rpc.ClientOptions{Service: "test", DialContext: net.DialContext})
+		conn, err := c.Dial("passthrough:///circuits:7000")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer conn.Close()
+		ctx, span := p.Tracer().Start(t.Context(), "request")
+		_, _ = circuitsv1.NewCircuitsClient(conn).Force(ctx, &circuitsv1.ForceRequest{})
+		span.End()
+		p.Flush(t.Context())
+	})
+	got := map[string]string{}
+	for _, s := range rec.GetSpans() {
+		for _, a := range s.Attributes {
+			got[string(a.Key)] = a.Value.Emit()
+		}
+	}
+	if got["bijou.fault.latency"] != "2s" || got["bijou.fault.error"] != "true" {
+		t.Errorf("the span has %v, want bijou.fault.latency 2s and bijou.fault.error true", got)
 	}
 }

@@ -376,6 +376,26 @@ func TestCloseEndsStreams(t *testing.T) {
 	})
 }
 
+// The limit is for new processes. One that has reported before may go on, also by a new stream.
+func TestKnownProcessIsAcceptedAtTheLimit(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		_, client, _ := w.replica(t, "circuits-1", circuits.Options{MaxProcesses: 1})
+		first := reporter(t, client)
+		send(t, first, report("web", "web-1"))
+		send(t, first, report("web", "web-1"))
+		again := reporter(t, client)
+		send(t, again, report("web", "web-1"))
+		for what, stream := range map[string]reportStream{
+			"a second report of one stream": first, "a report by a second stream": again,
+		} {
+			if _, err := stream.CloseAndRecv(); err != nil {
+				t.Errorf("%s is refused: %v", what, errs.FromRPC(err))
+			}
+		}
+	})
+}
+
 func TestRefusedReports(t *testing.T) {
 	many := make([]*circuitsv1.Snapshot, 3001)
 	for i := range many {
