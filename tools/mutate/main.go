@@ -1,10 +1,11 @@
-// Command mutate changes one thing in a package, runs the tests that should notice, and repeats that for a random sample of
-// all possible changes. A change that no test notices has survived: either a test is missing or the code does nothing.
+// Command mutate changes one thing in a package, runs the tests that should notice, and repeats that for a random sample
+// of all possible changes. A change that no test notices has survived: either a test is missing or the code does nothing.
 //
 //	go run . -root ../.. -n 12 -seed 1 -out ../../docs/mutation.md circuit=./circuit config=./config,./config/...
 //
-// Each argument names a package below platform/, and after "=" the test packages, separated by commas. Without "=" they are
-// the package's own. The source files stay as they are: a changed file reaches the compiler by an overlay (go help build).
+// Each argument names a package below platform/, and after "=" the test packages, separated by commas. Without "=" they
+// are the package's own. The source files stay as they are: a changed file reaches the compiler by an overlay (go help
+// build).
 //
 // equivalent.txt lists the changes that survive because they change nothing that a test should fix.
 package main
@@ -131,7 +132,8 @@ func run(dir, arg string, n int, seed uint64, limit time.Duration, reasons map[s
 	return r, nil
 }
 
-// shuffle orders mutants by a hash of their names, so that a change of the code changes only its own part of the sample.
+// shuffle orders mutants by a hash of their names, so that a change of the code changes only its own part of the
+// sample.
 func shuffle(all []mutant, seed uint64) {
 	slices.SortFunc(all, func(a, b mutant) int { return cmp.Compare(a.order(seed), b.order(seed)) })
 }
@@ -237,11 +239,13 @@ func write(reports []report, reasons map[string]string, module string, n int, se
 	b.WriteString("| Package | Possible | Tried | Killed | of these by time-out | Share |\n|---|---|---|---|---|---|\n")
 	all := report{pkg: "**all**"}
 	for _, r := range reports {
-		all.possible, all.tried, all.killed, all.hung = all.possible+r.possible, all.tried+r.tried, all.killed+r.killed, all.hung+r.hung
+		all.possible, all.tried = all.possible+r.possible, all.tried+r.tried
+		all.killed, all.hung = all.killed+r.killed, all.hung+r.hung
 		all.survivors, all.equivalent = append(all.survivors, r.survivors...), append(all.equivalent, r.equivalent...)
 	}
 	for _, r := range append(reports, all) {
-		fmt.Fprintf(&b, "| %s | %d | %d | %d | %d | %d %% |\n", r.pkg, r.possible, r.tried, r.killed+r.hung, r.hung, r.share())
+		fmt.Fprintf(&b, "| %s | %d | %d | %d | %d | %d %% |\n",
+			r.pkg, r.possible, r.tried, r.killed+r.hung, r.hung, r.share())
 	}
 	b.WriteString("\n## Survivors\n\n")
 	for _, m := range all.survivors {
