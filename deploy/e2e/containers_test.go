@@ -665,7 +665,8 @@ func (c *containers) outOfMemory(t testing.TB, since time.Time) []string {
 	t.Helper()
 	out, err := exec.CommandContext(t.Context(), "docker", "events", "--since", fmt.Sprint(since.Unix()), "--until",
 		fmt.Sprint(time.Now().Unix()),
-		"--filter", "event=oom", "--filter", "label=com.docker.compose.project="+c.project, "--format", "{{.Actor.Attributes.name}}").Output()
+		"--filter", "event=oom", "--filter", "label=com.docker.compose.project="+c.project, "--format",
+		"{{.Actor.Attributes.name}}").Output()
 	if err != nil {
 		t.Fatalf("docker events: %v", err)
 	}

@@ -226,7 +226,8 @@ func faultEdgeRestarts(t *testing.T, p platform, _ uint64) (f figures) {
 	spread := slices.MaxFunc(moments, time.Time.Compare).Sub(slices.MinFunc(moments, time.Time.Compare))
 	f = figures{offered: sockets + streams + downloads, failed: unclean + cut}
 	f.note = fmt.Sprintf("%d WebSockets were closed with 1001 and %d gRPC streams ended with UNAVAILABLE, spread over %v of the 2 s that the edge takes for it; %d downloads were complete; the edge was down for %v, and %v later all WebSockets were open again",
-		sockets, streams, spread.Round(10*time.Millisecond), downloads, restarted.Sub(begin).Round(100*time.Millisecond), returned.Round(10*time.Millisecond))
+		sockets, streams, spread.Round(10*time.Millisecond), downloads, restarted.Sub(begin).Round(100*time.Millisecond),
+		returned.Round(10*time.Millisecond))
 	if f.failed > 0 {
 		f.missed = append(f.missed, fmt.Sprintf("%d WebSockets and streams and %d downloads were cut off", unclean, cut))
 	}

@@ -63,7 +63,8 @@ var staticFaults = []fault{
 		heal: func(testing.TB, platform) {},
 	},
 	{
-		row: "5, 35", name: "the control plane and etcd down; a catalog restarted meanwhile", on: processesOf, short: true, seconds: 8, must: 1,
+		row: "5, 35", name: "the control plane and etcd down; a catalog restarted meanwhile", on: processesOf, short: true,
+		seconds: 8, must: 1,
 		victims: append([]string{"catalog-a-2"}, controlPlane...),
 		inject: func(t testing.TB, p platform) {
 			each(t, p.hold, controlPlane...)
@@ -89,7 +90,8 @@ var staticFaults = []fault{
 		beside: webKnowsAllCatalogs,
 	},
 	{
-		row: "6", name: "the store restarted empty, its data lost", on: processesOf, seconds: 4, must: 1, victims: []string{"config-1", "config-2"},
+		row: "6", name: "the store restarted empty, its data lost", on: processesOf, seconds: 4, must: 1,
+		victims: []string{"config-1", "config-2"},
 		inject: func(t testing.TB, p platform) {
 			p.hold(t, "etcd-1")
 			files, err := filepath.Glob(filepath.Join(p.(proxied).volume("etcd"), "*"))
@@ -116,7 +118,8 @@ var staticFaults = []fault{
 		heal:   func(_ testing.TB, p platform) { p.(proxied).store.set(0, false) },
 	},
 	{
-		row: "17", name: "the network between control plane and store 100 ms slower each way, and reset every second", on: processesOf, seconds: 8, must: 1,
+		row: "17", name: "the network between control plane and store 100 ms slower each way, and reset every second",
+		on: processesOf, seconds: 8, must: 1,
 		inject: func(t testing.TB, p platform) {
 			store := p.(proxied).store
 			store.set(100*time.Millisecond, false)
@@ -278,7 +281,8 @@ func majorityLost() fault {
 
 func replicasKilled() fault {
 	return fault{
-		row: "10, 12", name: "replicas of config and stores killed in turn while settings are published", on: threeStores, must: 1,
+		row: "10, 12", name: "replicas of config and stores killed in turn while settings are published", on: threeStores,
+		must:    1,
 		victims: []string{"config-1", "config-2"},
 		inject: func(t testing.TB, p platform) {
 			for i, s := range stores {
@@ -704,7 +708,8 @@ func fullTraces() fault {
 // killedTraces kills the trace store six times at random moments, and once corrupts the end of its log.
 func killedTraces() fault {
 	return withSpanCount(false, fault{
-		row: "12, 13, 34", name: "the trace store killed again and again, once with a torn log", on: processesOf, must: 1, victims: []string{"tracing-1"},
+		row: "12, 13, 34", name: "the trace store killed again and again, once with a torn log", on: processesOf, must: 1,
+		victims: []string{"tracing-1"},
 		inject: func(t testing.TB, p platform) {
 			for n := range 6 {
 				p.hold(t, "tracing-1")

@@ -123,7 +123,8 @@ func startOffer(t testing.TB, seed uint64, rate int, urls ...string) *offer {
 			due += time.Duration(rng.ExpFloat64() / float64(rate) * float64(time.Second))
 			url := urls[rng.IntN(len(urls))]
 			select {
-			case <-time.After(time.Until(o.begun.Add(due))): // independent of earlier responses, so a stall counts against all requests that it delays
+			case <-time.After(time.Until(o.begun.Add(due))):
+				// independent of earlier responses, so a stall counts against all requests that it delays
 				o.wg.Go(func() { o.one(url, due) })
 			case <-ctx.Done():
 				return

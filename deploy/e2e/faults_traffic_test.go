@@ -40,7 +40,8 @@ var trafficFaults = []fault{
 		heal: func(t testing.TB, p platform) { unset(t, p, "fault.errorPercent", "catalog") },
 	}),
 	storm("catalog", true, fault{
-		row: "19", name: "half of the calls to catalogs fail, and circuits of web are set to open at 25 %", on: processesOf, seconds: 12,
+		row: "19", name: "half of the calls to catalogs fail, and circuits of web are set to open at 25 %", on: processesOf,
+		seconds: 12,
 		inject: func(t testing.TB, p platform) {
 			must(t, p, "config", "set", threshold, "25", "--app", "web", "--reason", "a fault", "--wait", "20s")
 			must(t, p, "config", "set", "fault.errorPercent", "50", "--app", "catalog", "--reason", "a fault", "--wait", "20s")

@@ -38,7 +38,8 @@ func TestForcedCircuitIsReleasedAtItsDeadline(t *testing.T) {
 		force := func(state circuitsv1.State) {
 			t.Helper()
 			_, err := board.Force(t.Context(), &circuitsv1.ForceRequest{
-				Service: "web", Name: key.String(), State: state, Ttl: durationpb.New(30 * time.Second), Author: "ann", Reason: "drill",
+				Service: "web", Name: key.String(), State: state, Ttl: durationpb.New(30 * time.Second), Author: "ann",
+				Reason: "drill",
 			})
 			if err != nil {
 				t.Fatal(err)

@@ -103,7 +103,7 @@ func (r *Registrar) Run(ctx context.Context) error {
 		r.lost(seed, good, failed, err)
 		pace.Sleep(ctx, r.c.seeds.wait(failed))
 	}
-	return nil
+	return nil //nolint:nilerr // lost has reported the last failure
 }
 
 // session renews on one stream until it ends, and reports whether the registry has accepted any heartbeat.

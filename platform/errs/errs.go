@@ -75,9 +75,9 @@ type Field struct {
 	Problem string
 }
 
-// Errorf returns an error of a kind. Its message is for the person who has to act: it says what was being done, to what,
-// and what to do. The format may wrap causes with %w; a cause's text is part of the message, and errors.Is and errors.As
-// see it.
+// Errorf returns an error of a kind. Its message is for the person who has to act: it says what was being done, to
+// what, and what to do. The format may wrap causes with %w; a cause's text is part of the message, and errors.Is and
+// errors.As see it.
 func Errorf(kind Kind, format string, args ...any) *Error {
 	err := fmt.Errorf(format, args...)
 	return &Error{kind: kind, message: err.Error(), cause: err}

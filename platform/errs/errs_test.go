@@ -66,7 +66,8 @@ func contents(e *errs.Error) map[string]any {
 }
 
 func TestReceiverCannotChangeASharedError(t *testing.T) {
-	shared := errs.Errorf(errs.Invalid, "checking").Field("a", "is bad").Because("REASON", "key", "value").RetryIn(time.Second)
+	shared := errs.Errorf(errs.Invalid, "checking").Field("a", "is bad").Because("REASON", "key",
+		"value").RetryIn(time.Second)
 	before := contents(shared)
 
 	_ = shared.Field("b", "is bad too")
@@ -92,11 +93,13 @@ func TestBuildersOfOneErrorDoNotShareFields(t *testing.T) {
 
 func TestChangedCopyKeepsTheRest(t *testing.T) {
 	cause := errors.New("disk on fire")
-	err := errs.Errorf(errs.Unavailable, "storing: %w", cause).RetryIn(time.Second).Because("FIRE", "disk", "a").Field("x", "is bad")
+	err := errs.Errorf(errs.Unavailable, "storing: %w", cause).RetryIn(time.Second).Because("FIRE", "disk",
+		"a").Field("x", "is bad")
 	if !errors.Is(err, cause) || !errors.Is(err, errs.Unavailable) {
 		t.Errorf("%v lost its cause or its kind", err)
 	}
-	if err := err.Because(""); err.Reason() != "" || err.Meta() != nil || err.RetryAfter() != time.Second || len(err.Fields()) != 1 {
+	if err := err.Because(""); err.Reason() != "" || err.Meta() != nil || err.RetryAfter() != time.Second ||
+		len(err.Fields()) != 1 {
 		t.Errorf("without its reason the error has %v", contents(err))
 	}
 	received := errs.FromRPC(status.Error(codes.Unavailable, "x"))
@@ -149,10 +152,11 @@ const secret = "password is hunter2"
 func internalErrors() map[string]error {
 	cause := errors.New(secret)
 	return map[string]error{
-		"without a kind":  cause,
-		"wrapped":         fmt.Errorf("reading: %w", cause),
-		"classified":      errs.Errorf(errs.Internal, "reading: %w", cause),
-		"with details":    errs.Errorf(errs.Internal, "reading: %w", cause).Because("X", "k", secret).Field(secret, secret).RetryIn(time.Second),
+		"without a kind": cause,
+		"wrapped":        fmt.Errorf("reading: %w", cause),
+		"classified":     errs.Errorf(errs.Internal, "reading: %w", cause),
+		"with details": errs.Errorf(errs.Internal, "reading: %w", cause).Because("X", "k", secret).Field(secret,
+			secret).RetryIn(time.Second),
 		"from a callee":   errs.FromRPC(status.Error(codes.Internal, secret)),
 		"a status":        status.Error(codes.Unknown, secret),
 		"wrapping a kind": errs.Errorf(errs.Internal, "reading: %w", errs.Errorf(errs.NotFound, secret)),
@@ -162,7 +166,8 @@ func internalErrors() map[string]error {
 func TestInternalErrorsStayHere(t *testing.T) {
 	traceID := oteltrace.TraceID{1, 2, 3}
 	ctx := oteltrace.ContextWithSpanContext(t.Context(), oteltrace.NewSpanContext(
-		oteltrace.SpanContextConfig{TraceID: traceID, SpanID: oteltrace.SpanID{1}}))
+		oteltrace.SpanContextConfig{TraceID: traceID, SpanID: oteltrace.SpanID{1}},
+	))
 	for name, err := range internalErrors() {
 		t.Run(name, func(t *testing.T) {
 			st := errs.ToStatus(ctx, err)
@@ -200,7 +205,8 @@ func TestOtherErrorsAreNotLogged(t *testing.T) {
 	ctx := errs.WithLog(t.Context(), slog.New(slog.NewTextHandler(&log, nil)))
 	for _, k := range errs.Kinds() {
 		if k != errs.Internal {
-			errs.WriteProblem(httptest.NewRecorder(), httptest.NewRequest("GET", "/x", nil).WithContext(ctx), errs.Errorf(k, "x"))
+			errs.WriteProblem(httptest.NewRecorder(), httptest.NewRequest("GET", "/x", nil).WithContext(ctx),
+				errs.Errorf(k, "x"))
 		}
 	}
 	if log.Len() > 0 {
@@ -252,7 +258,10 @@ func TestForeignProblemBodiesAreBounded(t *testing.T) {
 }
 
 func TestFromResponseReadsTheBodyWhateverItsParameters(t *testing.T) {
-	for _, kind := range []string{"application/problem+json", "application/problem+json; charset=utf-8", "Application/Problem+JSON"} {
+	for _, kind := range []string{
+		"application/problem+json", "application/problem+json; charset=utf-8",
+		"Application/Problem+JSON",
+	} {
 		resp := &http.Response{
 			StatusCode: 404, Status: "404 Not Found", Header: http.Header{"Content-Type": {kind}},
 			Body: io.NopCloser(strings.NewReader(`{"detail":"no such film"}`)),
@@ -281,7 +290,8 @@ func TestMessageAndFieldsStayApartThroughWrapping(t *testing.T) {
 			`rating "checking: stars must be at most 5": checking: stars must be at most 5`,
 		},
 		"with the same text in its own message": {
-			errs.Errorf(errs.Invalid, "after x: is y").Field("x", "is y").Field("z", "is w"), "after x: is y", "after x: is y: x is y; z is w",
+			errs.Errorf(errs.Invalid, "after x: is y").Field("x", "is y").Field("z",
+				"is w"), "after x: is y", "after x: is y: x is y; z is w",
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -301,7 +311,8 @@ func TestMessageAndFieldsStayApartThroughWrapping(t *testing.T) {
 
 func TestTextBehindAWrappedErrorIsKept(t *testing.T) {
 	err := fmt.Errorf("rating (%w) of film 7", errs.Errorf(errs.Invalid, "checking").Field("stars", "must be at most 5"))
-	if got, want := errs.ToStatus(t.Context(), err).Message(), "rating (checking: stars must be at most 5) of film 7"; got != want {
+	if got, want := errs.ToStatus(t.Context(),
+		err).Message(), "rating (checking: stars must be at most 5) of film 7"; got != want {
 		t.Errorf("message %q, want %q", got, want)
 	}
 }

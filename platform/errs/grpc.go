@@ -17,8 +17,8 @@ import (
 const domain = "bijou.dev"
 
 // ToStatus turns any error into a gRPC status with the details its kind has: BadRequest for fields, ErrorInfo for a
-// reason, RetryInfo for a wait. An Internal error becomes a fixed text with the trace id of ctx, and nothing else of it is
-// sent: log it. ToStatus(ctx, nil) is OK.
+// reason, RetryInfo for a wait. An Internal error becomes a fixed text with the trace id of ctx, and nothing else of it
+// is sent: log it. ToStatus(ctx, nil) is OK.
 func ToStatus(ctx context.Context, err error) *status.Status {
 	if err == nil {
 		return status.New(codes.OK, "")
@@ -47,8 +47,8 @@ func foreign(err error, kind Kind) *status.Status {
 }
 
 // message is what is sent of the text of err beside the fields of e, the Error in its chain. Together they are the text
-// of err again: e.Error() ends with the fields, and so does an error that wraps e with %w at its end. An error with more
-// text behind e keeps the fields in its message.
+// of err again: e.Error() ends with the fields, and so does an error that wraps e with %w at its end. An error with
+// more text behind e keeps the fields in its message.
 func message(err error, e *Error) string {
 	return strings.TrimSuffix(err.Error(), e.violations())
 }
@@ -81,7 +81,10 @@ func details(e *Error) []protoadapt.MessageV1 {
 	if len(e.fields) > 0 {
 		b := &errdetails.BadRequest{}
 		for _, f := range e.fields {
-			b.FieldViolations = append(b.FieldViolations, &errdetails.BadRequest_FieldViolation{Field: f.Name, Description: f.Problem})
+			b.FieldViolations = append(b.FieldViolations, &errdetails.BadRequest_FieldViolation{
+				Field:       f.Name,
+				Description: f.Problem,
+			})
 		}
 		ds = append(ds, b)
 	}

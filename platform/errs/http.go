@@ -75,8 +75,8 @@ func ProblemOf(ctx context.Context, err error) Problem {
 
 type logKey struct{}
 
-// WithLog returns a context under which [LogInternal] writes to log. The HTTP servers of platform/service have it as the
-// context of their connections.
+// WithLog returns a context under which [LogInternal] writes to log. The HTTP servers of platform/service have it as
+// the context of their connections.
 func WithLog(ctx context.Context, log *slog.Logger) context.Context {
 	return context.WithValue(ctx, logKey{}, log)
 }
@@ -115,8 +115,8 @@ func setRetryAfter(h http.Header, d time.Duration) {
 	}
 }
 
-// WriteProblem answers r with err as application/problem+json and, where the error says so, when to retry: see SetRetry.
-// It logs an Internal error: see [LogInternal].
+// WriteProblem answers r with err as application/problem+json and, where the error says so, when to retry: see
+// SetRetry. It logs an Internal error: see [LogInternal].
 func WriteProblem(w http.ResponseWriter, r *http.Request, err error) {
 	LogInternal(r.Context(), err, "method", r.Method, "path", r.URL.Path)
 	p := ProblemOf(r.Context(), err)
@@ -149,7 +149,8 @@ func FromResponse(resp *http.Response) error {
 	if s, err := strconv.Atoi(resp.Header.Get("Retry-After")); err == nil && s > 0 && s < 86400 {
 		e.retryAfter = time.Duration(s) * time.Second
 	}
-	if kind, _, err := mime.ParseMediaType(resp.Header.Get("Content-Type")); err != nil || kind != "application/problem+json" {
+	if kind, _, err := mime.ParseMediaType(resp.Header.Get("Content-Type")); err != nil ||
+		kind != "application/problem+json" {
 		return e
 	}
 	var p Problem

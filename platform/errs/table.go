@@ -78,7 +78,8 @@ func kindOfCode(c codes.Code) Kind {
 	return Internal
 }
 
-// kindOfHTTP is the way back from HTTP, for a status of 400 or more. 409 is ambiguous: Conflict is the kind whose cure (read again) is safe.
+// kindOfHTTP is the way back from HTTP, for a status of 400 or more. 409 is ambiguous: Conflict is the kind whose cure
+// (read again) is safe.
 func kindOfHTTP(code int) Kind {
 	switch code {
 	case http.StatusConflict:

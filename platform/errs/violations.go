@@ -8,8 +8,8 @@ import (
 // MaxViolations is how many violations one error names. The rest are counted.
 const MaxViolations = 20
 
-// Violations collects what is wrong with an input, so that its sender sees all of it at once. The zero value is empty and
-// ready. It is for one goroutine.
+// Violations collects what is wrong with an input, so that its sender sees all of it at once. The zero value is empty
+// and ready. It is for one goroutine.
 type Violations struct {
 	fields []Field
 	n      int
@@ -35,8 +35,8 @@ func (v *Violations) Addf(name, format string, args ...any) {
 	v.Add(name, fmt.Sprintf(format, args...))
 }
 
-// At returns a collector for the fields of the part of the input that is called prefix. What is added to it as "value" is
-// added to v as "prefix.value", and what is added without a name as "prefix".
+// At returns a collector for the fields of the part of the input that is called prefix. What is added to it as "value"
+// is added to v as "prefix.value", and what is added without a name as "prefix".
 func (v *Violations) At(prefix string) *Violations { return &Violations{into: v, prefix: prefix} }
 
 func join(prefix, name string) string {
@@ -49,8 +49,8 @@ func join(prefix, name string) string {
 // Len returns how many violations were added, also those beyond MaxViolations.
 func (v *Violations) Len() int { return v.n }
 
-// Err returns nil if there are no violations, else an Invalid error with all of them. The format says what was being done,
-// as in [Errorf].
+// Err returns nil if there are no violations, else an Invalid error with all of them. The format says what was being
+// done, as in [Errorf].
 func (v *Violations) Err(format string, args ...any) error {
 	if v.n == 0 {
 		return nil

@@ -9,7 +9,8 @@
 //   - Two endpoints are drawn at random and the cheaper takes the request. Cost is peak EWMA latency x (pending + 1):
 //     a slow answer raises it at once, time lowers it (route.ewma.decay). An endpoint that has never answered is
 //     tried with one request at a time.
-//   - A failed answer counts as at least route.failurePenalty of latency, so failing fast attracts no traffic. Once each
+//   - A failed answer counts as at least route.failurePenalty of latency, so failing fast attracts no traffic. Once
+//     each
 //     route.ejection.base one request tries the endpoint again; if it succeeds the failure is forgotten.
 //   - The own zone is preferred while it can carry its share: of the traffic
 //     min(1, overprovision x healthy here x zones / healthy everywhere) stays, the rest goes to the other zones.

@@ -37,7 +37,8 @@ func BenchmarkCall(b *testing.B) {
 	go srv.Serve(l)
 	b.Cleanup(srv.Stop)
 	found := discovery.NewStatic(map[string][]discovery.Instance{"config": {{
-		Service: "config", ID: "config-1", Zone: "a", Status: discovery.Up, Endpoints: map[string]string{"grpc": "config-1:7000"},
+		Service: "config", ID: "config-1", Zone: "a", Status: discovery.Up,
+		Endpoints: map[string]string{"grpc": "config-1:7000"},
 	}}})
 	set := config.Static(nil)
 	for _, c := range []struct {
@@ -53,7 +54,8 @@ func BenchmarkCall(b *testing.B) {
 		}},
 		{"stack", func() (closer, error) {
 			return rpc.NewClient(rpc.ClientOptions{
-				Service: "bench", Discovery: found.Directory, DialContext: n.DialContext, Config: set, Circuits: circuit.New(circuit.Options{Config: set}),
+				Service: "bench", Discovery: found.Directory, DialContext: n.DialContext, Config: set,
+				Circuits: circuit.New(circuit.Options{Config: set}),
 			}).Dial("config")
 		}},
 	} {

@@ -115,9 +115,10 @@ func TestAdminPagesShowWhatIsInUse(t *testing.T) {
 		}
 
 		for path, want := range map[string]string{
-			"/debug/pprof/goroutine?debug=1": "goroutine profile", "/debug/pprof/heap?debug=1": "heap profile", "/debug/pprof/cmdline": "",
-			"/debug/pprof/symbol": "num_symbols",
-			"/metrics":            "bijou_config_revision 9",
+			"/debug/pprof/goroutine?debug=1": "goroutine profile", "/debug/pprof/heap?debug=1": "heap profile",
+			"/debug/pprof/cmdline": "",
+			"/debug/pprof/symbol":  "num_symbols",
+			"/metrics":             "bijou_config_revision 9",
 		} {
 			if code, body := get(t, n, "http://hello-1:9090"+path); code != 200 || !strings.Contains(body, want) {
 				t.Errorf("GET %s: %d, want 200 with %q", path, code, want)

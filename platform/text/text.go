@@ -1,6 +1,6 @@
 // Package text makes text from outside safe to keep and to show: [CheckLine] refuses what people must not write,
-// [Escape] makes anything safe to print on a terminal, [Bound] makes anything fit for spans, metric labels and logs, and
-// [CheckJSON] refuses JSON that programs read differently.
+// [Escape] makes anything safe to print on a terminal, [Bound] makes anything fit for spans, metric labels and logs,
+// and [CheckJSON] refuses JSON that programs read differently.
 package text
 
 import (

@@ -282,7 +282,8 @@ func TestProcessesThatLeaveOrStopReportingAreRemoved(t *testing.T) {
 		if _, err := leaves.CloseAndRecv(); err != nil {
 			t.Error(err)
 		}
-		assertSummary(t, client, map[string]string{"web": "reconnects,silent 10"}) // the end of its old stream changes nothing
+		// the end of its old stream changes nothing
+		assertSummary(t, client, map[string]string{"web": "reconnects,silent 10"})
 
 		time.Sleep(5*time.Second + 1)
 		assertSummary(t, client, map[string]string{})

@@ -19,7 +19,8 @@ func FuzzREST(f *testing.F) {
 	})
 	f.Cleanup(b.Close)
 	h := b.Handler()
-	f.Add("POST", "/v1/force", `{"circuit":"catalog.getMovie","mode":"MODE_OPEN","author":"ann","reason":"test","expires":"60s"}`)
+	f.Add("POST", "/v1/force",
+		`{"circuit":"catalog.getMovie","mode":"MODE_OPEN","author":"ann","reason":"test","expires":"60s"}`)
 	f.Add("POST", "/v1/force", `{"circuit":"*"}`)
 	f.Add("POST", "/v1/force", `{"circuit":1e999,"circuit":{}}`)
 	f.Add("GET", "/v1/circuits?service=%FF", "")

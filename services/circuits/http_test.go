@@ -115,7 +115,8 @@ func TestTurbine(t *testing.T) {
 		for _, query := range []string{"", "?cluster=default"} {
 			all, closeAll := turbine(t, client, query)
 			events := all()
-			assertFields(t, events["HystrixCommand catalog.GetMovie"], map[string]any{"reportingHosts": 3.0, "requestCount": 45.0})
+			assertFields(t, events["HystrixCommand catalog.GetMovie"],
+				map[string]any{"reportingHosts": 3.0, "requestCount": 45.0})
 			assertFields(t, events["meta meta"], map[string]any{"reportingHostsLast10Seconds": 3.0})
 			closeAll()
 		}

@@ -155,7 +155,10 @@ func example() *Console {
 	c.seen.probes[instanceKey{"web", "web-1"}] = &probe{ok: true, balancers: map[string][]route.EndpointState{
 		"catalog": {{ID: "catalog-1", Phase: "admitted"}, {ID: "catalog-2", Phase: "ejected", Reason: "5 failures in a row"}},
 	}}
-	c.seen.probes[instanceKey{"catalog", "catalog-2"}] = &probe{problem: "it does not answer: no process listens at its address"}
+	c.seen.probes[instanceKey{
+		"catalog",
+		"catalog-2",
+	}] = &probe{problem: "it does not answer: no process listens at its address"}
 	p50, p99 := 10.0, 200.0
 	calls := &circuitsv1.Figures{
 		CallsPerSecond: 12, ErrorPercent: 25, RejectedPerSecond: 2, FallbacksPerSecond: 3, P50Ms: &p50, P99Ms: &p99,

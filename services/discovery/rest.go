@@ -148,7 +148,8 @@ func (s *Server) getStatus(*http.Request) (shownStatus, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	out := shownStatus{
-		Replica: r.self, Services: len(r.instances.services), Instances: r.instances.count, Suspects: r.instances.suspects(), Watchers: []string{},
+		Replica: r.self, Services: len(r.instances.services), Instances: r.instances.count, Suspects: r.instances.suspects(),
+		Watchers:  []string{},
 		WarmingUp: r.store.warming(time.Now()), StoreProblem: problem, UnreadableKeys: r.store.badKeys,
 		Replicas: slices.Sorted(maps.Keys(r.leases.replicas)),
 	}

@@ -482,7 +482,7 @@ func describe(attempts []attempt) string {
 
 // end is the last thing that happens to a request, whatever became of it.
 func (x *exchange) end() {
-	if v := recover(); v != nil && v != http.ErrAbortHandler { //nolint:errorlint // net/http compares the panic value itself
+	if v := recover(); v != nil && v != http.ErrAbortHandler { //nolint:errorlint // as net/http does
 		x.panicked(v)
 	}
 	x.settle(errAborted)

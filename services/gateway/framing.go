@@ -14,8 +14,8 @@ import (
 )
 
 // framing follows the messages of an HTTP/1 connection, byte by byte, before the server parses them. It gives out the
-// head of a request only when it is whole and can be read in one way (RFC 9112): net/http by itself takes a request that
-// has both a length and a transfer coding for two, and accepts folded lines (as of Go 1.26).
+// head of a request only when it is whole and can be read in one way (RFC 9112): net/http by itself takes a request
+// that has both a length and a transfer coding for two, and accepts folded lines (as of Go 1.26).
 //
 // It is stricter than the server in everything, so the two never disagree about where a message ends:
 //

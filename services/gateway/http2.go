@@ -11,8 +11,8 @@ import (
 // that makes much work and has little use of it. net/http bounds what is under way at one time, not how often it begins
 // and ends (as of Go 1.26), so that these could go on without end:
 //
-//   - rapid reset: streams that are opened and reset at once (CVE-2023-44487), or that the client makes the server reset
-//     by breaking rules (MadeYouReset, CVE-2025-8671);
+//   - rapid reset: streams that are opened and reset at once (CVE-2023-44487), or that the client makes the server
+//     reset by breaking rules (MadeYouReset, CVE-2025-8671);
 //   - floods of frames that carry nothing: PING, SETTINGS, PRIORITY, WINDOW_UPDATE, empty DATA and CONTINUATION
 //     (CVE-2019-9512 and after, CVE-2024-27316);
 //   - a frame or a header block that comes in drops;

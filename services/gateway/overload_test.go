@@ -120,7 +120,8 @@ func TestOverloadShedsTheLeastCriticalFirst(t *testing.T) {
 		share := float64(good[0].Load()) / float64(offered[0].Load())
 		done := good[0].Load() + good[1].Load()
 		t.Logf("critical %.2f %% of %d, sheddable %.1f %% of %d, %.0f answers a second of 200",
-			100*share, offered[0].Load(), 100*float64(good[1].Load())/float64(offered[1].Load()), offered[1].Load(), float64(done)/8)
+			100*share, offered[0].Load(), 100*float64(good[1].Load())/float64(offered[1].Load()), offered[1].Load(),
+			float64(done)/8)
 		problems.Range(func(k, _ any) bool { t.Errorf("an answer was %v", k); return true })
 		if share < .994 || done < 85*200*8/100 {
 			t.Errorf("critical requests: %.2f %% served, %d shed; %d answers in all", 100*share, shed[0].Load(), done)

@@ -75,7 +75,8 @@ func TestHeaders(t *testing.T) {
 	res := w.get("http://shop/api/x",
 		"Connection", "X-Secret, keep-alive", "X-Secret", "1", "Keep-Alive", "5", "Te", "gzip", "Proxy-Authorization", "x",
 		"X-Forwarded-For", "1.2.3.4", "X-Forwarded-Proto", "https", "X-Forwarded-Host", "evil", "X-Forwarded-Port", "1",
-		"Forwarded", "for=1.2.3.4", "X-Real-Ip", "1.2.3.4", "X-Bijou-Pin", "web=v2", "X-Bijou-Priority", "100", "Baggage", "a=b",
+		"Forwarded", "for=1.2.3.4", "X-Real-Ip", "1.2.3.4", "X-Bijou-Pin", "web=v2", "X-Bijou-Priority", "100", "Baggage",
+		"a=b",
 		"X-B3-Traceid", "463ac35c9f6413ad48485a3953bb6124", "X-B3-Spanid", "a2fb4a1d1a96d312", "X-B3-Sampled", "0",
 		"Accept-Encoding", "br", "X-Own", "1", "X-Own", "2", "User-Agent", "")
 	for _, h := range []string{"Traceparent", "X-Request-Id"} {

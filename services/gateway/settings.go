@@ -54,10 +54,12 @@ func declare(set config.Set, routes Routes) *settings {
 			Doc: "How many connections of clients may be open. Further ones are closed at once.", Min: "1",
 		}),
 		maxConnsClient: config.Int(set, "gateway.maxConnectionsPerClient", 2000, config.Spec{
-			Doc: "How many of them may come from one address, and how many requests of it may be under way. Behind another proxy all do.", Min: "1",
+			Doc: "How many of them may come from one address, and how many requests of it may be under way. " +
+				"Behind another proxy all do.", Min: "1",
 		}),
 		header: config.Duration(set, "gateway.timeout.header", 15*time.Second, config.Spec{
-			Doc: "How long an instance may take until its answer begins, unless the route says otherwise.", Min: "1ms", Max: "24h",
+			Doc: "How long an instance may take until its answer begins, unless the route says otherwise.", Min: "1ms",
+			Max: "24h",
 		}),
 		total: config.Duration(set, "gateway.timeout.total", time.Minute, config.Spec{
 			Doc: "How long a request may take in all, unless the route says otherwise. 0s: no limit.", Min: "0s", Max: "24h",

@@ -81,9 +81,12 @@ func TestOutsideIsNotTrusted(t *testing.T) {
 	claims := []string{
 		"Forwarded", "X-Forwarded-For", "X-Forwarded-Host", "X-Forwarded-Proto", "X-Forwarded-Port", "X-Forwarded-Prefix",
 		"X-Forwarded-Client-Cert", "X-Real-Ip", "X-Client-Ip", "True-Client-Ip", "Cf-Connecting-Ip", "X-Cluster-Client-Ip",
-		"X-Original-Forwarded-For", "X-Original-Url", "X-Original-Host", "X-Rewrite-Url", "X-Http-Method-Override", "X-Http-Method",
-		"X-Method-Override", "X-Envoy-Original-Path", "X-Envoy-Internal", "X-Bijou-Pin", "X-Bijou-Priority", "X-Bijou-Criticality",
-		"X-Bijou-Anything", "Baggage", "Grpc-Trace-Bin", "Grpc-Tags-Bin", "B3", "X-B3-Sampled", "X-B3-Flags", "Tracestate", "Traceparent",
+		"X-Original-Forwarded-For", "X-Original-Url", "X-Original-Host", "X-Rewrite-Url", "X-Http-Method-Override",
+		"X-Http-Method",
+		"X-Method-Override", "X-Envoy-Original-Path", "X-Envoy-Internal", "X-Bijou-Pin", "X-Bijou-Priority",
+		"X-Bijou-Criticality",
+		"X-Bijou-Anything", "Baggage", "Grpc-Trace-Bin", "Grpc-Tags-Bin", "B3", "X-B3-Sampled", "X-B3-Flags", "Tracestate",
+		"Traceparent",
 	}
 	for _, h2 := range []bool{false, true} {
 		c := w.client(h2)

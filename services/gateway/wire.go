@@ -109,7 +109,8 @@ func (w *wire) upload(ctx context.Context, addr string, x *exchange) (*http.Resp
 		case fromClient != nil:
 			_ = c.Close() // the answer to a part of a request is not used
 			return
-		case !errors.Is(toOrigin, os.ErrDeadlineExceeded): // one that takes no more for another reason has an answer to explain it
+		case !errors.Is(toOrigin, os.ErrDeadlineExceeded):
+			// one that takes no more for another reason has an answer to explain it
 			select {
 			case <-answered:
 			case <-time.After(u.patience):

@@ -64,7 +64,8 @@ func kubernetes(p *types.Project) (map[string][]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := add("networks", "# The networks of compose.yaml. Whoever is in one reaches all others in it, and nobody else. It takes a network plug-in that\n"+
+	if err := add("networks", "# The networks of compose.yaml. Whoever is in one reaches all others in it, "+
+		"and nobody else. It takes a network plug-in that\n"+
 		"# enforces policies.\n", policies...); err != nil {
 		return nil, err
 	}
@@ -79,7 +80,8 @@ func kubernetes(p *types.Project) (map[string][]byte, error) {
 	for _, image := range slices.Sorted(maps.Keys(images)) {
 		list.Images = append(list.Images, kustomize.Image{Name: image, NewTag: "latest"})
 	}
-	return files, add("kustomization", "# kubectl apply -k deploy/kubernetes\n# An overlay of your own names your registry and your release under images.\n", list)
+	return files, add("kustomization", "# kubectl apply -k deploy/kubernetes\n"+
+		"# An overlay of your own names your registry and your release under images.\n", list)
 }
 
 type object = map[string]any
@@ -288,7 +290,8 @@ func policiesOf(p *types.Project) ([]any, error) {
 		if p.Networks[name].Internal {
 			all = append(all, policy(name, networkingv1.NetworkPolicySpec{
 				PodSelector: members, PolicyTypes: both,
-				Ingress: []networkingv1.NetworkPolicyIngressRule{{From: peers}}, Egress: []networkingv1.NetworkPolicyEgressRule{{To: peers}},
+				Ingress: []networkingv1.NetworkPolicyIngressRule{{From: peers}},
+				Egress:  []networkingv1.NetworkPolicyEgressRule{{To: peers}},
 			}))
 			continue
 		}

@@ -1,5 +1,6 @@
-// Command mutate changes one thing in a package, runs the tests that should notice, and repeats that for a random sample
-// of all possible changes. A change that no test notices has survived: either a test is missing or the code does nothing.
+// Command mutate changes one thing in a package, runs the tests that should notice, and repeats that for a random
+// sample of all possible changes. A change that no test notices has survived: either a test is missing or the code does
+// nothing.
 //
 //	go run . -root ../.. -n 12 -seed 1 -out ../../docs/mutation.md circuit=./circuit config=./config,./config/...
 //

@@ -97,7 +97,8 @@ func mutantsOf(file string, source []byte) ([]mutant, error) {
 		case *ast.BlockStmt:
 			for i, s := range n.List {
 				if what := removable(s); what != "" {
-					try(s.Pos(), what+" is removed", func() { n.List[i] = &ast.EmptyStmt{Semicolon: s.Pos()} }, func() { n.List[i] = s })
+					try(s.Pos(), what+" is removed", func() { n.List[i] = &ast.EmptyStmt{Semicolon: s.Pos()} },
+						func() { n.List[i] = s })
 				}
 			}
 		case *ast.Ident:

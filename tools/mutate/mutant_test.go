@@ -126,7 +126,10 @@ func TestEquivalentMutantsHaveAReason(t *testing.T) {
 func TestDocumentListsSurvivorsAndEquivalents(t *testing.T) {
 	live := mutant{file: "/top/platform/circuit/p.go", text: "unlock()", what: "call of unlock is removed"}
 	same := mutant{file: "/top/platform/circuit/p.go", text: "x++", what: "++ is removed"}
-	r := report{pkg: "circuit", possible: 40, tried: 4, killed: 2, hung: 1, survivors: []mutant{live}, equivalent: []mutant{same}}
+	r := report{
+		pkg: "circuit", possible: 40, tried: 4, killed: 2, hung: 1, survivors: []mutant{live},
+		equivalent: []mutant{same},
+	}
 	got := write([]report{r}, map[string]string{same.key(): "Nothing reads it."}, "platform", 4, 7)
 	for _, want := range []string{
 		`"make mutate N=4 SEED=7" wrote this page`,

@@ -56,7 +56,7 @@ type buffers struct{ sync.Pool }
 func (b *buffers) Get() []byte { return b.Pool.Get().([]byte) }
 
 // Put implements httputil.BufferPool.
-func (b *buffers) Put(buf []byte) { b.Pool.Put(buf) } //nolint:staticcheck // SA6002: the interface wants a slice; its header is the one allocation
+func (b *buffers) Put(buf []byte) { b.Pool.Put(buf) } //nolint:staticcheck // SA6002: the interface wants a slice
 
 func serveHTTP(ctx context.Context, ready func(string), h http.Handler) error {
 	l, err := net.Listen("tcp", "127.0.0.1:0")

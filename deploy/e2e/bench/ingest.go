@@ -294,13 +294,15 @@ func (f *films) span(trace, parent []byte, service, name string, kind tracev1.Sp
 	end := start.Add(time.Duration(500_000 + f.random.ExpFloat64()*20_000_000))
 	f.pending[service] = append(f.pending[service], &tracev1.Span{
 		TraceId: trace, SpanId: id, ParentSpanId: parent, Name: name, Kind: kind, Flags: 0x101,
-		StartTimeUnixNano: uint64(start.UnixNano()), EndTimeUnixNano: uint64(end.UnixNano()), Attributes: attributes(attrs...),
+		StartTimeUnixNano: uint64(start.UnixNano()), EndTimeUnixNano: uint64(end.UnixNano()),
+		Attributes: attributes(attrs...),
 	})
 	if len(f.pending[service]) == batchSpans {
 		f.full = append(f.full, &collectorv1.ExportTraceServiceRequest{ResourceSpans: []*tracev1.ResourceSpans{{
 			Resource: &resourcev1.Resource{Attributes: attributes("service.name", service, "service.instance.id", service+"-1",
 				"service.version", "v1.4.2",
-				"deployment.environment.name", "local", "cloud.region", "local", "cloud.availability_zone", "a", "telemetry.sdk.language", "go")},
+				"deployment.environment.name", "local", "cloud.region", "local", "cloud.availability_zone", "a",
+				"telemetry.sdk.language", "go")},
 			ScopeSpans: []*tracev1.ScopeSpans{{
 				Scope: &commonv1.InstrumentationScope{Name: "bijou.dev/platform"},
 				Spans: f.pending[service],

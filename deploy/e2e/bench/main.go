@@ -125,7 +125,10 @@ var sections = []section{
 		"publish", "a setting, from the call until the last of 100 sets uses it, beside a put and 100 watches of etcd",
 		"p99 below 10 ms, acknowledged by all", benchPublish,
 	},
-	{"register", "an instance, from its start until the last of 100 callers sees it, beside a put and 100 watches of etcd", "p99 below 10 ms", benchRegister},
+	{
+		"register", "an instance, from its start until the last of 100 callers sees it, beside a put and 100 watches of etcd",
+		"p99 below 10 ms", benchRegister,
+	},
 	{
 		"gateway", "one small HTTP/1.1 request: CPU time of the proxy only, 32 connections kept alive",
 		"at most 30 us a request", benchGateway,

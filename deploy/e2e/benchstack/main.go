@@ -274,7 +274,8 @@ func (b *bench) measure(ctx context.Context, when, target string, most int64) er
 	largest, busiest := 0, 0
 	for i, u := range after {
 		after[i].cpu -= before[i].cpu
-		sum.charged, sum.resident, sum.whole, sum.cpu = sum.charged+u.charged, sum.resident+u.resident, sum.whole+u.whole, sum.cpu+after[i].cpu
+		sum.charged, sum.resident, sum.whole, sum.cpu = sum.charged+u.charged, sum.resident+u.resident, sum.whole+u.whole,
+			sum.cpu+after[i].cpu
 		if u.resident > after[largest].resident {
 			largest = i
 		}

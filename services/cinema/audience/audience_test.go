@@ -329,7 +329,8 @@ func TestOnceFailsBelowTheThreshold(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := open(t, func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(503) })
 		out, err := comeOnce(t, c, audience.Options{Rate: 5, Duration: 10 * time.Second})
-		if !errors.Is(err, errs.Precondition) || !strings.Contains(err.Error(), "0.000 % of the requests succeeded, 99.000 % are required") ||
+		if !errors.Is(err, errs.Precondition) || !strings.Contains(err.Error(),
+			"0.000 % of the requests succeeded, 99.000 % are required") ||
 			!strings.Contains(out, "home") {
 			t.Errorf("%v\n%s", err, out)
 		}

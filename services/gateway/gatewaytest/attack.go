@@ -267,7 +267,10 @@ var SlowClients = map[string]Slow{
 	"large bodies": {"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 1000000\r\n\r\n", "x", true},
 	"chunks":       {"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n", "1\r\nx\r\n", true},
 	"readers":      {"GET /large HTTP/1.1\r\nHost: x\r\n\r\n", "", false},
-	"HTTP/2":       {"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\x00\x00\x00\x04\x00\x00\x00\x00\x00\x00\x40\x00\x01\x04\x00\x00\x00\x01", "x", true},
+	"HTTP/2": {
+		"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" +
+			"\x00\x00\x00\x04\x00\x00\x00\x00\x00\x00\x40\x00\x01\x04\x00\x00\x00\x01", "x", true,
+	},
 }
 
 // Origin answers GET with "ok", POST with the length of the body, /hang never, and /large with 1 MiB. Folders are of no

@@ -296,7 +296,8 @@ func (p *publishFlags) publish(ctx context.Context, e *env, change *configv1.Cha
 		return err
 	}
 	question := &configv1.PublishRequest{
-		Changes: []*configv1.Change{change}, ExpectedRevision: p.Expected, Author: p.author(e), Reason: reason, DryRun: p.DryRun,
+		Changes: []*configv1.Change{change}, ExpectedRevision: p.Expected, Author: p.author(e), Reason: reason,
+		DryRun: p.DryRun,
 	}
 	return p.published(ctx, e, change.GetScope().GetApp(), func(c configv1.ConfigClient) (*configv1.PublishResponse,
 		error,

@@ -11,7 +11,8 @@ func Rewrite(service, value string) (string, error) {
 			port++
 			return port, nil
 		}},
-		ports: map[string]map[int]string{}, listens: map[string]map[int]bool{}, hosts: map[string][]string{service: {service}},
+		ports: map[string]map[int]string{}, listens: map[string]map[int]bool{},
+		hosts: map[string][]string{service: {service}},
 	}
 	w := rewriter{
 		planner: pl, service: service, instance: service + "-1",

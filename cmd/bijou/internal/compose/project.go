@@ -57,7 +57,9 @@ func Load(ctx context.Context, file string, env []string, services ...string) (*
 	}
 	active := activeProfiles(options.Environment)
 	// With every profile on, the loader checks the whole file, and a dependency on a service that is off is no error.
-	cli.WithProfiles([]string{"*"})(options)
+	if err := cli.WithProfiles([]string{"*"})(options); err != nil {
+		return nil, fmt.Errorf("reading %s: %w", file, err)
+	}
 	project, err := options.LoadProject(ctx)
 	if err != nil {
 		return nil, fmt.Errorf("reading %s: %w", file, err)
