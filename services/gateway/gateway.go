@@ -11,7 +11,8 @@
 //  3. Checks of host, path, header and size. What fails here is the client's fault.
 //  4. The route, its target by weight, a pinned version.
 //  5. A place in the limit of the origin. When there are more requests than the origin can do, those of the least
-//     critical routes are shed here: after the route, which says how critical they are, and before all that costs more. It comes before the circuit, which must not learn from requests that were not sent.
+//     critical routes are shed here: after the route, which says how critical they are, and before all costly steps. It
+//     comes before the circuit, which must not learn from requests that were not sent.
 //  6. Circuit of (service, route): one logical request, however many attempts it takes. The circuit is asked before. It
 //     gets the outcome, and the place in the limit is free again, when the answer's header is there: a stream does not
 //     hold a place.
