@@ -64,7 +64,14 @@ func Load(ctx context.Context, file string, env []string, services ...string) (*
 	if err != nil {
 		return nil, fmt.Errorf("reading %s: %w", file, err)
 	}
-	if project, err = enable(project, active, services); err != nil {
+	for _, name := range services {
+		service, ok := project.Services[name]
+		if !ok {
+			return nil, errs.Errorf(errs.NotFound, "%s has no service %q, only %v", file, name, project.ServiceNames())
+		}
+		active = append(active, service.Profiles...)
+	}
+	if project, err = enable(project, active); err != nil {
 		return nil, fmt.Errorf("reading %s: %w", file, err)
 	}
 	if len(services) == 0 {
@@ -88,17 +95,8 @@ func activeProfiles(env types.Mapping) []string {
 	return active
 }
 
-// enable turns off the services whose profiles are not active, unless they are named, and makes dependencies on them
-// optional.
-func enable(project *types.Project, active, named []string) (*types.Project, error) {
-	all := project.ServiceNames()
-	for _, name := range named {
-		service, ok := project.Services[name]
-		if !ok {
-			return nil, errs.Errorf(errs.NotFound, "there is no service %q, only %v", name, all)
-		}
-		active = append(active, service.Profiles...)
-	}
+// enable turns off the services whose profiles are not active, and makes dependencies on them optional.
+func enable(project *types.Project, active []string) (*types.Project, error) {
 	project, err := project.WithProfiles(active)
 	if err != nil {
 		return nil, err
