@@ -274,7 +274,7 @@ func storyConsole(t *testing.T, p platform) {
 
 	t.Run("sends requests through the edge and finds traces", func(t *testing.T) {
 		if got := act(t, console, "requests", `{"path":"/hello","count":20,"author":"ann","reason":"see the split"}`,
-			http.StatusOK); !strings.Contains(got, `"v1":20`) {
+			http.StatusOK); !strings.Contains(got, `"v1": 20`) {
 			t.Errorf("20 requests to /hello through the console: got %s, want 20 answers of v1", got)
 		}
 		eventually(t, 20*time.Second, "the traces of the edge", func(ctx context.Context) error {

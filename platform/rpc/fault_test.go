@@ -126,7 +126,7 @@ func TestSpanShowsTheFaultRule(t *testing.T) {
 	got := map[string]string{}
 	for _, s := range rec.GetSpans() {
 		for _, a := range s.Attributes {
-			got[string(a.Key)] = a.Value.Emit()
+			got[string(a.Key)] = a.Value.String()
 		}
 	}
 	if got["bijou.fault.latency"] != "2s" || got["bijou.fault.error"] != "true" {
