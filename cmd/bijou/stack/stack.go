@@ -339,7 +339,8 @@ func noteOf(before, now proc.State) string {
 			return "healthy"
 		}
 	case proc.Stopped:
-		// An exit code says that the instance could not stop in order. A signal is how some programs end when told to.
+		// A non-zero exit code means that the stop failed. Some programs, such as etcd, end by the signal itself: that is
+		// a normal stop.
 		if strings.HasPrefix(now.Problem, "exit status") && now.Problem != "exit status 0" {
 			return "ended (" + now.Problem + ") while it was stopping"
 		}

@@ -142,5 +142,5 @@ func member(ctx context.Context, name, listener string, listen []string, setup s
 	return p.Run(ctx)
 }
 
-// errCut means that a child ended before it was told to.
+// errCut means that a child process ended before it was stopped.
 var errCut = errors.New("the server ended too early")

@@ -120,7 +120,7 @@ var otherWords = map[string]string{
 	"addr": "address",
 }
 
-// TestLogKeysAreTheSameEverywhere: whoever searches all logs for an error needs one key.
+// TestLogKeysAreTheSameEverywhere checks that a search through the logs of all services needs one key for each meaning.
 func TestLogKeysAreTheSameEverywhere(t *testing.T) {
 	eachDecl(t, func(_ string, fset *token.FileSet, d ast.Decl) {
 		ast.Inspect(d, func(n ast.Node) bool {
