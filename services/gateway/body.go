@@ -24,7 +24,7 @@ type body struct {
 	idle     sync.Cond // signalled when reading becomes false
 	reading  bool
 	started  bool // a reader has read from it
-	ended    bool // it was read to its end, or to an error
+	ended    bool // it was read to its end
 	detached bool
 	slow     bool
 	err      error // what the client did wrong; io.EOF is none
@@ -64,7 +64,7 @@ func (b *body) Read(p []byte) (int, error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.reading = false
-	b.ended = b.ended || err != nil || b.n == b.x.r.ContentLength
+	b.ended = b.ended || errors.Is(err, io.EOF) || b.n == b.x.r.ContentLength
 	if err != nil && !errors.Is(err, io.EOF) && b.err == nil && !b.detached {
 		b.err = err
 	}
