@@ -23,7 +23,7 @@
 // instance became silent or came back; then the silent ones are evicted. An instance that deregisters does not count as
 // lost, and lowers the number of expected instances.
 //
-// Other protocols for the same registry (Eureka, xDS, DNS) belong beside rest.go, over the same Server.
+// Handlers of other protocols (Eureka, xDS, DNS) belong beside rest.go and use the same Server.
 package discovery
 
 import (
@@ -49,8 +49,8 @@ type Options struct {
 	Heartbeat, Lease time.Duration
 	// PreserveBelow is the share of instances that must renew, so that evictions continue. Zero: 0.85.
 	PreserveBelow float64
-	// PreserveAtLeast is the smallest number of lost instances that starts self-preservation: in a small stack one crash
-	// is already a large share. Zero: 3.
+	// PreserveAtLeast is the smallest number of lost instances that starts self-preservation: in a small stack one
+	// crash is already a large share. Zero: 3.
 	PreserveAtLeast int
 	// PreserveFor is how long self-preservation lasts while no instance becomes silent or comes back. Zero: 5 min.
 	PreserveFor time.Duration

@@ -12,52 +12,52 @@ import (
 	registry "bijou.dev/services/discovery"
 )
 
-// undeletable is a store that takes its time to refuse the deletion of instances.
-type undeletable struct{ kv.Store }
+// noDeletes is a store that refuses to delete instances, after 2 s.
+type noDeletes struct{ kv.Store }
 
-func (u undeletable) Txn(ctx context.Context, txn kv.Txn) (kv.Revision, error) {
+func (u noDeletes) Txn(ctx context.Context, txn kv.Txn) (kv.Revision, error) {
 	if op := txn.Then[0]; op.Delete && strings.Contains(op.Key, "/instances/") {
 		<-time.After(2 * time.Second)
-		return 0, errs.Errorf(errs.Unavailable, "the store is away")
+		return 0, errs.Errorf(errs.Unavailable, "the store is down")
 	}
 	return u.Store.Txn(ctx, txn)
 }
 
-// What an instance says while it is being evicted must reach the store, whatever becomes of the eviction.
-func TestNewsDuringAnEvictionThatFails(t *testing.T) {
+// A change that an instance reports while it is being evicted is written to the store, also if the eviction fails.
+func TestChangeDuringAFailedEvictionIsWritten(t *testing.T) {
 	inStack(t, func(t *testing.T, s *stack) {
-		r := s.replica("discovery-1", func(o *registry.Options) { o.Store = undeletable{o.Store} })
+		r := s.replica("discovery-1", func(o *registry.Options) { o.Store = noDeletes{o.Store} })
 		settle()
 		stream, err := s.rpc(r).Register(t.Context())
 		if err != nil {
 			t.Fatal(err)
 		}
-		say := func(status discoveryv1.Status) {
+		report := func(status discoveryv1.Status) {
 			if err := stream.Send(&discoveryv1.RegisterRequest{Instance: &discoveryv1.Instance{
 				Service: "catalog", Id: "1", Reported: status, Endpoints: map[string]string{"grpc": "catalog-1:7000"},
 			}}); err != nil {
 				t.Fatal(err)
 			}
 		}
-		say(discoveryv1.Status_STATUS_STARTING)
-		after(11 * time.Second) // the lease has ended and the eviction is under way
-		say(discoveryv1.Status_STATUS_UP)
+		report(discoveryv1.Status_STATUS_STARTING)
+		after(11 * time.Second) // the lease has ended and the eviction is in progress
+		report(discoveryv1.Status_STATUS_UP)
 		after(5 * time.Second)
 		entries, _, err := s.store.List(t.Context(), "/bijou/discovery/instances/")
 		if err != nil || len(entries) != 1 {
-			t.Fatalf("%d records, %v", len(entries), err)
+			t.Fatalf("the store has %d records, error %v; want 1 record", len(entries), err)
 		}
 		if _, _, _, in, err := registry.DecodeRecord(entries[0].Value); err != nil ||
 			in.GetStatus() != discoveryv1.Status_STATUS_UP {
-			t.Errorf("the store has %v, %v; want UP", in.GetStatus(), err)
+			t.Errorf("the record has status %v, error %v; want UP", in.GetStatus(), err)
 		}
 	})
 }
 
-// tardy is a store that takes a while to say that it has saved an override by ann.
-type tardy struct{ kv.Store }
+// slowForAnn is a store whose response to an override by ann comes 2 s after it was saved.
+type slowForAnn struct{ kv.Store }
 
-func (s tardy) Txn(ctx context.Context, txn kv.Txn) (kv.Revision, error) {
+func (s slowForAnn) Txn(ctx context.Context, txn kv.Txn) (kv.Revision, error) {
 	rev, err := s.Store.Txn(ctx, txn)
 	if strings.Contains(string(txn.Then[0].Value), "ann") {
 		<-time.After(2 * time.Second)
@@ -65,11 +65,11 @@ func (s tardy) Txn(ctx context.Context, txn kv.Txn) (kv.Revision, error) {
 	return rev, err
 }
 
-// Of two overrides the later one in the store holds, at the replica too that is slow to hear that it has saved the
-// other.
-func TestOverridesAtTwoReplicas(t *testing.T) {
+// Of two overrides the one that was saved later is in effect at all replicas, also at the replica that saved the
+// earlier one and gets the store's response after both.
+func TestLaterOverrideIsInEffectAtAllReplicas(t *testing.T) {
 	inStack(t, func(t *testing.T, s *stack) {
-		a := s.replica("discovery-1", func(o *registry.Options) { o.Store = tardy{o.Store} })
+		a := s.replica("discovery-1", func(o *registry.Options) { o.Store = slowForAnn{o.Store} })
 		b := s.replica("discovery-2")
 		settle()
 		s.joinAll("catalog", 1, a.Addr)
@@ -82,7 +82,7 @@ func TestOverridesAtTwoReplicas(t *testing.T) {
 			saved <- err
 		}()
 		settle()
-		want(t, "after ann", b.list(), "1:DOWN")
+		want(t, "after the override by ann", b.list(), "1:DOWN")
 		if _, err := b.SetOverride(t.Context(), &discoveryv1.SetOverrideRequest{
 			Service: "catalog", Id: "1",
 			Status: discoveryv1.Status_STATUS_OUT_OF_SERVICE, Author: "bob",

@@ -64,7 +64,7 @@ func (s *stack) replica(name string, change ...func(*registry.Options)) *replica
 	return r
 }
 
-// crash ends a replica without a word to anybody: its presence in the store has to expire.
+// crash ends a replica that cannot remove its presence from the store, so the presence has to expire.
 func (r *replica) crash() {
 	r.store.Fail(nil)
 	r.Stop()
@@ -78,7 +78,7 @@ type member struct {
 	done   sync.WaitGroup
 }
 
-// crash ends an instance without a word.
+// crash ends an instance that does not deregister.
 func (m *member) crash() {
 	m.cancel()
 	m.done.Wait()
@@ -135,13 +135,13 @@ func (s *stack) follow(r *replica, more ...string) *discovery.Client {
 	return c
 }
 
-// settle lets everything happen that needs next to no time.
+// settle waits until everything has happened that takes less than 300 ms.
 func settle() {
 	time.Sleep(300 * time.Millisecond)
 	synctest.Wait()
 }
 
-// after lets time pass.
+// after waits for a time, and then until no goroutine has anything left to do.
 func after(d time.Duration) {
 	time.Sleep(d)
 	synctest.Wait()
@@ -181,7 +181,7 @@ func want(t *testing.T, what string, got []discovery.Instance, want string) {
 	}
 }
 
-// state asks a replica about itself.
+// state returns all instances of a replica and the state of its self-preservation and store.
 func (s *stack) state(r *replica) *discoveryv1.ListResponse {
 	s.t.Helper()
 	resp, err := r.List(s.t.Context(), &discoveryv1.ListRequest{})

@@ -15,7 +15,7 @@ type key struct{ service, id string }
 type record struct {
 	// inst is the instance as callers see it. It is replaced, never changed.
 	inst *discoveryv1.Instance
-	// lease says how long the instance may be silent, and when it last renewed.
+	// lease has the length of the lease and the time of the last heartbeat.
 	lease lease
 	// sess is the registration stream, if it is at this replica.
 	sess *session

@@ -196,7 +196,8 @@ func (s *Server) evict(ctx context.Context, k key, now time.Time) error {
 		return nil
 	}
 	if rec.sess != nil {
-		rec.sess.end(errs.Errorf(errs.Unavailable, "renewing %s/%s: the lease has ended, register again", k.service, k.id))
+		rec.sess.end(errs.Errorf(errs.Unavailable, "renewing %s/%s: the lease has ended, register again",
+			k.service, k.id))
 	}
 	r.removeLocked(k)
 	delete(r.store.dirty, k)

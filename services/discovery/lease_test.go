@@ -44,7 +44,10 @@ func TestLeaseOfEachInstanceIsHonoured(t *testing.T) {
 			Heartbeat: 500 * time.Millisecond,
 			Lease:     2 * time.Second,
 		})
-		slow := s.join(instance("slow", "1"), discovery.RegistrarOptions{Heartbeat: 20 * time.Second, Lease: time.Minute})
+		slow := s.join(instance("slow", "1"), discovery.RegistrarOptions{
+			Heartbeat: 20 * time.Second,
+			Lease:     time.Minute,
+		})
 		c := s.follow(r)
 		after(2 * time.Minute)
 		want(t, "renewed", c.Instances("quick"), "1:UP")
@@ -53,7 +56,7 @@ func TestLeaseOfEachInstanceIsHonoured(t *testing.T) {
 		slow.crash()
 		after(4 * time.Second)
 		if list := s.state(r).GetInstances(); len(list) != 3 {
-			t.Errorf("after 4 s: %d instances, want 3: the quick one is gone, the slow one is not", len(list))
+			t.Errorf("after 4 s: %d instances, want 3: quick/1 is evicted, slow/1 is not", len(list))
 		}
 		after(58 * time.Second)
 		if list := s.state(r).GetInstances(); len(list) != 2 {
@@ -62,8 +65,8 @@ func TestLeaseOfEachInstanceIsHonoured(t *testing.T) {
 	})
 }
 
-// An instance may name its heartbeat or its lease alone. What the owner makes of the other must suit every replica.
-func TestTimesThatAreHalfGiven(t *testing.T) {
+// An instance may ask for only a heartbeat or only a lease. All replicas must accept the default of the other one.
+func TestDefaultsOfHeartbeatAndLeaseFitEachOther(t *testing.T) {
 	for _, c := range []struct{ beat, lease, wantBeat, wantLease time.Duration }{
 		{0, 0, 3 * time.Second, 10 * time.Second},
 		{0, 200 * time.Millisecond, 100 * time.Millisecond, 200 * time.Millisecond},
@@ -98,8 +101,8 @@ func TestTimesThatAreHalfGiven(t *testing.T) {
 			}
 			if beat, lease := resp.GetHeartbeat().AsDuration(), resp.GetLease().AsDuration(); beat != c.wantBeat ||
 				lease != c.wantLease {
-				t.Errorf("heartbeat %v, lease %v: in force are %v and %v, want %v and %v", c.beat, c.lease, beat, lease,
-					c.wantBeat, c.wantLease)
+				t.Errorf("asked for heartbeat %v, lease %v: got %v and %v, want %v and %v",
+					c.beat, c.lease, beat, lease, c.wantBeat, c.wantLease)
 			}
 			after(50 * time.Millisecond)
 			want(t, "at the other replica", b.list(), "1:UP")
@@ -107,7 +110,7 @@ func TestTimesThatAreHalfGiven(t *testing.T) {
 	}
 }
 
-func TestBrokenStreamIsNotADeparture(t *testing.T) {
+func TestBrokenStreamDoesNotDeregister(t *testing.T) {
 	inStack(t, func(t *testing.T, s *stack) {
 		r := s.replica("discovery-1")
 		m := s.joinAll("catalog", 1)
@@ -123,7 +126,7 @@ func TestBrokenStreamIsNotADeparture(t *testing.T) {
 	})
 }
 
-// broken is a stream that is found broken when it is answered, while more was received on it.
+// broken is a stream on which sending fails while more messages are received.
 type broken struct {
 	grpc.BidiStreamingServer[discoveryv1.RegisterRequest, discoveryv1.RegisterResponse]
 	received chan *discoveryv1.RegisterRequest
@@ -139,7 +142,7 @@ func (b broken) Recv() (*discoveryv1.RegisterRequest, error) {
 	return req, nil
 }
 
-func TestHeartbeatOfAStreamThatHasEnded(t *testing.T) {
+func TestHeartbeatsOfAnEndedStreamAreIgnored(t *testing.T) {
 	inStack(t, func(t *testing.T, s *stack) {
 		r := s.replica("discovery-1")
 		settle()
@@ -154,7 +157,7 @@ func TestHeartbeatOfAStreamThatHasEnded(t *testing.T) {
 		defer close(old.received)
 		old.received <- heartbeat()
 		if err := r.Register(old); err == nil {
-			t.Fatal("a stream that cannot be answered ended well")
+			t.Fatal("a stream on which sending fails ended without an error")
 		}
 		back, err := s.rpc(r).Register(t.Context())
 		if err != nil {
@@ -165,7 +168,7 @@ func TestHeartbeatOfAStreamThatHasEnded(t *testing.T) {
 				t.Fatal(err)
 			}
 			if _, err := back.Recv(); err != nil {
-				t.Fatalf("what was left on the old stream took the registration from the new one: %v", err)
+				t.Fatalf("a heartbeat left on the old stream ended the new stream: %v", err)
 			}
 			old.received <- heartbeat()
 			synctest.Wait()
@@ -173,11 +176,11 @@ func TestHeartbeatOfAStreamThatHasEnded(t *testing.T) {
 	})
 }
 
-func TestSelfPreservation(t *testing.T) {
+func TestManyLostInstancesBecomeSuspects(t *testing.T) {
 	inStack(t, func(t *testing.T, s *stack) {
 		r := s.replica("discovery-1")
 		var m []*member
-		for i := range 10 { // with heartbeats that are spread as in life
+		for i := range 10 { // with heartbeats at different times
 			m = append(m, s.join(instance("catalog", fmt.Sprint(i+1)), discovery.RegistrarOptions{}))
 			after(700 * time.Millisecond)
 		}
@@ -205,13 +208,14 @@ func TestSelfPreservation(t *testing.T) {
 	})
 }
 
-// Of what is lost at once a replica may watch over one instance only, which alone would be a crash.
+// A replica that owns only two of eight lost instances must not evict them: it counts the suspects of the other
+// replica.
 func TestSelfPreservationOverReplicas(t *testing.T) {
 	inStack(t, func(t *testing.T, s *stack) {
 		a, b := s.replica("discovery-1"), s.replica("discovery-2")
 		settle()
 		var m []*member
-		for i := range 20 { // with heartbeats that are spread as in life
+		for i := range 20 { // with heartbeats at different times
 			seed := a.Addr
 			if i%5 == 3 { // of those that are lost, the first whose lease ends
 				seed = b.Addr
@@ -247,7 +251,7 @@ func TestSelfPreservationOverReplicas(t *testing.T) {
 	})
 }
 
-func TestSelfPreservationBelievesInTheEnd(t *testing.T) {
+func TestSelfPreservationEndsAfterPreserveFor(t *testing.T) {
 	inStack(t, func(t *testing.T, s *stack) {
 		r := s.replica("discovery-1", func(o *registry.Options) { o.PreserveFor = 2 * time.Minute })
 		m := s.joinAll("catalog", 8)
@@ -260,7 +264,7 @@ func TestSelfPreservationBelievesInTheEnd(t *testing.T) {
 		}
 		after(75 * time.Second)
 		if n := len(s.state(r).GetInstances()); n != 5 {
-			t.Errorf("%d instances are left, want 5: the losses are believed", n)
+			t.Errorf("%d instances are left, want 5: the lost ones are evicted", n)
 		}
 		after(time.Minute)
 		if p := s.state(r).GetSelfPreservation(); p.GetActive() {
@@ -269,8 +273,8 @@ func TestSelfPreservationBelievesInTheEnd(t *testing.T) {
 	})
 }
 
-// A scale-in in order neither starts self-preservation nor keeps it on.
-func TestGracefulScaleIn(t *testing.T) {
+// A scale-in whose instances deregister neither starts nor prolongs self-preservation.
+func TestScaleInDoesNotCountAsLoss(t *testing.T) {
 	inStack(t, func(t *testing.T, s *stack) {
 		r := s.replica("discovery-1")
 		m := s.joinAll("catalog", 20)
@@ -300,7 +304,7 @@ func TestGracefulScaleIn(t *testing.T) {
 		m[18].crash()
 		after(13 * time.Second)
 		if n := len(s.state(r).GetInstances()); n != 1 {
-			t.Errorf("%d instances are left, want 1: a crash after the scale-in is a crash", n)
+			t.Errorf("%d instances are left, want 1: one crash after the scale-in is evicted", n)
 		}
 	})
 }

@@ -22,8 +22,8 @@ type overrides struct {
 	decided map[key]kv.Revision // store revision of the newest decision, its removal included
 }
 
-// set records a decision and reports whether it has changed anything. The decision with the later store revision is
-// kept, in whatever order they are read; force keeps this one, after the store was listed again.
+// set records a decision and reports whether it has changed anything. Of two decisions, the one with the later store
+// revision is kept, also if it is read first. force: the store was listed again, so this decision is kept in any case.
 func (o *overrides) set(k key, decision override, rev kv.Revision, force bool) bool {
 	if rev < o.decided[k] && !force {
 		return false
@@ -87,7 +87,8 @@ func (s *Server) saveOverride(ctx context.Context, k key, o override) error {
 	}
 	rev, err := s.store.Txn(ctx, kv.Txn{Then: []kv.Op{op}})
 	if err != nil {
-		return errs.Errorf(errs.KindOf(err), "saving the override of %s/%s, nothing is changed: %w", k.service, k.id, err)
+		return errs.Errorf(errs.KindOf(err), "saving the override of %s/%s, nothing is changed: %w",
+			k.service, k.id, err)
 	}
 	s.reg.mu.Lock()
 	defer s.reg.mu.Unlock()

@@ -13,7 +13,7 @@ import (
 	registry "bijou.dev/services/discovery"
 )
 
-// pausable is a store whose watch can hold up the registry's look at the leases, as a stopped process would.
+// pausable is a store whose watch can block the check of the leases, as if the process were stopped.
 type pausable struct {
 	kv.Store
 	pause *atomic.Int64 // nanoseconds of the next pause
@@ -33,8 +33,8 @@ func (w pausableWatch) Problem() error {
 	return w.Watch.Problem()
 }
 
-// A registry that was stopped (SIGSTOP, a paused machine) heard no heartbeats meanwhile. That all leases have ended on
-// its clock says nothing about the instances: it evicts none, and gives each a fresh lease.
+// A registry that was stopped (SIGSTOP, a paused machine) got no heartbeats meanwhile. All leases have ended by its
+// clock, but the instances may be live: it evicts none, and gives each a fresh lease.
 func TestPausedRegistryEvictsNothing(t *testing.T) {
 	inStack(t, func(t *testing.T, s *stack) {
 		var pause atomic.Int64
@@ -42,7 +42,7 @@ func TestPausedRegistryEvictsNothing(t *testing.T) {
 		m := s.joinAll("catalog", 2) // too few for self-preservation
 		s.net.Cut("discovery-1")
 		pause.Store(int64(15 * time.Second))
-		after(17400 * time.Millisecond) // the pause, and the look after it
+		after(17400 * time.Millisecond) // the pause, and the check after it
 		want(t, "after the pause", r.list(), "1:UP 2:UP")
 		s.net.Heal("discovery-1")
 		m[1].crash()
@@ -52,7 +52,7 @@ func TestPausedRegistryEvictsNothing(t *testing.T) {
 }
 
 // The limits are for new instances. One that is registered stays, also as a new process of the same id.
-func TestKnownInstanceIsAcceptedAtTheLimit(t *testing.T) {
+func TestRegisteredInstanceIsAcceptedAtTheLimit(t *testing.T) {
 	inStack(t, func(t *testing.T, s *stack) {
 		r := s.replica("discovery-1", func(o *registry.Options) { o.MaxPerService, o.MaxInstances = 2, 2 })
 		m := s.joinAll("catalog", 2)
@@ -75,12 +75,12 @@ func TestKnownInstanceIsAcceptedAtTheLimit(t *testing.T) {
 		third := s.join(instance("catalog", "3"), discovery.RegistrarOptions{})
 		after(time.Second)
 		if ok, why := third.Registered(); !ok {
-			t.Errorf("after one has left there is room for another, but it is refused: %s", why)
+			t.Errorf("after one instance has left, another one is still refused: %s", why)
 		}
 	})
 }
 
-// A watcher that ends makes room for another.
+// A watcher that has ended does not count.
 func TestWatcherLimitCountsOpenStreams(t *testing.T) {
 	inStack(t, func(t *testing.T, s *stack) {
 		r := s.replica("discovery-1", func(o *registry.Options) { o.MaxWatchers = 1 })

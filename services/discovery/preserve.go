@@ -48,12 +48,13 @@ func (p *preservation) update(
 		p.end("enough instances have renewed or left", missing, expected)
 		fresh = true
 	case p.active && now.Sub(p.changed) >= p.opts.PreserveFor:
-		p.end("nothing has changed for "+p.opts.PreserveFor.String()+", so the lost instances are evicted", missing, expected)
+		p.end("nothing has changed for "+p.opts.PreserveFor.String()+", so the lost instances are evicted",
+			missing, expected)
 		return true, false
 	case p.active:
 	case alarm:
-		// It begins before any lease has ended, so that a replica that has few of the lost instances sees the suspects of
-		// the others in time.
+		// It begins before any lease has ended. So a replica that owns few of the lost instances sees the suspects of
+		// the other replicas before it evicts its own.
 		p.active, p.since, p.changed = true, now, now
 		p.opts.Log.Warn("self-preservation begins", "lost", missing, "instances", expected)
 	default:

@@ -44,7 +44,8 @@ type metrics struct{ reg *registry }
 var (
 	descInstances = prometheus.NewDesc("bijou_discovery_instances", "Instances, by service and status.",
 		[]string{"service", "status"}, nil)
-	descSuspects  = prometheus.NewDesc("bijou_discovery_suspects", "Instances kept by self-preservation only.", nil, nil)
+	descSuspects = prometheus.NewDesc("bijou_discovery_suspects", "Instances kept by self-preservation only.",
+		nil, nil)
 	descWatchers  = prometheus.NewDesc("bijou_discovery_watchers", "Watch streams of this replica.", nil, nil)
 	descReplicas  = prometheus.NewDesc("bijou_discovery_replicas", "Replicas that are present in the store.", nil, nil)
 	descUnwritten = prometheus.NewDesc("bijou_discovery_unwritten",

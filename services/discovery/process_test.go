@@ -12,9 +12,8 @@ import (
 	registry "bijou.dev/services/discovery"
 )
 
-// Two replicas start in one process, each with itself and its peer as seeds, register like any other service, and hand
-// over when they stop.
-func TestProcess(t *testing.T) {
+// Two replicas in one process use both as seeds and register as instances. When one stops, its clients go to the other.
+func TestClientsOfAStoppingReplicaGoToTheOther(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		net, store := memnet.New(), kvmem.New()
 		defer store.Close()
@@ -53,7 +52,7 @@ func TestProcess(t *testing.T) {
 			t.Error("stopping:", err)
 		}
 		if took := time.Since(began); took > 5*time.Second {
-			t.Errorf("stopping took %v: the streams of clients have held it up", took)
+			t.Errorf("stopping took %v: the open streams of clients have delayed it", took)
 		}
 		after(time.Second)
 		want(t, "after one has left", two.Discovery().Instances("discovery"), "discovery-2:UP")

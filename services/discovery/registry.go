@@ -30,7 +30,7 @@ type registry struct {
 	overrides overrides
 	store     storeState
 	watchers  watchers
-	draining  map[*session]struct{} // sessions that wait until all watchers know their instance
+	draining  map[*session]struct{} // sessions whose DRAINING status not all watchers have acknowledged
 
 	// toStore wakes the writer, toPeers the presence.
 	toStore, toPeers chan struct{}
@@ -122,7 +122,8 @@ func (r *registry) heartbeat(sess *session, req *discoveryv1.RegisterRequest, no
 // admitLocked refuses a heartbeat of an older process of the same id, and new instances beyond the limits.
 func (r *registry) admitLocked(k key, rec *record, in *discoveryv1.Instance, now time.Time) error {
 	if rec == nil {
-		if n := len(r.instances.services[k.service]); n >= r.opts.MaxPerService || r.instances.count >= r.opts.MaxInstances {
+		n := len(r.instances.services[k.service])
+		if n >= r.opts.MaxPerService || r.instances.count >= r.opts.MaxInstances {
 			return errs.Errorf(errs.Exhausted,
 				"registering %s/%s: the registry holds %d of at most %d instances, %d of at most %d of this service",
 				k.service, k.id, r.instances.count, r.opts.MaxInstances, n, r.opts.MaxPerService).RetryIn(r.opts.Lease)

@@ -35,8 +35,9 @@ func TestReplicasAgree(t *testing.T) {
 		want(t, "at the owner", ca.Instances("catalog"), "1:DOWN")
 		want(t, "at the other", cb.Instances("catalog"), "1:DOWN")
 		for i, in := range s.state(b).GetInstances() {
-			if owner := s.state(a).GetInstances()[i]; !in.GetStatusSince().AsTime().Equal(owner.GetStatusSince().AsTime()) {
-				t.Errorf("%s has its status since %v, its owner says %v", in.GetId(), in.GetStatusSince(), owner.GetStatusSince())
+			want := s.state(a).GetInstances()[i].GetStatusSince().AsTime()
+			if got := in.GetStatusSince().AsTime(); !got.Equal(want) {
+				t.Errorf("%s has its status since %v, want %v as at its owner", in.GetId(), got, want)
 			}
 		}
 
@@ -49,7 +50,7 @@ func TestReplicasAgree(t *testing.T) {
 	})
 }
 
-// list is what a replica says of all services.
+// list returns the instances of all services, as a replica lists them.
 func (r *replica) list() []discovery.Instance {
 	resp, err := r.List(context.Background(), &discoveryv1.ListRequest{})
 	if err != nil {
@@ -57,17 +58,19 @@ func (r *replica) list() []discovery.Instance {
 	}
 	var out []discovery.Instance
 	for _, p := range resp.GetInstances() {
-		out = append(out, discovery.Instance{ID: p.GetId(), Status: discovery.Status(p.GetStatus()), Suspect: p.GetSuspect()})
+		out = append(out, discovery.Instance{
+			ID: p.GetId(), Status: discovery.Status(p.GetStatus()), Suspect: p.GetSuspect(),
+		})
 	}
 	return out
 }
 
-func TestInstancesOfADeadReplica(t *testing.T) {
+func TestInstancesOfACrashedReplicaGetAFreshLease(t *testing.T) {
 	inStack(t, func(t *testing.T, s *stack) {
 		a, b := s.replica("discovery-1"), s.replica("discovery-2")
 		settle()
 		s.joinAll("catalog", 4, a.Addr, b.Addr)
-		stuck := s.join(instance("viewing", "1"), discovery.RegistrarOptions{}, a.Addr)
+		orphan := s.join(instance("viewing", "1"), discovery.RegistrarOptions{}, a.Addr)
 		settle()
 		c := s.follow(b)
 		a.crash()
@@ -75,20 +78,20 @@ func TestInstancesOfADeadReplica(t *testing.T) {
 			after(time.Second)
 			want(t, "catalog, whose instances go to the other replica", c.Instances("catalog"), "1:UP 2:UP 3:UP 4:UP")
 			if n := len(b.list()); i == 15 && n != 5 {
-				t.Errorf("%d instances 16 s after the crash, want 5: viewing/1, which has not renewed, has a fresh lease "+
-					"from when the replica's presence ended", n)
+				t.Errorf("%d instances 16 s after the crash, want 5: viewing/1 has not renewed, but its fresh lease "+
+					"began when the replica's presence ended", n)
 			}
 		}
 		if n := len(b.list()); n != 4 {
 			t.Errorf("%d instances 30 s after the crash, want only the 4 that renew", n)
 		}
-		if ok, why := stuck.Registered(); ok || why == "" {
-			t.Errorf("registered = %v, %q; its only seed is dead", ok, why)
+		if ok, why := orphan.Registered(); ok || why == "" {
+			t.Errorf("registered = %v, %q; want false and a reason: its only seed has crashed", ok, why)
 		}
 	})
 }
 
-func TestReplicaThatStopsHandsOver(t *testing.T) {
+func TestInstancesOfAStoppingReplicaStayRegistered(t *testing.T) {
 	inStack(t, func(t *testing.T, s *stack) {
 		a, b := s.replica("discovery-1"), s.replica("discovery-2")
 		settle()
@@ -107,7 +110,7 @@ func TestReplicaThatStopsHandsOver(t *testing.T) {
 	})
 }
 
-func TestReplicaIsCutOffFromTheStore(t *testing.T) {
+func TestReplicaWithoutTheStoreKeepsItsInstances(t *testing.T) {
 	inStack(t, func(t *testing.T, s *stack) {
 		a, b := s.replica("discovery-1"), s.replica("discovery-2")
 		settle()
@@ -126,7 +129,7 @@ func TestReplicaIsCutOffFromTheStore(t *testing.T) {
 			want(t, "own instances", ca.Instances("catalog"), all)
 			want(t, "the other's instances", ca.Instances("viewing"), all)
 			if n := len(cb.Instances("catalog")); n != 5 {
-				t.Fatalf("the other replica has dropped %d of 5 instances that live, self-preservation should keep them", 5-n)
+				t.Fatalf("the other replica has evicted %d of 5 live instances, self-preservation must keep them", 5-n)
 			}
 		}
 		a.store.Heal()
@@ -139,7 +142,7 @@ func TestReplicaIsCutOffFromTheStore(t *testing.T) {
 	})
 }
 
-func TestStoreAway(t *testing.T) {
+func TestNothingIsEvictedWhileTheStoreIsDown(t *testing.T) {
 	inStack(t, func(t *testing.T, s *stack) {
 		r := s.replica("discovery-1")
 		m := s.joinAll("catalog", 4)
@@ -148,18 +151,19 @@ func TestStoreAway(t *testing.T) {
 		crashed := m[0]
 		crashed.crash()
 		if err := m[1].Leave(t.Context()); err != nil {
-			t.Error("leaving while the store is away:", err)
+			t.Error("leaving while the store is down:", err)
 		}
 		c := s.follow(r) // a client that starts meanwhile
 		for range 10 * 60 {
 			after(time.Second)
-			if got := show(c.Instances("catalog")); !strings.HasPrefix(got, "1:UP") || !strings.HasSuffix(got, " 3:UP 4:UP") {
-				t.Fatalf("while the store is away: %q; nobody is to be evicted", got)
+			got := show(c.Instances("catalog"))
+			if !strings.HasPrefix(got, "1:UP") || !strings.HasSuffix(got, " 3:UP 4:UP") {
+				t.Fatalf("while the store is down: %q; want no instance evicted", got)
 			}
 		}
-		want(t, "the silent one is a suspect", c.Instances("catalog"), "1:UP? 3:UP 4:UP")
+		want(t, "the crashed one is a suspect", c.Instances("catalog"), "1:UP? 3:UP 4:UP")
 		if problem := s.state(r).GetStoreProblem(); problem == "" {
-			t.Error("the status does not name the store's problem")
+			t.Error("the status has no store problem")
 		}
 		s.join(instance("catalog", "5"), discovery.RegistrarOptions{})
 		_, err := r.SetOverride(t.Context(), &discoveryv1.SetOverrideRequest{
@@ -167,25 +171,26 @@ func TestStoreAway(t *testing.T) {
 			Status: discoveryv1.Status_STATUS_DOWN,
 		})
 		if errs.KindOf(err) != errs.Unavailable {
-			t.Errorf("an override that would not last: error %v, want unavailable", err)
+			t.Errorf("an override that cannot be saved: error %v, want unavailable", err)
 		}
 		settle()
 		want(t, "a new one", c.Instances("catalog"), "1:UP? 3:UP 4:UP 5:UP")
 
 		r.store.Heal()
 		after(20 * time.Second)
-		want(t, "after it", c.Instances("catalog"), "3:UP 4:UP 5:UP")
+		want(t, "after the store is back", c.Instances("catalog"), "3:UP 4:UP 5:UP")
 		other := s.replica("discovery-2")
 		settle()
-		want(t, "what the store has", other.list(), "3:UP 4:UP 5:UP")
+		want(t, "at a replica that has read the store", other.list(), "3:UP 4:UP 5:UP")
 		if problem := s.state(r).GetStoreProblem(); problem != "" {
 			t.Error("store problem after it is back:", problem)
 		}
 	})
 }
 
-// An instance that has moved while the store was away must not be evicted by its old owner, which comes back first.
-func TestMoveWhileTheStoreIsAway(t *testing.T) {
+// An instance that went to another replica while the store was down must not be evicted by its old owner, which
+// reconnects to the store first.
+func TestMoveWhileTheStoreIsDown(t *testing.T) {
 	inStack(t, func(t *testing.T, s *stack) {
 		a, b := s.replica("discovery-1"), s.replica("discovery-2")
 		settle()
@@ -212,8 +217,8 @@ func TestMoveWhileTheStoreIsAway(t *testing.T) {
 	})
 }
 
-// Everything the registry knew is gone. No client may see a blank list, and all is full again within a lease.
-func TestRegistryComesBackEmpty(t *testing.T) {
+// The registry and its store have lost all data. Clients keep their list, and it is complete again within a lease.
+func TestClientsKeepInstancesWhenTheRegistryComesBackEmpty(t *testing.T) {
 	inStack(t, func(t *testing.T, s *stack) {
 		r := s.replica("discovery-1")
 		s.joinAll("catalog", 6)
@@ -231,12 +236,12 @@ func TestRegistryComesBackEmpty(t *testing.T) {
 		after(time.Minute)
 		want(t, "later", c.Instances("catalog"), "1:UP 2:UP 3:UP 4:UP 5:UP 6:UP")
 		if n := least.Load(); n != 6 {
-			t.Errorf("the client has seen a list of %d, want never fewer than 6", n)
+			t.Errorf("the client had a list of %d instances, want 6 all the time", n)
 		}
 	})
 }
 
-func TestStoreLosesItsData(t *testing.T) {
+func TestRecordsAreWrittenAgainWhenTheStoreLosesData(t *testing.T) {
 	inStack(t, func(t *testing.T, s *stack) {
 		a, b := s.replica("discovery-1"), s.replica("discovery-2")
 		settle()
@@ -283,11 +288,11 @@ func testDrain(t *testing.T, s *stack, where []string) {
 	replicas := map[string]*replica{"owner": s.replica("discovery-1"), "other": s.replica("discovery-2")}
 	settle()
 	m := s.joinAll("catalog", 2, replicas["owner"].Addr)
-	var seen sync.Map // where -> what
+	var seen sync.Map // where -> the list that its watcher got last
 	for _, at := range where {
 		c := s.follow(replicas[at])
 		defer c.Watch("catalog", func(list []discovery.Instance) {
-			<-time.After(200 * time.Millisecond) // what takes a watcher time takes the drain time
+			<-time.After(200 * time.Millisecond) // the watcher acknowledges after this
 			seen.Store(at, show(list))
 		})()
 	}
@@ -297,16 +302,16 @@ func testDrain(t *testing.T, s *stack, where []string) {
 		t.Fatal(err)
 	}
 	for _, at := range where {
-		if knows, _ := seen.Load(at); knows != "1:DRAINING 2:UP" {
-			t.Errorf("drained, but the watcher at the %s knows %q", at, knows)
+		if got, _ := seen.Load(at); got != "1:DRAINING 2:UP" {
+			t.Errorf("after the drain the watcher at the %s has %q, want 1:DRAINING 2:UP", at, got)
 		}
 	}
 	if took := time.Since(began); took < 200*time.Millisecond || took > time.Second {
-		t.Errorf("draining took %v, want the watchers' 200 ms and a little", took)
+		t.Errorf("draining took %v, want between 200 ms, the time of the watchers, and 1 s", took)
 	}
 }
 
-func TestDrainIsHonestAboutADeafWatcher(t *testing.T) {
+func TestWatcherThatDoesNotAcknowledgeIsDisconnected(t *testing.T) {
 	inStack(t, func(t *testing.T, s *stack) {
 		r := s.replica("discovery-1")
 		m := s.joinAll("catalog", 1)
@@ -314,7 +319,7 @@ func TestDrainIsHonestAboutADeafWatcher(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if err := stream.Send(&discoveryv1.WatchRequest{Watcher: "deaf"}); err != nil {
+		if err := stream.Send(&discoveryv1.WatchRequest{Watcher: "silent"}); err != nil {
 			t.Fatal(err)
 		}
 		settle()
@@ -325,18 +330,19 @@ func TestDrainIsHonestAboutADeafWatcher(t *testing.T) {
 		}
 		began := time.Now()
 		if err := m[0].Drain(t.Context()); err != nil || time.Since(began) > 15*time.Second {
-			t.Errorf("draining took %v, %v; the deaf watcher is to be cut off", time.Since(began), err)
+			t.Errorf("draining took %v, error %v; want at most 15 s, until the watcher is disconnected",
+				time.Since(began), err)
 		}
 		for err == nil {
 			_, err = stream.Recv()
 		}
 		if errs.KindOf(err) != errs.Unavailable || !strings.Contains(err.Error(), "acknowledged") {
-			t.Errorf("the deaf watcher is told %v", err)
+			t.Errorf("the stream of the watcher ended with %v, want Unavailable and the reason", err)
 		}
 	})
 }
 
-func TestOverride(t *testing.T) {
+func TestOverrideTakesPrecedenceUntilItIsCleared(t *testing.T) {
 	inStack(t, func(t *testing.T, s *stack) {
 		a, b := s.replica("discovery-1"), s.replica("discovery-2")
 		settle()
@@ -362,13 +368,13 @@ func TestOverride(t *testing.T) {
 		m[0].SetStatus(discovery.Up)
 		m[0].crash()
 		after(20 * time.Second)
-		want(t, "gone", ca.Instances("catalog"), "2:UP")
+		want(t, "evicted", ca.Instances("catalog"), "2:UP")
 		a.Stop()
 		a = s.replica("discovery-1")
 		settle()
 		s.join(m[0].in, discovery.RegistrarOptions{}, a.Addr)
 		settle()
-		want(t, "back, after the replica too", a.list(), "1:OUT_OF_SERVICE 2:UP")
+		want(t, "registered again, after a restart of the replica", a.list(), "1:OUT_OF_SERVICE 2:UP")
 
 		if err := set(a, "1", discoveryv1.Status_STATUS_UP); err != nil {
 			t.Fatal(err)
@@ -387,7 +393,7 @@ func TestOverride(t *testing.T) {
 	})
 }
 
-func TestDrainingIsNeverForcedUp(t *testing.T) {
+func TestOverrideUPDoesNotApplyToDraining(t *testing.T) {
 	inStack(t, func(t *testing.T, s *stack) {
 		r := s.replica("discovery-1")
 		m := s.joinAll("catalog", 1)
@@ -405,7 +411,7 @@ func TestDrainingIsNeverForcedUp(t *testing.T) {
 	})
 }
 
-func TestTwoProcessesWithOneID(t *testing.T) {
+func TestNewerProcessOfAnIDIsKept(t *testing.T) {
 	inStack(t, func(t *testing.T, s *stack) {
 		a, b := s.replica("discovery-1"), s.replica("discovery-2")
 		settle()
@@ -424,12 +430,12 @@ func TestTwoProcessesWithOneID(t *testing.T) {
 			}
 		}
 		if ok, why := first.Registered(); ok || !strings.Contains(why, "started later") {
-			t.Errorf("the older process: registered %v, %q; want the reason", ok, why)
+			t.Errorf("the older process: registered %v, %q; want false and the reason", ok, why)
 		}
 	})
 }
 
-func TestRegistryIsCutOffForLessThanALease(t *testing.T) {
+func TestCutShorterThanALeaseEvictsNothing(t *testing.T) {
 	inStack(t, func(t *testing.T, s *stack) {
 		r := s.replica("discovery-1")
 		m := s.joinAll("catalog", 2)

@@ -51,8 +51,8 @@ type shownOverride struct {
 func show(in *discoveryv1.Instance) shown {
 	s := shown{
 		Service: in.GetService(), ID: in.GetId(), Status: nameOf(in.GetStatus()), Reported: nameOf(in.GetReported()),
-		Suspect: in.GetSuspect(), Endpoints: in.GetEndpoints(), Environment: in.GetEnvironment(), Region: in.GetRegion(),
-		Zone: in.GetZone(), Version: in.GetVersion(), Metadata: in.GetMetadata(),
+		Suspect: in.GetSuspect(), Endpoints: in.GetEndpoints(), Environment: in.GetEnvironment(),
+		Region: in.GetRegion(), Zone: in.GetZone(), Version: in.GetVersion(), Metadata: in.GetMetadata(),
 	}
 	if in.GetStarted() != nil {
 		t := in.GetStarted().AsTime()
@@ -148,8 +148,8 @@ func (s *Server) getStatus(*http.Request) (shownStatus, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	out := shownStatus{
-		Replica: r.self, Services: len(r.instances.services), Instances: r.instances.count, Suspects: r.instances.suspects(),
-		Watchers:  []string{},
+		Replica: r.self, Services: len(r.instances.services), Instances: r.instances.count,
+		Suspects: r.instances.suspects(), Watchers: []string{},
 		WarmingUp: r.store.warming(time.Now()), StoreProblem: problem, UnreadableKeys: r.store.badKeys,
 		Replicas: slices.Sorted(maps.Keys(r.leases.replicas)),
 	}

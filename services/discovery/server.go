@@ -194,7 +194,9 @@ func (s *Server) Watch(stream discoveryv1.Discovery_WatchServer) error {
 // List implements discovery.v1.Discovery.
 func (s *Server) List(_ context.Context, req *discoveryv1.ListRequest) (*discoveryv1.ListResponse, error) {
 	return &discoveryv1.ListResponse{
-		Instances: s.reg.list(req.GetService()), SelfPreservation: s.reg.preserving(), StoreProblem: s.reg.storeProblem(),
+		Instances:        s.reg.list(req.GetService()),
+		SelfPreservation: s.reg.preserving(),
+		StoreProblem:     s.reg.storeProblem(),
 	}, nil
 }
 

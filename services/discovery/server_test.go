@@ -27,11 +27,17 @@ func TestBadHeartbeatsAreRefused(t *testing.T) {
 		field  string
 		change func(*discoveryv1.RegisterRequest)
 	}{
-		"no instance":    {"instance", func(r *discoveryv1.RegisterRequest) { r.Instance = nil }},
-		"no service":     {"instance.service", func(r *discoveryv1.RegisterRequest) { r.Instance.Service = "" }},
-		"service":        {"instance.service", func(r *discoveryv1.RegisterRequest) { r.Instance.Service = "cat/alog" }},
-		"id":             {"instance.id", func(r *discoveryv1.RegisterRequest) { r.Instance.Id = "../1" }},
-		"long id":        {"instance.id", func(r *discoveryv1.RegisterRequest) { r.Instance.Id = strings.Repeat("i", 129) }},
+		"no instance": {"instance", func(r *discoveryv1.RegisterRequest) { r.Instance = nil }},
+		"no service":  {"instance.service", func(r *discoveryv1.RegisterRequest) { r.Instance.Service = "" }},
+		"service": {
+			"instance.service",
+			func(r *discoveryv1.RegisterRequest) { r.Instance.Service = "cat/alog" },
+		},
+		"id": {"instance.id", func(r *discoveryv1.RegisterRequest) { r.Instance.Id = "../1" }},
+		"long id": {
+			"instance.id",
+			func(r *discoveryv1.RegisterRequest) { r.Instance.Id = strings.Repeat("i", 129) },
+		},
 		"status":         {"instance.reported", func(r *discoveryv1.RegisterRequest) { r.Instance.Reported = 0 }},
 		"unknown status": {"instance.reported", func(r *discoveryv1.RegisterRequest) { r.Instance.Reported = 99 }},
 		"zone":           {"instance.zone", func(r *discoveryv1.RegisterRequest) { r.Instance.Zone = "a\nb" }},
@@ -63,11 +69,17 @@ func TestBadHeartbeatsAreRefused(t *testing.T) {
 				r.Instance.Metadata[fmt.Sprint(i)] = ""
 			}
 		}},
-		"metadata key": {"instance.metadata", func(r *discoveryv1.RegisterRequest) { r.Instance.Metadata["\x00"] = "" }},
+		"metadata key": {
+			"instance.metadata",
+			func(r *discoveryv1.RegisterRequest) { r.Instance.Metadata["\x00"] = "" },
+		},
 		"size": {"instance", func(r *discoveryv1.RegisterRequest) {
 			r.Instance.Metadata["big"] = strings.Repeat("x", registry.MaxInstanceSize)
 		}},
-		"heartbeat":   {"heartbeat", func(r *discoveryv1.RegisterRequest) { r.Heartbeat = durationpb.New(time.Millisecond) }},
+		"heartbeat": {
+			"heartbeat",
+			func(r *discoveryv1.RegisterRequest) { r.Heartbeat = durationpb.New(time.Millisecond) },
+		},
 		"short lease": {"lease", func(r *discoveryv1.RegisterRequest) { r.Lease = durationpb.New(5 * time.Second) }},
 		"long lease":  {"lease", func(r *discoveryv1.RegisterRequest) { r.Lease = durationpb.New(time.Hour) }},
 		"tiny lease": {"lease", func(r *discoveryv1.RegisterRequest) {
@@ -150,9 +162,11 @@ func TestNamesFollowTheCommonRules(t *testing.T) {
 	})
 }
 
-func TestLimits(t *testing.T) {
+func TestInstancesAndWatchersAreLimited(t *testing.T) {
 	inStack(t, func(t *testing.T, s *stack) {
-		r := s.replica("discovery-1", func(o *registry.Options) { o.MaxPerService, o.MaxInstances, o.MaxWatchers = 2, 3, 1 })
+		r := s.replica("discovery-1", func(o *registry.Options) {
+			o.MaxPerService, o.MaxInstances, o.MaxWatchers = 2, 3, 1
+		})
 		s.joinAll("catalog", 2)
 		third := s.join(instance("catalog", "3"), discovery.RegistrarOptions{})
 		s.joinAll("viewing", 1)
@@ -234,12 +248,12 @@ func TestREST(t *testing.T) {
 		}{
 			{"GET", "/v1/instances", "", 200, `"id": "2"`},
 			{"GET", "/v1/instances/catalog", "", 200, `"endpoints": {`},
-			{"GET", "/v1/instances/nobody", "", 404, `"nobody\" has no instances`},
+			{"GET", "/v1/instances/unknown", "", 404, `"unknown\" has no instances`},
 			{"GET", "/v1/instances/catalog/1", "", 200, `"status": "UP"`},
 			{"GET", "/v1/instances/catalog/9", "", 404, "not registered"},
 			{
-				"PUT", "/v1/instances/catalog/1/override", `{"status":"out_of_service","author":"ann","reason":"disk"}`, 200,
-				`"status": "OUT_OF_SERVICE"`,
+				"PUT", "/v1/instances/catalog/1/override", `{"status":"out_of_service","author":"ann","reason":"disk"}`,
+				200, `"status": "OUT_OF_SERVICE"`,
 			},
 			{"GET", "/v1/instances/catalog/1", "", 200, `"author": "ann"`},
 			{"DELETE", "/v1/instances/catalog/1/override", "", 200, `"status": "UP"`},
@@ -293,7 +307,8 @@ func TestOptionsAreChecked(t *testing.T) {
 		"MaxPerService must not be negative":                 {MaxPerService: -1},
 		"MaxInstances must not be negative":                  {MaxInstances: -1, MaxPerService: -1},
 	} {
-		if _, err := registry.NewServer(o); errs.KindOf(err) != errs.Invalid || !strings.Contains(err.Error(), problem) {
+		if _, err := registry.NewServer(o); errs.KindOf(err) != errs.Invalid ||
+			!strings.Contains(err.Error(), problem) {
 			t.Errorf("%+v: got %v, want an Invalid error with %q", o, err, problem)
 		}
 	}
@@ -315,8 +330,8 @@ func FuzzDecodeRecord(f *testing.F) {
 	})
 }
 
-// While replicas are replaced, the old ones have to read what the new ones write.
-func TestRecordOfANewerReplica(t *testing.T) {
+// During an upgrade, older replicas have to read the records of newer ones.
+func TestUnknownFieldsOfARecordAreIgnored(t *testing.T) {
 	_, _, _, in, err := registry.DecodeRecord([]byte(
 		`{"owner":"x","heartbeat":"3s","lease":"10s","new":1,
 			"instance":{"service":"catalog","id":"1","added":{"later":true}}}`,

@@ -49,8 +49,7 @@ func DecodeRecord(b []byte) (owner string, heartbeat, lease time.Duration, in *d
 		return "", 0, 0, nil, fmt.Errorf("decoding a record: %w", err)
 	}
 	in = &discoveryv1.Instance{}
-	// A newer replica may write fields that this one does not know. During an upgrade of the replicas the older ones
-	// must still read its records.
+	// Unknown fields are ignored: during an upgrade, newer replicas may write fields that older ones do not have.
 	if err = (protojson.UnmarshalOptions{DiscardUnknown: true}).Unmarshal(s.Instance, in); err != nil {
 		return "", 0, 0, nil, fmt.Errorf("decoding the instance of a record: %w", err)
 	}

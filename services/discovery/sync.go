@@ -35,7 +35,7 @@ func newStoreState() storeState {
 	}
 }
 
-// warming reports whether the registry may not know all instances.
+// warming reports whether instances that are live may still be missing.
 func (s *storeState) warming(now time.Time) bool { return !s.loaded || now.Before(s.warmUntil) }
 
 func (s *storeState) usable() bool { return s.loaded && s.problem == nil }
@@ -215,7 +215,8 @@ func (r *registry) applyInstanceLocked(k key, e kv.Entry, force bool, now time.T
 		r.writeLocked(k) // the record is of an older process of the same id
 		return true
 	}
-	// The stream of this replica, if any, may be half open. With its next heartbeat this replica becomes the owner again.
+	// The stream of this replica, if any, may be half open. If a heartbeat comes on it, this replica becomes the owner
+	// again.
 	rec.lease = lease{heartbeat: beat, length: length, owner: owner, renewed: now}
 	r.reviseLocked(k, rec, in, in.GetSuspect())
 	return true

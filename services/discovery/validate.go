@@ -104,8 +104,8 @@ func checkName(bad *errs.Violations, service, id string) {
 }
 
 func isStatus(s discoveryv1.Status) bool {
-	_, known := discoveryv1.Status_name[int32(s)]
-	return known
+	_, ok := discoveryv1.Status_name[int32(s)]
+	return ok
 }
 
 // addError adds what a check of package names or text has found, if anything.

@@ -66,7 +66,7 @@ type watchers struct {
 	acked kv.Revision // newest store revision that all watchers have acknowledged
 }
 
-// mark says that version contains all changes of the store up to a revision.
+// mark pairs a version with the newest store revision whose changes it contains.
 type mark struct {
 	version int64
 	rev     kv.Revision

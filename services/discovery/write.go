@@ -45,7 +45,7 @@ func (s *Server) write(ctx context.Context) {
 }
 
 // takeDirty returns some keys to write, and marks them as being written. It returns none before the presence of this
-// replica is in the store: without it the other replicas would treat these instances as those of a dead replica.
+// replica is in the store: without it the other replicas would take this one for stopped and evict these instances.
 func (r *registry) takeDirty() []key {
 	r.mu.Lock()
 	defer r.mu.Unlock()
