@@ -118,8 +118,8 @@ func strict[T any](t *testing.T, b []byte) *T {
 func TestKubernetesRunsWhatComposeRuns(t *testing.T) {
 	p, c := project(t), build(t)
 	if len(c.deployments)+len(c.sets) != len(p.Services) || c.namespaces != 1 {
-		t.Errorf("%d deployments, %d sets and %d namespaces for %d services", len(c.deployments), len(c.sets), c.namespaces,
-			len(p.Services))
+		t.Errorf("%d deployments, %d sets and %d namespaces for %d services", len(c.deployments), len(c.sets),
+			c.namespaces, len(p.Services))
 	}
 	for name, s := range p.Services {
 		t.Run(name, func(t *testing.T) {
@@ -238,7 +238,7 @@ func TestKubernetesNamesResolve(t *testing.T) {
 
 func TestKubernetesIsolatesEtcd(t *testing.T) {
 	c := build(t)
-	if got := c.policies["nobody-else"]; got == nil || len(got.Spec.PodSelector.MatchLabels) != 0 ||
+	if got := c.policies["default-deny"]; got == nil || len(got.Spec.PodSelector.MatchLabels) != 0 ||
 		len(got.Spec.Ingress) != 0 || len(got.Spec.PolicyTypes) != 2 {
 		t.Errorf("the policy that denies all other traffic is %+v", got)
 	}
@@ -306,7 +306,7 @@ func TestUnknownIsRefused(t *testing.T) {
 	for _, c := range []struct{ add, want string }{
 		{"sysctls: {net.core.somaxconn: 1024}", "sysctls"},
 		{"environment: {FROM_SHELL: }", "FROM_SHELL"},
-		{"user: nobody", "nobody"},
+		{"user: root", "root"},
 		{"volumes: [\"/etc:/data\"]", "bind"},
 		{"ports: [\"8000-8001:80\"]", "8000"},
 	} {

@@ -41,7 +41,9 @@ func kubernetes(p *types.Project) (map[string][]byte, error) {
 	list := kustomize.Kustomization{
 		TypeMeta:  kustomize.TypeMeta{APIVersion: kustomize.KustomizationVersion, Kind: kustomize.KustomizationKind},
 		Namespace: p.Name,
-		Labels:    []kustomize.Label{{Pairs: map[string]string{"app.kubernetes.io/part-of": p.Name}, IncludeTemplates: true}},
+		Labels: []kustomize.Label{{
+			Pairs: map[string]string{"app.kubernetes.io/part-of": p.Name}, IncludeTemplates: true,
+		}},
 	}
 	addressed := addressedPorts(p)
 	images := map[string]bool{}
@@ -64,9 +66,9 @@ func kubernetes(p *types.Project) (map[string][]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := add("networks", "# The networks of compose.yaml. Whoever is in one reaches all others in it, "+
-		"and nobody else. It takes a network plug-in that\n"+
-		"# enforces policies.\n", policies...); err != nil {
+	if err := add("networks", "# The networks of compose.yaml. The policy default-deny denies all "+
+		"traffic except DNS. Each other policy allows\n"+
+		"# the traffic of one network. A network plug-in that enforces policies is needed.\n", policies...); err != nil {
 		return nil, err
 	}
 	space := object{
@@ -150,8 +152,9 @@ func workload(s types.ServiceConfig) ([]any, error) {
 		Spec: appsv1.DeploymentSpec{
 			Replicas: &replicas, Selector: selector, Template: pod,
 			Strategy: appsv1.DeploymentStrategy{
-				Type:          appsv1.RollingUpdateDeploymentStrategyType,
-				RollingUpdate: &appsv1.RollingUpdateDeployment{MaxUnavailable: &none, MaxSurge: &one}, // the new one first
+				Type: appsv1.RollingUpdateDeploymentStrategyType,
+				// The new instance starts before the old one stops.
+				RollingUpdate: &appsv1.RollingUpdateDeployment{MaxUnavailable: &none, MaxSurge: &one},
 			},
 		},
 	})}, nil
@@ -181,7 +184,8 @@ func podOf(s types.ServiceConfig) (pod corev1.PodTemplateSpec, claims []corev1.P
 	}
 	if h := s.HealthCheck; h != nil && len(h.Test) > 1 && h.Test[0] == "CMD" {
 		// Only readiness: a process that must be replaced exits by itself.
-		c.ReadinessProbe = &corev1.Probe{ProbeHandler: corev1.ProbeHandler{Exec: &corev1.ExecAction{Command: h.Test[1:]}}}
+		check := corev1.ProbeHandler{Exec: &corev1.ExecAction{Command: h.Test[1:]}}
+		c.ReadinessProbe = &corev1.Probe{ProbeHandler: check}
 		if h.Interval != nil {
 			c.ReadinessProbe.PeriodSeconds = int32(asSeconds(*h.Interval))
 		}
@@ -227,11 +231,12 @@ func podOf(s types.ServiceConfig) (pod corev1.PodTemplateSpec, claims []corev1.P
 				VolumeSource: corev1.VolumeSource{EmptyDir: &corev1.EmptyDirVolumeSource{SizeLimit: &scratchOf}},
 			})
 		} else {
+			size := corev1.ResourceList{corev1.ResourceStorage: diskOf}
 			claims = append(claims, corev1.PersistentVolumeClaim{
 				ObjectMeta: metav1.ObjectMeta{Name: name},
 				Spec: corev1.PersistentVolumeClaimSpec{
 					AccessModes: []corev1.PersistentVolumeAccessMode{corev1.ReadWriteOnce},
-					Resources:   corev1.VolumeResourceRequirements{Requests: corev1.ResourceList{corev1.ResourceStorage: diskOf}},
+					Resources:   corev1.VolumeResourceRequirements{Requests: size},
 				},
 			})
 		}
@@ -276,13 +281,11 @@ func policiesOf(p *types.Project) ([]any, error) {
 	}
 	both := []networkingv1.PolicyType{networkingv1.PolicyTypeIngress, networkingv1.PolicyTypeEgress}
 	udp, tcp, dns := corev1.ProtocolUDP, corev1.ProtocolTCP, intstr.FromInt32(53)
-	all := []any{policy("nobody-else", networkingv1.NetworkPolicySpec{
+	all := []any{policy("default-deny", networkingv1.NetworkPolicySpec{
 		PolicyTypes: both,
-		// names
-		Egress: []networkingv1.NetworkPolicyEgressRule{{Ports: []networkingv1.NetworkPolicyPort{{
-			Protocol: &udp,
-			Port:     &dns,
-		}, {Protocol: &tcp, Port: &dns}}}},
+		Egress: []networkingv1.NetworkPolicyEgressRule{{Ports: []networkingv1.NetworkPolicyPort{
+			{Protocol: &udp, Port: &dns}, {Protocol: &tcp, Port: &dns},
+		}}},
 	})}
 	for _, name := range slices.Sorted(maps.Keys(p.Networks)) {
 		members := metav1.LabelSelector{MatchLabels: map[string]string{networkLabel + name: "true"}}
@@ -309,10 +312,12 @@ func policiesOf(p *types.Project) ([]any, error) {
 				})
 			}
 			if len(ports) == 0 {
-				return nil, fmt.Errorf("service %s is in network %s, which is not internal, but publishes no port", service, name)
+				return nil, fmt.Errorf("service %s is in network %s, which is not internal, but publishes no port",
+					service, name)
 			}
+			pods := metav1.LabelSelector{MatchLabels: map[string]string{nameLabel: service}}
 			all = append(all, policy(name+"-"+service, networkingv1.NetworkPolicySpec{
-				PodSelector: metav1.LabelSelector{MatchLabels: map[string]string{nameLabel: service}}, PolicyTypes: both,
+				PodSelector: pods, PolicyTypes: both,
 				Ingress: []networkingv1.NetworkPolicyIngressRule{{Ports: ports}},
 			}))
 		}

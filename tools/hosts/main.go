@@ -3,7 +3,7 @@
 //
 //	make generate
 //
-// It returns an error for what it cannot translate, so that nothing of compose.yaml is lost silently; see [fate] for
+// It returns an error for what it cannot translate, so that nothing of compose.yaml is lost silently; see [omitted] for
 // what is left out on purpose. A test fails if the written files do not match compose.yaml.
 package main
 
@@ -88,8 +88,8 @@ func load(ctx context.Context, file string) (*types.Project, error) {
 	return nil, fmt.Errorf("reading %s: %w", file, err)
 }
 
-// fate is key of a service in compose.yaml -> why a host does not get it. Empty: both hosts get it.
-var fate = map[string]string{
+// omitted maps a key of a service in compose.yaml to the reason why a host does not get it. Empty: both hosts get it.
+var omitted = map[string]string{
 	"cap_drop": "", "deploy": "", "environment": "", "healthcheck": "", "image": "", "mem_limit": "", "networks": "",
 	"ports": "", "read_only": "", "restart": "", "stop_grace_period": "", "user": "", "volumes": "",
 
@@ -98,13 +98,13 @@ var fate = map[string]string{
 	"entrypoint":    "null: the image's own",
 	"depends_on":    "a start order, which is not needed",
 	"develop":       "for the developer's machine",
-	"memswap_limit": "equal to mem_limit, which both hosts take for granted",
+	"memswap_limit": "equal to mem_limit, which is the default of both hosts",
 	"logging":       "Kubernetes: the node's own rotation",
 	"pids_limit":    "Kubernetes: the node's own limit (podPidsLimit)",
-	"security_opt":  "Swarm: `docker stack` cannot say no-new-privileges",
+	"security_opt":  "Swarm: `docker stack` cannot set no-new-privileges",
 }
 
-// checkKnown returns an error for a key that is not in fate.
+// checkKnown returns an error for a key that is not in omitted.
 func checkKnown(service types.ServiceConfig) error {
 	b, err := json.Marshal(service)
 	if err != nil {
@@ -115,8 +115,9 @@ func checkKnown(service types.ServiceConfig) error {
 		return err
 	}
 	for key := range keys {
-		if _, ok := fate[key]; !ok {
-			return fmt.Errorf("%s: other hosts would not get it; translate it in tools/hosts, or say in fate why not", key)
+		if _, ok := omitted[key]; !ok {
+			return fmt.Errorf("%s: other hosts would not get it; translate it in tools/hosts, or add it to omitted with "+
+				"a reason", key)
 		}
 	}
 	return nil

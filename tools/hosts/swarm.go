@@ -48,8 +48,8 @@ func swarm(p *types.Project) ([]byte, error) {
 		volumes[name] = object{}
 	}
 	return document("#\n#   docker stack deploy -c deploy/swarm/stack.yaml bijou\n#\n"+
-		"# Ports are open on every address of the node that runs the service: Swarm cannot bind to 127.0.0.1. Volumes are local to a\n"+
-		"# node: with several nodes, pin the services that have one.\n",
+		"# Ports are open on every address of the node that runs the service: Swarm cannot bind to 127.0.0.1.\n"+
+		"# Volumes are local to a node: with several nodes, pin the services that have one.\n",
 		object{"version": "3.13", "services": services, "networks": networks, "volumes": volumes})
 }
 
@@ -89,19 +89,18 @@ func swarmService(s types.ServiceConfig) (object, error) {
 	if hasState(s) || len(ports) > 0 {
 		order = "stop-first"
 	}
+	limits := object{"memory": strconv.FormatInt(int64(s.MemLimit), 10), "pids": s.PidsLimit}
+	restart := map[bool]string{true: "any", false: "none"}[s.Restart == types.RestartPolicyUnlessStopped]
 	out := object{
 		"image": s.Image, "environment": environment, "user": s.User, "read_only": s.ReadOnly, "cap_drop": s.CapDrop,
 		"networks": networks, "volumes": volumes,
 		"deploy": object{
 			"replicas": s.GetScale(),
 			// A name resolves to the addresses of the instances, as in compose.yaml, not to one virtual address.
-			"endpoint_mode": "dnsrr",
-			"resources":     object{"limits": object{"memory": strconv.FormatInt(int64(s.MemLimit), 10), "pids": s.PidsLimit}},
-			"restart_policy": object{"condition": map[bool]string{
-				true:  "any",
-				false: "none",
-			}[s.Restart == types.RestartPolicyUnlessStopped], "delay": "1s"},
-			"update_config": object{"parallelism": 1, "order": order, "failure_action": "rollback"},
+			"endpoint_mode":  "dnsrr",
+			"resources":      object{"limits": limits},
+			"restart_policy": object{"condition": restart, "delay": "1s"},
+			"update_config":  object{"parallelism": 1, "order": order, "failure_action": "rollback"},
 		},
 	}
 	if len(ports) > 0 {
