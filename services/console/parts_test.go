@@ -2,7 +2,6 @@ package console
 
 import (
 	"encoding/json"
-	"os"
 	"strings"
 	"testing"
 	"testing/fstest"
@@ -10,6 +9,7 @@ import (
 	circuitsv1 "bijou.dev/platform/api/circuits/v1"
 	discoveryv1 "bijou.dev/platform/api/discovery/v1"
 	"bijou.dev/platform/load"
+	"bijou.dev/platform/load/loadtest"
 	"bijou.dev/platform/route"
 
 	"github.com/google/go-cmp/cmp"
@@ -63,20 +63,6 @@ func TestMetricsOfAnInstance(t *testing.T) {
 	}
 }
 
-// sharedLinks is what circuits serves in the tests of the console and of bijou map.
-func sharedLinks(t *testing.T) *circuitsv1.LinksResponse {
-	t.Helper()
-	text, err := os.ReadFile("../../platform/load/testdata/links.json")
-	if err != nil {
-		t.Fatal(err)
-	}
-	links := &circuitsv1.LinksResponse{}
-	if err := protojson.Unmarshal(text, links); err != nil {
-		t.Fatal(err)
-	}
-	return links
-}
-
 // assertShown requires that the page gets the figures that circuits serves, and the word instead where it serves none.
 func assertShown(t *testing.T, what string, got shownLoad, served *circuitsv1.Figures) {
 	t.Helper()
@@ -101,7 +87,7 @@ func assertShown(t *testing.T, what string, got shownLoad, served *circuitsv1.Fi
 
 // TestThePageShowsTheFiguresOfTheAPI has its twin in cmd/bijou/internal/cli: with the same input both show the same.
 func TestThePageShowsTheFiguresOfTheAPI(t *testing.T) {
-	links := sharedLinks(t)
+	links := loadtest.Links(t)
 	c := &Console{seen: newSeen()}
 	c.seen.list = &discoveryv1.ListResponse{}
 	c.seen.circuits = &circuitsv1.WatchResponse{Links: links}

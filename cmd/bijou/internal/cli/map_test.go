@@ -4,13 +4,13 @@ import (
 	"bytes"
 	"context"
 	"net"
-	"os"
 	"strings"
 	"testing"
 
 	"bijou.dev/cmd/bijou/internal/cli"
 	circuitsv1 "bijou.dev/platform/api/circuits/v1"
 	discoveryv1 "bijou.dev/platform/api/discovery/v1"
+	"bijou.dev/platform/load/loadtest"
 	"github.com/google/go-cmp/cmp"
 	"google.golang.org/grpc"
 	"google.golang.org/protobuf/encoding/protojson"
@@ -63,23 +63,9 @@ func showMap(t *testing.T, links *circuitsv1.LinksResponse, flags ...string) str
 	return stdout.String()
 }
 
-// sharedLinks is what circuits serves in the tests of the console and of bijou map.
-func sharedLinks(t *testing.T) *circuitsv1.LinksResponse {
-	t.Helper()
-	text, err := os.ReadFile("../../../../platform/load/testdata/links.json")
-	if err != nil {
-		t.Fatal(err)
-	}
-	links := &circuitsv1.LinksResponse{}
-	if err := protojson.Unmarshal(text, links); err != nil {
-		t.Fatal(err)
-	}
-	return links
-}
-
 // TestMapShowsTheFiguresOfTheAPI has its twin in services/console: with the same input both show the same.
 func TestMapShowsTheFiguresOfTheAPI(t *testing.T) {
-	links := sharedLinks(t)
+	links := loadtest.Links(t)
 	shown := &circuitsv1.LinksResponse{}
 	if err := protojson.Unmarshal([]byte(showMap(t, links, "--json")), shown); err != nil {
 		t.Fatal(err)
