@@ -24,8 +24,8 @@ type killRequest struct {
 	// For is how long the process stays down after its supervisor has started it again, as a Go duration of at most 2m.
 	// Empty: it starts again at once.
 	For string `json:"for"`
-	// Actor and Reason say who does this and why. Both are required.
-	Actor  string `json:"actor"`
+	// Author and Reason say who does this and why. Both are required.
+	Author string `json:"author"`
 	Reason string `json:"reason"`
 }
 
@@ -33,7 +33,8 @@ type killRequest struct {
 // requests with the header fields that browsers add, so that no web page can do this.
 func (p *Process) serveKill(w http.ResponseWriter, r *http.Request) {
 	if r.Header.Get("Origin") != "" || r.Header.Get("Sec-Fetch-Site") != "" {
-		errs.WriteProblem(w, r, errs.Errorf(errs.Denied, "killing %s: a page in a browser may not do this", p.Instance()))
+		errs.WriteProblem(w, r,
+			errs.Errorf(errs.Denied, "killing %s: a page in a browser may not do this", p.Instance()))
 		return
 	}
 	var req killRequest
@@ -45,7 +46,7 @@ func (p *Process) serveKill(w http.ResponseWriter, r *http.Request) {
 		errs.WriteProblem(w, r, err)
 		return
 	}
-	p.log.Warn("killed on request", "actor", req.Actor, "reason", req.Reason, "for", down)
+	p.log.Warn("killed on request", "author", req.Author, "reason", req.Reason, "for", down)
 	w.WriteHeader(http.StatusAccepted)
 	_ = http.NewResponseController(w).Flush() // the answer must leave before the process does
 	time.AfterFunc(50*time.Millisecond, p.opts.Crash)
@@ -54,8 +55,8 @@ func (p *Process) serveKill(w http.ResponseWriter, r *http.Request) {
 // prepareDown checks the request and writes the hold file, which delays the next start.
 func (p *Process) prepareDown(req killRequest) (down time.Duration, err error) {
 	var bad errs.Violations
-	if wrong := text.CheckNote(req.Actor, text.MaxAuthor); wrong != nil {
-		bad.Add("actor", wrong.Error())
+	if wrong := text.CheckNote(req.Author, text.MaxAuthor); wrong != nil {
+		bad.Add("author", wrong.Error())
 	}
 	if wrong := text.CheckNote(req.Reason, text.MaxReason); wrong != nil {
 		bad.Add("reason", wrong.Error())

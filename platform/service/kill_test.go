@@ -19,7 +19,7 @@ func TestKillIsServedOnlyWhereItIsAllowed(t *testing.T) {
 		n := memnet.New()
 		_, stop := run(t, standalone(n, "hello-1"), greet)
 		defer stop()
-		if code := kill(t, n, `{"actor":"ann","reason":"game day"}`, nil); code != http.StatusNotFound &&
+		if code := kill(t, n, `{"author":"ann","reason":"game day"}`, nil); code != http.StatusNotFound &&
 			code != http.StatusMethodNotAllowed {
 			t.Errorf("POST /kill without permission: %d", code)
 		}
@@ -35,15 +35,15 @@ func TestKillCrashesTheProcessAndSaysWhenToComeBack(t *testing.T) {
 		o.Crash = func() { crashed.Add(1) }
 		_, stop := run(t, o, greet)
 		for body, want := range map[string]int{
-			`{"actor":"ann"}`:                                 http.StatusBadRequest,
-			`{"actor":"ann","reason":"r","for":"1h"}`:         http.StatusBadRequest,
-			`{"actor":"ann","reason":"game day","for":"20s"}`: http.StatusAccepted,
+			`{"author":"ann"}`:                                 http.StatusBadRequest,
+			`{"author":"ann","reason":"r","for":"1h"}`:         http.StatusBadRequest,
+			`{"author":"ann","reason":"game day","for":"20s"}`: http.StatusAccepted,
 		} {
 			if code := kill(t, n, body, nil); code != want {
 				t.Errorf("POST /kill %s: %d, want %d", body, code, want)
 			}
 		}
-		if code := kill(t, n, `{"actor":"ann","reason":"r"}`,
+		if code := kill(t, n, `{"author":"ann","reason":"r"}`,
 			http.Header{"Origin": {"http://hello-1:9090"}}); code != http.StatusForbidden {
 			t.Errorf("POST /kill from a browser: %d", code)
 		}

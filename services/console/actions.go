@@ -125,6 +125,6 @@ func (c *Console) audit(a action, err error) {
 	if err != nil {
 		outcome = "refused: " + err.Error()
 	}
-	c.log.Info("audit", slog.String("actor", a.author), slog.String("action", a.what), slog.String("target", a.target),
+	c.log.Info("audit", slog.String("author", a.author), slog.String("action", a.what), slog.String("target", a.target),
 		slog.String("reason", a.reason), slog.String("outcome", outcome))
 }

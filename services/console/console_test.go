@@ -292,7 +292,7 @@ func TestKillingGoesThroughTheInstanceAndIsAudited(t *testing.T) {
 			t.Fatalf("killing: %d %s", code, body)
 		}
 		<-crashed
-		if log := w.log.String(); !strings.Contains(log, "msg=audit") || !strings.Contains(log, `actor=ann`) ||
+		if log := w.log.String(); !strings.Contains(log, "msg=audit") || !strings.Contains(log, `author=ann`) ||
 			!strings.Contains(log, `reason="game day"`) || !strings.Contains(log, "outcome=done") {
 			t.Errorf("the log has no audit line: %s", log)
 		}

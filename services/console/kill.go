@@ -31,7 +31,7 @@ type killAnswer struct {
 
 func (c *Console) kill(ctx context.Context, q *killRequest) (killAnswer, error) {
 	var answer killAnswer
-	body, err := json.Marshal(map[string]string{"for": q.For, "actor": q.Author, "reason": q.Reason})
+	body, err := json.Marshal(map[string]string{"for": q.For, "author": q.Author, "reason": q.Reason})
 	if err != nil {
 		return answer, err
 	}

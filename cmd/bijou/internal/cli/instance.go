@@ -113,7 +113,7 @@ func (c *servicesKillCmd) Run(ctx context.Context, e *env) error {
 		return err
 	}
 	author := publishFlags{Author: c.Author}
-	order := map[string]string{"actor": author.author(e), "reason": c.Reason}
+	order := map[string]string{"author": author.author(e), "reason": c.Reason}
 	if c.For > 0 {
 		order["for"] = c.For.String()
 	}
