@@ -2,15 +2,14 @@ package circuit
 
 import (
 	"bytes"
-	"fmt"
 	"net/http"
 	"time"
 
 	circuitsv1 "bijou.dev/platform/api/circuits/v1"
 	"bijou.dev/platform/errs"
+	"bijou.dev/platform/httpapi"
 	"bijou.dev/platform/load"
 	"bijou.dev/platform/pace"
-	"google.golang.org/protobuf/encoding/protojson"
 )
 
 // StreamHandler serves hystrix.stream: server-sent events for a Hystrix dashboard, every 500 ms. The settings
@@ -67,17 +66,10 @@ func ServeEvents(
 // Handler serves the circuits as JSON: {"circuits": [...]} in the form of the contract's Snapshot, with state, reason,
 // counts, figures, example traces and the settings in force.
 func (s *Set) Handler() http.Handler {
-	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		text, err := protojson.MarshalOptions{Multiline: true, EmitUnpopulated: true}.Marshal(
-			&circuitsv1.ServiceCircuits{Service: s.opts.Service, Instances: instances(s.opts.Instance), Circuits: s.shown()},
-		)
-		if err != nil {
-			errs.WriteProblem(w, r, fmt.Errorf("encoding circuits: %w", err))
-			return
-		}
-		w.Header().Set("Content-Type", "application/json")
-		w.Header().Set("X-Content-Type-Options", "nosniff")
-		_, _ = w.Write(text) // fails only if the client disconnected
+	return httpapi.Get(func(*http.Request) (*circuitsv1.ServiceCircuits, error) {
+		return &circuitsv1.ServiceCircuits{
+			Service: s.opts.Service, Instances: instances(s.opts.Instance), Circuits: s.shown(),
+		}, nil
 	})
 }
 

@@ -16,6 +16,7 @@ import (
 	circuitsv1 "bijou.dev/platform/api/circuits/v1"
 	"bijou.dev/platform/circuit"
 	"bijou.dev/platform/config"
+	"bijou.dev/platform/httpapi/httpapitest"
 	"bijou.dev/platform/load"
 	"bijou.dev/platform/memnet"
 	"google.golang.org/protobuf/encoding/protojson"
@@ -264,4 +265,5 @@ func TestHandler(t *testing.T) {
 	if got := c.Properties["minCalls"]; got != "20" {
 		t.Errorf("its property minCalls is %q, want 20", got)
 	}
+	httpapitest.Check(t, s.Handler(), http.MethodGet, "/circuits", "")
 }

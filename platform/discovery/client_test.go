@@ -457,8 +457,8 @@ func TestParseStatus(t *testing.T) {
 
 func TestInstancesAreReadableAsJSON(t *testing.T) {
 	text, err := json.Marshal(discovery.Instance{Service: "catalog", ID: "catalog-1", Status: discovery.OutOfService})
-	if err != nil || !strings.Contains(string(text), `"Status":"OUT_OF_SERVICE"`) {
-		t.Errorf("%s, %v", text, err)
+	if want := `{"service":"catalog","id":"catalog-1","status":"OUT_OF_SERVICE"}`; err != nil || string(text) != want {
+		t.Errorf("an instance is %s (error %v), want %s", text, err, want)
 	}
 	var back discovery.Instance
 	if err := json.Unmarshal(text, &back); err != nil || back.Status != discovery.OutOfService {

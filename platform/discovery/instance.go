@@ -75,21 +75,24 @@ const (
 // Instance is one process of a service.
 type Instance struct {
 	// Service is the name of the service: "catalog".
-	Service string
+	Service string `json:"service"`
 	// ID is stable over restarts of the same instance and unique within the service: "catalog-1".
-	ID string
+	ID string `json:"id"`
 	// Endpoints are the listeners by name ("grpc", "http", "admin") as host:port.
-	Endpoints map[string]string
+	Endpoints map[string]string `json:"endpoints,omitempty"`
 	// Environment, Region and Zone say where it runs, Version which version of the program. Each may be empty.
-	Environment, Region, Zone, Version string
+	Environment string `json:"environment,omitempty"`
+	Region      string `json:"region,omitempty"`
+	Zone        string `json:"zone,omitempty"`
+	Version     string `json:"version,omitempty"`
 	// Metadata has further properties, by name.
-	Metadata map[string]string
+	Metadata map[string]string `json:"metadata,omitempty"`
 	// Status is what callers should act on: the operator's override if there is one, else what the instance reports.
-	Status Status
+	Status Status `json:"status"`
 	// Started is when this process of the instance started.
-	Started time.Time
+	Started time.Time `json:"started,omitzero"`
 	// Suspect is true for an instance that is missing or silent, but kept, because too many were lost at the same time.
-	Suspect bool
+	Suspect bool `json:"suspect,omitempty"`
 }
 
 // Equal reports whether all fields are equal.

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"bijou.dev/platform/config"
+	"bijou.dev/platform/httpapi/httpapitest"
 	"bijou.dev/platform/overload"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -228,6 +229,7 @@ bijou_overload_shed_total{criticality="SHEDDABLE_PLUS",limiter="grpc"} 0
 	if err != nil || len(page.Limiters) != 1 || page.Limiters[0].Name != "grpc" {
 		t.Errorf("the page is %s, %v", rec.Body, err)
 	}
+	httpapitest.Check(t, set.Handler(), http.MethodGet, "/overload", "")
 	set.Remove("grpc")
 	if n, err := testutil.GatherAndCount(reg, "bijou_overload_limit"); err != nil || n != 0 {
 		t.Errorf("a limiter that was removed still counts: %d, %v", n, err)

@@ -2,7 +2,6 @@ package overload
 
 import (
 	"cmp"
-	"encoding/json"
 	"maps"
 	"math"
 	"net/http"
@@ -11,6 +10,7 @@ import (
 	"time"
 
 	"bijou.dev/platform/config"
+	"bijou.dev/platform/httpapi"
 
 	"github.com/prometheus/client_golang/prometheus"
 )
@@ -198,17 +198,14 @@ func (l *Limiter) State() State {
 
 // Handler serves the state of all limiters as JSON.
 func (s *Set) Handler() http.Handler {
-	return http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
-		page := struct {
-			Limiters []State `json:"limiters"`
-		}{[]State{}}
+	type page struct {
+		Limiters []State `json:"limiters"`
+	}
+	return httpapi.Get(func(*http.Request) (page, error) {
+		p := page{[]State{}}
 		for _, l := range s.limiters() {
-			page.Limiters = append(page.Limiters, l.State())
+			p.Limiters = append(p.Limiters, l.State())
 		}
-		w.Header().Set("Content-Type", "application/json")
-		w.Header().Set("Cache-Control", "no-store")
-		e := json.NewEncoder(w)
-		e.SetIndent("", "  ")
-		_ = e.Encode(page) // fails only if the client has disconnected
+		return p, nil
 	})
 }

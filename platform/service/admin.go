@@ -1,41 +1,44 @@
 package service
 
 import (
-	"encoding/json"
 	"fmt"
 	"net/http"
 	"net/http/pprof"
 	"runtime"
 	"time"
 
+	"bijou.dev/platform/discovery"
+	"bijou.dev/platform/httpapi"
+	"bijou.dev/platform/route"
+
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 )
 
 // adminHandler is the page every process serves on its admin listener, which is never routed by the edge.
-func (p *Process) adminHandler(m *http.ServeMux) http.Handler {
+func (p *Process) adminHandler(m *httpapi.Mux) http.Handler {
 	started := time.Now()
-	m.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) {
-		writeJSON(w, http.StatusOK, map[string]string{"status": "alive"})
-	})
+	m.Handle("/healthz", httpapi.Get(func(*http.Request) (map[string]string, error) {
+		return map[string]string{"status": "alive"}, nil
+	}))
 	m.HandleFunc("GET /readyz", p.serveReady)
 	m.Handle("GET /metrics", promhttp.HandlerFor(p.metrics, promhttp.HandlerOpts{Registry: p.metrics}))
-	m.HandleFunc("GET /version", func(w http.ResponseWriter, _ *http.Request) {
-		writeJSON(w, http.StatusOK, map[string]any{
+	m.Handle("/version", httpapi.Get(func(*http.Request) (map[string]string, error) {
+		return map[string]string{
 			"service": p.opts.Name, "instance": p.opts.Instance, "version": p.opts.Version, "build": Version(),
 			"go": runtime.Version(), "environment": p.opts.Environment, "region": p.opts.Region, "zone": p.opts.Zone,
 			"started": started.UTC().Format(time.RFC3339),
-		})
-	})
-	m.HandleFunc("GET /config", p.serveConfig)
-	m.Handle("GET /circuits", p.circuits.Handler())
+		}, nil
+	}))
+	m.Handle("/config", httpapi.Get(p.shownConfig))
+	m.Handle("/circuits", p.circuits.Handler())
 	m.Handle("GET /hystrix.stream", p.circuits.StreamHandler())
-	m.Handle("GET /overload", p.overload.Handler())
-	m.HandleFunc("GET /instances", func(w http.ResponseWriter, r *http.Request) {
-		writeJSON(w, http.StatusOK, p.discovery.Instances(r.URL.Query().Get("service")))
-	})
-	m.HandleFunc("GET /balancers", func(w http.ResponseWriter, _ *http.Request) {
-		writeJSON(w, http.StatusOK, p.client.Balancers())
-	})
+	m.Handle("/overload", p.overload.Handler())
+	m.Handle("/instances", httpapi.Get(func(r *http.Request) ([]discovery.Instance, error) {
+		return append([]discovery.Instance{}, p.discovery.Instances(r.URL.Query().Get("service"))...), nil // never null
+	}))
+	m.Handle("/balancers", httpapi.Get(func(*http.Request) (map[string][]route.EndpointState, error) {
+		return p.client.Balancers(), nil
+	}))
 	if p.opts.Crash != nil {
 		m.HandleFunc("POST /kill", p.serveKill)
 	}
@@ -59,7 +62,7 @@ type readyCheck struct {
 	Reason string `json:"reason,omitempty"`
 }
 
-func (p *Process) serveReady(w http.ResponseWriter, _ *http.Request) {
+func (p *Process) serveReady(w http.ResponseWriter, r *http.Request) {
 	answer := struct {
 		Status string       `json:"status"`
 		Checks []readyCheck `json:"checks"`
@@ -81,23 +84,14 @@ func (p *Process) serveReady(w http.ResponseWriter, _ *http.Request) {
 	if answer.Status != "ready" {
 		code = http.StatusServiceUnavailable
 	}
-	writeJSON(w, code, answer)
+	httpapi.Write(w, r, code, answer)
 }
 
-func (p *Process) serveConfig(w http.ResponseWriter, _ *http.Request) {
+func (p *Process) shownConfig(*http.Request) (map[string]any, error) {
 	connected, since := p.config.Connected()
-	writeJSON(w, http.StatusOK, map[string]any{
+	return map[string]any{
 		"revision": p.config.Revision(), "connected": connected, "since": since, "settings": p.config.Entries(),
-	})
-}
-
-func writeJSON(w http.ResponseWriter, code int, v any) {
-	w.Header().Set("Content-Type", "application/json")
-	w.Header().Set("Cache-Control", "no-store")
-	w.WriteHeader(code)
-	e := json.NewEncoder(w)
-	e.SetIndent("", "  ")
-	_ = e.Encode(v) // the client may have closed the connection
+	}, nil
 }
 
 // adminPage links the pages of the listener. Its four verbs are name, instance, version and zone, which follow

@@ -15,8 +15,11 @@ import (
 	"bijou.dev/platform/circuit"
 	"bijou.dev/platform/config"
 	"bijou.dev/platform/discovery"
+	"bijou.dev/platform/httpapi/httpapitest"
 	"bijou.dev/platform/memnet"
+	"bijou.dev/platform/service"
 
+	"github.com/google/go-cmp/cmp"
 	"google.golang.org/grpc"
 )
 
@@ -101,10 +104,17 @@ func TestAdminPagesShowWhatIsInUse(t *testing.T) {
 			t.Errorf("/circuits shows %+v", circuits)
 		}
 
-		var instances []struct{ Service, ID, Status string }
+		var instances any
 		page("/instances?service=config", &instances)
-		if len(instances) != 1 || instances[0].ID != "config-1" || instances[0].Status != "UP" {
-			t.Errorf("/instances shows %+v", instances)
+		if d := cmp.Diff([]any{map[string]any{
+			"service": "config", "id": "config-1", "zone": "b", "status": "UP",
+			"endpoints": map[string]any{"grpc": "config:7000"},
+		}}, instances); d != "" {
+			t.Errorf("/instances?service=config differs (-want +got):\n%s", d)
+		}
+		page("/instances?service=unknown", &instances)
+		if d := cmp.Diff([]any{}, instances); d != "" {
+			t.Errorf("/instances of a service without instances differs (-want +got):\n%s", d)
 		}
 
 		var version struct{ Service, Instance, Version, Zone, Go, Started string }
@@ -124,6 +134,24 @@ func TestAdminPagesShowWhatIsInUse(t *testing.T) {
 				t.Errorf("GET %s: %d, want 200 with %q", path, code, want)
 			}
 		}
+	})
+}
+
+func TestAdminPagesRefuseWrongRequests(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		o := standalone(memnet.New(), "hello-1")
+		o.Crash = func() { t.Error("a wrong request killed the process") }
+		p, stop := run(t, o, greet)
+		defer stop()
+		h := service.AdminPages(p)
+		for _, path := range []string{
+			"/healthz", "/readyz", "/version", "/config", "/circuits", "/overload", "/instances", "/balancers",
+			"/metrics", "/hystrix.stream", "/debug/pprof/", "/",
+		} {
+			httpapitest.Check(t, h, http.MethodGet, path, "")
+		}
+		httpapitest.Check(t, h, http.MethodPost, "/kill", `{"author":"ann","reason":"game day","for":"20s"}`)
+		time.Sleep(time.Minute) // longer than it takes to kill a process
 	})
 }
 

@@ -5,13 +5,13 @@ import (
 	"errors"
 	"fmt"
 	"net"
-	"net/http"
 	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
 
 	"bijou.dev/platform/errs"
+	"bijou.dev/platform/httpapi"
 	"bijou.dev/platform/rpc"
 
 	"google.golang.org/grpc"
@@ -97,7 +97,7 @@ func (m *Member) bind() error {
 // setUp registers the service's parts and the platform's own. It starts nothing.
 func (p *Process) setUp(ctx context.Context, setup SetupFunc) error {
 	s := &Setup{
-		Member: p.Member, refused: newRefused(p.metrics), admin: http.NewServeMux(), grpc: p.grpc, broken: p.broken,
+		Member: p.Member, refused: newRefused(p.metrics), admin: new(httpapi.Mux), grpc: p.grpc, broken: p.broken,
 		claimed: map[string]bool{},
 	}
 	ctx, cancel := context.WithCancel(ctx)

@@ -10,6 +10,7 @@ import (
 	"sync"
 
 	"bijou.dev/platform/errs"
+	"bijou.dev/platform/httpapi"
 	"bijou.dev/platform/overload"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -27,7 +28,7 @@ type Setup struct {
 	*Member
 
 	refused *prometheus.CounterVec // connections, by listener
-	admin   *http.ServeMux
+	admin   *httpapi.Mux
 	grpc    *grpc.Server
 	broken  chan<- error // ends the process
 
@@ -101,7 +102,7 @@ func (s *Setup) Note(name string, fn func() error) {
 }
 
 // Admin returns the mux of the listener "admin". The paths of the platform's own pages are taken.
-func (s *Setup) Admin() *http.ServeMux { return s.admin }
+func (s *Setup) Admin() *httpapi.Mux { return s.admin }
 
 // GRPC returns where to register gRPC services. They are served on the listener "grpc".
 func (s *Setup) GRPC() grpc.ServiceRegistrar { return registrar{s} }

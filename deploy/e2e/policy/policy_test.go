@@ -190,7 +190,7 @@ var rules = []rule{
 	{"platform/load", []string{"platform/api/..."}, "circuit and services use load, so load must not use them"},
 	{
 		"platform/circuit",
-		[]string{"platform/circuit/...", "platform/api/...", "platform/config", "platform/load"},
+		[]string{"platform/circuit/...", "platform/api/...", "platform/config", "platform/httpapi/...", "platform/load"},
 		"a circuit must work with any transport",
 	},
 	{
@@ -198,7 +198,11 @@ var rules = []rule{
 		[]string{"platform/retry", "platform/circuit", "platform/config", "platform/api/circuits/v1"},
 		"a retry must work with any transport",
 	},
-	{"platform/overload", []string{"platform/overload/...", "platform/config"}, "a limiter must work with any transport"},
+	{
+		"platform/overload",
+		[]string{"platform/overload/...", "platform/config", "platform/httpapi/..."},
+		"a limiter must work with any transport",
+	},
 	{"platform/rpc", []string{"platform/..."}, "rpc combines the packages of the platform and must not use a service"},
 	{
 		"platform/service",
