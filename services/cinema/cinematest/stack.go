@@ -6,10 +6,14 @@ import (
 	"context"
 	"maps"
 	"net"
+	"slices"
 	"sync"
+	"sync/atomic"
 	"testing"
 
 	"google.golang.org/grpc"
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/emptypb"
 
 	"bijou.dev/platform/circuit"
 	"bijou.dev/platform/config"
@@ -45,6 +49,7 @@ type Stack struct {
 	known   *discovery.Static
 	client  *rpc.Client
 	servers map[string]*grpc.Server
+	answers map[string]*atomic.Pointer[Answer] // service -> what Replace set
 	conns   map[string]*rpc.Conn
 }
 
@@ -60,7 +65,7 @@ func New(t testing.TB, settings map[string]string) *Stack {
 	maps.Copy(all, settings)
 	h := &Stack{
 		Settings: config.Static(all), t: t, net: memnet.New(), known: discovery.NewStatic(nil),
-		servers: map[string]*grpc.Server{}, conns: map[string]*rpc.Conn{},
+		servers: map[string]*grpc.Server{}, answers: map[string]*atomic.Pointer[Answer]{}, conns: map[string]*rpc.Conn{},
 	}
 	h.Circuits = circuit.New(circuit.Options{Config: h.Settings, Service: "test"})
 	h.client = rpc.NewClient(rpc.ClientOptions{
@@ -87,7 +92,9 @@ func (h *Stack) Serve(name string, register func(grpc.ServiceRegistrar)) {
 		h.t.Fatal(err)
 	}
 	s := rpc.NewServer(rpc.ServerOptions{})
-	register(s)
+	answer := &atomic.Pointer[Answer]{}
+	register(replaceable{s, answer})
+	h.answers[name] = answer
 	go func(l net.Listener) { _ = s.Serve(l) }(l)
 	h.servers[name] = s
 	h.known.Put(name, []discovery.Instance{{Service: name, ID: name + "-1", Endpoints: map[string]string{"grpc": addr}}})
@@ -95,6 +102,54 @@ func (h *Stack) Serve(name string, register func(grpc.ServiceRegistrar)) {
 
 // Kill stops a service abruptly. The registry still lists it.
 func (h *Stack) Kill(name string) { h.servers[name].Stop() }
+
+// Answer returns the response to a call of a method, such as "Recommend".
+type Answer func(ctx context.Context, method string) (proto.Message, error)
+
+// Hang never answers: it waits until the caller has given up.
+func Hang(ctx context.Context, _ string) (proto.Message, error) {
+	<-ctx.Done()
+	return nil, ctx.Err()
+}
+
+// Fail answers every call with an error.
+func Fail(err error) Answer {
+	return func(context.Context, string) (proto.Message, error) { return nil, err }
+}
+
+// Replace makes a service that runs answer every call with answer. Its connections stay open. Serve undoes it.
+func (h *Stack) Replace(name string, answer Answer) { h.answers[name].Store(&answer) }
+
+// replaceable registers services whose calls are answered by answer, unless it is nil.
+type replaceable struct {
+	grpc.ServiceRegistrar
+	answer *atomic.Pointer[Answer]
+}
+
+// RegisterService implements grpc.ServiceRegistrar.
+func (r replaceable) RegisterService(contract *grpc.ServiceDesc, server any) {
+	wrapped := *contract
+	wrapped.Methods = slices.Clone(contract.Methods)
+	for i, m := range contract.Methods {
+		wrapped.Methods[i].Handler = func(
+			server any, ctx context.Context, decode func(any) error, intercept grpc.UnaryServerInterceptor,
+		) (any, error) {
+			answer := r.answer.Load()
+			if answer == nil {
+				return m.Handler(server, ctx, decode, intercept)
+			}
+			request := &emptypb.Empty{} // the fields of the request are unknown to it, which is allowed
+			if err := decode(request); err != nil {
+				return nil, err
+			}
+			info := &grpc.UnaryServerInfo{Server: server, FullMethod: "/" + contract.ServiceName + "/" + m.MethodName}
+			return intercept(ctx, request, info, func(ctx context.Context, _ any) (any, error) {
+				return (*answer)(ctx, m.MethodName)
+			})
+		}
+	}
+	r.ServiceRegistrar.RegisterService(&wrapped, server)
+}
 
 // Dial returns the connection to a service.
 func (h *Stack) Dial(name string) (grpc.ClientConnInterface, error) {
@@ -159,7 +214,7 @@ func Full(t testing.TB, settings map[string]string) *Stack {
 	t.Cleanup(func() {
 		stop()
 		if err := <-done; err != nil {
-			t.Errorf("delivering bookviewingStore: %v", err)
+			t.Errorf("delivering bookmarks: %v", err)
 		}
 		for _, c := range []interface{ Close() error }{profileStore, ratingStore, viewingStore, playbackStore} {
 			must(c.Close())

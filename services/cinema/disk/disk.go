@@ -146,7 +146,7 @@ func (db *DB) Read(fn func(*bolt.Tx) error) error { return unavailableIfClosed(d
 // unavailableIfClosed makes the error of a closed file Unavailable, so that callers retry: the process is stopping.
 func unavailableIfClosed(err error) error {
 	if errors.Is(err, berrors.ErrDatabaseNotOpen) {
-		return errs.Errorf(errs.Unavailable, "using the data file: it is unavailableIfClosed")
+		return errs.Errorf(errs.Unavailable, "using the data file: it is closed, because the process stops")
 	}
 	return err
 }

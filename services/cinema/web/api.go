@@ -2,12 +2,11 @@ package web
 
 import (
 	"context"
-	"encoding/json"
 	"net/http"
 	"time"
 
 	"bijou.dev/platform/errs"
-	catalogv1 "bijou.dev/services/cinema/api/catalog/v1"
+	"bijou.dev/platform/httpapi"
 	playbackv1 "bijou.dev/services/cinema/api/playback/v1"
 	profilesv1 "bijou.dev/services/cinema/api/profiles/v1"
 	ratingsv1 "bijou.dev/services/cinema/api/ratings/v1"
@@ -17,52 +16,63 @@ import (
 	"google.golang.org/protobuf/types/known/durationpb"
 )
 
-// api adds the JSON routes. Errors are RFC 9457 problems.
-func (s *Server) api(mux *http.ServeMux) {
-	mux.HandleFunc("GET /api/home", answer(s.apiHome))
-	mux.HandleFunc("GET /api/titles/{id}", answer(s.apiTitle))
-	mux.HandleFunc("GET /api/search", answer(s.apiSearch))
-	mux.HandleFunc("GET /api/profiles", answer(s.apiProfiles))
-	mux.HandleFunc("POST /api/profiles", answer(s.apiCreateProfile))
-	mux.HandleFunc("PUT /api/ratings", answer(s.apiRate))
-	mux.HandleFunc("POST /api/playback", answer(s.apiStart))
-	mux.HandleFunc("POST /api/playback/{session}/heartbeat", answer(s.apiReport(s.peers.Playback.Heartbeat)))
-	mux.HandleFunc("POST /api/playback/{session}/stop", answer(s.apiReport(s.peers.Playback.Stop)))
-	mux.HandleFunc("/api/", func(w http.ResponseWriter, r *http.Request) {
-		errs.WriteProblem(w, r, errs.Errorf(errs.NotFound, "there is no route %s %s", r.Method, r.URL.Path))
+// api returns the routes of the JSON API.
+func (s *Server) api() http.Handler {
+	mux := new(httpapi.Mux)
+	mux.Handle("GET /api/home", apiGet(s, s.apiHome))
+	mux.Handle("GET /api/titles/{id}", apiGet(s, s.apiTitle))
+	mux.Handle("GET /api/search", apiGet(s, s.apiSearch))
+	mux.Handle("GET /api/profiles", apiGet(s, s.apiProfiles))
+	mux.Handle("POST /api/profiles", apiBody(s, s.apiCreateProfile))
+	mux.Handle("PUT /api/ratings", apiBody(s, s.apiRate))
+	mux.Handle("POST /api/playback", apiBody(s, s.apiStart))
+	mux.Handle("POST /api/playback/{session}/heartbeat", apiBody(s, apiReport(s.peers.Playback.Heartbeat)))
+	mux.Handle("POST /api/playback/{session}/stop", apiBody(s, apiReport(s.peers.Playback.Stop)))
+	return mux
+}
+
+// apiGet returns a handler for a request without a body.
+func apiGet[A any](s *Server, fn func(*http.Request) (A, error)) http.Handler {
+	return httpapi.Answer(func(r *http.Request) (A, error) {
+		answer, err := fn(r)
+		return answer, s.hideCause(r, err)
 	})
 }
 
-// answer turns a function of request and body into a handler. A body is read for POST and PUT only.
-func answer[B any](fn func(*http.Request, B) (any, error)) http.HandlerFunc {
-	return func(w http.ResponseWriter, r *http.Request) {
-		var body B
-		if r.Method == http.MethodPost || r.Method == http.MethodPut {
-			if err := json.NewDecoder(r.Body).Decode(&body); err != nil {
-				errs.WriteProblem(w, r, errs.Errorf(errs.Invalid, "reading the body: %w", err))
-				return
-			}
-		}
-		out, err := fn(r, body)
-		if err != nil {
-			errs.WriteProblem(w, r, err)
-			return
-		}
-		w.Header().Set("Content-Type", "application/json")
-		w.Header().Set("Cache-Control", "no-store")
-		w.Header().Set("X-Content-Type-Options", "nosniff")
-		_ = json.NewEncoder(w).Encode(out) // it fails if the client has closed the connection
-	}
+// apiBody returns a handler for a request with a body.
+func apiBody[Q, A any](s *Server, fn func(*http.Request, *Q) (A, error)) http.Handler {
+	return httpapi.Body(func(r *http.Request, q *Q) (A, error) {
+		answer, err := fn(r, q)
+		return answer, s.hideCause(r, err)
+	})
 }
 
-func (s *Server) apiHome(r *http.Request, _ struct{}) (any, error) {
-	who := profileOf(r)
-	return s.home(r.Context(), who), nil
+// hiddenError is an error with a text for users. The text of the error itself may have addresses of services.
+type hiddenError struct {
+	error
+	text string
+}
+
+func (e *hiddenError) Error() string { return e.text }
+func (e *hiddenError) Unwrap() error { return e.error }
+
+// hideCause logs an error of a service that failed, and returns it with a text for users.
+func (s *Server) hideCause(r *http.Request, err error) error {
+	kind := errs.KindOf(err)
+	if err == nil || kind.HTTP() < 500 {
+		return err
+	}
+	s.log.WarnContext(r.Context(), "request failed", "path", r.URL.Path, "error", err.Error())
+	return &hiddenError{err, textOf(kind).Sentence}
+}
+
+func (s *Server) apiHome(r *http.Request) (*Home, error) {
+	return s.home(r.Context(), profileOf(r)), nil
 }
 
 // profileOf returns the profile that the query names, or nil.
 func profileOf(r *http.Request) *Viewer {
-	if id := r.FormValue("profile"); id != "" {
+	if id := r.URL.Query().Get("profile"); id != "" {
 		return &Viewer{ID: id}
 	}
 	return nil
@@ -77,39 +87,50 @@ type apiTitle struct {
 	More     []Card  `json:"more,omitempty"`
 }
 
-func (s *Server) apiTitle(r *http.Request, _ struct{}) (any, error) {
-	who := profileOf(r)
-	p, err := s.title(r.Context(), who, r.PathValue("id"))
+func (s *Server) apiTitle(r *http.Request) (*apiTitle, error) {
+	p, err := s.title(r.Context(), profileOf(r), r.PathValue("id"))
 	if err != nil {
 		return nil, err
 	}
-	out := apiTitle{p.Mark, p.Film.Director, int(p.Film.GetMinutes()), p.Film.GetImdbRating(), p.More}
+	out := &apiTitle{p.Mark, p.Film.Director, int(p.Film.GetMinutes()), p.Film.GetImdbRating(), p.More}
 	out.Stars = p.Mine
 	return out, nil
 }
 
-func (s *Server) apiSearch(r *http.Request, _ struct{}) (any, error) {
-	found, err := s.peers.Search.Search(r.Context(), &searchv1.SearchRequest{Query: r.FormValue("q")})
-	if err != nil {
-		return nil, err
-	}
-	cards := []Card{}
-	for _, h := range found.Hits {
-		cards = append(cards, card(&catalogv1.Title{Id: h.TitleId, Name: h.Name, Year: h.Year, Genre: h.Genre}))
-	}
-	return map[string]any{"hits": cards, "total": found.Total}, nil
+// apiHits is the JSON form of the result of a search.
+type apiHits struct {
+	Hits []Card `json:"hits"`
+	// Total is the number of films that match; Hits has the best of them.
+	Total int32 `json:"total"`
 }
 
-func (s *Server) apiProfiles(r *http.Request, _ struct{}) (any, error) {
-	all, err := s.peers.Profiles.List(r.Context(), &profilesv1.ListRequest{Household: r.FormValue("household")})
+func (s *Server) apiSearch(r *http.Request) (*apiHits, error) {
+	found, err := s.peers.Search.Search(r.Context(), &searchv1.SearchRequest{Query: r.URL.Query().Get("q")})
 	if err != nil {
 		return nil, err
 	}
-	out := []*Viewer{}
-	for _, p := range all.Profiles {
-		out = append(out, &Viewer{p.Id, p.Name})
+	out := &apiHits{Hits: []Card{}, Total: found.Total}
+	for _, h := range found.Hits {
+		out.Hits = append(out.Hits, Card{ID: h.TitleId, Name: h.Name, Year: int(h.Year), Genre: h.Genre})
 	}
-	return map[string]any{"profiles": out}, nil
+	return out, nil
+}
+
+// apiProfiles is the JSON form of a household.
+type apiProfiles struct {
+	Profiles []*Viewer `json:"profiles"`
+}
+
+func (s *Server) apiProfiles(r *http.Request) (*apiProfiles, error) {
+	all, err := s.peers.Profiles.List(r.Context(), &profilesv1.ListRequest{Household: r.URL.Query().Get("household")})
+	if err != nil {
+		return nil, err
+	}
+	out := &apiProfiles{Profiles: []*Viewer{}}
+	for _, p := range all.Profiles {
+		out.Profiles = append(out.Profiles, &Viewer{p.Id, p.Name})
+	}
+	return out, nil
 }
 
 type newProfile struct {
@@ -118,10 +139,9 @@ type newProfile struct {
 	Household string `json:"household"`
 }
 
-func (s *Server) apiCreateProfile(r *http.Request, b newProfile) (any, error) {
+func (s *Server) apiCreateProfile(r *http.Request, b *newProfile) (*Viewer, error) {
 	p, err := s.peers.Profiles.Create(r.Context(), &profilesv1.CreateRequest{
-		Id: b.ID, Name: b.Name,
-		Household: b.Household,
+		Id: b.ID, Name: b.Name, Household: b.Household,
 	})
 	return &Viewer{p.GetId(), p.GetName()}, err
 }
@@ -133,11 +153,18 @@ type newRating struct {
 	Stars   int32  `json:"stars"`
 }
 
-func (s *Server) apiRate(r *http.Request, b newRating) (any, error) {
+// apiRating is the rating after a request. Zero stars: there is none.
+type apiRating struct {
+	Stars int32 `json:"stars"`
+	// Applied is false if the key had been applied before.
+	Applied bool `json:"applied"`
+}
+
+func (s *Server) apiRate(r *http.Request, b *newRating) (*apiRating, error) {
 	got, err := s.peers.Ratings.Rate(r.Context(), &ratingsv1.RateRequest{
 		Key: b.Key, ProfileId: b.Profile, TitleId: b.Title, Stars: b.Stars,
 	})
-	return map[string]any{"stars": got.GetRating().GetStars(), "applied": got.GetApplied()}, err
+	return &apiRating{got.GetRating().GetStars(), got.GetApplied()}, err
 }
 
 type newSession struct {
@@ -156,14 +183,14 @@ type apiSession struct {
 	Stopped  bool    `json:"stopped,omitempty"`
 }
 
-func sessionOf(p *playbackv1.Session, err error) (any, error) {
-	return apiSession{
+func sessionOf(p *playbackv1.Session, err error) (*apiSession, error) {
+	return &apiSession{
 		p.GetId(), p.GetTitleId(), p.GetPosition().AsDuration().Seconds(), p.GetDuration().AsDuration().Seconds(),
 		p.GetSequence(), p.GetStopped(),
 	}, err
 }
 
-func (s *Server) apiStart(r *http.Request, b newSession) (any, error) {
+func (s *Server) apiStart(r *http.Request, b *newSession) (*apiSession, error) {
 	return sessionOf(s.peers.Playback.Start(r.Context(), &playbackv1.StartRequest{
 		SessionId: b.Session, ProfileId: b.Profile, TitleId: b.Title,
 	}))
@@ -179,13 +206,12 @@ func seconds(position float64) *durationpb.Duration {
 	return durationpb.New(time.Duration(min(max(position, 0), 1e6) * float64(time.Second)))
 }
 
-func (s *Server) apiReport(
+func apiReport(
 	send func(context.Context, *playbackv1.HeartbeatRequest, ...grpc.CallOption) (*playbackv1.Session, error),
-) func(*http.Request, newReport) (any, error) {
-	return func(r *http.Request, b newReport) (any, error) {
+) func(*http.Request, *newReport) (*apiSession, error) {
+	return func(r *http.Request, b *newReport) (*apiSession, error) {
 		return sessionOf(send(r.Context(), &playbackv1.HeartbeatRequest{
-			SessionId: r.PathValue("session"), Sequence: b.Sequence,
-			Position: seconds(b.Position),
+			SessionId: r.PathValue("session"), Sequence: b.Sequence, Position: seconds(b.Position),
 		}))
 	}
 }

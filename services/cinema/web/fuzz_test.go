@@ -4,13 +4,15 @@ import (
 	"encoding/json"
 	"io"
 	"net/http"
+	"net/http/httptest"
 	"strings"
 	"testing"
 )
 
 // FuzzAPI checks that no request to the API gets a status of 500 or more, and that every JSON response is valid.
 func FuzzAPI(f *testing.F) {
-	s := open(f, nil)
+	srv := httptest.NewServer(open(f, nil).handler)
+	f.Cleanup(srv.Close)
 	f.Add("POST", "profiles", `{"id":"ann","name":"Ann","household":"h"}`)
 	f.Add("PUT", "ratings", `{"key":"k","profile":"ingrid","title":"x","stars":99}`)
 	f.Add("POST", "playback", `{"session":"s","profile":"ingrid","title":"?"}`)
@@ -19,7 +21,7 @@ func FuzzAPI(f *testing.F) {
 	f.Add("GET", "titles/..", "")
 	f.Fuzz(func(t *testing.T, method, target, body string) {
 		path, query, _ := strings.Cut(target, "?")
-		r, err := http.NewRequestWithContext(t.Context(), method, s.url+"/api/", strings.NewReader(body))
+		r, err := http.NewRequestWithContext(t.Context(), method, srv.URL+"/api/", strings.NewReader(body))
 		if err != nil || strings.ContainsAny(query, " #\x7f") {
 			return
 		}
@@ -40,7 +42,7 @@ func FuzzAPI(f *testing.F) {
 			t.Errorf("%s %s %q: %d %s", method, target, body, resp.StatusCode, text)
 		}
 		if strings.Contains(resp.Header.Get("Content-Type"), "json") && len(text) > 0 && !json.Valid(text) {
-			t.Errorf("%s %s %q: answer is not JSON: %s", method, target, body, text)
+			t.Errorf("%s %s %q: the response is not JSON: %s", method, target, body, text)
 		}
 	})
 }

@@ -261,7 +261,7 @@ func (s *Server) rateTitle(w http.ResponseWriter, r *http.Request) error {
 	if who == nil {
 		return nil
 	}
-	stars, err := strconv.Atoi(r.FormValue("stars"))
+	stars, err := strconv.ParseInt(r.FormValue("stars"), 10, 32)
 	if err != nil {
 		return errs.Errorf(errs.Invalid, "rating a film").Field("stars", "must be a number of 0 to 5")
 	}

@@ -22,13 +22,13 @@ type Card struct {
 	Name  string `json:"name"`
 	Year  int    `json:"year,omitempty"`
 	Genre string `json:"genre,omitempty"`
-	// Percent is how much of the film the profile has seen; Zero: nothing, or all of it.
+	// Percent is how much of the film the profile has seen, 1 to 100. Zero: nothing, or all of it.
 	Percent int `json:"percent,omitempty"`
 	// Left is how many minutes are left of it.
 	Left int `json:"leftMinutes,omitempty"`
 	// Reason says why the film is recommended.
 	Reason string `json:"reason,omitempty"`
-	// Stars is what the profile gave the film; Zero: none.
+	// Stars is the rating that the profile gave the film, 1 to 5. Zero: none.
 	Stars int `json:"stars,omitempty"`
 }
 
@@ -125,14 +125,15 @@ func (s *Server) stars(ctx context.Context, g *degraded, profile string) map[str
 		found, err := s.peers.Ratings.GetRatings(ctx, &ratingsv1.GetRatingsRequest{ProfileId: profile})
 		return found.GetRatings(), err
 	}, zero) {
-		out[r.TitleId] = int(r.Stars)
+		out[r.TitleId] = int(min(max(r.Stars, 0), 5))
 	}
 	return out
 }
 
 // marked returns a card with the progress of a bookmark.
 func marked(c Card, m *viewingv1.Bookmark) Card {
-	position, duration := m.GetPosition().AsDuration(), m.GetDuration().AsDuration()
+	duration := m.GetDuration().AsDuration()
+	position := min(max(m.GetPosition().AsDuration(), 0), duration)
 	if duration > 0 && !m.Finished {
 		c.Percent = max(1, int(100*position/duration))
 		c.Left = int((duration - position + time.Minute - 1) / time.Minute)

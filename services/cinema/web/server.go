@@ -3,6 +3,7 @@ package web
 import (
 	"log/slog"
 	"net/http"
+	"net/url"
 	"slices"
 	"strings"
 	"sync"
@@ -54,9 +55,12 @@ func NewServer(peers Peers, set config.Set, log *slog.Logger) (*Server, error) {
 	}, nil
 }
 
+// maxForm is the largest body of a form in bytes. The API has a limit of its own, see [httpapi.MaxBody].
+const maxForm = 64 << 10
+
 // Handler returns the routes. Requests that another site makes with the browser of a user are refused.
 func (s *Server) Handler() http.Handler {
-	mux := http.NewServeMux()
+	pages := http.NewServeMux()
 	for pattern, h := range map[string]page{
 		"GET /{$}":               s.showHome,
 		"GET /titles/{id}":       s.showTitle,
@@ -72,24 +76,35 @@ func (s *Server) Handler() http.Handler {
 		"POST /watch/{session}":  s.moveWatch,
 		"/":                      s.notFound,
 	} {
-		mux.Handle(pattern, s.asPage(h))
+		pages.Handle(pattern, s.asPage(h))
 	}
-	mux.HandleFunc("GET /static/{file}", s.theme.static)
-	s.api(mux)
+	pages.HandleFunc("GET /static/{file}", s.theme.static)
+	mux := http.NewServeMux()
+	mux.Handle("/", http.MaxBytesHandler(s.requireUTF8(pages, parseForm), maxForm))
+	mux.Handle("/api/", s.requireUTF8(s.api(), parseQuery))
 	csrf := http.NewCrossOriginProtection()
 	csrf.SetDenyHandler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		s.writeError(w, r, errs.Errorf(errs.Denied, "this request came from another site"))
 	}))
-	return http.MaxBytesHandler(csrf.Handler(s.requireUTF8(mux)), 64<<10)
+	return csrf.Handler(mux)
 }
 
-// requireUTF8 refuses requests with text that is not UTF-8. Strings of a protobuf message must be UTF-8: a call with
-// others fails before it is sent, counts as a failure of the called service, and opens its circuit.
-func (s *Server) requireUTF8(next http.Handler) http.Handler {
+// parseForm returns the values of the query and of a form in the body.
+func parseForm(r *http.Request) (url.Values, error) {
+	err := r.ParseForm()
+	return r.Form, err
+}
+
+// parseQuery returns the values of the query. It does not read the body, which is JSON.
+func parseQuery(r *http.Request) (url.Values, error) { return url.ParseQuery(r.URL.RawQuery) }
+
+// requireUTF8 refuses requests with a path or values that are not UTF-8. Strings of a protobuf message must be UTF-8: a
+// call with others fails before it is sent, counts as a failure of the called service, and opens its circuit.
+func (s *Server) requireUTF8(next http.Handler, parse func(*http.Request) (url.Values, error)) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		err := r.ParseForm()
+		form, err := parse(r)
 		valid := utf8.ValidString(r.URL.Path)
-		for _, values := range r.Form {
+		for _, values := range form {
 			valid = valid && utf8.ValidString(strings.Join(values, ""))
 		}
 		switch {

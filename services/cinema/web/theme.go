@@ -197,12 +197,17 @@ var errorTexts = map[errs.Kind]errorText{
 	errs.Unimplemented: {"Temporarily unavailable", "This part of the cinema is not available yet. Try again later."},
 }
 
+// textOf returns the text for a kind of error.
+func textOf(kind errs.Kind) errorText {
+	if shown, ok := errorTexts[kind]; ok {
+		return shown
+	}
+	return errorText{"Something went wrong", "This was our fault, and it has been logged. Try again."}
+}
+
 func (s *Server) showError(w http.ResponseWriter, r *http.Request, err error) {
 	kind := errs.KindOf(err)
-	shown, ok := errorTexts[kind]
-	if !ok {
-		shown = errorText{"Something went wrong", "This was our fault, and it has been logged. Try again."}
-	}
+	shown := textOf(kind)
 	if kind.HTTP() >= 500 {
 		s.log.WarnContext(r.Context(), "page failed", "path", r.URL.Path, "error", err.Error())
 	}
