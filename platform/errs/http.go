@@ -98,7 +98,7 @@ func LogInternal(ctx context.Context, err error, args ...any) {
 // SetRetry adds Retry-After if err has a delay, and Pushback: -1 if this server has used up its retries, so that the
 // caller does not retry. Use it for responses that are not problem+json, such as HTML pages.
 func SetRetry(h http.Header, err error) {
-	setRetryAfter(h, RetryAfter(err))
+	SetRetryAfter(h, RetryAfter(err))
 	var up interface{ GivenUp() bool }
 	if errors.As(err, &up) && up.GivenUp() {
 		h.Set(Pushback, "-1")
@@ -109,7 +109,8 @@ func SetRetry(h http.Header, err error) {
 // multiply. gRPC has it as a trailer (proposal A6).
 const Pushback = "Grpc-Retry-Pushback-Ms"
 
-func setRetryAfter(h http.Header, d time.Duration) {
+// SetRetryAfter adds Retry-After: d, rounded up to whole seconds. Zero: it adds nothing.
+func SetRetryAfter(h http.Header, d time.Duration) {
 	if d > 0 {
 		h.Set("Retry-After", strconv.Itoa(int(math.Ceil(d.Seconds()))))
 	}
@@ -122,13 +123,11 @@ func WriteProblem(w http.ResponseWriter, r *http.Request, err error) {
 	p := ProblemOf(r.Context(), err)
 	p.Instance = r.URL.Path
 	SetRetry(w.Header(), err)
-	WriteProblemBody(w, p, 0)
+	WriteProblemBody(w, p)
 }
 
-// WriteProblemBody writes a body that the caller has completed. Retry-After is rounded up to whole seconds; zero
-// leaves it out.
-func WriteProblemBody(w http.ResponseWriter, p Problem, retry time.Duration) {
-	setRetryAfter(w.Header(), retry)
+// WriteProblemBody writes a body that the caller has completed. The caller adds Retry-After: see [SetRetryAfter].
+func WriteProblemBody(w http.ResponseWriter, p Problem) {
 	w.Header().Set("Content-Type", "application/problem+json")
 	w.Header().Set("X-Content-Type-Options", "nosniff")
 	w.Header().Set("Cache-Control", "no-store")

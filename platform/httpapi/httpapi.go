@@ -213,7 +213,7 @@ func elemOf(t reflect.Type, key string) (elem reflect.Type, ok bool) {
 func refuse(w http.ResponseWriter, r *http.Request, status int, err error) {
 	p := errs.ProblemOf(r.Context(), err)
 	p.Status, p.Title, p.Instance = status, http.StatusText(status), r.URL.Path
-	errs.WriteProblemBody(w, p, 0)
+	errs.WriteProblemBody(w, p)
 }
 
 func respond(w http.ResponseWriter, r *http.Request, answer any, err error) {

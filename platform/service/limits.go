@@ -84,7 +84,7 @@ func limitBodies(h http.Handler) http.Handler {
 			p := errs.ProblemOf(r.Context(), errs.Errorf(errs.Invalid,
 				"reading the request: a body may have %d MiB, this one has %d bytes", maxBody>>20, r.ContentLength))
 			p.Status, p.Title = http.StatusRequestEntityTooLarge, http.StatusText(http.StatusRequestEntityTooLarge)
-			errs.WriteProblemBody(w, p, 0)
+			errs.WriteProblemBody(w, p)
 			return
 		case r.ContentLength != 0:
 			rc := http.NewResponseController(w)

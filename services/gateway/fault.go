@@ -100,9 +100,7 @@ func (f *failure) write(w http.ResponseWriter, r *http.Request, id, traceID stri
 	if f.close && r.ProtoMajor == 1 {
 		h.Set("Connection", "close")
 	}
-	if f.retry > 0 {
-		h.Set("Retry-After", strconv.Itoa(int((f.retry+time.Second-1)/time.Second)))
-	}
+	errs.SetRetryAfter(h, f.retry)
 	switch {
 	case isGRPC(r):
 		h.Set("Content-Type", "application/grpc")
@@ -117,8 +115,8 @@ func (f *failure) write(w http.ResponseWriter, r *http.Request, id, traceID stri
 	default:
 		errs.WriteProblemBody(w, errs.Problem{
 			Type: "about:blank", Title: http.StatusText(f.status), Status: f.status, Detail: f.detail, Instance: r.URL.Path,
-			Code: strings.ToUpper(string(f.fault)), Meta: map[string]string{"request_id": id}, TraceID: traceID,
-		}, f.retry)
+			Code: strings.ToUpper(string(f.fault)), Meta: map[string]string{"requestId": id}, TraceID: traceID,
+		})
 	}
 }
 

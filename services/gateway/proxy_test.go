@@ -394,9 +394,11 @@ func TestFaults(t *testing.T) {
 			var problem struct {
 				Status int
 				Code   string
+				Meta   map[string]string
 			}
 			if json.Unmarshal(body, &problem); !own && !x.cut && (problem.Status != x.status ||
-				problem.Code != strings.ToUpper(x.fault)) {
+				problem.Code != strings.ToUpper(x.fault) ||
+				problem.Meta["requestId"] == "" || problem.Meta["requestId"] != res.Header.Get("X-Request-Id")) {
 				t.Errorf("%s: body %s", x.path, body)
 			}
 			if own != strings.HasPrefix(x.path, "/web/4") && own != strings.HasPrefix(x.path, "/web/50") {
