@@ -14,10 +14,6 @@ import (
 	"bijou.dev/platform/load"
 )
 
-// PropertyOpenInstances is the entry in the properties of a summed Snapshot that says how many of its instances are
-// open, half-open or forced open. A Snapshot of one process has none.
-const PropertyOpenInstances = "openInstances"
-
 // WriteEvents writes snaps as hystrix.stream does: one server-sent event for each circuit as a HystrixCommand, then one
 // for each group as a HystrixThreadPool, which older dashboards expect although no threads are pooled here. Executing
 // and total latency are the same, because a call never queues.
@@ -120,15 +116,18 @@ func summed(d time.Duration, hosts int64) int64 {
 	return int64(d.Seconds()*1000*float64(hosts) + 0.5)
 }
 
-func openValue(s *circuitsv1.Snapshot, hosts int64) any {
-	open := int64(0)
+// OpenInstances returns how many processes of s have the circuit open, half-open or forced open. If s does not say it,
+// then all or none, according to its state.
+func OpenInstances(s *circuitsv1.Snapshot) int32 {
 	switch s.State {
 	case circuitsv1.State_STATE_OPEN, circuitsv1.State_STATE_HALF_OPEN, circuitsv1.State_STATE_FORCED_OPEN:
-		open = hosts
+		return cmp.Or(s.OpenInstances, max(s.ReportingHosts, 1))
 	}
-	if n, err := strconv.ParseInt(s.Properties[PropertyOpenInstances], 10, 64); err == nil {
-		open = n
-	}
+	return s.OpenInstances
+}
+
+func openValue(s *circuitsv1.Snapshot, hosts int64) any {
+	open := int64(OpenInstances(s))
 	switch {
 	case open == 0:
 		return false

@@ -130,17 +130,17 @@ func TestOpenInSummedEvents(t *testing.T) {
 	var m load.Meter
 	m.Record(0, load.Succeeded, 7*time.Millisecond)
 	sevenMs := m.Load(load.Window)
-	for open, want := range map[string]string{"0": "false", "1": `{"false":2,"true":1}`, "3": "3"} {
+	for open, want := range map[int32]string{0: "false", 1: `{"false":2,"true":1}`, 3: "3"} {
 		var buf bytes.Buffer
 		if err := circuit.WriteEvents(&buf, []*circuitsv1.Snapshot{{
 			Name: "catalog.GetMovie", ReportingHosts: 3, Load: sevenMs.Proto(), ErrorPercentage: 20,
-			Properties: map[string]string{circuit.PropertyOpenInstances: open, "timeout": "1s"},
+			OpenInstances: open, Properties: map[string]string{"timeout": "1s"},
 		}}, time.Now()); err != nil {
 			t.Fatal(err)
 		}
 		event := events(t, buf.String())[0]
 		if got, _ := json.Marshal(event["isCircuitBreakerOpen"]); string(got) != want {
-			t.Errorf("%s of 3 open: isCircuitBreakerOpen is %s, want %s", open, got, want)
+			t.Errorf("%d of 3 open: isCircuitBreakerOpen is %s, want %s", open, got, want)
 		}
 		for name, want := range map[string]float64{
 			"latencyExecute_mean": 21, "errorPercentage": 60, "propertyValue_executionTimeoutInMilliseconds": 3000,

@@ -13,9 +13,9 @@
 //
 // Counts, concurrency and instances are added up. The error percentage is that of the sums. Loads are merged by
 // platform/load: every process uses the same latency buckets, so percentiles are those of all calls together, within
-// load.MaxError. The state is the worst of all, with its reason, and the property circuit.PropertyOpenInstances is the
-// number of instances that are not closed. Settings that differ between instances are averaged if they are numbers, and
-// true if one is true.
+// load.MaxError. The state is the worst of all, with its reason, and open_instances is the number of instances where
+// the circuit is open, half-open or forced open. Settings that differ between instances are averaged if they are
+// numbers, and true if one is true.
 //
 // A process that changes to another replica is removed by the first one when its stream ends, or when nothing came for
 // 5 seconds. If the network failed without a sign, the process can be counted twice for that long.

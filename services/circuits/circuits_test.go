@@ -208,11 +208,9 @@ func TestInstancesOfOneServiceAreSummed(t *testing.T) {
 		want := &circuitsv1.Snapshot{
 			Name: "catalog.GetMovie", Group: "catalog", State: circuitsv1.State_STATE_OPEN, Reason: "many calls failed",
 			Rolling: map[string]int64{"SUCCESS": 30, "FAILURE": 10}, Requests: 40, Errors: 10, ErrorPercentage: 25,
-			Figures: all.Figures(),
-			Properties: map[string]string{
-				"timeout": "1.5s", "maxConcurrent": "150", "forceOpen": "true", circuit.PropertyOpenInstances: "1",
-			},
-			ExampleTraces: []string{"abc"}, ReportingHosts: 2,
+			Figures:       all.Figures(),
+			Properties:    map[string]string{"timeout": "1.5s", "maxConcurrent": "150", "forceOpen": "true"},
+			ExampleTraces: []string{"abc"}, ReportingHosts: 2, OpenInstances: 1,
 		}
 		if diff := cmp.Diff(want, got, protocmp.Transform(), approximately); diff != "" {
 			t.Errorf("sum (-want +got):\n%s", diff)
@@ -260,7 +258,7 @@ func TestSumsDoNotDependOnOrder(t *testing.T) {
 			}
 		})
 	}
-	if want.ReportingHosts != 9 || want.Requests != 3600 || want.Properties[circuit.PropertyOpenInstances] != "3" {
+	if want.ReportingHosts != 9 || want.Requests != 3600 || want.OpenInstances != 3 {
 		t.Errorf("sum is %v", want)
 	}
 }
@@ -414,6 +412,8 @@ func TestRefusedReports(t *testing.T) {
 	longTrace.ExampleTraces = []string{strings.Repeat("a", 33)}
 	lessThanNone := getMovie(1, 0)
 	lessThanNone.Rolling["FAILURE"] = -1
+	negativeOpen := getMovie(1, 0)
+	negativeOpen.OpenInstances = -1
 	tests := []struct {
 		name string
 		reqs []*circuitsv1.ReportRequest
@@ -438,6 +438,11 @@ func TestRefusedReports(t *testing.T) {
 		},
 		{"no trace id", []*circuitsv1.ReportRequest{report("web", "web-1", longTrace)}, errs.Invalid, "traces"},
 		{"negative count", []*circuitsv1.ReportRequest{report("web", "web-1", lessThanNone)}, errs.Invalid, "counts"},
+		{
+			"negative number of open instances",
+			[]*circuitsv1.ReportRequest{report("web", "web-1", negativeOpen)},
+			errs.Invalid, "counts",
+		},
 		{"too many processes", []*circuitsv1.ReportRequest{report("web", "web-3")}, errs.Exhausted, "max-processes"},
 	}
 	for _, tt := range tests {

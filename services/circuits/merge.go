@@ -113,10 +113,9 @@ func (s *circuitSum) add(c *circuitsv1.Snapshot) {
 		return
 	}
 	sum := s.snap
-	open := openInstances(sum) + openInstances(c)
+	sum.OpenInstances += circuit.OpenInstances(c)
 	worst(sum, c)
 	mergeProperties(sum, c)
-	sum.Properties[circuit.PropertyOpenInstances] = strconv.Itoa(open)
 	for event, n := range c.Rolling {
 		sum.Rolling[event] += n
 	}
@@ -150,19 +149,8 @@ func first(c *circuitsv1.Snapshot) *circuitsv1.Snapshot {
 	if sum.Rolling == nil {
 		sum.Rolling = map[string]int64{}
 	}
-	sum.Properties[circuit.PropertyOpenInstances] = strconv.Itoa(openInstances(c))
+	sum.OpenInstances = circuit.OpenInstances(c)
 	return sum
-}
-
-// openInstances returns how many instances of a circuit are open, half-open or forced open.
-func openInstances(c *circuitsv1.Snapshot) int {
-	if n, err := strconv.Atoi(c.Properties[circuit.PropertyOpenInstances]); err == nil {
-		return n
-	}
-	if severity[c.State] >= severity[circuitsv1.State_STATE_HALF_OPEN] {
-		return int(max(c.ReportingHosts, 1))
-	}
-	return 0
 }
 
 // worst keeps the worse state with its reason, and of equal states the older one.

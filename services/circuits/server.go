@@ -154,7 +154,7 @@ func validateSnapshot(c *circuitsv1.Snapshot) string {
 	if err := load.Validate(c.Load); err != nil {
 		return "must have a load that is possible: " + err.Error()
 	}
-	if min(c.Requests, c.Errors, int64(c.Concurrent), int64(c.MaxConcurrent), int64(c.ReportingHosts)) < 0 {
+	if min(c.Requests, c.Errors) < 0 || min(c.Concurrent, c.MaxConcurrent, c.ReportingHosts, c.OpenInstances) < 0 {
 		return "must have counts of at least 0"
 	}
 	return ""

@@ -114,7 +114,10 @@ type Snapshot struct {
 	// replicas of the circuits service.
 	Load *Load `protobuf:"bytes,17,opt,name=load,proto3" json:"load,omitempty"`
 	// The figures of load, for watchers. Unset: they are being measured.
-	Figures       *Figures `protobuf:"bytes,18,opt,name=figures,proto3" json:"figures,omitempty"`
+	Figures *Figures `protobuf:"bytes,18,opt,name=figures,proto3" json:"figures,omitempty"`
+	// How many of the processes summed here have the circuit open, half-open or forced open. Zero in a report, where state
+	// says it.
+	OpenInstances int32 `protobuf:"varint,19,opt,name=open_instances,json=openInstances,proto3" json:"open_instances,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -259,6 +262,13 @@ func (x *Snapshot) GetFigures() *Figures {
 		return x.Figures
 	}
 	return nil
+}
+
+func (x *Snapshot) GetOpenInstances() int32 {
+	if x != nil {
+		return x.OpenInstances
+	}
+	return 0
 }
 
 // Load is the calls of one link that ended within the last ten complete seconds. The package bijou.dev/platform/load
@@ -1300,7 +1310,7 @@ var File_api_circuits_v1_circuits_proto protoreflect.FileDescriptor
 
 const file_api_circuits_v1_circuits_proto_rawDesc = "" +
 	"\n" +
-	"\x1eapi/circuits/v1/circuits.proto\x12\x11bijou.circuits.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xbc\x06\n" +
+	"\x1eapi/circuits/v1/circuits.proto\x12\x11bijou.circuits.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xe3\x06\n" +
 	"\bSnapshot\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x14\n" +
 	"\x05group\x18\x02 \x01(\tR\x05group\x12.\n" +
@@ -1322,7 +1332,8 @@ const file_api_circuits_v1_circuits_proto_rawDesc = "" +
 	"\x0eexample_traces\x18\x0f \x03(\tR\rexampleTraces\x12'\n" +
 	"\x0freporting_hosts\x18\x10 \x01(\x05R\x0ereportingHosts\x12+\n" +
 	"\x04load\x18\x11 \x01(\v2\x17.bijou.circuits.v1.LoadR\x04load\x124\n" +
-	"\afigures\x18\x12 \x01(\v2\x1a.bijou.circuits.v1.FiguresR\afigures\x1a:\n" +
+	"\afigures\x18\x12 \x01(\v2\x1a.bijou.circuits.v1.FiguresR\afigures\x12%\n" +
+	"\x0eopen_instances\x18\x13 \x01(\x05R\ropenInstances\x1a:\n" +
 	"\fRollingEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\x03R\x05value:\x028\x01\x1a=\n" +

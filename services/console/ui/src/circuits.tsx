@@ -107,7 +107,7 @@ export function CircuitsView() {
 
 function Row({ caller, c }: { caller: string; c: Circuit }) {
   const l = loadOf(c);
-  const open = Number(c.properties.openInstances ?? 0);
+  const open = c.openInstances;
   const limit = c.properties.maxConcurrent;
   return (
     <tr>

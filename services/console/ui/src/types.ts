@@ -75,6 +75,7 @@ export type Circuit = {
   properties: Record<string, string>;
   exampleTraces: string[];
   reportingHosts: number;
+  openInstances: number;
 };
 export type Board = { services: { service: string; instances: string[]; circuits: Circuit[] }[] };
 
