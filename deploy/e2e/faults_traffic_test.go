@@ -205,7 +205,7 @@ func withEjectionTimes(service, victim string, f fault) fault {
 		stopWeb := watch(t, 50*time.Millisecond, func(ctx context.Context) {
 			var all map[string][]struct {
 				ID, Addr, Phase string
-				Latency         float64 `json:"latency_ms"`
+				Latency         float64 `json:"latencyMs"`
 				Pending         int
 			}
 			if err := getJSON(ctx, "http://"+p.addr("web-1", 9090)+"/balancers", &all); err != nil {

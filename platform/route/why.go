@@ -128,7 +128,7 @@ type EndpointState struct {
 	// Phase is "admitted", "ejected", or "probation": out until one request succeeds.
 	Phase string `json:"phase"`
 	// LatencyMS is the peak EWMA in milliseconds. Zero: never used, or long ago.
-	LatencyMS float64 `json:"latency_ms"`
+	LatencyMS float64 `json:"latencyMs"`
 	Pending   int64   `json:"pending"`
 	// Share is the part of its turn that the endpoint takes: below 1 in slow start.
 	Share float64 `json:"share"`
@@ -137,7 +137,7 @@ type EndpointState struct {
 	// Ejections counts the ejections of late, which lengthen the next one.
 	Ejections uint32 `json:"ejections,omitempty"`
 	// EjectedUntil is when a probe is allowed. Zero: not ejected.
-	EjectedUntil time.Time `json:"ejected_until,omitzero"`
+	EjectedUntil time.Time `json:"ejectedUntil,omitzero"`
 	// Reason says why it was ejected last. Empty: never.
 	Reason string `json:"reason,omitempty"`
 }

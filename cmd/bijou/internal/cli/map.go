@@ -109,7 +109,7 @@ type routeTable struct {
 		Instances []struct {
 			ID, Zone, Version, Phase, Reason string
 
-			Latency float64 `json:"latency_ms"`
+			Latency float64 `json:"latencyMs"`
 			Pending int
 		}
 	}

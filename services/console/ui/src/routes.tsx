@@ -200,7 +200,7 @@ function Behind({ target, origins }: { target: Target; origins: Origin[] }) {
             </Badge>{" "}
             <Link href={`/services/${target.service}/${i.id}`}>{i.id}</Link>{" "}
             <span class="muted">
-              zone {i.zone}, {i.latency_ms ? ms(i.latency_ms) : "not used lately"}, {i.pending} under way
+              zone {i.zone}, {i.latencyMs ? ms(i.latencyMs) : "not used lately"}, {i.pending} under way
               {i.share < 1 ? `, slow start: ${Math.round(i.share * 100)} % of its turn` : ""}
               {i.phase !== "admitted" ? `: ${i.reason}` : ""}
             </span>

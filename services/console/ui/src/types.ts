@@ -150,12 +150,12 @@ export type Origin = {
         version?: string;
         ready: boolean;
         phase: string;
-        latency_ms: number;
+        latencyMs: number;
         pending: number;
         share: number;
         failures: number;
         reason?: string;
-        ejected_until?: string;
+        ejectedUntil?: string;
       }[]
     | null;
 };
