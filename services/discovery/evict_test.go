@@ -28,20 +28,11 @@ func TestChangeDuringAFailedEvictionIsWritten(t *testing.T) {
 	inStack(t, func(t *testing.T, s *stack) {
 		r := s.replica("discovery-1", func(o *registry.Options) { o.Store = noDeletes{o.Store} })
 		settle()
-		stream, err := s.rpc(r).Register(t.Context())
-		if err != nil {
+		stream := s.register(r, heartbeat("catalog", "1", discoveryv1.Status_STATUS_STARTING))
+		after(11 * time.Second) // the lease has ended and the eviction is in progress
+		if err := stream.Send(heartbeat("catalog", "1", up)); err != nil {
 			t.Fatal(err)
 		}
-		report := func(status discoveryv1.Status) {
-			if err := stream.Send(&discoveryv1.RegisterRequest{Instance: &discoveryv1.Instance{
-				Service: "catalog", Id: "1", Reported: status, Endpoints: map[string]string{"grpc": "catalog-1:7000"},
-			}}); err != nil {
-				t.Fatal(err)
-			}
-		}
-		report(discoveryv1.Status_STATUS_STARTING)
-		after(11 * time.Second) // the lease has ended and the eviction is in progress
-		report(discoveryv1.Status_STATUS_UP)
 		after(5 * time.Second)
 		entries, _, err := s.store.List(t.Context(), "/bijou/discovery/instances/")
 		if err != nil || len(entries) != 1 {

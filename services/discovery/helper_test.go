@@ -190,3 +190,43 @@ func (s *stack) state(r *replica) *discoveryv1.ListResponse {
 	}
 	return resp
 }
+
+// heartbeat returns a heartbeat of an instance without a start time. Its heartbeat and lease are the registry's.
+func heartbeat(service, id string, status discoveryv1.Status) *discoveryv1.RegisterRequest {
+	return &discoveryv1.RegisterRequest{Instance: &discoveryv1.Instance{
+		Service: service, Id: id, Reported: status, Endpoints: map[string]string{"grpc": service + "-" + id + ":7000"},
+	}}
+}
+
+// register opens a stream, sends messages on it and reads one response to each.
+func (s *stack) register(r *replica, messages ...*discoveryv1.RegisterRequest) discoveryv1.Discovery_RegisterClient {
+	s.t.Helper()
+	stream, err := s.rpc(r).Register(s.t.Context())
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	for _, m := range messages {
+		if err := stream.Send(m); err != nil {
+			s.t.Fatal(err)
+		}
+		if _, err := stream.Recv(); err != nil {
+			s.t.Fatalf("registering %s/%s: %v", m.GetInstance().GetService(), m.GetInstance().GetId(), err)
+		}
+	}
+	return stream
+}
+
+// records returns the keys of the store below /bijou/discovery/instances/.
+func (s *stack) records() []string {
+	s.t.Helper()
+	const root = "/bijou/discovery/instances/"
+	entries, _, err := s.store.List(s.t.Context(), root)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	keys := []string{}
+	for _, e := range entries {
+		keys = append(keys, strings.TrimPrefix(e.Key, root))
+	}
+	return keys
+}

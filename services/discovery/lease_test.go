@@ -13,7 +13,6 @@ import (
 	registry "bijou.dev/services/discovery"
 	"google.golang.org/grpc"
 	"google.golang.org/protobuf/types/known/durationpb"
-	"google.golang.org/protobuf/types/known/timestamppb"
 )
 
 func TestCrashIsEvictedAfterTheLease(t *testing.T) {
@@ -82,10 +81,7 @@ func TestDefaultsOfHeartbeatAndLeaseFitEachOther(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			req := &discoveryv1.RegisterRequest{Instance: &discoveryv1.Instance{
-				Service: "catalog", Id: "1", Reported: discoveryv1.Status_STATUS_UP,
-				Endpoints: map[string]string{"grpc": "catalog-1:7000"},
-			}}
+			req := heartbeat("catalog", "1", up)
 			if c.beat > 0 {
 				req.Heartbeat = durationpb.New(c.beat)
 			}
@@ -146,16 +142,9 @@ func TestHeartbeatsOfAnEndedStreamAreIgnored(t *testing.T) {
 	inStack(t, func(t *testing.T, s *stack) {
 		r := s.replica("discovery-1")
 		settle()
-		in := instance("catalog", "1")
-		heartbeat := func() *discoveryv1.RegisterRequest {
-			return &discoveryv1.RegisterRequest{Instance: &discoveryv1.Instance{
-				Service: in.Service, Id: in.ID, Reported: discoveryv1.Status_STATUS_UP, Endpoints: in.Endpoints,
-				Started: timestamppb.New(in.Started),
-			}}
-		}
 		old := broken{received: make(chan *discoveryv1.RegisterRequest, 1)}
 		defer close(old.received)
-		old.received <- heartbeat()
+		old.received <- heartbeat("catalog", "1", up)
 		if err := r.Register(old); err == nil {
 			t.Fatal("a stream on which sending fails ended without an error")
 		}
@@ -164,13 +153,13 @@ func TestHeartbeatsOfAnEndedStreamAreIgnored(t *testing.T) {
 			t.Fatal(err)
 		}
 		for range 2 {
-			if err := back.Send(heartbeat()); err != nil {
+			if err := back.Send(heartbeat("catalog", "1", up)); err != nil {
 				t.Fatal(err)
 			}
 			if _, err := back.Recv(); err != nil {
 				t.Fatalf("a heartbeat left on the old stream ended the new stream: %v", err)
 			}
-			old.received <- heartbeat()
+			old.received <- heartbeat("catalog", "1", up)
 			synctest.Wait()
 		}
 	})

@@ -94,13 +94,9 @@ func TestBadHeartbeatsAreRefused(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			inStack(t, func(t *testing.T, s *stack) {
 				r := s.replica("discovery-1")
-				req := &discoveryv1.RegisterRequest{
-					Instance: &discoveryv1.Instance{
-						Service: "catalog", Id: "1", Reported: discoveryv1.Status_STATUS_UP,
-						Endpoints: map[string]string{"grpc": "catalog-1:7000"}, Metadata: map[string]string{},
-					},
-					Heartbeat: durationpb.New(3 * time.Second), Lease: durationpb.New(10 * time.Second),
-				}
+				req := heartbeat("catalog", "1", up)
+				req.Instance.Metadata = map[string]string{}
+				req.Heartbeat, req.Lease = durationpb.New(3*time.Second), durationpb.New(10*time.Second)
 				c.change(req)
 				stream, err := s.rpc(r).Register(t.Context())
 				if err != nil {
