@@ -27,11 +27,39 @@ type subscriber struct {
 	profile string
 }
 
-// film is the part of a film that a session uses.
-type film struct {
-	ID   string `json:"id"`
-	Name string `json:"name"`
-}
+// The bodies of requests and the parts of responses that a session uses.
+type (
+	film struct {
+		ID   string `json:"id"`
+		Name string `json:"name"`
+	}
+	homePage struct {
+		Rows []struct {
+			Cards []film `json:"cards"`
+		} `json:"rows"`
+		Degraded []string `json:"degraded"`
+	}
+	newProfile struct {
+		ID        string `json:"id"`
+		Name      string `json:"name"`
+		Household string `json:"household"`
+	}
+	newSession struct {
+		Session string `json:"session"`
+		Profile string `json:"profile"`
+		Title   string `json:"title"`
+	}
+	progress struct {
+		Sequence int `json:"sequence"`
+		Position int `json:"position"`
+	}
+	newRating struct {
+		Key     string `json:"key"`
+		Profile string `json:"profile"`
+		Title   string `json:"title"`
+		Stars   int    `json:"stars"`
+	}
+)
 
 // errEmpty is the error of a home page without films.
 var errEmpty = errors.New("the home page has no films")
@@ -42,7 +70,7 @@ func (l *Load) session(ctx context.Context, due time.Time, seed uint64) {
 	r := rand.New(rand.NewPCG(seed, 2)) //nolint:gosec // load, not secrets
 	s := &subscriber{Load: l, random: r, due: due, profile: fmt.Sprintf("audience-%02d", 1+r.IntN(subscribers))}
 	if _, ok := l.joined.Load(s.profile); !ok {
-		body := map[string]any{"id": s.profile, "name": s.profile, "household": "audience"}
+		body := newProfile{ID: s.profile, Name: s.profile, Household: "audience"}
 		if s.do(ctx, "join", http.MethodPost, "/api/profiles", body, nil) == nil {
 			l.joined.Store(s.profile, true)
 		}
@@ -69,21 +97,16 @@ func (l *Load) session(ctx context.Context, due time.Time, seed uint64) {
 		s.play(ctx, chosen)
 	}
 	if r.Float64() < 0.3 && s.pause(ctx) {
-		_ = s.do(ctx, "rate", http.MethodPut, "/api/ratings",
-			map[string]any{
-				"key": fmt.Sprintf("a-%x", r.Uint64()), "profile": s.profile, "title": chosen.ID,
-				"stars": 1 + r.IntN(5),
-			}, nil)
+		_ = s.do(ctx, "rate", http.MethodPut, "/api/ratings", newRating{
+			Key: fmt.Sprintf("a-%x", r.Uint64()), Profile: s.profile, Title: chosen.ID, Stars: 1 + r.IntN(5),
+		}, nil)
 	}
 }
 
 // home requests the home page and returns its films.
 func (s *subscriber) home(ctx context.Context) ([]film, error) {
 	var films []film
-	var page struct {
-		Rows     []struct{ Cards []film }
-		Degraded []string
-	}
+	var page homePage
 	err := s.do(ctx, "home", http.MethodGet, "/api/home?profile="+s.profile, nil, func(body []byte) error {
 		if err := json.Unmarshal(body, &page); err != nil {
 			return err
@@ -105,7 +128,7 @@ func (s *subscriber) home(ctx context.Context) ([]film, error) {
 // play plays a film and reports progress one to four times.
 func (s *subscriber) play(ctx context.Context, chosen film) {
 	session := fmt.Sprintf("a-%016x", s.random.Uint64())
-	body := map[string]any{"session": session, "profile": s.profile, "title": chosen.ID}
+	body := newSession{Session: session, Profile: s.profile, Title: chosen.ID}
 	if s.do(ctx, "play", http.MethodPost, "/api/playback", body, nil) != nil {
 		return
 	}
@@ -114,12 +137,12 @@ func (s *subscriber) play(ctx context.Context, chosen film) {
 		if !s.pause(ctx) {
 			return
 		}
-		op, what := "heartbeat", "/heartbeat"
+		op := "heartbeat"
 		if n == beats {
-			op, what = "stop", "/stop"
+			op = "stop"
 		}
-		report := map[string]any{"sequence": n, "position": 60 + s.random.IntN(5000)}
-		if s.do(ctx, op, http.MethodPost, "/api/playback/"+session+what, report, nil) != nil {
+		report := progress{Sequence: n, Position: 60 + s.random.IntN(5000)}
+		if s.do(ctx, op, http.MethodPost, "/api/playback/"+session+"/"+op, report, nil) != nil {
 			return
 		}
 	}

@@ -117,8 +117,11 @@ func Fail(err error) Answer {
 	return func(context.Context, string) (proto.Message, error) { return nil, err }
 }
 
-// Replace makes a service that runs answer every call with answer. Its connections stay open. Serve undoes it.
+// Replace makes a service that runs answer every call with answer, until Restore. Its connections stay open.
 func (h *Stack) Replace(name string, answer Answer) { h.answers[name].Store(&answer) }
+
+// Restore undoes Replace.
+func (h *Stack) Restore(name string) { h.answers[name].Store(nil) }
 
 // replaceable registers services whose calls are answered by answer, unless it is nil.
 type replaceable struct {

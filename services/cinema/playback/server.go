@@ -130,13 +130,19 @@ func (s *Server) prepare(ctx context.Context, r *playbackv1.StartRequest) (*play
 		return nil, err
 	}
 	if !mark.GetFinished() && mark.GetPosition() != nil {
-		session.Position = durationpb.New(min(mark.Position.AsDuration(), session.Duration.AsDuration()))
+		session.Position = within(mark.Position, session)
 	}
 	return session, nil
 }
 
+// within returns a position between the beginning and the end of a session's film.
+func within(position *durationpb.Duration, s *playbackv1.Session) *durationpb.Duration {
+	return durationpb.New(min(max(position.AsDuration(), 0), s.Duration.AsDuration()))
+}
+
+// durationOf returns the running time of a film, or defaultDuration if the catalog has none that is possible.
 func durationOf(t *catalogv1.Title) time.Duration {
-	if t.Minutes == nil {
+	if t.GetMinutes() <= 0 {
 		return defaultDuration
 	}
 	return time.Duration(t.GetMinutes()) * time.Minute
@@ -182,7 +188,7 @@ func (s *Server) report(ctx context.Context, r *playbackv1.HeartbeatRequest, sto
 		return session, err
 	}
 	session.Sequence, session.Stopped, session.Reported = r.Sequence, stop, timestamppb.Now()
-	session.Position = durationpb.New(min(max(r.Position.AsDuration(), 0), session.Duration.AsDuration()))
+	session.Position = within(r.Position, session)
 	session.Bookmarked = s.advance(ctx, session) == nil
 	var got *playbackv1.Session
 	err = s.db.Write(ctx, func(tx *bolt.Tx) error {

@@ -204,11 +204,13 @@ func TestFormsRefuseWrongValues(t *testing.T) {
 		form url.Values
 		want int
 	}{
-		"nine stars":              {"/titles/fargo-1996/rate", url.Values{"key": {"k"}, "stars": {"9"}}, 400},
-		"stars in letters":        {"/titles/fargo-1996/rate", url.Values{"key": {"k"}, "stars": {"four"}}, 400},
-		"stars of 2^32 + 1":       {"/titles/fargo-1996/rate", url.Values{"key": {"k"}, "stars": {"4294967297"}}, 400},
-		"rating without a key":    {"/titles/fargo-1996/rate", url.Values{"stars": {"3"}}, 200}, // the key is "-3"
-		"key of 200 bytes":        {"/titles/fargo-1996/rate", url.Values{"key": {strings.Repeat("k", 200)}, "stars": {"3"}}, 400},
+		"nine stars":           {"/titles/fargo-1996/rate", url.Values{"key": {"k"}, "stars": {"9"}}, 400},
+		"stars in letters":     {"/titles/fargo-1996/rate", url.Values{"key": {"k"}, "stars": {"four"}}, 400},
+		"stars of 2^32 + 1":    {"/titles/fargo-1996/rate", url.Values{"key": {"k"}, "stars": {"4294967297"}}, 400},
+		"rating without a key": {"/titles/fargo-1996/rate", url.Values{"stars": {"3"}}, 200}, // the key is "-3"
+		"key of 200 bytes": {
+			"/titles/fargo-1996/rate", url.Values{"key": {strings.Repeat("k", 200)}, "stars": {"3"}}, 400,
+		},
 		"playing without a key":   {"/titles/fargo-1996/play", nil, 400},
 		"playing an unknown film": {"/titles/none/play", url.Values{"key": {"p"}}, 404},
 		"no sequence":             {"/watch/s-fargo-1996", url.Values{"position": {"1"}}, 400},
@@ -457,8 +459,8 @@ func TestSettingsTakeEffectWithoutARestart(t *testing.T) {
 }
 
 func TestHomePageShowsAtMostTwelveGenres(t *testing.T) {
-	genres := "Action,Adventure,Black Comedy,Comedy,Concert/Performance,Documentary,Drama,Horror,Musical,Romantic Comedy," +
-		"Thriller/Suspense,Western,Unknown 1,Unknown 2"
+	genres := "Action,Adventure,Black Comedy,Comedy,Concert/Performance,Documentary,Drama,Horror,Musical," +
+		"Romantic Comedy,Thriller/Suspense,Western,Unknown 1,Unknown 2"
 	s := open(t, map[string]string{"web.home.genres": genres})
 	n := 0
 	for _, row := range s.home().Rows {
