@@ -31,7 +31,8 @@ func FuzzIngest(f *testing.F) {
 				body = zip(body) // else it is not what it says
 			}
 		}
-		mine := &server{s.Process, s.known, t, s.net, s.host, s.client} // its failures are t's
+		mine := *s
+		mine.t = t // its failures are t's
 		if res, text := mine.do("POST", port, path, kind, encoding, body); res.StatusCode >= 500 && res.StatusCode != 503 {
 			t.Errorf("%s %s %s: %d %s", path, kind, encoding, res.StatusCode, text)
 		}

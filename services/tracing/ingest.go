@@ -24,6 +24,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"bijou.dev/platform/errs"
+	"bijou.dev/platform/httpapi"
 	"bijou.dev/services/tracing/internal/span"
 	"bijou.dev/services/tracing/internal/store"
 )
@@ -190,7 +191,7 @@ func otlpResponse(r rejection) *collector.ExportTraceServiceResponse {
 // OTLP over HTTP.
 
 func (in *ingest) otlpHandler() http.Handler {
-	mux := http.NewServeMux()
+	mux := new(httpapi.Mux)
 	mux.HandleFunc("POST /v1/traces", in.otlpHTTP)
 	return mux
 }
@@ -203,7 +204,7 @@ func (in *ingest) otlpHTTP(w http.ResponseWriter, r *http.Request) {
 		asJSON, format, parse = true, "otlp_json", span.ParseOTLPJSON
 	case "application/x-protobuf":
 	default:
-		http.Error(w, "Content-Type must be application/x-protobuf or application/json", http.StatusUnsupportedMediaType)
+		writeProblem(w, r, errOTLPType)
 		return
 	}
 	var rej rejection
@@ -241,11 +242,13 @@ func writeOTLP(w http.ResponseWriter, asJSON bool, status int, m proto.Message) 
 	_, _ = w.Write(b) // fails if the sender closed the connection
 }
 
-// errs has no kinds for these two. errTooLarge becomes 413: the sender must send smaller requests. errSlow becomes 408.
+// errs has no kinds for these errors: see httpStatus.
 var (
 	errTooLarge = errs.Errorf(errs.Invalid,
 		"reading spans: a request may have %d MiB, also decompressed; send smaller batches", maxBody>>20)
-	errSlow = errs.Errorf(errs.Invalid, "reading spans: the body did not come in time")
+	errSlow       = errs.Errorf(errs.Invalid, "reading spans: the body did not come in time")
+	errOTLPType   = errs.Errorf(errs.Invalid, "Content-Type must be application/x-protobuf or application/json")
+	errZipkinType = errs.Errorf(errs.Invalid, "Content-Type must be application/json: Zipkin v2 JSON")
 )
 
 // httpStatus sets Retry-After where it helps and returns the status.
@@ -256,15 +259,26 @@ func httpStatus(w http.ResponseWriter, err error) int {
 		return http.StatusRequestEntityTooLarge
 	case errors.Is(err, errSlow):
 		return http.StatusRequestTimeout
+	case errors.Is(err, errOTLPType), errors.Is(err, errZipkinType):
+		return http.StatusUnsupportedMediaType
 	}
 	return errs.KindOf(err).HTTP()
+}
+
+// writeProblem is errs.WriteProblem with the statuses of httpStatus.
+func writeProblem(w http.ResponseWriter, r *http.Request, err error) {
+	errs.LogInternal(r.Context(), err, "method", r.Method, "path", r.URL.Path)
+	p := errs.ProblemOf(r.Context(), err)
+	p.Status, p.Instance = httpStatus(w, err), r.URL.Path
+	p.Title = http.StatusText(p.Status)
+	errs.WriteProblemBody(w, p, 0)
 }
 
 // Zipkin v2 JSON.
 
 func (in *ingest) zipkin(w http.ResponseWriter, r *http.Request) {
 	if t, _, _ := mime.ParseMediaType(r.Header.Get("Content-Type")); t != "application/json" && t != "" {
-		http.Error(w, "Content-Type must be application/json: Zipkin v2 JSON", http.StatusUnsupportedMediaType)
+		writeProblem(w, r, errZipkinType)
 		return
 	}
 	err := in.withBody(r, "zipkin", func(b []byte) error {
@@ -279,8 +293,7 @@ func (in *ingest) zipkin(w http.ResponseWriter, r *http.Request) {
 		return err
 	})
 	if err != nil {
-		errs.LogInternal(r.Context(), err, "method", r.Method, "path", r.URL.Path)
-		http.Error(w, errs.ToStatus(r.Context(), err).Message(), httpStatus(w, err))
+		writeProblem(w, r, err)
 		return
 	}
 	w.WriteHeader(http.StatusAccepted)

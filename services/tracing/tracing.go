@@ -20,6 +20,7 @@ import (
 
 	"bijou.dev/platform/config"
 	"bijou.dev/platform/errs"
+	"bijou.dev/platform/httpapi"
 	"bijou.dev/platform/pace"
 	"bijou.dev/platform/service"
 	"bijou.dev/services/tracing/internal/store"
@@ -112,7 +113,7 @@ func listen(setup *service.Setup, in *ingest, q *queries) error {
 	if err := setup.Handle("otlphttp", in.otlpHandler()); err != nil {
 		return err
 	}
-	mux := http.NewServeMux()
+	mux := new(httpapi.Mux)
 	mux.HandleFunc("POST /api/v2/spans", in.zipkin)
 	q.register(mux)
 	// Zipkin's own pages ask below /zipkin.

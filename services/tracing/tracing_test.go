@@ -8,12 +8,14 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"log/slog"
 	"net"
 	"net/http"
 	"net/url"
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -45,9 +47,15 @@ type server struct {
 	net    *memnet.Network
 	host   string
 	client *http.Client
+	stop   func() // waits until it has ended; more calls do nothing
 }
 
 func start(t testing.TB, n *memnet.Network, host string, opts tracing.Options) *server {
+	t.Helper()
+	return startWithLog(t, n, host, opts, nil)
+}
+
+func startWithLog(t testing.TB, n *memnet.Network, host string, opts tracing.Options, log *slog.Logger) *server {
 	t.Helper()
 	if opts.Dir == "" {
 		opts.Dir = t.TempDir()
@@ -61,6 +69,7 @@ func start(t testing.TB, n *memnet.Network, host string, opts tracing.Options) *
 		},
 		Net:   service.Net{Listen: n.Listen, DialContext: n.DialContext},
 		Known: known,
+		Log:   log,
 	}, func(ctx context.Context, setup *service.Setup) error { return tracing.New(ctx, setup, opts) })
 	if err != nil {
 		t.Fatal(err)
@@ -68,13 +77,14 @@ func start(t testing.TB, n *memnet.Network, host string, opts tracing.Options) *
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	go func() { done <- p.Run(ctx) }()
-	t.Cleanup(func() {
+	stop := sync.OnceFunc(func() {
 		cancel()
 		if err := <-done; err != nil {
 			t.Errorf("running %s: %v", host, err)
 		}
 	})
-	return &server{p, known, t, n, host, &http.Client{Transport: &http.Transport{DialContext: n.DialContext}}}
+	t.Cleanup(stop)
+	return &server{p, known, t, n, host, &http.Client{Transport: &http.Transport{DialContext: n.DialContext}}, stop}
 }
 
 // do sends a request and returns the answer with its body read.
@@ -189,13 +199,6 @@ func request(traceID string, start time.Time) *collector.ExportTraceServiceReque
 func TestIngest(t *testing.T) {
 	s := start(t, memnet.New(), "a", tracing.Options{})
 	at := time.Now().Add(-time.Minute).Truncate(time.Millisecond)
-	otlpJSON := func(tid string) []byte {
-		return fmt.Appendf(nil, `{"resourceSpans":[{"resource":{"attributes":[{"key":"service.name","value":{"stringValue":"catalog"}}]},
-			"scopeSpans":[{"spans":[
-			{"traceId":%q,"spanId":"00f067aa0ba902b7","parentSpanId":"00f067aa0ba90200",
-			"name":"GetMovie","kind":3,"startTimeUnixNano":"%d","endTimeUnixNano":"%d",
-			"attributes":[{"key":"peer.service","value":{"stringValue":"db"}}]}]}]}]}`, tid, at.UnixNano(), at.Add(time.Millisecond).UnixNano())
-	}
 	zipkin := func(tid string) []byte {
 		return fmt.Appendf(nil, `[{"traceId":%q,"id":"00f067aa0ba902b7","parentId":"00f067aa0ba90200",
 			"name":"GetMovie","kind":"CLIENT","timestamp":%d,"duration":1000,
@@ -229,8 +232,8 @@ func TestIngest(t *testing.T) {
 	export(tid(2), grpc.UseCompressor(encgzip.Name))
 	post("4318", "/v1/traces", "application/x-protobuf", "", 200, protobuf(tid(3)))
 	post("4318", "/v1/traces", "application/x-protobuf", "gzip", 200, protobuf(tid(4)))
-	post("4318", "/v1/traces", "application/json", "", 200, otlpJSON(tid(5)))
-	post("4318", "/v1/traces", "application/json; charset=utf-8", "gzip", 200, otlpJSON(tid(6)))
+	post("4318", "/v1/traces", "application/json", "", 200, []byte(otlpJSON(tid(5), at)))
+	post("4318", "/v1/traces", "application/json; charset=utf-8", "gzip", 200, []byte(otlpJSON(tid(6), at)))
 	post("9411", "/api/v2/spans", "application/json", "", 202, zipkin(tid(7)))
 	post("9411", "/api/v2/spans", "application/json", "gzip", 202, zipkin(tid(8)))
 	post("9411", "/zipkin/api/v2/spans", "", "", 202, zipkin(tid(9)))

@@ -96,7 +96,10 @@ func (r *reader) entries(bucket uint32, q *Query) (e entries, err error) {
 			return nil, fmt.Errorf("searching: %w", err)
 		}
 		if !it.Last() {
-			_ = it.Close()
+			if err := it.Close(); err != nil { // it is empty, or it cannot be read
+				e.close()
+				return nil, fmt.Errorf("searching: %w", err)
+			}
 			continue
 		}
 		offset, _ := indexTail(it.Key())

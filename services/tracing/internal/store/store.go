@@ -65,6 +65,7 @@ type Store struct {
 
 	writing sync.Mutex // commits and deletes exclude each other
 	fresh   int64      // bytes written to the newest bucket since it began; under writing
+	failing bool       // the last commit failed; under writing
 
 	mu     sync.RWMutex
 	starts []uint32 // of the buckets that may have spans, sorted, in seconds since 1970
@@ -325,10 +326,17 @@ func (s *Store) commit(batch []*request) error {
 		err = c.batch.Commit(pebble.Sync)
 	}
 	c.finish(err == nil)
-	if err != nil {
-		return errs.Errorf(errs.Unavailable, "storing spans: %w", err).RetryIn(time.Second)
+	if err == nil {
+		s.failing = false
+		return nil
 	}
-	return nil
+	// Senders do not get the text: it may name files. Only the first of consecutive failures is logged.
+	if !s.failing {
+		s.log.Error("storing spans; senders are told to send them again", "error", err)
+	}
+	s.failing = true
+	return errs.Errorf(errs.Unavailable, "storing spans: the store cannot write them; its log has the reason").
+		RetryIn(time.Second)
 }
 
 // bucketFor returns the bucket of a time in seconds, making it if need be. Buckets may be shorter than bucketLen: see

@@ -29,8 +29,8 @@ func (s *Store) Walk(ctx context.Context, from, to int64, fn func(spans []span.S
 		}
 		if it.First() {
 			w = append(w, walker{it, b, chunkTrace(it.Key()).Lo})
-		} else {
-			_ = it.Close()
+		} else if err := it.Close(); err != nil { // it is empty, or it cannot be read
+			return fmt.Errorf("reading traces: %w", err)
 		}
 	}
 	heap.Init(&w)
