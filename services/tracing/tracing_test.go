@@ -84,7 +84,11 @@ func startWithLog(t testing.TB, n *memnet.Network, host string, opts tracing.Opt
 		}
 	})
 	t.Cleanup(stop)
-	return &server{p, known, t, n, host, &http.Client{Transport: &http.Transport{DialContext: n.DialContext}}, stop}
+	return &server{p, known, t, n, host, memoryClient(n), stop}
+}
+
+func memoryClient(n *memnet.Network) *http.Client {
+	return &http.Client{Transport: &http.Transport{DialContext: n.DialContext}}
 }
 
 // do sends a request and returns the answer with its body read.
@@ -134,10 +138,13 @@ func (s *server) post(spans string) {
 
 func (s *server) otlp(opts ...grpc.DialOption) collector.TraceServiceClient {
 	s.t.Helper()
+	return collector.NewTraceServiceClient(s.dial(opts...))
+}
+
+func (s *server) dial(opts ...grpc.DialOption) *grpc.ClientConn {
+	s.t.Helper()
 	opts = append(opts, grpc.WithTransportCredentials(insecure.NewCredentials()),
-		grpc.WithContextDialer(func(ctx context.Context, addr string) (net.Conn,
-			error,
-		) {
+		grpc.WithContextDialer(func(ctx context.Context, addr string) (net.Conn, error) {
 			return s.net.DialContext(ctx, "tcp", addr)
 		}))
 	conn, err := grpc.NewClient("passthrough:///"+s.host+":4317", opts...)
@@ -145,7 +152,7 @@ func (s *server) otlp(opts ...grpc.DialOption) collector.TraceServiceClient {
 		s.t.Fatal(err)
 	}
 	s.t.Cleanup(func() { _ = conn.Close() })
-	return collector.NewTraceServiceClient(conn)
+	return conn
 }
 
 // metric returns a value of the admin page.
@@ -253,54 +260,6 @@ func TestIngest(t *testing.T) {
 	if got := s.metric("bijou_tracing_spans_stored_total"); got != 9 {
 		t.Errorf("%v spans stored, want 9", got)
 	}
-}
-
-func TestIngestRefuses(t *testing.T) {
-	s := start(t, memnet.New(), "a", tracing.Options{})
-	bomb := zip(make([]byte, 64<<20))
-	many := "[" + strings.Repeat(`{"traceId":"1","id":"1"},`, 20_000) + `{"traceId":"1","id":"1"}]`
-	tests := []struct {
-		name, port, path, contentType, encoding string
-		body                                    []byte
-		status                                  int
-	}{
-		{"broken protobuf", "4318", "/v1/traces", "application/x-protobuf", "", []byte("\x0a\xff"), 400},
-		{"broken OTLP JSON", "4318", "/v1/traces", "application/json", "", []byte(`{"resourceSpans":[`), 400},
-		{"broken Zipkin JSON", "9411", "/api/v2/spans", "application/json", "", []byte(`[{]`), 400},
-		{"too many spans", "9411", "/api/v2/spans", "application/json", "", []byte(many), 400},
-		{"wrong type", "4318", "/v1/traces", "text/plain", "", []byte(`x`), 415},
-		{"wrong Zipkin type", "9411", "/api/v2/spans", "application/x-protobuf", "", []byte(`x`), 415},
-		{"unknown encoding", "4318", "/v1/traces", "application/json", "br", []byte(`{}`), 400},
-		{"broken gzip", "4318", "/v1/traces", "application/json", "gzip", []byte(`{}`), 400},
-		{"gzip bomb", "4318", "/v1/traces", "application/json", "gzip", bomb, 413},
-		{"gzip bomb for Zipkin", "9411", "/api/v2/spans", "application/json", "gzip", bomb, 413},
-		{"5 MiB packed", "4318", "/v1/traces", "application/x-protobuf", "gzip", zip(make([]byte, 5<<20)), 413},
-		{"large body", "4318", "/v1/traces", "application/json", "", make([]byte, 5<<20), 413},
-		{"wrong method", "4318", "/v1/traces", "application/json", "", nil, 405},
-	}
-	for _, tt := range tests {
-		t.Run(tt.name, func(t *testing.T) {
-			method := "POST"
-			if tt.status == 405 {
-				method = "GET"
-			}
-			if resp, body := s.do(method, tt.port, tt.path, tt.contentType, tt.encoding,
-				tt.body); resp.StatusCode != tt.status || len(body) == 0 {
-				t.Errorf("%s with %q, want %d and a reason", resp.Status, body, tt.status)
-			}
-		})
-	}
-	if _, err := s.otlp(grpc.WithDefaultCallOptions(grpc.MaxCallSendMsgSize(64<<20))).Export(t.Context(),
-		huge()); errs.KindOf(err) != errs.Exhausted {
-		t.Errorf("a message of 20 MiB: %v", err)
-	}
-	s.post(`[]`) // it lives
-}
-
-func huge() *collector.ExportTraceServiceRequest {
-	req := request("4bf92f3577b34da6a3ce929d0e0e4736", time.Now())
-	req.ResourceSpans[0].ScopeSpans[0].Spans[0].Name = strings.Repeat("x", 20<<20)
-	return req
 }
 
 // One bad span does not refuse the others of its request. Text that is not UTF-8 is no reason to refuse a span.
@@ -449,7 +408,6 @@ func TestMemoryIsGivenBack(t *testing.T) {
 			}
 		}
 	}
-	const asProto, asJSON = "application/x-protobuf", "application/json"
 	for name, send := range map[string]func(*testing.T){
 		"gRPC, stored":                         export(named(100), codes.OK),
 		"gRPC, too large a request":            export(named(2*limit), codes.ResourceExhausted),
@@ -679,16 +637,7 @@ func TestReplicas(t *testing.T) {
 // The platform's own provider and this service understand each other.
 func TestProvider(t *testing.T) {
 	s := start(t, memnet.New(), "a", tracing.Options{})
-	conn, err := grpc.NewClient("passthrough:///a:4317", grpc.WithTransportCredentials(insecure.NewCredentials()),
-		grpc.WithContextDialer(func(ctx context.Context, addr string) (net.Conn,
-			error,
-		) {
-			return s.net.DialContext(ctx, "tcp", addr)
-		}))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer conn.Close()
+	conn := s.dial()
 	p, err := trace.New(trace.Options{
 		Service: "films", Instance: "films-1", Zone: "b",
 		Conn: func() grpc.ClientConnInterface { return conn },

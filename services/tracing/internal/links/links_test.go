@@ -44,7 +44,7 @@ func TestLinks(t *testing.T) {
 		want  []links.Link
 	}{
 		{"nothing", nil, nil},
-		{"a lone server names nobody", []span.Span{sp(1, 0, server, "web", "", "")}, nil},
+		{"a server that does not know its caller", []span.Span{sp(1, 0, server, "web", "", "")}, nil},
 		{
 			"a server that knows its caller",
 			[]span.Span{sp(1, 0, server, "web", "app", "")},
@@ -56,13 +56,19 @@ func TestLinks(t *testing.T) {
 			[]links.Link{link("web", "db", 1, 0)},
 		},
 		{"a client that failed", []span.Span{sp(1, 0, client, "web", "db", "e")}, []links.Link{link("web", "db", 1, 1)}},
-		{"a client that knows nobody", []span.Span{sp(1, 0, client, "web", "", "")}, nil},
+		{"a client that does not know its callee", []span.Span{sp(1, 0, client, "web", "", "")}, nil},
 		{
 			"no kind, both sides known: a client",
 			[]span.Span{sp(1, 0, none, "web", "cache", "")},
 			[]links.Link{link("web", "cache", 1, 0)},
 		},
 		{"no kind, one side known", []span.Span{sp(1, 0, none, "web", "", "")}, nil},
+		{"no kind, the caller is not known", []span.Span{
+			sp(1, 0, server, "web", "", ""), sp(2, 1, none, "", "db", ""),
+		}, nil},
+		{"no kind, the callee is not known", []span.Span{
+			sp(1, 0, server, "web", "", ""), sp(2, 1, none, "catalog", "", ""),
+		}, nil},
 		{"both sides of a call count once", []span.Span{
 			sp(1, 0, client, "web", "catalog.internal", ""), sp(2, 1, server, "catalog", "", ""),
 		}, []links.Link{link("web", "catalog", 1, 0)}},
@@ -84,21 +90,36 @@ func TestLinks(t *testing.T) {
 		{"shared span without the flag", []span.Span{
 			sp(2, 1, client, "web", "", ""), sp(2, 1, server, "catalog", "", ""), sp(1, 0, server, "web", "", ""),
 		}, []links.Link{link("web", "catalog", 1, 0)}},
+		{"both sides report one id without the flag: the callee's own name counts", []span.Span{
+			sp(2, 1, client, "web", "catalog.internal", ""), sp(2, 1, server, "catalog", "", ""), sp(1, 0, server, "web", "", ""),
+		}, []links.Link{link("web", "catalog", 1, 0)}},
+		{"a shared span without a kind hangs below its caller", []span.Span{
+			sp(1, 0, server, "gateway", "", ""), sp(2, 1, client, "web", "", ""), sp(2, 1, none, "catalog", "db", "s"),
+		}, []links.Link{link("catalog", "db", 1, 0), link("gateway", "web", 1, 0), link("web", "catalog", 1, 0)}},
+		{"two servers that report one id are both called by their parent", []span.Span{
+			sp(1, 0, client, "web", "", ""), sp(2, 1, server, "catalog", "", ""), sp(2, 1, server, "ratings", "", ""),
+		}, []links.Link{link("web", "catalog", 1, 0), link("web", "ratings", 1, 0)}},
+		{"a server that failed does not make its calls fail", []span.Span{
+			sp(1, 0, server, "web", "", "e"), sp(2, 1, client, "web", "db", ""),
+		}, []links.Link{link("web", "db", 1, 0)}},
+		{"a call that failed does not make a call further below fail", []span.Span{
+			sp(1, 0, client, "web", "", "e"), sp(2, 1, none, "web", "", ""), sp(3, 2, server, "catalog", "", ""),
+		}, []links.Link{link("web", "catalog", 1, 0)}},
 		{"children of a shared span hang below the callee", []span.Span{
 			sp(1, 0, server, "web", "", ""), sp(2, 1, client, "web", "", ""), sp(2, 1, server, "catalog", "", "s"),
 			sp(3, 2, client, "catalog", "db", ""),
 		}, []links.Link{link("catalog", "db", 1, 0), link("web", "catalog", 1, 0)}},
-		{"work inside of a process is looked through", []span.Span{
+		{"work inside of a process is skipped", []span.Span{
 			sp(1, 0, server, "web", "", ""), sp(2, 1, none, "web", "", ""), sp(3, 2, none, "", "", ""),
 			sp(4, 3, server, "catalog", "", ""),
 		}, []links.Link{link("web", "catalog", 1, 0)}},
 		{"a client whose children are only work inside", []span.Span{
 			sp(1, 0, client, "web", "db", ""), sp(2, 1, none, "web", "", ""),
 		}, []links.Link{link("web", "db", 1, 0)}},
-		{"a client without a name is its ancestor", []span.Span{
+		{"a client without a name has that of its ancestor", []span.Span{
 			sp(1, 0, server, "web", "", ""), sp(2, 1, client, "", "db", ""),
 		}, []links.Link{link("web", "db", 1, 0)}},
-		{"a client in the callee's name is linked from above", []span.Span{
+		{"a client with the callee's name is called by its ancestor", []span.Span{
 			sp(1, 0, server, "web", "", ""), sp(2, 1, client, "catalog", "db", ""),
 		}, []links.Link{link("catalog", "db", 1, 0), link("web", "catalog", 1, 0)}},
 		{"messages link to the broker", []span.Span{
