@@ -204,6 +204,31 @@ func TestStatsCountSuspects(t *testing.T) {
 	})
 }
 
+// A stream counts when its registry has answered. Later messages and registries that do not answer do not count.
+func TestStatsCountStreams(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newScript(t, memnet.New(), "one")
+		c, _ := run(t, discovery.Options{Seeds: []string{s.addr}, DialContext: s.net.DialContext})
+		settle()
+		if st := c.Stats(); st.Streams != 0 {
+			t.Errorf("before the registry has answered %d streams are counted, want 0", st.Streams)
+		}
+		s.say <- snapshot("a1")
+		s.say <- changed("a2")
+		settle()
+		if st := c.Stats(); st.Streams != 1 || st.Snapshots != 1 || st.Deltas != 1 {
+			t.Errorf("after a snapshot and a change: %+v, want 1 stream, 1 snapshot and 1 delta", st)
+		}
+		s.say <- nil // ends the stream
+		settle()
+		s.say <- snapshot("a1 a2")
+		settle()
+		if st := c.Stats(); st.Streams != 2 || st.Snapshots != 2 || st.Deltas != 1 {
+			t.Errorf("after a second stream: %+v, want 2 streams, 2 snapshots and 1 delta", st)
+		}
+	})
+}
+
 func TestAcknowledgedWhenWatchersHaveReturned(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newScript(t, memnet.New(), "one")

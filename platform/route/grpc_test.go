@@ -472,3 +472,23 @@ func BenchmarkRPC(b *testing.B) {
 		})
 	}
 }
+
+// Resolvers of other packages attach no endpoint. Then the first address identifies the instance.
+func TestEndpointOfAResolver(t *testing.T) {
+	addresses := []resolver.Address{{Addr: "10.0.0.1:7000"}, {Addr: "10.0.0.2:7000"}}
+	attached := route.Endpoint{ID: "catalog-1", Addr: "catalog-1:7000", Zone: "a"}
+	for _, tt := range []struct {
+		name string
+		in   resolver.Endpoint
+		want route.Endpoint
+		ok   bool
+	}{
+		{"attached", route.SetEndpoint(resolver.Endpoint{Addresses: addresses}, attached), attached, true},
+		{"addresses only", resolver.Endpoint{Addresses: addresses}, route.Endpoint{Addr: "10.0.0.1:7000"}, false},
+		{"nothing", resolver.Endpoint{}, route.Endpoint{}, false},
+	} {
+		if got, ok := route.EndpointOf(tt.in); got != tt.want || ok != tt.ok {
+			t.Errorf("%s: the endpoint is %+v, %t; want %+v, %t", tt.name, got, ok, tt.want, tt.ok)
+		}
+	}
+}

@@ -271,7 +271,7 @@ func writeProblem(w http.ResponseWriter, r *http.Request, err error) {
 	p := errs.ProblemOf(r.Context(), err)
 	p.Status, p.Instance = httpStatus(w, err), r.URL.Path
 	p.Title = http.StatusText(p.Status)
-	errs.WriteProblemBody(w, p, 0)
+	errs.WriteProblemBody(w, p)
 }
 
 // Zipkin v2 JSON.

@@ -165,6 +165,28 @@ func TestSnapshotWaitsForWhatWasWritten(t *testing.T) {
 	})
 }
 
+// After a restore from an older copy, or an empty one, an acknowledged write may never come. The snapshots of watches do
+// not wait for it.
+func TestSnapshotDoesNotWaitForWhatARestoreLost(t *testing.T) {
+	for _, restored := range []kv.Revision{0, 1, 4} {
+		synctest.Test(t, func(t *testing.T) {
+			f := driver.NewFeed("/a/", nil)
+			f.Reset(nil, 5)
+			f.Expect(9)
+			before := f.Watch(t.Context())
+			assertNothing(t, before)
+			f.Reset(nil, restored)
+			after := f.Watch(t.Context())
+			for name, w := range map[string]kv.Watch{"before": before, "after": after} {
+				if u := next(t, w); !u.Snapshot || u.Revision != restored {
+					t.Errorf("restored at %d: a watch that began %s it gets %+v, want a snapshot at that revision",
+						restored, name, u)
+				}
+			}
+		})
+	}
+}
+
 func TestResetGivesTheDifference(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := driver.NewFeed("/a/", nil)
