@@ -118,7 +118,8 @@ func TestTextOfTheDatabaseIsNotSent(t *testing.T) {
 	}
 	end := fmt.Sprintf("endTs=%d", time.Now().UnixMilli())
 	queries := []string{
-		"/api/v2/trace/a1", "/api/v2/traces", "/api/v2/traces?serviceName=web", "/api/v2/traceMany?traceIds=a1", "/api/v2/services",
+		"/api/v2/trace/a1", "/api/v2/traces", "/api/v2/traces?serviceName=web", "/api/v2/services",
+		"/api/v2/traceMany?traceIds=a1",
 		"/api/v2/dependencies?" + end,
 	}
 	for _, path := range queries {

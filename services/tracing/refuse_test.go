@@ -105,7 +105,9 @@ func TestRequestsThatCannotBeRead(t *testing.T) {
 	s := start(t, memnet.New(), "a", tracing.Options{})
 	bomb := string(zip(make([]byte, 64<<20)))
 	cut := string(zip([]byte(film("a1", time.Now(), false)))[:60])
-	good := marshal(t, spansInOTLP(3))
+	const tooMany = span.MaxSpans + 1
+	good, many := marshal(t, spansInOTLP(3)), marshal(t, spansInOTLP(tooMany))
+	large := strings.Repeat(" ", 5<<20)
 	const shortID = `{"resourceSpans":[{"scopeSpans":[{"spans":[{"traceId":"4bf92f35","spanId":1}]}]}]}`
 	for _, tt := range []struct {
 		name, port, path, kind, encoding, body string
@@ -115,10 +117,10 @@ func TestRequestsThatCannotBeRead(t *testing.T) {
 		{"OTLP that is text", "4318", otlpPath, asProto, "", "spans", 400, "not an ExportTraceServiceRequest"},
 		{"OTLP that ends early", "4318", otlpPath, asProto, "", good[:len(good)-1], 400, "not an ExportTraceServiceRequest"},
 		{"OTLP with a broken length", "4318", otlpPath, asProto, "", "\x0a\xff", 400, "not an ExportTraceServiceRequest"},
-		{"OTLP of too many spans", "4318", otlpPath, asProto, "", marshal(t, spansInOTLP(span.MaxSpans+1)), 400, "more than 16384"},
+		{"OTLP of too many spans", "4318", otlpPath, asProto, "", many, 400, "more than 16384"},
 		{"OTLP in gzip that is not gzip", "4318", otlpPath, asProto, "gzip", good, 400, "gzip"},
 		{"OTLP in brotli", "4318", otlpPath, asProto, "br", good, 400, `"br" is unknown`},
-		{"OTLP of 5 MiB", "4318", otlpPath, asProto, "", strings.Repeat("x", 5<<20), 413, "4 MiB"},
+		{"OTLP of 5 MiB", "4318", otlpPath, asProto, "", large, 413, "4 MiB"},
 		{"OTLP of 5 MiB in gzip", "4318", otlpPath, asProto, "gzip", string(zip(make([]byte, 5<<20))), 413, "4 MiB"},
 		{"OTLP JSON that ends early", "4318", otlpPath, asJSON, "", `{"resourceSpans":[`, 400, "reading OTLP JSON"},
 		{"OTLP JSON that is a list", "4318", otlpPath, asJSON, "", `[]`, 400, "reading OTLP JSON"},
@@ -130,10 +132,10 @@ func TestRequestsThatCannotBeRead(t *testing.T) {
 		{"Zipkin with a broken span", "9411", zipkinPath, asJSON, "", `[{]`, 400, "span 0"},
 		{"Zipkin that does not end", "9411", zipkinPath, asJSON, "", `[{"traceId":"1","id":"1"}`, 400, "Zipkin v2 JSON"},
 		{"Zipkin with text after the list", "9411", zipkinPath, asJSON, "", `[] x`, 400, "text after the list"},
-		{"Zipkin of too many spans", "9411", zipkinPath, asJSON, "", spansInZipkin(span.MaxSpans + 1), 400, "more than 16384"},
+		{"Zipkin of too many spans", "9411", zipkinPath, asJSON, "", spansInZipkin(tooMany), 400, "more than 16384"},
 		{"Zipkin in gzip that is cut", "9411", zipkinPath, asJSON, "gzip", cut, 400, "reading the body"},
 		{"Zipkin of 64 MiB in gzip", "9411", zipkinPath, asJSON, "gzip", bomb, 413, "4 MiB"},
-		{"Zipkin of 5 MiB below /zipkin", "9411", "/zipkin" + zipkinPath, asJSON, "", strings.Repeat(" ", 5<<20), 413, "4 MiB"},
+		{"Zipkin of 5 MiB below /zipkin", "9411", "/zipkin" + zipkinPath, asJSON, "", large, 413, "4 MiB"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			const counter = `bijou_tracing_spans_dropped_total{reason="unparsed"}`
@@ -212,7 +214,10 @@ func TestRefusalsOverGRPC(t *testing.T) {
 	large := grpc.WithDefaultCallOptions(grpc.MaxCallSendMsgSize(64 << 20))
 	huge := spansInOTLP(1)
 	huge.ResourceSpans[0].ScopeSpans[0].Spans[0].Name = strings.Repeat("x", 20<<20)
-	raw := grpc.WithDefaultCallOptions(grpc.ForceCodecV2(rawCodec{}))
+	raw := s.dial(grpc.WithDefaultCallOptions(grpc.ForceCodecV2(rawCodec{})))
+	invoke := func(method, body string) error {
+		return raw.Invoke(t.Context(), "/opentelemetry.proto.collector."+method, []byte(body), new([]byte))
+	}
 	for _, tt := range []struct {
 		name string
 		send func() error
@@ -228,14 +233,13 @@ func TestRefusalsOverGRPC(t *testing.T) {
 			return err
 		}, codes.InvalidArgument, "more than 16384"},
 		{"not a request", func() error {
-			return s.dial(raw).Invoke(t.Context(), collector.TraceService_Export_FullMethodName, []byte("spans"), new([]byte))
+			return invoke("trace.v1.TraceService/Export", "spans")
 		}, codes.InvalidArgument, "not an ExportTraceServiceRequest"},
 		{"another method", func() error {
-			return s.dial(raw).Invoke(t.Context(), "/opentelemetry.proto.collector.trace.v1.TraceService/Import", []byte{}, new([]byte))
+			return invoke("trace.v1.TraceService/Import", "")
 		}, codes.Unimplemented, "Import"},
 		{"another service", func() error {
-			return s.dial(raw).Invoke(t.Context(), "/opentelemetry.proto.collector.metrics.v1.MetricsService/Export", []byte{},
-				new([]byte))
+			return invoke("metrics.v1.MetricsService/Export", "")
 		}, codes.Unimplemented, "MetricsService"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
@@ -256,10 +260,11 @@ func TestRefusalsOverGRPC(t *testing.T) {
 // The largest number of spans in a request is accepted in each format. TestRequestsThatCannotBeRead sends one more.
 func TestMostSpansOfARequest(t *testing.T) {
 	s := start(t, memnet.New(), "a", tracing.Options{})
-	if resp, body := s.do("POST", "9411", zipkinPath, asJSON, "", []byte(spansInZipkin(span.MaxSpans))); resp.StatusCode != 202 {
-		t.Errorf("Zipkin: %s %s, want 202", resp.Status, body)
+	body := spansInZipkin(span.MaxSpans)
+	if resp, text := s.do("POST", "9411", zipkinPath, asJSON, "", []byte(body)); resp.StatusCode != 202 {
+		t.Errorf("Zipkin: %s %s, want 202", resp.Status, text)
 	}
-	body := marshal(t, spansInOTLP(span.MaxSpans))
+	body = marshal(t, spansInOTLP(span.MaxSpans))
 	if resp, text := s.do("POST", "4318", otlpPath, asProto, "", []byte(body)); resp.StatusCode != 200 || text != "" {
 		t.Errorf("OTLP: %s %q, want 200 and no span refused", resp.Status, text)
 	}

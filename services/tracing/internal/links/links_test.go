@@ -91,7 +91,8 @@ func TestLinks(t *testing.T) {
 			sp(2, 1, client, "web", "", ""), sp(2, 1, server, "catalog", "", ""), sp(1, 0, server, "web", "", ""),
 		}, []links.Link{link("web", "catalog", 1, 0)}},
 		{"both sides report one id without the flag: the callee's own name counts", []span.Span{
-			sp(2, 1, client, "web", "catalog.internal", ""), sp(2, 1, server, "catalog", "", ""), sp(1, 0, server, "web", "", ""),
+			sp(1, 0, server, "web", "", ""), sp(2, 1, client, "web", "catalog.internal", ""),
+			sp(2, 1, server, "catalog", "", ""),
 		}, []links.Link{link("web", "catalog", 1, 0)}},
 		{"a shared span without a kind hangs below its caller", []span.Span{
 			sp(1, 0, server, "gateway", "", ""), sp(2, 1, client, "web", "", ""), sp(2, 1, none, "catalog", "db", "s"),
