@@ -8,6 +8,7 @@ import (
 	"os"
 	"path"
 	"path/filepath"
+	"reflect"
 	"regexp"
 	"slices"
 	"strconv"
@@ -109,6 +110,27 @@ func isOptionsMethod(d *ast.FuncDecl) bool {
 	}
 	id, ok := typ.(*ast.Ident)
 	return ok && strings.HasSuffix(id.Name, "Options")
+}
+
+// jsonName is what the name of a field in JSON looks like. "-" and "" keep their meaning in encoding/json.
+var jsonName = regexp.MustCompile(`^([a-z][a-zA-Z0-9]*|-)?$`)
+
+// TestJSONNamesAreLowerCamelCase keeps the page on HTTP in docs/style.md.
+func TestJSONNamesAreLowerCamelCase(t *testing.T) {
+	eachDecl(t, func(_ string, fset *token.FileSet, d ast.Decl) {
+		ast.Inspect(d, func(n ast.Node) bool {
+			field, ok := n.(*ast.Field)
+			if !ok || field.Tag == nil {
+				return true
+			}
+			tag, err := strconv.Unquote(field.Tag.Value)
+			name, _, _ := strings.Cut(reflect.StructTag(tag).Get("json"), ",")
+			if err != nil || !jsonName.MatchString(name) {
+				t.Errorf("%s: the field is called %q in JSON; it must be lowerCamelCase", fset.Position(field.Pos()), name)
+			}
+			return true
+		})
+	})
 }
 
 // logKey is what a key of a log line looks like.
