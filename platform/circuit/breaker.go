@@ -169,8 +169,9 @@ func (c *circuit) timedOut(l *limits, err error) error {
 // rejection returns the error of a call that was not let through.
 func (c *circuit) rejection(l *limits, r *rejected) error {
 	if r.event == evSemaphoreRejected {
-		return errs.Errorf(errs.Exhausted, "calling %s: %d calls are running, which is the limit", c.name, l.maxConcurrent).
-			Because(ReasonFull, "circuit", c.name, "limit", strconv.FormatInt(l.maxConcurrent, 10))
+		err := errs.Errorf(errs.Exhausted, "calling %s: %d calls are running, which is the limit",
+			c.name, l.maxConcurrent)
+		return err.Because(ReasonFull, "circuit", c.name, "limit", strconv.FormatInt(l.maxConcurrent, 10))
 	}
 	err := errs.Errorf(errs.Unavailable, "calling %s: the circuit is %s: %s", c.name, r.state, r.why).
 		Because(ReasonOpen, "circuit", c.name, "state", r.state)

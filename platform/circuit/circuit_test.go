@@ -199,8 +199,9 @@ func TestKinds(t *testing.T) {
 	event := map[errs.Kind]string{
 		errs.Internal: "FAILURE", errs.Unavailable: "FAILURE", errs.Exhausted: "FAILURE", errs.Unimplemented: "FAILURE",
 		errs.Timeout: "TIMEOUT", errs.Canceled: "CANCELLED",
-		errs.Invalid: "BAD_REQUEST", errs.NotFound: "BAD_REQUEST", errs.Exists: "BAD_REQUEST", errs.Conflict: "BAD_REQUEST",
-		errs.Precondition: "BAD_REQUEST", errs.Unauthenticated: "BAD_REQUEST", errs.Denied: "BAD_REQUEST",
+		errs.Invalid: "BAD_REQUEST", errs.NotFound: "BAD_REQUEST", errs.Exists: "BAD_REQUEST",
+		errs.Conflict: "BAD_REQUEST", errs.Precondition: "BAD_REQUEST", errs.Unauthenticated: "BAD_REQUEST",
+		errs.Denied: "BAD_REQUEST",
 	}
 	for _, kind := range errs.Kinds() {
 		t.Run(kind.String(), func(t *testing.T) {
@@ -430,7 +431,8 @@ func TestBulkheadRejectionsDoNotOpenTheCircuit(t *testing.T) {
 		for range 2000 {
 			all.Go(func() {
 				for {
-					err := s.Do(t.Context(), getMovie, func(context.Context) error { time.Sleep(10 * time.Millisecond); return nil })
+					err := s.Do(t.Context(), getMovie,
+						func(context.Context) error { time.Sleep(10 * time.Millisecond); return nil })
 					switch {
 					case err == nil:
 						served.Add(1)
@@ -873,7 +875,8 @@ func TestSnapshotHasTheLoad(t *testing.T) {
 
 		got := loadOf(t, s)
 		if got.Calls != 0 || got.Known() {
-			t.Errorf("in the first second the load has %d calls and is known: %t; want 0 and measuring", got.Calls, got.Known())
+			t.Errorf("in the first second the load has %d calls and is known: %t; want 0 and measuring",
+				got.Calls, got.Known())
 		}
 		time.Sleep(load.Window)
 		got = loadOf(t, s)

@@ -96,10 +96,11 @@ func TestFallbacksAreLimited(t *testing.T) {
 		release := make(chan struct{})
 		var first sync.WaitGroup
 		first.Go(func() {
-			_, _ = circuit.Fallback(t.Context(), through(s, getMovie, fail), func(context.Context, error) (string, error) {
+			wait := func(context.Context, error) (string, error) {
 				<-release
 				return "", nil
-			})
+			}
+			_, _ = circuit.Fallback(t.Context(), through(s, getMovie, fail), wait)
 		})
 		synctest.Wait()
 		if _, err := circuit.Fallback(t.Context(), through(s, getMovie, fail), popular); !errors.Is(err, errDown) {
@@ -150,7 +151,9 @@ func TestNestedFallbacks(t *testing.T) {
 	if v, err := circuit.Fallback(t.Context(), inner, popular); v != "popular" || err != nil {
 		t.Errorf("got %q, %v", v, err)
 	}
-	wantEvents(t, s, map[string]int64{"FAILURE": 1, "FALLBACK_FAILURE": 1, "FALLBACK_SUCCESS": 1, "EXCEPTION_THROWN": 1})
+	wantEvents(t, s, map[string]int64{
+		"FAILURE": 1, "FALLBACK_FAILURE": 1, "FALLBACK_SUCCESS": 1, "EXCEPTION_THROWN": 1,
+	})
 }
 
 // The fallback of a call without a circuit runs and is not counted.

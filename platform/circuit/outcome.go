@@ -36,7 +36,7 @@ var events = map[errs.Kind]event{
 	errs.Internal:        evFailure,
 	errs.Unavailable:     evFailure,
 	errs.Exhausted:       evFailure,
-	errs.Unimplemented:   evFailure, // not the caller's input, and a fallback helps while a new method is being rolled out
+	errs.Unimplemented:   evFailure, // the callee may be an older version; a fallback helps until it is replaced
 	errs.Timeout:         evTimeout,
 	errs.Canceled:        evCanceled,
 	errs.Invalid:         evBadRequest,

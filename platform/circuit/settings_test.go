@@ -61,7 +61,8 @@ func TestSettingsAreReadByCircuitThenGroupThenDefault(t *testing.T) {
 				set(t, cfg, key+"."+name, values[i].text)
 				snap := snapshot(t, s)
 				if got := snap.Properties[name]; got != values[i].text {
-					t.Errorf("with %s set, the circuit uses %s, want %s", circuit.Setting(key, name), got, values[i].text)
+					t.Errorf("with %s set, the circuit uses %s, want %s",
+						circuit.Setting(key, name), got, values[i].text)
 				}
 				var stream bytes.Buffer
 				if err := circuit.WriteEvents(&stream, s.Snapshots(), time.Now()); err != nil {

@@ -260,7 +260,8 @@ func TestHandler(t *testing.T) {
 	}
 	c := got.Circuits[0]
 	if c.State != open || c.Reason == "" || c.Since.AsTime().IsZero() {
-		t.Errorf("the circuit is %v since %v because %q, want it open, with a time and a reason", c.State, c.Since, c.Reason)
+		t.Errorf("the circuit is %v since %v because %q, want it open, with a time and a reason",
+			c.State, c.Since, c.Reason)
 	}
 	if got := c.Properties["minCalls"]; got != "20" {
 		t.Errorf("its property minCalls is %q, want 20", got)

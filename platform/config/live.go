@@ -18,8 +18,8 @@ import (
 
 // Options are the options of [Open].
 type Options struct {
-	// Identity is the process whose settings are wanted. Required. App and Instance must be set. The other fields decide
-	// which layers apply. Empty: the layer does not apply.
+	// Identity is the process whose settings are wanted. Required. App and Instance must be set. The other fields
+	// decide which layers apply. Empty: the layer does not apply.
 	Identity *configv1.Identity
 	// Conn is a connection to the config service. Required. It may connect when it is first used. The caller closes it
 	// and configures the keepalive that detects dead connections.
@@ -141,7 +141,8 @@ func (s *LiveSet) keepDeclared(ctx context.Context) {
 			return
 		case <-s.declare:
 		}
-		// Declarations come in bursts, when a process starts and when it first calls another service: send them together.
+		// Declarations come in bursts, when a process starts and when it first calls another service: send them
+		// together.
 		if !backoff.Wait(ctx) {
 			return
 		}

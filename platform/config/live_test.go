@@ -270,18 +270,21 @@ func TestRetriesWithoutLimit(t *testing.T) {
 			t.Errorf("disconnected: connected %t since %v, problem %v", ok, since, set.Problem())
 		}
 		if limit.Get() != 30 || removed.Get() != 1 || set.Revision() != 5 {
-			t.Errorf("disconnected, the values are %d and %d of revision %d", limit.Get(), removed.Get(), set.Revision())
+			t.Errorf("disconnected, the values are %d and %d of revision %d",
+				limit.Get(), removed.Get(), set.Revision())
 		}
 		p.mu.Lock()
 		p.snapshot = snapshot(6, value("limit", "40", 6))
 		p.mu.Unlock()
 		p.start(t)
-		time.Sleep(3 * time.Minute) // gRPC's own back-off grows to two minutes; the platform's connections have a shorter one
+		// The back-off of gRPC grows to two minutes. The platform's connections have a shorter one.
+		time.Sleep(3 * time.Minute)
 		if hello := p.acks(t)[0]; hello.GetAppliedRevision() != 5 {
 			t.Errorf("resumed with %v, want revision 5", hello)
 		}
 		if limit.Get() != 40 || removed.Get() != 0 || set.Revision() != 6 {
-			t.Errorf("connected again, the values are %d and %d of revision %d", limit.Get(), removed.Get(), set.Revision())
+			t.Errorf("connected again, the values are %d and %d of revision %d",
+				limit.Get(), removed.Get(), set.Revision())
 		}
 	})
 }
@@ -587,7 +590,10 @@ func TestUnwritableFolderIsReportedOnce(t *testing.T) {
 		run(t, set)
 		for i := range int64(5) {
 			time.Sleep(time.Minute)
-			p.push <- &configv1.WatchResponse{Revision: 4 + i, Values: []*configv1.Value{value("limit", fmt.Sprint(31+i), 4+i)}}
+			p.push <- &configv1.WatchResponse{
+				Revision: 4 + i,
+				Values:   []*configv1.Value{value("limit", fmt.Sprint(31+i), 4+i)},
+			}
 		}
 		time.Sleep(time.Minute)
 		if limit.Get() != 35 || strings.Count(logged.String(), "cannot save last known good") != 1 {

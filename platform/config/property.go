@@ -87,7 +87,8 @@ func (p *Property) Match(name string) bool {
 		return name == p.Name()
 	}
 	middle := len(name) - len(p.prefix) - len(p.suffix)
-	return middle > 0 && strings.HasPrefix(name, p.prefix) && strings.HasSuffix(name, p.suffix) && CheckName(name) == nil
+	return middle > 0 && strings.HasPrefix(name, p.prefix) && strings.HasSuffix(name, p.suffix) &&
+		CheckName(name) == nil
 }
 
 // LongestFirst orders properties by the length of their names, the longest first. Where two patterns match a name, the
@@ -242,7 +243,8 @@ func parseText(p *configv1.Property, text string) (any, error) {
 		return d, nil
 	case configv1.Type_TYPE_ENUM:
 		if !slices.Contains(p.GetOptions(), text) {
-			return nil, fmt.Errorf("must be one of %s, is %q", shorten(strings.Join(p.GetOptions(), ", ")), shorten(text))
+			return nil, fmt.Errorf("must be one of %s, is %q",
+				shorten(strings.Join(p.GetOptions(), ", ")), shorten(text))
 		}
 		return text, nil
 	}

@@ -176,7 +176,10 @@ func TestDeclarationsAtTheirBounds(t *testing.T) {
 		want string // part of the problem; empty: accepted
 	}{
 		"longest name": {&configv1.Property{Name: name, Type: configv1.Type_TYPE_STRING}, ""},
-		"longer name":  {&configv1.Property{Name: name + "n", Type: configv1.Type_TYPE_STRING}, "name must have 1 to 256"},
+		"longer name": {
+			&configv1.Property{Name: name + "n", Type: configv1.Type_TYPE_STRING},
+			"name must have 1 to 256",
+		},
 		"most options": {&configv1.Property{
 			Name: "a", Type: configv1.Type_TYPE_ENUM, DefaultValue: "1", Options: options[:1000],
 		}, ""},

@@ -108,7 +108,10 @@ func TestWrongDeclarationsPanic(t *testing.T) {
 		"star without family": {func(s config.Set) { config.Bool(s, "a.*.b", false, config.Spec{}) }, "family"},
 		"family without star": {func(s config.Set) { config.BoolFamily(s, "a.b", false, config.Spec{}) }, "star"},
 		"two stars":           {func(s config.Set) { config.BoolFamily(s, "a.*.b.*", false, config.Spec{}) }, "'*'"},
-		"only a star":         {func(s config.Set) { config.BoolFamily(s, "*", false, config.Spec{}) }, "beside the star"},
+		"only a star": {
+			func(s config.Set) { config.BoolFamily(s, "*", false, config.Spec{}) },
+			"beside the star",
+		},
 		"default below min": {
 			func(s config.Set) { config.Int(s, "a", 0, config.Spec{Min: "1"}) }, "default_value must be at least 1",
 		},
@@ -119,8 +122,11 @@ func TestWrongDeclarationsPanic(t *testing.T) {
 			func(s config.Set) { config.String(s, "a", "", config.Spec{Max: "1"}) }, "only numbers and durations",
 		},
 		"bound is no number": {func(s config.Set) { config.Int(s, "a", 0, config.Spec{Max: "many"}) }, "whole number"},
-		"default no option":  {func(s config.Set) { config.Enum(s, "a", "z", []string{"x"}, config.Spec{}) }, "one of x"},
-		"no options":         {func(s config.Set) { config.Enum(s, "a", "z", nil, config.Spec{}) }, "1 to 1000"},
+		"default no option": {
+			func(s config.Set) { config.Enum(s, "a", "z", []string{"x"}, config.Spec{}) },
+			"one of x",
+		},
+		"no options": {func(s config.Set) { config.Enum(s, "a", "z", nil, config.Spec{}) }, "1 to 1000"},
 		"same option twice": {
 			func(s config.Set) { config.Enum(s, "a", "x", []string{"x", "x"}, config.Spec{}) }, "different",
 		},
@@ -479,7 +485,8 @@ func TestEntriesShowWhatIsInUse(t *testing.T) {
 	}
 	want := []config.Entry{
 		{
-			Name: "number", Value: "5", Default: "5", Layer: "default", Problem: "must be at most 10, is 99", Doc: "How many.",
+			Name: "number", Value: "5", Default: "5", Layer: "default",
+			Problem: "must be at most 10, is 99", Doc: "How many.",
 			Unit: "items", Type: "int",
 		},
 		{Name: "span", Value: "2s", Default: "1s", Layer: "static", Revision: 1, Type: "duration"},

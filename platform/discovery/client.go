@@ -88,10 +88,12 @@ func New(opts Options) (*Client, error) {
 	if err != nil {
 		return nil, err
 	}
-	unanswered := errs.Errorf(errs.Unavailable, "no registry has answered yet (seeds %s)", strings.Join(opts.Seeds, ", "))
+	unanswered := errs.Errorf(errs.Unavailable, "no registry has answered yet (seeds %s)",
+		strings.Join(opts.Seeds, ", "))
 	s := state{synced: unanswered, current: unanswered}
 	c := &Client{
-		Directory: newDirectory(opts.Services, s), opts: opts, log: opts.Log, seeds: newSeeds(opts), file: newFile(opts.Dir),
+		Directory: newDirectory(opts.Services, s), opts: opts, log: opts.Log, seeds: newSeeds(opts),
+		file: newFile(opts.Dir),
 		wake: make(chan struct{}, 1), guard: newGuard(opts.Hold), state: s,
 	}
 	c.load()

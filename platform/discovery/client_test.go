@@ -178,12 +178,15 @@ func play(s *script, st step) {
 func TestStatsCountSuspects(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newScript(t, memnet.New(), "one")
-		c, _ := run(t, discovery.Options{Seeds: []string{s.addr}, DialContext: s.net.DialContext, Hold: 5 * time.Second})
+		c, _ := run(t, discovery.Options{
+			Seeds: []string{s.addr}, DialContext: s.net.DialContext, Hold: 5 * time.Second,
+		})
 		settle()
 		s.say <- snapshot("a1 a2")
 		s.say <- snapshot("")
 		settle()
-		if st := c.Stats(); st.Suspects != 2 || st.Kept != 2 || st.Dropped != 0 || st.Instances != 2 || st.Seed != s.addr ||
+		if st := c.Stats(); st.Suspects != 2 || st.Kept != 2 || st.Dropped != 0 ||
+			st.Instances != 2 || st.Seed != s.addr ||
 			c.Current() != nil {
 			t.Errorf("with suspects: %+v", st)
 		}

@@ -84,7 +84,9 @@ func TestPeersAreFollowed(t *testing.T) {
 		}{
 			{
 				"two peers",
-				[]discovery.Instance{replica("self", discovery.Up), replica("a", discovery.Up), replica("b", discovery.Up)},
+				[]discovery.Instance{
+					replica("self", discovery.Up), replica("a", discovery.Up), replica("b", discovery.Up),
+				},
 				[]string{"start a at a:7000", "start b at b:7000"},
 				nil,
 			},
@@ -93,7 +95,12 @@ func TestPeersAreFollowed(t *testing.T) {
 				replica("b", discovery.Up),
 			}, nil, nil},
 			{"one is removed", []discovery.Instance{replica("a", discovery.Up)}, nil, []string{"end b at b:7000"}},
-			{"one has a new address", []discovery.Instance{moved}, nil, []string{"end a at a:7000", "start a at new:7000"}},
+			{
+				"one has a new address",
+				[]discovery.Instance{moved},
+				nil,
+				[]string{"end a at a:7000", "start a at new:7000"},
+			},
 		} {
 			known.Put("circuits", step.put)
 			if got := seen.take(); !slices.Equal(got, step.want) {

@@ -23,8 +23,9 @@ func register(t *testing.T, net *memnet.Network, o discovery.RegistrarOptions, s
 		t.Fatal(err)
 	}
 	r, err := discovery.NewRegistrar(c, discovery.Instance{
-		Service: "catalog", ID: "catalog-1", Zone: "a", Version: "7", Endpoints: map[string]string{"grpc": "catalog-1:7000"},
-		Metadata: map[string]string{"team": "films"},
+		Service: "catalog", ID: "catalog-1", Zone: "a", Version: "7",
+		Endpoints: map[string]string{"grpc": "catalog-1:7000"},
+		Metadata:  map[string]string{"team": "films"},
 	}, o)
 	if err != nil {
 		t.Fatal(err)

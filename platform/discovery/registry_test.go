@@ -87,7 +87,8 @@ func (s *script) Watch(stream grpc.BidiStreamingServer[discoveryv1.WatchRequest,
 			return nil
 		case m := <-s.say:
 			if m == nil {
-				return errs.ToStatus(stream.Context(), errs.Errorf(errs.Unavailable, "the script ends the stream")).Err()
+				return errs.ToStatus(stream.Context(),
+					errs.Errorf(errs.Unavailable, "the script ends the stream")).Err()
 			}
 			if err := stream.Send(m); err != nil {
 				return err

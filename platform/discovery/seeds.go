@@ -63,7 +63,9 @@ func (s *seeds) acquire(seed string) (*grpc.ClientConn, func(), error) {
 			grpc.WithContextDialer(func(ctx context.Context, addr string) (net.Conn, error) {
 				return s.dial(ctx, "tcp", addr)
 			}),
-			grpc.WithConnectParams(grpc.ConnectParams{Backoff: backoff.DefaultConfig, MinConnectTimeout: connectTimeout}),
+			grpc.WithConnectParams(grpc.ConnectParams{
+				Backoff: backoff.DefaultConfig, MinConnectTimeout: connectTimeout,
+			}),
 			// A full registry is larger than gRPC's 4 MiB.
 			grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(64<<20)),
 			grpc.WithDisableServiceConfig(),

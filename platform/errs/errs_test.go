@@ -26,7 +26,8 @@ func TestEveryKindSurvivesBothWires(t *testing.T) {
 		if k == errs.Internal {
 			continue // see TestInternalErrorsStayHere
 		}
-		sent := errs.Errorf(k, "doing a thing").Because("A_REASON", "k", "v").RetryIn(2*time.Second).Field("f", "is bad")
+		sent := errs.Errorf(k, "doing a thing").
+			Because("A_REASON", "k", "v").RetryIn(2*time.Second).Field("f", "is bad")
 
 		got := errs.FromRPC(errs.ToStatus(t.Context(), sent).Err())
 		checkReceived(t, k, sent, got)
@@ -66,8 +67,8 @@ func contents(e *errs.Error) map[string]any {
 }
 
 func TestReceiverCannotChangeASharedError(t *testing.T) {
-	shared := errs.Errorf(errs.Invalid, "checking").Field("a", "is bad").Because("REASON", "key",
-		"value").RetryIn(time.Second)
+	shared := errs.Errorf(errs.Invalid, "checking").
+		Field("a", "is bad").Because("REASON", "key", "value").RetryIn(time.Second)
 	before := contents(shared)
 
 	_ = shared.Field("b", "is bad too")
@@ -93,8 +94,8 @@ func TestBuildersOfOneErrorDoNotShareFields(t *testing.T) {
 
 func TestChangedCopyKeepsTheRest(t *testing.T) {
 	cause := errors.New("disk on fire")
-	err := errs.Errorf(errs.Unavailable, "storing: %w", cause).RetryIn(time.Second).Because("FIRE", "disk",
-		"a").Field("x", "is bad")
+	err := errs.Errorf(errs.Unavailable, "storing: %w", cause).
+		RetryIn(time.Second).Because("FIRE", "disk", "a").Field("x", "is bad")
 	if !errors.Is(err, cause) || !errors.Is(err, errs.Unavailable) {
 		t.Errorf("%v lost its cause or its kind", err)
 	}
@@ -155,8 +156,8 @@ func internalErrors() map[string]error {
 		"without a kind": cause,
 		"wrapped":        fmt.Errorf("reading: %w", cause),
 		"classified":     errs.Errorf(errs.Internal, "reading: %w", cause),
-		"with details": errs.Errorf(errs.Internal, "reading: %w", cause).Because("X", "k", secret).Field(secret,
-			secret).RetryIn(time.Second),
+		"with details": errs.Errorf(errs.Internal, "reading: %w", cause).
+			Because("X", "k", secret).Field(secret, secret).RetryIn(time.Second),
 		"from a callee":   errs.FromRPC(status.Error(codes.Internal, secret)),
 		"a status":        status.Error(codes.Unknown, secret),
 		"wrapping a kind": errs.Errorf(errs.Internal, "reading: %w", errs.Errorf(errs.NotFound, secret)),
@@ -179,7 +180,8 @@ func TestInternalErrorsStayHere(t *testing.T) {
 			}
 
 			var log bytes.Buffer
-			r := httptest.NewRequest("GET", "/x", nil).WithContext(errs.WithLog(ctx, slog.New(slog.NewTextHandler(&log, nil))))
+			r := httptest.NewRequest("GET", "/x", nil).
+				WithContext(errs.WithLog(ctx, slog.New(slog.NewTextHandler(&log, nil))))
 			w := httptest.NewRecorder()
 			errs.WriteProblem(w, r, err)
 			if sent := fmt.Sprint(w.Header(), w.Body); strings.Contains(sent, "hunter2") {
@@ -219,12 +221,14 @@ func TestProblemHeaders(t *testing.T) {
 		0: "", time.Millisecond: "1", time.Second: "1", 1001 * time.Millisecond: "2", 90 * time.Second: "90",
 	} {
 		w := httptest.NewRecorder()
-		errs.WriteProblem(w, httptest.NewRequest("GET", "/x?secret=1", nil), errs.Errorf(errs.Unavailable, "x").RetryIn(wait))
+		errs.WriteProblem(w, httptest.NewRequest("GET", "/x?secret=1", nil),
+			errs.Errorf(errs.Unavailable, "x").RetryIn(wait))
 		if got := w.Header().Get("Retry-After"); got != want {
 			t.Errorf("a wait of %v is Retry-After %q, want %q: never less than the wait", wait, got, want)
 		}
 		for name, want := range map[string]string{
-			"Content-Type": "application/problem+json", "Cache-Control": "no-store", "X-Content-Type-Options": "nosniff",
+			"Content-Type": "application/problem+json", "Cache-Control": "no-store",
+			"X-Content-Type-Options": "nosniff",
 		} {
 			if got := w.Header().Get(name); got != want {
 				t.Errorf("%s is %q, want %q", name, got, want)
@@ -254,8 +258,7 @@ func TestForeignProblemBodiesAreBounded(t *testing.T) {
 
 func TestFromResponseReadsTheBodyWhateverItsParameters(t *testing.T) {
 	for _, kind := range []string{
-		"application/problem+json", "application/problem+json; charset=utf-8",
-		"Application/Problem+JSON",
+		"application/problem+json", "application/problem+json; charset=utf-8", "Application/Problem+JSON",
 	} {
 		resp := &http.Response{
 			StatusCode: 404, Status: "404 Not Found", Header: http.Header{"Content-Type": {kind}},
@@ -277,7 +280,8 @@ func TestMessageAndFieldsStayApartThroughWrapping(t *testing.T) {
 		"bare":    {inner, "checking", "checking: stars must be at most 5"},
 		"wrapped": {fmt.Errorf("rating: %w", inner), "rating: checking", "rating: checking: stars must be at most 5"},
 		"wrapped twice": {
-			fmt.Errorf("a: %w", fmt.Errorf("b: %w", inner)), "a: b: checking", "a: b: checking: stars must be at most 5",
+			fmt.Errorf("a: %w", fmt.Errorf("b: %w", inner)),
+			"a: b: checking", "a: b: checking: stars must be at most 5",
 		},
 		"wrapped with the same text before": {
 			fmt.Errorf("rating %q: %w", inner.Error(), inner),
@@ -285,8 +289,8 @@ func TestMessageAndFieldsStayApartThroughWrapping(t *testing.T) {
 			`rating "checking: stars must be at most 5": checking: stars must be at most 5`,
 		},
 		"with the same text in its own message": {
-			errs.Errorf(errs.Invalid, "after x: is y").Field("x", "is y").Field("z",
-				"is w"), "after x: is y", "after x: is y: x is y; z is w",
+			errs.Errorf(errs.Invalid, "after x: is y").Field("x", "is y").Field("z", "is w"),
+			"after x: is y", "after x: is y: x is y; z is w",
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -305,9 +309,10 @@ func TestMessageAndFieldsStayApartThroughWrapping(t *testing.T) {
 }
 
 func TestTextBehindAWrappedErrorIsKept(t *testing.T) {
-	err := fmt.Errorf("rating (%w) of film 7", errs.Errorf(errs.Invalid, "checking").Field("stars", "must be at most 5"))
-	if got, want := errs.ToStatus(t.Context(),
-		err).Message(), "rating (checking: stars must be at most 5) of film 7"; got != want {
+	err := fmt.Errorf("rating (%w) of film 7",
+		errs.Errorf(errs.Invalid, "checking").Field("stars", "must be at most 5"))
+	want := "rating (checking: stars must be at most 5) of film 7"
+	if got := errs.ToStatus(t.Context(), err).Message(); got != want {
 		t.Errorf("message %q, want %q", got, want)
 	}
 }

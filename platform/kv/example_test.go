@@ -19,7 +19,10 @@ func Example() {
 	first, _ := store.Txn(ctx, kv.Txn{Then: []kv.Op{kv.Put("/films/alien", []byte("1979"))}})
 	watch := store.Watch(ctx, "/films/")
 
-	swap := kv.Txn{If: []kv.Cond{kv.At("/films/alien", first)}, Then: []kv.Op{kv.Put("/films/alien", []byte("1979, R"))}}
+	swap := kv.Txn{
+		If:   []kv.Cond{kv.At("/films/alien", first)},
+		Then: []kv.Op{kv.Put("/films/alien", []byte("1979, R"))},
+	}
 	_, err := store.Txn(ctx, swap)
 	fmt.Println("swap:", err)
 	_, err = store.Txn(ctx, swap)

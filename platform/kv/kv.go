@@ -79,13 +79,13 @@ type Store interface {
 	// list is not an error.
 	List(ctx context.Context, prefix string) ([]Entry, Revision, error)
 
-	// Txn evaluates all conditions and, when every one holds, performs all operations as one revision, which it returns.
-	// When a condition does not hold, nothing is changed and the error is of kind errs.Conflict.
+	// Txn evaluates all conditions and, when every one holds, performs all operations as one revision, which it
+	// returns. When a condition does not hold, nothing is changed and the error is of kind errs.Conflict.
 	Txn(ctx context.Context, txn Txn) (Revision, error)
 
-	// Grant makes a lease and keeps it alive until ctx ends, or the lease is closed or lost. Keys put with it are deleted
-	// together, as one revision, when it ends. A lost lease is not replaced: its owner sees [Lease.Lost] and grants
-	// another.
+	// Grant makes a lease and keeps it alive until ctx ends, or the lease is closed or lost. Keys put with it are
+	// deleted together, as one revision, when it ends. A lost lease is not replaced: its owner sees [Lease.Lost] and
+	// grants another.
 	Grant(ctx context.Context, ttl time.Duration) (Lease, error)
 
 	// Watch follows the keys under prefix until ctx ends. It never fails to start: [Watch.Next] reports an invalid
@@ -150,9 +150,9 @@ type Lease interface {
 	// TTL is how long the lease lives after its owner was heard last: at least what was asked for.
 	TTL() time.Duration
 
-	// Lost returns a channel that is closed when the lease is no longer kept alive: it expired or was revoked, the store
-	// could not be reached for a TTL, the store or the lease was closed, or the context of Grant ended. The keys of the
-	// lease are deleted by then, or will be within a TTL.
+	// Lost returns a channel that is closed when the lease is no longer kept alive: it expired or was revoked, the
+	// store could not be reached for a TTL, the store or the lease was closed, or the context of Grant ended. The keys
+	// of the lease are deleted by then, or will be within a TTL.
 	Lost() <-chan struct{}
 
 	// Close ends the lease and deletes its keys now. Closing a lease that has ended is not an error. When the store

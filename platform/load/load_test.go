@@ -295,7 +295,8 @@ func TestRecorderMeasuresFromItsStart(t *testing.T) {
 		time.Sleep(time.Second)
 		served, internet := r.Proto()
 		if served.GetCalls() != 1 || served.GetMeasured().AsDuration() != load.Window || internet {
-			t.Errorf("after a call the recorder has %v, from the internet %t; want 1 call measured for 10 s", served, internet)
+			t.Errorf("after a call the recorder has %v, from the internet %t; want 1 call measured for 10 s",
+				served, internet)
 		}
 		r.ServeInternet()
 		if _, internet := r.Proto(); !internet {

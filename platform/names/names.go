@@ -23,8 +23,8 @@ var (
 	// names become parts of keys, host names, metric labels and the names of circuits, which are joined by dots.
 	Service = rule(`^[a-z0-9][a-z0-9_-]{0,62}$`,
 		"must be 1 to 63 lower-case letters, digits, dashes and underscores, beginning with a letter or digit")
-	// ID is the rule for instances, environments, regions, zones, versions and routes. It allows what container ids, host
-	// names, addresses and semantic versions contain.
+	// ID is the rule for instances, environments, regions, zones, versions and routes. It allows what container ids,
+	// host names, addresses and semantic versions contain.
 	ID = rule(`^[A-Za-z0-9][A-Za-z0-9._:+-]{0,127}$`,
 		"must be 1 to 128 letters, digits and . _ : + -, beginning with a letter or digit")
 )

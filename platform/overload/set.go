@@ -64,7 +64,8 @@ func New(o Options) *Set {
 			Min: "1", Max: "100",
 		}),
 		floor: config.Duration(c, "overload.floor", 20*time.Millisecond, config.Spec{
-			Doc: "Requests that take less time without a queue count as if they took as long as this.", Min: "0s", Max: "1m",
+			Doc: "Requests that take less time without a queue count as if they took as long as this.",
+			Min: "0s", Max: "1m",
 		}),
 		window: config.Duration(c, "overload.window", 500*time.Millisecond, config.Spec{
 			Doc: "How often the limit is set at most.", Min: "10ms", Max: "1m",

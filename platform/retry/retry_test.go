@@ -45,7 +45,10 @@ func TestRetriesOnlyWhatIsSafeAndMayHelp(t *testing.T) {
 		{name: "unavailable", err: down, wantAttempts: 3},
 		{name: "unavailable, not idempotent", err: down, onceOnly: true, wantAttempts: 1},
 		{name: "not sent, not idempotent", err: unavailable(retry.ReasonNotSent), onceOnly: true, wantAttempts: 3},
-		{name: "misdirected, not idempotent", err: unavailable(retry.ReasonMisdirected), onceOnly: true, wantAttempts: 3},
+		{
+			name: "misdirected, not idempotent", err: unavailable(retry.ReasonMisdirected),
+			onceOnly: true, wantAttempts: 3,
+		},
 		{
 			name: "shed, not idempotent", onceOnly: true, wantAttempts: 3,
 			err: errs.Errorf(errs.Exhausted, "shed").Because(circuit.ReasonShed),
@@ -280,7 +283,8 @@ func TestOutageAndRecovery(t *testing.T) {
 			return nil
 		}
 		call := func() {
-			err := set.Do(t.Context(), circuit.Key{Group: "catalog", Method: "GetMovie"}, func(ctx context.Context) error {
+			key := circuit.Key{Group: "catalog", Method: "GetMovie"}
+			err := set.Do(t.Context(), key, func(ctx context.Context) error {
 				return retry.Do(ctx, policy, attempt)
 			})
 			if err == nil {

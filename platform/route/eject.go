@@ -137,8 +137,9 @@ func (b *Balancer) sweepLocked(now int64) {
 	limit := mean - t.rateStdev*stdev
 	for _, m := range b.members {
 		if rate, ok := rates[m]; ok && rate < limit {
-			b.ejectLocked(m, now, fmt.Sprintf("%.1f %% of its answers were good, below the limit of %.1f %% (mean %.1f %%)",
-				100*rate, 100*limit, 100*mean), false)
+			b.ejectLocked(m, now,
+				fmt.Sprintf("%.1f %% of its answers were good, below the limit of %.1f %% (mean %.1f %%)",
+					100*rate, 100*limit, 100*mean), false)
 		}
 	}
 }

@@ -17,7 +17,8 @@ func TestEjectionsAreForgivenAfterTimeWithoutFailures(t *testing.T) {
 		ejectTwice(t, b, "a2")
 		traffic(t, b, 35_000, allGood)
 		if s := stateOf(t, b, "a2"); s.Phase != "admitted" || s.Ejections != 0 {
-			t.Fatalf("after 35 s without a failure a2 is %s with %d ejections, want admitted with 0", s.Phase, s.Ejections)
+			t.Fatalf("after 35 s without a failure a2 is %s with %d ejections, want admitted with 0",
+				s.Phase, s.Ejections)
 		}
 		kill(t, b, "a2")
 		if left := time.Until(stateOf(t, b, "a2").EjectedUntil); left < 4*time.Second || left > 5*time.Second {

@@ -81,7 +81,8 @@ func experiment(pick contender, ill illness, seed uint64) float64 {
 		finish(at)
 		time.Sleep(at - time.Since(begin))
 		server, done := pick()
-		latency, outcome := answer(time.Duration(float64(5*time.Millisecond) + rnd.ExpFloat64()*float64(15*time.Millisecond)))
+		took := float64(5*time.Millisecond) + rnd.ExpFloat64()*float64(15*time.Millisecond)
+		latency, outcome := answer(time.Duration(took))
 		if server == 0 && at >= expFrom && at < expTo {
 			latency, outcome = ill(latency)
 		}

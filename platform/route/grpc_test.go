@@ -376,9 +376,12 @@ func TestRPCWithoutAnything(t *testing.T) {
 		defer s.grpc.Stop()
 		r := manual.NewBuilderWithScheme("plain")
 		r.InitialState(resolver.State{Addresses: []resolver.Address{{Addr: "somewhere:1"}}})
-		conn, err := grpc.NewClient("plain:///x", grpc.WithResolvers(r), grpc.WithDefaultServiceConfig(route.ServiceConfig),
+		conn, err := grpc.NewClient("plain:///x", grpc.WithResolvers(r),
+			grpc.WithDefaultServiceConfig(route.ServiceConfig),
 			grpc.WithTransportCredentials(insecure.NewCredentials()),
-			grpc.WithContextDialer(func(ctx context.Context, _ string) (net.Conn, error) { return s.lis.DialContext(ctx) }))
+			grpc.WithContextDialer(func(ctx context.Context, _ string) (net.Conn, error) {
+				return s.lis.DialContext(ctx)
+			}))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -457,7 +460,9 @@ func BenchmarkRPC(b *testing.B) {
 			r.InitialState(state)
 			conn, err := grpc.NewClient("bench:///x", grpc.WithResolvers(route.Resolver(r, route.New(route.Options{}))),
 				grpc.WithDefaultServiceConfig(c.config), grpc.WithTransportCredentials(insecure.NewCredentials()),
-				grpc.WithContextDialer(func(ctx context.Context, _ string) (net.Conn, error) { return s.lis.DialContext(ctx) }))
+				grpc.WithContextDialer(func(ctx context.Context, _ string) (net.Conn, error) {
+					return s.lis.DialContext(ctx)
+				}))
 			if err != nil {
 				b.Fatal(err)
 			}

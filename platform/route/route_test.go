@@ -134,7 +134,9 @@ func TestExcludeIsKept(t *testing.T) {
 			b := route.New(route.Options{Zone: "z0", Rand: rnd.Uint64})
 			es := make([]route.Endpoint, 1+rnd.IntN(6))
 			for i := range es {
-				es[i] = route.Endpoint{ID: fmt.Sprint(i), Zone: fmt.Sprint("z", rnd.IntN(3)), Version: fmt.Sprint("v", rnd.IntN(2))}
+				es[i] = route.Endpoint{
+					ID: fmt.Sprint(i), Zone: fmt.Sprint("z", rnd.IntN(3)), Version: fmt.Sprint("v", rnd.IntN(2)),
+				}
 			}
 			b.Update(es)
 			for range 60 {
@@ -155,7 +157,8 @@ func TestExcludeIsKept(t *testing.T) {
 				if err != nil {
 					continue
 				}
-				if e := p.Endpoint(); slices.Contains(info.Exclude, e.ID) || info.Version != "" && e.Version != info.Version {
+				if e := p.Endpoint(); slices.Contains(info.Exclude, e.ID) ||
+					info.Version != "" && e.Version != info.Version {
 					t.Fatalf("Pick(%+v) = %+v", info, e)
 				}
 				time.Sleep(time.Duration(rnd.IntN(300)) * time.Millisecond)

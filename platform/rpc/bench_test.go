@@ -46,7 +46,8 @@ func BenchmarkCall(b *testing.B) {
 		dial func() (closer, error)
 	}{
 		{"grpc", func() (closer, error) {
-			return grpc.NewClient("passthrough:///config-1:7000", grpc.WithTransportCredentials(insecure.NewCredentials()),
+			return grpc.NewClient("passthrough:///config-1:7000",
+				grpc.WithTransportCredentials(insecure.NewCredentials()),
 				grpc.WithContextDialer(func(ctx context.Context, addr string) (net.Conn, error) {
 					return n.DialContext(ctx, "tcp",
 						addr)

@@ -23,9 +23,8 @@ func authority(service string) string { return service + byName }
 func (s *server) meant(ctx context.Context, call *tap.Info) (context.Context, error) {
 	for _, a := range call.Header[":authority"] {
 		if name, ok := strings.CutSuffix(a, byName); ok && s.Service != "" && name != s.Service {
-			return nil, errs.ToStatus(ctx, errs.Errorf(errs.Unavailable, "this is an instance of %s, not of %s", s.Service,
-				name).
-				Because(retry.ReasonMisdirected)).Err()
+			err := errs.Errorf(errs.Unavailable, "this is an instance of %s, not of %s", s.Service, name)
+			return nil, errs.ToStatus(ctx, err.Because(retry.ReasonMisdirected)).Err()
 		}
 	}
 	return ctx, nil

@@ -273,7 +273,8 @@ func (c *calls) withoutCircuit(ctx context.Context, attempt func(context.Context
 func (c *calls) retry(ctx context.Context, m *method, span oteltrace.Span, attempt func(context.Context) error) error {
 	var tried []string
 	var last error
-	return retry.Do(ctx, retry.Policy{Budget: c.budget, Idempotent: m.idempotent}, func(ctx context.Context, n int) error {
+	policy := retry.Policy{Budget: c.budget, Idempotent: m.idempotent}
+	return retry.Do(ctx, policy, func(ctx context.Context, n int) error {
 		call := &route.Call{}
 		if pinned, ok := route.CallOf(ctx); ok {
 			call.PickInfo = pinned.PickInfo

@@ -122,7 +122,8 @@ func TestAClosedConnectionRefusesCalls(t *testing.T) {
 		if err := conn.Close(); err != nil {
 			t.Errorf("closing twice: %v, want nil", err)
 		}
-		if _, err := configv1.NewConfigClient(conn).Get(t.Context(), &configv1.GetRequest{}); !errors.Is(err, errs.Canceled) {
+		_, err = configv1.NewConfigClient(conn).Get(t.Context(), &configv1.GetRequest{})
+		if !errors.Is(err, errs.Canceled) {
 			t.Errorf("a call after Close: %v, want kind Canceled", err)
 		}
 		if _, err := configv1.NewConfigClient(conn).Watch(t.Context()); !errors.Is(err, errs.Canceled) {

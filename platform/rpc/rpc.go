@@ -69,7 +69,8 @@ func parseMethod(full string) *method {
 	if d := m.descriptor(); d != nil {
 		o, _ := d.Options().(*descriptorpb.MethodOptions)
 		level := o.GetIdempotencyLevel()
-		m.idempotent = level == descriptorpb.MethodOptions_NO_SIDE_EFFECTS || level == descriptorpb.MethodOptions_IDEMPOTENT
+		m.idempotent = level == descriptorpb.MethodOptions_NO_SIDE_EFFECTS ||
+			level == descriptorpb.MethodOptions_IDEMPOTENT
 	}
 	return m
 }

@@ -88,7 +88,8 @@ func (w *world) startServer(t *testing.T, o rpc.ServerOptions, impl configv1.Con
 	go srv.Serve(l)
 	t.Cleanup(srv.Stop)
 	w.instances = append(w.instances, discovery.Instance{
-		Service: "config", ID: id, Endpoints: map[string]string{"grpc": l.Addr().String()}, Status: discovery.Up, Zone: "a",
+		Service: "config", ID: id, Endpoints: map[string]string{"grpc": l.Addr().String()},
+		Status: discovery.Up, Zone: "a",
 	})
 	w.discovery.Put("config", w.instances)
 	return srv
@@ -441,7 +442,8 @@ func TestTooManyCallsAreShedByCriticality(t *testing.T) {
 			}
 			if !errors.Is(err, errs.Exhausted) || errs.Reason(err) != circuit.ReasonShed ||
 				errs.RetryAfter(err) < 400*time.Millisecond {
-				t.Errorf("a call that was shed got %v, reason %s, retry in %v", err, errs.Reason(err), errs.RetryAfter(err))
+				t.Errorf("a call that was shed got %v, reason %s, retry in %v",
+					err, errs.Reason(err), errs.RetryAfter(err))
 			}
 		}
 		if snap := set.Snapshots()[0]; snap.GetState() != circuitsv1.State_STATE_CLOSED ||
@@ -451,7 +453,8 @@ func TestTooManyCallsAreShedByCriticality(t *testing.T) {
 		done := make(chan struct{})
 		go func() { defer close(done); callMany(t.Context(), c, 60) }()
 		time.Sleep(50 * time.Millisecond)
-		conn, err := rpc.NewClient(rpc.ClientOptions{DialContext: w.net.DialContext}).Dial("passthrough:///config-1:7000")
+		conn, err := rpc.NewClient(rpc.ClientOptions{DialContext: w.net.DialContext}).
+			Dial("passthrough:///config-1:7000")
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -476,7 +479,9 @@ func TestAShedCallIsTriedElsewhere(t *testing.T) {
 			w.start(t, rpc.ServerOptions{}, ok)
 			// for many calls at once, before any other call
 			budget := config.Static(map[string]string{"retry.budget.floorPerSecond": "10"})
-			c := w.client(t, rpc.ClientOptions{Circuits: circuit.New(circuit.Options{}), Config: budget, Metrics: w.metrics})
+			c := w.client(t, rpc.ClientOptions{
+				Circuits: circuit.New(circuit.Options{}), Config: budget, Metrics: w.metrics,
+			})
 			time.Sleep(time.Second)
 			if n, err := callMany(t.Context(), c, 40); n != 40 {
 				t.Errorf("%d of 40 calls were answered; the last error is %v", n, err)
@@ -520,7 +525,8 @@ func TestCriticalityGoesWithTheCall(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld()
 		var got atomic.Int64
-		w.start(t, rpc.ServerOptions{}, func(ctx context.Context) error { got.Store(int64(overload.Of(ctx))); return nil })
+		w.start(t, rpc.ServerOptions{},
+			func(ctx context.Context) error { got.Store(int64(overload.Of(ctx))); return nil })
 		c := w.client(t, rpc.ClientOptions{})
 		for _, want := range []overload.Criticality{
 			overload.Critical, overload.CriticalPlus, overload.SheddablePlus,

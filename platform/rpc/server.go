@@ -40,7 +40,8 @@ type ServerOptions struct {
 	Log *slog.Logger
 	// Metrics gets bijou_rpc_server_*. Nil: none.
 	Metrics prometheus.Registerer
-	// Served measures the calls that this server answers, without streams and health checks. Nil: they are not measured.
+	// Served measures the calls that this server answers, without streams and health checks. Nil: they are not
+	// measured.
 	Served *load.Recorder
 	// Limiter sheds calls when there are too many. Nil: none is shed.
 	Limiter *overload.Limiter
@@ -73,7 +74,9 @@ func NewServer(o ServerOptions) *grpc.Server {
 		grpc.ConnectionTimeout(10*time.Second),
 		grpc.KeepaliveParams(keepalive.ServerParameters{Time: 30 * time.Second, Timeout: 5 * time.Second}),
 		// Clients ping every 10 s while calls are open; anything faster than 5 s is abuse.
-		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 5 * time.Second, PermitWithoutStream: true}),
+		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{
+			MinTime: 5 * time.Second, PermitWithoutStream: true,
+		}),
 	)
 }
 

@@ -142,8 +142,8 @@ func TestStorms(t *testing.T) {
 				back := s.pass(t, 15*time.Second)
 				after := s.pass(t, 20*time.Second)
 				if len(after.bad) > 0 {
-					t.Errorf("%d calls failed more than 15 s after all was well, the last after another %v", len(after.bad),
-						after.bad[len(after.bad)-1])
+					t.Errorf("%d calls failed more than 15 s after all was well, the last after another %v",
+						len(after.bad), after.bad[len(after.bad)-1])
 				}
 				whole := time.Duration(0)
 				if n := len(back.bad); n > 0 {

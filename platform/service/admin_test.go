@@ -119,7 +119,8 @@ func TestAdminPagesShowWhatIsInUse(t *testing.T) {
 
 		var version struct{ Service, Instance, Version, Zone, Go, Started string }
 		page("/version", &version)
-		if version.Service != "hello" || version.Instance != "hello-1" || version.Version != "v1" || version.Zone != "b" ||
+		if version.Service != "hello" || version.Instance != "hello-1" || version.Version != "v1" ||
+			version.Zone != "b" ||
 			version.Go == "" || version.Started == "" {
 			t.Errorf("/version shows %+v", version)
 		}
@@ -167,7 +168,8 @@ func TestAdminPageStreamsCircuits(t *testing.T) {
 			t.Fatal(err)
 		}
 		defer resp.Body.Close()
-		if resp.StatusCode != http.StatusOK || !strings.HasPrefix(resp.Header.Get("Content-Type"), "text/event-stream") {
+		if resp.StatusCode != http.StatusOK ||
+			!strings.HasPrefix(resp.Header.Get("Content-Type"), "text/event-stream") {
 			t.Errorf("got %s of type %s", resp.Status, resp.Header.Get("Content-Type"))
 		}
 		lines := bufio.NewScanner(resp.Body)

@@ -35,6 +35,6 @@
 // # Admin
 //
 // The listener "admin" has /healthz, /readyz, /metrics, /version, /config, /circuits, /hystrix.stream, /overload,
-// /instances, /balancers and /debug/pprof, and refuses other requests as package httpapi does. It is meant for a private
-// network; the edge never routes to it.
+// /instances, /balancers and /debug/pprof, and refuses other requests as package httpapi does. It is meant for a
+// private network; the edge never routes to it.
 package service

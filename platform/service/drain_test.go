@@ -123,7 +123,8 @@ func TestOrderOfAStop(t *testing.T) {
 			}))
 		})
 		time.Sleep(time.Second)
-		conn, err := grpc.NewClient("passthrough:///hello-1:7000", grpc.WithTransportCredentials(insecure.NewCredentials()),
+		conn, err := grpc.NewClient("passthrough:///hello-1:7000",
+			grpc.WithTransportCredentials(insecure.NewCredentials()),
 			grpc.WithContextDialer(memDial(n)))
 		if err != nil {
 			t.Fatal(err)

@@ -53,17 +53,18 @@ func parse(crash func(), name string, args []string, w World, own func(*Flags)) 
 	f.StringVar(&o.Region, "region", "local", "region of this process")
 	f.StringVar(&o.Zone, "zone", "a", "zone of this process")
 	f.List(&o.Discovery, "discovery", "addresses of the registry, host:port")
-	f.Func("listen", "listeners as name=address (comma separated; default grpc=:7000,admin=:9090)", func(s string) error {
-		o.Listen = map[string]string{}
-		for _, l := range splitList(s) {
-			n, addr, ok := strings.Cut(l, "=")
-			if !ok {
-				return fmt.Errorf("%q must be name=address", l)
+	f.Func("listen", "listeners as name=address (comma separated; default grpc=:7000,admin=:9090)",
+		func(s string) error {
+			o.Listen = map[string]string{}
+			for _, l := range splitList(s) {
+				n, addr, ok := strings.Cut(l, "=")
+				if !ok {
+					return fmt.Errorf("%q must be name=address", l)
+				}
+				o.Listen[n] = addr
 			}
-			o.Listen[n] = addr
-		}
-		return nil
-	})
+			return nil
+		})
 	f.StringVar(&o.Advertise, "advertise", "",
 		"host under which others reach this process, or the network in which its address is (default: found out)")
 	f.StringVar(&o.StateDir, "state-dir", "", "folder for last-known-good settings and instances (default: none)")

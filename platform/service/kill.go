@@ -73,8 +73,8 @@ func (p *Process) prepareDown(req killRequest) (down time.Duration, err error) {
 		return 0, nil
 	}
 	if p.opts.StateDir == "" {
-		return 0, errs.Errorf(errs.Precondition, "killing %s for %v: it has no -state-dir to remember that; leave out for",
-			p.Instance(), down)
+		return 0, errs.Errorf(errs.Precondition,
+			"killing %s for %v: it has no -state-dir to remember that; leave out for", p.Instance(), down)
 	}
 	if err := os.MkdirAll(p.opts.StateDir, 0o755); err != nil {
 		return 0, fmt.Errorf("killing %s: %w", p.Instance(), err)

@@ -60,10 +60,10 @@ func TestKillCrashesTheProcessAndSaysWhenToComeBack(t *testing.T) {
 				"BIJOU_STATE_DIR": o.StateDir, "BIJOU_ALLOW_KILL": "true", "BIJOU_LISTEN": "http=127.0.0.1:0",
 			}
 			var errs bytes.Buffer
-			code := service.RunMain(t.Context(), "hello", world(&errs, env), nil, func(context.Context, *service.Setup) error {
-				return context.Canceled // far enough
-			})
-			if took := time.Since(begin); code != service.ExitFailed || took < want-time.Second || took > want+time.Second {
+			setup := func(context.Context, *service.Setup) error { return context.Canceled } // far enough
+			code := service.RunMain(t.Context(), "hello", world(&errs, env), nil, setup)
+			if took := time.Since(begin); code != service.ExitFailed || took < want-time.Second ||
+				took > want+time.Second {
 				t.Errorf("the start after a kill took %v, want %v: exit %d %s", took, want, code, &errs)
 			}
 		}

@@ -75,7 +75,10 @@ func TestListenersBoundWhatComesIn(t *testing.T) {
 				strings.Repeat("a", much)), 413, fmt.Sprint(8 << 20), 5 * time.Minute},
 			{"slow body", post + "Content-Length: 10\r\n\r\nabc", 408, "3", 6 * time.Minute},
 			{"long work", post + "Content-Length: 3\r\n\r\nabc", 200, "3", 5 * time.Minute},
-			{"long work without a body", "GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n", 200, "0", 5 * time.Minute},
+			{
+				"long work without a body", "GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n",
+				200, "0", 5 * time.Minute,
+			},
 		} {
 			resp, body, took := raw(t, n, "hello-1:8080", tt.text)
 			status := 0
@@ -84,7 +87,8 @@ func TestListenersBoundWhatComesIn(t *testing.T) {
 			}
 			if status != tt.status || took > tt.within || !strings.Contains(body, tt.body) ||
 				strings.Contains(body, "cancelled") && status != 408 {
-				t.Errorf("%s: %d %q after %v, want %d %q within %v", tt.name, status, body, took, tt.status, tt.body, tt.within)
+				t.Errorf("%s: %d %q after %v, want %d %q within %v",
+					tt.name, status, body, took, tt.status, tt.body, tt.within)
 			}
 		}
 		if err := stop(); err != nil {

@@ -48,16 +48,19 @@ func (p *Process) observe() {
 	gauge("bijou_discovery_known_instances", "Instances this process knows, of all services.", func() float64 {
 		return float64(len(p.discovery.Instances("")))
 	})
-	gauge("bijou_config_revision", "The settings revision in use.", func() float64 { return float64(p.config.Revision()) })
-	gauge("bijou_config_connected", "1 while settings are pushed; 0 while the last known ones are used.", func() float64 {
-		ok, _ := p.config.Connected()
-		return flag(ok)
-	})
+	gauge("bijou_config_revision", "The settings revision in use.",
+		func() float64 { return float64(p.config.Revision()) })
+	gauge("bijou_config_connected", "1 while settings are pushed; 0 while the last known ones are used.",
+		func() float64 {
+			ok, _ := p.config.Connected()
+			return flag(ok)
+		})
 	counter := func(name, help string, fn func() uint64) {
 		p.metrics.MustRegister(prometheus.NewCounterFunc(prometheus.CounterOpts{Name: name, Help: help},
 			func() float64 { return float64(fn()) }))
 	}
-	counter("bijou_trace_spans_total", "Spans recorded. What is neither exported nor dropped is queued.", p.tracer.Ended)
+	counter("bijou_trace_spans_total",
+		"Spans recorded. What is neither exported nor dropped is queued.", p.tracer.Ended)
 	counter("bijou_trace_spans_exported_total", "Spans that the trace store has acknowledged.", p.tracer.Exported)
 	for reason := range p.tracer.Drops() {
 		p.metrics.MustRegister(prometheus.NewCounterFunc(prometheus.CounterOpts{

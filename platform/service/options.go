@@ -29,8 +29,8 @@ type Options struct {
 	Version string
 	// Environment, Region and Zone say where the process runs. They follow names.ID. Empty: "local", "local" and "a".
 	Environment, Region, Zone string
-	// Discovery lists the registry's addresses, host:port. Empty: there is no registry. Then the process is not registered
-	// and finds only the instances in Known.
+	// Discovery lists the registry's addresses, host:port. Empty: there is no registry. Then the process is not
+	// registered and finds only the instances in Known.
 	Discovery []string
 	// Known has the instances that are found when there is no registry. Nil: none. Must be nil when Discovery is set.
 	Known *discovery.Static
@@ -38,16 +38,16 @@ type Options struct {
 	Listen map[string]string
 	// Advertise is the host under which others reach the listeners: a name, an address, or a network in CIDR notation,
 	// which stands for this machine's address in it. A name that stands for one of this machine's own addresses becomes
-	// that address when the process starts: on a machine in several networks, a name that is known in one of them chooses
-	// the address. Empty: the host that a listener is bound to, or for wildcard addresses this machine's first address
-	// that is not a loopback.
+	// that address when the process starts: on a machine in several networks, a name that is known in one of them
+	// chooses the address. Empty: the host that a listener is bound to, or for wildcard addresses this machine's first
+	// address that is not a loopback.
 	Advertise string
 	// StateDir is where last-known-good settings and instances are kept for the next start. Empty: they are not kept.
 	StateDir string
 	// Drain bounds how long a stop waits for callers to learn about it and for requests in progress. Zero: 10 s.
 	Drain time.Duration
-	// Crash ends the process at once, without a drain. POST /kill on the admin listener calls it; see docs/adr. Main sets
-	// it where -allow-kill is given. Nil: there is no such page.
+	// Crash ends the process at once, without a drain. POST /kill on the admin listener calls it; see docs/adr. Main
+	// sets it where -allow-kill is given. Nil: there is no such page.
 	Crash func()
 	// Log gets the process's log lines. Nil: nothing is logged.
 	Log *slog.Logger

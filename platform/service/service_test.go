@@ -73,7 +73,8 @@ func standalone(n *memnet.Network, instance string) service.Options {
 
 // greet serves "hi" on the listener "http".
 func greet(_ context.Context, setup *service.Setup) error {
-	return setup.Handle("http", http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, "hi") }))
+	return setup.Handle("http",
+		http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, "hi") }))
 }
 
 // run starts a process and returns what ends it: it waits for Run and returns its error.
@@ -188,7 +189,8 @@ func TestReadinessFollowsTheServicesOwnChecks(t *testing.T) {
 			return greet(ctx, setup)
 		})
 		defer stop()
-		conn, err := grpc.NewClient("passthrough:///hello-1:7000", grpc.WithTransportCredentials(insecure.NewCredentials()),
+		conn, err := grpc.NewClient("passthrough:///hello-1:7000",
+			grpc.WithTransportCredentials(insecure.NewCredentials()),
 			grpc.WithContextDialer(memDial(n)))
 		if err != nil {
 			t.Fatal(err)
@@ -293,9 +295,9 @@ func TestStopIsBounded(t *testing.T) {
 func TestAFailingPartStopsTheProcessAndIsNamed(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		n := memnet.New()
-		p, err := service.New(t.Context(), standalone(n, "hello-1"), func(ctx context.Context, setup *service.Setup) error {
-			setup.Go("index", func(context.Context) error { return errors.New("disk failed") })
-			return greet(ctx, setup)
+		p, err := service.New(t.Context(), standalone(n, "hello-1"), func(ctx context.Context, s *service.Setup) error {
+			s.Go("index", func(context.Context) error { return errors.New("disk failed") })
+			return greet(ctx, s)
 		})
 		if err != nil {
 			t.Fatal(err)
@@ -313,17 +315,17 @@ func TestAFailingPartLetsTheProcessDrain(t *testing.T) {
 		n := memnet.New()
 		entered := make(chan struct{})
 		ended := make(chan struct{})
-		p, err := service.New(t.Context(), standalone(n, "hello-1"), func(_ context.Context, setup *service.Setup) error {
-			setup.Go("index", func(context.Context) error {
+		p, err := service.New(t.Context(), standalone(n, "hello-1"), func(_ context.Context, s *service.Setup) error {
+			s.Go("index", func(context.Context) error {
 				<-entered
 				return errors.New("disk failed")
 			})
-			setup.Go("others", func(ctx context.Context) error {
+			s.Go("others", func(ctx context.Context) error {
 				<-ctx.Done()
 				close(ended)
 				return nil
 			})
-			return setup.Handle("http", http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+			return s.Handle("http", http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 				close(entered)
 				time.Sleep(2 * time.Second)
 				select {
@@ -569,7 +571,8 @@ func TestLongStreamsAreSentAwayAndNotesAreShown(t *testing.T) {
 			}))
 		})
 		time.Sleep(time.Second)
-		if code, body := get(t, n, "http://hello-1:9090/readyz"); code != 200 || !strings.Contains(body, "away since noon") {
+		if code, body := get(t, n, "http://hello-1:9090/readyz"); code != 200 ||
+			!strings.Contains(body, "away since noon") {
 			t.Errorf("readyz: %d %s", code, body)
 		}
 		resp, err := client(n).Get("http://hello-1:8080/")
@@ -622,7 +625,8 @@ func TestTextOfAnInternalErrorGoesToTheLogAndNotToTheCaller(t *testing.T) {
 			t.Error(err)
 		}
 		var problem struct{ TraceID string }
-		if err := json.Unmarshal([]byte(body), &problem); err != nil || code != 500 || strings.Contains(body, "secret") {
+		if err := json.Unmarshal([]byte(body), &problem); err != nil || code != 500 ||
+			strings.Contains(body, "secret") {
 			t.Errorf("the caller sees %d %s (%v)", code, body, err)
 		}
 		var lines []string
@@ -632,7 +636,8 @@ func TestTextOfAnInternalErrorGoesToTheLogAndNotToTheCaller(t *testing.T) {
 			}
 		}
 		if len(lines) != 1 || problem.TraceID == "" || !strings.Contains(lines[0], "trace_id="+problem.TraceID) {
-			t.Errorf("the log has %d lines with the text, want one with trace_id %q: %s", len(lines), problem.TraceID, lines)
+			t.Errorf("the log has %d lines with the text, want one with trace_id %q: %s",
+				len(lines), problem.TraceID, lines)
 		}
 	})
 }

@@ -36,7 +36,9 @@ func TestRegistrationAfterSetupEndsTheProcess(t *testing.T) {
 		`Note("store")`:   func(s *service.Setup) { s.Note("store", func() error { return nil }) },
 		`OnDrain`:         func(s *service.Setup) { s.OnDrain(func() {}) },
 		`GRPC to register bijou.test.Late`: func(s *service.Setup) {
-			s.GRPC().RegisterService(&grpc.ServiceDesc{ServiceName: "bijou.test.Late", HandlerType: (*any)(nil)}, struct{}{})
+			s.GRPC().RegisterService(&grpc.ServiceDesc{
+				ServiceName: "bijou.test.Late", HandlerType: (*any)(nil),
+			}, struct{}{})
 		},
 	} {
 		for _, when := range []string{"before Run", "while it runs"} {
@@ -103,7 +105,9 @@ func TestGRPCNeedsItsListener(t *testing.T) {
 	o := standalone(memnet.New(), "hello-1")
 	delete(o.Listen, "grpc")
 	_, err := service.New(t.Context(), o, func(ctx context.Context, s *service.Setup) error {
-		s.GRPC().RegisterService(&grpc.ServiceDesc{ServiceName: "bijou.test.Late", HandlerType: (*any)(nil)}, struct{}{})
+		s.GRPC().RegisterService(&grpc.ServiceDesc{
+			ServiceName: "bijou.test.Late", HandlerType: (*any)(nil),
+		}, struct{}{})
 		return greet(ctx, s)
 	})
 	assertError(t, "New", err, `no listener "grpc" is free for it`)
@@ -145,11 +149,13 @@ func TestRunWorksOnce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p, stop := run(t, standalone(memnet.New(), "hello-1"), greet)
 		synctest.Wait()
-		assertError(t, "a second Run beside the first", p.Run(t.Context()), "running hello: Run or Stop was called before")
+		assertError(t, "a second Run beside the first", p.Run(t.Context()),
+			"running hello: Run or Stop was called before")
 		if err := stop(); err != nil {
 			t.Errorf("the first Run: %v", err)
 		}
-		assertError(t, "a second Run after the first", p.Run(t.Context()), "running hello: Run or Stop was called before")
+		assertError(t, "a second Run after the first", p.Run(t.Context()),
+			"running hello: Run or Stop was called before")
 	})
 }
 

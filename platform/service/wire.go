@@ -51,7 +51,9 @@ func (m *Member) wire() (err error) {
 		return err
 	}
 	m.onStop("connection for settings", func(context.Context) error { return settings.Close() })
-	m.config, err = config.Open(config.Options{Identity: m.Identity(), Conn: settings, Dir: m.dir("config"), Log: m.log})
+	m.config, err = config.Open(config.Options{
+		Identity: m.Identity(), Conn: settings, Dir: m.dir("config"), Log: m.log,
+	})
 	if err != nil {
 		return fmt.Errorf("opening settings: %w", err)
 	}
@@ -61,7 +63,8 @@ func (m *Member) wire() (err error) {
 	}
 	m.onStop("connection for spans", func(context.Context) error { return spans.Close() })
 	m.tracer, err = trace.New(trace.Options{
-		Service: o.Name, Instance: o.Instance, Version: o.Version, Environment: o.Environment, Region: o.Region, Zone: o.Zone,
+		Service: o.Name, Instance: o.Instance, Version: o.Version, Environment: o.Environment,
+		Region: o.Region, Zone: o.Zone,
 		Conn: func() grpc.ClientConnInterface { return spans }, Log: m.log, Revision: m.config.Revision,
 		Sampling: config.Float(m.config, "trace.sampling", 1, config.Spec{
 			Doc: "Share of new traces that are recorded. A trace that a caller has begun keeps its caller's decision.",
@@ -115,7 +118,8 @@ func (p *Process) addOwn(s *Setup) error {
 			return err
 		}
 	case s.grpcs > 0:
-		return fmt.Errorf("serving gRPC of %s: no listener \"grpc\" is free for it; add grpc=:7000 to -listen", p.opts.Name)
+		return fmt.Errorf("serving gRPC of %s: no listener \"grpc\" is free for it; add grpc=:7000 to -listen",
+			p.opts.Name)
 	}
 	if _, ok := p.listeners[adminListener]; ok {
 		if err := s.Handle(adminListener, p.adminHandler(s.admin)); err != nil {

@@ -65,7 +65,8 @@ func TestInvalidTextIsRepaired(t *testing.T) {
 		})
 		attrs := []attribute.KeyValue{
 			attribute.String(invalid, invalid), attribute.StringSlice("list", []string{"x", invalid}),
-			attribute.Slice("nested", attribute.StringValue(invalid), attribute.MapValue(attribute.String(invalid, invalid))),
+			attribute.Slice("nested", attribute.StringValue(invalid),
+				attribute.MapValue(attribute.String(invalid, invalid))),
 		}
 		linked := oteltrace.NewSpanContext(oteltrace.SpanContextConfig{TraceID: [16]byte{1}, SpanID: [8]byte{1}})
 		tracer := p.TracerProvider().Tracer(invalid, oteltrace.WithInstrumentationVersion(invalid),
@@ -109,7 +110,8 @@ func TestTextIsCutToItsLimit(t *testing.T) {
 		} {
 			list := make([]string, 1000)
 			_, span := p.Tracer().Start(t.Context(), text, oteltrace.WithAttributes(attribute.String(text, text)))
-			span.AddEvent(text, oteltrace.WithAttributes(attribute.String("k", text), attribute.StringSlice("list", list)))
+			span.AddEvent(text, oteltrace.WithAttributes(attribute.String("k", text),
+				attribute.StringSlice("list", list)))
 			span.SetStatus(codes.Error, text)
 			span.End()
 		}

@@ -45,25 +45,29 @@ func TestMiddleware(t *testing.T) {
 			"http.response.status_code": "200",
 		})},
 		{"POST", "http://example.com/films", "POST /films", codes.Unset, base(map[string]string{
-			"http.request.method": "POST", "url.path": "/films", "http.route": "/films", "http.response.status_code": "201",
+			"http.request.method": "POST", "url.path": "/films", "http.route": "/films",
+			"http.response.status_code": "201",
 		})},
 		{"GET", "/nowhere", "GET", codes.Unset, base(map[string]string{
 			"http.request.method": "GET", "url.path": "/nowhere", "http.response.status_code": "404",
 		})},
 		{"GET", "/hints", "GET /hints", codes.Unset, base(map[string]string{
-			"http.request.method": "GET", "url.path": "/hints", "http.route": "/hints", "http.response.status_code": "418",
+			"http.request.method": "GET", "url.path": "/hints", "http.route": "/hints",
+			"http.response.status_code": "418",
 		})},
 		{"BREW", "/hints", "_OTHER /hints", codes.Unset, base(map[string]string{
 			"http.request.method": "_OTHER", "http.request.method_original": "BREW", "url.path": "/hints",
 			"http.route": "/hints", "http.response.status_code": "418",
 		})},
 		{"GET", "/fail", "GET /fail", codes.Error, base(map[string]string{
-			"http.request.method": "GET", "url.path": "/fail", "http.route": "/fail", "http.response.status_code": "502",
-			"error.type": "502",
+			"http.request.method": "GET", "url.path": "/fail", "http.route": "/fail",
+			"http.response.status_code": "502",
+			"error.type":                "502",
 		})},
 		{"GET", "/panic", "GET /panic", codes.Error, base(map[string]string{
-			"http.request.method": "GET", "url.path": "/panic", "http.route": "/panic", "http.response.status_code": "500",
-			"error.type": "500",
+			"http.request.method": "GET", "url.path": "/panic", "http.route": "/panic",
+			"http.response.status_code": "500",
+			"error.type":                "500",
 		})},
 	}
 	for _, tt := range tests {

@@ -78,7 +78,8 @@ func TestHandlerRepairsText(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			log, out := textLog()
 			write(log, invalid)
-			if !strings.Contains(out.String(), repaired) || !utf8.Valid(out.Bytes()) || strings.Contains(out.String(), "xff") {
+			if !strings.Contains(out.String(), repaired) || !utf8.Valid(out.Bytes()) ||
+				strings.Contains(out.String(), "xff") {
 				t.Errorf("logged %q, want %q in it", out.String(), repaired)
 			}
 			out.Reset()

@@ -80,7 +80,11 @@ func TestExtract(t *testing.T) {
 		{"two headers count as none", pairs{"traceparent", good, "traceparent", good}, "none"},
 		{"two headers joined by a comma", pairs{"traceparent", good + "," + good}, "none"},
 		{"later version", pairs{"traceparent", "cc-" + tid + "-" + sid + "-01"}, on},
-		{"later version with more fields", pairs{"traceparent", "cc-" + tid + "-" + sid + "-01-what-the-future-brings"}, on},
+		{
+			"later version with more fields",
+			pairs{"traceparent", "cc-" + tid + "-" + sid + "-01-what-the-future-brings"},
+			on,
+		},
 		{"later version glued", pairs{"traceparent", "cc-" + tid + "-" + sid + "-01.more"}, "none"},
 		{"version 00 with more fields", pairs{"traceparent", good + "-more"}, "none"},
 		{"version 00 with a trailing dash", pairs{"traceparent", good + "-"}, "none"},
@@ -102,8 +106,16 @@ func TestExtract(t *testing.T) {
 			pairs{"traceparent", good, "tracestate", "foo=1", "tracestate", "bar=2,baz=3"},
 			on + " foo=1,bar=2,baz=3",
 		},
-		{"state with an empty header", pairs{"traceparent", good, "tracestate", "", "tracestate", "bar=2"}, on + " bar=2"},
-		{"blank members are skipped", pairs{"traceparent", good, "tracestate", "foo=1, \t ,,bar=2 \t"}, on + " foo=1,bar=2"},
+		{
+			"state with an empty header",
+			pairs{"traceparent", good, "tracestate", "", "tracestate", "bar=2"},
+			on + " bar=2",
+		},
+		{
+			"blank members are skipped",
+			pairs{"traceparent", good, "tracestate", "foo=1, \t ,,bar=2 \t"},
+			on + " foo=1,bar=2",
+		},
 		{
 			"the first of equal keys is kept",
 			pairs{"traceparent", good, "tracestate", "foo=1,bar=2,foo=3"},
@@ -161,7 +173,11 @@ func TestExtract(t *testing.T) {
 			b3on,
 		},
 		{"b3 headers with half of the ids", pairs{"X-B3-TraceId", b3id, "X-B3-Sampled", "1"}, "none"},
-		{"b3 headers twice", pairs{"X-B3-TraceId", b3id, "X-B3-TraceId", b3id, "X-B3-SpanId", "a2fb4a1d1a96d312"}, "none"},
+		{
+			"b3 headers twice",
+			pairs{"X-B3-TraceId", b3id, "X-B3-TraceId", b3id, "X-B3-SpanId", "a2fb4a1d1a96d312"},
+			"none",
+		},
 		{
 			"single b3 wins over several",
 			pairs{"b3", b3id + "-a2fb4a1d1a96d312-1", "X-B3-TraceId", tid, "X-B3-SpanId", sid, "X-B3-Sampled", "0"},
@@ -170,7 +186,10 @@ func TestExtract(t *testing.T) {
 		{"w3c wins over b3", pairs{"traceparent", good, "b3", b3id + "-a2fb4a1d1a96d312-0"}, on},
 		{
 			"b3 where the trace id of w3c is zero",
-			pairs{"traceparent", "00-" + strings.Repeat("0", 32) + "-" + sid + "-01", "b3", b3id + "-a2fb4a1d1a96d312-1"},
+			pairs{
+				"traceparent", "00-" + strings.Repeat("0", 32) + "-" + sid + "-01",
+				"b3", b3id + "-a2fb4a1d1a96d312-1",
+			},
 			b3on,
 		},
 		{

@@ -68,8 +68,8 @@ type queue struct {
 
 func newQueue(o Options) *queue {
 	q := &queue{
-		exporter: o.Exporter, size: o.QueueSize, batch: o.BatchSize, interval: o.FlushInterval, timeout: o.ExportTimeout,
-		log: o.Log, revision: o.Revision,
+		exporter: o.Exporter, size: o.QueueSize, batch: o.BatchSize, interval: o.FlushInterval,
+		timeout: o.ExportTimeout, log: o.Log, revision: o.Revision,
 		full:    make(chan struct{}, 1),
 		flushes: make(chan chan struct{}),
 		stop:    make(chan struct{}),
@@ -267,7 +267,8 @@ func (q *queue) report(err error) {
 		q.warned = time.Now()
 	case refused:
 	case err != nil && !q.failing:
-		q.log.Warn("exporting spans: they are dropped and counted until it works again", "error", err, "dropped", q.drops())
+		q.log.Warn("exporting spans: they are dropped and counted until it works again",
+			"error", err, "dropped", q.drops())
 		q.failing = true
 	case err == nil && q.failing:
 		q.log.Info("exporting spans works again", "dropped", q.drops())

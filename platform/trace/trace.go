@@ -50,8 +50,8 @@ type Options struct {
 	Region, Zone string
 
 	// Conn returns the connection to the trace store. It is called once, before the first export. The connection may be
-	// one whose calls are traced: calls made to export are never sampled. The provider does not close it. Required, unless
-	// there is an Exporter.
+	// one whose calls are traced: calls made to export are never sampled. The provider does not close it. Required,
+	// unless there is an Exporter.
 	Conn func() grpc.ClientConnInterface
 	// Exporter replaces OTLP over Conn, for tests and for other destinations. Nil: OTLP over Conn. ExportSpans
 	// must return when its context ends: Shutdown waits for it. Text in its spans is not repaired.

@@ -77,7 +77,8 @@ func TestOptionsThatAreNotValidNameTheField(t *testing.T) {
 func TestResource(t *testing.T) {
 	exporter := tracetest.NewInMemoryExporter()
 	p := newProvider(t, trace.Options{
-		Service: "catalog", Instance: "catalog-1", Version: "v3", Environment: "prod", Zone: "b", Exporter: keep{exporter},
+		Service: "catalog", Instance: "catalog-1", Version: "v3", Environment: "prod",
+		Zone: "b", Exporter: keep{exporter},
 	})
 	spans(p, 1)
 	if err := p.Flush(t.Context()); err != nil {
@@ -165,7 +166,9 @@ func TestShutdownIsBounded(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				p := newProvider(t, trace.Options{Exporter: &gate{open: make(chan struct{})}, QueueSize: 100, BatchSize: 1})
+				p := newProvider(t, trace.Options{
+					Exporter: &gate{open: make(chan struct{})}, QueueSize: 100, BatchSize: 1,
+				})
 				spans(p, 30)
 				ctx := context.Background()
 				if tt.timeout > 0 {
@@ -332,7 +335,8 @@ func TestAnswersOfTheStore(t *testing.T) {
 		{name: "accepts", answer: accept, exported: 5, calls: 1},
 		{
 			name:   "accepts some",
-			answer: func(int, *request) (*response, error) { return partly, nil }, exported: 3, reason: "refused", calls: 1,
+			answer: func(int, *request) (*response, error) { return partly, nil }, exported: 3,
+			reason: "refused", calls: 1,
 		},
 		{
 			name:   "refuses everything, so that each span is sent alone at last",
@@ -340,7 +344,8 @@ func TestAnswersOfTheStore(t *testing.T) {
 		},
 		{
 			name:   "is exhausted and does not say until when: no retry",
-			answer: refuse(status.Error(codes.ResourceExhausted, "over quota")), exported: 0, reason: "failed", calls: 1,
+			answer: refuse(status.Error(codes.ResourceExhausted, "over quota")), exported: 0,
+			reason: "failed", calls: 1,
 		},
 		{
 			name: "is exhausted and says when to retry",
@@ -366,7 +371,8 @@ func TestAnswersOfTheStore(t *testing.T) {
 				start := time.Now()
 				flush(t, p)
 				if s.seen() != tt.calls || p.Exported() != tt.exported {
-					t.Errorf("%d calls exported %d spans, want %d calls and %d spans", s.seen(), p.Exported(), tt.calls, tt.exported)
+					t.Errorf("%d calls exported %d spans, want %d calls and %d spans",
+						s.seen(), p.Exported(), tt.calls, tt.exported)
 				}
 				assertDrops(t, p, map[string]uint64{tt.reason: 5 - tt.exported})
 				if took := time.Since(start); took < tt.took {
@@ -532,7 +538,8 @@ func TestRetriesOfManySendersAreSpread(t *testing.T) {
 			mu.Lock()
 			defer mu.Unlock()
 			if calls++; calls <= 5 {
-				return nil, errs.ToStatus(t.Context(), errs.Errorf(errs.Exhausted, "storing spans").RetryIn(time.Second)).Err()
+				return nil, errs.ToStatus(t.Context(),
+					errs.Errorf(errs.Exhausted, "storing spans").RetryIn(time.Second)).Err()
 			}
 			moments[time.Since(begin)] = true
 			return &response{}, nil

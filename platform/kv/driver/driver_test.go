@@ -191,7 +191,9 @@ func TestResetGivesTheDifference(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := driver.NewFeed("/a/", nil)
 		kept := entry("/a/kept", "v", 1)
-		f.Reset([]kv.Entry{kept, entry("/a/changed", "v", 1), entry("/a/deleted", "v", 1), entry("/a/again", "v", 1)}, 1)
+		f.Reset([]kv.Entry{
+			kept, entry("/a/changed", "v", 1), entry("/a/deleted", "v", 1), entry("/a/again", "v", 1),
+		}, 1)
 		w := f.Watch(t.Context())
 		next(t, w)
 		changed := kv.Entry{Key: "/a/changed", Value: []byte("w"), Created: 1, Modified: 4}
@@ -262,7 +264,8 @@ func TestMergedUpdateIsAResyncIfAPartOfItIs(t *testing.T) {
 		}
 		fallBehind()
 		if got := next(t, w); got.Resync || got.Revision != rev {
-			t.Errorf("the next merged update: Resync %t at revision %d, want no resync at %d", got.Resync, got.Revision, rev)
+			t.Errorf("the next merged update: Resync %t at revision %d, want no resync at %d",
+				got.Resync, got.Revision, rev)
 		}
 	})
 }
@@ -274,7 +277,10 @@ func TestReaderThatKeepsUpGetsEveryUpdate(t *testing.T) {
 		w := f.Watch(t.Context())
 		next(t, w)
 		big := func(rev kv.Revision) {
-			f.Apply(kv.Update{Revision: rev, Puts: []kv.Entry{{Key: "/a/n", Value: make([]byte, 1<<20), Modified: rev}}})
+			f.Apply(kv.Update{
+				Revision: rev,
+				Puts:     []kv.Entry{{Key: "/a/n", Value: make([]byte, 1<<20), Modified: rev}},
+			})
 		}
 		for rev := kv.Revision(2); rev < 19; rev++ {
 			big(rev)

@@ -119,7 +119,8 @@ func testOrder(t *testing.T, env Env) {
 	do(t, env.Peer, put("/o/b", "0"), put("/o/d", "0"))
 	r := watch(t, env.Store, "/o/")
 	r.next()
-	first := do(t, env.Peer, put("/o/c", "1"), kv.Delete("/o/b"), put("/p/x", "1"), put("/o/a", "1"), kv.Delete("/o/none"))
+	first := do(t, env.Peer, put("/o/c", "1"), kv.Delete("/o/b"), put("/p/x", "1"),
+		put("/o/a", "1"), kv.Delete("/o/none"))
 	second := do(t, env.Peer, put("/o/a", "2"))
 	want := kv.Update{Revision: first, Deletes: []string{"/o/b"}, Puts: []kv.Entry{
 		{Key: "/o/a", Value: []byte("1"), Created: first, Modified: first},

@@ -11,7 +11,8 @@ import (
 // Names are allowed and forbidden names, including those at the limits of the rules. The empty name is not among them:
 // places differ in what it means.
 var Names = []string{
-	"catalog", "cinema-web", "cinema_web", "7zip", "x", "Catalog", "catalog.v2", "host:catalog:8080", "1.2.3-rc.1+build.7",
+	"catalog", "cinema-web", "cinema_web", "7zip", "x", "Catalog", "catalog.v2",
+	"host:catalog:8080", "1.2.3-rc.1+build.7",
 	strings.Repeat("a", 63), strings.Repeat("a", 64), strings.Repeat("a", 128), strings.Repeat("a", 129),
 	"-catalog", "_catalog", ".", "..", "a b", "a@b", "*", "catalog\n", "a\x00", "a\x1b[2J", "café", "a\u202e",
 }
