@@ -3,8 +3,8 @@
 //
 // The load is open-loop: sessions begin at the times of a Poisson process with a given rate, and each step of a session
 // is due at a planned time. Latency is measured from the time at which a request was due, not from the time at which it
-// was sent, so that the waits behind a stalled server are measured too. A session above the limit of concurrent
-// sessions is counted as dropped, which is a failure.
+// was sent, so that it includes the wait for a stalled server. A session above the limit of concurrent sessions is
+// counted as dropped, which is a failure.
 package audience
 
 import (

@@ -50,7 +50,7 @@ type LoadOptions struct {
 // complete returns a copy with all defaults, or an error that names the fields that are wrong.
 func (o LoadOptions) complete() (LoadOptions, error) {
 	o.Rate = cmp.Or(o.Rate, 1)
-	o.Seed = cmp.Or(o.Seed, rand.Uint64()) //nolint:gosec // load, not secrets
+	o.Seed = cmp.Or(o.Seed, rand.Uint64()) //nolint:gosec // not for secrets
 	o.Settings = cmp.Or[config.Set](o.Settings, config.Static(nil))
 	o.Log = cmp.Or(o.Log, slog.New(slog.DiscardHandler))
 	var bad errs.Violations
@@ -60,17 +60,17 @@ func (o LoadOptions) complete() (LoadOptions, error) {
 
 // Load runs sessions against a target. Make one with NewLoad.
 type Load struct {
-	opts    LoadOptions
-	client  *http.Client
-	log     *slog.Logger
-	rate    *config.Value[float64]
-	ramp    *config.Value[time.Duration]
-	most    *config.Value[int64]
-	think   *config.Value[time.Duration]
-	timeout *config.Value[time.Duration]
-	stats   *stats
-	slots   slots
-	joined  sync.Map // profile id -> true: created by this load
+	opts        LoadOptions
+	client      *http.Client
+	log         *slog.Logger
+	rate        *config.Value[float64]
+	ramp        *config.Value[time.Duration]
+	maxSessions *config.Value[int64]
+	think       *config.Value[time.Duration]
+	timeout     *config.Value[time.Duration]
+	stats       *stats
+	slots       slots
+	created     sync.Map // id of a profile that this load has created -> true
 
 	mu     sync.Mutex // guards random
 	random *rand.Rand
@@ -91,7 +91,7 @@ func NewLoad(o LoadOptions) (*Load, error) {
 		ramp: config.Duration(set, "audience.ramp", o.Ramp, config.Spec{
 			Doc: "Time in which a new rate is reached, linearly.", Min: "0s", Max: "24h",
 		}),
-		most: config.Int(set, "audience.sessions.max", 500, config.Spec{
+		maxSessions: config.Int(set, "audience.sessions.max", 500, config.Spec{
 			Doc: "Concurrent sessions. More are counted as dropped.", Min: "1", Max: "100000",
 		}),
 		think: config.Duration(set, "audience.think", time.Second, config.Spec{
@@ -100,7 +100,7 @@ func NewLoad(o LoadOptions) (*Load, error) {
 		timeout: config.Duration(set, "audience.timeout", 5*time.Second, config.Spec{
 			Doc: "Timeout of a request.", Min: "10ms", Max: "5m",
 		}),
-		random: rand.New(rand.NewPCG(o.Seed, 1)), //nolint:gosec // load, not secrets
+		random: rand.New(rand.NewPCG(o.Seed, 1)), //nolint:gosec // not for secrets
 	}
 	l.client = &http.Client{Transport: &http.Transport{
 		DialContext: o.DialContext, MaxIdleConnsPerHost: 256, IdleConnTimeout: 30 * time.Second,
@@ -119,14 +119,14 @@ func (l *Load) Run(ctx context.Context) error {
 	reporting, stopReporting := context.WithCancel(sessions)
 	wg.Go(func() { l.report(reporting) })
 	l.arrive(ctx, func(due time.Time) {
-		if !l.slots.take(l.most.Get()) {
+		if !l.slots.acquire(l.maxSessions.Get()) {
 			l.stats.session("dropped")
 			return
 		}
 		l.stats.session("started")
-		seed := l.next()
+		seed := l.nextSeed()
 		wg.Go(func() {
-			defer l.slots.give()
+			defer l.slots.release()
 			l.session(sessions, due, seed)
 		})
 	})
@@ -137,8 +137,8 @@ func (l *Load) Run(ctx context.Context) error {
 	return nil
 }
 
-// next returns the random seed of a session. Each session has its own source, because sessions run concurrently.
-func (l *Load) next() uint64 {
+// nextSeed returns the random seed of a session. Each session has its own source, because sessions run concurrently.
+func (l *Load) nextSeed() uint64 {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.random.Uint64()
@@ -154,7 +154,7 @@ func (l *Load) report(ctx context.Context) {
 			return
 		case <-tick.C:
 			s := l.stats.nextInterval()
-			l.log.Info("audience", "sessions", s.Started, "dropped", s.Dropped, "active", l.slots.taken(),
+			l.log.Info("audience", "sessions", s.Started, "dropped", s.Dropped, "active", l.slots.inUse(),
 				"requests", s.All.Requests, "ok_percent", fmt.Sprintf("%.3f", 100*s.Success()),
 				"p50", short(s.All.P50).String(), "p95", short(s.All.P95).String(),
 				"p99", short(s.All.P99).String(), "max", short(s.All.Max).String())
@@ -168,10 +168,10 @@ func (l *Load) Summary() Summary { return l.stats.total() }
 // slots limits the number of concurrent sessions.
 type slots struct {
 	mu sync.Mutex
-	n  int64
+	n  int64 // in use
 }
 
-func (s *slots) take(most int64) bool {
+func (s *slots) acquire(most int64) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.n >= most {
@@ -181,13 +181,13 @@ func (s *slots) take(most int64) bool {
 	return true
 }
 
-func (s *slots) give() {
+func (s *slots) release() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.n--
 }
 
-func (s *slots) taken() int64 {
+func (s *slots) inUse() int64 {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.n

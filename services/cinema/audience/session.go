@@ -16,7 +16,7 @@ import (
 	"bijou.dev/platform/pace"
 )
 
-// subscribers is the number of profiles of the audience. They are in a household of their own.
+// subscribers is the number of profiles of the audience. They are all in the household "audience".
 const subscribers = 40
 
 // subscriber is the user of one session.
@@ -67,14 +67,14 @@ var errEmpty = errors.New("the home page has no films")
 // session runs one session: it opens the home page, may search, opens the page of a film, may play it and rate it. It
 // ends at the first failed request for the home page, a search or a film.
 func (l *Load) session(ctx context.Context, due time.Time, seed uint64) {
-	r := rand.New(rand.NewPCG(seed, 2)) //nolint:gosec // load, not secrets
+	r := rand.New(rand.NewPCG(seed, 2)) //nolint:gosec // not for secrets
 	s := &subscriber{Load: l, random: r, due: due, profile: fmt.Sprintf("audience-%02d", 1+r.IntN(subscribers))}
-	if _, ok := l.joined.Load(s.profile); !ok {
+	if _, ok := l.created.Load(s.profile); !ok {
 		body := newProfile{ID: s.profile, Name: s.profile, Household: "audience"}
 		if s.do(ctx, "join", http.MethodPost, "/api/profiles", body, nil) == nil {
-			l.joined.Store(s.profile, true)
+			l.created.Store(s.profile, true)
 		}
-		if !s.pause(ctx) { // else the latency of home would include joining
+		if !s.pause(ctx) { // so that the latency of the home page does not include the creation
 			return
 		}
 	}

@@ -80,7 +80,7 @@ func (s Summary) String() string {
 
 func short(d time.Duration) time.Duration { return d.Round(10 * time.Microsecond) }
 
-// latencies counts durations in slots that are 2 % wide, from 1 µs to 15 min.
+// latencies counts durations in slots from 1 µs to 15 min. The upper bound of a slot is 2 % above the lower one.
 type latencies struct {
 	slots [1042]uint32
 	max   time.Duration
@@ -97,7 +97,7 @@ func (l *latencies) add(d time.Duration) {
 	l.max = max(l.max, d)
 }
 
-// quantile returns the duration that a share q of all n durations does not exceed.
+// quantile returns the smallest duration that is at least as long as a share q of all n durations.
 func (l *latencies) quantile(q float64, n int) time.Duration {
 	need := uint32(math.Ceil(q * float64(n)))
 	var seen uint32
@@ -128,14 +128,14 @@ func (t *tally) op(name string) Op {
 	return Op{name, t.requests, t.failed, q(0.5), q(0.95), q(0.99), t.latencies.max}
 }
 
-// span has the counts of an interval.
-type span struct {
+// interval has the counts of a period.
+type interval struct {
 	started, dropped, degraded int
 	all                        tally
 	ops                        map[string]*tally
 }
 
-func (s *span) summary() Summary {
+func (s *interval) summary() Summary {
 	out := Summary{Started: s.started, Dropped: s.dropped, Degraded: s.degraded, All: s.all.op("all")}
 	for name, t := range s.ops {
 		out.Ops = append(out.Ops, t.op(name))
@@ -147,8 +147,8 @@ func (s *span) summary() Summary {
 // stats counts since the start and since the last log line, and exports both as metrics.
 type stats struct {
 	mu     sync.Mutex
-	whole  *span
-	recent *span
+	whole  *interval
+	recent *interval
 
 	sessions *prometheus.CounterVec
 	requests *prometheus.CounterVec
@@ -159,7 +159,7 @@ type stats struct {
 
 func newStats(reg prometheus.Registerer) (*stats, error) {
 	s := &stats{
-		whole: &span{ops: map[string]*tally{}}, recent: &span{ops: map[string]*tally{}},
+		whole: &interval{ops: map[string]*tally{}}, recent: &interval{ops: map[string]*tally{}},
 		sessions: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "cinema_audience_sessions_total", Help: "Sessions by result: started or dropped.",
 		}, []string{"result"}),
@@ -194,7 +194,7 @@ func (s *stats) session(result string) {
 	s.sessions.WithLabelValues(result).Inc()
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	for _, c := range []*span{s.whole, s.recent} {
+	for _, c := range []*interval{s.whole, s.recent} {
 		if result == "dropped" {
 			c.dropped++
 		} else {
@@ -215,7 +215,7 @@ func (s *stats) request(op string, d time.Duration, ok bool) {
 	s.seconds.WithLabelValues(op).Observe(d.Seconds())
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	for _, c := range []*span{s.whole, s.recent} {
+	for _, c := range []*interval{s.whole, s.recent} {
 		if c.ops[op] == nil {
 			c.ops[op] = &tally{}
 		}
@@ -234,7 +234,7 @@ func (s *stats) total() Summary {
 func (s *stats) nextInterval() Summary {
 	s.mu.Lock()
 	out := s.recent.summary()
-	s.recent = &span{ops: map[string]*tally{}}
+	s.recent = &interval{ops: map[string]*tally{}}
 	s.mu.Unlock()
 	s.success.Set(out.Success())
 	for q, d := range map[string]time.Duration{

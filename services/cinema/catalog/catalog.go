@@ -1,4 +1,4 @@
-// Package catalog serves the list of films. It holds the bundled list in memory and does not change it.
+// Package catalog serves the list of films. The list is part of the program and does not change.
 package catalog
 
 import (

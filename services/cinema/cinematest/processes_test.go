@@ -45,6 +45,7 @@ var setups = map[string]service.SetupFunc{
 	"web": web.New,
 }
 
+// start starts an instance and returns its host name.
 func start(t *testing.T, net *memnet.Network, name string, n int) string {
 	t.Helper()
 	host := fmt.Sprintf("%s-%d", name, n)
@@ -71,8 +72,8 @@ func start(t *testing.T, net *memnet.Network, name string, n int) string {
 	return host
 }
 
-// Two instances of each service run in one process. None can reach another service, and all are ready.
-func TestEveryServiceRunsTwice(t *testing.T) {
+// Two instances of each service run in one process. They cannot reach other services, and all are ready.
+func TestTwoInstancesOfEachServiceRunWithoutTheOthers(t *testing.T) {
 	net := memnet.New()
 	client := &http.Client{Transport: &http.Transport{DialContext: net.DialContext, DisableKeepAlives: true}}
 	get := func(url string) (int, string) {
@@ -97,7 +98,7 @@ func TestEveryServiceRunsTwice(t *testing.T) {
 		}
 	}
 	if status, body := get("http://web-2:8080/"); status != 200 || !strings.Contains(body, "Temporarily unavailable") {
-		t.Errorf("home page without other services: status %d, want 200 and an apology:\n%s", status, body)
+		t.Errorf("home page without other services: status %d, want 200 and a page that says so:\n%s", status, body)
 	}
 	if _, body := get("http://catalog-1:9090/metrics"); !strings.Contains(body, `cinema_films_findings{`) ||
 		!strings.Contains(body, `kind="impossible_date"`) {

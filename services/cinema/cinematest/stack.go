@@ -100,7 +100,7 @@ func (h *Stack) Serve(name string, register func(grpc.ServiceRegistrar)) {
 	h.known.Put(name, []discovery.Instance{{Service: name, ID: name + "-1", Endpoints: map[string]string{"grpc": addr}}})
 }
 
-// Kill stops a service abruptly. The registry still lists it.
+// Kill stops a service without draining it. The registry still lists it.
 func (h *Stack) Kill(name string) { h.servers[name].Stop() }
 
 // Answer returns the response to a call of a method, such as "Recommend".

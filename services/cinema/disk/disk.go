@@ -4,7 +4,7 @@
 // one. Only one process at a time can open a file.
 //
 // While the disk is full, writes return an error. After the disk has failed to write or to sync, all writes return an
-// error, see [DB.Run]: it is unknown what is on disk, and a later sync would report success all the same.
+// error, see [DB.Run]: it is unknown what is on disk, and a later sync could report success although data is lost.
 package disk
 
 import (
@@ -65,7 +65,7 @@ func open(path string, buckets []string) (*bolt.DB, error) {
 	if err != nil {
 		return nil, fmt.Errorf("opening %s: %w", path, err)
 	}
-	// Long enough that concurrent writes share a sync, short compared with the sync of a single one.
+	// Long enough that concurrent writes share a sync, and short compared with the time of a sync.
 	db.MaxBatchDelay = 2 * time.Millisecond
 	err = db.Update(func(tx *bolt.Tx) error {
 		for _, b := range buckets {
@@ -107,7 +107,7 @@ func (db *DB) Write(ctx context.Context, fn func(*bolt.Tx) error) error {
 	})
 	switch {
 	case err == nil:
-		return db.err() // a sync that succeeds after a failed one proves nothing
+		return db.err() // a sync that succeeds after a failed one does not show that all data is on disk
 	case own != nil, errors.Is(err, berrors.ErrDatabaseNotOpen):
 		return unavailableIfClosed(err)
 	case errors.Is(err, syscall.ENOSPC):

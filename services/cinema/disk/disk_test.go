@@ -21,12 +21,14 @@ import (
 	"bijou.dev/services/cinema/disk"
 )
 
+// put writes one entry.
 func put(db *disk.DB, key string) error {
 	return db.Write(context.Background(), func(tx *bolt.Tx) error {
 		return disk.Put(tx.Bucket([]byte("b")), key, wrapperspb.String("value of "+key))
 	})
 }
 
+// count returns the number of entries.
 func count(t *testing.T, db *disk.DB) (n int) {
 	t.Helper()
 	err := db.Read(func(tx *bolt.Tx) error {
@@ -40,7 +42,7 @@ func count(t *testing.T, db *disk.DB) (n int) {
 	return n
 }
 
-// TestMain runs this program again as a writer that is killed.
+// TestMain makes this program a writer, which TestAcknowledgedWritesSurviveKill starts and kills.
 func TestMain(m *testing.M) {
 	if dir := os.Getenv("DISK_TEST_WRITER"); dir != "" {
 		write(dir)
@@ -48,7 +50,7 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-// write writes for ever from several goroutines and says on standard output what was acknowledged.
+// write writes from several goroutines until the process is killed. It prints the keys of acknowledged writes.
 func write(dir string) {
 	db, err := disk.Open(dir, "killed", "b")
 	if err != nil {
@@ -98,18 +100,18 @@ func TestAcknowledgedWritesSurviveKill(t *testing.T) {
 	err = db.Read(func(tx *bolt.Tx) error {
 		for _, key := range acknowledged {
 			if found, err := disk.Get(tx.Bucket([]byte("b")), key, &wrapperspb.StringValue{}); err != nil || !found {
-				t.Errorf("%s was acknowledged and is lost: %v", key, err)
+				t.Errorf("the acknowledged entry %s is lost: found is %t, error %v", key, found, err)
 			}
 		}
 		return nil
 	})
 	if err != nil || len(acknowledged) < 200 {
-		t.Errorf("%d acknowledged, %v", len(acknowledged), err)
+		t.Errorf("%d writes were acknowledged, want at least 200; error %v", len(acknowledged), err)
 	}
 }
 
-// A disk that does not sync ends all writing, also when it syncs again, and says why. What was acknowledged can be
-// read, and is there for the next process.
+// After a sync that failed, all writes are refused with the reason, also when the disk works again. Acknowledged entries
+// can be read, and are there when the file is opened again.
 func TestDiskFails(t *testing.T) {
 	dir := t.TempDir()
 	db, err := disk.Open(dir, "x", "b")
@@ -121,23 +123,23 @@ func TestDiskFails(t *testing.T) {
 	}
 	repair := breakSync(t, filepath.Join(dir, "x.db"))
 	if err := put(db, "b"); !errors.Is(err, errs.Unavailable) || !errors.Is(err, syscall.EINVAL) {
-		t.Errorf("a write that could not be synced: %v", err)
+		t.Errorf("a write that could not be synced: got %v, want Unavailable because of EINVAL", err)
 	}
 	repair()
 	var writers sync.WaitGroup
 	for w := range 8 {
 		writers.Go(func() {
 			if err := put(db, fmt.Sprint("later-", w)); !errors.Is(err, errs.Unavailable) {
-				t.Errorf("a write after it: %v", err)
+				t.Errorf("a write after a failed sync: got %v, want Unavailable", err)
 			}
 		})
 	}
 	writers.Wait()
 	if err := db.Run(t.Context()); !errors.Is(err, syscall.EINVAL) {
-		t.Errorf("it ends with %v", err)
+		t.Errorf("Run returned %v, want EINVAL", err)
 	}
 	if n := count(t, db); n != 1 {
-		t.Errorf("there are %d entries, of which one was acknowledged", n)
+		t.Errorf("there are %d entries, want the acknowledged one", n)
 	}
 	if err := db.Close(); err != nil {
 		t.Error(err)
@@ -147,12 +149,12 @@ func TestDiskFails(t *testing.T) {
 	}
 	defer db.Close()
 	if err := put(db, "c"); err != nil || count(t, db) != 2 {
-		t.Errorf("after a new start: %v, %d entries", err, count(t, db))
+		t.Errorf("a write after opening again: error %v, %d entries; want 2", err, count(t, db))
 	}
 }
 
-// breakSync replaces this process's open file by the null device: writes to it succeed, and a sync fails. The returned
-// function undoes that.
+// breakSync replaces the open file of this process by the null device: writes to it succeed, and a sync fails. repair
+// undoes that.
 func breakSync(t *testing.T, path string) (repair func()) {
 	t.Helper()
 	null, err := os.OpenFile(os.DevNull, os.O_RDWR, 0)
@@ -169,7 +171,7 @@ func breakSync(t *testing.T, path string) (repair func()) {
 			continue
 		}
 		fd, _ := strconv.Atoi(e.Name())
-		whole, err := syscall.Dup(fd)
+		saved, err := syscall.Dup(fd)
 		if err == nil {
 			err = syscall.Dup3(int(null.Fd()), fd, 0)
 		}
@@ -177,7 +179,7 @@ func breakSync(t *testing.T, path string) (repair func()) {
 			t.Fatal(err)
 		}
 		return func() {
-			if err := errors.Join(syscall.Dup3(whole, fd, 0), syscall.Close(whole)); err != nil {
+			if err := errors.Join(syscall.Dup3(saved, fd, 0), syscall.Close(saved)); err != nil {
 				t.Fatal(err)
 			}
 		}
@@ -186,11 +188,11 @@ func breakSync(t *testing.T, path string) (repair func()) {
 	return nil
 }
 
-// A full disk refuses writes and takes them again when there is space.
+// While the disk is full, writes are refused. When there is space again, they are accepted.
 func TestDiskFull(t *testing.T) {
 	dir := t.TempDir()
 	if err := syscall.Mount("tmpfs", dir, "tmpfs", 0, "size=1m"); err != nil {
-		t.Skip("a small disk has to be mounted: ", err)
+		t.Skip("this test needs the right to mount a small disk: ", err)
 	}
 	defer func() { _ = syscall.Unmount(dir, syscall.MNT_DETACH) }()
 	db, err := disk.Open(dir, "x", "b")
@@ -209,13 +211,13 @@ func TestDiskFull(t *testing.T) {
 		}
 	}
 	if !errors.Is(err, errs.Exhausted) || count(t, db) != n {
-		t.Errorf("on a full disk: %v; %d entries, %d were acknowledged", err, count(t, db), n)
+		t.Errorf("on a full disk: got %v, want Exhausted; %d entries, %d were acknowledged", err, count(t, db), n)
 	}
 	if err := os.Remove(filler); err != nil {
 		t.Fatal(err)
 	}
 	if err := put(db, "again"); err != nil || count(t, db) != n+1 {
-		t.Errorf("with space again: %v; %d entries, %d were acknowledged", err, count(t, db), n+1)
+		t.Errorf("with space again: error %v; %d entries, %d were acknowledged", err, count(t, db), n+1)
 	}
 }
 
@@ -231,11 +233,11 @@ func TestWriteIsAllOrNothing(t *testing.T) {
 		return refused
 	})
 	if !errors.Is(err, refused) || count(t, db) != 0 {
-		t.Errorf("got %v with %d entries", err, count(t, db))
+		t.Errorf("got %v with %d entries, want the error of the function and none", err, count(t, db))
 	}
 }
 
-func TestOneProcessHoldsTheFile(t *testing.T) {
+func TestOnlyOneProcessCanOpenTheFile(t *testing.T) {
 	if testing.Short() {
 		t.Skip("waits for five seconds")
 	}
@@ -248,22 +250,171 @@ func TestOneProcessHoldsTheFile(t *testing.T) {
 	defer db.Close()
 	if _, err := disk.Open(dir, "x", "b"); !errors.Is(err, errs.Precondition) ||
 		!strings.Contains(err.Error(), "own folder") {
-		t.Errorf("a second process got %v", err)
+		t.Errorf("opening the file twice: got %v, want Precondition with advice", err)
 	}
 }
 
-func TestWithoutAFolder(t *testing.T) {
+func TestWithoutAFolderTheDataIsTemporary(t *testing.T) {
 	db, err := disk.Open("", "x", "b")
 	if err != nil {
 		t.Fatal(err)
 	}
 	if err := put(db, "a"); err != nil || count(t, db) != 1 {
-		t.Error(err)
+		t.Errorf("a write: error %v, %d entries; want 1", err, count(t, db))
 	}
 	if err := db.Close(); err != nil {
 		t.Error(err)
 	}
 	if err := put(db, "a"); !errors.Is(err, errs.Unavailable) {
-		t.Errorf("writing to a closed file: %v", err)
+		t.Errorf("writing to a closed file: got %v, want Unavailable", err)
+	}
+}
+
+func TestErrorOfAClosedFileSaysWhy(t *testing.T) {
+	db, err := disk.Open(t.TempDir(), "x", "b")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := db.Close(); err != nil {
+		t.Fatal(err)
+	}
+	read := db.Read(func(*bolt.Tx) error { return nil })
+	for name, err := range map[string]error{"read": read, "write": put(db, "a")} {
+		if !errors.Is(err, errs.Unavailable) || !strings.Contains(err.Error(), "it is closed") {
+			t.Errorf("%s: got %v, want Unavailable with the text that the file is closed", name, err)
+		}
+	}
+}
+
+func TestConcurrentWritesAreAllStored(t *testing.T) {
+	dir := t.TempDir()
+	db, err := disk.Open(dir, "x", "b")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var writers sync.WaitGroup
+	for w := range 16 {
+		writers.Go(func() {
+			for i := range 5 {
+				if err := put(db, fmt.Sprint(w, "-", i)); err != nil {
+					t.Errorf("write %d of writer %d: %v", i, w, err)
+				}
+			}
+		})
+	}
+	writers.Wait()
+	if err := db.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if db, err = disk.Open(dir, "x", "b"); err != nil {
+		t.Fatal(err)
+	}
+	defer db.Close()
+	if n := count(t, db); n != 80 {
+		t.Errorf("after opening again there are %d entries, want 80", n)
+	}
+}
+
+// An error of one writer does not undo the writes of others that share its transaction.
+func TestFailedWriteDoesNotHarmOthers(t *testing.T) {
+	db, err := disk.Open(t.TempDir(), "x", "b")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer db.Close()
+	refused := errors.New("refused")
+	var writers sync.WaitGroup
+	for w := range 20 {
+		writers.Go(func() {
+			if w%2 == 0 {
+				if err := put(db, fmt.Sprint(w)); err != nil {
+					t.Errorf("a good write beside bad ones: %v", err)
+				}
+				return
+			}
+			err := db.Write(context.Background(), func(tx *bolt.Tx) error {
+				return errors.Join(disk.Put(tx.Bucket([]byte("b")), fmt.Sprint(w), wrapperspb.String("x")), refused)
+			})
+			if !errors.Is(err, refused) {
+				t.Errorf("a bad write: got %v, want its own error", err)
+			}
+		})
+	}
+	writers.Wait()
+	if n := count(t, db); n != 10 {
+		t.Errorf("there are %d entries, want those of the 10 good writes", n)
+	}
+}
+
+func TestCancelledWriteWritesNothing(t *testing.T) {
+	db, err := disk.Open(t.TempDir(), "x", "b")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer db.Close()
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	err = db.Write(ctx, func(tx *bolt.Tx) error {
+		return disk.Put(tx.Bucket([]byte("b")), "a", wrapperspb.String("x"))
+	})
+	if !errors.Is(err, context.Canceled) || count(t, db) != 0 {
+		t.Errorf("got %v with %d entries, want Canceled and none", err, count(t, db))
+	}
+}
+
+// Data that cannot be decoded gives an error that names the key.
+func TestDamagedEntries(t *testing.T) {
+	db, err := disk.Open(t.TempDir(), "x", "b")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer db.Close()
+	err = db.Write(t.Context(), func(tx *bolt.Tx) error {
+		return tx.Bucket([]byte("b")).Put([]byte("damaged"), []byte{0xff, 0xff})
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	err = db.Read(func(tx *bolt.Tx) error {
+		b := tx.Bucket([]byte("b"))
+		_, one := disk.Get(b, "damaged", &wrapperspb.StringValue{})
+		_, all := disk.All[wrapperspb.StringValue](b)
+		for name, err := range map[string]error{"Get": one, "All": all} {
+			if err == nil || !strings.Contains(err.Error(), `decoding "damaged"`) {
+				t.Errorf("%s: got %v, want an error that names the key", name, err)
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestMissingBucketIsEmpty(t *testing.T) {
+	found, err := disk.Get(nil, "a", &wrapperspb.StringValue{})
+	if found || err != nil {
+		t.Errorf("Get: found is %t, error %v; want false and none", found, err)
+	}
+	all, err := disk.All[wrapperspb.StringValue](nil)
+	if len(all) != 0 || err != nil {
+		t.Errorf("All: %v, error %v; want nothing", all, err)
+	}
+}
+
+func TestIDs(t *testing.T) {
+	for value, want := range map[string]bool{
+		"a": true, "a-1": true, "0": true, "abcdefgh": true, "abcdefghi": false, "": false, "-a": false, "A": false,
+		"a b": false, "a/b": false, "a\n": false, "é": false, "a_b": false, "\xff": false,
+	} {
+		if got := disk.ValidID(value, 8); got != want {
+			t.Errorf("ValidID(%q, 8) is %t, want %t", value, got, want)
+		}
+		var bad errs.Violations
+		disk.CheckID(&bad, "some_id", value, 8)
+		err := bad.Err("checking")
+		if (err == nil) != want || err != nil && !strings.Contains(err.Error(), "some_id") {
+			t.Errorf("CheckID of %q: got %v; want an error that names the field: %t", value, err, !want)
+		}
 	}
 }

@@ -23,7 +23,7 @@ import (
 var data []byte
 
 // The years a release can have. The list was compiled in 2010 and announces films for 2011; later years are two-digit
-// years that were read in the wrong century.
+// years that were read as 20xx and not 19xx.
 const (
 	oldest = 1890
 	newest = 2011
@@ -32,7 +32,8 @@ const (
 // Load returns the films of the bundled list in its order, and the report of its faults. The caller may change both.
 func Load() ([]*catalogv1.Title, *catalogv1.ReportResponse) { return Parse(data) }
 
-// Parse is Load for another list in the format of movies.json: an array of objects.
+// Parse is Load for another list in the format of movies.json: an array of objects. It repairs titles as those of the
+// bundled list, so accented letters that are right would be changed.
 func Parse(list []byte) ([]*catalogv1.Title, *catalogv1.ReportResponse) {
 	l := &loader{
 		report: &catalogv1.ReportResponse{}, ids: map[string]bool{}, known: map[string]bool{}, rated: map[rated]bool{},
@@ -65,7 +66,7 @@ func Parse(list []byte) ([]*catalogv1.Title, *catalogv1.ReportResponse) {
 	return titles, l.report
 }
 
-// rated is a rating. If two films with the same title have the same, one of them was copied from the other.
+// rated is a rating. If two films with the same title have equal ratings, one rating is a copy of the other.
 type rated struct {
 	name  string
 	stars float64

@@ -59,7 +59,7 @@ func (s *Server) deliver(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		if !s.handled(ctx, session) {
+		if !s.sendAgain(ctx, session) {
 			return nil // retried after deliverEvery; the circuit of viewing shows the error
 		}
 		if err := s.markDelivered(ctx, session); err != nil {
@@ -69,8 +69,9 @@ func (s *Server) deliver(ctx context.Context) error {
 	return nil
 }
 
-// handled sends a session's progress and reports whether it is done: viewing stored it, or refused it as invalid.
-func (s *Server) handled(ctx context.Context, session *playbackv1.Session) bool {
+// sendAgain sends a session's progress. It reports whether it need not be sent again: viewing stored it, or refused it as
+// invalid.
+func (s *Server) sendAgain(ctx context.Context, session *playbackv1.Session) bool {
 	err := s.advance(ctx, session)
 	return err == nil || errs.KindOf(err) == errs.Invalid
 }

@@ -46,7 +46,7 @@ func Open(o Options, peers Peers) (*Server, error) {
 func (s *Server) Close() error { return s.db.Close() }
 
 // Start implements playbackv1.PlaybackServer. The film must exist. If profiles or viewing is not available, the session
-// starts all the same: without a check of the profile, or at the beginning of the film.
+// starts without a check of the profile, or at the beginning of the film.
 func (s *Server) Start(ctx context.Context, r *playbackv1.StartRequest) (*playbackv1.Session, error) {
 	if err := check(r); err != nil {
 		return nil, err
@@ -86,7 +86,7 @@ func check(r *playbackv1.StartRequest) error {
 // existing returns the session old if r is for the same profile and film, or an error.
 func existing(old *playbackv1.Session, r *playbackv1.StartRequest) (*playbackv1.Session, error) {
 	if old.ProfileId != r.ProfileId || old.TitleId != r.TitleId {
-		return nil, errs.Errorf(errs.Exists, "starting session %q: it is of another profile or film", r.SessionId)
+		return nil, errs.Errorf(errs.Exists, "starting session %q: it is for another profile or film", r.SessionId)
 	}
 	return old, nil
 }

@@ -1,4 +1,4 @@
-// Package profiles stores the profiles of the people who watch, by household.
+// Package profiles stores the profiles of users, by household.
 package profiles
 
 import (

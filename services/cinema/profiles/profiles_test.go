@@ -145,13 +145,13 @@ func TestWrongProfilesAreRefused(t *testing.T) {
 		request *profilesv1.CreateRequest
 		field   string
 	}{
-		"no id":                   {&profilesv1.CreateRequest{Name: "A"}, "id"},
-		"id with a capital":       {&profilesv1.CreateRequest{Id: "A", Name: "A"}, "id"},
-		"id of 65 bytes":          {&profilesv1.CreateRequest{Id: strings.Repeat("a", 65), Name: "A"}, "id"},
-		"id with a line break":    {&profilesv1.CreateRequest{Id: "a\n", Name: "A"}, "id"},
-		"name of spaces":          {&profilesv1.CreateRequest{Id: "a", Name: "  "}, "name"},
-		"name of 41 letters":      {&profilesv1.CreateRequest{Id: "a", Name: strings.Repeat("é", 41)}, "name"},
-		"household with a slash":  {&profilesv1.CreateRequest{Id: "a", Name: "A", Household: "/"}, "household"},
+		"no id":                  {&profilesv1.CreateRequest{Name: "A"}, "id"},
+		"id with a capital":      {&profilesv1.CreateRequest{Id: "A", Name: "A"}, "id"},
+		"id of 65 bytes":         {&profilesv1.CreateRequest{Id: strings.Repeat("a", 65), Name: "A"}, "id"},
+		"id with a line break":   {&profilesv1.CreateRequest{Id: "a\n", Name: "A"}, "id"},
+		"name of spaces":         {&profilesv1.CreateRequest{Id: "a", Name: "  "}, "name"},
+		"name of 41 letters":     {&profilesv1.CreateRequest{Id: "a", Name: strings.Repeat("é", 41)}, "name"},
+		"household with a slash": {&profilesv1.CreateRequest{Id: "a", Name: "A", Household: "/"}, "household"},
 		"household of 65 letters": {
 			&profilesv1.CreateRequest{Id: "a", Name: "A", Household: strings.Repeat("h", 65)}, "household",
 		},

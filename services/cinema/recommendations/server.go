@@ -15,7 +15,7 @@ import (
 	viewingv1 "bijou.dev/services/cinema/api/viewing/v1"
 )
 
-// perDirector bounds how many films of one director an answer has, so that the answer is varied.
+// perDirector is the most films of one director in a response, so that it has different films.
 const perDirector = 3
 
 // Server implements the Recommendations contract. Make one with NewServer; it is safe for concurrent use.
@@ -24,7 +24,7 @@ type Server struct {
 	peers Peers
 }
 
-// NewServer returns a server that asks peers.
+// NewServer returns a server that calls peers.
 func NewServer(peers Peers) *Server { return &Server{peers: peers} }
 
 // Recommend implements recommendationsv1.RecommendationsServer. It returns an error if one of its peers does: the
@@ -89,8 +89,8 @@ func (s *Server) evidence(ctx context.Context, profile string) (map[string]float
 // titles looks up films in as few calls as the catalog allows.
 func (s *Server) titles(ctx context.Context, ids []string) ([]*catalogv1.Title, error) {
 	var out []*catalogv1.Title
-	for some := range slices.Chunk(ids, 500) {
-		found, err := s.peers.Catalog.GetTitles(ctx, &catalogv1.GetTitlesRequest{Ids: some})
+	for chunk := range slices.Chunk(ids, 500) {
+		found, err := s.peers.Catalog.GetTitles(ctx, &catalogv1.GetTitlesRequest{Ids: chunk})
 		if err != nil {
 			return nil, err
 		}
@@ -101,18 +101,18 @@ func (s *Server) titles(ctx context.Context, ids []string) ([]*catalogv1.Title, 
 
 // candidates returns the films to rank, by id.
 func (s *Server) candidates(ctx context.Context, t taste) (map[string]*catalogv1.Title, error) {
-	asks := []*catalogv1.PopularRequest{{Limit: 150}}
+	requests := []*catalogv1.PopularRequest{{Limit: 150}}
 	for _, genre := range t.liked("genre", 3) {
-		asks = append(asks, &catalogv1.PopularRequest{Limit: 80, Genre: genre})
+		requests = append(requests, &catalogv1.PopularRequest{Limit: 80, Genre: genre})
 	}
 	for _, director := range t.liked("director", 3) {
-		asks = append(asks, &catalogv1.PopularRequest{Limit: 20, Director: director})
+		requests = append(requests, &catalogv1.PopularRequest{Limit: 20, Director: director})
 	}
-	answers := make([]*catalogv1.PopularResponse, len(asks))
+	responses := make([]*catalogv1.PopularResponse, len(requests))
 	g, ctx := errgroup.WithContext(ctx)
-	for i, ask := range asks {
+	for i, request := range requests {
 		g.Go(func() (err error) {
-			answers[i], err = s.peers.Catalog.Popular(ctx, ask)
+			responses[i], err = s.peers.Catalog.Popular(ctx, request)
 			return err
 		})
 	}
@@ -120,7 +120,7 @@ func (s *Server) candidates(ctx context.Context, t taste) (map[string]*catalogv1
 		return nil, err
 	}
 	all := map[string]*catalogv1.Title{}
-	for _, a := range answers {
+	for _, a := range responses {
 		for _, film := range a.Titles {
 			all[film.Id] = film
 		}

@@ -1,4 +1,4 @@
-// Package search finds films by a few letters of their title, director or genre.
+// Package search finds films by words of their title, director or genre. The last word may be incomplete.
 //
 // The words of all films are in one finite-state transducer (github.com/blevesearch/vellum) in memory: a sorted
 // dictionary that finds the words with a prefix, and the words within an edit distance of 2, in microseconds.

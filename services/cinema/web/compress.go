@@ -9,8 +9,8 @@ import (
 	"sync"
 )
 
-// minCompressed is the size in bytes from which a page is compressed. The home page with its posters shrinks to a
-// fifth. Smaller pages fit into a few packets without compression.
+// minCompressed is the smallest size in bytes of a page that is compressed. Compression reduces the home page with its
+// posters to a fifth. Smaller pages fit into a few packets without it.
 const minCompressed = 4 << 10
 
 // gzipWriters are reused, because a new writer needs more memory than the page.
@@ -24,7 +24,7 @@ var gzipWriters = sync.Pool{New: func() any {
 func write(w http.ResponseWriter, r *http.Request, status int, body []byte) {
 	if len(body) >= minCompressed {
 		w.Header().Add("Vary", "Accept-Encoding")
-		if takesGzip(r.Header.Values("Accept-Encoding")) {
+		if acceptsGzip(r.Header.Values("Accept-Encoding")) {
 			w.Header().Set("Content-Encoding", "gzip")
 			body = compress(body)
 		}
@@ -44,9 +44,9 @@ func compress(body []byte) []byte {
 	return b.Bytes()
 }
 
-// takesGzip reads Accept-Encoding: "gzip", "*" or "gzip;q=0.5", but not "gzip;q=0".
-func takesGzip(accept []string) bool {
-	takes := false
+// acceptsGzip reports whether Accept-Encoding allows gzip: "gzip", "*" or "gzip;q=0.5", but not "gzip;q=0".
+func acceptsGzip(accept []string) bool {
+	accepts := false
 	for coding := range strings.SplitSeq(strings.Join(accept, ","), ",") {
 		name, weight, _ := strings.Cut(coding, ";")
 		name = strings.ToLower(strings.TrimSpace(name))
@@ -55,10 +55,10 @@ func takesGzip(accept []string) bool {
 		}
 		q, given := strings.CutPrefix(strings.ReplaceAll(strings.ToLower(weight), " ", ""), "q=")
 		v, err := strconv.ParseFloat(q, 64)
-		takes = !given || err == nil && v > 0
+		accepts = !given || err == nil && v > 0
 		if name == "gzip" { // overrides *
-			return takes
+			return accepts
 		}
 	}
-	return takes
+	return accepts
 }

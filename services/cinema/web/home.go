@@ -28,7 +28,7 @@ type Row struct {
 	Cards []Card `json:"cards"`
 }
 
-// homeParts has the parts of the home page, as the services returned them.
+// homeParts has the parts of the home page that the services returned.
 type homeParts struct {
 	shelves       []*catalogv1.Shelf
 	continueCards []Card
@@ -37,8 +37,8 @@ type homeParts struct {
 	viewer        *Viewer
 }
 
-// home calls the five services in parallel and returns the rows made of the parts that came in time.
-func (s *Server) home(ctx context.Context, who *Viewer) *Home {
+// home calls five services in parallel, and returns rows made of the parts that arrived within the budget.
+func (s *Server) home(ctx context.Context, viewer *Viewer) *Home {
 	ctx, cancel := context.WithTimeout(ctx, s.budget.Get())
 	defer cancel()
 	var g degraded
@@ -46,11 +46,11 @@ func (s *Server) home(ctx context.Context, who *Viewer) *Home {
 	var wg sync.WaitGroup
 	genres := append([]string{""}, split(s.genres.Get(), 12)...)
 	wg.Go(func() { a.shelves = s.shelves(ctx, &g, genres) })
-	if who != nil {
-		wg.Go(func() { a.viewer = s.viewer(ctx, &g, who) })
-		wg.Go(func() { a.continueCards = s.continueCards(ctx, &g, who.ID) })
-		wg.Go(func() { a.pickCards = s.pickCards(ctx, &g, who.ID) })
-		wg.Go(func() { a.stars = s.stars(ctx, &g, who.ID) })
+	if viewer != nil {
+		wg.Go(func() { a.viewer = s.viewer(ctx, &g, viewer) })
+		wg.Go(func() { a.continueCards = s.continueCards(ctx, &g, viewer.ID) })
+		wg.Go(func() { a.pickCards = s.pickCards(ctx, &g, viewer.ID) })
+		wg.Go(func() { a.stars = s.stars(ctx, &g, viewer.ID) })
 	}
 	wg.Wait()
 	return &Home{Viewer: a.viewer, Rows: a.rows(int(s.row.Get()), g.has("recommendations")), Degraded: g.sorted()}
@@ -90,17 +90,17 @@ func (s *Server) continueCards(ctx context.Context, g *degraded, profile string)
 
 // pickCards returns the recommended films.
 func (s *Server) pickCards(ctx context.Context, g *degraded, profile string) []Card {
-	pickCards := part(ctx, g, "recommendations", func(ctx context.Context) ([]*recommendationsv1.Pick, error) {
+	picks := part(ctx, g, "recommendations", func(ctx context.Context) ([]*recommendationsv1.Pick, error) {
 		found, err := s.peers.Recommendations.Recommend(ctx, &recommendationsv1.RecommendRequest{ProfileId: profile})
 		return found.GetPicks(), err
 	}, zero)
-	ids := make([]string, len(pickCards))
-	for i, p := range pickCards {
+	ids := make([]string, len(picks))
+	for i, p := range picks {
 		ids[i] = p.TitleId
 	}
 	films := byID(s.titles(ctx, g, ids))
 	var cards []Card
-	for _, p := range pickCards {
+	for _, p := range picks {
 		if t := films[p.TitleId]; t != nil {
 			c := card(t)
 			c.Reason = p.Reason
@@ -114,7 +114,7 @@ func (s *Server) pickCards(ctx context.Context, g *degraded, profile string) []C
 // films replace the recommendations.
 func (a *homeParts) rows(size int, noPicks bool) []Row {
 	shown := map[string]bool{}
-	rows := []Row{} // an empty list for players, not null
+	rows := []Row{} // in JSON an empty list, not null
 	add := func(kind, name, note string, cards []Card) {
 		var fresh []Card
 		for _, c := range cards {

@@ -48,16 +48,16 @@ func remember(w http.ResponseWriter, r *http.Request, p *profilesv1.Profile) {
 func newKey() string { return strings.ToLower(rand.Text()) }
 
 func (s *Server) showHome(w http.ResponseWriter, r *http.Request) error {
-	who := viewerOf(r)
-	h := s.home(r.Context(), who)
+	viewer := viewerOf(r)
+	h := s.home(r.Context(), viewer)
 	return s.show(w, r, view{Name: "home", Title: "Home", Viewer: h.Viewer, Main: h})
 }
 
-// titlePage is what the page of a film shows.
+// titlePage has the data of the page of a film.
 type titlePage struct {
 	Film    *catalogv1.Title
 	Mark    Card // progress
-	Mine    int  // stars
+	Mine    int  // stars that the viewer gave
 	Average *ratingsv1.Average
 	More    []Card
 	MoreBy  string
@@ -73,7 +73,7 @@ func (s *Server) showTitle(w http.ResponseWriter, r *http.Request) error {
 }
 
 // title returns the page of a film. Only the film itself is required; other parts that fail are left out.
-func (s *Server) title(ctx context.Context, who *Viewer, id string) (*titlePage, error) {
+func (s *Server) title(ctx context.Context, viewer *Viewer, id string) (*titlePage, error) {
 	var g degraded
 	var wg sync.WaitGroup
 	p := &titlePage{Key: newKey()}
@@ -95,11 +95,11 @@ func (s *Server) title(ctx context.Context, who *Viewer, id string) (*titlePage,
 			p.Average = all[0]
 		}
 	})
-	if who != nil {
-		wg.Go(func() { p.Mine = s.stars(ctx, &g, who.ID)[id] })
+	if viewer != nil {
+		wg.Go(func() { p.Mine = s.stars(ctx, &g, viewer.ID)[id] })
 		wg.Go(func() {
 			if m := part(ctx, &g, "viewing", func(ctx context.Context) (*viewingv1.Bookmark, error) {
-				return s.peers.Viewing.GetBookmark(ctx, &viewingv1.GetBookmarkRequest{ProfileId: who.ID, TitleId: id})
+				return s.peers.Viewing.GetBookmark(ctx, &viewingv1.GetBookmarkRequest{ProfileId: viewer.ID, TitleId: id})
 			}, zero); m != nil {
 				p.Mark = marked(p.Mark, m)
 			}
@@ -111,7 +111,7 @@ func (s *Server) title(ctx context.Context, who *Viewer, id string) (*titlePage,
 
 // more returns films of the same director, or of the same genre if there are fewer than three, and a heading.
 func (s *Server) more(ctx context.Context, g *degraded, film *catalogv1.Title) ([]Card, string) {
-	for _, ask := range []struct {
+	for _, try := range []struct {
 		request *catalogv1.PopularRequest
 		name    string
 		skip    bool
@@ -119,11 +119,11 @@ func (s *Server) more(ctx context.Context, g *degraded, film *catalogv1.Title) (
 		{&catalogv1.PopularRequest{Director: film.Director, Limit: 12}, "More by " + film.Director, film.Director == ""},
 		{&catalogv1.PopularRequest{Genre: film.Genre, Limit: 15}, "More like this", false},
 	} {
-		if ask.skip {
+		if try.skip {
 			continue
 		}
 		found := part(ctx, g, "catalog", func(ctx context.Context) (*catalogv1.PopularResponse, error) {
-			return s.peers.Catalog.Popular(ctx, ask.request)
+			return s.peers.Catalog.Popular(ctx, try.request)
 		}, zero)
 		var cards []Card
 		for _, t := range found.GetTitles() {
@@ -132,13 +132,13 @@ func (s *Server) more(ctx context.Context, g *degraded, film *catalogv1.Title) (
 			}
 		}
 		if len(cards) >= 3 {
-			return cards, ask.name
+			return cards, try.name
 		}
 	}
 	return nil, ""
 }
 
-// searchPage is what the search shows.
+// searchPage has the data of the page of the search.
 type searchPage struct {
 	Query     string
 	Cards     []Card
@@ -162,7 +162,7 @@ func (s *Server) showSearch(w http.ResponseWriter, r *http.Request) error {
 	return s.show(w, r, view{Name: "search", Title: "Search", Viewer: viewerOf(r), Query: p.Query, Main: p})
 }
 
-// browsePage is one page of all films.
+// browsePage has the data of one page of all films.
 type browsePage struct {
 	Genre  string
 	Genres []*catalogv1.Genre
@@ -207,7 +207,7 @@ func (s *Server) showReport(w http.ResponseWriter, r *http.Request) error {
 	return s.show(w, r, view{Name: "report", Title: "About the data", Viewer: viewerOf(r), Main: report})
 }
 
-// profilesPage lists the household.
+// profilesPage has the data of the page on which the user chooses a profile.
 type profilesPage struct {
 	Profiles []*Viewer
 	Key      string
@@ -246,19 +246,19 @@ func (s *Server) chooseProfile(w http.ResponseWriter, r *http.Request) error {
 	return redirect(w, r, "/")
 }
 
-// needViewer returns the chosen profile. If there is none, it redirects the browser to the page of profiles and returns
-// nil.
-func needViewer(w http.ResponseWriter, r *http.Request) *Viewer {
-	who := viewerOf(r)
-	if who == nil {
+// requireViewer returns the chosen profile. If there is none, it redirects the browser to the page of profiles and
+// returns nil.
+func requireViewer(w http.ResponseWriter, r *http.Request) *Viewer {
+	viewer := viewerOf(r)
+	if viewer == nil {
 		_ = redirect(w, r, "/profiles")
 	}
-	return who
+	return viewer
 }
 
 func (s *Server) rateTitle(w http.ResponseWriter, r *http.Request) error {
-	who := needViewer(w, r)
-	if who == nil {
+	viewer := requireViewer(w, r)
+	if viewer == nil {
 		return nil
 	}
 	stars, err := strconv.ParseInt(r.FormValue("stars"), 10, 32)
@@ -267,8 +267,8 @@ func (s *Server) rateTitle(w http.ResponseWriter, r *http.Request) error {
 	}
 	id := r.PathValue("id")
 	_, err = s.peers.Ratings.Rate(r.Context(), &ratingsv1.RateRequest{
-		// One key for each number of stars: to go back and choose another number is a new rating.
-		Key: fmt.Sprintf("%s-%d", r.FormValue("key"), stars), ProfileId: who.ID, TitleId: id, Stars: int32(stars),
+		// The key has the number of stars: if the user goes back and chooses another number, it is a new rating.
+		Key: fmt.Sprintf("%s-%d", r.FormValue("key"), stars), ProfileId: viewer.ID, TitleId: id, Stars: int32(stars),
 	})
 	if err != nil {
 		return err
@@ -277,12 +277,12 @@ func (s *Server) rateTitle(w http.ResponseWriter, r *http.Request) error {
 }
 
 func (s *Server) playTitle(w http.ResponseWriter, r *http.Request) error {
-	who := needViewer(w, r)
-	if who == nil {
+	viewer := requireViewer(w, r)
+	if viewer == nil {
 		return nil
 	}
 	session, err := s.peers.Playback.Start(r.Context(), &playbackv1.StartRequest{
-		SessionId: r.FormValue("key"), ProfileId: who.ID, TitleId: r.PathValue("id"),
+		SessionId: r.FormValue("key"), ProfileId: viewer.ID, TitleId: r.PathValue("id"),
 	})
 	if err != nil {
 		return err
@@ -290,7 +290,7 @@ func (s *Server) playTitle(w http.ResponseWriter, r *http.Request) error {
 	return redirect(w, r, "/watch/"+session.Id)
 }
 
-// watchPage is the player.
+// watchPage has the data of the player.
 type watchPage struct {
 	Session  *playbackv1.Session
 	Film     *catalogv1.Title

@@ -16,7 +16,7 @@ import (
 	viewingv1 "bijou.dev/services/cinema/api/viewing/v1"
 )
 
-// Card is a film as rows show it.
+// Card is a film in a row of films.
 type Card struct {
 	ID    string `json:"id"`
 	Name  string `json:"name"`
@@ -62,14 +62,15 @@ func (g *degraded) sorted() []string {
 	return slices.Sorted(slices.Values(g.parts))
 }
 
-// part calls one service for its part of a page. If that fails, part returns the fallback and adds the service to g. If
-// the request itself was wrong, such as an unknown profile, part returns the fallback and does not add the service.
+// part calls a service for a part of a page. If the call fails, part returns the fallback and adds the service to g. If
+// the service refused the request, for example because the profile is unknown, part returns the fallback and does not
+// add the service.
 func part[T any](ctx context.Context, g *degraded, name string, call func(context.Context) (T, error),
-	instead func() T,
+	fallback func() T,
 ) T {
 	v, err := circuit.Fallback(ctx, call, func(context.Context, error) (T, error) {
 		g.add(name)
-		return instead(), nil
+		return fallback(), nil
 	})
 	if err == nil {
 		return v
@@ -77,13 +78,14 @@ func part[T any](ctx context.Context, g *degraded, name string, call func(contex
 	if k := errs.KindOf(err); k != errs.NotFound && k != errs.Invalid {
 		g.add(name) // the settings of the circuit do not allow the fallback
 	}
-	return instead()
+	return fallback()
 }
 
 // zero is the fallback that leaves a part out.
 func zero[T any]() (v T) { return v }
 
-// titles returns films in the order of ids. If the catalog does not answer, it returns those that web has seen before.
+// titles returns films in the order of ids. If the catalog does not answer, it returns those that the catalog returned
+// before.
 func (s *Server) titles(ctx context.Context, g *degraded, ids []string) []*catalogv1.Title {
 	if len(ids) == 0 {
 		return nil
@@ -98,24 +100,24 @@ func (s *Server) titles(ctx context.Context, g *degraded, ids []string) []*catal
 	}, func() []*catalogv1.Title { return s.seen.get(ids) })
 }
 
-// viewer returns the profile with its current name, or nil if it does not exist. If the service profiles does not
-// answer, viewer returns who, which is from the cookie.
-func (s *Server) viewer(ctx context.Context, g *degraded, who *Viewer) *Viewer {
-	if who == nil {
+// viewer returns a profile with its current name, or nil if it does not exist. If the service profiles does not answer,
+// viewer returns the profile as the cookie has it.
+func (s *Server) viewer(ctx context.Context, g *degraded, cookie *Viewer) *Viewer {
+	if cookie == nil {
 		return nil
 	}
 	v, err := circuit.Fallback(ctx, func(ctx context.Context) (*Viewer, error) {
-		p, err := s.peers.Profiles.Get(ctx, &profilesv1.GetRequest{Id: who.ID})
-		return &Viewer{ID: who.ID, Name: p.GetName()}, err
-	}, func(context.Context, error) (*Viewer, error) { return who, nil })
+		p, err := s.peers.Profiles.Get(ctx, &profilesv1.GetRequest{Id: cookie.ID})
+		return &Viewer{ID: cookie.ID, Name: p.GetName()}, err
+	}, func(context.Context, error) (*Viewer, error) { return cookie, nil })
 	switch {
-	case err == nil && v != who:
+	case err == nil && v != cookie:
 		return v
 	case errors.Is(err, errs.NotFound), errors.Is(err, errs.Invalid):
 		return nil
 	}
 	g.add("profiles")
-	return who
+	return cookie
 }
 
 // stars returns the ratings of a profile by film.

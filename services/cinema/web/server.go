@@ -118,15 +118,16 @@ func (s *Server) requireUTF8(next http.Handler, parse func(*http.Request) (url.V
 	})
 }
 
-// lastSeen has the films that the catalog returned, for when it does not answer. The zero value is empty.
+// lastSeen keeps films that the catalog returned. They are shown when the catalog does not answer. The zero value is
+// empty.
 type lastSeen struct {
 	mu      sync.Mutex
 	shelves []*catalogv1.Shelf
-	titles  map[string]*catalogv1.Title // id -> film, at most maxRemembered
+	titles  map[string]*catalogv1.Title // id -> film, at most maxSeen
 }
 
-// maxRemembered limits lastSeen to about two megabytes.
-const maxRemembered = 4096
+// maxSeen limits lastSeen to about two megabytes.
+const maxSeen = 4096
 
 func (l *lastSeen) add(titles ...*catalogv1.Title) {
 	l.mu.Lock()
@@ -139,7 +140,7 @@ func (l *lastSeen) addLocked(titles []*catalogv1.Title) {
 		l.titles = map[string]*catalogv1.Title{}
 	}
 	for _, t := range titles {
-		if len(l.titles) < maxRemembered || l.titles[t.Id] != nil {
+		if len(l.titles) < maxSeen || l.titles[t.Id] != nil {
 			l.titles[t.Id] = t
 		}
 	}
@@ -160,7 +161,7 @@ func (l *lastSeen) allShelves() []*catalogv1.Shelf {
 	return l.shelves
 }
 
-// get returns the films that the catalog returned before. It leaves out others.
+// get returns those of the films that the catalog returned before.
 func (l *lastSeen) get(ids []string) []*catalogv1.Title {
 	l.mu.Lock()
 	defer l.mu.Unlock()

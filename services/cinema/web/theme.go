@@ -31,10 +31,10 @@ var assets embed.FS
 const contentPolicy = "default-src 'none'; style-src 'self'; script-src 'self'; img-src 'self'; connect-src 'self'; " +
 	"form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
 
-// theme has the templates and the files that they use.
+// theme has the templates, and the version of the files that they use.
 type theme struct {
 	pages   map[string]*template.Template
-	version string // a hash of the files, in their URLs, so that browsers may cache them without a limit
+	version string // a hash of the files. It is in their URLs, so that browsers can cache them without a time limit
 }
 
 func newTheme() (*theme, error) {
@@ -120,7 +120,7 @@ func day(date string) string {
 	return t.Format("2 January 2006")
 }
 
-// static serves an asset. Its URL has the version, so it may be cached without a limit.
+// static serves an asset. Its URL has the version, so browsers can cache it without a time limit.
 func (l *theme) static(w http.ResponseWriter, r *http.Request) {
 	name := "assets/" + r.PathValue("file")
 	if _, err := fs.Stat(assets, name); err != nil {
@@ -179,10 +179,10 @@ func (s *Server) show(w http.ResponseWriter, r *http.Request, v view) error {
 	return nil
 }
 
-// errorText is an error as a user sees it.
+// errorText is what a user sees of an error.
 type errorText struct{ Heading, Sentence string }
 
-// errorTexts has a text for each kind of error that a user can meet.
+// errorTexts has a text for each kind of error that a user can cause or wait for.
 var errorTexts = map[errs.Kind]errorText{
 	errs.NotFound: {"Page not found", "There is no page or film at this address."},
 	errs.Invalid:  {"Wrong input", "A value in this request is not allowed. Go back and try again."},
@@ -219,7 +219,8 @@ func (s *Server) showError(w http.ResponseWriter, r *http.Request, err error) {
 	}
 }
 
-// writeError answers a request that no handler gets: for the API with a problem, for browsers with a page.
+// writeError answers a request that is refused before a handler is called: with a problem for the API, with a page for
+// browsers.
 func (s *Server) writeError(w http.ResponseWriter, r *http.Request, err error) {
 	if strings.HasPrefix(r.URL.Path, "/api/") {
 		errs.WriteProblem(w, r, err)

@@ -1,8 +1,8 @@
-// Package web serves the pages of the cinema and a JSON API for players. It gets their parts from seven other services.
+// Package web serves the pages of the cinema and a JSON API for players. It gets the data from seven other services.
 //
-// It calls them in parallel, within the time budget of the page, and has a fallback for each part: popular films
-// instead of recommendations, no row of bookmarks, the films that the catalog returned before, and an apology when
-// there are none. A page fails only when its main part is missing.
+// It calls them in parallel, within the time budget of the home page, and has a fallback for each part of a page:
+// popular films instead of recommendations, no row of bookmarks, and the films that the catalog returned before. A page
+// fails only when its main part is missing.
 package web
 
 import (

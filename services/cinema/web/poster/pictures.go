@@ -2,7 +2,8 @@ package poster
 
 import "math"
 
-// picture draws what stands for the genre. Sizes are fractions of the canvas, so that posters and banners share it.
+// picture draws one of the pictures for the genre. Sizes are fractions of the canvas, so that posters and banners share
+// the code.
 func (c *canvas) picture(genre string) {
 	pictures := map[string][]func(){
 		"Action": {c.burst, c.city}, "Adventure": {c.mountains, c.sea}, "Black Comedy": {c.chequers},
@@ -16,10 +17,10 @@ func (c *canvas) picture(genre string) {
 	pictures[c.random.IntN(len(pictures))]()
 }
 
-// unit is the length that keeps shapes round on any canvas.
+// unit is a length that is the same in both directions, so that circles are round on any canvas.
 func (c *canvas) unit() float64 { return min(c.w/200, c.h/210) }
 
-// burst is light from one corner.
+// burst draws rays of light around a circle.
 func (c *canvas) burst() {
 	x, y := c.w*c.between(0.2, 0.8), c.h*c.between(0.42, 0.6)
 	far := c.w + c.h
@@ -30,11 +31,11 @@ func (c *canvas) burst() {
 	}
 	c.circle(x, y, 40*c.unit(), c.accent, 0.95)
 	c.circle(x, y, 24*c.unit(), c.paper, 0.9)
-	lean := c.w * c.between(0.1, 0.3)
-	c.shape(c.deep, 0.9, 0, c.h*0.78, c.w, c.h*0.78-lean*0.6, c.w, c.h, 0, c.h)
+	slant := c.w * c.between(0.1, 0.3)
+	c.shape(c.deep, 0.9, 0, c.h*0.78, c.w, c.h*0.78-slant*0.6, c.w, c.h, 0, c.h)
 }
 
-// mountains is a range before a low sun.
+// mountains draws three lines of mountains in front of a sun.
 func (c *canvas) mountains() {
 	c.circle(c.w*c.between(0.25, 0.75), c.h*0.34, 34*c.unit(), c.accent, 0.95)
 	for i, fill := range []string{c.mid, c.sky, c.deep} {
@@ -47,7 +48,7 @@ func (c *canvas) mountains() {
 	}
 }
 
-// chequers is a floor that does not stay straight, and a ball on it.
+// chequers draws a chequered floor and a face with a hat on it.
 func (c *canvas) chequers() {
 	const n = 8
 	size := c.w / n
@@ -66,7 +67,7 @@ func (c *canvas) chequers() {
 	c.circle(x+18*c.unit(), c.h*0.33, 5*c.unit(), c.deep, 1)
 }
 
-// confetti is a good evening.
+// confetti draws circles, rings and triangles at random places.
 func (c *canvas) confetti() {
 	fills := []string{c.accent, c.mid, c.paper, c.deep}
 	for i := range int(26 * c.w / c.unit() / 200) {
@@ -83,7 +84,7 @@ func (c *canvas) confetti() {
 	}
 }
 
-// spotlights is a stage and the heads before it.
+// spotlights draws three beams of light over the heads of an audience.
 func (c *canvas) spotlights() {
 	for i, at := range []float64{0.18, 0.5, 0.82} {
 		top, foot := c.w*at, c.w*c.between(0.25, 0.75)
@@ -96,7 +97,7 @@ func (c *canvas) spotlights() {
 	c.rect(0, c.h*0.72, c.w, c.h*0.28, c.deep, 1)
 }
 
-// lens is what looks at the world.
+// lens draws a camera lens as rings with a reflection.
 func (c *canvas) lens() {
 	x, y := c.w*c.between(0.4, 0.6), c.h*0.36
 	for i, fill := range []string{c.deep, c.mid, c.sky, c.accent, c.deep} {
@@ -108,7 +109,7 @@ func (c *canvas) lens() {
 	}
 }
 
-// window is somebody awake at night.
+// window draws a lit window with a person behind it.
 func (c *canvas) window() {
 	c.rect(0, 0, c.w, c.h, c.deep, 0.5)
 	u := c.unit()
@@ -118,12 +119,12 @@ func (c *canvas) window() {
 	c.rect(x, y, wide, high, c.accent, 1)
 	c.rect(x+wide/2-2*u, y, 4*u, high, c.sky, 1)
 	c.rect(x, y+high*0.45, wide, 4*u, c.sky, 1)
-	who := x + wide*c.between(0.25, 0.75)
-	c.circle(who, y+high-30*u, 9*u, c.deep, 1)
-	c.shape(c.deep, 1, who-15*u, y+high, who-10*u, y+high-20*u, who+10*u, y+high-20*u, who+15*u, y+high)
+	person := x + wide*c.between(0.25, 0.75)
+	c.circle(person, y+high-30*u, 9*u, c.deep, 1)
+	c.shape(c.deep, 1, person-15*u, y+high, person-10*u, y+high-20*u, person+10*u, y+high-20*u, person+15*u, y+high)
 }
 
-// moon is what is behind the trees.
+// moon draws a moon behind bare trees.
 func (c *canvas) moon() {
 	c.rect(0, 0, c.w, c.h, c.deep, 0.55)
 	x := c.w * c.between(0.3, 0.7)
@@ -131,18 +132,18 @@ func (c *canvas) moon() {
 	c.circle(x, c.h*0.3, 38*c.unit(), c.accent, 0.95)
 	c.shape(c.deep, 1, 0, c.h*0.6, c.w*0.3, c.h*0.52, c.w*0.6, c.h*0.6, c.w, c.h*0.54, c.w, c.h, 0, c.h)
 	for range int(7 * c.w / c.unit() / 200) {
-		x, lean := c.between(0, c.w), c.between(-10, 10)*c.unit()
+		x, slant := c.between(0, c.w), c.between(-10, 10)*c.unit()
 		top := c.h * c.between(0.12, 0.38)
-		c.shape(c.deep, 1, x-5*c.unit(), c.h*0.62, x+lean, top, x+5*c.unit(), c.h*0.62)
+		c.shape(c.deep, 1, x-5*c.unit(), c.h*0.62, x+slant, top, x+5*c.unit(), c.h*0.62)
 		for i := range 3 {
 			y := top + (c.h*0.55-top)*(0.25+0.22*float64(i))
 			side := []float64{1, -1, 1}[i] * 16 * c.unit()
-			c.shape(c.deep, 1, x+lean*0.5, y, x+lean*0.5+side, y-12*c.unit(), x+lean*0.5, y+4*c.unit())
+			c.shape(c.deep, 1, x+slant*0.5, y, x+slant*0.5+side, y-12*c.unit(), x+slant*0.5, y+4*c.unit())
 		}
 	}
 }
 
-// bars is a tune.
+// bars draws the bars of an equalizer with notes above them.
 func (c *canvas) bars() {
 	fills := []string{c.accent, c.mid, c.paper}
 	step := 22 * c.unit()
@@ -153,7 +154,7 @@ func (c *canvas) bars() {
 	}
 }
 
-// couple is two who meet.
+// couple draws two overlapping circles with a heart.
 func (c *canvas) couple() {
 	x, y, r := c.w/2, c.h*c.between(0.34, 0.42), 52*c.unit()
 	gap := c.between(26, 38) * c.unit()
@@ -165,7 +166,7 @@ func (c *canvas) couple() {
 	c.shape(c.deep, 1, x-s*1.2, y-s*0.05, x+s*1.2, y-s*0.05, x, y+s*1.35)
 }
 
-// rings is a fall.
+// rings draws a spiral of rings with a falling person in it.
 func (c *canvas) rings() {
 	x, y := c.w*c.between(0.35, 0.65), c.h*c.between(0.32, 0.42)
 	for i := range 14 {
@@ -178,7 +179,7 @@ func (c *canvas) rings() {
 	c.shape(c.paper, 1, x-6*u, y, x+6*u, y, x+12*u, y+22*u, x+3*u, y+16*u, x-9*u, y+26*u)
 }
 
-// desert is a long ride.
+// desert draws a sun, two table mountains and a cactus.
 func (c *canvas) desert() {
 	u := c.unit()
 	x := c.w * c.between(0.3, 0.7)
@@ -199,7 +200,7 @@ func (c *canvas) desert() {
 	c.rect(cactus+18*u, c.h*0.63-40*u, 6*u, 16*u, c.deep, 1)
 }
 
-// reel is any film.
+// reel draws a film reel and the perforation of a film.
 func (c *canvas) reel() {
 	u := c.unit()
 	x, y := c.w*c.between(0.4, 0.6), c.h*0.36
@@ -216,7 +217,7 @@ func (c *canvas) reel() {
 	}
 }
 
-// city is a street at night, leaning.
+// city draws two rows of houses with lit windows.
 func (c *canvas) city() {
 	u := c.unit()
 	c.circle(c.w*c.between(0.2, 0.8), c.h*0.2, 22*u, c.accent, 0.9)
@@ -232,7 +233,7 @@ func (c *canvas) city() {
 	}
 }
 
-// sea is a boat far out.
+// sea draws a sailing boat on waves.
 func (c *canvas) sea() {
 	u := c.unit()
 	x := c.w * c.between(0.25, 0.75)
@@ -250,7 +251,7 @@ func (c *canvas) sea() {
 	}
 }
 
-// balloons is a party that gets away.
+// balloons draws balloons on strings.
 func (c *canvas) balloons() {
 	u := c.unit()
 	fills := []string{c.accent, c.paper, c.mid}
@@ -263,7 +264,7 @@ func (c *canvas) balloons() {
 	}
 }
 
-// road is the way out of here.
+// road draws a road to the horizon and a tree.
 func (c *canvas) road() {
 	u := c.unit()
 	x := c.w * c.between(0.35, 0.65)
@@ -279,7 +280,7 @@ func (c *canvas) road() {
 	c.circle(tree, c.h*0.32, 17*u, c.deep, 1)
 }
 
-// rain is an umbrella for one.
+// rain draws rain and a person under an umbrella.
 func (c *canvas) rain() {
 	u := c.unit()
 	for range int(42 * c.w / u / 200) {
@@ -294,7 +295,7 @@ func (c *canvas) rain() {
 	c.shape(c.deep, 1, x, y+28*u, x+18*u, y+28*u, x+25*u, c.h*0.72, x-7*u, c.h*0.72)
 }
 
-// door is better left shut.
+// door draws an open door with light and a shadow in it.
 func (c *canvas) door() {
 	u := c.unit()
 	c.rect(0, 0, c.w, c.h, c.deep, 0.7)
@@ -306,7 +307,7 @@ func (c *canvas) door() {
 	c.shape(c.deep, 0.6, x-14*u, c.h*0.62, x+14*u, c.h*0.62, x+52*u, c.h, x-52*u, c.h)
 }
 
-// blinds is somebody who looks out and does not want to be seen.
+// blinds draws an eye behind blinds.
 func (c *canvas) blinds() {
 	u := c.unit()
 	x, y := c.w*c.between(0.4, 0.6), c.h*c.between(0.3, 0.4)
@@ -322,7 +323,7 @@ func (c *canvas) blinds() {
 	}
 }
 
-// curtain is about to rise.
+// curtain draws a half-open stage curtain.
 func (c *canvas) curtain() {
 	u := c.unit()
 	c.circle(c.w/2, c.h*0.4, 60*u, c.accent, 0.9)

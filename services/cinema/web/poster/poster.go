@@ -1,6 +1,6 @@
-// Package poster draws film posters from what is known of a film: the genre gives the picture, the year the colours,
-// the title the words. The same film always looks the same. A poster is one self-contained piece of SVG without ids,
-// styles or scripts, so that many of them fit on a page with a strict content security policy.
+// Package poster draws film posters: the picture depends on the genre, the colours on genre and year, the text is the
+// title. The same film always gives the same poster. A poster is one SVG element without ids, styles or scripts, so
+// that a page with a strict content security policy can have many of them.
 package poster
 
 import (
@@ -14,7 +14,7 @@ import (
 	"unicode/utf8"
 )
 
-// Film is what a poster is drawn from. Every field may be empty.
+// Film has the data from which a poster is drawn. Every field may be empty.
 type Film struct {
 	ID    string
 	Name  string
@@ -23,8 +23,8 @@ type Film struct {
 	Year int
 }
 
-// Poster returns a picture of 2:3 with title and year on it. It is hidden from screen readers: the page names the film
-// beside it.
+// Poster returns a picture of 2:3 with title and year on it. It is hidden from screen readers, because the page has the
+// name of the film as text.
 func Poster(f Film) template.HTML {
 	c := newCanvas(f, 200, 300)
 	c.picture(f.Genre)
@@ -37,14 +37,14 @@ func Poster(f Film) template.HTML {
 	return c.done()
 }
 
-// Banner returns a wide picture in the manner of the film's poster, without words.
+// Banner returns a wide picture for the film, with the colours of its poster and without text.
 func Banner(f Film) template.HTML {
 	c := newCanvas(f, 1200, 420)
 	c.picture(f.Genre)
 	return c.done()
 }
 
-// canvas collects shapes. Colours are ready to be attribute values.
+// canvas collects SVG elements. Colours are #rrggbb.
 type canvas struct {
 	strings.Builder
 	w, h                          float64
@@ -55,7 +55,7 @@ type canvas struct {
 func newCanvas(f Film, w, h float64) *canvas {
 	sum := fnv.New64a()
 	_, _ = sum.Write([]byte(f.ID))
-	r := rand.New(rand.NewPCG(sum.Sum64(), 7)) //nolint:gosec // a picture, not a secret
+	r := rand.New(rand.NewPCG(sum.Sum64(), 7)) //nolint:gosec // not for secrets
 	hue := hueOf(f.Genre) + r.Float64()*50 - 25
 	strength := 0.62
 	if f.Genre == "Black Comedy" {
@@ -103,31 +103,31 @@ func colour(hue, s, l float64) string {
 	return fmt.Sprintf("#%02x%02x%02x", channel(0), channel(8), channel(4))
 }
 
-// see writes the opacity, unless it is full, and ends the element.
-func (c *canvas) see(opacity float64) {
+// end writes the opacity, unless it is 1, and ends the element.
+func (c *canvas) end(opacity float64) {
 	if opacity < 1 {
 		fmt.Fprintf(c, ` opacity="%.2g"`, opacity)
 	}
 	c.WriteString("/>")
 }
 
-// between returns a number that is the same each time the film is drawn.
+// between returns a pseudo-random number. Drawing a film again gives the same numbers.
 func (c *canvas) between(low, high float64) float64 { return low + c.random.Float64()*(high-low) }
 
 func (c *canvas) rect(x, y, w, h float64, fill string, opacity float64) {
 	fmt.Fprintf(c, `<rect x="%.0f" y="%.0f" width="%.0f" height="%.0f" fill="%s"`, x, y, w, h, fill)
-	c.see(opacity)
+	c.end(opacity)
 }
 
 func (c *canvas) circle(x, y, r float64, fill string, opacity float64) {
 	fmt.Fprintf(c, `<circle cx="%.0f" cy="%.0f" r="%.0f" fill="%s"`, x, y, r, fill)
-	c.see(opacity)
+	c.end(opacity)
 }
 
 func (c *canvas) ring(x, y, r, width float64, stroke string, opacity float64) {
 	fmt.Fprintf(c, `<circle cx="%.0f" cy="%.0f" r="%.0f" fill="none" stroke="%s" stroke-width="%.0f"`, x, y, r, stroke,
 		width)
-	c.see(opacity)
+	c.end(opacity)
 }
 
 // shape fills the polygon through x, y pairs.
@@ -137,16 +137,16 @@ func (c *canvas) shape(fill string, opacity float64, points ...float64) {
 		fmt.Fprintf(c, "%.0f%s", p, map[bool]string{true: ",", false: " "}[i%2 == 0])
 	}
 	c.WriteByte('"')
-	c.see(opacity)
+	c.end(opacity)
 }
 
-// text takes its typeface from the page.
+// text writes text. The style sheet of the page sets the typeface.
 func (c *canvas) text(x, y, size float64, weight, fill, s string) {
 	fmt.Fprintf(c, `<text x="%.0f" y="%.1f" font-size="%.1f" font-weight="%s" fill="%s">%s</text>`,
 		x, y, size, weight, fill, html.EscapeString(s))
 }
 
-// title sets the name in at most four lines, as large as fits.
+// title writes the name in at most four lines, as large as fits.
 func (c *canvas) title(name string) {
 	lines := wrap(strings.ToUpper(name), 13)
 	if len(lines) > 3 {

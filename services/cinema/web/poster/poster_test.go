@@ -11,6 +11,7 @@ import (
 	"bijou.dev/services/cinema/web/poster"
 )
 
+// wellFormed returns an error if svg is not XML.
 func wellFormed(svg string) error {
 	d := xml.NewDecoder(strings.NewReader(svg))
 	for {
@@ -22,7 +23,7 @@ func wellFormed(svg string) error {
 	}
 }
 
-func TestEveryFilmHasAPoster(t *testing.T) {
+func TestPostersAreWellFormedAndRepeatable(t *testing.T) {
 	titles, _ := films.Load()
 	for _, f := range titles {
 		film := poster.Film{ID: f.Id, Name: f.Name, Genre: f.Genre, Year: int(f.Year)}
@@ -34,7 +35,7 @@ func TestEveryFilmHasAPoster(t *testing.T) {
 			t.Fatalf("%s is drawn differently the second time", f.Id)
 		}
 		if strings.Contains(svg, "style=") || strings.Contains(svg, " id=") || strings.Contains(svg, "NaN") {
-			t.Fatalf("%s is not fit for the page:\n%s", f.Id, svg)
+			t.Fatalf("the poster of %s has a style, an id or NaN:\n%s", f.Id, svg)
 		}
 	}
 }
@@ -54,6 +55,48 @@ func TestNamesAreEscaped(t *testing.T) {
 				}
 			}
 		}
+	}
+}
+
+func TestPostersOfDifferentFilmsDiffer(t *testing.T) {
+	base := poster.Film{ID: "film", Name: "Film", Genre: "Drama", Year: 1999}
+	change := func(fn func(*poster.Film)) poster.Film { f := base; fn(&f); return f }
+	for field, f := range map[string]poster.Film{
+		"id":    change(func(f *poster.Film) { f.ID = "other" }),
+		"name":  change(func(f *poster.Film) { f.Name = "Other" }),
+		"genre": change(func(f *poster.Film) { f.Genre = "Western" }),
+		"year":  change(func(f *poster.Film) { f.Year = 1950 }),
+	} {
+		if poster.Poster(f) == poster.Poster(base) {
+			t.Errorf("films with different %s have the same poster", field)
+		}
+	}
+}
+
+func TestPostersShowTheNameAndBannersHaveNoText(t *testing.T) {
+	for name, want := range map[string][]string{
+		"Film":               {">FILM<", ">1999<"},
+		"A Film in 13":       {">A FILM IN 13<"},
+		"The Lord of Things": {">THE LORD OF<", ">THINGS<"},
+		"Ω":                  {">Ω<"},
+	} {
+		f := poster.Film{ID: "film", Name: name, Genre: "Drama", Year: 1999}
+		svg := string(poster.Poster(f))
+		for _, text := range want {
+			if !strings.Contains(svg, text) {
+				t.Errorf("the poster of %q does not contain %q:\n%s", name, text, svg)
+			}
+		}
+		if banner := string(poster.Banner(f)); strings.Contains(banner, "<text") {
+			t.Errorf("the banner of %q has text:\n%s", name, banner)
+		}
+	}
+	if svg := string(poster.Poster(poster.Film{Name: "Film"})); strings.Count(svg, "<text") != 1 {
+		t.Errorf("the poster of a film without a year has other text than the name:\n%s", svg)
+	}
+	long := string(poster.Poster(poster.Film{Name: strings.Repeat("word ", 90)}))
+	if n := strings.Count(long, "<text"); n != 4 || !strings.Contains(long, "…<") {
+		t.Errorf("the poster of a long name has %d lines, want 4 of which the last ends with …:\n%s", n, long)
 	}
 }
 

@@ -649,7 +649,7 @@ func (x *Shelf) GetTitles() []*Title {
 	return nil
 }
 
-// ShelvesResponse has a shelf for each genre asked for, in that order.
+// ShelvesResponse has a shelf for each genre of the request, in that order.
 type ShelvesResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Shelves       []*Shelf               `protobuf:"bytes,1,rep,name=shelves,proto3" json:"shelves,omitempty"`

@@ -35,13 +35,13 @@ const (
 //
 // Catalog lists the films. Its responses do not change while a process runs.
 type CatalogClient interface {
-	// GetTitles returns the films with these ids, in the order asked for. Unknown ids are listed, not an error.
+	// GetTitles returns the films with these ids, in the order of the request. Unknown ids are listed and are no error.
 	GetTitles(ctx context.Context, in *GetTitlesRequest, opts ...grpc.CallOption) (*GetTitlesResponse, error)
 	// Browse pages through all films of a genre, or of every genre, by title.
 	Browse(ctx context.Context, in *BrowseRequest, opts ...grpc.CallOption) (*BrowseResponse, error)
-	// Popular returns the films liked best by most people, of one genre, one director, or all.
+	// Popular returns the films with the best ratings, of one genre, one director, or all.
 	Popular(ctx context.Context, in *PopularRequest, opts ...grpc.CallOption) (*PopularResponse, error)
-	// Shelves returns the popular films of several genres in one answer, without a film twice.
+	// Shelves returns the popular films of several genres in one response. Each film is in it once.
 	Shelves(ctx context.Context, in *ShelvesRequest, opts ...grpc.CallOption) (*ShelvesResponse, error)
 	// Genres lists the genres with their number of films, by name.
 	Genres(ctx context.Context, in *GenresRequest, opts ...grpc.CallOption) (*GenresResponse, error)
@@ -123,13 +123,13 @@ func (c *catalogClient) Report(ctx context.Context, in *ReportRequest, opts ...g
 //
 // Catalog lists the films. Its responses do not change while a process runs.
 type CatalogServer interface {
-	// GetTitles returns the films with these ids, in the order asked for. Unknown ids are listed, not an error.
+	// GetTitles returns the films with these ids, in the order of the request. Unknown ids are listed and are no error.
 	GetTitles(context.Context, *GetTitlesRequest) (*GetTitlesResponse, error)
 	// Browse pages through all films of a genre, or of every genre, by title.
 	Browse(context.Context, *BrowseRequest) (*BrowseResponse, error)
-	// Popular returns the films liked best by most people, of one genre, one director, or all.
+	// Popular returns the films with the best ratings, of one genre, one director, or all.
 	Popular(context.Context, *PopularRequest) (*PopularResponse, error)
-	// Shelves returns the popular films of several genres in one answer, without a film twice.
+	// Shelves returns the popular films of several genres in one response. Each film is in it once.
 	Shelves(context.Context, *ShelvesRequest) (*ShelvesResponse, error)
 	// Genres lists the genres with their number of films, by name.
 	Genres(context.Context, *GenresRequest) (*GenresResponse, error)
