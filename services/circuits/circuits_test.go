@@ -308,7 +308,8 @@ func TestReplicasShowEverything(t *testing.T) {
 		tick(3)
 		for _, client := range []circuitsv1.CircuitsClient{one, two, three} {
 			assertSummary(t, client, map[string]string{"web": "web-1,web-2 3"})
-			if got := watch(t, client, "")[0].Circuits[0]; got.ReportingHosts != 2 || got.State != circuitsv1.State_STATE_OPEN {
+			if got := watch(t, client, "")[0].Circuits[0]; got.ReportingHosts != 2 ||
+				got.State != circuitsv1.State_STATE_OPEN {
 				t.Errorf("sum over replicas is %v", got)
 			}
 		}

@@ -43,7 +43,10 @@ func TestForce(t *testing.T) {
 			want []string
 		}{
 			{
-				&circuitsv1.ForceRequest{Service: "web", Name: "catalog.GetMovie", State: circuitsv1.State_STATE_FORCED_OPEN},
+				&circuitsv1.ForceRequest{
+					Service: "web", Name: "catalog.GetMovie",
+					State: circuitsv1.State_STATE_FORCED_OPEN,
+				},
 				[]string{
 					`catalog.GetMovie.forceOpen of "web": true for 10m0s`,
 					`catalog.GetMovie.forceClosed of "web": false for 10m0s`,
@@ -141,7 +144,8 @@ func TestForceOverHTTP(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t)
 		board, _, _ := w.replica(t, "circuits-1", circuits.Options{})
-		const good = `{"service":"web","name":"catalog","state":"STATE_FORCED_OPEN","ttl":"60s","author":"ann","reason":"drill"}`
+		const good = `{"service":"web","name":"catalog","state":"STATE_FORCED_OPEN","ttl":"60s","author":"ann",
+			"reason":"drill"}`
 		h := board.Handler()
 		httpapitest.Check(t, h, "POST", "/v1/force", good)
 		httpapitest.Check(t, h, "GET", "/v1/circuits", "")

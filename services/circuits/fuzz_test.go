@@ -15,7 +15,8 @@ import (
 func FuzzREST(f *testing.F) {
 	w := newWorld(f)
 	b := circuits.NewBoard(circuits.BoardOptions{
-		Instance: "circuits-1", Config: configv1.NewConfigClient(w.dial(f, "config:7000")), DialContext: w.net.DialContext,
+		Instance: "circuits-1", Config: configv1.NewConfigClient(w.dial(f, "config:7000")),
+		DialContext: w.net.DialContext,
 	})
 	f.Cleanup(b.Close)
 	h := b.Handler()

@@ -101,7 +101,8 @@ func TestTurbine(t *testing.T) {
 		command := events["HystrixCommand catalog.GetMovie"]
 		assertFields(t, command, map[string]any{
 			"reportingHosts": 2.0, "requestCount": 40.0, "rollingCountFailure": 10.0,
-			"errorPercentage": 50.0, "propertyValue_executionTimeoutInMilliseconds": 2000.0, // 25 % and 1000 ms, times two
+			// 25 % and 1000 ms, times two
+			"errorPercentage": 50.0, "propertyValue_executionTimeoutInMilliseconds": 2000.0,
 			"propertyValue_circuitBreakerForceOpen": false, "propertyValue_executionIsolationStrategy": "SEMAPHORE",
 		})
 		if open, _ := json.Marshal(command["isCircuitBreakerOpen"]); string(open) != `{"false":1,"true":1}` {
@@ -136,7 +137,8 @@ func TestTurbine(t *testing.T) {
 		for range 15 {
 			if c := web()["HystrixCommand catalog.GetMovie"]; c != nil && c["requestCount"] == 0.0 {
 				zeros++
-				assertFields(t, c, map[string]any{"reportingHosts": 1.0, "rollingCountFailure": 0.0, "isCircuitBreakerOpen": false})
+				assertFields(t, c,
+					map[string]any{"reportingHosts": 1.0, "rollingCountFailure": 0.0, "isCircuitBreakerOpen": false})
 			}
 		}
 		if zeros != 1 {

@@ -74,7 +74,8 @@ func TestLinksAddUpCircuitsInstancesAndReplicas(t *testing.T) {
 		}
 		fromSearch := sum(callsOf("", 30*time.Millisecond))
 		fromWeb := sum(callsOf("", 10*time.Millisecond, 20*time.Millisecond, time.Second, time.Second))
-		toCatalog := sum(callsOf("", 10*time.Millisecond, 20*time.Millisecond, time.Second, time.Second, 30*time.Millisecond))
+		toCatalog := sum(callsOf("", 10*time.Millisecond, 20*time.Millisecond, time.Second, time.Second,
+			30*time.Millisecond))
 		want := &circuitsv1.LinksResponse{
 			Links: []*circuitsv1.Link{
 				{From: "INTERNET", To: "gateway", Figures: served.Figures()},

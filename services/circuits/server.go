@@ -47,7 +47,8 @@ func (b *Board) Report(stream reportStream) error {
 			from = p
 		}
 		if p != from {
-			return errs.Errorf(errs.Invalid, "reporting circuits: the stream began as %s and continues as %s; open another one",
+			return errs.Errorf(errs.Invalid,
+				"reporting circuits: the stream began as %s and continues as %s; open another one",
 				from.instance, p.instance)
 		}
 		if err := b.put(p, &report{at: time.Now(), state: stateOf(req), stream: id}); err != nil {

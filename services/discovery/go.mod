@@ -4,6 +4,7 @@ go 1.26.0
 
 require (
 	bijou.dev/platform v0.0.0
+	github.com/google/go-cmp v0.7.0
 	github.com/prometheus/client_golang v1.25.0
 	google.golang.org/grpc v1.85.0
 	google.golang.org/protobuf v1.36.12

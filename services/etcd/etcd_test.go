@@ -102,7 +102,8 @@ func TestWaitsForFreeSpace(t *testing.T) {
 	}
 	cmd := exec.CommandContext(t.Context(), os.Args[0])
 	socket := "unix://" + filepath.Join(dir, "s")
-	cmd.Env = append(os.Environ(), "ETCD_TEST_RUN=1", "ETCD_LOG_LEVEL=info", "ETCD_DATA_DIR="+filepath.Join(dir, "data"),
+	cmd.Env = append(os.Environ(), "ETCD_TEST_RUN=1", "ETCD_LOG_LEVEL=info",
+		"ETCD_DATA_DIR="+filepath.Join(dir, "data"),
 		"ETCD_LISTEN_CLIENT_URLS="+socket, "ETCD_ADVERTISE_CLIENT_URLS="+socket, "ETCD_LISTEN_PEER_URLS="+socket+"p",
 		"ETCD_INITIAL_ADVERTISE_PEER_URLS=http://127.0.0.1:1", "ETCD_INITIAL_CLUSTER=default=http://127.0.0.1:1")
 	stderr, err := cmd.StderrPipe()

@@ -7,7 +7,7 @@ import (
 	"bijou.dev/platform/route"
 )
 
-// shownTable is the table in use, for people.
+// shownTable is the table in use in JSON.
 type shownTable struct {
 	Revision int64        `json:"revision"`
 	Routes   []shownRoute `json:"routes"` // in the order in which they are tried

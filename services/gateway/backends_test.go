@@ -22,21 +22,20 @@ import (
 	"golang.org/x/net/http2"
 )
 
-// witness is an origin that remembers the messages that reached it whole. Behind another server it shows how that one
-// read them.
-type witness struct {
+// capture is an origin that records complete requests. Behind another server it shows how that server has read them.
+type capture struct {
 	addr string
 	mu   sync.Mutex
 	seen []string
 }
 
-func newWitness(t *testing.T) *witness {
+func newCapture(t *testing.T) *capture {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
-	w := &witness{addr: l.Addr().String()}
+	w := &capture{addr: l.Addr().String()}
 	srv := &http.Server{Handler: w}
 	done := make(chan struct{})
 	go func() {
@@ -50,8 +49,8 @@ func newWitness(t *testing.T) *witness {
 	return w
 }
 
-// ServeHTTP notes what of a request is not up to each proxy.
-func (w *witness) ServeHTTP(_ http.ResponseWriter, r *http.Request) {
+// ServeHTTP records the parts of a request that no proxy changes.
+func (w *capture) ServeHTTP(_ http.ResponseWriter, r *http.Request) {
 	body, err := io.ReadAll(r.Body)
 	if err != nil {
 		return // it was cut off
@@ -59,7 +58,8 @@ func (w *witness) ServeHTTP(_ http.ResponseWriter, r *http.Request) {
 	var header []string
 	for name, lines := range r.Header {
 		switch name {
-		case "Connection", "Content-Length", "Via", "X-Request-Id", "Traceparent", "Te", "User-Agent", "Accept-Encoding":
+		case "Connection", "Content-Length", "Via", "X-Request-Id", "Traceparent", "Te", "User-Agent",
+			"Accept-Encoding":
 			continue
 		}
 		if !strings.HasPrefix(name, "X-Forwarded-") {
@@ -74,7 +74,7 @@ func (w *witness) ServeHTTP(_ http.ResponseWriter, r *http.Request) {
 	w.seen = append(w.seen, fmt.Sprintf("%s %s of %s %q %q", r.Method, r.RequestURI, r.Host, header, body))
 }
 
-func (w *witness) take() []string {
+func (w *capture) take() []string {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	seen := w.seen
@@ -82,11 +82,11 @@ func (w *witness) take() []string {
 	return seen
 }
 
-// backend is a server of its own kind in front of a witness.
+// backend is another HTTP server in front of a capture.
 type backend struct {
 	name    string
 	addr    string
-	witness *witness
+	capture *capture
 }
 
 var configs = map[string]struct {
@@ -98,9 +98,12 @@ daemon off; master_process off; pid DIR/pid; error_log stderr;
 events {}
 http {
   access_log off; merge_slashes off; ignore_invalid_headers off; underscores_in_headers on;
-  client_body_temp_path DIR/body; proxy_temp_path DIR/proxy; fastcgi_temp_path DIR/f; uwsgi_temp_path DIR/u; scgi_temp_path DIR/s;
+  client_body_temp_path DIR/body; proxy_temp_path DIR/proxy;
+  fastcgi_temp_path DIR/f; uwsgi_temp_path DIR/u; scgi_temp_path DIR/s;
   upstream up { server TO; keepalive 8; }
-  server { listen LISTEN; location / { proxy_pass http://up; proxy_http_version 1.1; proxy_set_header Host $http_host; proxy_set_header Connection ""; } }
+  server { listen LISTEN; location / {
+    proxy_pass http://up; proxy_http_version 1.1; proxy_set_header Host $http_host; proxy_set_header Connection "";
+  } }
 }`},
 	"haproxy": {[]string{"haproxy", "-db", "-f", "CONF"}, `
 defaults
@@ -112,7 +115,7 @@ frontend in
   bind LISTEN
   default_backend out
 backend out
-  server witness TO
+  server capture TO
 `},
 	"apache2": {[]string{"apache2", "-DFOREGROUND", "-f", "CONF"}, `
 ServerRoot DIR
@@ -134,7 +137,7 @@ ProxyPass / http://TO/ nocanon
 `},
 }
 
-// newBackend starts a server that Debian's packages bring.
+// newBackend starts a server from a Debian package.
 func newBackend(t *testing.T, name string) *backend {
 	t.Helper()
 	path, err := exec.LookPath(name)
@@ -147,7 +150,7 @@ func newBackend(t *testing.T, name string) *backend {
 		}
 		t.Skipf("%s is not installed", name)
 	}
-	b := &backend{name: name, witness: newWitness(t)}
+	b := &backend{name: name, capture: newCapture(t)}
 	for range 5 { // another process may take the port first
 		if b.start(t, path) {
 			return b
@@ -167,7 +170,7 @@ func (b *backend) start(t *testing.T, path string) bool {
 	l.Close()
 	dir := t.TempDir()
 	file := filepath.Join(dir, "conf")
-	fill := strings.NewReplacer("LISTEN", b.addr, "TO", b.witness.addr, "DIR", dir, "CONF", file)
+	fill := strings.NewReplacer("LISTEN", b.addr, "TO", b.capture.addr, "DIR", dir, "CONF", file)
 	if err := os.WriteFile(file, []byte(fill.Replace(configs[b.name].conf)), 0o600); err != nil {
 		t.Fatal(err)
 	}
@@ -212,16 +215,16 @@ func (b *backend) direct(t *testing.T, in string) []string {
 	}
 	defer c.Close()
 	_, _ = io.WriteString(c, in)                              // it may close first
-	_ = c.SetDeadline(time.Now().Add(200 * time.Millisecond)) // it may wait for more, which is an answer, too
+	_ = c.SetDeadline(time.Now().Add(200 * time.Millisecond)) // it may wait for more
 	_, _ = io.Copy(io.Discard, c)
-	return b.witness.take()
+	return b.capture.take()
 }
 
-// TestBackends sends every message through the edge to four kinds of server and compares what each of them read: after
-// the edge, all of them must read the same. One that refuses a message that others take is only stricter. Sent to them
-// directly, they do not read the same, which shows that the comparison can fail.
+// TestBackends sends every message through the edge to four kinds of server and compares the requests that they read:
+// behind the edge all must read the same. A server may refuse a message that others accept. Without the edge they read
+// some messages differently, which shows that the comparison can fail.
 func TestBackends(t *testing.T) {
-	plain := newWitness(t)
+	plain := newCapture(t)
 	backends := []*backend{{"go", plain.addr, plain}}
 	for _, name := range []string{"nginx", "haproxy", "apache2"} {
 		backends = append(backends, newBackend(t, name))
@@ -238,8 +241,8 @@ func TestBackends(t *testing.T) {
 		var wantStatus []int
 		for i, b := range backends {
 			status := send(worlds[i])
-			worlds[i].get("http://x/probe") // what is left on a connection to the back end would be before this
-			got := b.witness.take()
+			worlds[i].get("http://x/probe") // bytes left on a connection to the back end would come before this
+			got := b.capture.take()
 			if i == 0 {
 				want, wantStatus = got, status
 				continue
@@ -283,7 +286,7 @@ func TestBackends(t *testing.T) {
 	}
 	t.Logf("%d messages, %d differences, %d times a back end was stricter", total, differ, stricter)
 
-	apart := 0
+	different := 0
 	for _, section := range []string{"2.2 line ends", "6.1 transfer coding"} {
 		for _, m := range messages[section] {
 			var first []string
@@ -292,19 +295,19 @@ func TestBackends(t *testing.T) {
 				if i == 0 {
 					first = got
 				} else if !slices.Equal(first, got) {
-					apart++
+					different++
 					break
 				}
 			}
 		}
 	}
-	t.Logf("without the edge, the back ends read %d messages of two sections differently", apart)
-	if apart == 0 {
-		t.Error("without the edge, the back ends read every message alike: this test shows nothing")
+	t.Logf("without the edge, the back ends read %d messages of two sections differently", different)
+	if different == 0 {
+		t.Error("without the edge, the back ends read every message in the same way, so this test cannot fail")
 	}
 }
 
-// downgrade is a request by HTTP/2 that must not become something else in HTTP/1.
+// downgrade is an HTTP/2 request that must have the same meaning in HTTP/1.
 type downgrade struct {
 	name   string
 	fields []string // pairs; those that are missing of :method, :scheme, :authority and :path are added before
@@ -348,7 +351,7 @@ var downgrades = []downgrade{
 	{"user in the authority", []string{":authority", "u@x"}, "", false},
 	{"space in the authority", []string{":authority", "x y"}, "", false},
 	{"empty authority", []string{":authority", ""}, "", false},
-	{"host alone", []string{":authority", "", "host", "x"}, "", true},
+	{"host without authority", []string{":authority", "", "host", "x"}, "", true},
 	{"same host beside the authority", []string{"host", "x"}, "", true},
 	{"other host beside the authority", []string{"host", "y"}, "", false},
 	{"two hosts", []string{"host", "x", "host", "x"}, "", false},
@@ -382,7 +385,7 @@ var downgrades = []downgrade{
 	{"protocol", []string{":protocol", "websocket"}, "", false},
 }
 
-// send sends the request on a connection of its own.
+// send sends the request on a new connection.
 func (m downgrade) send(w *world) []int {
 	status := m.on(w)
 	if status == "" {
@@ -406,7 +409,7 @@ func (m downgrade) on(w *world) (status string) {
 	return c.Outcome(id)
 }
 
-// TestDowngrade holds that nothing from HTTP/2 becomes a second message, line or host in HTTP/1.
+// No part of an HTTP/2 request becomes a second message, line or host in HTTP/1.
 func TestDowngrade(t *testing.T) {
 	w := newWorld(t, toWeb)
 	var mu sync.Mutex
@@ -441,14 +444,18 @@ func TestDowngradeOfBodyAfterLengthZero(t *testing.T) {
 			w.origin("web", "web-1", "", http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
 				requests.Add(1)
 				if body, err := io.ReadAll(r.Body); len(body) > 0 || err != nil || r.URL.Path != "/a" {
-					t.Errorf("the origin got %s %s with body %q, %v, want POST /a with no body", r.Method, r.URL, body, err)
+					t.Errorf("the origin got %s %s with body %q, %v, want POST /a with no body", r.Method, r.URL, body,
+						err)
 				}
 			}))
 			c := w.h2()
 			defer c.Conn.Close()
 			id := c.Stream
 			c.Stream += 2
-			_ = c.WriteHeaders(http2.HeadersFrameParam{StreamID: id, EndHeaders: true, BlockFragment: c.Fields(fields...)})
+			_ = c.WriteHeaders(http2.HeadersFrameParam{
+				StreamID: id, EndHeaders: true,
+				BlockFragment: c.Fields(fields...),
+			})
 			if answered {
 				if got := c.Outcome(id); got != "200" {
 					t.Fatalf("status %q before the body, want 200", got)
@@ -463,7 +470,8 @@ func TestDowngradeOfBodyAfterLengthZero(t *testing.T) {
 				t.Errorf("status %q of the next request on the connection, want 200", got)
 			}
 			if n := requests.Load(); n > 2 || answered && n != 2 {
-				t.Errorf("the origin got %d requests, want 2, or 1 when the body came before the first was passed on", n)
+				t.Errorf("the origin got %d requests, want 2, or 1 when the body came before the first was passed on",
+					n)
 			}
 		})
 	}

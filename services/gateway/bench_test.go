@@ -26,7 +26,7 @@ import (
 // BenchmarkGateway sends small requests over loopback, keep-alive, 32 at a time: to the origin directly, through a
 // tuned httputil.ReverseProxy, and through the edge. Client and origin run in the same process, so what matters is the
 // difference to direct: NAME-us is process CPU time for each request less that of direct in the same round, the median
-// of eleven rounds in which the contenders take turns. The time for each op is that of one request to each of them.
+// of eleven rounds with all contenders. The time for each op is that of one request to each of them.
 //
 //	edge           routing, circuit, balancer, trace context, metrics
 //	edge-post      the same for requests that may not be repeated, which go by http.Transport
@@ -54,7 +54,7 @@ func BenchmarkGateway(b *testing.B) {
 		var direct float64
 		for i := range contenders {
 			if round%2 == 1 && i > 0 {
-				i = len(contenders) - i // there and back
+				i = len(contenders) - i // in reverse order
 			}
 			c := contenders[i]
 			cpu := sendAll(b, n, c.method, "http://"+c.addr+"/", 32)
@@ -74,7 +74,7 @@ func BenchmarkGateway(b *testing.B) {
 
 // BenchmarkEdgeAllocs is for profiles and allocations, which are those of client, edge and origin together.
 func BenchmarkEdgeAllocs(b *testing.B) {
-	origin := listen(b, says("hello, world"))
+	origin := listen(b, responds("hello, world"))
 	addr := edge(b, origin, 0, nil)
 	b.ReportAllocs()
 	b.ResetTimer()

@@ -8,15 +8,15 @@ import (
 	"time"
 )
 
-// body is a request's body on its way to an origin. Whoever sends it may go on reading after its attempt has failed, so
-// it can be taken away: see detach. It enforces the size limit and the least rate.
+// body is the body of a request that is sent to an origin. The transport that sends it may still read it after its
+// attempt has failed; detach ends that. It enforces the size limit and the minimum rate.
 type body struct {
 	x     *exchange
 	limit int64       // bytes; -1: none
 	timer *time.Timer // fires when the client is too slow; nil: nothing was read yet
 
-	// Of the reader.
-	ahead  []byte // what was read before
+	// Used by the reader only.
+	ahead  []byte // bytes that were read before
 	n      int64
 	waited time.Duration
 
@@ -27,11 +27,11 @@ type body struct {
 	ended    bool // it was read to its end
 	detached bool
 	slow     bool
-	err      error // what the client did wrong; io.EOF is none
+	err      error // error of reading from the client, other than io.EOF
 }
 
 var (
-	errDetached = errors.New("the body was taken away")
+	errDetached = errors.New("the body was detached")
 	errLimit    = errors.New("the body is too large")
 )
 
@@ -87,9 +87,9 @@ func (b *body) read(p []byte) (int, error) {
 	return n, err
 }
 
-// arm bounds the next read: the client may keep us waiting for bodyTime and a second for each bodyRate bytes it sent.
-// What an origin takes to read does not count. A gRPC stream may be silent for as long as it likes, but not hold the
-// circuit's place for that.
+// arm limits the next read: all reads together may take bodyTime, and a second for each bodyRate bytes that came. The
+// time in which the origin reads does not count. A gRPC stream may be silent without a limit, but its place in the
+// circuit is then given back.
 func (b *body) arm() {
 	if b.x.grpc {
 		if b.timer == nil {
@@ -114,13 +114,13 @@ func (b *body) arm() {
 	})
 }
 
-// unblockLocked makes a read under way return.
+// unblockLocked makes a blocked read return.
 func (b *body) unblockLocked() {
 	_ = http.NewResponseController(b.x.w).SetReadDeadline(longAgo) // fails only for a closed connection
 }
 
-// Close takes the body away without waiting. A transport calls it when it needs no more, also to get a read back that
-// is under way.
+// Close detaches the body without waiting. A transport calls it when it needs no more of the body, also to unblock a
+// read.
 func (b *body) Close() error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -131,7 +131,7 @@ func (b *body) Close() error {
 	return nil
 }
 
-// spare takes the body away if no reader has begun, and reports whether that was so.
+// spare detaches the body if no reader has begun, and reports whether it did.
 func (b *body) spare() bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -142,7 +142,7 @@ func (b *body) spare() bool {
 	return true
 }
 
-// detach takes the body away and waits until no reader is in it.
+// detach makes further reads fail and waits until no read is in progress.
 func (b *body) detach() {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -153,22 +153,22 @@ func (b *body) detach() {
 	}
 }
 
-// whole reports whether the client has sent all of it.
+// whole reports whether the whole body was read from the client.
 func (b *body) whole() bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	return b.ended && b.err == nil
 }
 
-// waits reports whether it is the client that keeps us waiting.
+// waits reports whether a read waits for the client.
 func (b *body) waits() bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	return b.reading
 }
 
-// failure says what the client did wrong with the body; nil: nothing so far. It does not wait for Read to return:
-// net/http cancels the request first, and a request that is only canceled looks as if the client had left.
+// failure returns the error that the client made with the body; nil: none so far. It does not wait for Read to return:
+// net/http cancels the request first, and a canceled request looks like a client that has left.
 func (b *body) failure() *failure {
 	b.mu.Lock()
 	defer b.mu.Unlock()

@@ -12,14 +12,14 @@ import (
 	"bijou.dev/platform/pace"
 )
 
-// conn is a client's connection. Its Read gives out only bytes that framing has found to be well formed; its Write
-// gives up on a client that takes nothing. Like the server that uses it, it has one reader at a time.
+// conn is a client's connection. Read returns only bytes that framing has found to be well formed. Write fails when the
+// client does not read. Like the server that uses it, it has one reader at a time.
 type conn struct {
 	net.Conn
 	conns    *connections
 	peer     *peer
-	used     atomic.Bool // something has come
-	stuck    atomic.Bool // it took nothing for writeTime
+	used     atomic.Bool // a byte was read
+	timedOut atomic.Bool // a write took longer than writeTime
 	refused  atomic.Bool // a response was sent before its request was read to the end: Close lingers
 	framing  framing
 	little   [64]byte     // what is read for the server when it wants a byte
@@ -51,7 +51,7 @@ func (c *conn) read(p []byte) (int, error) {
 		if n > 0 || err != nil {
 			return n, err
 		}
-		if want > 0 && (len(p) >= minRead || c.framing.state != inHTTP2) { // a body or a tunnel: no need to look at it
+		if want > 0 && (len(p) >= minRead || c.framing.state != inHTTP2) { // a body or a tunnel: not parsed
 			n, err := c.Conn.Read(p[:min(len(p), want)])
 			c.framing.passed(n)
 			return n, err
@@ -75,8 +75,8 @@ func (c *conn) read(p []byte) (int, error) {
 	return 0, nil
 }
 
-// minRead keeps the server's reads of the heads of HTTP/2 frames from becoming system calls for a few bytes each. By
-// reads of one byte it looks for the client's leaving: while there is an answer, they need not hold a buffer.
+// minRead: smaller reads of HTTP/2 frame headers by the server are served from a buffer, to save system calls. During a
+// response of HTTP/1 the server reads one byte to notice when the client leaves; that read holds no buffer.
 const minRead = 512
 
 // writeEvery is how old a deadline may be before a write sets a new one.
@@ -98,7 +98,7 @@ func (c *conn) Write(p []byte) (int, error) {
 	}
 	n, err := write(p)
 	if errors.Is(err, os.ErrDeadlineExceeded) {
-		c.stuck.Store(true)
+		c.timedOut.Store(true)
 	}
 	return n, err
 }
@@ -125,12 +125,12 @@ func (c *conn) Close() error {
 		return nil
 	}
 	c.conns.remove(c)
-	refused := c.refused.Load() || c.framing.dead.Load() || c.http2 != nil && c.http2.isCut()
+	refused := c.refused.Load() || c.framing.ended.Load() || c.http2 != nil && c.http2.isCut()
 	if refused && !c.conns.edge.stopping.Load() && c.CloseWrite() == nil {
 		c.linger()
 	}
-	if l, ok := c.Conn.(interface{ SetLinger(sec int) error }); ok && c.stuck.Load() {
-		_ = l.SetLinger(0) // or the system would keep megabytes for it, for minutes
+	if l, ok := c.Conn.(interface{ SetLinger(sec int) error }); ok && c.timedOut.Load() {
+		_ = l.SetLinger(0) // else the kernel would keep megabytes of unsent data for minutes
 	}
 	return c.Conn.Close()
 }
@@ -147,7 +147,7 @@ func (c *conn) linger() {
 
 type connKey struct{}
 
-// withConn lets requests know their connection.
+// withConn adds the connection to the context of its requests.
 func withConn(ctx context.Context, c net.Conn) context.Context {
 	return context.WithValue(ctx, connKey{}, c)
 }
@@ -159,7 +159,7 @@ func malformed(ctx context.Context) bool {
 	return c != nil && c.framing.cutBody.Load()
 }
 
-// connOf returns the connection of a request; nil: it has none of ours.
+// connOf returns the connection of a request; nil: it did not come through connections.listener.
 func connOf(ctx context.Context) *conn {
 	c, _ := ctx.Value(connKey{}).(*conn)
 	return c

@@ -14,8 +14,7 @@ import (
 // connections counts the clients' connections and checks what comes in on them.
 type connections struct {
 	edge *Edge
-	// refusal is the method of the request that stands in for one that was refused: it is random, so that no client can
-	// send it.
+	// refusal is the method of the request that replaces a refused one. It is random, so that no client can send it.
 	refusal string
 
 	mu     sync.Mutex
@@ -47,8 +46,8 @@ type listener struct {
 	conns *connections
 }
 
-// Accept returns the next connection that is within the limits. Others are closed at once: to answer each of them would
-// do the work that an attacker wants.
+// Accept returns the next connection that is within the limits. Others are closed without a response, which would cost
+// CPU time under attack.
 func (l *listener) Accept() (net.Conn, error) {
 	for {
 		nc, err := l.Listener.Accept()
@@ -103,8 +102,8 @@ func (c *connections) remove(k *conn) {
 	c.edge.metrics.open.Set(float64(len(c.open)))
 }
 
-// closeUnused closes connections on which nothing has come yet. Browsers open such ones in advance, and a stop would
-// wait for them.
+// closeUnused closes connections on which no byte was received. Browsers open such connections in advance, and a stop
+// would wait for them.
 func (c *connections) closeUnused() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -115,7 +114,7 @@ func (c *connections) closeUnused() {
 	}
 }
 
-// refusalOf returns what was wrong with the request that r stands in for; nil if r is a request of its own.
+// refusalOf returns the problem of the refused request that r replaces; nil if r does not replace one.
 func (c *connections) refusalOf(r *http.Request) *failure {
 	if r.Method != c.refusal {
 		return nil

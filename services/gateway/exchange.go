@@ -27,19 +27,19 @@ const (
 
 	headerTime = 10 * time.Second // for a client to send a header
 	idleTime   = time.Minute      // between requests
-	bodyTime   = 10 * time.Second // that a client may keep us waiting for its body, plus a second for each bodyRate bytes
+	bodyTime   = 10 * time.Second // to wait for a body in all, plus a second for each bodyRate bytes
 	bodyRate   = 1 << 10
-	// that a gRPC client may keep us waiting for its message before the circuit's place is given up
+	// to wait for the message of a gRPC client before the place in the circuit is given back
 	placeTime = 25 * time.Millisecond
-	writeTime = 10 * time.Second // for a client to take what was written
+	writeTime = 10 * time.Second // for a client to read a response
 	// to connect to an instance: a first packet that was lost is sent again after a second
 	dialTime = 1500 * time.Millisecond
 
 	maxReplay = 64 << 10 // bytes of body that are kept to send a request again
-	maxKept   = 16 << 20 // bytes of all bodies that are; bodies beyond this are passed on as they come
+	maxKept   = 16 << 20 // bytes of all bodies that are kept; bodies beyond this are passed on as they come
 )
 
-// exchange is one request on its way.
+// exchange is one request with its response.
 type exchange struct {
 	edge  *Edge
 	w     http.ResponseWriter
@@ -47,7 +47,7 @@ type exchange struct {
 	start time.Time
 	span  oteltrace.Span
 
-	conn     *conn // nil: it is not one of ours
+	conn     *conn // nil: it did not come through connections.listener
 	peer, id string
 	path     string // as it came, escaped
 	upgrade  string // the protocol the client wants to switch to; empty: none
@@ -63,7 +63,7 @@ type exchange struct {
 	header     http.Header // for the origin
 	replay     []byte      // the body, when it was read as a whole
 	kept       int64       // bytes of maxKept that it uses
-	repeatable bool        // doing it twice does no harm
+	repeatable bool        // it is safe to send it twice
 	body       *body       // being sent; nil: there is none, or replay is sent
 	tried      []string    // instance ids
 	attempts   []attempt
@@ -79,14 +79,14 @@ type exchange struct {
 	took    time.Duration // until the header was sent
 	bytes   int64
 	fault   Fault
-	counted bool // among the requests of its client
-	abort   bool // the client must see that the answer is not whole
+	counted bool // in peer.requests
+	abort   bool // the connection or stream is reset, because the response is not complete
 
 	lines [10]string // see set
 	used  int
 }
 
-// attempt is one try at one instance, for people.
+// attempt is one attempt at one instance, as logs and X-Bijou-Attempts show it.
 type attempt struct {
 	instance string
 	status   int // 0: no answer
@@ -94,7 +94,7 @@ type attempt struct {
 	took     time.Duration
 }
 
-// serve is the order of steps for a request.
+// serve handles a request in the order of steps of the package comment.
 func (e *Edge) serve(w http.ResponseWriter, r *http.Request) {
 	if !e.begin() {
 		panic(http.ErrAbortHandler) // the edge was closed
@@ -182,7 +182,7 @@ func admitHTTP2(r *http.Request) *failure {
 	return nil
 }
 
-// admitClient refuses what one address has under way beyond its share: HTTP/2 makes many requests of one connection.
+// admitClient limits the requests of one address: with HTTP/2, the limit of connections does not limit them.
 func (x *exchange) admitClient() *failure {
 	if x.conn == nil {
 		return nil
@@ -191,12 +191,12 @@ func (x *exchange) admitClient() *failure {
 	if x.conn.peer.requests.Add(1) <= x.edge.settings.maxConnsClient.Get() {
 		return nil
 	}
-	f := fail(FaultClient, http.StatusTooManyRequests, "too many requests of one client are under way")
+	f := fail(FaultClient, http.StatusTooManyRequests, "too many requests of one client are in progress")
 	f.retry = time.Second
 	return f
 }
 
-// admitUpgrade finds out whether the client wants to switch protocols. A wish for h2c is ignored, as RFC 9113 advises;
+// admitUpgrade checks a request to switch protocols. An upgrade to h2c is ignored, as RFC 9113 advises; HTTP/2 with
 // prior knowledge works.
 func (x *exchange) admitUpgrade() *failure {
 	r := x.r
@@ -241,7 +241,8 @@ func (x *exchange) choose() *failure {
 	}
 	x.rule = x.edge.table.Load().find(hostName(r.Host), path, r.Method, r.Header)
 	if x.rule == nil {
-		return fail(FaultNoRoute, http.StatusNotFound, "no route takes %s %s for host %s", r.Method, path, hostName(r.Host))
+		return fail(FaultNoRoute, http.StatusNotFound, "no route takes %s %s for host %s",
+			r.Method, path, hostName(r.Host))
 	}
 	r.Pattern = x.rule.Match.Path + x.rule.Match.Prefix // names the span
 	if limit := x.bodyLimit(); limit >= 0 && r.ContentLength > limit {
@@ -268,7 +269,10 @@ func (x *exchange) pin() {
 		for item := range strings.SplitSeq(line, ",") {
 			service, version, _ := strings.Cut(strings.TrimSpace(item), "=")
 			for _, t := range x.rule.targets {
-				if t.Service == service && version != "" && (t.Version == "" || t.Version == version || x.target == nil) {
+				if t.Service != service || version == "" {
+					continue
+				}
+				if t.Version == "" || t.Version == version || x.target == nil {
 					x.target, x.version = t, version
 				}
 			}
@@ -291,8 +295,8 @@ func tooLarge(limit int64) *failure {
 	return hangUp(http.StatusRequestEntityTooLarge, "the body must be at most %d bytes long", limit)
 }
 
-// forward asks the circuit and sends the request, again if need be, and passes the answer on. A failure is one that the
-// client has not received yet.
+// forward asks the limiter and the circuit, sends the request with retries, and passes the response on. A failure that
+// is returned is still to be sent to the client.
 func (x *exchange) forward() *failure {
 	r := x.r
 	if f := x.prepareBody(); f != nil { // before a place is taken, so that slow clients hold none
@@ -301,7 +305,7 @@ func (x *exchange) forward() *failure {
 	limiter := x.target.origin.limiter
 	permit, ok := limiter.Acquire(x.rule.Name, x.rule.criticality)
 	if !ok {
-		f := fail(FaultOverload, http.StatusServiceUnavailable, "%s has too much to do for a request that is %s",
+		f := fail(FaultOverload, http.StatusServiceUnavailable, "%s is overloaded, and requests that are %s are shed",
 			x.target.Service, x.rule.criticality)
 		f.retry = limiter.RetryAfter()
 		return f
@@ -310,9 +314,9 @@ func (x *exchange) forward() *failure {
 	done, err := x.edge.opts.Circuits.Start(r.Context(), key)
 	if err != nil {
 		permit.Done(overload.Ignored)
-		f := fail(FaultCircuit, http.StatusServiceUnavailable, "the circuit of %s lets no request through", key)
+		f := fail(FaultCircuit, http.StatusServiceUnavailable, "the circuit of %s is open", key)
 		if errs.Reason(err) == circuit.ReasonFull {
-			f = fail(FaultCircuit, http.StatusServiceUnavailable, "too many requests to %s are under way", key)
+			f = fail(FaultCircuit, http.StatusServiceUnavailable, "too many requests to %s are in progress", key)
 		}
 		f.retry = max(time.Second, errs.RetryAfter(err))
 		return f
@@ -348,9 +352,9 @@ func (x *exchange) forward() *failure {
 }
 
 // streams reports whether the body is passed on as it comes. How long that takes is up to the client, so such requests
-// hold no place in the limit and the circuit: a few clients that drip would take them all, and open the circuit for
-// everybody. They are asked for, and count with what came of them. A gRPC call holds one until its client keeps us
-// waiting.
+// hold no place in the limit and the circuit: a few slow clients would take all places. The limiter and the circuit are
+// asked before, and the circuit counts the outcome. A gRPC call holds a place until the edge has to wait for its
+// client.
 func (x *exchange) streams() bool {
 	return !x.grpc && x.replay == nil && x.r.ContentLength != 0
 }
@@ -377,7 +381,7 @@ func (x *exchange) settle(err error) {
 
 // Outcomes for the circuit and the retries. All requests share them; they are never changed.
 var (
-	errAborted     = errs.Errorf(errs.Canceled, "the request was given up for a reason of the client's")
+	errAborted     = errs.Errorf(errs.Canceled, "the request was given up because of its client")
 	errTimedOut    = errs.Errorf(errs.Timeout, "the origin took too long")
 	errUnreachable = errs.Errorf(errs.Unavailable, "the origin was not reached")
 	errBroken      = errs.Errorf(errs.Internal, "the origin answered with an error")
@@ -401,7 +405,7 @@ func (x *exchange) verdict() error {
 	}
 	switch {
 	case x.grpc && x.res.Header.Get("Grpc-Status") == exhausted:
-		return errAborted // shed: if it opened the circuit, the important calls would be refused with the others
+		return errAborted // shed: if it opened the circuit, critical calls would be refused, too
 	case x.grpc && x.outcome == route.Abandoned:
 		return errAborted
 	case x.grpc && x.outcome != route.Success:
@@ -436,8 +440,8 @@ func (x *exchange) refuse(f *failure) {
 	f.write(x.w, x.r, x.id, traceID)
 }
 
-// boundUnread bounds how long net/http reads the rest of a body that was not read to its end: by itself it waits for
-// the client without a limit. When the time is over it closes the connection, which lingers.
+// boundUnread limits how long net/http reads the rest of a body that was not read to its end: by default it has no time
+// limit. When the time is over net/http closes the connection, see conn.Close.
 func (x *exchange) boundUnread() {
 	r := x.r
 	if x.conn == nil || r.ProtoMajor != 1 || r.ContentLength == 0 || int64(len(x.replay)) == r.ContentLength ||
@@ -445,10 +449,10 @@ func (x *exchange) boundUnread() {
 		return
 	}
 	x.conn.refused.Store(true)
-	_ = http.NewResponseController(x.w).SetReadDeadline(time.Now().Add(lingerTime)) // fails only for a closed connection
+	_ = http.NewResponseController(x.w).SetReadDeadline(time.Now().Add(lingerTime)) // fails only when closed
 }
 
-// setStatus notes the status that is sent to the client now.
+// setStatus records the status that is sent to the client now.
 func (x *exchange) setStatus(status int) { x.status, x.took = status, time.Since(x.start) }
 
 // setCommonHeaders sets the header fields that every answer has.
@@ -480,7 +484,7 @@ func describe(attempts []attempt) string {
 	return b.String()
 }
 
-// end is the last thing that happens to a request, whatever became of it.
+// end is called at the end of every request, also after a failure or a panic.
 func (x *exchange) end() {
 	if v := recover(); v != nil && v != http.ErrAbortHandler { //nolint:errorlint // as net/http does
 		x.panicked(v)
@@ -493,10 +497,9 @@ func (x *exchange) end() {
 		x.conn.peer.requests.Add(-1)
 	}
 	if x.r.ProtoMajor == 2 && !x.grpc && !x.abort {
-		// The server writes what it has kept of the answer after this, and would wait without a limit for a client that
-		// grants no window. What is left of a gRPC answer is a trailer, which needs none.
-		// fails only for a closed connection
-		_ = http.NewResponseController(x.w).SetWriteDeadline(time.Now().Add(writeTime))
+		// The server writes the buffered rest of the response after this, and would wait without a limit for a client
+		// that sends no window updates. The rest of a gRPC response is a trailer, which needs no window.
+		_ = http.NewResponseController(x.w).SetWriteDeadline(time.Now().Add(writeTime)) // fails only when closed
 	}
 	x.edge.metrics.inFlight.Dec()
 	x.edge.metrics.count(x)
@@ -506,7 +509,7 @@ func (x *exchange) end() {
 	}
 }
 
-// release frees what the attempt holds. The request's body is let go of first: an origin may have answered without
+// release frees what the attempt holds. The request's body is detached first: an origin may have responded without
 // reading all of it, and closing an answer of HTTP/2 waits for the goroutine that sends the body (golang/go#80085).
 func (x *exchange) release() {
 	if x.body != nil {
@@ -519,7 +522,7 @@ func (x *exchange) release() {
 		x.cancel(nil)
 	}
 	if x.res != nil && x.res.Body != nil {
-		_ = x.res.Body.Close() // read to its end, or of no interest any more
+		_ = x.res.Body.Close() // read to its end, or not used
 	}
 	x.picked.Done(x.outcome)
 }
@@ -544,8 +547,8 @@ func (x *exchange) report() {
 	x.access()
 }
 
-// prepareBody reads a small body as a whole, so that it can be sent again, and waits for its client before anything
-// else has to.
+// prepareBody reads a small body completely, so that it can be sent again, and so that a slow client holds no place in
+// the limit or the circuit meanwhile.
 func (x *exchange) prepareBody() *failure {
 	r := x.r
 	x.repeatable = r.Header["Idempotency-Key"] != nil || x.rule.repeats(r.Method)

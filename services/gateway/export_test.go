@@ -18,8 +18,8 @@ func Find(routes Routes, host, path, method string, header http.Header) string {
 	return ""
 }
 
-// Slow is Find by trying all routes, without the index.
-func Slow(routes Routes, host, path, method string, header http.Header) string {
+// FindWithoutIndex is Find by trying all routes, without the index.
+func FindWithoutIndex(routes Routes, host, path, method string, header http.Header) string {
 	t, err := compile(routes)
 	if err != nil {
 		return ""
@@ -42,10 +42,10 @@ func CheckPath(path string) error { return checkPath(path) }
 // ReplacePrefix is replacePrefix.
 func ReplacePrefix(path string, n int, to string) string { return replacePrefix(path, n, to) }
 
-// Refusal is the method that stands for a refused request in Frame.
+// Refusal is the method of the request that replaces a refused one in Frame.
 const Refusal = "XREFUSED"
 
-// Frame passes pieces through framing and returns what it gives out, where each head ended up, and the error.
+// Frame passes pieces through framing and returns its output, where each head begins in it, and the error.
 func Frame(pieces [][]byte, size int) (out []byte, heads []int, err error) {
 	f := framing{refusal: Refusal}
 	p := make([]byte, size)
@@ -114,12 +114,12 @@ func Frames(pieces [][]byte) (whole int) {
 // Limited is l with the edge's limits and checks on its connections.
 func Limited(e *Edge, l net.Listener) net.Listener { return e.conns.listener(l) }
 
-// CutOff cuts off the client of a connection that has spoken HTTP/2, as for answers that it does not take.
-func CutOff(c net.Conn) {
+// Disconnect disconnects the client of an HTTP/2 connection, as after many unread responses.
+func Disconnect(c net.Conn) {
 	for g := c.(*conn).http2; !g.isCut(); {
 		g.stalled()
 	}
 }
 
-// Stick has a connection be taken for one whose client takes nothing.
-func Stick(c net.Conn) { c.(*conn).stuck.Store(true) }
+// MarkTimedOut marks a connection as one whose client does not read.
+func MarkTimedOut(c net.Conn) { c.(*conn).timedOut.Store(true) }

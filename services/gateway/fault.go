@@ -17,8 +17,9 @@ import (
 	"google.golang.org/protobuf/proto"
 )
 
-// Fault says whose fault it is that a request failed. It is the header X-Bijou-Fault, a label of metrics, an attribute
-// of spans and a field of the access log. Empty: the request did not fail; the origin answered with a status below 500.
+// Fault is the side that caused the failure of a request. It is the header X-Bijou-Fault, a label of metrics, an
+// attribute of spans and a field of the access log. Empty: the request did not fail; the origin answered with a status
+// below 500.
 type Fault string
 
 // The faults.
@@ -26,11 +27,11 @@ const (
 	FaultClient      Fault = "client"             // the request is wrong, too large or too slow
 	FaultClientGone  Fault = "client_gone"        // the client left before it had the answer
 	FaultNoRoute     Fault = "no_route"           // no route matches
-	FaultOverload    Fault = "overload"           // there are more requests than the origin can do, and others matter more
-	FaultCircuit     Fault = "circuit"            // the circuit of the route is open, or too many requests are under way
+	FaultOverload    Fault = "overload"           // the origin has too many requests, and others are more critical
+	FaultCircuit     Fault = "circuit"            // the circuit of the route is open, or too many requests run
 	FaultUnreachable Fault = "origin_unreachable" // no instance is known, or none accepts connections
 	FaultTimeout     Fault = "origin_timeout"     // the origin took too long
-	FaultOrigin      Fault = "origin_error"       // the origin answered 500 or above, broke off, or made no sense
+	FaultOrigin      Fault = "origin_error"       // the origin sent 500 or above or an invalid response, or broke off
 	FaultGateway     Fault = "gateway"            // a defect of the edge itself
 )
 
@@ -54,7 +55,7 @@ func fail(fault Fault, status int, format string, args ...any) *failure {
 	return &failure{fault: fault, status: status, detail: fmt.Sprintf(format, args...)}
 }
 
-// hangUp is fail for requests after which the connection must be closed: what follows them cannot be trusted.
+// hangUp is fail for requests after which the connection must be closed: it is not clear where the next one begins.
 func hangUp(status int, format string, args ...any) *failure {
 	f := fail(FaultClient, status, format, args...)
 	f.close = true
@@ -114,8 +115,9 @@ func (f *failure) write(w http.ResponseWriter, r *http.Request, id, traceID stri
 		f.writePage(w, r, id)
 	default:
 		errs.WriteProblemBody(w, errs.Problem{
-			Type: "about:blank", Title: http.StatusText(f.status), Status: f.status, Detail: f.detail, Instance: r.URL.Path,
-			Code: strings.ToUpper(string(f.fault)), Meta: map[string]string{"requestId": id}, TraceID: traceID,
+			Type: "about:blank", Title: http.StatusText(f.status), Status: f.status, Detail: f.detail,
+			Instance: r.URL.Path,
+			Code:     strings.ToUpper(string(f.fault)), Meta: map[string]string{"requestId": id}, TraceID: traceID,
 		})
 	}
 }
@@ -139,7 +141,8 @@ func (f *failure) writePage(w http.ResponseWriter, r *http.Request, id string) {
 	}
 	title := http.StatusText(f.status)
 	// the client went
-	_, _ = fmt.Fprintf(w, page, f.status, title, title, html.EscapeString(f.sentence()), f.status, html.EscapeString(id))
+	_, _ = fmt.Fprintf(w, page, f.status, title, title, html.EscapeString(f.sentence()), f.status,
+		html.EscapeString(id))
 }
 
 // sentence is what a visitor can make use of; the detail names services and is for readers of problem+json.

@@ -14,8 +14,8 @@ import (
 )
 
 // framing follows the messages of an HTTP/1 connection, byte by byte, before the server parses them. It gives out the
-// head of a request only when it is whole and can be read in one way (RFC 9112): net/http by itself takes a request
-// that has both a length and a transfer coding for two, and accepts folded lines (as of Go 1.26).
+// head of a request only when it is complete and has only one meaning (RFC 9112): net/http by itself reads a request
+// that has both a length and a transfer coding as two requests, and accepts folded lines (as of Go 1.26).
 //
 // It is stricter than the server in everything, so the two never disagree about where a message ends:
 //
@@ -25,9 +25,9 @@ import (
 //   - one valid Host, which the URL, if it has one, repeats;
 //   - chunks of hexadecimal digits, with little beside them.
 //
-// In place of a head that it refuses it gives out a request that the edge knows by its method, and answers as a
-// problem. After that, or after a body that is not well formed, the connection gives nothing more. HTTP/2 is let
-// through: its frames leave no room for doubt, see http2Guard for what else is wrong with some of them.
+// In place of a head that it refuses it gives out a request with a secret method, which the edge answers with a
+// problem. After that, or after a body that is not well formed, nothing more is read from the connection. HTTP/2 is not
+// checked here, because its frames have only one meaning; see http2Guard for other attacks.
 type framing struct {
 	refusal string // method of the request in place of a refused one
 
@@ -38,9 +38,9 @@ type framing struct {
 	state   state
 	left    int64       // bytes of body or chunk to come
 	extra   int         // bytes spent on chunk extensions and trailers
-	any     bool        // a head was seen
-	dead    atomic.Bool // nothing is read from the connection any more
-	cutBody atomic.Bool // it is dead because a body is not well formed
+	any     bool        // a head was complete
+	ended   atomic.Bool // nothing is read from the connection any more
+	cutBody atomic.Bool // it has ended because a body is not well formed
 	err     error       // for the reader when all that is ready was given out
 	head    head
 }
@@ -56,12 +56,12 @@ const (
 	inTrailer
 	inTunnel
 	inHTTP2
-	isDead
+	hasEnded
 )
 
-// head is what is known of a head of which some lines have come.
+// head is a head that may be incomplete, with what its lines so far have set.
 type head struct {
-	line      int // where the line that is not whole begins, from the head's beginning
+	line      int // start of the incomplete line, from the beginning of the head
 	fields    int
 	http10    bool
 	authority string // of a target in absolute form
@@ -96,7 +96,7 @@ func (f *framing) take(p []byte) (n, want int, err error) {
 		f.tidy()
 		return n, 0, nil
 	}
-	if f.state == isDead {
+	if f.state == hasEnded {
 		return 0, 0, f.err
 	}
 	if f.off == len(f.buf) {
@@ -110,7 +110,7 @@ func (f *framing) take(p []byte) (n, want int, err error) {
 	return 0, 0, nil
 }
 
-// tidy gives the buffer back when it is empty: connections that wait hold none.
+// tidy returns an empty buffer to the pool: idle connections hold none.
 func (f *framing) tidy() {
 	if f.off < len(f.buf) || f.buf == nil {
 		return
@@ -125,7 +125,7 @@ func (f *framing) tidyAll() {
 	f.buf, f.pool, f.off = nil, nil, 0
 }
 
-// passed says that n bytes were read past framing.
+// passed records that n bytes were read past framing.
 func (f *framing) passed(n int) {
 	if f.state == inTunnel || f.state == inHTTP2 {
 		return
@@ -160,9 +160,9 @@ func (f *framing) feed(in []byte) {
 	f.buf = append(f.buf, in...)
 }
 
-// tunnel lets everything through from now on.
+// tunnel makes framing pass all further bytes without checks.
 func (f *framing) tunnel() {
-	if f.state != isDead {
+	if f.state != hasEnded {
 		f.state = inTunnel
 	}
 }
@@ -224,7 +224,8 @@ func (f *framing) parseHead(data []byte) {
 		h.line += n + 1
 		switch {
 		case h.line > maxHeader:
-			f.refuse(http.StatusRequestHeaderFieldsTooLarge, fmt.Sprintf("the header must be at most %d bytes long", maxHeader))
+			f.refuse(http.StatusRequestHeaderFieldsTooLarge,
+				fmt.Sprintf("the header must be at most %d bytes long", maxHeader))
 			return
 		case first:
 			if status, problem := h.requestLine(line); problem != "" {
@@ -248,11 +249,12 @@ func (f *framing) checkUnfinished(data []byte) {
 	case f.head.line == 0 && len(data) > maxURL+256:
 		f.refuse(http.StatusRequestURITooLong, fmt.Sprintf("the URL must be at most %d bytes long", maxURL))
 	case len(data) > maxHeader:
-		f.refuse(http.StatusRequestHeaderFieldsTooLarge, fmt.Sprintf("the header must be at most %d bytes long", maxHeader))
+		f.refuse(http.StatusRequestHeaderFieldsTooLarge,
+			fmt.Sprintf("the header must be at most %d bytes long", maxHeader))
 	}
 }
 
-// headDone judges the head as a whole and gives it out.
+// headDone checks the complete head and gives it out.
 func (f *framing) headDone() {
 	h := &f.head
 	problem := ""
@@ -291,20 +293,20 @@ func (f *framing) bodyDone() {
 	}
 }
 
-// refuse replaces what has come by a request that says what was wrong.
+// refuse replaces the bytes so far by a request that has the status and the problem.
 func (f *framing) refuse(status int, problem string) {
 	f.tidyAll()
 	f.buf = fmt.Appendf(nil, "%s / HTTP/1.1\r\nHost: refused\r\nStatus: %d\r\nDetail: %s\r\nConnection: close\r\n\r\n",
 		f.refusal, status, problem)
-	f.ready, f.state, f.err = len(f.buf), isDead, io.EOF
-	f.dead.Store(true)
+	f.ready, f.state, f.err = len(f.buf), hasEnded, io.EOF
+	f.ended.Store(true)
 }
 
 // cut ends the connection in the middle of a body.
 func (f *framing) cut() {
-	f.state, f.err = isDead, errFraming
+	f.state, f.err = hasEnded, errFraming
 	f.cutBody.Store(true)
-	f.dead.Store(true)
+	f.ended.Store(true)
 }
 
 // requestLine checks "METHOD target HTTP/1.x". The problem is empty if there is none.
@@ -343,7 +345,7 @@ func (h *head) requestLine(line []byte) (status int, problem string) {
 	return 0, ""
 }
 
-// field checks "Name: value" and keeps what the end of the message hangs on.
+// field checks "Name: value" and keeps the values that decide where the message ends.
 func (h *head) field(line []byte) (status int, problem string) {
 	if h.fields++; h.fields > maxFields {
 		return http.StatusRequestHeaderFieldsTooLarge, fmt.Sprintf("there must be at most %d header fields", maxFields)
@@ -375,7 +377,8 @@ func (h *head) field(line []byte) (status int, problem string) {
 	case len("Transfer-Encoding"):
 		if bytes.EqualFold(name, []byte("Transfer-Encoding")) {
 			// the Kelvin sign is a k to EqualFold
-			if value = trim(value); h.chunked || !only(value, &tokenChars) || !bytes.EqualFold(value, []byte("chunked")) {
+			if value = trim(value); h.chunked || !only(value, &tokenChars) ||
+				!bytes.EqualFold(value, []byte("chunked")) {
 				return http.StatusBadRequest, "the only Transfer-Encoding is chunked, once"
 			}
 			h.chunked = true
@@ -427,7 +430,7 @@ func (f *framing) parseLine(data []byte) {
 	if f.extra > maxExtra {
 		f.cut()
 	}
-	if f.state != isDead {
+	if f.state != hasEnded {
 		f.ready = n + 1
 	}
 }

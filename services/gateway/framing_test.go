@@ -15,8 +15,8 @@ import (
 	"golang.org/x/net/http2"
 )
 
-// FuzzFraming compares framing with net/http: whatever is let through, both must agree where each message begins, and
-// it must not matter in which pieces the bytes come.
+// FuzzFraming compares framing with net/http: both must agree where each message that is passed on begins, and the
+// pieces in which the bytes come must not matter.
 func FuzzFraming(f *testing.F) {
 	for _, s := range []string{
 		ok + ok,
@@ -56,7 +56,7 @@ func FuzzFraming(f *testing.F) {
 	})
 }
 
-// compare reads what was let through as net/http does.
+// compare reads the bytes that were passed on with net/http.
 func compare(t *testing.T, sent []byte, heads []int, refused bool) {
 	src := bytes.NewReader(sent)
 	r := bufio.NewReaderSize(src, 64<<10)
@@ -66,11 +66,11 @@ func compare(t *testing.T, sent []byte, heads []int, refused bool) {
 			return
 		}
 		if at != want {
-			t.Fatalf("message %d begins at %d, net/http thinks at %d, in %q", i, want, at, sent)
+			t.Fatalf("message %d begins at %d, net/http reads it at %d, in %q", i, want, at, sent)
 		}
 		req, err := http.ReadRequest(r)
 		if err != nil {
-			return // stricter in its own ways: it will refuse what is behind as well
+			return // net/http refuses more, and then reads no further message
 		}
 		if strings.ContainsAny(req.Host, "/ \r\n") {
 			t.Fatalf("host %q in %q", req.Host, sent)
@@ -81,8 +81,8 @@ func compare(t *testing.T, sent []byte, heads []int, refused bool) {
 	}
 }
 
-// FuzzFrames holds that the heads of HTTP/2 frames are those that the framer of x/net finds, and that neither these nor
-// the ends of WebSocket frames depend on the pieces in which bytes come.
+// FuzzFrames compares the headers of HTTP/2 frames with those that x/net finds. They and the ends of WebSocket frames
+// must not depend on the pieces in which bytes come.
 func FuzzFrames(f *testing.F) {
 	f.Add([]byte("\x00\x00\x08\x06\x00\x00\x00\x00\x0012345678\x00\x00\x04\x03\x00\x00\x00\x00\x01\x00\x00\x00\x08"),
 		uint8(3))

@@ -1,7 +1,7 @@
-// Package gateway is the edge of the platform: the one process that strangers reach.
+// Package gateway is the edge of the platform: the only process that serves clients outside of it.
 //
-// It takes HTTP/1.1, HTTP/2 without TLS, gRPC, WebSocket and event streams, finds the route in a table that is one live
-// setting, and passes the request to an instance that discovery knows and the balancer picks.
+// It takes HTTP/1.1, HTTP/2 without TLS, gRPC, WebSocket and event streams, finds the route in the routing table, which
+// is a live setting, and passes the request to an instance that the balancer picks from those in discovery.
 //
 // # Order of steps
 //
@@ -10,20 +10,20 @@
 //  2. Trace: the span must show what every later step did.
 //  3. Checks of host, path, header and size. What fails here is the client's fault.
 //  4. The route, its target by weight, a pinned version.
-//  5. A place in the limit of the origin. When there are more requests than the origin can do, those of the least
-//     critical routes are shed here: after the route, which says how critical they are, and before all costly steps. It
-//     comes before the circuit, which must not learn from requests that were not sent.
+//  5. A place in the limit of the origin. When there are more requests than the origin can serve, those of the least
+//     critical routes are shed here: after the route is found, which has the criticality, and before all expensive
+//     steps. It comes before the circuit, which must not count requests that were not sent.
 //  6. Circuit of (service, route): one logical request, however many attempts it takes. The circuit is asked before. It
 //     gets the outcome, and the place in the limit is free again, when the answer's header is there: a stream does not
 //     hold a place.
-//  7. Attempts within the budget, each at another instance, only while the client has got nothing and only where doing
-//     it twice is safe.
+//  7. Attempts within the budget, each at another instance, only before the client has got anything and only if the
+//     request may be repeated.
 //  8. The answer, as it comes.
 //
-// # Whose fault
+// # Faults
 //
-// Each answer of 500 or above and each of the edge's own says whose fault it was, see [Fault]. An origin's answer is
-// passed on as it is, whatever its status.
+// Each response of 500 or above and each response that the edge makes itself has the side that caused the failure, see
+// [Fault]. The response of an origin is passed on unchanged, with any status.
 package gateway
 
 import (
@@ -51,7 +51,7 @@ import (
 
 // Options configures the gateway. The zero value has no routes until the setting gateway.routes has.
 type Options struct {
-	// Routes are used until the setting gateway.routes says otherwise. Nil: none, every request gets 404.
+	// Routes are used until the setting gateway.routes has a value. Nil: none, every request gets 404.
 	Routes Routes
 }
 
@@ -78,7 +78,7 @@ type EdgeOptions struct {
 	Zone string
 	// Config holds the settings. Nil: the defaults.
 	Config config.Set
-	// Discovery knows the instances. Required.
+	// Discovery has the instances. Required.
 	Discovery *discovery.Directory
 	// Circuits guards the origins. Nil: circuits with default settings.
 	Circuits *circuit.Set
@@ -102,7 +102,8 @@ func (o EdgeOptions) complete() (EdgeOptions, error) {
 		return o, fmt.Errorf("option Routes: %w", err)
 	}
 	if o.Discovery == nil {
-		return o, errs.Errorf(errs.Invalid, "option Discovery: is missing; use discovery.NewStatic to run without a registry")
+		return o, errs.Errorf(errs.Invalid,
+			"option Discovery: is missing; use discovery.NewStatic to run without a registry")
 	}
 	if o.Config == nil {
 		o.Config = config.Static(nil)
@@ -169,10 +170,10 @@ func NewEdge(opts EdgeOptions) (*Edge, error) {
 	return e, nil
 }
 
-// apply puts routes in use. Requests under way finish by the table they began with.
+// apply makes routes the table in use. Requests in progress finish with the table that they began with.
 func (e *Edge) apply(routes Routes) {
 	t, err := compile(routes)
-	if err != nil { // cannot be: the setting was validated
+	if err != nil { // cannot happen: the setting was validated
 		e.log.Error("keeping the previous routes", "error", err)
 		return
 	}
@@ -243,7 +244,7 @@ func newTransports(dial dialFunc) (h1, h2 *http.Transport) {
 		HTTP2: &http.HTTP2Config{
 			MaxReceiveBufferPerConnection: 4<<20 - 1,
 			MaxReceiveBufferPerStream:     1 << 20,
-			// No pings: gRPC servers take more than one in five minutes for abuse, unless they are configured otherwise.
+			// No pings: by default, gRPC servers close connections that send more than one in five minutes.
 			WriteByteTimeout: writeTime,
 		},
 	}
@@ -259,10 +260,10 @@ func (e *Edge) Serve(l net.Listener) error {
 	return nil
 }
 
-// Shutdown stops taking connections and waits for requests under way: HTTP/1.1 answers say Connection: close, HTTP/2
-// gets GOAWAY. WebSockets get a close frame with code 1001, gRPC streams the status UNAVAILABLE, event streams their
-// end, each at a random moment within half of the time that ctx leaves, so that clients do not all come back at once.
-// When ctx ends, what is left is cut off; that is not an error.
+// Shutdown stops taking connections and waits for requests in progress: HTTP/1.1 responses have Connection: close,
+// HTTP/2 gets GOAWAY. WebSockets get a close frame with code 1001, gRPC streams the status UNAVAILABLE, event streams
+// their end, each at a random moment within half of the time that ctx leaves, so that not all clients reconnect at
+// once. When ctx ends, the connections that are left are closed; that is not an error.
 func (e *Edge) Shutdown(ctx context.Context) error {
 	e.stopping.Store(true)
 	e.conns.closeUnused()
@@ -272,13 +273,13 @@ func (e *Edge) Shutdown(ctx context.Context) error {
 		err = e.longLived.wait(ctx)
 	}
 	if ctx.Err() != nil && errors.Is(err, ctx.Err()) {
-		e.log.Warn("stopping the edge: cutting off what did not end in time")
+		e.log.Warn("stopping the edge: closing connections that did not end in time")
 		err = nil
 	}
 	return errors.Join(err, e.Close())
 }
 
-// Close cuts everything off at once. It may be called more than once.
+// Close closes all connections at once. It may be called more than once.
 func (e *Edge) Close() error {
 	e.unwatch()
 	e.stopping.Store(true)

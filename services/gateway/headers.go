@@ -21,12 +21,12 @@ func hopByHop(name string) bool {
 	return false
 }
 
-// stripped reports whether a field is the platform's or its edge's own to say, so that what comes from outside is
-// dropped: who the client is, what it asked for, what it is allowed, how important it is.
+// stripped reports whether only the platform may set a field, so that it is removed from requests of clients: the
+// identity and address of the client, the original target, permissions and priorities.
 func stripped(name string) bool {
 	switch name {
-	case "Forwarded", "Baggage", "X-Real-Ip", "X-Client-Ip", "True-Client-Ip", "Cf-Connecting-Ip", "X-Cluster-Client-Ip",
-		"X-Rewrite-Url", "X-Http-Method", "X-Http-Method-Override", "X-Method-Override":
+	case "Forwarded", "Baggage", "X-Real-Ip", "X-Client-Ip", "True-Client-Ip", "Cf-Connecting-Ip",
+		"X-Cluster-Client-Ip", "X-Rewrite-Url", "X-Http-Method", "X-Http-Method-Override", "X-Method-Override":
 		return true
 	}
 	if len(name) < len("X-Bijou-") || name[:2] != "X-" {
@@ -45,8 +45,8 @@ func traced(name string) bool {
 	return strings.HasPrefix(name, "X-B3-")
 }
 
-// disguised reports whether a field would be one of those that matter to a server that reads underscores as dashes, as
-// CGI does.
+// disguised reports whether a server that reads underscores as dashes, as CGI does, would take a field for one of those
+// that the edge handles.
 func disguised(name string) bool {
 	if strings.IndexByte(name, '_') < 0 {
 		return false
@@ -110,7 +110,7 @@ func (x *exchange) outgoing() http.Header {
 		x.set(out, "Upgrade", x.upgrade)
 	}
 	if _, ok := out["User-Agent"]; !ok {
-		out["User-Agent"] = none // or the transport would put its own
+		out["User-Agent"] = none // else the transport would add its own
 	}
 	x.forwarded(out)
 	x.set(out, "X-Request-Id", x.id)
@@ -139,23 +139,23 @@ func (x *exchange) set(h http.Header, name, value string) {
 	h[name] = x.lines[i : i+1 : i+1]
 }
 
-// forwarded says who the client is. What the request says about it counts only as far as the hops before this one are
-// trusted: each trusted hop vouches for one address.
+// forwarded sets the X-Forwarded-* fields. Of the addresses in the request, only as many are kept as there are trusted
+// proxies before the edge: each of them has added one.
 func (x *exchange) forwarded(out http.Header) {
 	chain := x.peer
 	host, proto := x.r.Host, "http"
 	if hops := int(x.edge.settings.trustedHops.Get()); hops > 0 {
 		list := strings.Split(strings.Join(x.r.Header["X-Forwarded-For"], ","), ",")
 		list = list[max(0, len(list)-hops):]
-		known := make([]string, 0, len(list)+1)
+		trusted := make([]string, 0, len(list)+1)
 		for _, addr := range list {
 			if addr = strings.TrimSpace(addr); net.ParseIP(addr) != nil {
-				known = append(known, addr)
+				trusted = append(trusted, addr)
 			} else {
-				known = known[:0] // what stands before nonsense is not vouched for
+				trusted = trusted[:0] // addresses before an invalid one are not trusted
 			}
 		}
-		chain = strings.Join(append(known, x.peer), ", ")
+		chain = strings.Join(append(trusted, x.peer), ", ")
 		if h := x.r.Header.Get("X-Forwarded-Host"); isHost(h) {
 			host = h
 		}

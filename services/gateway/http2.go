@@ -7,52 +7,52 @@ import (
 	"time"
 )
 
-// http2Guard follows the frames of an HTTP/2 connection in both directions, by their heads alone, and cuts off a client
-// that makes much work and has little use of it. net/http bounds what is under way at one time, not how often it begins
-// and ends (as of Go 1.26), so that these could go on without end:
+// http2Guard reads the frame headers of an HTTP/2 connection in both directions and disconnects a client that floods
+// it. net/http limits how many streams are open at the same time, but not how often streams begin and end (as of Go
+// 1.26). So these attacks are limited here:
 //
 //   - rapid reset: streams that are opened and reset at once (CVE-2023-44487), or that the client makes the server
 //     reset by breaking rules (MadeYouReset, CVE-2025-8671);
 //   - floods of frames that carry nothing: PING, SETTINGS, PRIORITY, WINDOW_UPDATE, empty DATA and CONTINUATION
 //     (CVE-2019-9512 and after, CVE-2024-27316);
-//   - a frame or a header block that comes in drops;
-//   - streams whose answers the client asked for and does not take.
+//   - a frame or a header block that is sent a few bytes at a time;
+//   - streams whose responses the client does not read.
 //
-// Each connection has two budgets, see [budget]. Whoever has spent one gets GOAWAY with ENHANCE_YOUR_CALM and is
-// closed.
+// Each connection has two budgets, see [budget]. A client that has spent one gets GOAWAY with ENHANCE_YOUR_CALM, and
+// the connection is closed.
 type http2Guard struct {
 	conn *conn
 
-	// Of the reader.
+	// Used by the reader only.
 	in    frameHeads
-	block bool      // a header block is not whole
-	since time.Time // when the frame or block began that is not whole; zero: there is none
+	block bool      // a header block is not complete
+	since time.Time // start of the incomplete frame or block; zero: there is none
 	armed bool      // the connection has a deadline for reading
 
 	reads sync.Mutex // guards the deadline for reading
-	over  bool       // nothing is read any more for the server; the deadline is not the reader's now
+	over  bool       // the client is disconnected: the reader must not change the deadline any more
 
 	mu     sync.Mutex // locked before reads when both are
 	out    frameHeads
 	last   uint32               // the newest stream
-	opened [recentStreams]int64 // when, in Unix nanoseconds, by half of the stream's number
+	opened [recentStreams]int64 // opening times in Unix nanoseconds, by half of the stream's number
 	spare  budget               // for frames that carry nothing
 	resets budget               // for streams that end early
 	cut    bool
 }
 
-// The budgets of a connection. What a client that uses its connection needs is paid for by that use: gRPC pings and
-// grants windows as it reads, browsers give priorities with each request and cancel some.
+// The budgets of a connection. Normal use earns back what it spends: gRPC pings and updates windows as it reads,
+// browsers send priorities with each request and cancel some requests.
 const (
 	spareFrames, sparePerSecond    = 500, 100
 	earlyResets, resetsPerSecond   = 200, 50
-	earlyTime                      = time.Second // a stream that lived for longer may be reset at no cost
+	earlyTime                      = time.Second // a stream that was open for longer is reset without cost
 	recentStreams                  = 128
 	sparePerAnswer, sparePerUpload = 3, 1 // frames earned with each frame of an answer and of a body
-	stallPrice                     = 20   // early resets that a stream costs whose answer is not taken
+	stallPrice                     = 20   // early resets that a stream with an unread response costs
 )
 
-// budget is spent by offences. It is earned back by use, and slowly by time.
+// budget is spent by frames without use. It is earned back by use, and slowly with time.
 type budget struct {
 	left, most int64
 	perSecond  int64
@@ -79,7 +79,7 @@ const (
 	codeNoError, codeInternal, codeCancel, codeCalm = 0x0, 0x2, 0x8, 0xb
 )
 
-var errCut = errors.New("the client was cut off")
+var errCut = errors.New("the client was disconnected")
 
 func newHTTP2Guard(c *conn) *http2Guard {
 	now := time.Now().UnixNano()
@@ -92,12 +92,12 @@ func newHTTP2Guard(c *conn) *http2Guard {
 	return g
 }
 
-// frameHeads finds the heads of frames in a stream of bytes.
+// frameHeads finds the frame headers in a stream of bytes.
 type frameHeads struct {
 	head  [headSize + 8]byte
-	n     int // bytes of head that have come
-	whole int // how many it had in the end
-	left  int // bytes of payload to come
+	n     int // bytes of head so far
+	whole int // size of the complete head
+	left  int // bytes of payload that are still to come
 }
 
 const headSize = 9
@@ -107,14 +107,14 @@ func (h *frameHeads) kind() byte       { return h.head[3] }
 func (h *frameHeads) flag(f byte) bool { return h.head[4]&f != 0 }
 func (h *frameHeads) stream() uint32   { return binary.BigEndian.Uint32(h.head[5:]) & (1<<31 - 1) }
 
-// code is that of a frameReset or frameGoAway that found was said of.
+// code is the error code of a frameReset or frameGoAway, after next has returned found.
 func (h *frameHeads) code() uint32 { return binary.BigEndian.Uint32(h.head[h.whole-4:]) }
 
 // between reports whether no frame has begun.
 func (h *frameHeads) between() bool { return h.n == 0 && h.left == 0 }
 
-// next takes bytes up to the end of a payload or of a head, whose values can be asked for if found. The head of a frame
-// with an error code has that, too.
+// next consumes bytes up to the end of a payload or of a head. found: a head is complete, and its methods return its
+// values. The head of a frame with an error code includes the code.
 func (h *frameHeads) next(p []byte) (rest []byte, found bool) {
 	if h.left > 0 {
 		k := min(h.left, len(p))
@@ -124,7 +124,7 @@ func (h *frameHeads) next(p []byte) (rest []byte, found bool) {
 	k := copy(h.head[h.n:h.size()], p)
 	h.n += k
 	if h.n < h.size() {
-		if k < len(p) { // only now the size is known
+		if k < len(p) { // the kind is known now, and so is the size
 			return h.next(p[k:])
 		}
 		return nil, false
@@ -133,7 +133,7 @@ func (h *frameHeads) next(p []byte) (rest []byte, found bool) {
 	return p[k:], true
 }
 
-// size is how many bytes next takes for a head, as far as is known.
+// size is the number of bytes of the head. It may grow when the kind of the frame is known.
 func (h *frameHeads) size() int {
 	switch {
 	case h.n < headSize:
@@ -145,7 +145,7 @@ func (h *frameHeads) size() int {
 	return headSize
 }
 
-// beforeRead bounds the time for what is not whole: a header as in HTTP/1, a body by its least rate.
+// beforeRead limits the time for an incomplete frame or header block: a header as in HTTP/1, a body by bodyRate.
 func (g *http2Guard) beforeRead() {
 	if g.since.IsZero() {
 		if g.armed {
@@ -162,8 +162,8 @@ func (g *http2Guard) beforeRead() {
 	g.readUntil(g.since.Add(limit))
 }
 
-// readUntil sets the deadline for reading, unless the client was cut off: that set one that must stand, as must the one
-// of closing, while the server may be about to read.
+// readUntil sets the deadline for reading, unless the client was disconnected. The deadline that disconnecting or
+// closing has set must stay, because the server may be about to read.
 func (g *http2Guard) readUntil(t time.Time) {
 	g.reads.Lock()
 	defer g.reads.Unlock()
@@ -172,7 +172,7 @@ func (g *http2Guard) readUntil(t time.Time) {
 	}
 }
 
-// received looks at what the client sent; false: it is cut off.
+// received checks what the client has sent; false: the client is disconnected.
 func (g *http2Guard) received(p []byte) bool {
 	now := time.Now()
 	for len(p) > 0 {
@@ -185,7 +185,7 @@ func (g *http2Guard) received(p []byte) bool {
 			continue
 		}
 		if kind := g.takeIn(now.UnixNano()); kind != "" {
-			g.calm(kind)
+			g.disconnect(kind)
 			return false
 		}
 	}
@@ -195,7 +195,7 @@ func (g *http2Guard) received(p []byte) bool {
 	return true
 }
 
-// takeIn judges one frame of the client's and returns the kind of flood that it belongs to.
+// takeIn counts one frame of the client and returns the kind of flood that it belongs to. Empty: none.
 func (g *http2Guard) takeIn(now int64) (flood string) {
 	h := &g.in
 	g.mu.Lock()
@@ -231,7 +231,7 @@ func (g *http2Guard) takeIn(now int64) (flood string) {
 	return ""
 }
 
-// write passes on what the server sends, and counts what the client has of it.
+// write writes to the client, and counts the frames of responses and resets.
 func (g *http2Guard) write(p []byte) (int, error) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -253,12 +253,12 @@ func (g *http2Guard) write(p []byte) (int, error) {
 			}
 		case frameGoAway:
 			if h.whole > headSize && h.code() != codeNoError {
-				g.conn.conns.edge.metrics.countHTTP2("goaway") // net/http does not count every reason for it
+				g.conn.conns.edge.metrics.countHTTP2("goaway") // net/http does not count all of them
 				last = true
 			}
 		case frameReset:
 			switch h.code() {
-			case codeNoError, codeInternal, codeCancel: // no offence of the client's
+			case codeNoError, codeInternal, codeCancel: // not caused by the client
 			default:
 				if !g.resets.spend(time.Now().UnixNano(), 1) {
 					flood = "reset_flood"
@@ -270,50 +270,50 @@ func (g *http2Guard) write(p []byte) (int, error) {
 	switch {
 	case err != nil:
 	case flood != "":
-		g.calmLocked(flood)
-	case last: // net/http would go on reading for a second
+		g.disconnectLocked(flood)
+	case last: // net/http would continue to read for a second
 		g.cutLocked()
 		go func() { _ = g.conn.Close() }() // it lingers
 	}
 	return n, err
 }
 
-// stalled says that the client did not take an answer.
+// stalled counts a response that the client did not read in time.
 func (g *http2Guard) stalled() {
 	g.conn.conns.edge.metrics.countHTTP2("stalled_stream")
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	if !g.cut && !g.resets.spend(time.Now().UnixNano(), stallPrice) {
-		g.calmLocked("stall_flood")
+		g.disconnectLocked("stall_flood")
 	}
 }
 
-// calm sends the client the reason why it is cut off. If the server is just writing, there is no place for that between
-// two frames, and waiting for one would leave it to the client when.
-func (g *http2Guard) calm(kind string) {
+// disconnect sends GOAWAY to the client and ends the connection. If the server is writing, GOAWAY is not sent: it must
+// stand between two frames, and the client could delay the end of the write.
+func (g *http2Guard) disconnect(kind string) {
 	if !g.mu.TryLock() {
 		g.conn.conns.edge.metrics.countHTTP2(kind)
-		_ = g.conn.Conn.Close() // it is cut off in any case
+		_ = g.conn.Conn.Close() // the client is disconnected in any case
 		return
 	}
 	defer g.mu.Unlock()
 	if !g.cut {
-		g.calmLocked(kind)
+		g.disconnectLocked(kind)
 	}
 }
 
-func (g *http2Guard) calmLocked(kind string) {
+func (g *http2Guard) disconnectLocked(kind string) {
 	g.conn.conns.edge.metrics.countHTTP2(kind)
 	if g.out.between() {
 		frame := [headSize + 8]byte{2: 8, 3: frameGoAway}
 		binary.BigEndian.PutUint32(frame[headSize:], g.last)
 		binary.BigEndian.PutUint32(frame[headSize+4:], codeCalm)
-		_, _ = g.conn.Conn.Write(frame[:]) // it is cut off in any case
+		_, _ = g.conn.Conn.Write(frame[:]) // the client is disconnected in any case
 	}
 	g.cutLocked()
 }
 
-// cutLocked has the server close the connection.
+// cutLocked makes the server close the connection.
 func (g *http2Guard) cutLocked() {
 	g.cut = true
 	g.reads.Lock()

@@ -21,10 +21,10 @@ func (w *world) h2(settings ...http2.Setting) *gatewaytest.Client {
 	return gatewaytest.NewClient(w.dial(), settings...)
 }
 
-// TestHTTP2Abuse holds that a client that floods is cut off within 1,000 frames and told so, that it is counted, and
-// that others do not notice.
-func TestHTTP2Abuse(t *testing.T) {
-	told := 0
+// A client that floods is disconnected within 1,000 frames and counted, in most cases with GOAWAY, and other clients
+// are not affected.
+func TestHTTP2FloodsAreDisconnected(t *testing.T) {
+	withReason := 0
 	for name, a := range gatewaytest.Floods {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -47,22 +47,23 @@ func TestHTTP2Abuse(t *testing.T) {
 				}
 				<-c.Done()
 				if frames > 1000 || time.Since(begin) > time.Second {
-					t.Errorf("cut off after %d frames and %v", frames, time.Since(begin))
+					t.Errorf("disconnected after %d frames and %v, want at most 1,000 and 1 s", frames,
+						time.Since(begin))
 				}
-				// Where the server is in the middle of a frame there is no place to tell the client.
+				// In the middle of a frame the server cannot send GOAWAY.
 				if code, ok := c.GoAway(); ok {
-					told++
+					withReason++
 					if code != http2.ErrCodeEnhanceYourCalm && a.Kind != "goaway" {
-						t.Errorf("the client was told %v", code)
+						t.Errorf("GOAWAY has the code %v, want ENHANCE_YOUR_CALM", code)
 					}
 				}
 				if w.metric("bijou_gateway_http2_errors_total", "kind="+a.Kind) != 1 {
-					t.Errorf("it was not counted as %s", a.Kind)
+					t.Errorf("it was not counted once as %s", a.Kind)
 				}
 				time.Sleep(2 * time.Second) // net/http keeps a goroutine for one after GOAWAY
 				synctest.Wait()
 				if n := w.metric("bijou_gateway_requests_in_flight"); n != 0 {
-					t.Errorf("%v requests are under way", n)
+					t.Errorf("%v requests are in progress, want none", n)
 				}
 				if res := w.do(victim, "GET", "http://x/ok", nil); res.body != "ok" {
 					t.Errorf("another client got %d", res.StatusCode)
@@ -70,14 +71,14 @@ func TestHTTP2Abuse(t *testing.T) {
 			})
 		})
 	}
-	if told < 10 {
-		t.Errorf("only %d clients were told why", told)
+	if withReason < 10 {
+		t.Errorf("only %d clients got GOAWAY, want at least 10", withReason)
 	}
 }
 
-// TestHTTP2ConnectionErrors holds that a connection is closed as soon as its client was told that it broke a rule:
-// net/http goes on reading for a second, and a second is 300,000 frames.
-func TestHTTP2ConnectionErrors(t *testing.T) {
+// A connection is closed as soon as GOAWAY with an error was sent: net/http alone would read for another second, which
+// is 300,000 frames.
+func TestHTTP2ConnectionErrorsCloseAtOnce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t, toWeb)
 		w.origin("web", "web-1", "", gatewaytest.Origin)
@@ -86,19 +87,19 @@ func TestHTTP2ConnectionErrors(t *testing.T) {
 		_ = c.WriteRawFrame(http2.FrameWindowUpdate, 0, 0, make([]byte, 4)) // no increment
 		<-c.Done()
 		if code, ok := c.GoAway(); !ok || code != http2.ErrCodeProtocol || time.Since(begin) > 0 {
-			t.Errorf("closed after %v, told: %v, %v", time.Since(begin), ok, code)
+			t.Errorf("closed after %v, GOAWAY: %v, %v; want 0 s, true, PROTOCOL_ERROR", time.Since(begin), ok, code)
 		}
 		if n := w.metric("bijou_gateway_http2_errors_total", "kind=goaway"); n != 1 {
-			t.Errorf("counted %v times", n)
+			t.Errorf("counted %v times, want once", n)
 		}
 		c.Conn.Close()
 		time.Sleep(2 * time.Second) // net/http keeps a goroutine for one
 	})
 }
 
-// TestHTTP2CutOff holds that a connection is closed soon after its client was cut off, though the client keeps its end
-// open and the server is still about to read: the two meet in net/http when writing fails.
-func TestHTTP2CutOff(t *testing.T) {
+// A connection is closed soon after its client was disconnected, although the client keeps its side open and the server
+// begins to read during the close. net/http does both at the same time when a write fails.
+func TestHTTP2DisconnectEndsAReadThatBeginsLater(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t, toWeb)
 		l, err := w.net.Listen("tcp", "side:80")
@@ -126,7 +127,7 @@ func TestHTTP2CutOff(t *testing.T) {
 				got += n
 			}
 		}
-		gateway.CutOff(server)
+		gateway.Disconnect(server)
 		var done sync.WaitGroup
 		done.Go(func() { _ = server.Close() })
 		synctest.Wait()
@@ -134,30 +135,30 @@ func TestHTTP2CutOff(t *testing.T) {
 		time.Sleep(time.Second)
 		synctest.Wait()
 		if _, err := client.Write([]byte{0}); err == nil {
-			t.Error("after a second the edge still holds the connection")
+			t.Error("a second after the disconnect the connection is still open")
 		}
 		client.Close()
 		done.Wait()
 	})
 }
 
-// TestHTTP2Stalls holds that a client that grants no window, or does not finish what it began, keeps nothing: neither
-// requests nor the connection.
-func TestHTTP2Stalls(t *testing.T) {
+// A client that sends no window updates, or does not finish a frame or header, keeps neither requests nor, when it is
+// idle, the connection.
+func TestHTTP2StallsEndInTime(t *testing.T) {
 	noWindow := []http2.Setting{{ID: http2.SettingInitialWindowSize, Val: 0}}
 	for name, c := range map[string]struct {
 		settings []http2.Setting
 		start    func(*gatewaytest.Client)
 		drip     func(*gatewaytest.Client) // each second; nil: nothing
 		within   time.Duration
-		stays    bool // the connection, which is idle then
+		stays    bool // the connection stays open until the idle time
 	}{
-		"no window, large answers": {noWindow, func(c *gatewaytest.Client) {
+		"no window, large responses": {noWindow, func(c *gatewaytest.Client) {
 			for range 100 {
 				c.Open("GET", "/large", true)
 			}
 		}, nil, 11 * time.Second, false},
-		"no window, small answers": {noWindow, func(c *gatewaytest.Client) {
+		"no window, small responses": {noWindow, func(c *gatewaytest.Client) {
 			for range 100 {
 				c.Open("GET", "/ok", true)
 			}
@@ -167,30 +168,33 @@ func TestHTTP2Stalls(t *testing.T) {
 				c.Open("GET", "/../x", true)
 			}
 		}, nil, 11 * time.Second, true},
-		"a window of drops": {
+		"window updates of one byte": {
 			noWindow, func(c *gatewaytest.Client) { c.Open("GET", "/large", true) },
 			func(c *gatewaytest.Client) { _ = c.WriteWindowUpdate(1, 1) }, 11 * time.Second, true,
 		},
 		"no body": {nil, func(c *gatewaytest.Client) { c.Open("POST", "/read", false) }, nil, 11 * time.Second, true},
-		"a body of drops": {
+		"body of one byte a second": {
 			nil, func(c *gatewaytest.Client) { c.Open("POST", "/read", false) },
 			func(c *gatewaytest.Client) { _ = c.WriteData(1, false, []byte("x")) }, 11 * time.Second, true,
 		},
 		"half a header": {nil, func(c *gatewaytest.Client) {
 			_ = c.WriteHeaders(http2.HeadersFrameParam{StreamID: 1, BlockFragment: c.Fields(":method", "GET")})
 		}, nil, 11 * time.Second, false},
-		"header in drops": {
+		"header of one field a second": {
 			nil, func(c *gatewaytest.Client) {
 				_ = c.WriteHeaders(http2.HeadersFrameParam{StreamID: 1, BlockFragment: c.Fields(":method", "GET")})
 			},
-			func(c *gatewaytest.Client) { _ = c.WriteContinuation(1, false, c.Fields("a", "b")) }, 11 * time.Second, false,
+			func(c *gatewaytest.Client) { _ = c.WriteContinuation(1, false, c.Fields("a", "b")) },
+			11 * time.Second, false,
 		},
-		"frame in drops": {
+		"frame of one byte a second": {
 			nil, func(c *gatewaytest.Client) { _, _ = c.Conn.Write([]byte{0, 1, 0, 4, 0}) },
 			func(c *gatewaytest.Client) { _, _ = c.Conn.Write([]byte{0}) }, 11 * time.Second, false,
 		},
-		"head in drops": {nil, func(c *gatewaytest.Client) { _, _ = c.Conn.Write([]byte{0}) }, nil, 11 * time.Second, false},
-		"data in drops": {nil, func(c *gatewaytest.Client) {
+		"one byte of a frame header": {
+			nil, func(c *gatewaytest.Client) { _, _ = c.Conn.Write([]byte{0}) }, nil, 11 * time.Second, false,
+		},
+		"data of one byte a second": {nil, func(c *gatewaytest.Client) {
 			c.Open("POST", "/read", false)
 			var head [9]byte
 			binary.BigEndian.PutUint32(head[:], 16000<<8)
@@ -217,7 +221,7 @@ func TestHTTP2Stalls(t *testing.T) {
 				}
 				synctest.Wait()
 				if n := w.metric("bijou_gateway_requests_in_flight"); n != 0 {
-					t.Errorf("%v requests are under way", n)
+					t.Errorf("%v requests are in progress, want none", n)
 				}
 				if h.Closed() == c.stays {
 					t.Errorf("closed: %v, want %v", h.Closed(), !c.stays)
@@ -225,15 +229,15 @@ func TestHTTP2Stalls(t *testing.T) {
 				time.Sleep(70 * time.Second)
 				synctest.Wait()
 				if !h.Closed() {
-					t.Error("the connection stays although it is idle")
+					t.Error("the idle connection is still open after 70 s")
 				}
 			})
 		})
 	}
 }
 
-// TestHTTP2Bombs holds that a few bytes do not become many: fields that HPACK repeats, and endless ones.
-func TestHTTP2Bombs(t *testing.T) {
+// A header of a few bytes that HPACK expands beyond the limit is refused.
+func TestHTTP2HeaderBombsAreRefused(t *testing.T) {
 	w := newWorld(t, toWeb)
 	w.origin("web", "web-1", "", gatewaytest.Origin)
 	c := w.h2()
@@ -266,8 +270,8 @@ func TestHTTP2Bombs(t *testing.T) {
 	}
 }
 
-// TestHTTP2Use holds that what clients do who use their connection is not taken for abuse.
-func TestHTTP2Use(t *testing.T) {
+// Normal use of a connection is not counted as a flood.
+func TestHTTP2NormalUseIsNoFlood(t *testing.T) {
 	for name, use := range map[string]func(t *testing.T, w *world){
 		"many requests": func(_ *testing.T, w *world) {
 			c := w.client(true)
@@ -301,7 +305,7 @@ func TestHTTP2Use(t *testing.T) {
 			}
 			c.Conn.Close()
 		},
-		"every other request given up": func(t *testing.T, w *world) {
+		"every second request reset": func(t *testing.T, w *world) {
 			c := w.h2()
 			for range 400 {
 				_ = c.WriteRSTStream(c.Open("GET", "/hang", true), http2.ErrCodeCancel)
@@ -313,7 +317,7 @@ func TestHTTP2Use(t *testing.T) {
 			}
 			c.Conn.Close()
 		},
-		"slow requests given up": func(t *testing.T, w *world) {
+		"slow requests reset": func(t *testing.T, w *world) {
 			c := w.h2()
 			for range 20 {
 				var ids []uint32
@@ -327,11 +331,11 @@ func TestHTTP2Use(t *testing.T) {
 				synctest.Wait()
 			}
 			if c.Closed() {
-				t.Error("cut off")
+				t.Error("the client was disconnected")
 			}
 			c.Conn.Close()
 		},
-		"a ping with each answer": func(t *testing.T, w *world) {
+		"a ping with each request": func(t *testing.T, w *world) {
 			c := w.h2()
 			for range 1000 {
 				_ = c.WritePing(false, [8]byte{})
@@ -339,7 +343,7 @@ func TestHTTP2Use(t *testing.T) {
 				synctest.Wait()
 			}
 			if c.Closed() {
-				t.Error("cut off")
+				t.Error("the client was disconnected")
 			}
 			c.Conn.Close()
 		},
@@ -351,15 +355,15 @@ func TestHTTP2Use(t *testing.T) {
 				use(t, w)
 				synctest.Wait()
 				if n := w.metric("bijou_gateway_http2_errors_total"); n != 0 {
-					t.Errorf("%v offences", n)
+					t.Errorf("%v errors were counted, want none", n)
 				}
 			})
 		})
 	}
 }
 
-// TestRequestsOfOneClient holds that HTTP/2 does not get around the limit of connections.
-func TestRequestsOfOneClient(t *testing.T) {
+// The limit of connections is also a limit of requests, because HTTP/2 has many requests on one connection.
+func TestRequestsOfOneClientAreLimited(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t, toWeb, "gateway.maxConnectionsPerClient", "150", "overload.enabled", "false",
 			"circuit.default.maxConcurrent", "1000")

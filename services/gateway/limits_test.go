@@ -12,8 +12,7 @@ import (
 	"time"
 )
 
-// TestRetriesOfARoute holds that each route has its own say in what is sent again and how often, and that no instance
-// gets a request twice.
+// Each route has its own attempts and methods for retries, and no instance gets a request twice.
 func TestRetriesOfARoute(t *testing.T) {
 	w := newWorld(t, `[
 		{"name":"plain","match":{"prefix":"/plain"},"to":[{"service":"web"}]},
@@ -24,7 +23,7 @@ func TestRetriesOfARoute(t *testing.T) {
 	]`, "gateway.debug", "true", "retry.backoff.base", "1ms", "retry.maxAttempts", "4",
 		"circuit.default.breakerEnabled", "false", "route.ejection.consecutiveFailures", "0")
 	for i := range 5 {
-		w.origin("web", fmt.Sprintf("web-%d", i), "", answers(503))
+		w.origin("web", fmt.Sprintf("web-%d", i), "", respondsStatus(503))
 	}
 	for _, c := range []struct {
 		method, path string
@@ -46,18 +45,21 @@ func TestRetriesOfARoute(t *testing.T) {
 		}
 		slices.Sort(tried)
 		if res.StatusCode != 503 || len(tried) != c.want || len(slices.Compact(slices.Clone(tried))) != c.want {
-			t.Errorf("%s %s: status %d, tried %v, want %d different instances", c.method, c.path, res.StatusCode, tried, c.want)
+			t.Errorf("%s %s: status %d, tried %v, want %d different instances", c.method, c.path, res.StatusCode, tried,
+				c.want)
 		}
 	}
 }
 
-// TestTimeoutsOfARoute measures in fake time how long an origin may take, by the route and else by the live settings.
+// The timeouts of a route limit the origin; without them, the live settings do.
 func TestTimeoutsOfARoute(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t, `[
 			{"name":"plain","match":{"prefix":"/plain"},"to":[{"service":"web"}],"retry":{"attempts":1}},
-			{"name":"quick","match":{"prefix":"/quick"},"to":[{"service":"web"}],"retry":{"attempts":1},"timeout":{"header":"500ms","total":"2s"}},
-			{"name":"patient","match":{"prefix":"/patient"},"to":[{"service":"web"}],"retry":{"attempts":1},"timeout":{"header":"10s","total":"0s"}}
+			{"name":"quick","match":{"prefix":"/quick"},"to":[{"service":"web"}],"retry":{"attempts":1},
+				"timeout":{"header":"500ms","total":"2s"}},
+			{"name":"long","match":{"prefix":"/long"},"to":[{"service":"web"}],"retry":{"attempts":1},
+				"timeout":{"header":"10s","total":"0s"}}
 		]`, "gateway.timeout.header", "3s", "gateway.timeout.total", "8s", "circuit.default.breakerEnabled", "false",
 			"route.ejection.consecutiveFailures", "0")
 		w.origin("web", "web-1", "", http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
@@ -66,12 +68,12 @@ func TestTimeoutsOfARoute(t *testing.T) {
 				wait = time.Minute
 			}
 			if strings.HasSuffix(r.URL.Path, "/drip") {
-				_ = http.NewResponseController(rw).Flush() // the header, and for long nothing
+				_ = http.NewResponseController(rw).Flush() // the header, and nothing for a long time
 			}
 			select {
 			case <-r.Context().Done():
 			case <-time.After(wait):
-				_, _ = io.WriteString(rw, "at last")
+				_, _ = io.WriteString(rw, "late")
 			}
 		}))
 		c := w.client(false)
@@ -87,15 +89,16 @@ func TestTimeoutsOfARoute(t *testing.T) {
 			defer res.Body.Close()
 			_, err = io.ReadAll(res.Body)
 			if took := time.Since(begin); took != want || res.StatusCode != status || (err == nil) != whole {
-				t.Errorf("%s: status %d, body %v after %v; want %d after %v", path, res.StatusCode, err, took, status, want)
+				t.Errorf("%s: status %d, body %v after %v; want %d after %v", path, res.StatusCode, err, took, status,
+					want)
 			}
 		}
 		ask("/quick/slow", 500*time.Millisecond, 504, true)
 		ask("/quick/drip", 2*time.Second, 200, false)
 		ask("/plain/slow", 3*time.Second, 504, true)
 		ask("/plain/drip", 8*time.Second, 200, false)
-		ask("/patient/slow", 10*time.Second, 504, true)
-		ask("/patient/drip?minute", time.Minute, 200, true)
+		ask("/long/slow", 10*time.Second, 504, true)
+		ask("/long/drip?minute", time.Minute, 200, true)
 		w.put("gateway.timeout.header", "1s")
 		w.put("gateway.timeout.total", "4s")
 		ask("/plain/slow", time.Second, 504, true)
@@ -104,11 +107,11 @@ func TestTimeoutsOfARoute(t *testing.T) {
 	})
 }
 
-// TestAccessLogJoinsTheTrace holds that a line of the access log leads to the request's trace.
-func TestAccessLogJoinsTheTrace(t *testing.T) {
+// A line of the access log has the trace id of the request.
+func TestAccessLogHasTheTraceID(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t, toWeb)
-		w.origin("web", "web-1", "", says("ok"))
+		w.origin("web", "web-1", "", responds("ok"))
 		res := w.get("http://x/films", "Traceparent", "00-463ac35c9f6413ad48485a3953bb6124-a2fb4a1d1a96d312-01",
 			"X-Request-Id", "r-1")
 		if res.StatusCode != http.StatusOK {
@@ -127,15 +130,15 @@ func TestAccessLogJoinsTheTrace(t *testing.T) {
 				continue
 			}
 			lines++
-			if entry.TraceID != "463ac35c9f6413ad48485a3953bb6124" || entry.RequestID != "r-1" || entry.Path != "/films" ||
-				entry.Method != "GET" ||
-				entry.Status != 200 || entry.Route != "web" || entry.Called != "web" || entry.By != "web-1" ||
+			if entry.TraceID != "463ac35c9f6413ad48485a3953bb6124" || entry.RequestID != "r-1" ||
+				entry.Path != "/films" || entry.Method != "GET" || entry.Status != 200 || entry.Route != "web" ||
+				entry.Called != "web" || entry.By != "web-1" ||
 				entry.Client != "client" {
 				t.Errorf("the access log has %s", line)
 			}
 		}
 		if lines != 1 {
-			t.Errorf("the access log has %d lines for one request", lines)
+			t.Errorf("the access log has %d lines for one request, want 1", lines)
 		}
 	})
 }

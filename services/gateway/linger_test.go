@@ -16,7 +16,7 @@ func TestRefusalIsReadToItsEnd(t *testing.T) {
 	w := newWorld(t, toWeb, "gateway.maxBody", "100000")
 	w.origin("web", "web-1", "", http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
 		if r.URL.Path == "/early" {
-			_ = http.NewResponseController(rw).EnableFullDuplex() // HTTP/1 can
+			_ = http.NewResponseController(rw).EnableFullDuplex() // HTTP/1 supports it
 			rw.WriteHeader(http.StatusUnauthorized)
 			return
 		}
@@ -41,13 +41,19 @@ func TestRefusalIsReadToItsEnd(t *testing.T) {
 		{"head", getA + "A\r\n\r\n" + rest, 400},
 		{"long head", getA + "A: " + rest, 431},
 		{"chunk size", chunked + "xyz\r\n" + rest, 400},
-		{"flood of chunk extensions", chunked + strings.Repeat("1;"+strings.Repeat("a", 200)+"\r\nx\r\n", 100) + rest, 400},
+		{
+			"flood of chunk extensions",
+			chunked + strings.Repeat("1;"+strings.Repeat("a", 200)+"\r\nx\r\n", 100) + rest, 400,
+		},
 		{"trailer line", chunked + "0\r\nHost: y\r\n" + rest, 400},
 		{"long trailer", chunked + "0\r\n" + strings.Repeat("A: "+strings.Repeat("b", 200)+"\r\n", 60) + rest, 400},
 		{"body too large", postA + "Content-Length: 200000\r\n\r\n" + rest, 413},
 		{"chunks too large", chunked + "30d40\r\n" + rest, 413},
 		{"method", "TRACE /a HTTP/1.1\r\nHost: x\r\nContent-Length: 200000\r\n\r\n" + rest, 405},
-		{"response before the body", "POST /early HTTP/1.1\r\nHost: x\r\nContent-Length: 90000\r\n\r\n" + rest[:80000], 401},
+		{
+			"response before the body",
+			"POST /early HTTP/1.1\r\nHost: x\r\nContent-Length: 90000\r\n\r\n" + rest[:80000], 401,
+		},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			c, err := net.Dial("tcp", l.Addr().String())

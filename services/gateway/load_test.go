@@ -11,7 +11,7 @@ import (
 	"bijou.dev/services/gateway"
 )
 
-func TestTheLoadFromTheInternet(t *testing.T) {
+func TestLoadFromTheInternetIsRecorded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		served := load.NewRecorder()
 		w := worldWith(t, gateway.EdgeOptions{Served: served}, toWeb)
@@ -21,7 +21,7 @@ func TestTheLoadFromTheInternet(t *testing.T) {
 			time.Sleep(100 * time.Millisecond)
 			rw.WriteHeader(code)
 			_ = http.NewResponseController(rw).Flush()
-			time.Sleep(time.Second) // the rest of the body is no latency
+			time.Sleep(time.Second) // the time of the body does not count
 		}))
 		for _, path := range []string{"/200", "/404", "/500"} {
 			w.get("http://x" + path)

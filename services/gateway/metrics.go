@@ -29,16 +29,17 @@ func newMetrics(r prometheus.Registerer) *metrics {
 		return prometheus.NewGauge(prometheus.GaugeOpts{Name: "bijou_gateway_" + name, Help: help})
 	}
 	m := &metrics{
-		requests: counter("requests_total", "Requests by route, service, class of status and whose fault it was.", "route",
+		requests: counter("requests_total", "Requests by route, service, class of status and fault.", "route",
 			"service", "class", "fault"),
 		seconds: prometheus.NewHistogramVec(prometheus.HistogramOpts{
-			Name: "bijou_gateway_request_seconds", Help: "Time from a request's header to the end of its answer, by route.",
+			Name:    "bijou_gateway_request_seconds",
+			Help:    "Time from a request's header to the end of its answer, by route.",
 			Buckets: []float64{.001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10},
 		}, []string{"route"}),
 		retries: counter("retries_total", "Attempts after the first, by route.", "route"),
 		refused: counter("connections_refused_total",
 			"Connections closed at once because there are too many, in all or of one client.", "limit"),
-		http2:    counter("http2_errors_total", "Offences of HTTP/2 clients by kind.", "kind"),
+		http2:    counter("http2_errors_total", "Protocol errors and floods of HTTP/2 clients by kind.", "kind"),
 		inFlight: gauge("requests_in_flight", "Requests that are being answered."),
 		open:     gauge("connections_open", "Connections of clients."),
 		tunnels:  gauge("websockets_open", "Connections that were upgraded."),
@@ -122,7 +123,7 @@ func (x *exchange) access() {
 		slog.String("client", x.peer), slog.String("request_id", x.id))
 }
 
-// panicked deals with a defect of our own.
+// panicked logs a panic of the edge and responds with 500.
 func (x *exchange) panicked(v any) {
 	x.edge.log.ErrorContext(x.r.Context(), "a defect of the edge ended a request", "panic", v, "stack", stack())
 	x.refuse(fail(FaultGateway, 500, "the edge has a defect; the log has more under the request's id"))

@@ -17,17 +17,17 @@ type originKey struct{ service, endpoint string }
 // String names the origin's limiter.
 func (k originKey) String() string { return k.service + "/" + k.endpoint }
 
-// origin is those who may answer for one listener of a service. Discovery feeds its balancer.
+// origin is the set of instances behind one listener of a service. Discovery updates its balancer.
 type origin struct {
 	originKey
 	balancer *route.Balancer
 	budget   *retry.Budget
 	limiter  *overload.Limiter
 	versions atomic.Pointer[[]string] // of the instances that can be called, each once
-	stop     func()                   // following discovery, and being shown
+	stop     func()                   // ends the watch of discovery and removes the limiter
 }
 
-// origins are those that the table in use needs.
+// origins are the origins of the table in use.
 type origins struct {
 	edge   *Edge
 	mu     sync.Mutex
@@ -69,9 +69,12 @@ func (o *origins) getLocked(key originKey) *origin {
 	}
 	or := &origin{
 		originKey: key,
-		balancer:  route.New(route.Options{Service: key.service, Zone: o.edge.opts.Zone, Settings: o.edge.settings.route}),
-		budget:    retry.NewBudget(o.edge.opts.Config),
-		limiter:   o.edge.opts.Overload.Limiter(key.String()),
+		balancer: route.New(route.Options{
+			Service: key.service, Zone: o.edge.opts.Zone,
+			Settings: o.edge.settings.route,
+		}),
+		budget:  retry.NewBudget(o.edge.opts.Config),
+		limiter: o.edge.opts.Overload.Limiter(key.String()),
 	}
 	or.versions.Store(&[]string{})
 	unwatch := o.edge.opts.Discovery.Watch(key.service, or.update)

@@ -24,9 +24,10 @@ const byCriticality = `[
 	{"name":"buy","match":{"prefix":"/buy"},"to":[{"service":"web"}],"criticality":"CRITICAL_PLUS"},
 	{"name":"pages","match":{"prefix":"/"},"to":[{"service":"web"}]},
 	{"name":"report","match":{"prefix":"/report"},"to":[{"service":"web"}],"criticality":"SHEDDABLE_PLUS"},
-	{"name":"prefetch","match":{"prefix":"/","headers":[{"name":"Sec-Purpose","value":"prefetch"}]},"to":[{"service":"web"}],"criticality":"SHEDDABLE"}]`
+	{"name":"prefetch","match":{"prefix":"/","headers":[{"name":"Sec-Purpose","value":"prefetch"}]},
+		"to":[{"service":"web"}],"criticality":"SHEDDABLE"}]`
 
-// The edge alone says how critical a request is, and what it says goes on.
+// The route decides the criticality of a request, which the origin gets; the value of the client is removed.
 func TestCriticalityIsSetAtTheEdge(t *testing.T) {
 	w := newWorld(t, byCriticality)
 	w.origin("web", "web-1", "", http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
@@ -43,12 +44,12 @@ func TestCriticalityIsSetAtTheEdge(t *testing.T) {
 			header = append(header, "Sec-Purpose", c.purpose)
 		}
 		if got := w.get("http://x"+c.path, header...).body; got != c.want {
-			t.Errorf("%s %s: the origin was told %q, want %q", c.path, c.purpose, got, c.want)
+			t.Errorf("%s %s: the origin got the baggage %q, want %q", c.path, c.purpose, got, c.want)
 		}
 	}
 }
 
-func TestABadCriticalityIsRefused(t *testing.T) {
+func TestUnknownCriticalityIsRefused(t *testing.T) {
 	var routes gateway.Routes
 	err := routes.Set(`[{"name":"web","to":[{"service":"web"}],"criticality":"HIGH"}]`)
 	if err == nil || !strings.Contains(err.Error(), "routes[0].criticality") ||
@@ -57,7 +58,8 @@ func TestABadCriticalityIsRefused(t *testing.T) {
 	}
 }
 
-// An origin with four workers of 20 ms each is asked for three times what it can do, four fifths of it sheddable.
+// An origin with four workers of 20 ms each gets three times the requests that it can serve, four fifths of them
+// sheddable.
 func TestOverloadShedsTheLeastCriticalFirst(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t, byCriticality, "overload.limit.initial", "40")
@@ -90,7 +92,7 @@ func TestOverloadShedsTheLeastCriticalFirst(t *testing.T) {
 				return
 			}
 			defer res.Body.Close()
-			_, _ = io.Copy(io.Discard, res.Body) // the status says enough
+			_, _ = io.Copy(io.Discard, res.Body) // only the status is used
 			switch {
 			case res.StatusCode == http.StatusOK:
 				good[kind].Add(1)
@@ -100,7 +102,7 @@ func TestOverloadShedsTheLeastCriticalFirst(t *testing.T) {
 					t.Errorf("Retry-After is %q", res.Header.Get("Retry-After"))
 				}
 				if time.Since(start) > 0 {
-					slow[kind].Add(1) // in virtual time a refusal takes none
+					slow[kind].Add(1) // in fake time a refusal takes none
 				}
 			default:
 				problems.Store(res.Status+" "+res.Header.Get("X-Bijou-Fault"), true)
@@ -136,8 +138,8 @@ func TestOverloadShedsTheLeastCriticalFirst(t *testing.T) {
 	})
 }
 
-// A gRPC client is told when to come back.
-func TestShedCallsSayWhenToComeBack(t *testing.T) {
+// A gRPC call that was shed has a delay for its retry.
+func TestShedCallsHaveARetryDelay(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t, toCalls, "overload.limit.max", "1", "overload.limit.min", "1", "overload.limit.initial", "1")
 		w.grpcOrigin("calls", "calls-1")

@@ -16,8 +16,8 @@ import (
 	"go.opentelemetry.io/otel/sdk/trace/tracetest"
 )
 
-// TestTwoProcesses runs two gateways in one process, each as a member of the platform that knows nobody.
-func TestTwoProcesses(t *testing.T) {
+// Two gateways run in one process, without a registry.
+func TestTwoGatewaysInOneProcess(t *testing.T) {
 	var routes gateway.Routes
 	if err := routes.Set(toWeb); err != nil {
 		t.Fatal(err)
@@ -27,11 +27,9 @@ func TestTwoProcesses(t *testing.T) {
 	defer client.CloseIdleConnections()
 	for _, host := range []string{"one", "two"} {
 		p, err := service.New(t.Context(), service.Options{
-			Name: "gateway", Instance: host, Listen: map[string]string{
-				"http":  host + ":80",
-				"admin": host + ":90",
-			}, Drain: time.Second,
-			Net: service.Net{Listen: network.Listen, DialContext: network.DialContext},
+			Name: "gateway", Instance: host, Drain: time.Second,
+			Listen: map[string]string{"http": host + ":80", "admin": host + ":90"},
+			Net:    service.Net{Listen: network.Listen, DialContext: network.DialContext},
 		}, func(ctx context.Context, setup *service.Setup) error {
 			return gateway.New(ctx, setup, gateway.Options{Routes: routes})
 		})
@@ -95,17 +93,17 @@ func TestNewRefuses(t *testing.T) {
 			return gateway.New(ctx, setup, gateway.Options{Routes: gateway.Routes{{Name: "web"}}})
 		})
 		if err == nil {
-			t.Errorf("%s was taken", name)
+			t.Errorf("%s: no error", name)
 		}
 	}
 	if _, err := gateway.NewEdge(gateway.EdgeOptions{}); err == nil {
-		t.Error("an edge without discovery was taken")
+		t.Error("an edge without discovery: no error")
 	}
 }
 
-// TestTrace follows one request: the client's context, a span of the edge, one span for each attempt with the reason of
-// the pick, and the context that the origin gets.
-func TestTrace(t *testing.T) {
+// A request has the trace of its client, a span of the edge, and a span for each attempt with the reason of the pick.
+// The origin gets the context of its attempt.
+func TestSpansOfARequest(t *testing.T) {
 	spans := tracetest.NewInMemoryExporter()
 	provider, err := trace.New(trace.Options{Service: "gateway", Exporter: spans})
 	if err != nil {
@@ -114,9 +112,7 @@ func TestTrace(t *testing.T) {
 	defer func() { _ = provider.Shutdown(context.WithoutCancel(t.Context())) }()
 	w := worldWith(t, gateway.EdgeOptions{Trace: provider}, toWeb, "retry.backoff.base", "1ms")
 	var got string
-	w.origin("web", "web-1", "v1", http.HandlerFunc(func(_ http.ResponseWriter,
-		r *http.Request,
-	) {
+	w.origin("web", "web-1", "v1", http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
 		got = r.Header.Get("Traceparent")
 	}))
 	w.register("web", "web-0", "v1", "web-0:80") // refuses connections
@@ -141,14 +137,16 @@ func TestTrace(t *testing.T) {
 			if attempt.Parent.SpanID() != server.SpanContext.SpanID() {
 				t.Error("the attempt's span is not below the edge's")
 			}
-			if want := "00-463ac35c9f6413ad48485a3953bb6124-" + attempt.SpanContext.SpanID().String() + "-01"; got != want {
+			if want := "00-463ac35c9f6413ad48485a3953bb6124-" + attempt.SpanContext.SpanID().String() +
+				"-01"; got != want {
 				t.Errorf("the origin got %s, want %s", got, want)
 			}
 			attrs := map[string]string{}
 			for _, a := range append(attempt.Attributes, server.Attributes...) {
 				attrs[string(a.Key)] = a.Value.String()
 			}
-			if attrs["bijou.route.instance"] != "web-1" || attrs["bijou.gateway.route"] != "web" || attrs["url.path"] != "/a" {
+			if attrs["bijou.route.instance"] != "web-1" || attrs["bijou.gateway.route"] != "web" ||
+				attrs["url.path"] != "/a" {
 				t.Errorf("attributes: %v", attrs)
 			}
 			if retried && (attrs["bijou.gateway.attempts"] != "2" || attrs["http.request.resend_count"] != "1") {
@@ -161,8 +159,8 @@ func TestTrace(t *testing.T) {
 	}
 }
 
-// TestCloseWhileBusy closes an edge while clients and origins hang.
-func TestCloseWhileBusy(t *testing.T) {
+// Close returns while clients and origins do not respond.
+func TestCloseEndsRequestsInProgress(t *testing.T) {
 	w := newWorld(t, toWeb)
 	reached := make(chan struct{}, 2)
 	w.origin("web", "web-1", "", http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {

@@ -26,7 +26,7 @@ import (
 
 const toWeb = `[{"name":"web","match":{"prefix":"/"},"to":[{"service":"web"}]}]`
 
-func TestPassesRequestsAndAnswers(t *testing.T) {
+func TestRequestsAndResponsesPassUnchanged(t *testing.T) {
 	w := newWorld(t, toWeb)
 	w.origin("web", "web-1", "v1", http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
 		body, err := io.ReadAll(r.Body)
@@ -60,8 +60,8 @@ func TestPassesRequestsAndAnswers(t *testing.T) {
 	}
 }
 
-// TestHeaders compares what a client sends with what the origin gets.
-func TestHeaders(t *testing.T) {
+// Hop-by-hop fields and fields of the platform are removed, and those of the edge are added.
+func TestHeadersThatTheOriginGets(t *testing.T) {
 	w := newWorld(t,
 		`[{"name":"web","match":{"prefix":"/api"},"to":[{"service":"web"}],"rewrite":{"prefix":"/v2","host":"inner"}}]`)
 	var got http.Header
@@ -73,11 +73,12 @@ func TestHeaders(t *testing.T) {
 		rw.Header().Set("X-Bijou-Fault", "gateway")
 	}))
 	res := w.get("http://shop/api/x",
-		"Connection", "X-Secret, keep-alive", "X-Secret", "1", "Keep-Alive", "5", "Te", "gzip", "Proxy-Authorization", "x",
+		"Connection", "X-Secret, keep-alive", "X-Secret", "1", "Keep-Alive", "5", "Te", "gzip",
+		"Proxy-Authorization", "x",
 		"X-Forwarded-For", "1.2.3.4", "X-Forwarded-Proto", "https", "X-Forwarded-Host", "evil", "X-Forwarded-Port", "1",
-		"Forwarded", "for=1.2.3.4", "X-Real-Ip", "1.2.3.4", "X-Bijou-Pin", "web=v2", "X-Bijou-Priority", "100", "Baggage",
-		"a=b",
-		"X-B3-Traceid", "463ac35c9f6413ad48485a3953bb6124", "X-B3-Spanid", "a2fb4a1d1a96d312", "X-B3-Sampled", "0",
+		"Forwarded", "for=1.2.3.4", "X-Real-Ip", "1.2.3.4", "X-Bijou-Pin", "web=v2", "X-Bijou-Priority", "100",
+		"Baggage", "a=b", "X-B3-Traceid", "463ac35c9f6413ad48485a3953bb6124", "X-B3-Spanid", "a2fb4a1d1a96d312",
+		"X-B3-Sampled", "0",
 		"Accept-Encoding", "br", "X-Own", "1", "X-Own", "2", "User-Agent", "")
 	for _, h := range []string{"Traceparent", "X-Request-Id"} {
 		if len(got[h]) != 1 {
@@ -86,10 +87,8 @@ func TestHeaders(t *testing.T) {
 		got.Del(h)
 	}
 	want := http.Header{
-		"X-Forwarded-For": {"client"}, "X-Forwarded-Host": {"shop"}, "X-Forwarded-Proto": {"http"}, "X-Own": {
-			"1",
-			"2",
-		}, "Accept-Encoding": {"br"},
+		"X-Forwarded-For": {"client"}, "X-Forwarded-Host": {"shop"}, "X-Forwarded-Proto": {"http"},
+		"X-Own": {"1", "2"}, "Accept-Encoding": {"br"},
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("what the origin saw (-want +got):\n%s", diff)
@@ -118,13 +117,14 @@ func TestForwardedByTrustedHops(t *testing.T) {
 		if c.hops == "0" {
 			proto = " http"
 		}
-		if got := w.get("http://x/", "X-Forwarded-For", c.sent, "X-Forwarded-Proto", "https").body; got != c.want+proto {
+		got := w.get("http://x/", "X-Forwarded-For", c.sent, "X-Forwarded-Proto", "https").body
+		if got != c.want+proto {
 			t.Errorf("%s hops, %q: the origin saw %q, want %q", c.hops, c.sent, got, c.want+proto)
 		}
 	}
 }
 
-func TestRequestID(t *testing.T) {
+func TestValidRequestIDsAreKept(t *testing.T) {
 	w := newWorld(t, toWeb)
 	w.origin("web", "web-1", "", http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
 		_, _ = io.WriteString(rw, r.Header.Get("X-Request-Id"))
@@ -138,8 +138,8 @@ func TestRequestID(t *testing.T) {
 	}
 }
 
-// TestEventsPass holds that an event reaches the client before the next one is made.
-func TestEventsPass(t *testing.T) {
+// An event reaches the client before the next one is sent.
+func TestEventsAreNotBuffered(t *testing.T) {
 	for _, h2 := range []bool{false, true} {
 		w := newWorld(t, `[{"name":"web","to":[{"service":"web"}],"timeout":{"total":"30s"}}]`)
 		next := make(chan string)
@@ -176,9 +176,8 @@ func TestEventsPass(t *testing.T) {
 	}
 }
 
-// TestALostPacketIsNoDeadInstance holds that an instance is reached although the first packet to it was lost: the
-// kernel sends it again after a second (RFC 6298).
-func TestALostPacketIsNoDeadInstance(t *testing.T) {
+// Connecting succeeds although the first packet was lost: the kernel sends it again after a second (RFC 6298).
+func TestConnectingWaitsForARetransmission(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var w *world
 		late := func(ctx context.Context, kind, addr string) (net.Conn, error) {
@@ -190,35 +189,35 @@ func TestALostPacketIsNoDeadInstance(t *testing.T) {
 			}
 		}
 		w = worldWith(t, gateway.EdgeOptions{DialContext: late}, toWeb)
-		w.origin("web", "web-1", "", says("hello"))
+		w.origin("web", "web-1", "", responds("hello"))
 		if res := w.get("http://x/"); res.StatusCode != http.StatusOK {
 			t.Errorf("got %d %s", res.StatusCode, res.body)
 		}
 	})
 }
 
-func TestRetriesGoElsewhere(t *testing.T) {
+func TestRetriesUseAnotherInstance(t *testing.T) {
 	reset := http.HandlerFunc(func(http.ResponseWriter, *http.Request) { panic(http.ErrAbortHandler) })
-	tired := http.HandlerFunc(func(rw http.ResponseWriter, _ *http.Request) {
+	outOfRetries := http.HandlerFunc(func(rw http.ResponseWriter, _ *http.Request) {
 		rw.Header().Set(errs.Pushback, "-1")
 		rw.WriteHeader(http.StatusServiceUnavailable)
 	})
 	for name, c := range map[string]struct {
 		method, body, header string
 		bad                  http.Handler // nil: refuses connections
-		want                 []int        // any of
+		want                 []int        // any of these
 		attempts             int
 	}{
-		"503":                 {"GET", "", "", answers(503), []int{200}, 2},
-		"503 after retries":   {"GET", "", "", tired, []int{503}, 1},
+		"503":                 {"GET", "", "", respondsStatus(503), []int{200}, 2},
+		"503 after retries":   {"GET", "", "", outOfRetries, []int{503}, 1},
 		"reset":               {"GET", "", "", reset, []int{200}, 2},
 		"refused":             {"GET", "", "", nil, []int{200}, 2},
-		"put with body":       {"PUT", "abc", "", answers(503), []int{200}, 2},
-		"500 is an answer":    {"GET", "", "", answers(500), []int{500}, 1},
-		"post is not safe":    {"POST", "abc", "", answers(503), []int{503}, 1},
+		"put with body":       {"PUT", "abc", "", respondsStatus(503), []int{200}, 2},
+		"500 is not retried":  {"GET", "", "", respondsStatus(500), []int{500}, 1},
+		"post is not safe":    {"POST", "abc", "", respondsStatus(503), []int{503}, 1},
 		"post was not sent":   {"POST", "abc", "", nil, []int{200}, 2},
 		"post with key":       {"POST", "abc", "Idempotency-Key", reset, []int{200}, 2},
-		"large put":           {"PUT", strings.Repeat("x", 100<<10), "", answers(503), []int{503}, 1},
+		"large put":           {"PUT", strings.Repeat("x", 100<<10), "", respondsStatus(503), []int{503}, 1},
 		"large put, not sent": {"PUT", strings.Repeat("x", 100<<10), "", nil, []int{200}, 2},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -235,7 +234,7 @@ func TestRetriesGoElsewhere(t *testing.T) {
 				w.origin("web", "bad", "", c.bad)
 			}
 			w.origin("web", "good", "", good)
-			// One of the two is drawn first. Ask until that was the bad one.
+			// The first instance is random. Repeat until it was the bad one.
 			for range 50 {
 				var h []string
 				if c.header != "" {
@@ -247,7 +246,8 @@ func TestRetriesGoElsewhere(t *testing.T) {
 					continue
 				}
 				if n := strings.Count(attempts, ";") + 1; n != c.attempts || res.StatusCode != c.want[0] {
-					t.Errorf("got %d after %s, want %d after %d attempts", res.StatusCode, attempts, c.want[0], c.attempts)
+					t.Errorf("got %d after %s, want %d after %d attempts", res.StatusCode, attempts, c.want[0],
+						c.attempts)
 				}
 				return
 			}
@@ -256,10 +256,11 @@ func TestRetriesGoElsewhere(t *testing.T) {
 	}
 }
 
-func TestVersionSplit(t *testing.T) {
-	w := newWorld(t, `[{"name":"web","sticky":"session","to":[{"service":"web","version":"v1","weight":90},{"service":"web","version":"v2","weight":10}]}]`)
-	w.origin("web", "web-1", "v1", says("v1"))
-	w.origin("web", "web-2", "v2", says("v2"))
+func TestRequestsAreSplitByWeight(t *testing.T) {
+	w := newWorld(t, `[{"name":"web","sticky":"session","to":[
+		{"service":"web","version":"v1","weight":90},{"service":"web","version":"v2","weight":10}]}]`)
+	w.origin("web", "web-1", "v1", responds("v1"))
+	w.origin("web", "web-2", "v2", responds("v2"))
 	c := w.client(false)
 	count := func(n int, header ...string) (v2 int) {
 		for range n {
@@ -269,7 +270,7 @@ func TestVersionSplit(t *testing.T) {
 		}
 		return v2
 	}
-	if v2 := count(2000); v2 < 120 || v2 > 290 { // 200 expected, the standard deviation is 13
+	if v2 := count(2000); v2 < 120 || v2 > 290 { // 200 expected, with a standard deviation of 13
 		t.Errorf("v2 got %d of 2000 requests at 10 %%", v2)
 	}
 	for i := range 20 {
@@ -277,13 +278,13 @@ func TestVersionSplit(t *testing.T) {
 			t.Errorf("session %d changed its version", i)
 		}
 	}
-	w.disc.Put("web", w.instances["web"][:1]) // the canary is gone
+	w.disc.Put("web", w.instances["web"][:1]) // the canary has no instance
 	if v2 := count(100); v2 != 0 {
-		t.Error("v2 answers without an instance")
+		t.Error("v2 has responded without an instance")
 	}
 }
 
-func TestPin(t *testing.T) {
+func TestPinChoosesAVersionWhenAllowed(t *testing.T) {
 	w := newWorld(t, toWeb)
 	saw := func(v string) http.Handler {
 		return http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
@@ -299,7 +300,7 @@ func TestPin(t *testing.T) {
 		}
 	}
 	if v1 == 0 {
-		t.Error("a pin that is not allowed was obeyed")
+		t.Error("a pin was used although pins are not allowed")
 	}
 	w.put("gateway.pin.allowed", "true")
 	for range 50 {
@@ -309,20 +310,21 @@ func TestPin(t *testing.T) {
 	}
 	if res := w.get("http://x/", "X-Bijou-Pin", "web=v3"); res.StatusCode != 503 ||
 		res.Header.Get("X-Bijou-Fault") != "origin_unreachable" {
-		t.Errorf("a version that is not there answered %d", res.StatusCode)
+		t.Errorf("a pinned version without an instance: status %d, want 503 origin_unreachable", res.StatusCode)
 	}
 }
 
-// TestFaults makes one failure of each kind.
+// Each kind of failure has its status and fault, in the response and in the access log.
 func TestFaults(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t, `[
-			{"name":"web","match":{"prefix":"/web"},"to":[{"service":"web"}],"timeout":{"header":"2s","total":"10s"},"retry":{"attempts":1}},
-			{"name":"gone","match":{"prefix":"/gone"},"to":[{"service":"gone"}]},
-			{"name":"dead","match":{"prefix":"/dead"},"to":[{"service":"dead"}]},
+			{"name":"web","match":{"prefix":"/web"},"to":[{"service":"web"}],
+				"timeout":{"header":"2s","total":"10s"},"retry":{"attempts":1}},
+			{"name":"empty","match":{"prefix":"/empty"},"to":[{"service":"empty"}]},
+			{"name":"refusing","match":{"prefix":"/refusing"},"to":[{"service":"refusing"}]},
 			{"name":"open","match":{"prefix":"/open"},"to":[{"service":"web"}]}
 		]`, "circuit.web.open.forceOpen", "true", "circuit.default.breakerEnabled", "false", "gateway.maxBody", "10")
-		w.register("dead", "dead-1", "", "dead-1:80")
+		w.register("refusing", "refusing-1", "", "refusing-1:80")
 		w.origin("web", "web-1", "v1", http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
 			switch r.URL.Path {
 			case "/web/slow":
@@ -338,7 +340,7 @@ func TestFaults(t *testing.T) {
 				panic(http.ErrAbortHandler)
 			case "/web/reset":
 				panic(http.ErrAbortHandler)
-			case "/web/nonsense":
+			case "/web/invalid":
 				conn, _, _ := http.NewResponseController(rw).Hijack()
 				_, _ = io.WriteString(conn, "what?\r\n\r\n")
 				conn.Close()
@@ -365,10 +367,10 @@ func TestFaults(t *testing.T) {
 			{"/web/drip", "origin_timeout", 200, true},
 			{"/web/cut", "origin_error", 200, true},
 			{"/web/reset", "origin_error", 502, false},
-			{"/web/nonsense", "origin_error", 502, false},
+			{"/web/invalid", "origin_error", 502, false},
 			{"/web/switch", "origin_error", 502, false},
-			{"/gone", "origin_unreachable", 503, false},
-			{"/dead", "origin_unreachable", 502, false},
+			{"/empty", "origin_unreachable", 503, false},
+			{"/refusing", "origin_unreachable", 502, false},
 			{"/open", "circuit", 503, false},
 			{"/nothing", "no_route", 404, false},
 			{"/web/../x", "client", 400, false},
@@ -410,8 +412,8 @@ func TestFaults(t *testing.T) {
 			res.Header.Get("X-Bijou-Fault") != "client" {
 			t.Errorf("a body that is too large: %d", res.StatusCode)
 		}
-		if res := w.get("http://x/open", "Accept", "text/html,*/*;q=0.8"); !strings.Contains(res.body, "<!doctype html>") ||
-			res.Header.Get("Retry-After") == "" {
+		res := w.get("http://x/open", "Accept", "text/html,*/*;q=0.8")
+		if !strings.Contains(res.body, "<!doctype html>") || res.Header.Get("Retry-After") == "" {
 			t.Errorf("a browser got %v %s", res.Header, res.body)
 		}
 	})
@@ -437,7 +439,7 @@ func (w *world) checkLog(path string, status int, fault string) {
 	w.t.Errorf("%s: no line in the access log", path)
 }
 
-func TestClientLeaves(t *testing.T) {
+func TestOriginIsCanceledWhenTheClientLeaves(t *testing.T) {
 	for _, h2 := range []bool{false, true} {
 		synctest.Test(t, func(t *testing.T) {
 			w := newWorld(t, toWeb)
@@ -456,35 +458,43 @@ func TestClientLeaves(t *testing.T) {
 				cancel()
 			}()
 			if _, err := w.client(h2).Do(req); err == nil {
-				t.Error("there was an answer")
+				t.Error("the canceled request got a response")
 			}
 			synctest.Wait()
 			if !canceled.Load() {
-				t.Errorf("h2 %v: the origin goes on", h2)
+				t.Errorf("h2 %v: the request to the origin was not canceled", h2)
 			}
 			w.checkLog("/", 499, "client_gone")
 		})
 	}
 }
 
-func TestSizes(t *testing.T) {
+func TestSizesAreLimited(t *testing.T) {
 	w := newWorld(t, toWeb)
 	w.origin("web", "web-1", "", http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
-		_,
-			_ = io.Copy(io.Discard, r.Body)
+		_, _ = io.Copy(io.Discard, r.Body)
 	}))
 	for name, c := range map[string]struct {
 		in   string
 		want int
 	}{
-		"fields":      {"GET / HTTP/1.1\r\nHost: x\r\n" + strings.Repeat("A: b\r\n", 99) + "Connection: close\r\n\r\n", 431},
-		"most fields": {"GET / HTTP/1.1\r\nHost: x\r\n" + strings.Repeat("A: b\r\n", 98) + "Connection: close\r\n\r\n", 200},
-		"header":      {"GET / HTTP/1.1\r\nHost: x\r\nA: " + strings.Repeat("b", 32<<10) + "\r\n\r\n", 431},
+		"fields": {
+			"GET / HTTP/1.1\r\nHost: x\r\n" + strings.Repeat("A: b\r\n", 99) + "Connection: close\r\n\r\n",
+			431,
+		},
+		"most fields": {
+			"GET / HTTP/1.1\r\nHost: x\r\n" + strings.Repeat("A: b\r\n", 98) + "Connection: close\r\n\r\n",
+			200,
+		},
+		"header": {"GET / HTTP/1.1\r\nHost: x\r\nA: " + strings.Repeat("b", 32<<10) + "\r\n\r\n", 431},
 		"most header": {"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\nA: " + strings.Repeat("b", 32<<10-55) +
 			"\r\n\r\n", 200},
-		"endless":     {"GET / HTTP/1.1\r\nHost: x\r\nA: " + strings.Repeat("b", 100<<10), 431},
-		"URL":         {"GET /" + strings.Repeat("a", 8<<10) + " HTTP/1.1\r\nHost: x\r\n\r\n", 414},
-		"most URL":    {"GET /" + strings.Repeat("a", 8<<10-1) + " HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n", 200},
+		"endless": {"GET / HTTP/1.1\r\nHost: x\r\nA: " + strings.Repeat("b", 100<<10), 431},
+		"URL":     {"GET /" + strings.Repeat("a", 8<<10) + " HTTP/1.1\r\nHost: x\r\n\r\n", 414},
+		"most URL": {
+			"GET /" + strings.Repeat("a", 8<<10-1) + " HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n",
+			200,
+		},
 		"endless URL": {"GET /" + strings.Repeat("a", 100<<10), 414},
 		"body":        {"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 10485761\r\n\r\n", 413},
 		"chunks": {"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n" +
@@ -507,8 +517,8 @@ func TestSizes(t *testing.T) {
 	}
 }
 
-// TestSlowClients holds that nobody keeps a connection by being slow.
-func TestSlowClients(t *testing.T) {
+// A slow client is disconnected within its time limit.
+func TestSlowClientsAreDisconnected(t *testing.T) {
 	for name, c := range map[string]struct {
 		start, drip string
 		want        []int
@@ -529,8 +539,7 @@ func TestSlowClients(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				w := newWorld(t, toWeb)
 				w.origin("web", "web-1", "", http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
-					_,
-						_ = io.Copy(io.Discard, r.Body)
+					_, _ = io.Copy(io.Discard, r.Body)
 				}))
 				conn := w.dial()
 				begin := time.Now()
@@ -555,7 +564,7 @@ func TestSlowClients(t *testing.T) {
 					got = append(got, res.StatusCode)
 				}
 				if took := time.Since(begin); took > c.within {
-					t.Errorf("held for %v", took)
+					t.Errorf("the connection was open for %v, want at most %v", took, c.within)
 				}
 				if diff := cmp.Diff(c.want, got); diff != "" {
 					t.Errorf("statuses (-want +got):\n%s", diff)
@@ -565,8 +574,8 @@ func TestSlowClients(t *testing.T) {
 	}
 }
 
-// TestSlowReaders holds that a client that takes nothing is cut off, and that the origin is let go.
-func TestSlowReaders(t *testing.T) {
+// A client that does not read is disconnected, and its request to the origin ends.
+func TestClientsThatDoNotReadAreDisconnected(t *testing.T) {
 	for _, h2 := range []bool{false, true} {
 		synctest.Test(t, func(t *testing.T) {
 			w := newWorld(t, `[{"name":"web","to":[{"service":"web"}],"timeout":{"total":"0s"}}]`)
@@ -591,7 +600,7 @@ func TestSlowReaders(t *testing.T) {
 			}
 			<-freed
 			if took := time.Since(begin); took > 15*time.Second {
-				t.Errorf("h2 %v: held for %v", h2, took)
+				t.Errorf("h2 %v: the request to the origin took %v, want at most 15 s", h2, took)
 			}
 		})
 	}
@@ -605,9 +614,9 @@ func mustRequest(t *testing.T) *http.Request {
 	return req
 }
 
-func TestConnectionLimits(t *testing.T) {
+func TestConnectionsOfOneClientAreLimited(t *testing.T) {
 	w := newWorld(t, toWeb, "gateway.maxConnectionsPerClient", "2")
-	w.origin("web", "web-1", "", says("ok"))
+	w.origin("web", "web-1", "", responds("ok"))
 	first, second := w.dial(), w.dial()
 	for _, c := range []net.Conn{first, second} {
 		_, _ = io.WriteString(c, ok)
@@ -616,7 +625,7 @@ func TestConnectionLimits(t *testing.T) {
 		}
 	}
 	if _, err := w.dial().Read(make([]byte, 1)); err == nil {
-		t.Error("a third connection was taken")
+		t.Error("a third connection was accepted")
 	}
 	w.put("gateway.maxConnectionsPerClient", "3")
 	if got, _ := w.raw("GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"); len(got) != 1 || got[0] != 200 {
@@ -624,12 +633,11 @@ func TestConnectionLimits(t *testing.T) {
 	}
 }
 
-// TestSwapUnderLoad changes the routes while requests run: none may fail, and each must be answered by a service that
-// one of the tables names.
-func TestSwapUnderLoad(t *testing.T) {
+// Routes can be changed while requests run: none fails, and each gets a response of a service in one of the tables.
+func TestRoutesChangeUnderLoad(t *testing.T) {
 	w := newWorld(t, toWeb)
-	w.origin("web", "web-1", "", says("web"))
-	w.origin("shop", "shop-1", "", says("shop"))
+	w.origin("web", "web-1", "", responds("web"))
+	w.origin("shop", "shop-1", "", responds("shop"))
 	ctx, stop := context.WithCancel(t.Context())
 	var done sync.WaitGroup
 	answered := make(chan struct{})
@@ -637,7 +645,8 @@ func TestSwapUnderLoad(t *testing.T) {
 		c := w.client(false)
 		done.Go(func() {
 			for ctx.Err() == nil {
-				if res := w.do(c, "GET", "http://x/", nil); res.StatusCode != 200 || res.body != "web" && res.body != "shop" {
+				if res := w.do(c, "GET", "http://x/", nil); res.StatusCode != 200 || res.body != "web" &&
+					res.body != "shop" {
 					t.Errorf("got %d %s", res.StatusCode, res.body)
 					return
 				}
@@ -649,13 +658,14 @@ func TestSwapUnderLoad(t *testing.T) {
 		})
 	}
 	for i := range 200 {
-		w.put("gateway.routes", strings.ReplaceAll(toWeb, `"service":"web"`, `"service":"`+[]string{"shop", "web"}[i%2]+`"`))
+		w.put("gateway.routes",
+			strings.ReplaceAll(toWeb, `"service":"web"`, `"service":"`+[]string{"shop", "web"}[i%2]+`"`))
 		for range 4 {
 			<-answered
 		}
 	}
 	if err := w.set.Put("gateway.routes", `[{"name":"bad","to":[]}]`); err == nil {
-		t.Error("a bad table was taken")
+		t.Error("an invalid table was accepted")
 	}
 	stop()
 	done.Wait()
@@ -664,7 +674,7 @@ func TestSwapUnderLoad(t *testing.T) {
 	}
 }
 
-func TestDrain(t *testing.T) {
+func TestStopWaitsForRequests(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t, toWeb)
 		release := make(chan struct{})
@@ -672,7 +682,7 @@ func TestDrain(t *testing.T) {
 			<-release
 			_, _ = io.WriteString(rw, "whole")
 		}))
-		_ = w.dial() // says nothing; must not hold the stop up
+		_ = w.dial() // an unused connection must not delay the stop
 		results := make(chan answer, 2)
 		for _, h2 := range []bool{false, true} {
 			c := w.client(h2)
@@ -688,7 +698,7 @@ func TestDrain(t *testing.T) {
 		}()
 		time.Sleep(time.Second)
 		if _, err := w.net.DialContext(t.Context(), "tcp", "edge:80"); err == nil {
-			t.Error("a stopping edge takes connections")
+			t.Error("a stopping edge accepts connections")
 		}
 		close(release)
 		for range 2 {
@@ -705,9 +715,9 @@ func TestDrain(t *testing.T) {
 	})
 }
 
-func TestRoutesPage(t *testing.T) {
+func TestRoutesPageShowsTheTableInUse(t *testing.T) {
 	w := newWorld(t, toWeb)
-	w.origin("web", "web-1", "v1", says("ok"))
+	w.origin("web", "web-1", "v1", responds("ok"))
 	rec := newRecorder()
 	w.edge.RoutesHandler().ServeHTTP(rec, mustRequest(t))
 	httpapitest.Check(t, w.edge.RoutesHandler(), "GET", "/routes", "")
@@ -727,9 +737,9 @@ func TestRoutesPage(t *testing.T) {
 	}
 }
 
-// TestInstanceDiesUnderLoad kills one of three instances, connections and all, while requests run. Discovery does not
-// notice. No request may fail.
-func TestInstanceDiesUnderLoad(t *testing.T) {
+// One of three instances stops with all of its connections while requests run, and discovery still lists it. No request
+// fails.
+func TestNoRequestFailsWhenAnInstanceStops(t *testing.T) {
 	w := newWorld(t, toWeb, "retry.backoff.base", "1ms", "gateway.accessLog", "errors")
 	warm := make(chan struct{})
 	var served atomic.Int64
@@ -761,13 +771,13 @@ func TestInstanceDiesUnderLoad(t *testing.T) {
 	}
 	done.Wait()
 	if w.metric("bijou_gateway_retries_total") == 0 {
-		t.Error("there was nothing to try again")
+		t.Error("no request was retried")
 	}
 }
 
-// TestOriginConnections follows connections to an origin: they are used again, also after answers without a body and
-// with interim answers before them, and one that the origin has closed meanwhile fails no request.
-func TestOriginConnections(t *testing.T) {
+// Connections to an origin are reused, also after responses without a body and after 1xx responses. No request fails
+// because the origin has closed an idle connection.
+func TestOriginConnectionsAreReused(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t, `[{"name":"web","to":[{"service":"web"}]}]`)
 		var opened atomic.Int64
@@ -812,12 +822,12 @@ func TestOriginConnections(t *testing.T) {
 				}
 			}
 		}
-		time.Sleep(25 * time.Second) // the origin closes it, the edge does not look
+		time.Sleep(25 * time.Second) // the origin has closed the idle connection
 		if res := w.do(c, "GET", "http://x/", nil); res.body != "ok" {
 			t.Errorf("after the origin closed the connection: %d", res.StatusCode)
 		}
 		if res := w.do(c, "GET", "http://x/header", nil); res.StatusCode != 502 {
-			t.Errorf("a header without an end: %d", res.StatusCode)
+			t.Errorf("a header of the origin that is too large: %d, want 502", res.StatusCode)
 		}
 	})
 }

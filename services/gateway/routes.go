@@ -18,23 +18,22 @@ import (
 // that are equally specific. The zero value routes nothing.
 type Routes []Route
 
-// Route says where the requests that match it go. Name, and at least one target, are required.
+// Route is a condition on requests, and where matching ones are sent. Name, and at least one target, are required.
 type Route struct {
 	// Name is what metrics, logs, spans and circuits call the route: letters, digits, dashes and underscores.
 	Name string `json:"name"`
-	// Match says which requests. The zero value: all.
+	// Match is the condition. The zero value: all requests.
 	Match Match `json:"match,omitzero"`
 	// To lists the targets. With several, weights say how requests are split.
 	To []Target `json:"to"`
 	// Rewrite changes the request on its way. The zero value: nothing.
 	Rewrite Rewrite `json:"rewrite,omitzero"`
-	// Timeout bounds how long a request may take. The zero value: the settings gateway.timeout.*.
+	// Timeout limits how long a request may take. The zero value: the settings gateway.timeout.*.
 	Timeout Timeout `json:"timeout,omitzero"`
-	// Retry says when a request is tried again. The zero value: up to 3 attempts where that is safe.
+	// Retry is when a request is sent again. The zero value: up to 3 attempts where that is safe.
 	Retry Retry `json:"retry,omitzero"`
-	// Criticality says how much it hurts when requests of this route are not served: CRITICAL_PLUS, CRITICAL,
-	// SHEDDABLE_PLUS or SHEDDABLE, which are shed first when there is too much to do. It goes with the request to every
-	// service. Empty: CRITICAL.
+	// Criticality is CRITICAL_PLUS, CRITICAL, SHEDDABLE_PLUS or SHEDDABLE. Under overload, requests of the least
+	// critical routes are shed first. It is sent with the request to every service. Empty: CRITICAL.
 	Criticality string `json:"criticality,omitempty"`
 	// Sticky names a cookie: requests with the same value go to the same target while the weights stay as they are.
 	// Empty, or a request without the cookie: each request draws its target.
@@ -45,7 +44,7 @@ type Route struct {
 
 // Match is a condition on requests. All parts that are set must hold; the zero value holds for every request.
 type Match struct {
-	// Host is a host name, or "*.example.org" for all names below it. Ports play no part. Empty: any host.
+	// Host is a host name, or "*.example.org" for all names below it. Ports are ignored. Empty: any host.
 	Host string `json:"host,omitempty"`
 	// Path is the whole path. At most one of Path and Prefix may be set.
 	Path string `json:"path,omitempty"`
@@ -116,13 +115,13 @@ const (
 //go:embed routes.schema.json
 var routesSchema string
 
-// JSONSchema is by what the config service judges routes when they are published. It refuses nothing that Validate
-// takes; what it cannot say is a condition on two routes, such as two of one name: that, the edge says when it gets
-// them.
+// JSONSchema is the schema by which the config service checks routes when they are published. It accepts all that
+// Validate accepts. It cannot express conditions on two routes, such as two of the same name: those are checked by the
+// edge when it gets the routes.
 func (Routes) JSONSchema() string { return routesSchema }
 
-// Validate says what is wrong with the routes, naming the route and the field. It also refuses routes that could never
-// be reached because another one takes all of their requests.
+// Validate returns an error that names the route and the field. It also refuses a route that no request can reach,
+// because another one takes all of its requests.
 func (r Routes) Validate() error {
 	_, err := compile(r)
 	return err
@@ -153,7 +152,7 @@ func (r *Routes) String() string {
 	}
 	text, err := json.Marshal(*r)
 	if err != nil {
-		return err.Error() // cannot be: the type holds nothing that JSON lacks
+		return err.Error() // cannot happen: all fields can be encoded
 	}
 	return string(text)
 }
@@ -239,7 +238,7 @@ func (r *Route) validateTargets() *violation {
 		}
 		switch {
 		case t.Endpoint == "admin":
-			return bad(field+"endpoint", "must not be admin: the edge leads to no admin page")
+			return bad(field+"endpoint", "must not be admin: admin pages are not served by the edge")
 		case t.Weight < 0 || t.Weight > maxWeight:
 			return bad(field+"weight", "must be 0 to %d, is %d", maxWeight, t.Weight)
 		}
@@ -263,8 +262,8 @@ func (r *Route) validateRewrite() *violation {
 			return bad("rewrite.prefix", "needs match.prefix")
 		}
 		if checkPath(p) != nil || strings.ContainsAny(p, "%?#") {
-			return bad("rewrite.prefix", "must begin with / and hold no query, no escapes, no empty and no dot segments, is %q",
-				p)
+			return bad("rewrite.prefix",
+				"must begin with / and hold no query, no escapes, no empty and no dot segments, is %q", p)
 		}
 	}
 	if h := r.Rewrite.Host; h != "" && !isHost(h) {

@@ -24,7 +24,7 @@ func parse(t testing.TB, text string) gateway.Routes {
 	return r
 }
 
-func TestMatching(t *testing.T) {
+func TestMostSpecificRouteMatches(t *testing.T) {
 	routes := parse(t, `[
 		{"name":"all","to":[{"service":"s"}]},
 		{"name":"api","match":{"prefix":"/api"},"to":[{"service":"s"}]},
@@ -32,9 +32,11 @@ func TestMatching(t *testing.T) {
 		{"name":"api-v1","match":{"prefix":"/api/v1"},"to":[{"service":"s"}]},
 		{"name":"api-exact","match":{"path":"/api/v1/exact"},"to":[{"service":"s"}]},
 		{"name":"api-post","match":{"prefix":"/api/v1","methods":["POST","PUT"]},"to":[{"service":"s"}]},
-		{"name":"api-header","match":{"prefix":"/api/v1","headers":[{"name":"x-a","value":"1"}]},"to":[{"service":"s"}]},
+		{"name":"api-header","match":{"prefix":"/api/v1","headers":[{"name":"x-a","value":"1"}]},
+			"to":[{"service":"s"}]},
 		{"name":"api-present","match":{"prefix":"/api/v1","headers":[{"name":"X-A"}]},"to":[{"service":"s"}]},
-		{"name":"api-two","match":{"prefix":"/api/v1","headers":[{"name":"x-a"},{"name":"x-b"}]},"to":[{"service":"s"}]},
+		{"name":"api-two","match":{"prefix":"/api/v1","headers":[{"name":"x-a"},{"name":"x-b"}]},
+			"to":[{"service":"s"}]},
 		{"name":"host","match":{"host":"A.Example.org"},"to":[{"service":"s"}]},
 		{"name":"below","match":{"host":"*.example.org"},"to":[{"service":"s"}]},
 		{"name":"deep","match":{"host":"*.deep.example.org"},"to":[{"service":"s"}]},
@@ -84,7 +86,7 @@ func TestRoutesAreRefused(t *testing.T) {
 	p := declared(t)
 	for _, c := range []struct {
 		routes, want string
-		late         bool // only the edge can say so, not the schema by which the config service judges
+		late         bool // only the edge refuses it, not the schema in the config service
 	}{
 		{`[{"name":"",` + to + `}]`, "routes[0].name", false},
 		{`[{"name":"a b",` + to + `}]`, "routes[0].name", false},
@@ -92,7 +94,10 @@ func TestRoutesAreRefused(t *testing.T) {
 		{`[{"name":"a","to":[]}]`, "routes[0].to", false},
 		{`[{"name":"a","to":[{"service":"s","endpoint":"admin"}]}]`, "admin", false},
 		{`[{"name":"a","to":[{"service":"S/x"}]}]`, "to[0].service", false},
-		{`[{"name":"a","to":[{"service":"s","version":"v1"},{"service":"s","version":"v2"}]}]`, "must have weights", false},
+		{
+			`[{"name":"a","to":[{"service":"s","version":"v1"},{"service":"s","version":"v2"}]}]`, "must have weights",
+			false,
+		},
 		{`[{"name":"a","to":[{"service":"s","weight":1},{"service":"s","weight":1}]}]`, "twice", true},
 		{`[{"name":"a","to":[{"service":"s","weight":-1}]}]`, "weight", false},
 		{`[{"name":"a","match":{"prefix":"a"},` + to + `}]`, "match", false},
@@ -109,13 +114,15 @@ func TestRoutesAreRefused(t *testing.T) {
 		{`[{"name":"a","timeout":{"total":"soon"},` + to + `}]`, "timeout.total", false},
 		{`[{"name":"a","retry":{"attempts":11},` + to + `}]`, "retry.attempts", false},
 		{`[{"name":"a","sticky":"a b",` + to + `}]`, "sticky", false},
-		// The same, and out of reach.
+		// The same conditions, and routes that no request can reach.
 		{
-			`[{"name":"a","match":{"prefix":"/"},` + to + `},{"name":"b",` + to + `}]`, `is the same as that of route "a"`,
+			`[{"name":"a","match":{"prefix":"/"},` + to + `},{"name":"b",` + to +
+				`}]`, `is the same as that of route "a"`,
 			true,
 		},
 		{
-			`[{"name":"a","match":{"methods":["GET","PUT"]},` + to + `},{"name":"b","match":{"methods":["PUT"]},` + to + `}]`,
+			`[{"name":"a","match":{"methods":["GET","PUT"]},` + to + `},{"name":"b","match":{"methods":["PUT"]},` + to +
+				`}]`,
 			`route "a" takes all`, true,
 		},
 		{`[{"name":"a","match":{"headers":[{"name":"X"}]},` + to +
@@ -126,7 +133,7 @@ func TestRoutesAreRefused(t *testing.T) {
 			t.Errorf("%s: error %v, want one with %q", c.routes, err, c.want)
 		}
 		if err := p.Check(c.routes); (err != nil) == c.late {
-			t.Errorf("%s: when it is published the error is %v, want one: %t", c.routes, err, !c.late)
+			t.Errorf("%s: the schema gives the error %v, want an error: %t", c.routes, err, !c.late)
 		}
 	}
 }
@@ -163,7 +170,7 @@ func TestRoutesAreAFlag(t *testing.T) {
 	var r gateway.Routes
 	for _, text := range []string{`{}`, `[{"nam":"a"}]`, toWeb + toWeb, `[{"name":"a","to":[]}]`} {
 		if err := r.Set(text); err == nil {
-			t.Errorf("%s was taken", text)
+			t.Errorf("%s was accepted", text)
 		}
 	}
 	if err := r.Set(toWeb); err != nil {
@@ -175,7 +182,7 @@ func TestRoutesAreAFlag(t *testing.T) {
 	}
 }
 
-func TestPaths(t *testing.T) {
+func TestAmbiguousPathsAreRefused(t *testing.T) {
 	for _, good := range []string{
 		"/", "/a", "/a/", "/a/b.c", "/.well-known/x", "/...", "/a..b", "/%C3%A9", "/a%20b",
 		"/a;b=c", "/a=b&c", "/%41",
@@ -184,13 +191,15 @@ func TestPaths(t *testing.T) {
 			t.Errorf("%s: %v", good, err)
 		}
 	}
-	for _, evil := range []string{
-		"", "a", "*", "//", "//a", "/a//b", "/.", "/..", "/./a", "/a/.", "/a/..", "/a/../b", "/%2e%2e/a", "/.%2E/a", "/%2e",
+	for _, bad := range []string{
+		"", "a", "*", "//", "//a", "/a//b", "/.", "/..", "/./a", "/a/.", "/a/..", "/a/../b", "/%2e%2e/a", "/.%2E/a",
+		"/%2e",
 		"/a/..;/b", "/..;x=y/b", "/.;/",
-		"/a%2fb", "/a%2Fb", "/a%5cb", "/a\\b", "/%00", "/%0a", "/%7f", "/%", "/%4", "/%zz", "/a b", "/a\x00b", "/a%2f..%2fb",
+		"/a%2fb", "/a%2Fb", "/a%5cb", "/a\\b", "/%00", "/%0a", "/%7f", "/%", "/%4", "/%zz", "/a b", "/a\x00b",
+		"/a%2f..%2fb",
 	} {
-		if gateway.CheckPath(evil) == nil {
-			t.Errorf("%s was taken", evil)
+		if gateway.CheckPath(bad) == nil {
+			t.Errorf("%s was accepted", bad)
 		}
 	}
 	for _, c := range []struct{ path, prefix, to, want string }{
@@ -209,12 +218,14 @@ func TestPaths(t *testing.T) {
 	}
 }
 
-// FuzzRoutes holds that what Validate takes can be used, that the index finds what trying all routes finds, and that no
-// route of a valid table is without a request of its own.
+// FuzzRoutes: routes that Validate accepts can be used and published, the index finds the same route as trying all, and
+// each route of a valid table is reached by a request.
 func FuzzRoutes(f *testing.F) {
 	f.Add(toWeb, "x", "/", "GET")
-	f.Add(`[{"name":"a","match":{"host":"*.x.y","prefix":"/a"},"to":[{"service":"s"}]},{"name":"b","match":{"path":"/a"},"to":[{"service":"s"}]}]`, "z.x.y", "/a/b", "PUT")
-	f.Add(`[{"name":"a","match":{"methods":["GET"],"headers":[{"name":"q","value":"1"}]},"to":[{"service":"s","weight":1},{"service":"s","version":"2"}]}]`, "", "/", "GET")
+	f.Add(`[{"name":"a","match":{"host":"*.x.y","prefix":"/a"},"to":[{"service":"s"}]},
+		{"name":"b","match":{"path":"/a"},"to":[{"service":"s"}]}]`, "z.x.y", "/a/b", "PUT")
+	f.Add(`[{"name":"a","match":{"methods":["GET"],"headers":[{"name":"q","value":"1"}]},
+		"to":[{"service":"s","weight":1},{"service":"s","version":"2"}]}]`, "", "/", "GET")
 	f.Add(everything, "a.x.y", "/a", "GET")
 	p := declared(f)
 	f.Fuzz(func(t *testing.T, text, host, path, method string) {
@@ -222,8 +233,8 @@ func FuzzRoutes(f *testing.F) {
 		if json.Unmarshal([]byte(text), &routes) != nil || routes.Validate() != nil {
 			return
 		}
-		if got, want := gateway.Find(routes, host, path, method, nil), gateway.Slow(routes, host, path, method,
-			nil); got != want {
+		if got, want := gateway.Find(routes, host, path, method, nil), gateway.FindWithoutIndex(routes, host, path,
+			method, nil); got != want {
 			t.Errorf("%s %s%s: %q by the index, %q without", method, host, path, got, want)
 		}
 		for _, r := range routes {
@@ -234,11 +245,11 @@ func FuzzRoutes(f *testing.F) {
 			for _, c := range r.Match.Headers {
 				value := c.Value
 				if value == "" {
-					value = "any value at all"
+					value = "any value"
 				}
 				h.Add(c.Name, value)
 			}
-			host := strings.Replace(r.Match.Host, "*", "some-name-of-its-own", 1)
+			host := strings.Replace(r.Match.Host, "*", "some-name", 1)
 			path := r.Match.Path
 			if path == "" {
 				path = r.Match.Prefix
@@ -247,7 +258,7 @@ func FuzzRoutes(f *testing.F) {
 				path = "/"
 			}
 			if gateway.Find(routes, host, path, m, h) == "" {
-				t.Errorf("route %q of %s takes nothing", r.Name, text)
+				t.Errorf("no request reaches route %q of %s", r.Name, text)
 			}
 		}
 		var again gateway.Routes
@@ -255,13 +266,13 @@ func FuzzRoutes(f *testing.F) {
 			t.Errorf("reading back %s: %v", routes.String(), err)
 		}
 		if err := p.Check(routes.String()); err != nil {
-			t.Errorf("what the edge takes cannot be published: %s: %v", routes.String(), err)
+			t.Errorf("routes that the edge accepts cannot be published: %s: %v", routes.String(), err)
 		}
 	})
 }
 
-// FuzzPath holds that a path that is taken means one thing: no segment is a dot segment in any reading, and a rewritten
-// one stays clean.
+// FuzzPath: an accepted path has only one meaning. No segment is a dot segment after any number of decodings, and a
+// rewritten path is accepted, too.
 func FuzzPath(f *testing.F) {
 	for _, s := range []string{"/a/b", "/%2e%2e/", "/..;/a", "/a%2fb", "//"} {
 		f.Add(s)
@@ -273,26 +284,26 @@ func FuzzPath(f *testing.F) {
 		if got := gateway.ReplacePrefix(path, 1, "/x"); gateway.CheckPath(got) != nil {
 			t.Errorf("%q became %q", path, got)
 		}
-		for strings.Contains(path, "%") { // as often as somebody may decode it
+		for strings.Contains(path, "%") { // servers may decode it more than once
 			plain := unescapeOnce(path)
 			if plain == path {
 				break
 			}
-			if strings.Contains(path, "%25") { // what is escaped twice is the business of who decodes twice
+			if strings.Contains(path, "%25") { // the edge does not check what is escaped twice
 				return
 			}
 			path = plain
 		}
 		if strings.ContainsAny(path, "\\\x00\r\n") {
-			t.Errorf("%q was taken", path)
+			t.Errorf("%q was accepted", path)
 		}
 		for i, segment := range strings.Split(path, "/") {
 			segment, _, _ = strings.Cut(segment, ";")
 			if segment == "." || segment == ".." {
-				t.Errorf("%q was taken", path)
+				t.Errorf("%q was accepted", path)
 			}
 			if i > 0 && segment == "" && strings.Contains(path, "//") {
-				t.Errorf("%q was taken", path)
+				t.Errorf("%q was accepted", path)
 			}
 		}
 	})
@@ -314,11 +325,13 @@ func unescapeOnce(s string) string {
 }
 
 // everything is a table that uses each field.
-const everything = `[{"name":"a","match":{"host":"*.x.y","prefix":"/a","methods":["GET"],"headers":[{"name":"q","value":"1"}]},
-	"to":[{"service":"s","endpoint":"grpc","version":"v1","weight":1},{"service":"s"}],"rewrite":{"prefix":"/","host":"z:80"},
-	"timeout":{"header":"1.5s","total":"1m30s"},"retry":{"attempts":2,"methods":["POST"]},"criticality":"SHEDDABLE","sticky":"id","maxBody":-1}]`
+const everything = `[{"name":"a","match":{"host":"*.x.y","prefix":"/a","methods":["GET"],
+		"headers":[{"name":"q","value":"1"}]},
+	"to":[{"service":"s","endpoint":"grpc","version":"v1","weight":1},{"service":"s"}],
+	"rewrite":{"prefix":"/","host":"z:80"}, "timeout":{"header":"1.5s","total":"1m30s"},
+	"retry":{"attempts":2,"methods":["POST"]},"criticality":"SHEDDABLE","sticky":"id","maxBody":-1}]`
 
-// declared is the setting as the config service knows it.
+// declared is the setting as it is declared at the config service.
 func declared(t testing.TB) *config.Property {
 	t.Helper()
 	p, err := config.ParseProperty(&configv1.Property{

@@ -30,20 +30,20 @@ import (
 // What an attempt returns to retry.Do.
 var (
 	errFinal   = errs.Errorf(errs.Internal, "another attempt would not help")
-	errAgain   = errs.Errorf(errs.Unavailable, "another instance may do better")
+	errAgain   = errs.Errorf(errs.Unavailable, "another instance may answer")
 	errNotSent = errs.Errorf(errs.Unavailable, "no instance has seen the request").Because(retry.ReasonNotSent)
 )
 
-// errBody replaces a response that came although the request's body is wrong. explain returns what is wrong with it.
+// errBody replaces a response to a request whose body is invalid. explain returns the reason.
 var errBody = errors.New("the client's body is wrong")
 
 // errLate ends an attempt whose time is over.
-var errLate = errors.New("the time for the answer is over")
+var errLate = errors.New("the time for the response is over")
 
 // send makes attempts until x.res is an answer for the client, or returns why there is none.
 func (x *exchange) send() (f *failure) {
 	policy := retry.Policy{Budget: x.target.origin.budget, Idempotent: x.repeatable}
-	_ = retry.Do(x.r.Context(), policy, func(ctx context.Context, n int) error { // f and x.res say it better
+	_ = retry.Do(x.r.Context(), policy, func(ctx context.Context, n int) error { // f and x.res have more than the error
 		var again error
 		f, again = x.attempt(ctx, n, f)
 		if again != nil && n >= x.rule.attempts {
@@ -64,8 +64,8 @@ func (x *exchange) clientLeft() *failure {
 	return fail(FaultClientGone, statusClientGone, "the client left")
 }
 
-// attempt sends the request to one more instance. The error says whether yet another one may help. Last is what the
-// attempt before came to.
+// attempt sends the request to one more instance. The error decides whether there is another attempt. last is the
+// failure of the attempt before.
 func (x *exchange) attempt(ctx context.Context, n int, last *failure) (*failure, error) {
 	picked, err := x.pick()
 	if err != nil {
@@ -82,7 +82,7 @@ func (x *exchange) attempt(ctx context.Context, n int, last *failure) (*failure,
 	}
 	x.picked = picked
 	if !x.passDeadline() {
-		return x.impatient(), errFinal
+		return x.deadlineExceeded(), errFinal
 	}
 	to := picked.Endpoint()
 	x.tried = append(x.tried, to.ID)
@@ -108,8 +108,8 @@ func (x *exchange) attempt(ctx context.Context, n int, last *failure) (*failure,
 	return nil, nil
 }
 
-// pick chooses an instance of the target; when it has none left, of the route's other targets: a canary without an
-// instance fails no request. A pinned version is not replaced.
+// pick chooses an instance of the target, or, if none is left, of the route's other targets: requests do not fail
+// because a canary has no instance. A pinned version is not replaced.
 func (x *exchange) pick() (route.Picked, error) {
 	info := route.PickInfo{Exclude: x.tried, Version: x.target.Version, Stream: x.grpc || x.upgrade != ""}
 	if x.version != "" {
@@ -169,13 +169,13 @@ func (x *exchange) roundTrip(parent context.Context, n int, to route.Endpoint) (
 	return res, nil, nil
 }
 
-// startTimer bounds the wait for the header of the answer. A gRPC server may be silent until its first message, so
-// there the time only ends the circuit's interest.
+// startTimer limits the wait for the header of the response. A gRPC server may be silent until its first message, so
+// for gRPC only the place in the circuit is given back.
 func (x *exchange) startTimer(cancel context.CancelCauseFunc) {
-	limit := x.patience()
+	limit := x.headerTimeout()
 	switch {
 	case x.uploads():
-		limit = math.MaxInt64 // the sender of the body measures how long the origin keeps us waiting
+		limit = math.MaxInt64 // upload.write and upload limit the time of the origin
 	case x.grpc:
 		x.timer = time.AfterFunc(limit, func() { x.settle(errAborted) })
 		return
@@ -186,8 +186,8 @@ func (x *exchange) startTimer(cancel context.CancelCauseFunc) {
 	x.timer = time.AfterFunc(limit, func() { cancel(errLate) })
 }
 
-// patience is the time for the answer's header.
-func (x *exchange) patience() time.Duration {
+// headerTimeout is the time for the header of the response.
+func (x *exchange) headerTimeout() time.Duration {
 	if x.rule.header >= 0 {
 		return x.rule.header
 	}
@@ -209,7 +209,7 @@ func (x *exchange) exchangeWith(ctx context.Context, addr string) (*http.Respons
 			x.body = newBody(x)
 		}
 		if x.r.ProtoMajor == 1 {
-			// Or the server would read the rest of the body before the answer's header goes out.
+			// Else the server would read the rest of the body before it sends the header of the response.
 			_ = http.NewResponseController(x.w).EnableFullDuplex() // HTTP/1 can
 		}
 	}
@@ -242,7 +242,7 @@ func (x *exchange) url(addr string) *url.URL {
 	path := x.targetPath()
 	u.Path = path
 	if strings.IndexByte(path, '%') >= 0 {
-		if plain, err := url.PathUnescape(path); err == nil { // checkPath saw that it can be done
+		if plain, err := url.PathUnescape(path); err == nil { // checkPath has checked that it can be unescaped
 			u.Path, u.RawPath = plain, path
 		}
 	}
@@ -264,7 +264,7 @@ func (x *exchange) host() string {
 	return x.r.Host
 }
 
-// explain says whose fault a failed attempt was, and whether another instance may help.
+// explain returns the failure of an attempt, and whether there may be another attempt.
 func (x *exchange) explain(ctx context.Context, err error) (*failure, error) {
 	service := x.target.Service
 	x.outcome = route.Abandoned
@@ -277,7 +277,7 @@ func (x *exchange) explain(ctx context.Context, err error) (*failure, error) {
 		return x.clientLeft(), errFinal
 	}
 	if x.expired() {
-		return x.impatient(), errFinal
+		return x.deadlineExceeded(), errFinal
 	}
 	x.outcome = route.Unreachable
 	untouched := x.body == nil || x.body.spare()
@@ -307,7 +307,7 @@ func (x *exchange) unless(final bool, again error) error {
 	return again
 }
 
-// judge decides how the instance did, as far as the header of its answer shows.
+// judge sets the outcome for the balancer and the fault from the header of the response.
 func (x *exchange) judge() {
 	x.outcome = route.OutcomeOfHTTP(x.res.StatusCode)
 	if x.res.StatusCode >= 500 {
@@ -320,7 +320,7 @@ func (x *exchange) judge() {
 	}
 }
 
-// judgeGRPC looks at the status of a call, once it is known.
+// judgeGRPC does so from the status of a gRPC call, if h has it.
 func (x *exchange) judgeGRPC(h http.Header) {
 	n, err := strconv.Atoi(h.Get("Grpc-Status"))
 	if err != nil {
@@ -341,7 +341,8 @@ func (x *exchange) startSpan(ctx context.Context, n int, to route.Endpoint) (con
 	p := x.edge.opts.Trace
 	var span oteltrace.Span
 	if x.span.IsRecording() {
-		ctx, span = p.Tracer().Start(ctx, x.r.Method+" "+x.target.Service, oteltrace.WithSpanKind(oteltrace.SpanKindClient))
+		ctx, span = p.Tracer().Start(ctx, x.r.Method+" "+x.target.Service,
+			oteltrace.WithSpanKind(oteltrace.SpanKindClient))
 		span.SetAttributes(
 			attribute.String("http.request.method", x.r.Method),
 			attribute.String("server.address", to.Addr),
@@ -392,8 +393,8 @@ func (c carrier) Set(key, value string) {
 	c.x.header[key] = []string{value} // not by x.set: an earlier attempt may still read its line
 }
 
-// buffer is what a body is copied with. It is small while little comes at a time, as from most of those who keep us
-// waiting, and there may be thousands of them; and for all who come when the large ones are taken. It must be freed.
+// buffer is the memory for copying a body. It is small while the pieces are small, because there may be thousands of
+// slow clients, and when all large buffers are in use. It must be freed.
 type buffer struct {
 	small []byte
 	large *[largeBuffer]byte
@@ -450,7 +451,7 @@ func (x *exchange) answer() {
 		h.Add("Trailer", name)
 	}
 	if x.body != nil && x.r.ProtoMajor == 1 && !x.body.whole() {
-		h.Set("Connection", "close") // what is left of the body stands where the next request should
+		h.Set("Connection", "close") // the rest of the body comes before the next request
 	}
 	stream := x.grpc || res.ContentLength < 0
 	x.limitAnswer(stream)
@@ -475,7 +476,7 @@ func (x *exchange) answer() {
 	}
 }
 
-// limitAnswer bounds the time for the body of the answer, unless it is of a kind that has no end.
+// limitAnswer limits the time for the body of the response, except for gRPC and event streams.
 func (x *exchange) limitAnswer(stream bool) {
 	total := x.total()
 	if total <= 0 || x.grpc || stream && strings.HasPrefix(contentType(x.res.Header), "text/event-stream") {
@@ -496,7 +497,7 @@ func (x *exchange) copy(stream bool) error {
 			defer x.edge.longLived.remove(s)
 		}
 		flush = http.NewResponseController(x.w).Flush
-		if err := flush(); err != nil { // the client waits for the header, and the first piece may be long in coming
+		if err := flush(); err != nil { // the client waits for the header, and the first piece may come much later
 			return &clientError{err}
 		}
 	}
@@ -534,7 +535,7 @@ func (x *exchange) copy(stream bool) error {
 // clientError is an error of writing to the client.
 type clientError struct{ error }
 
-// stall ends an HTTP/2 stream whose client takes nothing. For HTTP/1 the connection does it.
+// stall ends an HTTP/2 stream whose client does not read. For HTTP/1 conn.Write does it.
 type stall struct{ timer *time.Timer }
 
 func (x *exchange) watchWrites() stall {
@@ -563,7 +564,7 @@ func (s stall) end() {
 	}
 }
 
-// broke deals with an answer that ended before its end.
+// broke handles a response whose body ended too early.
 func (x *exchange) broke(err error) {
 	var f *failure
 	if x.body != nil {
@@ -579,7 +580,7 @@ func (x *exchange) broke(err error) {
 		x.fault, x.outcome = FaultTimeout, route.Unreachable
 	case x.expired():
 		x.fault, x.outcome = FaultClient, route.Abandoned
-		x.endGRPC(codes.DeadlineExceeded, x.impatient().detail)
+		x.endGRPC(codes.DeadlineExceeded, x.deadlineExceeded().detail)
 		return
 	default:
 		x.fault, x.outcome = FaultOrigin, route.Unreachable

@@ -45,24 +45,25 @@ func declare(set config.Set, routes Routes) *settings {
 			Doc: "Which requests get a line in the log: all, those that failed, or none.",
 		}),
 		trustedHops: config.Int(set, "gateway.trustedHops", 0, config.Spec{
-			Doc: "How many proxies before the edge may be believed in what they say of the client.", Min: "0", Max: "10",
+			Doc: "How many proxies before the edge are trusted to set the address of the client.", Min: "0", Max: "10",
 		}),
 		maxBody: config.Int(set, "gateway.maxBody", 10<<20, config.Spec{
-			Doc: "The largest body of a request, unless its route says otherwise.", Unit: "bytes", Min: "0",
+			Doc: "The largest body of a request, unless its route has a limit.", Unit: "bytes", Min: "0",
 		}),
 		maxConns: config.Int(set, "gateway.maxConnections", 20000, config.Spec{
 			Doc: "How many connections of clients may be open. Further ones are closed at once.", Min: "1",
 		}),
 		maxConnsClient: config.Int(set, "gateway.maxConnectionsPerClient", 2000, config.Spec{
-			Doc: "How many of them may come from one address, and how many requests of it may be under way. " +
-				"Behind another proxy all do.", Min: "1",
+			Doc: "How many of them may come from one address, and how many requests of it may be in progress. " +
+				"Behind another proxy all come from one address.", Min: "1",
 		}),
 		header: config.Duration(set, "gateway.timeout.header", 15*time.Second, config.Spec{
-			Doc: "How long an instance may take until its answer begins, unless the route says otherwise.", Min: "1ms",
+			Doc: "How long an instance may take until its response begins, unless the route has a limit.", Min: "1ms",
 			Max: "24h",
 		}),
 		total: config.Duration(set, "gateway.timeout.total", time.Minute, config.Spec{
-			Doc: "How long a request may take in all, unless the route says otherwise. 0s: no limit.", Min: "0s", Max: "24h",
+			Doc: "How long a request may take in all, unless the route has a limit. 0s: no limit.",
+			Min: "0s", Max: "24h",
 		}),
 		route: route.NewSettings(set),
 	}

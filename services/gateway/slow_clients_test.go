@@ -20,7 +20,7 @@ import (
 	"bijou.dev/services/gateway/gatewaytest"
 )
 
-// slowMemory is what each may take up in KiB, with the network of the test, its origin and its clients.
+// slowMemory is the most memory of each in KiB, with the network of the test, its origin and its clients.
 var slowMemory = map[string]int64{
 	"headers": 64, "small bodies": 64, "large bodies": 96, "chunks": 96, "readers": 256,
 	"HTTP/2": 96,
@@ -28,14 +28,14 @@ var slowMemory = map[string]int64{
 
 const slowClients = 1000
 
-// TestManySlowClients holds that a thousand slow clients are all gone within their limit, take up little memory, and
-// that others are answered all the time.
+// A thousand slow clients are disconnected within their time limit, use little memory, and do not delay other clients.
 func TestManySlowClients(t *testing.T) {
 	for name, c := range gatewaytest.SlowClients {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				w := newWorld(t,
-					`[{"name":"web","to":[{"service":"web"}]},{"name":"large","match":{"prefix":"/large"},"to":[{"service":"web"}]}]`,
+					`[{"name":"web","to":[{"service":"web"}]},
+						{"name":"large","match":{"prefix":"/large"},"to":[{"service":"web"}]}]`,
 					"circuit.web.large.maxConcurrent", "2000", "overload.enabled", "false")
 				w.origin("web", "web-1", "", gatewaytest.Origin)
 				before := inUse()
@@ -68,7 +68,7 @@ func TestManySlowClients(t *testing.T) {
 				for time.Since(begin) < 12*time.Second {
 					if took == 0 && time.Since(begin) > 5*time.Second {
 						took = (inUse() - before) / slowClients >> 10
-						t.Logf("each takes up %d KiB", took)
+						t.Logf("each uses %d KiB", took)
 					}
 					if res := w.do(victim, "GET", "http://x/ok", nil); res.StatusCode != 200 || time.Since(begin) == 0 {
 						t.Fatalf("after %v another client got %d %s", time.Since(begin), res.StatusCode, res.body)
@@ -80,18 +80,18 @@ func TestManySlowClients(t *testing.T) {
 					t.Errorf("the last connection was held for %v", longest)
 				}
 				if took > slowMemory[name] {
-					t.Errorf("each took up %d KiB, want at most %d", took, slowMemory[name])
+					t.Errorf("each used %d KiB, want at most %d", took, slowMemory[name])
 				}
 				if n := w.metric("bijou_gateway_requests_in_flight"); n != 0 {
-					t.Errorf("%v requests are under way", n)
+					t.Errorf("%v requests are in progress, want none", n)
 				}
 			})
 		})
 	}
 }
 
-// TestManySlowClientsWithSmallBodies holds that a thousand bodies small enough to be kept until they are whole are not
-// all kept when their clients take their time: the others are passed on as they come, and none is lost.
+// Small bodies are buffered to be sent again, but a thousand bodies of slow clients are more than the buffers may hold:
+// the rest is passed on as it comes, and none is lost.
 func TestManySlowClientsWithSmallBodies(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t, toWeb, "circuit.web.web.maxConcurrent", "2000", "overload.enabled", "false")
@@ -121,9 +121,9 @@ func TestManySlowClientsWithSmallBodies(t *testing.T) {
 		}
 		time.Sleep(5 * time.Second)
 		if took := (inUse() - before) / slowClients >> 10; took > 96 {
-			t.Errorf("each takes up %d KiB, want at most 96", took)
+			t.Errorf("each uses %d KiB, want at most 96", took)
 		} else {
-			t.Logf("each takes up %d KiB", took)
+			t.Logf("each uses %d KiB", took)
 		}
 		clients.Wait()
 	})

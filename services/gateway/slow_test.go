@@ -18,9 +18,9 @@ import (
 	"bijou.dev/services/gateway"
 )
 
-// TestDuplexUnderLoad holds that a call whose origin ends it early with a trailer ends at once although its client goes
-// on sending and all windows are full (golang/go#80085): by HTTP/2 to the edge, with and without gRPC.
-func TestDuplexUnderLoad(t *testing.T) {
+// A call that the origin ends early with a trailer ends at once, although its client still sends and all windows are
+// full (golang/go#80085): by HTTP/2 to the edge, with and without gRPC.
+func TestEarlyTrailerEndsACallThatStillSends(t *testing.T) {
 	for name, contentType := range map[string]string{"grpc": "application/grpc", "other": "application/octet-stream"} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -43,7 +43,8 @@ func TestDuplexUnderLoad(t *testing.T) {
 							}
 						}
 					}()
-					req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, "http://x/test.v1.Calls/Chat", body)
+					req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, "http://x/test.v1.Calls/Chat",
+						body)
 					if err != nil {
 						t.Fatal(err)
 					}
@@ -60,33 +61,34 @@ func TestDuplexUnderLoad(t *testing.T) {
 					body.Close()
 				}
 				if took := time.Since(begin); took > time.Second {
-					t.Errorf("it took %v", took)
+					t.Errorf("10 calls took %v of fake time, want at most 1 s", took)
 				}
 				synctest.Wait()
 				if n := w.metric("bijou_gateway_requests_in_flight"); n != 0 {
-					t.Errorf("%v requests are under way", n)
+					t.Errorf("%v requests are in progress, want none", n)
 				}
 			})
 		})
 	}
 }
 
-// TestOutsideIsNotTrusted holds that nobody outside can say who they are, what they are allowed, how important they
-// are, or which instance they get: by HTTP/1 and HTTP/2, in any spelling, also where Connection names the edge's own
-// fields.
-func TestOutsideIsNotTrusted(t *testing.T) {
+// A client cannot set the fields of identity, permission, priority or choice of an instance: by HTTP/1 and HTTP/2, in
+// any spelling, also if Connection names fields that the edge sets.
+func TestFieldsOfThePlatformAreStripped(t *testing.T) {
 	w := newWorld(t, toWeb)
 	var got http.Header
-	w.origin("web", "web-1", "", http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) { got = r.Header.Clone() }))
+	w.origin("web", "web-1", "",
+		http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) { got = r.Header.Clone() }))
 	claims := []string{
-		"Forwarded", "X-Forwarded-For", "X-Forwarded-Host", "X-Forwarded-Proto", "X-Forwarded-Port", "X-Forwarded-Prefix",
-		"X-Forwarded-Client-Cert", "X-Real-Ip", "X-Client-Ip", "True-Client-Ip", "Cf-Connecting-Ip", "X-Cluster-Client-Ip",
+		"Forwarded", "X-Forwarded-For", "X-Forwarded-Host", "X-Forwarded-Proto", "X-Forwarded-Port",
+		"X-Forwarded-Prefix",
+		"X-Forwarded-Client-Cert", "X-Real-Ip", "X-Client-Ip", "True-Client-Ip", "Cf-Connecting-Ip",
+		"X-Cluster-Client-Ip",
 		"X-Original-Forwarded-For", "X-Original-Url", "X-Original-Host", "X-Rewrite-Url", "X-Http-Method-Override",
-		"X-Http-Method",
-		"X-Method-Override", "X-Envoy-Original-Path", "X-Envoy-Internal", "X-Bijou-Pin", "X-Bijou-Priority",
-		"X-Bijou-Criticality",
-		"X-Bijou-Anything", "Baggage", "Grpc-Trace-Bin", "Grpc-Tags-Bin", "B3", "X-B3-Sampled", "X-B3-Flags", "Tracestate",
-		"Traceparent",
+		"X-Http-Method", "X-Method-Override", "X-Envoy-Original-Path", "X-Envoy-Internal", "X-Bijou-Pin",
+		"X-Bijou-Priority",
+		"X-Bijou-Criticality", "X-Bijou-Anything", "Baggage", "Grpc-Trace-Bin", "Grpc-Tags-Bin", "B3", "X-B3-Sampled",
+		"X-B3-Flags", "Tracestate", "Traceparent",
 	}
 	for _, h2 := range []bool{false, true} {
 		c := w.client(h2)
@@ -107,7 +109,10 @@ func TestOutsideIsNotTrusted(t *testing.T) {
 						t.Errorf("h2 %v, %s: the origin got %s %q", h2, spelling, field, lines)
 					}
 				}
-				for _, field := range []string{"X-Forwarded-For", "X-Forwarded-Host", "X-Forwarded-Proto", "X-Request-Id"} {
+				for _, field := range []string{
+					"X-Forwarded-For", "X-Forwarded-Host", "X-Forwarded-Proto",
+					"X-Request-Id",
+				} {
 					if len(got[field]) != 1 {
 						t.Errorf("h2 %v, %s: the origin got %s %q", h2, spelling, field, got[field])
 					}
@@ -125,12 +130,13 @@ func TestOutsideIsNotTrusted(t *testing.T) {
 	}
 }
 
-// TestTraceContext holds that contexts that contradict themselves or are too long begin a new trace, and that the
-// origin gets one of each field (W3C Trace Context, 3.2 and 3.3; the parser's own cases are in platform/trace).
-func TestTraceContext(t *testing.T) {
+// A trace context that is ambiguous or too long begins a new trace, and the origin gets each field once (W3C Trace
+// Context, 3.2 and 3.3; the other cases of the parser are in platform/trace).
+func TestAmbiguousTraceContextBeginsANewTrace(t *testing.T) {
 	w := newWorld(t, toWeb)
 	var got http.Header
-	w.origin("web", "web-1", "", http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) { got = r.Header.Clone() }))
+	w.origin("web", "web-1", "",
+		http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) { got = r.Header.Clone() }))
 	const (
 		id     = "463ac35c9f6413ad48485a3953bb6124"
 		parent = "00-" + id + "-a2fb4a1d1a96d312-01"
@@ -143,11 +149,19 @@ func TestTraceContext(t *testing.T) {
 		"good":              {[]string{"Traceparent", parent, "Tracestate", "a=1,b=2"}, true, "a=1,b=2"},
 		"two parents":       {[]string{"Traceparent", parent, "Traceparent", parent, "Tracestate", "a=1"}, false, ""},
 		"parents in a list": {[]string{"Traceparent", parent + "," + parent}, false, ""},
-		"state alone":       {[]string{"Tracestate", "a=1"}, false, ""},
+		"state only":        {[]string{"Tracestate", "a=1"}, false, ""},
 		"equal keys":        {[]string{"Traceparent", parent, "Tracestate", "a=1,b=2,a=3"}, true, "a=1,b=2"},
-		"two states":        {[]string{"Traceparent", parent, "Tracestate", "a=1", "Tracestate", "b=2,a=3"}, true, "a=1,b=2"},
-		"33 members":        {[]string{"Traceparent", parent, "Tracestate", "a=1" + strings.Repeat(",b=1", 32)}, true, ""},
-		"bad member":        {[]string{"Traceparent", parent, "Tracestate", "a=1,=2"}, true, ""},
+		"two states": {
+			[]string{"Traceparent", parent, "Tracestate", "a=1", "Tracestate", "b=2,a=3"},
+			true,
+			"a=1,b=2",
+		},
+		"33 members": {
+			[]string{"Traceparent", parent, "Tracestate", "a=1" + strings.Repeat(",b=1", 32)},
+			true,
+			"",
+		},
+		"bad member": {[]string{"Traceparent", parent, "Tracestate", "a=1,=2"}, true, ""},
 	} {
 		for _, h2 := range []bool{false, true} {
 			w.do(w.client(h2), "GET", "http://x/", nil, c.header...)
@@ -161,9 +175,8 @@ func TestTraceContext(t *testing.T) {
 	}
 }
 
-// TestSlowUploads measures in fake time that an instance is not blamed for a client that takes its time with a body: it
-// has its own time to take each piece, and to answer when it has all of them. So slow clients do not open the circuit
-// of others.
+// The time of a slow client does not count as the time of the instance: the instance has a limit for each piece of the
+// body, and for the response after the last piece. So slow clients do not open the circuit for others.
 func TestSlowUploads(t *testing.T) {
 	const start = "POST %s HTTP/1.1\r\nHost: x\r\nContent-Length: 100000\r\n\r\n"
 	for name, c := range map[string]struct {
@@ -171,9 +184,9 @@ func TestSlowUploads(t *testing.T) {
 		want   int
 		within time.Duration // exactly
 	}{
-		"taken and answered": {"/", 200, 49 * time.Second},
+		"read and answered":  {"/", 200, 49 * time.Second},
 		"never answered":     {"/hang", 504, 52 * time.Second},
-		"never taken":        {"/stuck", 504, 3 * time.Second},
+		"never read":         {"/unread", 504, 3 * time.Second},
 		"answered early":     {"/early", 403, 0},
 		"answered at length": {"/long", 200, 6 * time.Second},
 		"total time":         {"/quick", 408, 20500 * time.Millisecond},
@@ -181,12 +194,13 @@ func TestSlowUploads(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				w := newWorld(t, `[{"name":"web","to":[{"service":"web"}]},
-					{"name":"quick","match":{"path":"/quick"},"to":[{"service":"web"}],"timeout":{"total":"20500ms"}}]`, "gateway.timeout.header", "3s")
+					{"name":"quick","match":{"path":"/quick"},"to":[{"service":"web"}],"timeout":{"total":"20500ms"}}]`,
+					"gateway.timeout.header", "3s")
 				over := make(chan struct{})
 				defer close(over)
 				w.origin("web", "web-1", "", http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
 					switch r.URL.Path {
-					case "/stuck":
+					case "/unread":
 						<-over
 						return
 					case "/early":
@@ -214,13 +228,13 @@ func TestSlowUploads(t *testing.T) {
 					begin := time.Now()
 					clients.Go(func() {
 						_, err := fmt.Fprintf(conn, start, c.path)
-						piece := make([]byte, 2000) // a second's worth: 49 s for all
+						piece := make([]byte, 2000) // each second: 49 s for all
 						for sent := 0; sent < 100000 && err == nil; sent += len(piece) {
 							if sent > 0 {
 								time.Sleep(time.Second)
 							}
-							if c.path == "/stuck" || c.path == "/long" {
-								piece = make([]byte, 100000) // more than the network holds
+							if c.path == "/unread" || c.path == "/long" {
+								piece = make([]byte, 100000) // more than the buffers of the network
 							}
 							_, err = conn.Write(piece)
 						}
@@ -235,14 +249,15 @@ func TestSlowUploads(t *testing.T) {
 						body, _ := io.ReadAll(res.Body)
 						if took := time.Since(begin); res.StatusCode != c.want || took != c.within || c.want == 200 &&
 							string(body) != "100000" {
-							t.Errorf("got %d %s after %v, want %d after %v", res.StatusCode, body, took, c.want, c.within)
+							t.Errorf("got %d %s after %v, want %d after %v", res.StatusCode, body, took, c.want,
+								c.within)
 						}
 						conn.Close()
 					})
 				}
 				clients.Wait()
 				if c.want == 504 {
-					return // the instance is to blame
+					return // failures of the instance have opened the circuit
 				}
 				if res := w.get("http://x/"); res.StatusCode != 200 {
 					t.Errorf("another client got %d %s", res.StatusCode, res.body)
@@ -252,11 +267,11 @@ func TestSlowUploads(t *testing.T) {
 	}
 }
 
-// TestStuckIsReset holds that the connection of a client that takes nothing is reset: after a close the system would
-// keep what it was sent, for minutes.
-func TestStuckIsReset(t *testing.T) {
+// The connection of a client that does not read is reset: after a normal close the kernel would keep the unsent data
+// for minutes.
+func TestConnectionOfAClientThatDoesNotReadIsReset(t *testing.T) {
 	w := newWorld(t, toWeb)
-	for stuck, want := range map[bool]error{false: io.EOF, true: syscall.ECONNRESET} {
+	for timedOut, want := range map[bool]error{false: io.EOF, true: syscall.ECONNRESET} {
 		l, err := net.Listen("tcp", "127.0.0.1:0")
 		if err != nil {
 			t.Fatal(err)
@@ -271,14 +286,14 @@ func TestStuckIsReset(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if stuck {
-			gateway.Stick(server)
+		if timedOut {
+			gateway.MarkTimedOut(server)
 		}
 		if err := server.Close(); err != nil {
 			t.Error(err)
 		}
 		if _, err := client.Read(make([]byte, 1)); !errors.Is(err, want) {
-			t.Errorf("stuck %v: the client got %v, want %v", stuck, err, want)
+			t.Errorf("write timed out: %v: the client got %v, want %v", timedOut, err, want)
 		}
 	}
 }

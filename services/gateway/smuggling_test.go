@@ -10,7 +10,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 )
 
-// ok is a request that must be answered on every connection that is still good, end one that ends it.
+// ok is a request that is answered on every connection that is still usable; end is a request that ends the connection.
 const (
 	ok  = "GET /ok HTTP/1.1\r\nHost: x\r\n\r\n"
 	end = "GET /end HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
@@ -34,7 +34,7 @@ var (
 	refused = []int{400}
 )
 
-// messages are ways in which two servers have read one message as two, or as others, by section of RFC 9112.
+// messages are attacks in which two servers read a message differently, by section of RFC 9112.
 var messages = map[string][]message{
 	"2.1 message format": {
 		{"good", getA + "\r\n", taken},
@@ -115,7 +115,7 @@ var messages = map[string][]message{
 		{"DEL", "GET /a\x7f HTTP/1.1\r\nHost: x\r\n\r\n", refused},
 		{"bytes above ASCII in the query", "GET /a?\xc3\xa9 HTTP/1.1\r\nHost: x\r\n\r\n", taken},
 		{"escapes in path and query", "GET /%61%C3%A9?%61=%2f HTTP/1.1\r\nHost: x\r\n\r\n", taken},
-		{"query alone", "GET /a? HTTP/1.1\r\nHost: x\r\n\r\n", taken},
+		{"empty query", "GET /a? HTTP/1.1\r\nHost: x\r\n\r\n", taken},
 		{"no host", "GET /a HTTP/1.1\r\n\r\n", refused},
 		{"two hosts", getA + "Host: y\r\n\r\n", refused},
 		{"same host twice", getA + "Host: x\r\n\r\n", refused},
@@ -152,7 +152,7 @@ var messages = map[string][]message{
 		{"underscore for dash in length", postA + "Content_Length: 3\r\n\r\n", refused},
 		{"underscore for dash in coding", postA + "Transfer_Encoding: chunked\r\n\r\n0\r\n\r\n", refused},
 		{"underscore for dash in forwarded", getA + "X_Forwarded_For: 1.2.3.4\r\n\r\n", refused},
-		{"underscore of no matter", getA + "My_Header: 1\r\n\r\n", taken},
+		{"underscore in another name", getA + "My_Header: 1\r\n\r\n", taken},
 		{"connection names host", getA + "Connection: Host\r\n\r\n", taken},
 		{"connection names the length", postA + "Connection: Content-Length\r\nContent-Length: 3\r\n\r\nabc", taken},
 		{
@@ -161,11 +161,15 @@ var messages = map[string][]message{
 		},
 		{
 			"upgrade to h2c",
-			getA + "Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABkAAQAAP__\r\n\r\n", taken,
+			getA + "Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABkAAQAAP__\r\n\r\n",
+			taken,
 		},
 		{"upgrade to anything", getA + "Connection: Upgrade\r\nUpgrade: tcp\r\n\r\n" + inside, refused},
-		{"upgrade with a body", postA + "Connection: Upgrade\r\nUpgrade: websocket\r\nContent-Length: 3\r\n\r\nabc", refused},
-		{"upgrade that nobody named", getA + "Upgrade: websocket\r\n\r\n", taken},
+		{
+			"upgrade with a body", postA + "Connection: Upgrade\r\nUpgrade: websocket\r\nContent-Length: 3\r\n\r\nabc",
+			refused,
+		},
+		{"upgrade not named in connection", getA + "Upgrade: websocket\r\n\r\n", taken},
 	},
 	"5.2 folded lines": {
 		{"space", getA + "A: b\r\n c\r\n\r\n", refused},
@@ -183,7 +187,8 @@ var messages = map[string][]message{
 		{"and length", postA + "Transfer-Encoding: chunked\r\nContent-Length: 5\r\n\r\n0\r\n\r\n", refused},
 		{"after length", postA + "Content-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", refused},
 		{
-			"and a request's length", postA + "Content-Length: 43\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n" + inside,
+			"and a request's length", postA + "Content-Length: 43\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n" +
+				inside,
 			refused,
 		},
 		{"and no length", postA + "Content-Length: 0\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", refused},
@@ -193,8 +198,14 @@ var messages = map[string][]message{
 		{"chunked, gzip", postA + "Transfer-Encoding: chunked, gzip\r\n\r\n0\r\n\r\n", refused},
 		{"chunked, chunked", postA + "Transfer-Encoding: chunked, chunked\r\n\r\n0\r\n\r\n", refused},
 		{"twice", postA + "Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", refused},
-		{"identity after it", postA + "Transfer-Encoding: chunked\r\nTransfer-Encoding: identity\r\n\r\n0\r\n\r\n", refused},
-		{"identity before it", postA + "Transfer-Encoding: identity\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", refused},
+		{
+			"identity after it", postA + "Transfer-Encoding: chunked\r\nTransfer-Encoding: identity\r\n\r\n0\r\n\r\n",
+			refused,
+		},
+		{
+			"identity before it", postA + "Transfer-Encoding: identity\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+			refused,
+		},
 		{"chunked, identity", postA + "Transfer-Encoding: chunked, identity\r\n\r\n0\r\n\r\n", refused},
 		{"identity", postA + "Transfer-Encoding: identity\r\n\r\n", refused},
 		{"xchunked", postA + "Transfer-Encoding: xchunked\r\n\r\n0\r\n\r\n", refused},
@@ -215,7 +226,10 @@ var messages = map[string][]message{
 		{"in HTTP/1.0", "POST /a HTTP/1.0\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", refused},
 		{"by another name", postA + "X-Transfer-Encoding: chunked\r\nContent-Length: 3\r\n\r\nabc", taken},
 		{"name with dot", postA + "Transfer.Encoding: chunked\r\nContent-Length: 3\r\n\r\nabc", taken},
-		{"in the value of another field", postA + "A: Transfer-Encoding: chunked\r\nContent-Length: 3\r\n\r\nabc", taken},
+		{
+			"in the value of another field", postA + "A: Transfer-Encoding: chunked\r\nContent-Length: 3\r\n\r\nabc",
+			taken,
+		},
 		{"TE instead", getA + "TE: chunked\r\n\r\n", taken},
 	},
 	"6.2 length": {
@@ -287,7 +301,8 @@ var messages = map[string][]message{
 		{"NUL in the extension", chunked + "3;a\x00\r\nabc\r\n0\r\n\r\n", refused},
 		{"long extension", chunked + "3;" + strings.Repeat("a", 300) + "\r\nabc\r\n0\r\n\r\n", refused},
 		{
-			"flood of extensions", chunked + strings.Repeat("1;"+strings.Repeat("a", 200)+"\r\nx\r\n", 100) + "0\r\n\r\n",
+			"flood of extensions", chunked + strings.Repeat("1;"+strings.Repeat("a", 200)+"\r\nx\r\n", 100) +
+				"0\r\n\r\n",
 			refused,
 		},
 	},
@@ -309,13 +324,17 @@ var messages = map[string][]message{
 		{"after a body", postA + "Content-Length: 3\r\n\r\nabc" + getA + "\r\n", []int{200, 200, 200}},
 		{"after chunks", chunked + "3\r\nabc\r\n0\r\n\r\n" + getA + "\r\n", []int{200, 200, 200}},
 		// by the method dGET
-		{"after a body with more than it", postA + "Content-Length: 3\r\n\r\nabcd" + getA + "\r\n", []int{200, 200, 200}},
+		{
+			"after a body with more than it", postA + "Content-Length: 3\r\n\r\nabcd" + getA + "\r\n",
+			[]int{200, 200, 200},
+		},
 		{"after close", getA + "Connection: close\r\n\r\n" + inside, []int{200}},
 		{"after a refusal", getA + "A\r\n\r\n" + inside, refused},
 		{"after 404", "POST /../ HTTP/1.1\r\nHost: x\r\nContent-Length: 35\r\n\r\n" + inside, refused},
 		{"expect and a body", postA + "Expect: 100-continue\r\nContent-Length: 3\r\n\r\nabc", []int{100, 200, 200}},
 		{
-			"expect and chunks", postA + "Expect: 100-continue\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n",
+			"expect and chunks", postA +
+				"Expect: 100-continue\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n",
 			[]int{100, 200, 200},
 		},
 		{"expect something else", postA + "Expect: a\r\nContent-Length: 35\r\n\r\n" + inside, []int{417}},
@@ -323,9 +342,9 @@ var messages = map[string][]message{
 	},
 }
 
-// TestFraming sends bytes on a connection and compares the statuses of all answers until the edge closes it, and what
-// the origin saw. Every input is followed by a good request: an answer to it after a 400 means that the edge went on
-// reading where it could not know what a message is.
+// TestFraming sends bytes on a connection and compares the statuses of all responses until the edge closes it, and the
+// requests that the origin got. Every input is followed by a valid request: a response to it after a 400 means that the
+// edge continued to read although the end of the message was not clear.
 func TestFraming(t *testing.T) {
 	w := newWorld(t, toWeb)
 	var mu sync.Mutex

@@ -109,14 +109,16 @@ func (w *world) grpcClient() *grpc.ClientConn {
 }
 
 const toCalls = `[{"name":"calls","match":{"prefix":"/test.v1.Calls"},"to":[{"service":"calls","endpoint":"grpc"}]},
-	{"name":"gone","match":{"prefix":"/test.v1.Gone"},"to":[{"service":"gone","endpoint":"grpc"}]}]`
+	{"name":"unregistered","match":{"prefix":"/test.v1.Unregistered"},
+		"to":[{"service":"unregistered","endpoint":"grpc"}]}]`
 
-func TestGRPCUnary(t *testing.T) {
+func TestUnaryGRPCCalls(t *testing.T) {
 	w := newWorld(t, toCalls)
 	w.grpcOrigin("calls", "calls-1")
 	c := w.grpcClient()
 	out := new(wrapperspb.StringValue)
-	if err := c.Invoke(t.Context(), "/test.v1.Calls/Echo", wrapperspb.String("hi"), out); err != nil || out.Value != "hi" {
+	if err := c.Invoke(t.Context(), "/test.v1.Calls/Echo", wrapperspb.String("hi"), out); err != nil ||
+		out.Value != "hi" {
 		t.Fatalf("got %q, %v", out.Value, err)
 	}
 	var trailer metadata.MD
@@ -126,8 +128,8 @@ func TestGRPCUnary(t *testing.T) {
 		t.Errorf("got %v, trailer %v", err, trailer)
 	}
 	for method, want := range map[string]codes.Code{
-		"/test.v1.Gone/Echo":    codes.Unavailable,
-		"/test.v1.Nothing/Echo": codes.Unimplemented,
+		"/test.v1.Unregistered/Echo": codes.Unavailable,
+		"/test.v1.Nothing/Echo":      codes.Unimplemented,
 	} {
 		if err := c.Invoke(t.Context(), method, wrapperspb.String("hi"), out); status.Code(err) != want {
 			t.Errorf("%s: %v, want %v", method, err, want)
@@ -135,13 +137,13 @@ func TestGRPCUnary(t *testing.T) {
 	}
 }
 
-// TestGRPCDeadline holds that the time which a call spends at the edge is not given to the origin once more.
-func TestGRPCDeadline(t *testing.T) {
+// The deadline that the origin gets is shorter by the time that the call has spent at the edge.
+func TestGRPCDeadlineIncludesTheTimeAtTheEdge(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t, toCalls)
 		w.grpcOrigin("calls", "calls-1")
 		w.register("calls", "calls-2", "", "calls-2:80")
-		w.net.Cut("calls-2") // to find that out takes a second
+		w.net.Cut("calls-2") // connecting to it takes a second to fail
 		c := w.grpcClient()
 		waited := false
 		for range 10 {
@@ -152,8 +154,9 @@ func TestGRPCDeadline(t *testing.T) {
 			}
 			cancel()
 			took := time.Since(begin)
-			if left, err := time.ParseDuration(out.Value); err != nil || left+took > 3*time.Second || left < time.Second {
-				t.Errorf("after %v the origin was given %v of 3 s, %v", took, left, err)
+			if left, err := time.ParseDuration(out.Value); err != nil || left+took > 3*time.Second ||
+				left < time.Second {
+				t.Errorf("after %v the origin has %v left of 3 s, error %v", took, left, err)
 			}
 			waited = waited || took >= time.Second
 		}
@@ -163,22 +166,25 @@ func TestGRPCDeadline(t *testing.T) {
 	})
 }
 
-// TestGRPCImpatience holds that clients which give a call too little time take the origin away from nobody else.
-func TestGRPCImpatience(t *testing.T) {
+// Calls whose deadline is too short do not open the circuit and eject no instance.
+func TestShortGRPCDeadlinesDoNotCountAsFailures(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t, toCalls)
 		w.grpcOrigin("calls", "calls-1")
 		w.grpcOrigin("calls", "calls-2")
 		c, out := w.grpcClient(), new(wrapperspb.StringValue)
 		// written by hand: a gRPC client ends such a call before the origin does
-		for _, patience := range []string{"50m", "1n", "0S"} {
+		for _, timeout := range []string{"50m", "1n", "0S"} {
 			for range 40 {
 				req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, "http://x/test.v1.Calls/Echo",
 					bytes.NewReader([]byte("\x00\x00\x00\x00\x06\x0a\x04work")))
 				if err != nil {
 					t.Fatal(err)
 				}
-				req.Header = http.Header{"Content-Type": {"application/grpc"}, "Te": {"trailers"}, "Grpc-Timeout": {patience}}
+				req.Header = http.Header{
+					"Content-Type": {"application/grpc"}, "Te": {"trailers"},
+					"Grpc-Timeout": {timeout},
+				}
 				res, err := w.client(true).Do(req)
 				if err != nil {
 					continue // the origin's server has reset it
@@ -186,24 +192,24 @@ func TestGRPCImpatience(t *testing.T) {
 				_, _ = io.Copy(io.Discard, res.Body)
 				res.Body.Close()
 				if got := res.Header.Get("Grpc-Status") + res.Trailer.Get("Grpc-Status"); got != "4" {
-					t.Errorf("patience of %s: status %s", patience, got)
+					t.Errorf("timeout %s: status %s, want 4 (DEADLINE_EXCEEDED)", timeout, got)
 				}
 			}
 		}
 		for range 20 {
 			if err := c.Invoke(t.Context(), "/test.v1.Calls/Echo", wrapperspb.String("hi"), out); err != nil {
-				t.Fatalf("a client that gives its call time enough: %v", err)
+				t.Fatalf("a call without a deadline: %v", err)
 			}
 		}
 	})
 }
 
-// TestGRPCEjection holds that an instance which was ejected comes back, although all that comes are gRPC calls.
-func TestGRPCEjection(t *testing.T) {
+// An ejected instance is admitted again when it works, also if all requests are gRPC calls.
+func TestEjectedGRPCInstanceIsAdmittedAgain(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t, toCalls)
 		w.grpcOrigin("calls", "calls-1")
-		ill := w.grpcOrigin("calls", "calls-2")
+		failing := w.grpcOrigin("calls", "calls-2")
 		c := w.grpcClient()
 		ask := func(seconds int) {
 			for range 20 * seconds {
@@ -233,22 +239,22 @@ func TestGRPCEjection(t *testing.T) {
 			return "unknown"
 		}
 		ask(1)
-		ill.Stop()
+		failing.Stop()
 		ask(40)
 		if phase() == "admitted" {
-			t.Fatal("it was not ejected")
+			t.Fatal("the stopped instance was not ejected")
 		}
 		w.grpcOrigin("calls", "calls-2")
 		ask(20)
 		if got := phase(); got != "admitted" {
-			t.Errorf("20 s after it is well it is %s", got)
+			t.Errorf("20 s after the instance works again it is %s, want admitted", got)
 		}
 	})
 }
 
-// TestGRPCDuplex holds that a stream whose server leaves early ends at once, although its client never stops sending
+// A stream that the server ends early ends at once for the client, also if the client keeps its side open
 // (golang/go#80085).
-func TestGRPCDuplex(t *testing.T) {
+func TestGRPCStreamEndedByTheServerEndsAtOnce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t, toCalls)
 		w.grpcOrigin("calls", "calls-1")
@@ -276,17 +282,17 @@ func TestGRPCDuplex(t *testing.T) {
 			}
 		}
 		if took := time.Since(begin); took > 0 {
-			t.Errorf("it took %v", took)
+			t.Errorf("20 streams took %v of fake time, want none", took)
 		}
 		synctest.Wait()
 		if got := w.metric("bijou_gateway_requests_in_flight"); got != 0 {
-			t.Errorf("%v requests hang", got)
+			t.Errorf("%v requests are in progress, want none", got)
 		}
 	})
 }
 
-// TestGRPCIdleStream holds that a stream may be silent for longer than any time-out.
-func TestGRPCIdleStream(t *testing.T) {
+// A gRPC stream may be silent for longer than any timeout.
+func TestSilentGRPCStreamStaysOpen(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t, toCalls)
 		w.grpcOrigin("calls", "calls-1")
@@ -310,8 +316,8 @@ func TestGRPCIdleStream(t *testing.T) {
 	})
 }
 
-// TestGRPCOriginDies holds that a client whose stream breaks is told so by a status.
-func TestGRPCOriginDies(t *testing.T) {
+// A gRPC stream whose origin stops ends with a status.
+func TestBrokenGRPCStreamEndsWithAStatus(t *testing.T) {
 	w := newWorld(t, toCalls)
 	srv := w.grpcOrigin("calls", "calls-1")
 	s, err := w.grpcClient().NewStream(t.Context(), &calls.Streams[0], "/test.v1.Calls/Chat")
@@ -328,12 +334,12 @@ func TestGRPCOriginDies(t *testing.T) {
 	}
 }
 
-// TestEarlyAnswer holds that an origin may answer before it has read the request, in HTTP/1.1 and HTTP/2.
-func TestEarlyAnswer(t *testing.T) {
+// An origin may respond before it has read the request, in HTTP/1.1 and HTTP/2.
+func TestResponseBeforeTheEndOfTheRequest(t *testing.T) {
 	for _, h2 := range []bool{false, true} {
 		w := newWorld(t, toWeb)
 		w.origin("web", "web-1", "", http.HandlerFunc(func(rw http.ResponseWriter, _ *http.Request) {
-			_ = http.NewResponseController(rw).EnableFullDuplex() // or Go's server reads the body first
+			_ = http.NewResponseController(rw).EnableFullDuplex() // else Go's server reads the body first
 			rw.WriteHeader(http.StatusForbidden)
 		}))
 		body, never := io.Pipe()
@@ -364,7 +370,8 @@ func websocket(pause <-chan struct{}) http.Handler {
 		}
 		defer conn.Close()
 		_, _ = io.WriteString(conn,
-			"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-Websocket-Accept: a\r\n\r\n")
+			"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"+
+				"Sec-Websocket-Accept: a\r\n\r\n")
 		for {
 			c, err := buf.ReadByte()
 			if err != nil {
@@ -381,7 +388,8 @@ func websocket(pause <-chan struct{}) http.Handler {
 	})
 }
 
-const upgrade = "GET /ws HTTP/1.1\r\nHost: x\r\nConnection: keep-alive, Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Key: k\r\n\r\n"
+const upgrade = "GET /ws HTTP/1.1\r\nHost: x\r\nConnection: keep-alive, Upgrade\r\nUpgrade: websocket\r\n" +
+	"Sec-WebSocket-Key: k\r\n\r\n"
 
 func (w *world) upgrade() (net.Conn, *bufio.Reader) {
 	w.t.Helper()
@@ -406,13 +414,13 @@ func read(t *testing.T, r io.Reader, want string) {
 	}
 }
 
-func TestWebSocket(t *testing.T) {
+func TestWebSocketsPassBytesBothWays(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t, toWeb)
 		w.origin("web", "web-1", "", websocket(nil))
 		conn, r := w.upgrade()
 		for _, c := range []string{"a", "b", "\n", "\x00"} {
-			time.Sleep(10 * time.Minute) // may be silent
+			time.Sleep(10 * time.Minute) // no timeout ends it
 			_, _ = io.WriteString(conn, c)
 			read(t, r, "\x81\x01"+c)
 		}
@@ -421,7 +429,7 @@ func TestWebSocket(t *testing.T) {
 		time.Sleep(10 * time.Second)
 		synctest.Wait()
 		if got := w.metric("bijou_gateway_websockets_open") + w.metric("bijou_gateway_connections_open"); got != 0 {
-			t.Errorf("%v connections are left", got)
+			t.Errorf("%v connections are open, want none", got)
 		}
 		for _, bad := range []string{
 			"POST /ws HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nContent-Length: 1\r\n\r\na",
@@ -434,20 +442,20 @@ func TestWebSocket(t *testing.T) {
 	})
 }
 
-// TestWebSocketsDrain holds that a stop says goodbye between frames, not within one, and not to all at once.
-func TestWebSocketsDrain(t *testing.T) {
+// A stop sends a close frame on each WebSocket, between two frames, spread over half of the time.
+func TestStopClosesWebSocketsBetweenFrames(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t, toWeb)
 		pause := make(chan struct{})
 		w.origin("web", "web-1", "", websocket(pause))
 		begin := time.Now()
-		leaving := make(chan time.Duration, 30)
+		closed := make(chan time.Duration, 30)
 		for range 30 {
 			conn, r := w.upgrade()
 			go func() {
 				b := make([]byte, 4)
 				_, err := io.ReadFull(r, b)
-				leaving <- time.Since(begin)
+				closed <- time.Since(begin)
 				if err != nil || !bytes.Equal(b, []byte{0x88, 2, 0x03, 0xe9}) {
 					t.Errorf("got %x, %v", b, err)
 				}
@@ -465,11 +473,11 @@ func TestWebSocketsDrain(t *testing.T) {
 		}()
 		first, last := time.Hour, time.Duration(0)
 		for range 30 {
-			at := <-leaving
+			at := <-closed
 			first, last = min(first, at), max(last, at)
 		}
 		if last > 10*time.Second || last-first < 5*time.Second {
-			t.Errorf("goodbyes from %v to %v, want them spread over 10s", first, last)
+			t.Errorf("close frames came from %v to %v, want them spread over 10 s", first, last)
 		}
 		time.Sleep(10*time.Second - time.Since(begin) + time.Second)
 		close(pause)
@@ -481,11 +489,12 @@ func TestWebSocketsDrain(t *testing.T) {
 	})
 }
 
-// TestStreamsDrain holds that a stop ends gRPC streams with a status and event streams with their end, between two
-// messages and not all at once, and that calls which have an end of their own get there.
-func TestStreamsDrain(t *testing.T) {
+// A stop ends gRPC streams with a status and event streams with the end of the body, between two messages, spread over
+// half of the time. Unary calls in progress finish.
+func TestStopEndsStreamsBetweenMessages(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		w := newWorld(t, `[{"name":"half","match":{"path":"/test.v1.Calls/Half"},"to":[{"service":"web","endpoint":"grpc"}]},
+		w := newWorld(t, `[{"name":"half","match":{"path":"/test.v1.Calls/Half"},
+			"to":[{"service":"web","endpoint":"grpc"}]},
 			{"name":"calls","match":{"prefix":"/test.v1.Calls"},"to":[{"service":"calls","endpoint":"grpc"}]},
 			{"name":"web","to":[{"service":"web"}]}]`)
 		w.grpcOrigin("calls", "calls-1")
@@ -512,7 +521,7 @@ func TestStreamsDrain(t *testing.T) {
 		var mu sync.Mutex
 		var moments []time.Duration
 		var begin time.Time
-		gone := func() {
+		ended := func() {
 			mu.Lock()
 			defer mu.Unlock()
 			moments = append(moments, time.Since(begin))
@@ -531,7 +540,7 @@ func TestStreamsDrain(t *testing.T) {
 					!strings.Contains(err.Error(), "the edge is stopping") {
 					t.Errorf("a gRPC stream ended with %v", err)
 				}
-				gone()
+				ended()
 			})
 		}
 		for i := range 50 {
@@ -548,7 +557,7 @@ func TestStreamsDrain(t *testing.T) {
 				if text, err := io.ReadAll(res.Body); err != nil || string(text) != "data: a\n\n" {
 					t.Errorf("an event stream ended with %q, %v", text, err)
 				}
-				gone()
+				ended()
 			})
 		}
 		req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, "http://x/test.v1.Calls/Half", http.NoBody)
@@ -576,11 +585,12 @@ func TestStreamsDrain(t *testing.T) {
 			stopped <- w.edge.Shutdown(ctx)
 		}()
 		if err := <-unary; err != nil {
-			t.Errorf("a call in hand: %v", err)
+			t.Errorf("a unary call in progress: %v", err)
 		}
 		left.Wait()
-		if first, last := slices.Min(moments), slices.Max(moments); last > 10*time.Second || last-first < 8*time.Second {
-			t.Errorf("streams ended from %v to %v, want them spread over 10s", first, last)
+		if first, last := slices.Min(moments), slices.Max(moments); last > 10*time.Second ||
+			last-first < 8*time.Second {
+			t.Errorf("streams ended from %v to %v, want them spread over 10 s", first, last)
 		}
 		time.Sleep(11*time.Second - time.Since(begin))
 		close(rest)
@@ -626,7 +636,7 @@ func (w *world) metric(name string, labels ...string) (sum float64) {
 	return sum
 }
 
-func TestMetrics(t *testing.T) {
+func TestRequestsAreCountedByLabels(t *testing.T) {
 	w := newWorld(t, toWeb)
 	w.origin("web", "web-1", "", http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
 		var code int

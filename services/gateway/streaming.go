@@ -14,9 +14,9 @@ import (
 // errLeaving ends the copying of a stream because the edge stops.
 var errLeaving = errors.New("the edge is stopping")
 
-// streaming is an answer without an end of its own: a gRPC call whose answer has begun, or server-sent events. It
-// follows the messages of gRPC (a byte, four bytes of length, the message) only as far as it must to leave between two
-// of them. Events need no such care: a client drops one that is not whole.
+// streaming is a response that may never end by itself: a gRPC call whose response has begun, or server-sent events. It
+// finds the ends of gRPC messages (a byte, four bytes of length, the message), to end the response between two of them.
+// Events may be cut: a client ignores an incomplete one.
 type streaming struct {
 	grpc bool
 	cut  func() // ends reading from the origin
@@ -25,17 +25,18 @@ type streaming struct {
 	head  [5]byte
 	n     int    // bytes of head
 	left  uint32 // bytes of the message to come
-	leave bool   // end when the message is whole
+	leave bool   // end after the current message
 }
 
-// streaming takes the answer in, if it is one; nil: it is not. The caller removes it from longLived.
+// streaming adds the response to longLived if it is a stream; nil: it is not. The caller removes it from longLived.
 func (x *exchange) streaming() *streaming {
 	if !x.grpc && !strings.HasPrefix(contentType(x.res.Header), "text/event-stream") {
 		return nil
 	}
 	s := &streaming{grpc: x.grpc, cut: func() {
 		if x.body != nil {
-			_ = x.body.Close() // never fails; while it is being sent the end of the context is not noticed (golang/go#80085)
+			// While a body is being sent, the end of the context is not noticed (golang/go#80085).
+			_ = x.body.Close() // never fails
 		}
 		x.cancel(errLeaving)
 	}}
@@ -45,7 +46,7 @@ func (x *exchange) streaming() *streaming {
 	return s
 }
 
-// goAway implements leaver.
+// goAway implements longResponse.
 func (s *streaming) goAway() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -59,7 +60,7 @@ func (s *streaming) close() { s.cut() }
 
 func (s *streaming) between() bool { return s.n == 0 && s.left == 0 }
 
-// leaving reports whether that reading from the origin failed is our doing.
+// leaving reports whether reading from the origin failed because of goAway.
 func (s *streaming) leaving() bool {
 	if s == nil {
 		return false
@@ -101,7 +102,7 @@ func (s *streaming) pass(p []byte) (n int, end bool) {
 	}
 }
 
-// leave ends an answer because the edge stops. The origin has done nothing wrong.
+// leave ends a response because the edge stops. It counts as a success of the origin.
 func (x *exchange) leave() {
 	x.outcome = route.Success
 	if x.grpc {

@@ -6,7 +6,7 @@ import (
 	"strings"
 )
 
-// Errors of checkPath. Each is the detail of an answer, so they speak to the client.
+// Errors of checkPath. They are sent to the client as the detail of the response.
 var (
 	errPathStart   = errors.New("the path must begin with a slash")
 	errPathSegment = errors.New(`the path must have no "." or ".." and no empty segment`)
@@ -14,11 +14,11 @@ var (
 	errPathChar    = errors.New("the path must have no backslash, space or control character, and no broken escape")
 )
 
-// checkPath refuses every path that a server behind the edge might read as another one: matching it would then decide
-// about the wrong path. Path is as it came, with its escapes and without the query.
+// checkPath refuses every path that a server behind the edge might read as another path than the one that is matched.
+// path is as received, with its escapes and without the query.
 //
-// Dot segments and empty segments, also escaped, are refused instead of being resolved: programs resolve them
-// themselves before they send, and what is refused cannot be understood in two ways.
+// Dot segments and empty segments, also escaped, are refused instead of being resolved: clients resolve them
+// before they send, and a refused path cannot have two meanings.
 func checkPath(path string) error {
 	if path == "" || path[0] != '/' {
 		return errPathStart
@@ -28,7 +28,7 @@ func checkPath(path string) error {
 	params := false
 	for i := 1; i <= len(path); i++ {
 		if i == len(path) || path[i] == '/' {
-			// "..;x" is ".." to servers that know path parameters.
+			// Servers with path parameters read "..;x" as "..".
 			if dots > 0 && dots <= 2 && (plain == dots || params) || plain == 0 && i < len(path) {
 				return errPathSegment
 			}
@@ -130,7 +130,10 @@ func isHost(s string) bool {
 		return false
 	}
 	host, port := splitHost(s)
-	if host == "" || strings.Contains(host, "]") != (host[0] == '[') || host[0] != '[' && strings.ContainsAny(host, "[:") {
+	if host == "" || strings.Contains(host, "]") != (host[0] == '[') {
+		return false
+	}
+	if host[0] != '[' && strings.ContainsAny(host, "[:") {
 		return false
 	}
 	for i := range len(port) {

@@ -31,7 +31,7 @@ type suffixRules struct {
 type rule struct {
 	Route
 	criticality   overload.Criticality
-	header, total time.Duration // -1: what the settings say
+	header, total time.Duration // -1: those of the settings
 	attempts      int
 	targets       []*target
 	weights       int // their sum
@@ -39,7 +39,7 @@ type rule struct {
 	seconds prometheus.Observer
 }
 
-// target is a Target with those who stand behind it.
+// target is a Target with its origin.
 type target struct {
 	Target
 	origin *origin
@@ -78,15 +78,15 @@ func compile(routes Routes) (*table, error) {
 			if b.covers(a) {
 				return nil, refuse(places[b], b.Name, bad("match", "is the same as that of route %q", a.Name))
 			}
-			return nil, refuse(places[b], b.Name, bad("match", "can never be reached: route %q takes all of its requests first",
-				a.Name))
+			return nil, refuse(places[b], b.Name,
+				bad("match", "can never be reached: route %q takes all of its requests first", a.Name))
 		}
 	}
 	t.index()
 	return t, nil
 }
 
-// clone keeps what validate fills in out of the routes of the caller.
+// clone makes a copy, so that validate does not change the routes of the caller.
 func clone(r Route) Route {
 	r.To = slices.Clone(r.To)
 	r.Match.Headers = slices.Clone(r.Match.Headers)
@@ -95,7 +95,7 @@ func clone(r Route) Route {
 
 func newRule(r Route) *rule {
 	u := &rule{Route: r, header: -1, total: -1, attempts: cmp.Or(r.Retry.Attempts, 3)}
-	u.criticality, _ = overload.Parse(r.Criticality) // validate saw that it can be read
+	u.criticality, _ = overload.Parse(r.Criticality) // validate has checked it
 	if d, err := time.ParseDuration(r.Timeout.Header); err == nil {
 		u.header = d
 	}
@@ -106,7 +106,10 @@ func newRule(r Route) *rule {
 		u.Match.Headers[i].Name = canonical(u.Match.Headers[i].Name)
 	}
 	if len(r.Retry.Methods) == 0 {
-		u.Retry.Methods = []string{http.MethodGet, http.MethodHead, http.MethodOptions, http.MethodPut, http.MethodDelete}
+		u.Retry.Methods = []string{
+			http.MethodGet, http.MethodHead, http.MethodOptions, http.MethodPut,
+			http.MethodDelete,
+		}
 	}
 	for _, to := range r.To {
 		u.targets = append(u.targets, &target{Target: to})

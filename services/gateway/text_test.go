@@ -54,7 +54,7 @@ func TestPathThatIsNotUTF8(t *testing.T) {
 // Bytes that are no UTF-8 and control characters in a request do not reach the access log or a metric's label.
 func TestRawBytesStayOutOfLogAndMetrics(t *testing.T) {
 	w := newWorld(t, toWeb, "gateway.accessLog", "all")
-	w.origin("web", "web-1", "v1", says("ok"))
+	w.origin("web", "web-1", "v1", responds("ok"))
 	for _, head := range []string{
 		"GET /raw\xff\xfe HTTP/1.1\r\nHost: x\r\n",
 		"GET /tab HTTP/1.1\r\nHost: x\r\nX-Request-Id: a\tb\xff\r\nX-Forwarded-For: a\xff\tb\r\nUser-Agent: \xff\r\n",

@@ -16,29 +16,29 @@ import (
 // longLived holds the responses that have no end of their own: upgraded connections and streams.
 type longLived struct {
 	mu     sync.Mutex
-	all    map[leaver]*time.Timer // calls goAway; nil: the edge is not stopping
-	until  time.Time              // when goAway was called on all; zero: the edge is not stopping
+	all    map[longResponse]*time.Timer // calls goAway; nil: the edge is not stopping
+	until  time.Time                    // when goAway was called on all; zero: the edge is not stopping
 	empty  chan struct{}
 	closed bool
 }
 
-// leaver is one of them.
-type leaver interface {
-	// goAway ends it, but not in the middle of a message, so that its client comes back.
+// longResponse is one of them.
+type longResponse interface {
+	// goAway ends it between two messages, so that its client reconnects.
 	goAway()
-	// close cuts it off.
+	// close ends it at once.
 	close()
 }
 
-// tunnel passes WebSocket frames both ways. It looks at the frames to the client only as far as it must to send a close
-// frame between two of them.
+// tunnel passes WebSocket frames both ways. It finds the ends of frames to the client only to send a close frame
+// between two of them.
 type tunnel struct {
 	client, origin io.ReadWriteCloser
 
 	mu     sync.Mutex // guards writing to the client
 	frames frames
 	leave  bool // send the close frame after the frame that is being written
-	said   bool
+	closed bool // the close frame was sent
 }
 
 // closeGoingAway is a WebSocket close frame with code 1001, going away.
@@ -52,7 +52,8 @@ func (x *exchange) tunnel() *failure {
 	origin, ok := x.res.Body.(io.ReadWriteCloser)
 	if !ok || !strings.EqualFold(x.res.Header.Get("Upgrade"), x.upgrade) {
 		x.outcome = route.Failure
-		return fail(FaultOrigin, http.StatusBadGateway, "%s switched to another protocol than asked for", x.target.Service)
+		return fail(FaultOrigin, http.StatusBadGateway, "%s switched to another protocol than asked for",
+			x.target.Service)
 	}
 	nc, rw, err := http.NewResponseController(x.w).Hijack()
 	if err != nil {
@@ -78,7 +79,7 @@ func (x *exchange) tunnel() *failure {
 	return nil
 }
 
-// switching is the head of the answer.
+// switching is the head of the response.
 func (x *exchange) switching() []byte {
 	h := http.Header{}
 	copyAnswer(h, x.res.Header)
@@ -96,7 +97,7 @@ func (x *exchange) switching() []byte {
 func (t *tunnel) run(from io.Reader) (sent int64) {
 	ended := make(chan struct{}, 2)
 	go func() {
-		_, _ = io.Copy(t.origin, from) // either side may go whenever it likes
+		_, _ = io.Copy(t.origin, from) // either side may close at any time
 		closeWrite(t.origin)
 		ended <- struct{}{}
 	}()
@@ -143,7 +144,7 @@ func (t *tunnel) copyToClient() (sent int64) {
 func (t *tunnel) write(p []byte) (n int, err error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	for len(p) > 0 && !t.said {
+	for len(p) > 0 && !t.closed {
 		k := len(p)
 		if t.leave {
 			k = t.frames.pass(p)
@@ -159,28 +160,28 @@ func (t *tunnel) write(p []byte) (n int, err error) {
 		}
 		p = p[k:]
 		if t.leave && t.frames.between() {
-			t.sayLocked()
+			t.sendCloseLocked()
 		}
 	}
 	return n, nil
 }
 
-// goAway makes the client close and connect again, as soon as the frame that it is getting is whole.
+// goAway sends the close frame after the current frame. The client then closes and reconnects.
 func (t *tunnel) goAway() {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.leave = true
-	if t.frames.between() && !t.said {
-		t.sayLocked()
+	if t.frames.between() && !t.closed {
+		t.sendCloseLocked()
 	}
 }
 
-func (t *tunnel) sayLocked() {
-	t.said = true
+func (t *tunnel) sendCloseLocked() {
+	t.closed = true
 	_, _ = t.client.Write(closeGoingAway) // a client that has left needs none
 }
 
-// frames follows the frames of a WebSocket (RFC 6455, 5.2) only as far as to know where they end.
+// frames finds the ends of the frames of a WebSocket (RFC 6455, 5.2).
 type frames struct {
 	head [14]byte
 	n    int    // bytes of head
@@ -244,24 +245,24 @@ func (f *frames) headDone() bool {
 	return true
 }
 
-// add takes one in; false: everything is closed.
-func (s *longLived) add(l leaver) bool {
+// add adds a response; false: the edge is closed.
+func (s *longLived) add(l longResponse) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.closed {
 		return false
 	}
 	if s.all == nil {
-		s.all = map[leaver]*time.Timer{}
+		s.all = map[longResponse]*time.Timer{}
 	}
 	s.all[l] = nil
 	if !s.until.IsZero() {
-		s.scheduleGoAwayLocked(l, max(time.Until(s.until), time.Second)) // it may be about to end by itself
+		s.scheduleGoAwayLocked(l, max(time.Until(s.until), time.Second)) // it may end by itself before
 	}
 	return true
 }
 
-func (s *longLived) remove(l leaver) {
+func (s *longLived) remove(l longResponse) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if timer := s.all[l]; timer != nil {
@@ -288,7 +289,7 @@ func (s *longLived) drain(ctx context.Context) {
 	}
 }
 
-func (s *longLived) scheduleGoAwayLocked(l leaver, within time.Duration) {
+func (s *longLived) scheduleGoAwayLocked(l longResponse, within time.Duration) {
 	s.all[l] = time.AfterFunc(pace.Jitter(within/2, 1), l.goAway)
 }
 
@@ -312,7 +313,7 @@ func (s *longLived) wait(ctx context.Context) error {
 	}
 }
 
-// close cuts all.
+// close ends all at once.
 func (s *longLived) close() {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -18,12 +18,12 @@ import (
 // wire speaks HTTP/1.1 to origins for two kinds of requests. All others go by http.Transport.
 //
 // Nearly all may be repeated and have no body, or one that was read as a whole. They are written and read in the
-// goroutine of the request, where http.Transport passes each to two others and back; that is a third of the CPU time of
-// a small request (see BenchmarkGateway). A connection from the pool may have been closed by the origin meanwhile. Then
-// the request is sent on a new one: that is safe because it may be repeated.
+// goroutine of the request; http.Transport would pass each to two other goroutines and back, which is a third of the
+// CPU time of a small request (see BenchmarkGateway). A connection from the pool may have been closed by the origin
+// meanwhile. Then the request is sent on a new one: that is safe because it may be repeated.
 //
-// The others have a body that is passed on as it comes. Whoever sends it decides how long that takes, and
-// http.Transport holds 90 KiB meanwhile. They have connections of their own: such a request cannot be sent again.
+// The others have a body that is passed on as it comes. The client decides how long that takes, and http.Transport
+// would hold 90 KiB meanwhile. They use new connections: such a request cannot be sent again.
 type wire struct {
 	dial func(ctx context.Context, network, addr string) (net.Conn, error)
 
@@ -39,7 +39,7 @@ const (
 	keepIdle      = 55 * time.Second
 	sweepEvery    = 30 * time.Second
 	maxAnswerHead = 64 << 10
-	maxInterim    = 8 // 1xx answers before the answer
+	maxInterim    = 8 // 1xx responses before the response
 )
 
 var (
@@ -56,7 +56,7 @@ type wireConn struct {
 	r      *bufio.Reader
 	out    []byte
 	left   int64 // bytes that may still come
-	came   bool  // something has come for this request
+	came   bool  // a byte of the response was read
 	parked time.Time
 }
 
@@ -101,7 +101,7 @@ func (w *wire) upload(ctx context.Context, addr string, x *exchange) (*http.Resp
 		return nil, err
 	}
 	stop := c.until(ctx)
-	u := &upload{c: c, ctx: ctx, body: x.body, left: x.r.ContentLength, patience: x.patience()}
+	u := &upload{c: c, ctx: ctx, body: x.body, left: x.r.ContentLength, timeout: x.headerTimeout()}
 	head, late, answered := x.appendHead(nil), x.cancel, make(chan struct{})
 	x.edge.work.Go(func() {
 		fromClient, toOrigin := u.send(head)
@@ -110,10 +110,10 @@ func (w *wire) upload(ctx context.Context, addr string, x *exchange) (*http.Resp
 			_ = c.Close() // the answer to a part of a request is not used
 			return
 		case !errors.Is(toOrigin, os.ErrDeadlineExceeded):
-			// one that takes no more for another reason has an answer to explain it
+			// the origin reads no more for another reason, and its response may explain it
 			select {
 			case <-answered:
-			case <-time.After(u.patience):
+			case <-time.After(u.timeout):
 			}
 		}
 		select {
@@ -129,24 +129,24 @@ func (w *wire) upload(ctx context.Context, addr string, x *exchange) (*http.Resp
 		_ = c.Close() // the first error counts
 		return nil, err
 	}
-	res.Close = true // or more and more connections would be kept
+	res.Close = true // else the pool would grow with each of them
 	res.Body = newWireBody(c, res, stop)
 	return res, nil
 }
 
-// upload is a body on its way.
+// upload is a body that is being sent.
 type upload struct {
-	c        *wireConn
-	ctx      context.Context
-	body     *body
-	left     int64         // bytes to come; negative: unknown
-	patience time.Duration // that the origin may take for each piece
+	c       *wireConn
+	ctx     context.Context
+	body    *body
+	left    int64         // bytes to come; negative: unknown
+	timeout time.Duration // for the origin to read each piece
 }
 
 // chunkHead is the space for the size of a chunk.
 const chunkHead = len("8000\r\n")
 
-// send sends a head, and the body as it comes.
+// send sends the head of the request, and the body as it comes.
 func (u *upload) send(head []byte) (fromClient, toOrigin error) {
 	if err := u.write(head); err != nil {
 		return nil, err
@@ -179,15 +179,15 @@ func (u *upload) send(head []byte) (fromClient, toOrigin error) {
 }
 
 func (u *upload) write(p []byte) error {
-	_ = u.c.SetWriteDeadline(time.Now().Add(u.patience)) // fails only if c is closed, and so does writing
+	_ = u.c.SetWriteDeadline(time.Now().Add(u.timeout)) // fails only if c is closed, and so does writing
 	if u.ctx.Err() != nil {
-		_ = u.c.SetDeadline(longAgo) // until did so before
+		_ = u.c.SetDeadline(longAgo) // until did so before; the line above has undone it
 	}
 	_, err := u.c.Write(p)
 	return err
 }
 
-// until ends what is done with the connection when ctx does.
+// until ends reads and writes of the connection when ctx ends.
 func (c *wireConn) until(ctx context.Context) (stop func() bool) {
 	return context.AfterFunc(ctx, func() { _ = c.SetDeadline(longAgo) }) // fails only if c is closed
 }
@@ -246,7 +246,7 @@ func (x *exchange) appendHead(b []byte) []byte {
 	for name, lines := range x.header {
 		for _, line := range lines {
 			if line == "" && name == "User-Agent" {
-				continue // which keeps http.Transport from adding its own
+				continue // an empty line only keeps http.Transport from adding its own
 			}
 			b = append(b, "\r\n"...)
 			b = append(b, name...)
@@ -283,7 +283,7 @@ func (w *wire) connect(ctx context.Context, addr string) (*wireConn, error) {
 	c := &wireConn{wire: w, addr: addr, left: maxAnswerHead}
 	var err error
 	done := make(chan struct{})
-	go func() { // or the stack of the request would grow to 16 KiB for this, and stay so
+	go func() { // else the stack of the request would grow to 16 KiB, and not shrink
 		defer close(done)
 		c.Conn, err = w.dial(ctx, "tcp", addr)
 	}()
@@ -294,7 +294,7 @@ func (w *wire) connect(ctx context.Context, addr string) (*wireConn, error) {
 	return c, nil
 }
 
-// put takes a connection back on which nothing is under way.
+// put returns an idle connection to the pool.
 func (w *wire) put(c *wireConn) {
 	c.parked = time.Now()
 	w.mu.Lock()
@@ -312,7 +312,7 @@ func (w *wire) put(c *wireConn) {
 	}
 }
 
-// clean closes what has been idle for too long, and comes back while there is more.
+// clean closes connections that have been idle for too long, and runs again while there are others.
 func (w *wire) clean() {
 	w.mu.Lock()
 	defer w.mu.Unlock()

@@ -45,7 +45,8 @@ func newWorld(t testing.TB, routes string, settings ...string) *world {
 func worldWith(t testing.TB, opts gateway.EdgeOptions, routes string, settings ...string) *world {
 	t.Helper()
 	w := &world{
-		t: t, net: memnet.New(), disc: discovery.NewStatic(nil), metrics: prometheus.NewRegistry(), log: &lockedBuffer{},
+		t: t, net: memnet.New(), disc: discovery.NewStatic(nil), metrics: prometheus.NewRegistry(),
+		log:       &lockedBuffer{},
 		instances: map[string][]discovery.Instance{}, served: make(chan error, 1),
 	}
 	values := map[string]string{"gateway.routes": routes}
@@ -63,7 +64,7 @@ func (w *world) start(opts gateway.EdgeOptions) {
 	if opts.DialContext == nil {
 		opts.DialContext = w.net.DialContext
 	}
-	// as processes have it
+	// the same handler as in a process
 	opts.Log = slog.New(trace.Handler(slog.NewJSONHandler(w.log, &slog.HandlerOptions{Level: slog.LevelDebug})))
 	edge, err := gateway.NewEdge(opts)
 	if err != nil {
@@ -134,7 +135,7 @@ func (w *world) put(name, value string) {
 	}
 }
 
-// client speaks to the edge, by HTTP/2 if h2.
+// client returns a client of the edge, by HTTP/2 if h2.
 func (w *world) client(h2 bool) *http.Client {
 	tr := &http.Transport{
 		DialContext: func(ctx context.Context, network, _ string) (net.Conn, error) {
@@ -145,14 +146,13 @@ func (w *world) client(h2 bool) *http.Client {
 	tr.Protocols.SetHTTP1(!h2)
 	tr.Protocols.SetUnencryptedHTTP2(h2)
 	w.t.Cleanup(tr.CloseIdleConnections)
-	return &http.Client{Transport: tr, CheckRedirect: func(*http.Request,
-		[]*http.Request,
-	) error {
-		return http.ErrUseLastResponse
-	}}
+	return &http.Client{
+		Transport:     tr,
+		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+	}
 }
 
-// answer is an answer with its body.
+// answer is a response with its body.
 type answer struct {
 	*http.Response
 	body string
@@ -195,7 +195,7 @@ func (w *world) dial() net.Conn {
 	return c
 }
 
-// raw sends bytes on a connection of their own and returns the statuses of all answers until the edge closes it.
+// raw sends bytes on a new connection and returns the statuses of all answers until the edge closes it.
 func (w *world) raw(text string) (statuses []int, headers []http.Header) {
 	w.t.Helper()
 	c := w.dial()
@@ -206,19 +206,19 @@ func (w *world) raw(text string) (statuses []int, headers []http.Header) {
 		if err != nil {
 			return statuses, headers
 		}
-		_, _ = io.Copy(io.Discard, res.Body) // cut short is an end, too
+		_, _ = io.Copy(io.Discard, res.Body) // it may be cut short
 		if res.Close {
-			res.Header.Set("Connection", "close") // ReadResponse took it off
+			res.Header.Set("Connection", "close") // ReadResponse has removed it
 		}
 		statuses, headers = append(statuses, res.StatusCode), append(headers, res.Header)
 	}
 }
 
-func says(text string) http.Handler {
+func responds(text string) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, text) })
 }
 
-func answers(code int) http.Handler {
+func respondsStatus(code int) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(code) })
 }
 

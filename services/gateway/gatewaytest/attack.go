@@ -20,7 +20,7 @@ import (
 // goroutine.
 type Client struct {
 	*http2.Framer
-	// Conn is the connection. Whoever closes it ends the client.
+	// Conn is the connection. Closing it ends the client.
 	Conn net.Conn
 	// Stream is the number of the next request.
 	Stream uint32
@@ -37,7 +37,7 @@ type Client struct {
 	closed   bool
 }
 
-// NewClient begins to speak on conn.
+// NewClient starts a client on conn.
 func NewClient(conn net.Conn, settings ...http2.Setting) *Client {
 	c := &Client{
 		Framer: http2.NewFramer(conn, conn), Conn: conn, Stream: 1, done: make(chan struct{}),
@@ -46,7 +46,7 @@ func NewClient(conn net.Conn, settings ...http2.Setting) *Client {
 	c.news.L = &c.mu
 	c.AllowIllegalWrites = true
 	c.enc = hpack.NewEncoder(&c.block)
-	_, _ = io.WriteString(conn, http2.ClientPreface) // what cannot be sent is not answered
+	_, _ = io.WriteString(conn, http2.ClientPreface) // an error shows as a missing response
 	_ = c.WriteSettings(settings...)
 	go c.read()
 	return c
@@ -160,7 +160,7 @@ func (c *Client) Closed() bool {
 // Done is closed when the connection is.
 func (c *Client) Done() <-chan struct{} { return c.done }
 
-// GoAway returns why the edge told the client to leave, if it did.
+// GoAway returns the code of GOAWAY; not ok: none was received.
 func (c *Client) GoAway() (code http2.ErrCode, ok bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -170,7 +170,7 @@ func (c *Client) GoAway() (code http2.ErrCode, ok bool) {
 	return *c.goAway, true
 }
 
-// Flood is a way to make much work with little.
+// Flood is an attack that costs the client little and the server much.
 type Flood struct {
 	// Step sends some more, and returns how many frames that were.
 	Step func(c *Client) int
@@ -178,18 +178,19 @@ type Flood struct {
 	Kind string
 }
 
-// Floods are those that the edge knows, by name. They ask host x for paths of Origin.
+// Floods are the floods that the edge detects, by name. They send requests for host x and paths of Origin.
 var Floods = map[string]Flood{
 	"rapid reset": resetting(func(c *Client, id uint32) { _ = c.WriteRSTStream(id, http2.ErrCodeCancel) }),
 	"made you reset by no increment": resetting(func(c *Client, id uint32) {
 		_ = c.WriteRawFrame(http2.FrameWindowUpdate, 0, id, make([]byte, 4))
 	}),
-	"made you reset by a large increment": resetting(func(c *Client, id uint32) { _ = c.WriteWindowUpdate(id, 1<<31-1) }),
-	"made you reset by late data": resetting(func(c *Client, id uint32) {
-		_ = c.WriteData(id, false,
-			[]byte("x"))
+	"made you reset by a large increment": resetting(func(c *Client, id uint32) {
+		_ = c.WriteWindowUpdate(id, 1<<31-1)
 	}),
-	"made you reset by itself": resetting(func(c *Client, id uint32) {
+	"made you reset by late data": resetting(func(c *Client, id uint32) {
+		_ = c.WriteData(id, false, []byte("x"))
+	}),
+	"made you reset by a stream that depends on itself": resetting(func(c *Client, id uint32) {
 		_ = c.WritePriority(id, http2.PriorityParam{StreamDep: id})
 	}),
 	"made you reset by a late header": resetting(func(c *Client, id uint32) {
@@ -252,11 +253,11 @@ func (c *Client) half() {
 	_ = c.WriteHeaders(http2.HeadersFrameParam{StreamID: 1, BlockFragment: c.Fields(":method", "GET")})
 }
 
-// Slow is a client that keeps the edge waiting.
+// Slow is a client that sends or reads slowly.
 type Slow struct {
 	// Start is sent at once, and Drip every two seconds.
 	Start, Drip string
-	// Takes says that the client takes what is sent to it.
+	// Takes: the client reads the response.
 	Takes bool
 }
 
@@ -273,8 +274,8 @@ var SlowClients = map[string]Slow{
 	},
 }
 
-// Origin answers GET with "ok", POST with the length of the body, /hang never, and /large with 1 MiB. Folders are of no
-// matter.
+// Origin answers GET with "ok", POST with the length of the body, /hang never, and /large with 1 MiB. Only the last
+// segment of the path counts.
 var Origin = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 	switch name := path.Base(r.URL.Path); {
 	case name == "hang":
