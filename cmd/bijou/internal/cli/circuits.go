@@ -81,6 +81,8 @@ func (c *circuitsListCmd) Run(ctx context.Context, e *env) error {
 		switch {
 		case c.Watch && (ctx.Err() != nil || errors.Is(err, io.EOF)):
 			return nil
+		case errors.Is(err, io.EOF):
+			return errs.Errorf(errs.Unavailable, "circuits ended the stream before it sent anything")
 		case err != nil:
 			return errs.FromRPC(err)
 		}
@@ -180,7 +182,8 @@ func (f *forceFlags) force(ctx context.Context, e *env, state circuitsv1.State, 
 	defer conn.Close()
 	if names, err := circuitNames(ctx, conn); err == nil && state != circuitsv1.State_STATE_UNSPECIFIED &&
 		!slices.Contains(names, f.Name) {
-		e.notef("%s\n", e.style.Yellow(fmt.Sprintf("no circuit is called %q so far: this holds for those to come", f.Name)))
+		e.notef("%s\n", e.style.Yellow(fmt.Sprintf("no circuit has the name %q yet: the order applies when one appears",
+			f.Name)))
 	}
 	author := publishFlags{Author: f.Author}
 	question := &circuitsv1.ForceRequest{

@@ -1,12 +1,7 @@
 package cli_test
 
 import (
-	"bytes"
-	"context"
 	"fmt"
-	"net"
-	"net/http"
-	"net/http/httptest"
 	"strings"
 	"testing"
 	"time"
@@ -15,102 +10,9 @@ import (
 	configv1 "bijou.dev/platform/api/config/v1"
 	discoveryv1 "bijou.dev/platform/api/discovery/v1"
 	"bijou.dev/platform/errs"
-	"google.golang.org/grpc"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/timestamppb"
 )
-
-// platform answers the questions of the command line with what a test has put into it.
-type platform struct {
-	addr      string
-	instances []*discoveryv1.Instance
-	history   *configv1.HistoryResponse
-	listed    *configv1.ListResponse
-	values    *configv1.GetResponse
-	status    *configv1.StatusResponse
-	publish   func(*configv1.PublishRequest) (*configv1.PublishResponse, error)
-	traces    string
-}
-
-// start serves the platform on loopback until the test ends.
-func (p *platform) start(t *testing.T) *platform {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	zipkin := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
-		fmt.Fprint(w,
-			p.traces)
-	}))
-	t.Cleanup(zipkin.Close)
-	server := grpc.NewServer()
-	discoveryv1.RegisterDiscoveryServer(server, registryServer{platform: p})
-	configv1.RegisterConfigServer(server, settingsServer{platform: p})
-	go func() { _ = server.Serve(l) }()
-	t.Cleanup(server.Stop)
-	p.addr = l.Addr().String()
-	for _, name := range []string{"config", "tracing"} {
-		p.instances = append(p.instances, &discoveryv1.Instance{
-			Service: name, Id: name + "-1", Status: discoveryv1.Status_STATUS_UP, Zone: "a", Version: "1",
-			Endpoints: map[string]string{"grpc": p.addr, "zipkin": zipkin.Listener.Addr().String()},
-		})
-	}
-	return p
-}
-
-// registryServer answers for discovery.
-type registryServer struct {
-	discoveryv1.UnimplementedDiscoveryServer
-	*platform
-}
-
-func (p registryServer) List(_ context.Context, q *discoveryv1.ListRequest) (*discoveryv1.ListResponse, error) {
-	answer := &discoveryv1.ListResponse{}
-	for _, i := range p.instances {
-		if q.GetService() == "" || q.GetService() == i.GetService() {
-			answer.Instances = append(answer.Instances, i)
-		}
-	}
-	return answer, nil
-}
-
-// settingsServer answers for config.
-type settingsServer struct {
-	configv1.UnimplementedConfigServer
-	*platform
-}
-
-func (p settingsServer) History(context.Context, *configv1.HistoryRequest) (*configv1.HistoryResponse, error) {
-	return p.history, nil
-}
-
-func (p settingsServer) List(context.Context, *configv1.ListRequest) (*configv1.ListResponse, error) {
-	return p.listed, nil
-}
-
-func (p settingsServer) Get(context.Context, *configv1.GetRequest) (*configv1.GetResponse, error) {
-	return p.values, nil
-}
-
-func (p settingsServer) Status(context.Context, *configv1.StatusRequest) (*configv1.StatusResponse, error) {
-	return p.status, nil
-}
-
-func (p settingsServer) Publish(_ context.Context, q *configv1.PublishRequest) (*configv1.PublishResponse, error) {
-	return p.publish(q)
-}
-
-// run runs a command against the platform and returns what it printed and its exit code.
-func (p *platform) run(t *testing.T, args ...string) (stdout, stderr string, code int) {
-	t.Helper()
-	var out, problems bytes.Buffer
-	code = cli.Main(t.Context(), cli.World{
-		Args: append([]string{"--discovery", p.addr}, args...), Stdout: &out, Stderr: &problems,
-		Environ: []string{"USER=ann"}, Now: t.Context(),
-	})
-	return out.String(), problems.String(), code
-}
 
 const forged = "ann\x1b[1A\x1b[2K\nrevision 9  forged"
 
@@ -144,7 +46,7 @@ func TestLongValuesDoNotWidenTheList(t *testing.T) {
 
 func TestAValueIsPrintedAsItIsForPrograms(t *testing.T) {
 	const value = "{\n\t\"a\": \"\x1b\"\n}"
-	p := (&platform{values: &configv1.GetResponse{Values: []*configv1.Value{{Name: "web.x", Value: value}}}}).start(t)
+	p := (&platform{get: answer[*configv1.GetRequest](&configv1.GetResponse{Values: []*configv1.Value{{Name: "web.x", Value: value}}})}).start(t)
 	out, _, code := p.run(t, "config", "get", "web.x", "--app", "web")
 	if code != cli.ExitOK || out != value+"\n" {
 		t.Errorf("exit code %d, printed %q, want %q", code, out, value+"\n")

@@ -3,6 +3,7 @@ package cli
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -133,6 +134,11 @@ func (c *configGetCmd) Run(ctx context.Context, e *env) error {
 		if err != nil {
 			return err
 		}
+		has := func(v *configv1.Value) bool { return v.GetName() == c.Name }
+		if c.Name != "" && !slices.ContainsFunc(answer.GetValues(), has) {
+			return errs.Errorf(errs.NotFound, "%s has no value here; `bijou config list %s` shows who reads it, for --app",
+				c.Name, c.Name)
+		}
 		return e.print(answer, func() error { return c.show(e, answer) })
 	})
 }
@@ -161,10 +167,6 @@ func (c *configGetCmd) show(e *env, answer *configv1.GetResponse) error {
 			return e.printValue(v.GetValue())
 		}
 		t.Add(v.GetName(), v.GetValue(), scopeText(v.GetLayer(), v.GetScope()), strconv.FormatInt(v.GetRevision(), 10))
-	}
-	if c.Name != "" {
-		return errs.Errorf(errs.NotFound, "%s has no value here; `bijou config list %s` shows who reads it, for --app",
-			c.Name, c.Name)
 	}
 	return e.table(&t)
 }
@@ -370,7 +372,9 @@ func (p *publishFlags) await(ctx context.Context, e *env, client configv1.Config
 		Wait: durationpb.New(min(p.Wait, requestTimeout-time.Second)),
 	})
 	if err != nil {
-		return fmt.Errorf("published, but asking who runs it: %w", err)
+		// The kind of err would make an exit code that says that nothing was changed.
+		return errs.Errorf(errs.Internal, "revision %d is published, but which instances run it is unknown: %w", revision,
+			err)
 	}
 	e.notef("%s\n", statusText(status))
 	// What was refused before is another story: `bijou config status` tells it.
@@ -387,7 +391,7 @@ func statusText(s *configv1.StatusResponse) string {
 			strings.Join(away, ", "))
 	}
 	if problem := s.GetRegistryProblem(); problem != "" {
-		text += "; who else there is cannot be said: " + problem
+		text += "; the registry gives no list of instances: " + problem
 	}
 	return text
 }

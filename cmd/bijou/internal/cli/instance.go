@@ -58,7 +58,7 @@ func (c *servicesShowCmd) Run(ctx context.Context, e *env) error {
 		Version: i.GetVersion(), Started: i.GetStarted().AsTime(), Endpoints: i.GetEndpoints(), Figures: map[string]string{},
 	}
 	addr := i.GetEndpoints()["admin"]
-	ready, code, err := askAdmin(ctx, http.MethodGet, addr, "/readyz", nil)
+	ready, answer, err := askAdmin(ctx, http.MethodGet, addr, "/readyz", nil)
 	if err != nil {
 		return err
 	}
@@ -66,7 +66,7 @@ func (c *servicesShowCmd) Run(ctx context.Context, e *env) error {
 	if err := json.Unmarshal(ready, &report); err != nil {
 		return fmt.Errorf("reading the readiness of %s: %w", c.Instance, err)
 	}
-	s.Ready, s.Checks = code == http.StatusOK, report.Checks
+	s.Ready, s.Checks = answer.StatusCode == http.StatusOK, report.Checks
 	metrics, _, err := askAdmin(ctx, http.MethodGet, addr, "/metrics", nil)
 	if err != nil {
 		return err
@@ -121,39 +121,45 @@ func (c *servicesKillCmd) Run(ctx context.Context, e *env) error {
 	if err != nil {
 		return fmt.Errorf("killing %s: %w", c.Instance, err)
 	}
-	answer, code, err := askAdmin(ctx, http.MethodPost, i.GetEndpoints()["admin"], "/kill", body)
-	switch {
-	case err != nil:
+	_, answer, err := askAdmin(ctx, http.MethodPost, i.GetEndpoints()["admin"], "/kill", body)
+	if err != nil {
 		return err
-	case code == http.StatusNotFound || code == http.StatusMethodNotAllowed:
+	}
+	if answer.StatusCode == http.StatusNotFound || answer.StatusCode == http.StatusMethodNotAllowed {
 		return errs.Errorf(errs.Precondition, "killing %s: it does not allow it; it must run with -allow-kill", c.Instance)
-	case code >= 300:
-		return errs.Errorf(errs.Invalid, "killing %s: %s", c.Instance, bytes.TrimSpace(answer))
+	}
+	if err := errs.FromResponse(answer); err != nil {
+		if doing := "killing " + c.Instance; !strings.HasPrefix(err.Error(), doing) { // as a proxy or a router answers
+			return fmt.Errorf("%s: %w", doing, err)
+		}
+		return err
 	}
 	err = e.printf("killed %s\n", c.Instance)
 	return err
 }
 
-// askAdmin asks the admin page of an instance.
-func askAdmin(ctx context.Context, method, addr, path string, body []byte) (answer []byte, code int, err error) {
+// askAdmin sends a request to the admin port of an instance. It returns the body of the answer, and the answer, whose
+// body can be read once more.
+func askAdmin(ctx context.Context, method, addr, path string, body []byte) ([]byte, *http.Response, error) {
 	if addr == "" {
-		return nil, 0, errs.Errorf(errs.Precondition, "the instance has no admin page")
+		return nil, nil, errs.Errorf(errs.Precondition, "the instance has no admin page")
 	}
 	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
 	defer cancel()
 	req, err := http.NewRequestWithContext(ctx, method, "http://"+addr+path, bytes.NewReader(body))
 	if err != nil {
-		return nil, 0, fmt.Errorf("asking the admin page at %s: %w", addr, err)
+		return nil, nil, fmt.Errorf("asking the admin page at %s: %w", addr, err)
 	}
 	req.Header.Set("Content-Type", "application/json")
 	resp, err := http.DefaultClient.Do(req)
 	if err != nil {
-		return nil, 0, errs.Errorf(errs.Unavailable, "asking the admin page at %s: %w", addr, err)
+		return nil, nil, errs.Errorf(errs.Unavailable, "asking the admin page at %s: %w", addr, err)
 	}
 	defer resp.Body.Close()
-	answer, err = io.ReadAll(io.LimitReader(resp.Body, 4<<20))
+	answer, err := io.ReadAll(io.LimitReader(resp.Body, 4<<20))
 	if err != nil {
-		return nil, 0, errs.Errorf(errs.Unavailable, "asking the admin page at %s: %w", addr, err)
+		return nil, nil, errs.Errorf(errs.Unavailable, "asking the admin page at %s: %w", addr, err)
 	}
-	return answer, resp.StatusCode, nil
+	resp.Body = io.NopCloser(bytes.NewReader(answer))
+	return answer, resp, nil
 }

@@ -179,8 +179,11 @@ func getJSON(ctx context.Context, address string) ([]byte, error) {
 	}
 	defer resp.Body.Close()
 	body, err := io.ReadAll(resp.Body)
-	if err == nil && resp.StatusCode != http.StatusOK {
-		err = fmt.Errorf("asking %s: %s", address, resp.Status)
+	if err != nil {
+		return nil, errs.Errorf(errs.Unavailable, "asking %s: %w", address, err)
 	}
-	return body, err
+	if resp.StatusCode != http.StatusOK {
+		return nil, fmt.Errorf("asking %s: %s", address, resp.Status)
+	}
+	return body, nil
 }

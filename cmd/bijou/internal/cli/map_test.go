@@ -1,66 +1,28 @@
 package cli_test
 
 import (
-	"bytes"
-	"context"
-	"net"
+	"fmt"
+	"net/http"
 	"strings"
 	"testing"
 
 	"bijou.dev/cmd/bijou/internal/cli"
 	circuitsv1 "bijou.dev/platform/api/circuits/v1"
-	discoveryv1 "bijou.dev/platform/api/discovery/v1"
 	"bijou.dev/platform/load/loadtest"
 	"github.com/google/go-cmp/cmp"
-	"google.golang.org/grpc"
 	"google.golang.org/protobuf/encoding/protojson"
 	"google.golang.org/protobuf/testing/protocmp"
 )
 
-// board is a circuits service that serves links.
-type board struct {
-	circuitsv1.UnimplementedCircuitsServer
-	links *circuitsv1.LinksResponse
-}
-
-func (b board) Links(context.Context, *circuitsv1.LinksRequest) (*circuitsv1.LinksResponse, error) {
-	return b.links, nil
-}
-
-// registry has one instance of circuits.
-type registry struct {
-	discoveryv1.UnimplementedDiscoveryServer
-	addr string
-}
-
-func (r registry) List(context.Context, *discoveryv1.ListRequest) (*discoveryv1.ListResponse, error) {
-	return &discoveryv1.ListResponse{Instances: []*discoveryv1.Instance{{
-		Service: "circuits", Id: "circuits-1", Status: discoveryv1.Status_STATUS_UP,
-		Endpoints: map[string]string{"grpc": r.addr},
-	}}}, nil
-}
-
 // showMap runs `bijou map` against a circuits service that serves links.
 func showMap(t *testing.T, links *circuitsv1.LinksResponse, flags ...string) string {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
+	p := (&platform{links: links}).start(t)
+	out, problem, code := p.run(t, append([]string{"map"}, flags...)...)
+	if code != cli.ExitOK {
+		t.Fatalf("bijou map ended with %d: %s", code, problem)
 	}
-	addr := l.Addr().String()
-	srv := grpc.NewServer()
-	circuitsv1.RegisterCircuitsServer(srv, board{links: links})
-	discoveryv1.RegisterDiscoveryServer(srv, registry{addr: addr})
-	go func() { _ = srv.Serve(l) }() // ends with Stop
-	t.Cleanup(srv.Stop)
-	var stdout, stderr bytes.Buffer
-	if code := cli.Main(t.Context(), cli.World{
-		Args:   append([]string{"map", "--discovery", addr}, flags...),
-		Stdout: &stdout, Stderr: &stderr, Now: t.Context(),
-	}); code != cli.ExitOK {
-		t.Fatalf("bijou map ended with %d: %s", code, stderr.String())
-	}
-	return stdout.String()
+	return out
 }
 
 // TestMapShowsTheFiguresOfTheAPI has its twin in services/console: with the same input both show the same.
@@ -93,4 +55,60 @@ func TestMapWithoutCalls(t *testing.T) {
 	if got := showMap(t, &circuitsv1.LinksResponse{}); !strings.HasPrefix(got, "no calls yet") {
 		t.Errorf("without links bijou map prints %q, want that there are no calls yet", got)
 	}
+}
+
+func TestMapEscapesNamesFromOutside(t *testing.T) {
+	links := &circuitsv1.LinksResponse{}
+	for i := range 500 {
+		links.Links = append(links.Links, &circuitsv1.Link{From: "a\x1b[2J", To: "größe-" + strings.Repeat("x", i)})
+	}
+	out := showMap(t, links)
+	if strings.Contains(out, "\x1b") || strings.Count(out, "\n") != 501 || !strings.Contains(out, `a\x1b[2J`) {
+		t.Errorf("500 links must be 500 lines below the heading, with control characters escaped; it prints\n%.300s", out)
+	}
+}
+
+const routesJSON = `{"revision":3,"routes":[
+	{"name":"api","match":{"host":"a.example","prefix":"/api","methods":["GET","POST"]},
+	 "to":[{"service":"web","version":"1","weight":3},{"service":"web","version":"2","weight":1}]},
+	{"name":"rest","match":{"path":"/"},"to":[{"service":"hello"}]},
+	{"name":"off","match":{"path":"/x"},"to":[{"service":"a","weight":0},{"service":"b","weight":0}]}],
+	"origins":[{"service":"web","instances":[
+	 {"id":"web-1","zone":"a","version":"1","phase":"admitted","latency_ms":1.25,"pending":2},
+	 {"id":"web-2","zone":"b","version":"2","phase":"ejected","reason":"5 failures\u001b[2J"}]}]}`
+
+func TestRoutes(t *testing.T) {
+	p := (&platform{admin: func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path != "/routes" {
+			http.NotFound(w, r)
+		}
+		fmt.Fprint(w, routesJSON)
+	}}).start(t)
+	want := [][]string{
+		{"ROUTE", "MATCHES", "SHARE", "TARGET"},
+		{"api", "GET,POST", "a.example/api", "75%", "web", "1"},
+		{"api", "GET,POST", "a.example/api", "25%", "web", "2"},
+		{"rest", "/", "100%", "hello"},
+		{"off", "/x", "0%", "a"},
+		{"off", "/x", "0%", "b"},
+		{},
+		{"SERVICE", "INSTANCE", "STATE", "ZONE", "VERSION", "LATENCY", "UNDER", "WAY", "WHY"},
+		{"web", "web-1", "admitted", "a", "1", "1.3ms", "2"},
+		{"web", "web-2", "ejected", "b", "2", "0s", "0", "5", `failures\x1b[2J`},
+	}
+	if diff := cmp.Diff(want, rows(p.expect(t, cli.ExitOK, "", "routes"))); diff != "" {
+		t.Errorf("bijou routes (-want +got):\n%s", diff)
+	}
+	if out := p.expect(t, cli.ExitOK, "", "routes", "--json"); out != routesJSON+"\n" {
+		t.Errorf("with --json it prints\n%s\nwant the answer of the gateway", out)
+	}
+}
+
+func TestRoutesOfAGatewayThatFails(t *testing.T) {
+	p := (&platform{admin: http.NotFound}).start(t)
+	p.expect(t, cli.ExitFailed, "/routes: 404 Not Found", "routes")
+	p.admin = func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, "<html>") }
+	p.expect(t, cli.ExitFailed, "reading routes: invalid character", "routes")
+	p.admin = func(http.ResponseWriter, *http.Request) { panic(http.ErrAbortHandler) }
+	p.expect(t, cli.ExitUnreachable, "bijou: asking", "routes")
 }

@@ -69,14 +69,23 @@ func (c *traceCmd) Run(ctx context.Context, e *env) error {
 }
 
 func (c *traceCmd) draw(ctx context.Context, e *env) error {
-	var spans []term.Span
-	if raw, err := e.zipkin(ctx, "/api/v2/trace/"+c.ID, nil, &spans); err != nil || e.program.JSON {
+	spans, raw, err := e.trace(ctx, c.ID)
+	if err != nil || e.program.JSON {
 		return writeRaw(e.Stdout, raw, err)
 	}
-	if len(spans) == 0 {
-		return errs.Errorf(errs.NotFound, "there is no trace %s", c.ID)
-	}
 	return term.Waterfall(e.Stdout, e.style, e.columns, spans, c.Why)
+}
+
+// trace asks for the spans of one trace, and returns the answer as it came, too.
+func (e *env) trace(ctx context.Context, id string) (spans []term.Span, raw []byte, err error) {
+	raw, err = e.zipkin(ctx, "/api/v2/trace/"+strings.ToLower(id), nil, &spans)
+	if err == nil && len(spans) == 0 {
+		err = errNoTrace
+	}
+	if err != nil {
+		return nil, nil, fmt.Errorf("trace %s: %w", id, err)
+	}
+	return spans, raw, nil
 }
 
 // operation is what two traces spent on the same.
@@ -94,9 +103,9 @@ func (o operation) difference() int64 { return o.TookB - o.TookA }
 func (c *traceCmd) compare(ctx context.Context, e *env) error {
 	byName := map[string]*operation{}
 	add := func(id string, count func(*operation, term.Span)) error {
-		var spans []term.Span
-		if _, err := e.zipkin(ctx, "/api/v2/trace/"+id, nil, &spans); err != nil {
-			return fmt.Errorf("trace %s: %w", id, err)
+		spans, _, err := e.trace(ctx, id)
+		if err != nil {
+			return err
 		}
 		for _, s := range spans {
 			name := s.ServiceName() + " " + s.Title() + " " + strings.ToLower(s.Kind)
@@ -165,12 +174,11 @@ func (c *traceCmd) search(ctx context.Context, e *env) error {
 	if raw, err := e.zipkin(ctx, "/api/v2/traces", c.filters(), &traces); err != nil || e.program.JSON {
 		return writeRaw(e.Stdout, raw, err)
 	}
+	traces = slices.DeleteFunc(traces, func(spans []term.Span) bool { return len(spans) == 0 })
 	slices.SortFunc(traces, func(a, b []term.Span) int { return cmp.Compare(root(b).Start, root(a).Start) })
 	t := term.Table{Header: []string{"TRACE", "STARTED", "TOOK", "SPANS", "SERVICES", "ROOT", "ERROR"}}
 	for _, spans := range traces {
-		if len(spans) > 0 {
-			t.Add(e.traceRow(spans)...)
-		}
+		t.Add(e.traceRow(spans)...)
 	}
 	if len(t.Rows) == 0 {
 		e.notef("%s\n", "no traces match; --since looks further back")
@@ -220,6 +228,9 @@ func (e *env) traceRow(spans []term.Span) []any {
 	}
 }
 
+var errNoTrace = errs.Errorf(errs.NotFound, "the trace store does not have it; spans arrive a second or two late, and "+
+	"`bijou trace` lists the newest traces")
+
 // zipkin asks the trace store and returns its answer as it came, too.
 func (e *env) zipkin(ctx context.Context, path string, query url.Values, answer any) ([]byte, error) {
 	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
@@ -241,11 +252,9 @@ func (e *env) zipkin(ctx context.Context, path string, query url.Values, answer 
 	body, err := io.ReadAll(resp.Body)
 	switch {
 	case err != nil:
-		return nil, fmt.Errorf("asking for traces: %w", err)
+		return nil, errs.Errorf(errs.Unavailable, "asking for traces: %w", err)
 	case resp.StatusCode == http.StatusNotFound:
-		return nil,
-			errs.Errorf(errs.NotFound,
-				"the trace store does not have it; spans arrive a second or two late, and `bijou trace` lists the newest traces")
+		return nil, errNoTrace
 	case resp.StatusCode == http.StatusBadRequest:
 		return nil, errs.Errorf(errs.Invalid, "asking for traces: %s", strings.TrimSpace(string(body)))
 	case resp.StatusCode != http.StatusOK:
