@@ -239,13 +239,17 @@ func (r *Remote) Restart(ctx context.Context, instance string) error {
 	return r.order(ctx, instance, "restart")
 }
 
-// Down asks for the end of the stack and waits for it.
+// Down asks for the end of the stack and waits for it: until its record is removed, or until it does not answer, which
+// is how a program looks that was killed while it stopped the stack.
 func (r *Remote) Down(ctx context.Context) error {
 	if err := r.do(ctx, http.MethodPost, "/down", nil); err != nil {
 		return err
 	}
 	for {
 		if _, err := readRun(r.dir); errors.Is(err, fs.ErrNotExist) {
+			return nil
+		}
+		if _, err := r.Run(ctx); errors.Is(err, ErrNotRunning) {
 			return nil
 		}
 		if !pace.Sleep(ctx, 50*time.Millisecond) {

@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"bijou.dev/cmd/bijou/internal/proc"
+	"bijou.dev/platform/errs"
 )
 
 // A log file holds one line per line: the time it came, a mark, and the text. A full file becomes <name>.log.1 and a
@@ -138,8 +139,8 @@ func FollowLogs(ctx context.Context, dir string, limit int, line func(Line), nam
 	return err
 }
 
-// readLogs reads each log from its offset on and returns the lines by time, with the offsets after them. Without
-// offsets it begins with the file before the present one.
+// readLogs reads each log from its offset on and returns the lines in the order of their times, and the offsets after
+// the lines. Without offsets it reads the file before the current one, too.
 func readLogs(dir string, names []string, offsets map[string]int64) ([]Line, map[string]int64, error) {
 	instances, err := loggedInstances(filepath.Join(dir, "logs"), names)
 	if err != nil {
@@ -149,12 +150,15 @@ func readLogs(dir string, names []string, offsets map[string]int64) ([]Line, map
 	var lines []Line
 	for _, instance := range instances {
 		name := logName(filepath.Join(dir, "logs"), instance)
-		if offsets == nil {
-			if lines, _, err = readLog(name+".1", instance, 0, lines); err != nil {
+		offset := offsets[instance]
+		// A file that is shorter than the offset is a new one: the old one got another name after we read it.
+		if isNew := fileSize(name) < offset; offsets == nil || isNew {
+			if lines, _, err = readLog(name+".1", instance, offset, lines); err != nil {
 				return nil, nil, err
 			}
+			offset = 0
 		}
-		if lines, next[instance], err = readLog(name, instance, offsets[instance], lines); err != nil {
+		if lines, next[instance], err = readLog(name, instance, offset, lines); err != nil {
 			return nil, nil, err
 		}
 	}
@@ -164,7 +168,9 @@ func readLogs(dir string, names []string, offsets map[string]int64) ([]Line, map
 
 func loggedInstances(dir string, names []string) ([]string, error) {
 	entries, err := os.ReadDir(dir)
-	if err != nil {
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, errs.Errorf(errs.NotFound, "there are no logs in %s: `bijou up` writes them", dir)
+	} else if err != nil {
 		return nil, fmt.Errorf("reading logs: %w", err)
 	}
 	var all []string
@@ -188,7 +194,16 @@ func loggedInstances(dir string, names []string) ([]string, error) {
 	return all, nil
 }
 
-// readLog appends the whole lines of one file from offset on. A file that is shorter than that is a new one.
+// fileSize is the size of a file, 0 if there is none.
+func fileSize(name string) int64 {
+	info, err := os.Stat(name)
+	if err != nil {
+		return 0
+	}
+	return info.Size()
+}
+
+// readLog appends the complete lines of one file from offset on, and returns the offset after them.
 func readLog(name, instance string, offset int64, lines []Line) ([]Line, int64, error) {
 	file, err := os.Open(name)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -197,15 +212,12 @@ func readLog(name, instance string, offset int64, lines []Line) ([]Line, int64, 
 		return nil, 0, fmt.Errorf("reading logs: %w", err)
 	}
 	defer file.Close()
-	if info, err := file.Stat(); err == nil && info.Size() < offset {
-		offset = 0
-	}
 	if _, err := file.Seek(offset, io.SeekStart); err != nil {
 		return nil, 0, fmt.Errorf("reading logs: %w", err)
 	}
 	for r := bufio.NewReader(file); ; {
 		text, err := r.ReadString('\n')
-		if err != nil { // the end, perhaps of half a line that is being written
+		if err != nil { // the end of the file; text may be the start of a line that is not complete yet
 			return lines, offset, nil
 		}
 		offset += int64(len(text))

@@ -87,6 +87,13 @@ type Instance struct {
 	Memory int64 `json:"memory,omitempty"`
 }
 
+// IsGood reports whether the instance is healthy, or has ended for good with exit code 0.
+func (i Instance) IsGood() bool { return isGood(proc.Phase(i.Phase), i.Problem) }
+
+func isGood(phase proc.Phase, problem string) bool {
+	return phase == proc.Healthy || phase == proc.Exited && problem == "exit status 0"
+}
+
 // Published is a port with a number of its own.
 type Published struct {
 	// Name says what is there.
@@ -204,8 +211,14 @@ func (s *Stack) prepare(ctx context.Context) error {
 	if s.logs, err = openLogs(filepath.Join(s.opts.Dir, "logs"), s.opts.Output); err != nil {
 		return err
 	}
-	s.control, err = s.serveControl()
-	return err
+	if s.control, err = s.serveControl(); err != nil {
+		return err
+	}
+	for _, p := range s.plan.Processes {
+		s.states[p.Name] = proc.State{Phase: proc.Starting}
+	}
+	s.control.save(s) // before Start returns, so that Attach finds the stack from then on
+	return nil
 }
 
 // Warnings say what the compose file asks for and processes do not do, one sentence each.
@@ -274,7 +287,6 @@ func (s *Stack) launch(p compose.Process) {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.states[p.Name] = proc.State{Phase: proc.Starting}
 	s.procs[p.Name] = proc.Start(spec)
 }
 
@@ -371,7 +383,7 @@ func (s *Stack) missingLocked() []string {
 	var missing []string
 	for _, p := range s.plan.Processes {
 		state := s.states[p.Name]
-		if state.Phase == proc.Healthy || state.Phase == proc.Exited && state.Problem == "exit status 0" {
+		if isGood(state.Phase, state.Problem) {
 			continue
 		}
 		why := string(state.Phase)

@@ -34,6 +34,14 @@ func TestMain(m *testing.M) {
 // service answers with its instance, start time and peers until SIGTERM; its health check asks it.
 func service(args []string) int {
 	listen := os.Getenv("LISTEN")
+	if code, err := strconv.Atoi(os.Getenv("EXIT")); err == nil {
+		fmt.Println("ending with", code)
+		return code
+	}
+	if len(args) > 0 && args[0] == "sick" {
+		fmt.Println("the store is away")
+		return 1
+	}
 	if len(args) > 0 && args[0] == "healthcheck" {
 		if _, err := get(context.Background(), listen); err != nil {
 			fmt.Println(err)
@@ -41,12 +49,20 @@ func service(args []string) int {
 		}
 		return 0
 	}
-	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM) //nolint:forbidigo // this is the child's main
-	defer stop()
+	ctx := context.Background()
+	if os.Getenv("HANG") != "" {
+		signal.Ignore(syscall.SIGTERM)
+	} else {
+		var stop context.CancelFunc
+		ctx, stop = signal.NotifyContext(ctx, syscall.SIGTERM) //nolint:forbidigo // this is the child's main
+		defer stop()
+	}
 	answer := fmt.Sprint(os.Getenv("BIJOU_INSTANCE"), " ", os.Getpid(), " ", os.Getenv("PEERS"))
-	server := &http.Server{Addr: listen, Handler: http.HandlerFunc(func(w http.ResponseWriter,
-		_ *http.Request,
-	) {
+	server := &http.Server{Addr: listen, Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path == "/environ" {
+			fmt.Fprint(w, strings.Join(os.Environ(), "\n"))
+			return
+		}
 		fmt.Fprint(w, answer)
 	})}
 	go func() {

@@ -7,6 +7,7 @@ import (
 
 	"bijou.dev/cmd/bijou/internal/cli"
 	circuitsv1 "bijou.dev/platform/api/circuits/v1"
+	configv1 "bijou.dev/platform/api/config/v1"
 	"bijou.dev/platform/errs"
 	"github.com/google/go-cmp/cmp"
 	"google.golang.org/protobuf/proto"
@@ -131,6 +132,26 @@ func TestRefusalsToForceACircuit(t *testing.T) {
 		}).start(t)
 		for _, command := range []string{"open", "close", "release"} {
 			p.expect(t, code, "forcing catalog: the reason", "circuits", command, "catalog", "--reason", "a test")
+		}
+	}
+}
+
+func TestCompletionOffersTheNamesOfThePlatform(t *testing.T) {
+	p := (&platform{
+		board: []*circuitsv1.WatchResponse{boardOf(circuitsv1.State_STATE_CLOSED, circuitsv1.State_STATE_OPEN)},
+		listed: &configv1.ListResponse{Properties: []*configv1.ListedProperty{
+			{Property: &configv1.Property{Name: "web.x"}}, {Property: &configv1.Property{Name: "a.b"}},
+		}},
+	}).start(t)
+	for words, want := range map[string]string{
+		"config get w":      "web.x",
+		"config explain ":   "web.x a.b",
+		"circuits open cat": "catalog catalog.A catalog.B",
+		"circuits release ": "catalog catalog.A catalog.B",
+	} {
+		out := p.expect(t, cli.ExitOK, "", append([]string{"__complete", "--"}, strings.Split(words, " ")...)...)
+		if got := strings.Join(strings.Fields(out), " "); got != want {
+			t.Errorf("bijou %s<Tab> offers %q, want %q", words, got, want)
 		}
 	}
 }

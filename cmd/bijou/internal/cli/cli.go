@@ -10,7 +10,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
@@ -179,7 +178,7 @@ func (e *env) exit(err error) int {
 	switch {
 	case errors.Is(err, stack.ErrNotRunning):
 		return ExitUnreachable
-	case errors.Is(err, fs.ErrNotExist), errors.Is(err, stack.ErrNoInstance):
+	case errors.Is(err, stack.ErrNoInstance):
 		return ExitNotFound
 	}
 	return exitOfKind(errs.KindOf(err))

@@ -72,7 +72,7 @@ func (e *env) printStatus(run *stack.Run) error {
 		if admin != "" {
 			admin = "http://" + admin
 		}
-		t.Add(e.style.Name(i.Service, i.Name), e.phase(i.Phase), pid, up, strconv.Itoa(i.Restarts), size, admin, i.Problem)
+		t.Add(e.style.Name(i.Service, i.Name), e.phase(i), pid, up, strconv.Itoa(i.Restarts), size, admin, i.Problem)
 	}
 	if err := e.table(&t); err != nil {
 		return err
@@ -82,21 +82,21 @@ func (e *env) printStatus(run *stack.Run) error {
 	return err
 }
 
-func (e *env) phase(phase string) term.Painted {
-	switch phase {
-	case "healthy":
-		return e.style.Green(phase)
-	case "unhealthy", "held", "exited":
-		return e.style.Red(phase)
+func (e *env) phase(i stack.Instance) term.Painted {
+	switch {
+	case i.IsGood():
+		return e.style.Green(i.Phase)
+	case i.Phase == "unhealthy" || i.Phase == "held" || i.Phase == "exited":
+		return e.style.Red(i.Phase)
 	default:
-		return e.style.Yellow(phase)
+		return e.style.Yellow(i.Phase)
 	}
 }
 
 func notHealthy(run *stack.Run) error {
 	var names []string
 	for _, i := range run.Instances {
-		if i.Phase != "healthy" {
+		if !i.IsGood() {
 			names = append(names, i.Name)
 		}
 	}

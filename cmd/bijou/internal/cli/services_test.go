@@ -113,7 +113,8 @@ func TestShowPrintsTheReportOfAnInstance(t *testing.T) {
 		Ready   bool
 		Figures map[string]string
 	}
-	if err := json.Unmarshal([]byte(p.expect(t, cli.ExitOK, "", "services", "show", "config-1", "--json")), &shown); err != nil {
+	out = p.expect(t, cli.ExitOK, "", "services", "show", "config-1", "--json")
+	if err := json.Unmarshal([]byte(out), &shown); err != nil {
 		t.Fatal(err)
 	}
 	if shown.ID != "config-1" || shown.Ready || shown.Figures["goroutines"] != "42" {

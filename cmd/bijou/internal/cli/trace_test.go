@@ -40,7 +40,8 @@ func TestFlagsOfTraceAreTheQuery(t *testing.T) {
 
 func TestTracesAreListedNewestFirst(t *testing.T) {
 	p := (&platform{traces: "[[" + spanJSON("a1", "1", "web", "old", 1_000_000, 5) + "],[],[" +
-		spanJSON("b2", "2", "web", "new", 2_000_000, 1500) + "," + spanJSON("b2", "3", "映画", "child", 2_000_100, 5) + "]]"}).start(t)
+		spanJSON("b2", "2", "web", "new", 2_000_000, 1500) + "," +
+		spanJSON("b2", "3", "映画", "child", 2_000_100, 5) + "]]"}).start(t)
 	out := p.expect(t, cli.ExitOK, "", "trace")
 	var got [][]string
 	for _, row := range rows(out)[1:] {

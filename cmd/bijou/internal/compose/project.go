@@ -35,8 +35,8 @@ func Find(dir string) (string, error) {
 		}
 		parent := filepath.Dir(dir)
 		if parent == dir {
-			return "", fmt.Errorf("no %s in %s or above: run inside the repository or pass --file: %w", FileName, start,
-				fs.ErrNotExist)
+			return "", errs.Errorf(errs.NotFound, "no %s in %s or above: run inside the repository or pass --file: %w",
+				FileName, start, fs.ErrNotExist)
 		}
 		dir = parent
 	}
@@ -46,9 +46,13 @@ func Find(dir string) (string, error) {
 // it. With services it keeps only these and what they depend on, and enables their profiles; without, all that the
 // active profiles enable. A dependency on a service whose profile is off becomes optional; [NewPlan] warns of it.
 func Load(ctx context.Context, file string, env []string, services ...string) (*types.Project, error) {
+	if _, err := os.Stat(file); errors.Is(err, fs.ErrNotExist) {
+		return nil, errs.Errorf(errs.NotFound, "reading %s: there is no such file", file)
+	}
 	options, err := cli.NewProjectOptions([]string{file},
 		cli.WithWorkingDirectory(filepath.Dir(file)),
 		cli.WithEnv(env),
+		cli.WithEnvFiles(), // names .env; without it, WithDotEnv reads nothing
 		cli.WithDotEnv,
 		cli.WithDefaultProfiles(),
 	)

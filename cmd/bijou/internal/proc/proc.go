@@ -4,6 +4,7 @@ package proc
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"os/exec"
@@ -132,7 +133,9 @@ func (p *Process) Kill() error {
 
 // Hold kills the child without warning and keeps it down until Restart.
 func (p *Process) Hold(ctx context.Context) error {
-	p.set(Held, false)
+	if err := p.set(Held, false); err != nil {
+		return fmt.Errorf("holding %s: %w", p.spec.Name, err)
+	}
 	if ended, err := p.signal(syscall.SIGKILL); err == nil {
 		return wait(ctx, ended)
 	}
@@ -141,32 +144,38 @@ func (p *Process) Hold(ctx context.Context) error {
 
 // Restart stops the child within its grace period and starts the next one at once, also when it was held.
 func (p *Process) Restart(ctx context.Context) error {
-	select {
-	case <-p.done:
-		return fmt.Errorf("restarting %s: it has ended for good", p.spec.Name)
-	default:
+	if err := p.set(Healthy, true); err != nil {
+		return fmt.Errorf("restarting %s: %w", p.spec.Name, err)
 	}
-	p.set(Healthy, true)
 	return p.terminate(ctx)
 }
 
 // Stop stops the child within its grace period, or at once when ctx ends, and waits for it. An error says that it had
 // to be killed.
 func (p *Process) Stop(ctx context.Context) error {
-	p.set(Stopped, false)
+	_ = p.set(Stopped, false) // an error means that it has ended already
 	err := p.terminate(ctx)
 	<-p.done
 	return err
 }
 
-func (p *Process) set(want Phase, again bool) {
+// set records what is wanted. It fails after the end, and for anything but Stopped while the process is being stopped:
+// otherwise Stop would wait for a process that runs again.
+func (p *Process) set(want Phase, again bool) error {
 	p.mu.Lock()
+	defer p.mu.Unlock()
+	switch {
+	case p.state.Phase == Exited || p.state.Phase == Stopped:
+		return errors.New("it has ended for good")
+	case p.want == Stopped && want != Stopped:
+		return errors.New("it is being stopped")
+	}
 	p.want, p.again = want, again
-	p.mu.Unlock()
 	select {
 	case p.wake <- struct{}{}:
 	default:
 	}
+	return nil
 }
 
 // signal sends s to the child's process group and returns a channel that is closed when the child has ended.
@@ -211,6 +220,10 @@ func wait(ctx context.Context, ended <-chan struct{}) error {
 func (p *Process) update(change func(*State)) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	p.updateLocked(change)
+}
+
+func (p *Process) updateLocked(change func(*State)) {
 	before := p.state
 	change(&p.state)
 	if p.state != before {
@@ -239,19 +252,18 @@ func (p *Process) run() {
 // goOn decides whether there will be another child, and records the end if not.
 func (p *Process) goOn(err error, inARow int) bool {
 	p.mu.Lock()
-	want, again := p.want, p.again
-	p.mu.Unlock()
+	defer p.mu.Unlock()
 	problem := problemOf(err)
 	switch {
-	case want == Stopped:
-		p.update(func(s *State) { s.Phase, s.PID, s.Problem = Stopped, 0, problem })
+	case p.want == Stopped:
+		p.updateLocked(func(s *State) { s.Phase, s.PID, s.Problem = Stopped, 0, problem })
 		return false
-	case want == Held || again:
+	case p.want == Held || p.again:
 		return true
 	}
 	policy := p.spec.RestartAlways || p.spec.RestartOnFailure && err != nil
 	if !policy || p.spec.RestartMax > 0 && inARow >= p.spec.RestartMax {
-		p.update(func(s *State) { s.Phase, s.PID, s.Problem = Exited, 0, problem })
+		p.updateLocked(func(s *State) { s.Phase, s.PID, s.Problem = Exited, 0, problem })
 		return false
 	}
 	return true

@@ -261,6 +261,32 @@ func TestRestartIsOrderly(t *testing.T) {
 	}
 }
 
+// Otherwise Stop, and with it `bijou down`, would wait for a child that was started again.
+func TestAProcessThatIsBeingStoppedCannotBeRestartedOrHeld(t *testing.T) {
+	p, st, out := run(t, proc.Spec{Args: []string{"stubborn"}, Grace: time.Hour})
+	out.serving(t, 1)
+	ctx, cancel := context.WithCancel(t.Context())
+	stopped := make(chan error, 1)
+	go func() { stopped <- p.Stop(ctx) }()
+	st.await(proc.Stopping)
+	now, already := context.WithCancel(t.Context())
+	already()
+	for what, err := range map[string]error{"restarting": p.Restart(now), "holding": p.Hold(now)} {
+		if err == nil || err.Error() != what+" child: it is being stopped" {
+			t.Errorf("%s = %v, want that it is being stopped", what, err)
+		}
+	}
+	cancel()
+	if err := <-stopped; err == nil {
+		t.Error("Stop does not say that the child was killed")
+	}
+	for what, err := range map[string]error{"restarting": p.Restart(now), "holding": p.Hold(now)} {
+		if err == nil || err.Error() != what+" child: it has ended for good" {
+			t.Errorf("%s after the end = %v, want that it has ended for good", what, err)
+		}
+	}
+}
+
 func TestHealth(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "well")
 	_, st, _ := run(t, proc.Spec{Args: []string{"serve"}, Health: &proc.Health{

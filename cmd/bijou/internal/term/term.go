@@ -14,6 +14,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"unicode"
 	"unicode/utf8"
 
 	"bijou.dev/platform/text"
@@ -107,9 +108,38 @@ func (s Style) Name(key, text string) Painted {
 
 var escapes = regexp.MustCompile("\x1b\\[[0-9;]*m")
 
-// width is the number of columns that text takes.
+// width is the number of columns that text takes on a terminal.
 func width(text Painted) int {
-	return utf8.RuneCountInString(escapes.ReplaceAllString(string(text), ""))
+	n := 0
+	for _, r := range escapes.ReplaceAllString(string(text), "") {
+		n += columnsOf(r)
+	}
+	return n
+}
+
+// wide are the characters that take two columns: those of East Asian scripts in their full width, and emoji. See
+// Unicode Standard Annex 11.
+var wide = []*unicode.RangeTable{
+	unicode.Han, unicode.Hiragana, unicode.Katakana, unicode.Hangul,
+	{
+		R16: []unicode.Range16{{Lo: 0x3000, Hi: 0x303e, Stride: 1}, {Lo: 0xff01, Hi: 0xff60, Stride: 1}},
+		R32: []unicode.Range32{{Lo: 0x1f300, Hi: 0x1f64f, Stride: 1}, {Lo: 0x1f680, Hi: 0x1f6ff, Stride: 1}, {
+			Lo: 0x1f900, Hi: 0x1faff, Stride: 1,
+		}},
+	},
+}
+
+// columnsOf is the number of columns of a character: 0 for an accent that is drawn over the character before it.
+func columnsOf(r rune) int {
+	switch {
+	case unicode.In(r, unicode.Mn, unicode.Me):
+		return 0
+	case 0xff61 <= r && r <= 0xffdc: // Katakana and Hangul in half width
+		return 1
+	case unicode.In(r, wide...):
+		return 2
+	}
+	return 1
 }
 
 // Pad fills text up with blanks to n columns.
@@ -124,16 +154,19 @@ func Cut(text Painted, n int) Painted {
 	}
 	var b strings.Builder
 	left, painted := n-1, false
-	for rest := string(text); left > 0; {
+	for rest := string(text); rest != ""; {
 		if m := escapes.FindStringIndex(rest); m != nil && m[0] == 0 {
 			painted = rest[:m[1]] != "\x1b[0m"
 			b.WriteString(rest[:m[1]])
 			rest = rest[m[1]:]
 			continue
 		}
-		_, size := utf8.DecodeRuneInString(rest)
+		r, size := utf8.DecodeRuneInString(rest)
+		if columnsOf(r) > left {
+			break
+		}
 		b.WriteString(rest[:size])
-		rest, left = rest[size:], left-1
+		rest, left = rest[size:], left-columnsOf(r)
 	}
 	b.WriteString("…")
 	if painted {

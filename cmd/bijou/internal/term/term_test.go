@@ -61,6 +61,59 @@ func TestTableFitsTheTerminal(t *testing.T) {
 	}
 }
 
+func TestTablesCountTheColumnsOfWideCharacters(t *testing.T) {
+	table := term.Table{Header: []string{"NAME", "X"}}
+	for _, name := range []string{
+		"映画館", "ｶﾅ", "한국", "🎬🎬🎬", "e\u0301te\u0301", "größe", // 6, 2, 4, 6, 3 and 5 columns
+	} {
+		table.Add(name, "x")
+	}
+	var out bytes.Buffer
+	if err := table.Write(&out, term.Style{}, 80); err != nil {
+		t.Fatal(err)
+	}
+	want := "NAME    X\n映画館  x\nｶﾅ      x\n한국    x\n🎬🎬🎬  x\ne\u0301te\u0301     x\ngröße   x\n"
+	if diff := cmp.Diff(want, out.String()); diff != "" {
+		t.Errorf("table (-want +got):\n%s", diff)
+	}
+}
+
+func TestCutNeverExceedsItsColumns(t *testing.T) {
+	for _, test := range []struct {
+		text string
+		n    int
+		want term.Painted
+	}{
+		{"映画館", 6, "映画館"},
+		{"映画館", 5, "映画…"},
+		{"映画館", 4, "映…"}, // half of a character cannot be drawn
+		{"a映画", 3, "a…"},
+		{"e\u0301e\u0301e\u0301", 2, "e\u0301…"},
+		{"abc", 0, "abc"},
+		{"", 3, ""},
+	} {
+		if got := term.Cut(term.Plain(test.text), test.n); got != test.want {
+			t.Errorf("Cut(%q, %d) = %q, want %q", test.text, test.n, got, test.want)
+		}
+	}
+}
+
+func FuzzCut(f *testing.F) {
+	for _, seed := range []string{"", "abc", "映画館", "e\u0301", "🎬", "\x1b[31mred\x1b[0m", "\xff"} {
+		f.Add(seed, 2)
+	}
+	f.Fuzz(func(t *testing.T, text string, n int) {
+		plain := term.Plain(text)
+		cut := term.Cut(plain, n)
+		if cut != plain && n > 0 {
+			padded := term.Pad(cut, n)
+			if term.Cut(padded, n) != padded {
+				t.Errorf("Cut(%q, %d) = %q, which takes more columns", text, n, cut)
+			}
+		}
+	})
+}
+
 func TestTextFromOutsideIsEscaped(t *testing.T) {
 	const evil = "ann\x1b[2J\nrevision 9\r\u202e\xff"
 	const safe = `ann\x1b[2J\nrevision 9\r\u202e\xff`
