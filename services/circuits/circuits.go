@@ -18,7 +18,8 @@
 // numbers, and true if one is true.
 //
 // A process that changes to another replica is removed by the first one when its stream ends, or when nothing came for
-// 5 seconds. If the network failed without a sign, the process can be counted twice for that long.
+// 5 seconds. If the network drops packets and closes no connection, the process can be counted twice for that
+// long.
 package circuits
 
 import (

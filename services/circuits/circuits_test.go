@@ -110,7 +110,7 @@ func report(service, instance string, snaps ...*circuitsv1.Snapshot) *circuitsv1
 	return &circuitsv1.ReportRequest{Service: service, Instance: instance, Circuits: snaps}
 }
 
-// getMovie is a circuit with so many calls of which so many failed.
+// getMovie is a circuit with numbers of calls and of failed calls.
 func getMovie(calls, failed int64) *circuitsv1.Snapshot {
 	return &circuitsv1.Snapshot{
 		Name: "catalog.GetMovie", Group: "catalog", State: circuitsv1.State_STATE_CLOSED, ReportingHosts: 1,
@@ -247,7 +247,7 @@ func TestSumsDoNotDependOnOrder(t *testing.T) {
 			for _, i := range rng.Perm(len(snaps)) {
 				send(t, reporter(t, clients[rng.IntN(len(clients))]), report("web", fmt.Sprint("web-", i), snaps[i]))
 			}
-			time.Sleep(1100 * time.Millisecond) // replicas tell each other each second
+			time.Sleep(1100 * time.Millisecond) // replicas exchange their state each second
 			synctest.Wait()
 			got := watch(t, clients[rng.IntN(len(clients))], "web")[0].Circuits[0]
 			if want == nil {
@@ -314,7 +314,7 @@ func TestReplicasShowEverything(t *testing.T) {
 			}
 		}
 
-		w.net.Cut("circuits-2") // no sign of its end
+		w.net.Cut("circuits-2") // without closing connections
 		tick(6)
 		assertSummary(t, one, map[string]string{"web": "web-1 1"})
 		w.net.Heal("circuits-2")
@@ -376,8 +376,8 @@ func TestCloseEndsStreams(t *testing.T) {
 	})
 }
 
-// The limit is for new processes. One that has reported before may go on, also by a new stream.
-func TestKnownProcessIsAcceptedAtTheLimit(t *testing.T) {
+// The limit is for new processes. One that has reported before is accepted, also on a new stream.
+func TestReportingProcessIsAcceptedAtTheLimit(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t)
 		_, client, _ := w.replica(t, "circuits-1", circuits.Options{MaxProcesses: 1})
@@ -411,15 +411,15 @@ func TestRefusedReports(t *testing.T) {
 	longName.Name = strings.Repeat("x", 1<<20) // the refusal must not be as long
 	longTrace := getMovie(1, 0)
 	longTrace.ExampleTraces = []string{strings.Repeat("a", 33)}
-	lessThanNone := getMovie(1, 0)
-	lessThanNone.Rolling["FAILURE"] = -1
+	negativeCount := getMovie(1, 0)
+	negativeCount.Rolling["FAILURE"] = -1
 	negativeOpen := getMovie(1, 0)
 	negativeOpen.OpenInstances = -1
 	tests := []struct {
 		name string
 		reqs []*circuitsv1.ReportRequest
 		want errs.Kind
-		say  string
+		text string
 	}{
 		{"no service", []*circuitsv1.ReportRequest{report("", "x")}, errs.Invalid, "service"},
 		{"no instance", []*circuitsv1.ReportRequest{report("web", "")}, errs.Invalid, "instance"},
@@ -438,7 +438,7 @@ func TestRefusedReports(t *testing.T) {
 			errs.Invalid, "at most 256 bytes",
 		},
 		{"no trace id", []*circuitsv1.ReportRequest{report("web", "web-1", longTrace)}, errs.Invalid, "traces"},
-		{"negative count", []*circuitsv1.ReportRequest{report("web", "web-1", lessThanNone)}, errs.Invalid, "counts"},
+		{"negative count", []*circuitsv1.ReportRequest{report("web", "web-1", negativeCount)}, errs.Invalid, "counts"},
 		{
 			"negative number of open instances",
 			[]*circuitsv1.ReportRequest{report("web", "web-1", negativeOpen)},
@@ -460,8 +460,8 @@ func TestRefusedReports(t *testing.T) {
 					send(t, stream, req)
 				}
 				_, err := stream.CloseAndRecv()
-				if errs.KindOf(err) != tt.want || !strings.Contains(fmt.Sprint(errs.FromRPC(err)), tt.say) {
-					t.Errorf("got %v, want %v about %q", errs.FromRPC(err), tt.want, tt.say)
+				if errs.KindOf(err) != tt.want || !strings.Contains(fmt.Sprint(errs.FromRPC(err)), tt.text) {
+					t.Errorf("got %v, want %v about %q", errs.FromRPC(err), tt.want, tt.text)
 				}
 				if n := len(fmt.Sprint(errs.FromRPC(err))); n > 1000 {
 					t.Errorf("the refusal has %d bytes", n)

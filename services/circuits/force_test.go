@@ -18,7 +18,7 @@ import (
 	"google.golang.org/protobuf/types/known/durationpb"
 )
 
-// changes are what was published last, in words.
+// changes returns the changes of the last publish, each as one line.
 func (s *settings) changes() []string {
 	var all []string
 	for _, c := range s.published[len(s.published)-1].Changes {
@@ -34,7 +34,7 @@ func (s *settings) changes() []string {
 	return all
 }
 
-func TestForce(t *testing.T) {
+func TestForceAndReleasePublishSettings(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t)
 		_, client, _ := w.replica(t, "circuits-1", circuits.Options{})
@@ -102,7 +102,7 @@ func TestForce(t *testing.T) {
 	})
 }
 
-func TestForceRefuses(t *testing.T) {
+func TestBadForceRequestsAreRefused(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t)
 		_, client, _ := w.replica(t, "circuits-1", circuits.Options{})

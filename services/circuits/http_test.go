@@ -80,7 +80,7 @@ func assertFields(t *testing.T, event, want map[string]any) {
 	}
 }
 
-func TestTurbine(t *testing.T) {
+func TestTurbineStreamShowsCircuits(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t)
 		board, one, _ := w.replica(t, "circuits-1", circuits.Options{MaxStreams: 3})
@@ -160,7 +160,7 @@ func TestTurbine(t *testing.T) {
 	})
 }
 
-func TestList(t *testing.T) {
+func TestListOfCircuits(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t)
 		board, client, _ := w.replica(t, "circuits-1", circuits.Options{})
@@ -180,8 +180,8 @@ func TestList(t *testing.T) {
 	})
 }
 
-// TestTwoProcesses runs the service twice, as a process of the platform.
-func TestTwoProcesses(t *testing.T) {
+// Two replicas run in one process, as processes of the platform.
+func TestTwoReplicasInOneProcess(t *testing.T) {
 	w := newWorld(t)
 	ctx, cancel := context.WithCancel(t.Context())
 	ended := make(chan error, 2)

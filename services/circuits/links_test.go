@@ -62,7 +62,7 @@ func TestLinksAddUpCircuitsInstancesAndReplicas(t *testing.T) {
 		send(t, reporter(t, two), &circuitsv1.ReportRequest{
 			Service: "catalog", Instance: "catalog-1", Served: served.Proto(),
 		})
-		time.Sleep(1100 * time.Millisecond) // replicas exchange what they have each second
+		time.Sleep(1100 * time.Millisecond) // replicas exchange their state each second
 		synctest.Wait()
 
 		sum := func(snaps ...*circuitsv1.Snapshot) *circuitsv1.Figures {
@@ -125,7 +125,7 @@ func TestPercentilesOfTwoInstancesAreThoseOfAllTheirCalls(t *testing.T) {
 	})
 }
 
-func TestALinkIsMeasuringUntilItsWindowIsComplete(t *testing.T) {
+func TestLinkIsMeasuringUntilItsWindowIsComplete(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t)
 		_, client, _ := w.replica(t, "circuits-1", circuits.Options{})
@@ -151,7 +151,7 @@ func TestALinkIsMeasuringUntilItsWindowIsComplete(t *testing.T) {
 	})
 }
 
-func TestAWatchOfAllServicesHasTheLinks(t *testing.T) {
+func TestWatchOfAllServicesHasTheLinks(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t)
 		board, client, _ := w.replica(t, "circuits-1", circuits.Options{})

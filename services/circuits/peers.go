@@ -22,7 +22,7 @@ func (b *Board) followPeer(ctx context.Context, peer discovery.Peer) {
 		grpc.WithTransportCredentials(insecure.NewCredentials()),
 		// The circuits of a thousand callers are larger than the default limit of 4 MiB.
 		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(64<<20)),
-		// A replica that the network cut off sends nothing. Without keep-alive its view would be missing for minutes.
+		// Without keep-alive, a connection that drops all packets would be noticed after minutes only.
 		grpc.WithKeepaliveParams(keepalive.ClientParameters{Time: 10 * time.Second, Timeout: expiry}),
 		grpc.WithContextDialer(func(ctx context.Context, addr string) (net.Conn, error) {
 			return b.opts.DialContext(ctx, "tcp", addr)

@@ -17,7 +17,7 @@ import (
 func Defaults() []string {
 	return []string{
 		"--data-dir=etcd-data",
-		// Clients on this machine only; in a container the topology says 0.0.0.0 and the name of the service.
+		// Clients on this machine only; compose.yaml sets 0.0.0.0 and the name of the service.
 		"--listen-client-urls=http://127.0.0.1:2379",
 		"--advertise-client-urls=http://127.0.0.1:2379",
 		// Ten minutes of history: longer than most disconnections of clients. After a longer one a client lists again.

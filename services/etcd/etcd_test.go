@@ -17,7 +17,7 @@ import (
 	"bijou.dev/services/etcd"
 )
 
-func TestTarget(t *testing.T) {
+func TestTargetOfHealthChecks(t *testing.T) {
 	for _, c := range []struct {
 		env  []string
 		want string
@@ -54,7 +54,7 @@ func TestFlagsAndVariablesReplaceDefaults(t *testing.T) {
 	}
 }
 
-func TestHealthcheck(t *testing.T) {
+func TestHealthcheckExitCodes(t *testing.T) {
 	for _, c := range []struct {
 		name, body string
 		status     int
