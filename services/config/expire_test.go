@@ -79,7 +79,7 @@ func TestOverrideExpiresOnceOverReplicas(t *testing.T) {
 }
 
 // An override for ten minutes ends after ten minutes, also if nothing can be published then.
-func TestOverrideEndsInTimeWhileTheStoreIsAway(t *testing.T) {
+func TestOverrideExpiresWhileTheStoreIsUnavailable(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		servers, stores := replicas(t, 1)
 		c := servers[0].Client(t)

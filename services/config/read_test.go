@@ -157,7 +157,7 @@ func TestListHasPropertiesAndValues(t *testing.T) {
 	}
 }
 
-func TestExplainOfWhatIsNotThere(t *testing.T) {
+func TestExplainRefusesUnknownNames(t *testing.T) {
 	c, _ := declared(t)
 	for name, test := range map[string]struct {
 		req  *configv1.ExplainRequest

@@ -32,7 +32,7 @@ func publishBody(value, extra string) string {
 		`"author":"ann","reason":"more"` + extra + `}`
 }
 
-// TestRESTProblems checks that a program can tell from a problem whose trouble it is.
+// TestRESTProblems checks that a program can distinguish an error of the store from an error of its request.
 func TestRESTProblems(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		store := kvmem.New()

@@ -154,7 +154,7 @@ func TestStatusWaitsForInstancesThatAreCutOff(t *testing.T) {
 	})
 }
 
-func TestStatusSaysThatTheRegistryIsAway(t *testing.T) {
+func TestStatusSaysThatTheRegistryIsUnavailable(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		known := &registry{}
 		known.set(errors.New("no registry has answered yet"))

@@ -38,9 +38,9 @@ func (s *failing) Txn(ctx context.Context, txn kv.Txn) (kv.Revision, error) {
 // brokenPipe is the text of an error that only operators of the store should see.
 const brokenPipe = "rpc error: write tcp 10.0.0.1:2379: broken pipe"
 
-// TestErrorsSayWhoseTroubleItIs checks what a writer reads when the store is in trouble: that the value was not the
-// problem, whether something may have been written, and nothing about connections.
-func TestErrorsSayWhoseTroubleItIs(t *testing.T) {
+// A writer that gets an error of the store reads that the value was not the problem, whether something may have been
+// written, and nothing about connections.
+func TestErrorsOfTheStoreDifferFromErrorsOfTheRequest(t *testing.T) {
 	for name, test := range map[string]struct {
 		err     error
 		written bool
@@ -80,7 +80,7 @@ func TestErrorsSayWhoseTroubleItIs(t *testing.T) {
 }
 
 // While the store is known to be away, all that needs it is refused at once, with the same reason.
-func TestRefusalsWhileTheStoreIsAway(t *testing.T) {
+func TestRefusalsWhileTheStoreIsUnavailable(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		servers, stores := replicas(t, 1)
 		c := servers[0].Client(t)
@@ -172,7 +172,7 @@ func TestRefusalsBeforeTheStoreWasRead(t *testing.T) {
 }
 
 // A writer that stops waiting while another publish is running knows that nothing was written.
-func TestAWriterThatStopsWaiting(t *testing.T) {
+func TestCanceledPublishWritesNothing(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		store := &slow{Store: kvmem.New()}
 		c := configtest.NewServer(t, &configtest.Options{Config: config.Options{Store: store}}).Client(t)
@@ -211,8 +211,8 @@ func (s *slow) Txn(ctx context.Context, txn kv.Txn) (kv.Revision, error) {
 	return s.Store.Txn(ctx, txn)
 }
 
-// A publish does not wait longer than five seconds, however patient its caller is.
-func TestAPublishIsBounded(t *testing.T) {
+// A publish takes at most five seconds, also if its caller would wait longer.
+func TestPublishTakesAtMostFiveSeconds(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		store := &slow{Store: kvmem.New()}
 		c := configtest.NewServer(t, &configtest.Options{Config: config.Options{Store: store}}).Client(t)

@@ -210,7 +210,7 @@ func TestInstanceReportsValuesItCannotUse(t *testing.T) {
 	})
 }
 
-func TestStoreAway(t *testing.T) {
+func TestStoreIsUnavailable(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		servers, stores := replicas(t, 1)
 		c := servers[0].Client(t)

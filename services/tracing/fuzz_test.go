@@ -7,7 +7,7 @@ import (
 	"bijou.dev/services/tracing"
 )
 
-// FuzzIngest holds that no body is the store's fault, whatever it says it is, packed or not.
+// FuzzIngest checks that no body, in any format and encoding, is answered with an internal error.
 func FuzzIngest(f *testing.F) {
 	s := start(f, memnet.New(), "tracing", tracing.Options{})
 	good := []byte(`[{"traceId":"463ac35c9f6413ad48485a3953bb6124","id":"a2fb4a1d1a96d312","name":"x",
@@ -28,7 +28,7 @@ func FuzzIngest(f *testing.F) {
 		if packed {
 			encoding = "gzip"
 			if len(body)%2 == 0 {
-				body = zip(body) // else it is not what it says
+				body = zip(body) // else the body is not gzip
 			}
 		}
 		mine := *s

@@ -12,8 +12,8 @@ import (
 	"bijou.dev/services/tracing"
 )
 
-// A sender that never finishes its request must not keep its place, and the memory it is counted for, for ever.
-func TestSlowSenders(t *testing.T) {
+// A sender that does not finish its request gets 408 within a minute, so that the memory for it is given back.
+func TestSendersThatDoNotFinish(t *testing.T) {
 	for port, head := range map[string]string{
 		"9411": "POST /api/v2/spans HTTP/1.1\r\nContent-Type: application/json\r\n",
 		"4318": "POST /v1/traces HTTP/1.1\r\nContent-Type: application/x-protobuf\r\n",
@@ -37,7 +37,7 @@ func TestSlowSenders(t *testing.T) {
 			}
 			defer resp.Body.Close()
 			if resp.StatusCode != http.StatusRequestTimeout || time.Since(began) > time.Minute {
-				t.Errorf("port %s: status %d after %v", port, resp.StatusCode, time.Since(began))
+				t.Errorf("port %s: status %d after %v, want 408 within a minute", port, resp.StatusCode, time.Since(began))
 			}
 		})
 	}

@@ -202,8 +202,8 @@ func request(traceID string, start time.Time) *collector.ExportTraceServiceReque
 	}}}
 }
 
-// One span, sent in every way there is, is always the same.
-func TestIngest(t *testing.T) {
+// A span is stored alike in whichever format and encoding it was sent.
+func TestFormatsAreStoredAlike(t *testing.T) {
 	s := start(t, memnet.New(), "a", tracing.Options{})
 	at := time.Now().Add(-time.Minute).Truncate(time.Millisecond)
 	zipkin := func(tid string) []byte {
@@ -367,7 +367,7 @@ func TestPartialSuccess(t *testing.T) {
 	}
 }
 
-// What a request took of the memory for spans is given back in the end, whatever became of the request.
+// The memory that a request holds is given back at its end, whether its spans are stored or refused.
 func TestMemoryIsGivenBack(t *testing.T) {
 	const limit = 1 << 20
 	s := start(t, memnet.New(), "a", tracing.Options{InFlight: limit})
@@ -435,7 +435,7 @@ func TestMemoryIsGivenBack(t *testing.T) {
 	}
 }
 
-// A sender that sends more than the memory for it is told to come back, in its own protocol.
+// When too much memory is in flight, a sender is refused in its own protocol, with the time after which it may retry.
 func TestBackPressure(t *testing.T) {
 	s := start(t, memnet.New(), "a", tracing.Options{InFlight: 1 << 10})
 	_, err := s.otlp().Export(t.Context(), big())
@@ -499,7 +499,7 @@ func TestQueries(t *testing.T) {
 	names("/api/v2/services", "catalog", "web")
 	names("/api/v2/spans?serviceName=web", "GET /", "get")
 	names("/api/v2/remoteServices?serviceName=web", "catalog")
-	names("/api/v2/remoteServices?serviceName=nobody")
+	names("/api/v2/remoteServices?serviceName=unknown")
 	names("/api/v2/autocompleteKeys", "deployment.environment.name", "cloud.availability_zone", "service.version")
 	names("/api/v2/autocompleteValues?key=cloud.availability_zone", "a")
 
@@ -588,8 +588,8 @@ func meet(replicas ...*server) {
 	}
 }
 
-// Two replicas: whoever is asked answers for both, and says so when it cannot.
-func TestReplicas(t *testing.T) {
+// Each of two replicas answers for both. When one cannot be reached, the answer names it.
+func TestEachReplicaAnswersForBoth(t *testing.T) {
 	n := memnet.New()
 	a := start(t, n, "a", tracing.Options{})
 	b := start(t, n, "b", tracing.Options{})
@@ -634,8 +634,8 @@ func TestReplicas(t *testing.T) {
 	n.Heal("b")
 }
 
-// The platform's own provider and this service understand each other.
-func TestProvider(t *testing.T) {
+// Spans of the platform's own provider are stored with its service and zone.
+func TestSpansOfThePlatform(t *testing.T) {
 	s := start(t, memnet.New(), "a", tracing.Options{})
 	conn := s.dial()
 	p, err := trace.New(trace.Options{

@@ -63,10 +63,10 @@ func (a *acked) sofar() [][]span.Span {
 	return a.traces[:len(a.traces):len(a.traces)]
 }
 
-// Power fails before any operation on files: of what was not synced, some blocks and directory entries are on the
-// disk and some are not. Everything that was acknowledged is there, whole, and the store goes on. Each store is one
-// that came back from the failure before.
-func TestPowerFails(t *testing.T) {
+// The power fails before any one operation on files. Of what was not synced, some blocks and directory entries are on
+// the disk and some are not. All traces that were acknowledged are stored whole, and the store works. Each round begins
+// with the store that the round before left.
+func TestPowerFailures(t *testing.T) {
 	const failures = 20
 	seed := uint64(time.Now().UnixNano())
 	t.Logf("seed %d", seed)
@@ -99,7 +99,7 @@ func TestPowerFails(t *testing.T) {
 		s = openOn(t, fs)
 		for i, tr := range all {
 			if i < len(all)-len(before) && rng.IntN(20) > 0 {
-				continue // of the older ones some
+				continue // of the older traces only some are read
 			}
 			if got := get(t, s, tr[0].Trace); len(got) != len(tr) {
 				t.Fatalf("after failure %d, before operation %d, trace %d of %d has %d spans of %d", n, moment, i, len(all),
@@ -117,7 +117,7 @@ func TestPowerFails(t *testing.T) {
 	t.Logf("%d traces through %d failures of power", len(all), failures)
 }
 
-// crashed is a store with some traces, as a crash leaves it: they are in the log only.
+// crashed returns the files of a store after a crash, and its n traces. They are in the log only.
 func crashed(t *testing.T, n int) (fs *vfs.MemFS, traces [][]span.Span) {
 	t.Helper()
 	mem, src := vfs.NewCrashableMem(), spantest.New(1)
@@ -130,7 +130,8 @@ func crashed(t *testing.T, n int) (fs *vfs.MemFS, traces [][]span.Span) {
 	return mem.CrashClone(vfs.CrashCloneCfg{}), traces
 }
 
-// newest returns the last of the files with that name, or an ending of it, and what is in it.
+// newest returns the path and the content of the last file whose name is suffix, or ends with it if it begins with a
+// dot.
 func newest(t *testing.T, fs vfs.FS, suffix string) (path string, text []byte) {
 	t.Helper()
 	names, err := fs.List("traces")
@@ -172,7 +173,7 @@ func rewrite(t *testing.T, fs vfs.FS, path string, text []byte) {
 	}
 }
 
-// first returns how many of the traces are there, from the first on. Those behind must not be there, in no part.
+// first returns the number n for which the first n traces are stored. No span of the later ones may be stored.
 func first(t *testing.T, s *store.Store, traces [][]span.Span) (n int) {
 	t.Helper()
 	for i, tr := range traces {
@@ -188,42 +189,42 @@ func first(t *testing.T, s *store.Store, traces [][]span.Span) (n int) {
 	return n
 }
 
-// works tells that a store takes spans and finds them.
-func works(t *testing.T, s *store.Store) {
+// assertWorks adds a trace and reads it.
+func assertWorks(t *testing.T, s *store.Store) {
 	t.Helper()
 	tr := spantest.New(2).Trace(time.Now())
 	add(t, s, tr...)
 	same(t, tr, get(t, s, tr[0].Trace))
 }
 
-// The log ends anywhere. What was whole before that is there, nothing else is, and the store goes on.
-func TestTornLog(t *testing.T) {
+// The log may end at any byte. The traces that are whole before that are stored, no others are, and the store works.
+func TestIncompleteLog(t *testing.T) {
 	fs, traces := crashed(t, 30)
 	_, text := newest(t, fs, ".log")
 	text = bytes.TrimRight(text, "\x00")
 	last := len(traces)
-	for cut := len(text); cut > 0; cut -= 523 {
-		torn := fs.CrashClone(vfs.CrashCloneCfg{})
-		path, _ := newest(t, torn, ".log")
-		rewrite(t, torn, path, text[:cut])
-		s := openOn(t, torn)
+	for damaged := len(text); cut > 0; cut -= 523 {
+		cut := fs.CrashClone(vfs.CrashCloneCfg{})
+		path, _ := newest(t, damaged, ".log")
+		rewrite(t, damaged, path, text[:cut])
+		s := openOn(t, cut)
 		there := first(t, s, traces)
 		if there > last {
-			t.Errorf("cut at %d: %d traces, more than with a longer log", cut, there)
+			t.Errorf("the log is cut at %d: %d traces are stored, more than with a longer log", cut, there)
 		}
 		last = there
-		works(t, s)
+		assertWorks(t, s)
 		if err := s.Close(); err != nil {
 			t.Fatal(err)
 		}
 	}
 	if last > 2 {
-		t.Errorf("with nothing of the log %d traces are there", last)
+		t.Errorf("with an empty log %d traces are stored", last)
 	}
 }
 
-// A bit of the log that was synced flips. The traces before it are there and nothing is wrong with them; the store
-// says that it lost something, unless the flip looks like the torn end of a log, and goes on.
+// A bit flips in the part of the log that was synced. The traces before it are stored, and the store works. Its stats
+// have the number of lost bytes, unless the flip looks like the incomplete end of a log.
 func TestDamagedLog(t *testing.T) {
 	mem, src := vfs.NewCrashableMem(), spantest.New(1)
 	s := openOn(t, mem)
@@ -238,7 +239,7 @@ func TestDamagedLog(t *testing.T) {
 	}
 	fs := mem.CrashClone(vfs.CrashCloneCfg{})
 	_, text := newest(t, fs, ".log")
-	said := 0
+	reported := 0
 	for at := 5; at < len(text); at += len(text)/16 + 1 {
 		damaged := fs.CrashClone(vfs.CrashCloneCfg{})
 		path, _ := newest(t, damaged, ".log")
@@ -251,28 +252,27 @@ func TestDamagedLog(t *testing.T) {
 			want++
 		}
 		if there < want {
-			t.Errorf("damaged at %d of %d: %d traces are there, %d were written before", at, len(text), there, want)
+			t.Errorf("damaged at %d of %d: %d traces are stored, but %d were written before that", at, len(text), there, want)
 		}
 		if lost := s.Stats().Lost; lost > 0 {
-			said++
+			reported++
 			if _, aside := newest(t, damaged, ".log.damaged"); !bytes.Equal(aside, bad) || lost < int64(len(text)-at) {
-				t.Errorf("damaged at %d of %d: %d bytes are said to be lost, %d are kept", at, len(text), lost, len(aside))
+				t.Errorf("damaged at %d of %d: %d bytes are reported as lost, and the copy has %d", at, len(text), lost, len(aside))
 			}
 		} else if at < len(text)-64<<10 {
-			t.Errorf("damaged at %d of %d, and nothing is said", at, len(text))
+			t.Errorf("damaged at %d of %d, but no loss is reported", at, len(text))
 		}
-		works(t, s)
+		assertWorks(t, s)
 		if err := s.Close(); err != nil {
 			t.Fatal(err)
 		}
 	}
-	if said == 0 {
+	if reported == 0 {
 		t.Errorf("a log of %d bytes is too short for this test", len(text))
 	}
 }
 
-// A bit of any other file flips. The store does not start and says why, or starts and never tells anything that is
-// wrong.
+// A bit flips in any other file. The store does not start and returns why, or it starts and never returns a wrong span.
 func TestDamagedFiles(t *testing.T) {
 	mem, src := vfs.NewCrashableMem(), spantest.New(1)
 	s := openOn(t, mem)
@@ -309,7 +309,7 @@ func TestDamagedFiles(t *testing.T) {
 			}
 			known := traces[:30:30]
 			more := src.Trace(time.Now())
-			// It is refused where the strings of the present quarter of an hour cannot be read.
+			// Adding fails if the strings of the current bucket cannot be read.
 			if _, err := s.Add(t.Context(), slices.Clone(more)); err == nil {
 				known = append(known, more)
 			}
@@ -327,7 +327,7 @@ func TestDamagedFiles(t *testing.T) {
 		}
 		t.Logf("%s: %d starts refused, %d queries failed", name, refused, failed)
 		if strings.HasSuffix(name, ".sst") && refused+failed < 6 {
-			t.Errorf("%s: of 8 damages %d were noticed", name, refused+failed)
+			t.Errorf("%s: %d of 8 damages were noticed", name, refused+failed)
 		}
 	}
 }

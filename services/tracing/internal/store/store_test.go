@@ -82,8 +82,8 @@ func get(t *testing.T, s *store.Store, id span.TraceID) []span.Span {
 	return spans
 }
 
-// A span with everything comes back as it was, also after a restart.
-func TestRoundTrip(t *testing.T) {
+// A span with all fields is read as it was stored, also after a restart.
+func TestSpansAreReadAsTheyWereStored(t *testing.T) {
 	now := time.Now().UnixMicro()
 	parsed, err := span.ParseZipkin(fmt.Appendf(nil, `[
 		{"traceId":"4bf92f3577b34da6a3ce929d0e0e4736","id":"1","kind":"SERVER","name":"get /",
@@ -107,7 +107,7 @@ func TestRoundTrip(t *testing.T) {
 	}
 	s = open(t, store.Options{Dir: dir})
 	same(t, full, get(t, s, full[0].Trace))
-	// The dictionary and the commit number went on where they were.
+	// Numbers of strings and commits that were used before the restart are not used again.
 	more := spantest.New(1).Trace(time.Now())
 	add(t, s, more...)
 	same(t, more, get(t, s, more[0].Trace))
@@ -126,7 +126,7 @@ func TestManyTracesOverManyBuckets(t *testing.T) {
 		at = at.Add(9 * time.Minute)
 		all = append(all, src.Trace(at))
 	}
-	for i := range all { // out of order, so that dictionaries come and go
+	for i := range all { // out of order, so that dictionaries are evicted and loaded again
 		tr := all[i*171%len(all)]
 		add(t, s, tr[:5]...)
 	}
@@ -144,8 +144,8 @@ func TestManyTracesOverManyBuckets(t *testing.T) {
 	}
 }
 
-// 64-bit and 128-bit ids of one trace meet; traces that share the lower half by chance do not.
-func TestJoin(t *testing.T) {
+// Spans with the 64-bit and the 128-bit id of one trace join. Traces whose ids differ in the upper half do not.
+func TestIDsOf64And128BitsJoin(t *testing.T) {
 	s := open(t, store.Options{})
 	now := time.Now().UnixMicro()
 	long, other, short := span.TraceID{Hi: 1, Lo: 5}, span.TraceID{Hi: 2, Lo: 5}, span.TraceID{Lo: 5}
@@ -160,7 +160,7 @@ func TestJoin(t *testing.T) {
 	if got := get(t, s, long); len(got) != 2 {
 		t.Errorf("trace %v has %d spans, want 2", long, len(got))
 	}
-	if got := get(t, s, other); len(got) != 2 { // its own and the one that may be anybody's
+	if got := get(t, s, other); len(got) != 2 { // its own and the one whose upper half of the id is unknown
 		t.Errorf("trace %v has %d spans, want 2", other, len(got))
 	}
 }
@@ -207,7 +207,7 @@ func TestSearch(t *testing.T) {
 		{"time", store.Query{From: at(5), To: at(20)}, []uint64{3, 2}},
 		{"a service, in any case", store.Query{Service: "WEB"}, []uint64{4, 2, 1}},
 		{"another service", store.Query{Service: "ratings"}, []uint64{4}},
-		{"unknown service", store.Query{Service: "nobody"}, nil},
+		{"unknown service", store.Query{Service: "unknown"}, nil},
 		{"the beginning of a name is not the name", store.Query{Service: "we"}, nil},
 		{"span name", store.Query{Name: "list"}, []uint64{3, 1}},
 		{"span name of a service", store.Query{Service: "web", Name: "get /"}, []uint64{4, 1}},
@@ -393,7 +393,7 @@ func TestWalk(t *testing.T) {
 	}
 }
 
-// Senders come together and each gets its answer.
+// A span can be read when it is acknowledged, also when many senders send at once.
 func TestConcurrentAdds(t *testing.T) {
 	s := open(t, store.Options{})
 	var wg sync.WaitGroup
@@ -438,7 +438,7 @@ func TestOpenSaysWhy(t *testing.T) {
 	}
 }
 
-// What kill -9 leaves behind has everything that was acknowledged, whenever it comes.
+// After kill -9 at any moment, everything that was acknowledged is stored.
 func TestKill(t *testing.T) {
 	if dir := os.Getenv("BIJOU_TEST_STORE"); dir != "" {
 		ingestUntilKilled(dir)
@@ -462,7 +462,7 @@ func TestKill(t *testing.T) {
 		for lines.Scan() {
 			id, err := span.ParseTraceID(lines.Text())
 			if err != nil {
-				t.Fatalf("the child said %q", lines.Text())
+				t.Fatalf("the child printed %q", lines.Text())
 			}
 			if acked = append(acked, id); len(acked) == before+moment {
 				if err := cmd.Process.Signal(syscall.SIGKILL); err != nil {
@@ -513,7 +513,7 @@ func ingestUntilKilled(dir string) {
 	select {}
 }
 
-// brokenDisk stops syncing when told.
+// brokenDisk fails to sync when broken is set.
 type brokenDisk struct {
 	vfs.FS
 	broken atomic.Bool
@@ -554,8 +554,8 @@ func (f *brokenFile) sync(do func() error) error {
 	return do()
 }
 
-// A disk that does not sync any more stops the store: nothing is acknowledged, and the reason is told.
-func TestDiskFails(t *testing.T) {
+// A disk that does not sync stops the store: nothing more is acknowledged, and Err has the reason.
+func TestDiskThatDoesNotSync(t *testing.T) {
 	disk := &brokenDisk{FS: vfs.Default}
 	s, err := store.Open(store.Options{Dir: t.TempDir(), FS: disk})
 	if err != nil {
@@ -594,7 +594,7 @@ func FuzzChunk(f *testing.F) {
 	})
 }
 
-// smallDisk is a file system with little room.
+// smallDisk is a file system of a given size.
 type smallDisk struct {
 	vfs.FS
 	size uint64
@@ -639,11 +639,11 @@ func (f *smallFile) Write(b []byte) (int, error) {
 	return f.File.Write(b)
 }
 
-// Preallocate is left out: it would need to know about room, too.
+// Preallocate does nothing: it would have to count the space, too.
 func (f *smallFile) Preallocate(int64, int64) error { return nil }
 
-// A full disk refuses spans, kills nothing, and works again when there is room.
-func TestDiskFull(t *testing.T) {
+// While the disk is full spans are refused and queries work. Spans are accepted when there is space.
+func TestFullDisk(t *testing.T) {
 	dir := t.TempDir()
 	disk := &smallDisk{FS: vfs.Default, size: 32 << 20, dir: dir}
 	s := open(t, store.Options{Dir: dir, FS: disk})
@@ -674,7 +674,7 @@ func TestDiskFull(t *testing.T) {
 				break
 			}
 			if !errors.Is(err, errs.Exhausted) || time.Now().After(deadline) {
-				t.Fatalf("with room again: %v", err)
+				t.Fatalf("with space again: %v", err)
 			}
 		}
 		same(t, again, get(t, s, again[0].Trace))

@@ -68,7 +68,7 @@ func (l *lines) count(parts ...string) (n int) {
 	return n
 }
 
-// When a file of the store cannot be read, senders and callers learn that it did not work and the log has the reason.
+// When a file of the store cannot be read, senders and callers get an error and the log has the reason.
 // No
 // answer has the text of the database, which names files.
 func TestTextOfTheDatabaseIsNotSent(t *testing.T) {

@@ -19,7 +19,7 @@ import (
 	"bijou.dev/services/tracing"
 )
 
-// volume is a file system in memory with as much space as is said.
+// volume is a file system of 16 MiB in memory. The test sets how much of it is free.
 type volume struct {
 	vfs.FS
 	free atomic.Uint64
@@ -30,37 +30,37 @@ func (v *volume) GetDiskUsage(string) (vfs.DiskUsage, error) {
 	return vfs.DiskUsage{TotalBytes: 16 << 20, AvailBytes: free, UsedBytes: 16<<20 - free}, nil
 }
 
-// Whatever the trace store suffers from, requests take no longer, memory for spans is bounded, every span that is not
-// stored is counted, and when the store is well again nothing more is lost.
-func TestTracingNeverHurtsRequests(t *testing.T) {
+// While the trace store is down, silent or full, requests of a traced service take no longer, its memory for spans is
+// bounded, and every span that is not stored is counted. When the store works again no more spans are dropped.
+func TestRequestsDoNotWaitForTheTraceStore(t *testing.T) {
 	const second, minute, queue = 20, 60, 256 // 20 requests a second, of two spans each, for a minute in each state
 	tests := []struct {
 		name       string
-		hurt, heal func(t *testing.T, w *hurtWorld)
-		unsure     bool // a store that does not answer may have stored what its sender has given up
+		fail, repair func(t *testing.T, w *tracedService)
+		unsure     bool // a store that does not answer may have stored spans that its sender counts as dropped
 	}{
-		{"away from the start", func(*testing.T, *hurtWorld) {}, func(t *testing.T, w *hurtWorld) { w.start(t) }, false},
-		{"silent", func(t *testing.T, w *hurtWorld) {
+		{"down from the start", func(*testing.T, *tracedService) {}, func(t *testing.T, w *tracedService) { w.start(t) }, false},
+		{"silent", func(t *testing.T, w *tracedService) {
 			w.start(t)
 			w.requests(t, 100)
 			w.net.Cut("tracing")
-		}, func(_ *testing.T, w *hurtWorld) { w.net.Heal("tracing") }, true},
-		{"without space", func(t *testing.T, w *hurtWorld) {
+		}, func(_ *testing.T, w *tracedService) { w.net.Heal("tracing") }, true},
+		{"without space", func(t *testing.T, w *tracedService) {
 			w.start(t)
 			w.requests(t, 100)
 			w.disk.free.Store(0)
-		}, func(_ *testing.T, w *hurtWorld) { w.disk.free.Store(16 << 20) }, false},
+		}, func(_ *testing.T, w *tracedService) { w.disk.free.Store(16 << 20) }, false},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				w := newHurtWorld(t, queue)
-				tt.hurt(t, w)
+				w := newTracedService(t, queue)
+				tt.fail(t, w)
 				w.requests(t, second*minute)
 				if lost := w.spans.Dropped(); lost < 1000 {
 					t.Errorf("only %d spans were dropped in a minute", lost)
 				}
-				tt.heal(t, w)
+				tt.repair(t, w)
 				w.requests(t, second*30) // the sender's back-off
 				if err := w.spans.Flush(t.Context()); err != nil {
 					t.Fatal(err)
@@ -71,7 +71,7 @@ func TestTracingNeverHurtsRequests(t *testing.T) {
 					t.Fatal(err)
 				}
 				if n := w.spans.Dropped(); n != lost {
-					t.Errorf("%d spans were dropped when all was well again", n-lost)
+					t.Errorf("%d spans were dropped after the store worked again", n-lost)
 				}
 				sent, exported, dropped := 2*uint64(w.n), w.spans.Exported(), w.spans.Dropped()
 				if exported+dropped != sent || w.spans.Ended() != sent || exported != there+2*second*minute {
@@ -87,8 +87,8 @@ func TestTracingNeverHurtsRequests(t *testing.T) {
 	}
 }
 
-// hurtWorld is a service whose requests are traced, and the store.
-type hurtWorld struct {
+// tracedService is a service whose requests are traced, and the store.
+type tracedService struct {
 	net   *memnet.Network
 	disk  *volume
 	store *server
@@ -97,8 +97,8 @@ type hurtWorld struct {
 	n     int // requests so far
 }
 
-func newHurtWorld(t *testing.T, queue int) *hurtWorld {
-	w := &hurtWorld{net: memnet.New(), disk: &volume{FS: vfs.NewMem()}}
+func newTracedService(t *testing.T, queue int) *tracedService {
+	w := &tracedService{net: memnet.New(), disk: &volume{FS: vfs.NewMem()}}
 	w.disk.free.Store(16 << 20)
 	conn, err := grpc.NewClient("passthrough:///tracing:4317", grpc.WithTransportCredentials(insecure.NewCredentials()),
 		grpc.WithContextDialer(func(ctx context.Context, addr string) (net.Conn,
@@ -125,12 +125,12 @@ func newHurtWorld(t *testing.T, queue int) *hurtWorld {
 	return w
 }
 
-func (w *hurtWorld) start(t *testing.T) {
+func (w *tracedService) start(t *testing.T) {
 	w.store = start(t, w.net, "tracing", tracing.WithFS(tracing.Options{Dir: "traces"}, w.disk))
 }
 
 // requests serves n requests, 50 ms apart.
-func (w *hurtWorld) requests(t *testing.T, n int) {
+func (w *tracedService) requests(t *testing.T, n int) {
 	t.Helper()
 	for range n {
 		begin := time.Now()
