@@ -2,6 +2,7 @@ package tracing_test
 
 import (
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"net/url"
@@ -16,10 +17,12 @@ import (
 
 	"github.com/cockroachdb/pebble/v2/vfs"
 	"github.com/google/go-cmp/cmp"
+	otlp "go.opentelemetry.io/proto/otlp/trace/v1"
 
 	"bijou.dev/platform/memnet"
 	"bijou.dev/platform/service"
 	"bijou.dev/services/tracing"
+	"bijou.dev/services/tracing/internal/span"
 )
 
 // onVolume returns options of a store on a volume in memory of 16 MiB.
@@ -373,5 +376,91 @@ func TestParametersThatAreRefused(t *testing.T) {
 		if resp.StatusCode != status || problem(t, resp, body).Detail == "" {
 			t.Errorf("GET %s: %s %s, want %d and a problem that says why", path, resp.Status, body, status)
 		}
+	}
+}
+
+// A request without spans is accepted in each format: collectors send such requests to check the connection.
+func TestRequestsWithoutSpans(t *testing.T) {
+	s := start(t, memnet.New(), "a", tracing.Options{})
+	for _, tt := range []struct {
+		name, port, path, kind, body string
+		status                       int
+	}{
+		{"Zipkin", "9411", "/api/v2/spans", "application/json", "[]", 202},
+		{"OTLP", "4318", "/v1/traces", "application/x-protobuf", "", 200},
+		{"OTLP JSON", "4318", "/v1/traces", "application/json", "{}", 200},
+	} {
+		if resp, body := s.do("POST", tt.port, tt.path, tt.kind, "", []byte(tt.body)); resp.StatusCode != tt.status {
+			t.Errorf("%s: %s %s, want %d", tt.name, resp.Status, body, tt.status)
+		}
+	}
+	if _, err := s.otlp().Export(t.Context(), nil); err != nil {
+		t.Errorf("OTLP over gRPC: %v", err)
+	}
+}
+
+// The metrics have the spans and the decompressed bytes that came in each format.
+func TestReceivedSpansAndBytesAreCounted(t *testing.T) {
+	s := start(t, memnet.New(), "a", tracing.Options{})
+	at := time.Now()
+	req := request("4bf92f3577b34da6a3ce929d0e0e4736", at)
+	protobuf, inJSON := marshal(t, req), otlpJSON("4bf92f3577b34da6a3ce929d0e0e4736", at)
+	inZipkin := film("a1", at, false)
+	for _, encoding := range []string{"", "gzip"} {
+		for _, tt := range []struct{ port, path, kind, body string }{
+			{"9411", "/api/v2/spans", "application/json", inZipkin},
+			{"4318", "/v1/traces", "application/x-protobuf", protobuf},
+			{"4318", "/v1/traces", "application/json", inJSON},
+		} {
+			body := []byte(tt.body)
+			if encoding == "gzip" {
+				body = zip(body)
+			}
+			if resp, text := s.do("POST", tt.port, tt.path, tt.kind, encoding, body); resp.StatusCode >= 300 {
+				t.Fatalf("posting %s: %s %s", tt.kind, resp.Status, text)
+			}
+		}
+		if _, err := s.otlp().Export(t.Context(), req); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for format, want := range map[string]struct{ spans, bytes int }{
+		"zipkin": {6, 2 * len(inZipkin)}, "otlp_json": {2, 2 * len(inJSON)},
+		"otlp_http": {2, 2 * len(protobuf)}, "otlp_grpc": {2, 2 * len(protobuf)},
+	} {
+		spans := s.metric(fmt.Sprintf(`bijou_tracing_spans_received_total{format=%q}`, format))
+		bytes := s.metric(fmt.Sprintf(`bijou_tracing_received_bytes_total{format=%q}`, format))
+		if spans != float64(want.spans) || bytes != float64(want.bytes) {
+			t.Errorf("%s: %v spans and %v bytes are counted, want %d and %d", format, spans, bytes, want.spans, want.bytes)
+		}
+	}
+}
+
+// An answer of many traces ends with the trace that has the 100,000th span, and says that it is not complete.
+func TestAnswersOfManySpansAreIncomplete(t *testing.T) {
+	s := start(t, memnet.New(), "a", tracing.Options{})
+	const traces = 8 // of 16,384 spans
+	var ids []string
+	for i := range traces {
+		req := spansInOTLP(span.MaxSpans)
+		list := req.ResourceSpans[0].ScopeSpans[0].Spans
+		for n := range list {
+			list[n] = &otlp.Span{
+				TraceId: append(make([]byte, 15), byte(i+1)), SpanId: binary.BigEndian.AppendUint64(nil, uint64(n+1)),
+			}
+		}
+		resp, body := s.do("POST", "4318", "/v1/traces", "application/x-protobuf", "", []byte(marshal(t, req)))
+		if resp.StatusCode != 200 || body != "" {
+			t.Fatalf("posting spans: %s %q, want 200 and no span refused", resp.Status, body)
+		}
+		ids = append(ids, fmt.Sprint(i+1))
+	}
+	var got [][]struct{}
+	resp := s.get("/api/v2/traceMany?traceIds="+strings.Join(ids, ","), &got)
+	if incomplete := resp.Header.Get("Bijou-Incomplete"); len(got) != 7 || incomplete != "true" {
+		t.Errorf("%d of %d traces, incomplete %q; want 7, which have 114,688 spans, and true", len(got), traces, incomplete)
+	}
+	if resp = s.get("/api/v2/trace/1", &[]any{}); resp.Header.Get("Bijou-Incomplete") != "" {
+		t.Errorf("one trace of %d spans is incomplete", span.MaxSpans)
 	}
 }

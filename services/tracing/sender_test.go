@@ -35,9 +35,9 @@ func (v *volume) GetDiskUsage(string) (vfs.DiskUsage, error) {
 func TestRequestsDoNotWaitForTheTraceStore(t *testing.T) {
 	const second, minute, queue = 20, 60, 256 // 20 requests a second, of two spans each, for a minute in each state
 	tests := []struct {
-		name       string
+		name         string
 		fail, repair func(t *testing.T, w *tracedService)
-		unsure     bool // a store that does not answer may have stored spans that its sender counts as dropped
+		unsure       bool // a store that does not answer may have stored spans that its sender counts as dropped
 	}{
 		{"down from the start", func(*testing.T, *tracedService) {}, func(t *testing.T, w *tracedService) { w.start(t) }, false},
 		{"silent", func(t *testing.T, w *tracedService) {

@@ -11,6 +11,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	common "go.opentelemetry.io/proto/otlp/common/v1"
 	otlp "go.opentelemetry.io/proto/otlp/trace/v1"
+	"google.golang.org/protobuf/proto"
 
 	"bijou.dev/services/tracing/internal/span"
 )
@@ -199,5 +200,57 @@ func TestZipkinEndpoints(t *testing.T) {
 		if s.Remote != want {
 			t.Errorf("%s is read as %+v, want %+v", in, s.Remote, want)
 		}
+	}
+}
+
+// Scopes share the attributes of their resource, but each span has only the name of its own scope.
+func TestOTLPScopesAreKeptApart(t *testing.T) {
+	req := request(&otlp.Span{Name: "first"})
+	r := req.ResourceSpans[0]
+	for i, name := range []string{"second", ""} {
+		sp := &otlp.Span{TraceId: unhex(tid), SpanId: unhex(sid)}
+		r.ScopeSpans = append(r.ScopeSpans, &otlp.ScopeSpans{
+			Scope: &common.InstrumentationScope{Name: name}, Spans: []*otlp.Span{sp, sp}[:1+i],
+		})
+	}
+	b, err := proto.Marshal(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	p, err := span.ParseOTLP(b)
+	if err != nil || len(p.Spans) != 4 {
+		t.Fatalf("parsed %d spans, want 4; error: %v", len(p.Spans), err)
+	}
+	for i, want := range []string{"lib", "second", "", ""} {
+		s := &p.Spans[i]
+		if got, _ := s.Tag("otel.scope.name"); got != want || s.Local.Service != "catalog" {
+			t.Errorf("span %d is of the scope %q and the service %q, want %q and catalog", i, got, s.Local.Service, want)
+		}
+		if v, _ := s.Tag("service.version"); v != "v3" {
+			t.Errorf("span %d has the tags %v, want service.version v3 of its resource", i, s.Tags)
+		}
+	}
+}
+
+// The size of a span, by which its memory is bounded, grows with each of its texts, tags and annotations.
+func TestSizeCountsEachPart(t *testing.T) {
+	empty := new(span.Span).Size()
+	long := strings.Repeat("x", 1000)
+	for name, s := range map[string]span.Span{
+		"name":           {Name: long},
+		"service":        {Local: span.Endpoint{Service: long}},
+		"remote service": {Remote: span.Endpoint{Service: long}},
+		"key":            {Tags: []span.Tag{{Key: long}}},
+		"value":          {Tags: []span.Tag{{Value: long}}},
+		"annotation":     {Annotations: []span.Annotation{{Value: long}}},
+		"tags":           {Tags: make([]span.Tag, 1000)},
+		"annotations":    {Annotations: make([]span.Annotation, 1000)},
+	} {
+		if grown := s.Size() - empty; grown < 1000 || grown > 40_000 {
+			t.Errorf("a span with a long %s is %d bytes larger than an empty one, want at least 1000", name, grown)
+		}
+	}
+	if empty < 100 {
+		t.Errorf("an empty span counts as %d bytes, want at least what its struct takes", empty)
 	}
 }

@@ -94,7 +94,6 @@ func (p *Parsed) resource(m string) error {
 
 // scope reads ScopeSpans.
 func (p *Parsed) scope(m string, local Endpoint, shared []Tag) error {
-	shared = shared[:len(shared):len(shared)]
 	n := 0
 	err := fields(m, func(num int, _ uint64, s string) error {
 		switch num {

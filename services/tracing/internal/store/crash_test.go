@@ -203,11 +203,11 @@ func TestIncompleteLog(t *testing.T) {
 	_, text := newest(t, fs, ".log")
 	text = bytes.TrimRight(text, "\x00")
 	last := len(traces)
-	for damaged := len(text); cut > 0; cut -= 523 {
-		cut := fs.CrashClone(vfs.CrashCloneCfg{})
+	for cut := len(text); cut > 0; cut -= 523 {
+		damaged := fs.CrashClone(vfs.CrashCloneCfg{})
 		path, _ := newest(t, damaged, ".log")
 		rewrite(t, damaged, path, text[:cut])
-		s := openOn(t, cut)
+		s := openOn(t, damaged)
 		there := first(t, s, traces)
 		if there > last {
 			t.Errorf("the log is cut at %d: %d traces are stored, more than with a longer log", cut, there)

@@ -6,8 +6,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/cockroachdb/pebble/v2/vfs"
-
 	"bijou.dev/services/tracing/internal/span"
 	"bijou.dev/services/tracing/internal/spantest"
 	"bijou.dev/services/tracing/internal/store"
@@ -76,6 +74,9 @@ func TestBucketIsDroppedWhenAllOfItIsOld(t *testing.T) {
 	begin := time.Now().Add(-2 * time.Hour).Truncate(bucket)
 	tr := spantest.New(5).Trace(begin)
 	add(t, s, tr...)
+	if stats := s.Stats(); stats.Buckets != 1 || !stats.Oldest.Equal(begin) {
+		t.Errorf("the store has %d buckets, the oldest of %v; want one of %v", stats.Buckets, stats.Oldest, begin)
+	}
 	end := begin.Add(bucket)
 	assertExpires(t, s, end.Add(retention-time.Second), 0)
 	assertStored(t, s, "a trace whose bucket is not past retention", tr[0].Trace, true)
@@ -134,22 +135,6 @@ func TestNewestBucketIsNeverDroppedForSize(t *testing.T) {
 	tr := spantest.New(99).Trace(time.Now())
 	add(t, s, tr...)
 	assertStored(t, s, "a trace that comes then", tr[0].Trace, true)
-}
-
-// When the disk is nearly full, each Expire drops one bucket, because the space comes back later; and it keeps a
-// quarter of the volume, because dropping spans is no use when something else fills the disk.
-func TestRetentionBySpaceOnDisk(t *testing.T) {
-	dir := t.TempDir()
-	disk := &smallDisk{FS: vfs.Default, size: 64 << 20, dir: dir}
-	s := open(t, store.Options{Dir: dir, FS: disk})
-	ids := fill(t, s, 5, 20)
-	disk.used.Store(58 << 20)
-	before := s.Stats().Bytes
-	if before > 16<<20 {
-		t.Fatalf("the store has %d bytes, too many for this test", before)
-	}
-	assertExpires(t, s, time.Now(), 0) // it is smaller than a quarter of the volume
-	assertStored(t, s, "the oldest trace", ids[0], true)
 }
 
 // Late spans may come into a bucket that was dropped. They must not refer to strings that were dropped with it.
