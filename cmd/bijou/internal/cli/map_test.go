@@ -74,7 +74,7 @@ const routesJSON = `{"revision":3,"routes":[
 	{"name":"rest","match":{"path":"/"},"to":[{"service":"hello"}]},
 	{"name":"off","match":{"path":"/x"},"to":[{"service":"a","weight":0},{"service":"b","weight":0}]}],
 	"origins":[{"service":"web","instances":[
-	 {"id":"web-1","zone":"a","version":"1","phase":"admitted","latency_ms":1.25,"pending":2},
+	 {"id":"web-1","zone":"a","version":"1","phase":"admitted","latencyMs":1.25,"pending":2},
 	 {"id":"web-2","zone":"b","version":"2","phase":"ejected","reason":"5 failures\u001b[2J"}]}]}`
 
 func TestRoutes(t *testing.T) {

@@ -144,8 +144,8 @@ func TestServicesKill(t *testing.T) {
 		w.WriteHeader(http.StatusAccepted)
 	}}).start(t)
 	for flags, want := range map[string]string{
-		"":                       `POST /kill {"actor":"ann","reason":"a test"}`,
-		"--for 20s --author bob": `POST /kill {"actor":"bob","for":"20s","reason":"a test"}`,
+		"":                       `POST /kill {"author":"ann","reason":"a test"}`,
+		"--for 20s --author bob": `POST /kill {"author":"bob","for":"20s","reason":"a test"}`,
 	} {
 		args := append([]string{"services", "kill", "config-1", "--reason", "a test"}, strings.Fields(flags)...)
 		if out := p.expect(t, cli.ExitOK, "", args...); out != "killed config-1\n" || body != want {
