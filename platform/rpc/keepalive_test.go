@@ -45,7 +45,8 @@ func TestSilentConnectionsAreClosed(t *testing.T) {
 		w.net.Cut("config-1")
 		cut := time.Now()
 		_, err = stream.Recv()
-		if took := time.Since(cut); !errors.Is(err, errs.Unavailable) || took > 13*time.Second || took < 10*time.Second {
+		if took := time.Since(cut); !errors.Is(err, errs.Unavailable) || took > 13*time.Second ||
+			took < 10*time.Second {
 			t.Errorf("the call ends %v after the network, with %v; want Unavailable after 10 to 13 s", took, err)
 		}
 		<-impl.ended

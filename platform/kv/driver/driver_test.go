@@ -165,8 +165,8 @@ func TestSnapshotWaitsForWhatWasWritten(t *testing.T) {
 	})
 }
 
-// After a restore from an older copy, or an empty one, an acknowledged write may never come. The snapshots of watches do
-// not wait for it.
+// After a restore from an older copy, or an empty one, an acknowledged write may never come. The snapshots of watches
+// do not wait for it.
 func TestSnapshotDoesNotWaitForWhatARestoreLost(t *testing.T) {
 	for _, restored := range []kv.Revision{0, 1, 4} {
 		synctest.Test(t, func(t *testing.T) {
