@@ -198,16 +198,18 @@ func TestAProcessGetsOnlyTheEnvironmentOfItsService(t *testing.T) {
 
 func TestABrokenComposeFileStartsNothing(t *testing.T) {
 	for name, test := range map[string]struct{ file, want string }{
-		"not YAML":            {"services: [", "compose.yaml"},
-		"unknown key":         {"services: {a: {imagee: x}}", "imagee"},
-		"no services":         {"services: {}", "no services to run"},
-		"missing variable":    {"services: {a: {image: '${IMAGE:?set IMAGE to a name}'}}", "set IMAGE to a name"},
-		"circle":              {"services: {a: {image: x, depends_on: [b]}, b: {image: x, depends_on: [a]}}", "cycle"},
-		"unknown dependency":  {"services: {a: {image: x, depends_on: [b]}}", `"b"`},
-		"an image":            {"services: {a: {image: x}}", "service a: no build.args.SERVICE"},
-		"address of nothing":  {oneService(", PEER: 'one:81'"), "service one: PEER refers to one:81, but one listens only on [80]"},
-		"port that is no one": {oneService("", "ports: ['70000:80']"), "70000"},
-		"missing env_file":    {oneService("", "env_file: [none.env]"), "none.env"},
+		"not YAML":           {"services: [", "compose.yaml"},
+		"unknown key":        {"services: {a: {imagee: x}}", "imagee"},
+		"no services":        {"services: {}", "no services to run"},
+		"missing variable":   {"services: {a: {image: '${IMAGE:?set IMAGE to a name}'}}", "set IMAGE to a name"},
+		"circle":             {"services: {a: {image: x, depends_on: [b]}, b: {image: x, depends_on: [a]}}", "cycle"},
+		"unknown dependency": {"services: {a: {image: x, depends_on: [b]}}", `"b"`},
+		"an image":           {"services: {a: {image: x}}", "service a: no build.args.SERVICE"},
+		"address of nothing": {
+			oneService(", PEER: 'one:81'"), "service one: PEER refers to one:81, but one listens only on [80]",
+		},
+		"port out of range": {oneService("", "ports: ['70000:80']"), "70000"},
+		"missing env_file":  {oneService("", "env_file: [none.env]"), "none.env"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			opts := options(t, test.file)

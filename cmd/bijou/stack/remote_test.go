@@ -187,8 +187,8 @@ func texts(lines []stack.Line) []string {
 func TestLogsAreInTheOrderOfTime(t *testing.T) {
 	dir := t.TempDir()
 	writeLog(t, dir, "web-1.log.1", logLine(1, " | ", "first"))
-	writeLog(t, dir, "web-1.log", logLine(3, " | ", "third"), logLine(5, " * ", "fifth | with a mark"), "no time | x\n", "x\n",
-		"2026-01-01T00:00:09.000000Z | not comp") // being written
+	writeLog(t, dir, "web-1.log", logLine(3, " | ", "third"), logLine(5, " * ", "fifth | with a mark"),
+		"no time | x\n", "x\n", "2026-01-01T00:00:09.000000Z | not comp") // the last line is being written
 	writeLog(t, dir, "web-api-1.log", logLine(2, " | ", "second"), logLine(4, " | ", ""))
 	writeLog(t, dir, "notes.txt", "x")
 	all := []string{"web-1: first", "web-api-1: second", "web-1: third", "web-api-1: ", "web-1: fifth | with a mark"}
@@ -232,7 +232,7 @@ func TestLogsOfAFolderWithoutAStack(t *testing.T) {
 	}
 }
 
-// A full log file gets another name, and a new one begins. Lines written before that, but after the last look, are shown.
+// A full log file gets another name, and a new one begins. The last lines of the old file are shown, too.
 func TestFollowedLogsLoseNoLineWhenANewFileBegins(t *testing.T) {
 	dir := t.TempDir()
 	file := filepath.Join(dir, "logs", "a-1.log")

@@ -84,9 +84,11 @@ func TestWatchingCircuitsShowsEachStateUntilTheStreamEnds(t *testing.T) {
 func TestForcingACircuit(t *testing.T) {
 	const open, closed = circuitsv1.State_STATE_FORCED_OPEN, circuitsv1.State_STATE_FORCED_CLOSED
 	for args, want := range map[string]*circuitsv1.ForceRequest{
-		"open catalog.A":                 {Name: "catalog.A", State: open, Ttl: durationpb.New(10 * time.Minute)},
-		"open catalog --for 5s":          {Name: "catalog", State: open, Ttl: durationpb.New(5 * time.Second)},
-		"close catalog.A --caller web":   {Name: "catalog.A", Service: "web", State: closed, Ttl: durationpb.New(10 * time.Minute)},
+		"open catalog.A":        {Name: "catalog.A", State: open, Ttl: durationpb.New(10 * time.Minute)},
+		"open catalog --for 5s": {Name: "catalog", State: open, Ttl: durationpb.New(5 * time.Second)},
+		"close catalog.A --caller web": {
+			Name: "catalog.A", Service: "web", State: closed, Ttl: durationpb.New(10 * time.Minute),
+		},
 		"release catalog --caller web":   {Name: "catalog", Service: "web"},
 		"release not-called-yet.Another": {Name: "not-called-yet.Another"},
 	} {

@@ -46,7 +46,9 @@ func TestLongValuesDoNotWidenTheList(t *testing.T) {
 
 func TestAValueIsPrintedAsItIsForPrograms(t *testing.T) {
 	const value = "{\n\t\"a\": \"\x1b\"\n}"
-	p := (&platform{get: answer[*configv1.GetRequest](&configv1.GetResponse{Values: []*configv1.Value{{Name: "web.x", Value: value}}})}).start(t)
+	p := (&platform{get: answer[*configv1.GetRequest](&configv1.GetResponse{
+		Values: []*configv1.Value{{Name: "web.x", Value: value}},
+	})}).start(t)
 	out, _, code := p.run(t, "config", "get", "web.x", "--app", "web")
 	if code != cli.ExitOK || out != value+"\n" {
 		t.Errorf("exit code %d, printed %q, want %q", code, out, value+"\n")

@@ -213,7 +213,8 @@ func TestAPublishedChangeWhoseStatusIsUnknownHasFailedInPart(t *testing.T) {
 	p := (&platform{publish: answer[*configv1.PublishRequest](&configv1.PublishResponse{Revision: 5})}).start(t)
 	for _, kind := range []errs.Kind{errs.Unavailable, errs.Invalid, errs.NotFound} {
 		p.statusError = errs.ToStatus(t.Context(), errs.Errorf(kind, "the reason")).Err()
-		out := p.expect(t, cli.ExitFailed, "revision 5 is published, but", "config", "set", "web.x", "4", "--reason", "a test")
+		out := p.expect(t, cli.ExitFailed, "revision 5 is published, but", "config", "set", "web.x", "4",
+			"--reason", "a test")
 		if !strings.HasPrefix(out, "revision 5") {
 			t.Errorf("%v: it prints %q, want the revision", kind, out)
 		}

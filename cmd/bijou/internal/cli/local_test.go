@@ -117,8 +117,9 @@ func TestStatusShowsEachInstance(t *testing.T) {
 	if diff := cmp.Diff(want, got[:len(want)]); diff != "" {
 		t.Errorf("bijou status (-want +got):\n%s", diff)
 	}
-	if last := strings.Join(got[len(got)-1], " "); !strings.HasPrefix(last, "5 instances, 5 MiB of memory, running since ") {
-		t.Errorf("the last line is %q", last)
+	last := strings.Join(got[len(got)-1], " ")
+	if want := "5 instances, 5 MiB of memory, running since "; !strings.HasPrefix(last, want) {
+		t.Errorf("the last line is %q, want it to begin with %q", last, want)
 	}
 	var shown stack.Run
 	if err := json.Unmarshal([]byte(s.expect(t, cli.ExitFailed, "not healthy", "status", "--json")), &shown); err != nil {
@@ -188,8 +189,9 @@ func TestLogsAreReadable(t *testing.T) {
 	if diff := cmp.Diff(strings.Join(want, "\n")+"\n", s.expect(t, cli.ExitOK, "", "logs")); diff != "" {
 		t.Errorf("bijou logs (-want +got):\n%s", diff)
 	}
-	if out := s.expect(t, cli.ExitOK, "", "logs", "--raw", "-n", "2"); out != "web-1 | plain\x1b[31m\ttext\nweb-1 | -- held down\n" {
-		t.Errorf("with --raw it prints %q, want the line as it was written", out)
+	wantRaw := "web-1 | plain\x1b[31m\ttext\nweb-1 | -- held down\n"
+	if out := s.expect(t, cli.ExitOK, "", "logs", "--raw", "-n", "2"); out != wantRaw {
+		t.Errorf("with --raw it prints %q, want the line as it was written: %q", out, wantRaw)
 	}
 	wantJSON := `{"time":"2026-01-01T00:00:00Z","instance":"web-1","text":"held down","note":true}` + "\n"
 	if out := s.expect(t, cli.ExitOK, "", "logs", "--json", "-n", "1", "web"); out != wantJSON {
@@ -286,7 +288,9 @@ func main() {
 }
 
 // up runs `bijou up` and calls the functions when standard output has their text.
-func up(t *testing.T, at func(interrupt, again func()) map[string]func(), args ...string) (stdout, stderr string, code int) {
+func up(t *testing.T, at func(interrupt, again func()) map[string]func(), args ...string) (stdout, stderr string,
+	code int,
+) {
 	t.Helper()
 	ctx, interrupt := context.WithCancel(t.Context())
 	now, again := context.WithCancel(t.Context())
@@ -368,7 +372,8 @@ func TestUpOfABrokenComposeFile(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			file, dir := project(t, test.service)
 			out, problem, code := up(t, func(_, _ func()) map[string]func() { return nil }, "--file", file, "--dir", dir)
-			if code != test.code || out != "" || !strings.HasPrefix(problem, "bijou: ") || !strings.Contains(problem, test.want) {
+			if code != test.code || out != "" || !strings.HasPrefix(problem, "bijou: ") ||
+				!strings.Contains(problem, test.want) {
 				t.Errorf("exit code %d, it prints %q and %q; want %d and %q", code, out, problem, test.code, test.want)
 			}
 		})

@@ -166,7 +166,8 @@ func TestServicesWithoutReplicas(t *testing.T) {
 	if len(p.Processes) != 2 {
 		t.Errorf("%d processes, want those of store only", len(p.Processes))
 	}
-	_, err := plan(t, header+none+"  a: {build: {args: {SERVICE: a}}, environment: {PEER: 'none:80'}}\n", compose.Options{})
+	caller := "  a: {build: {args: {SERVICE: a}}, environment: {PEER: 'none:80'}}\n"
+	_, err := plan(t, header+none+caller, compose.Options{})
 	if err == nil || err.Error() != "service a: PEER refers to none, which has no replicas" {
 		t.Errorf("an address of a service without replicas: %v", err)
 	}
