@@ -1,4 +1,4 @@
-// Command bijou runs the platform on this machine and talks to one that runs.
+// Command bijou runs the platform on this machine, and queries and changes a running platform.
 package main
 
 import (
@@ -16,9 +16,9 @@ func main() {
 	ctx, stop := context.WithCancel(context.Background())
 	now, force := context.WithCancel(context.Background())
 	go func() {
-		<-signals // the first asks for an orderly end
+		<-signals // the first signal starts an orderly stop
 		stop()
-		<-signals // the second does not wait for it
+		<-signals // the second signal kills
 		force()
 	}()
 	os.Exit(cli.Main(ctx, cli.World{

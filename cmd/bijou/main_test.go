@@ -12,7 +12,7 @@ import (
 	"github.com/rogpeppe/go-internal/testscript"
 )
 
-// TestMain makes the test binary the command, too: scripts run the real main.
+// TestMain runs the command if the test binary is called bijou, so that scripts run the real main.
 func TestMain(m *testing.M) {
 	testscript.Main(m, map[string]func(){"bijou": main})
 }
@@ -77,6 +77,6 @@ func TestMainIsSmall(t *testing.T) {
 		t.Fatal(err)
 	}
 	if n := strings.Count(string(text), "\n"); n > 30 {
-		t.Errorf("main.go has %d lines; at most 30 keep it a translation of the outside world", n)
+		t.Errorf("main.go has %d lines, want at most 30: what it does belongs into package cli, which tests can call", n)
 	}
 }

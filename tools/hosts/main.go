@@ -116,8 +116,8 @@ func checkKnown(service types.ServiceConfig) error {
 	}
 	for key := range keys {
 		if _, ok := omitted[key]; !ok {
-			return fmt.Errorf("%s: other hosts would not get it; translate it in tools/hosts, or add it to omitted with "+
-				"a reason", key)
+			return fmt.Errorf("%s: other hosts would not get it; translate it in tools/hosts, or add it to omitted "+
+				"with a reason", key)
 		}
 	}
 	return nil

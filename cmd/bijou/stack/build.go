@@ -94,7 +94,7 @@ func (b builder) module(ctx context.Context, module string, mains []string) erro
 	if err := os.MkdirAll(bin, 0o755); err != nil {
 		return fmt.Errorf("building into %s: %w", bin, err)
 	}
-	// Without the revision in it, a binary is linked again only when its code changes, not with every commit.
+	// A binary without the revision in it is linked again only when its code changes, not after every commit.
 	args := []string{"build", "-trimpath", "-buildvcs=false", "-o", bin + string(filepath.Separator)}
 	for _, main := range mains {
 		_, pkg, _ := strings.Cut(main, "/")

@@ -25,12 +25,12 @@ import (
 
 // Run is the record of a running stack, kept as run.json in its folder.
 type Run struct {
-	// PID of the program that runs the stack, the compose file it runs, and the folder of the binaries.
+	// PID of the program that runs the stack, the compose file, and the folder of the binaries.
 	PID     int       `json:"pid"`
 	File    string    `json:"file"`
 	Bin     string    `json:"bin"`
 	Started time.Time `json:"started"`
-	// Socket is where the stack takes orders.
+	// Socket is the unix socket on which the stack takes requests.
 	Socket    string      `json:"socket"`
 	Published []Published `json:"published"`
 	Instances []Instance  `json:"instances"`
@@ -47,7 +47,7 @@ func (r *Run) Addrs(service string, port int) []string {
 	return addrs
 }
 
-// control is how other programs reach a stack: a record of it, and a socket that takes orders.
+// control is how other programs find and use a stack: its record, and a socket for requests.
 type control struct {
 	file, socket string
 	server       *http.Server
@@ -56,8 +56,8 @@ type control struct {
 	closed bool
 }
 
-// takeFolder makes sure that this is the only stack in its folder, for as long as this process lives, and ends what a
-// stack that was killed has left behind.
+// takeFolder locks the folder until this process ends, so that no other stack can use it. Then it kills the processes
+// of a stack whose program was killed.
 func (s *Stack) takeFolder() error {
 	if err := os.MkdirAll(s.opts.Dir, 0o755); err != nil {
 		return fmt.Errorf("making %s: %w", s.opts.Dir, err)
@@ -80,7 +80,7 @@ func (s *Stack) takeFolder() error {
 // killLeftovers ends the processes of a stack whose program was killed. On Linux the kernel has done it already.
 func (r *Run) killLeftovers() {
 	for _, i := range r.Instances {
-		// The number may belong to somebody else by now.
+		// Another program may have got the same process id.
 		if i.PID != 0 && r.Bin != "" && strings.HasPrefix(commandOf(i.PID), r.Bin+"/") {
 			_ = syscall.Kill(-i.PID, syscall.SIGKILL)
 		}
@@ -106,7 +106,7 @@ func (s *Stack) serveControl() (*control, error) {
 	}
 	l, err := net.Listen("unix", c.socket) //nolint:noctx // binding does not wait
 	if err != nil {
-		return nil, fmt.Errorf("listening for orders: %w", err)
+		return nil, fmt.Errorf("listening on the socket %s: %w", c.socket, err)
 	}
 	c.server = &http.Server{Handler: s.orders(), ReadHeaderTimeout: 5 * time.Second}
 	go func() { _ = c.server.Serve(l) }() // ends when close closes the listener
@@ -156,7 +156,7 @@ func (s *Stack) record() Run {
 	}
 }
 
-// save writes the record. That it cannot is no reason to end a stack that runs.
+// save writes the record. It ignores errors, because the stack works without the record.
 func (c *control) save(s *Stack) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -195,7 +195,7 @@ func readRun(dir string) (*Run, error) {
 	return &run, nil
 }
 
-// Remote gives orders to a stack that another program runs.
+// Remote sends requests to a stack that another program runs.
 type Remote struct {
 	client *http.Client
 	dir    string

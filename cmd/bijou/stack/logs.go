@@ -18,8 +18,8 @@ import (
 	"bijou.dev/platform/errs"
 )
 
-// A log file holds one line per line: the time it came, a mark, and the text. A full file becomes <name>.log.1 and a
-// new one begins, so that an instance keeps at most twice this much.
+// Each line of a log file has the time at which it was written, a mark, and the text. A file of more than fullLog bytes
+// is renamed to <name>.log.1 and a new one begins, so that an instance has at most twice this much.
 const (
 	fullLog    = 16 << 20
 	timeLayout = "2006-01-02T15:04:05.000000Z"
@@ -27,7 +27,7 @@ const (
 	markNote   = " * "
 )
 
-// logs writes the log files of a run and passes every line on.
+// logs writes the log files of a run and calls output with each line.
 type logs struct {
 	dir    string
 	output func(Line)
@@ -42,7 +42,7 @@ type logFile struct {
 }
 
 func openLogs(dir string, output func(Line)) (*logs, error) {
-	// The logs of the last run would only confuse.
+	// Remove the logs of the last run.
 	if err := os.RemoveAll(dir); err != nil {
 		return nil, fmt.Errorf("emptying %s: %w", dir, err)
 	}
@@ -188,7 +188,8 @@ func loggedInstances(dir string, names []string) ([]string, error) {
 	}
 	for _, name := range names {
 		if !found[name] {
-			return nil, fmt.Errorf("%w: there is no log of %q in %s; `bijou status` lists instances", ErrNoInstance, name, dir)
+			return nil, fmt.Errorf("%w: there is no log of %q in %s; `bijou status` lists instances", ErrNoInstance,
+				name, dir)
 		}
 	}
 	return all, nil

@@ -9,7 +9,8 @@ import (
 	"strings"
 )
 
-// PortHolder names the process that listens on a TCP port of this machine, as far as we may see it, for people.
+// PortHolder returns the name and the process id of the program that listens on a TCP port of this machine, or "another
+// process" if that cannot be found.
 func PortHolder(port int) string {
 	out, _ := exec.Command("lsof", "-nP", "-iTCP:"+strconv.Itoa(port), "-sTCP:LISTEN", "-Fpc").Output()
 	var pid, command string

@@ -13,7 +13,7 @@ import (
 // of outgoing connections: otherwise a connection could sit on the port of an instance that is about to restart.
 const lowestPort, highestPort = 20000, 32767
 
-// ports finds free loopback ports and keeps them taken while the stack is built.
+// ports finds free loopback ports and listens on them until close, so that no other program gets them.
 type ports struct {
 	mu   sync.Mutex
 	held map[int]net.Listener
@@ -38,8 +38,8 @@ func (p *ports) find(wanted int) (int, error) {
 
 var errHeld = errors.New("given out already")
 
-// drawn are the ports that were drawn for any stack of this process. Between [ports.close] and the start of its owner a
-// port is free, and another stack must not take it.
+// drawn has the ports that were given to any stack of this process. Between [ports.close] and the start of its instance
+// a port is free, and another stack must not take it.
 var drawn sync.Map
 
 func (p *ports) hold(port int) error {
@@ -59,10 +59,10 @@ func (p *ports) hold(port int) error {
 	return nil
 }
 
-// close frees all ports for their owners to listen on.
+// close frees all ports, so that the instances can listen on them.
 //
 // It must be done before the first process is started. A child that is being started has, for a moment, a copy of
-// every file of its parent: a port that is freed meanwhile stays taken, and its owner cannot listen.
+// every file of its parent: a port that is freed meanwhile stays taken, and its instance cannot listen.
 func (p *ports) close() {
 	p.mu.Lock()
 	defer p.mu.Unlock()

@@ -101,7 +101,7 @@ func TestAStartAfterAKilledStackLeavesOtherProcessesAlone(t *testing.T) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		t.Fatal(err)
 	}
-	// The number of a process that is gone may belong to another program, here to this test.
+	// Another program, here this test, may have got the id of a process that has ended.
 	writeRecord(t, dir, stack.Run{
 		Bin: opts.Bin, Socket: filepath.Join(dir, "bijou.sock"),
 		Instances: []stack.Instance{{Name: "one-1", PID: os.Getpid()}, {Name: "one-2", PID: 1 << 30}},

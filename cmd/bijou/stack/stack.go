@@ -1,8 +1,8 @@
 // Package stack runs the services of a compose file as processes of this machine.
 //
-// It is what `bijou up` does, for programs: [Start] builds the binaries, gives every port of every instance a loopback
-// address, and keeps the processes running; a [Stack] then reports, kills, restarts and stops them. The program that
-// started the stack owns it: when that program ends, so do the processes.
+// It is `bijou up` as a library: [Start] builds the binaries, gives every port of every instance a loopback address,
+// and keeps the processes running. A [Stack] reports, kills, restarts and stops them. The processes end when the
+// program that started the stack ends.
 package stack
 
 import (
@@ -28,24 +28,24 @@ type Options struct {
 	File string
 	// Services to run, with what they depend on. Empty: all that the active profiles enable.
 	Services []string
-	// Dir keeps volumes, logs and the record of the run. Empty: ".bijou" beside File. One stack at a time per folder.
+	// Dir has the volumes, the logs and run.json. One stack can run per folder. Empty: ".bijou" beside File.
 	Dir string
-	// Bin is a folder that [Build] has filled. Empty: build into "bin" below Dir first.
+	// Bin is a folder that [Build] has filled. Empty: Start builds into "bin" below Dir.
 	Bin string
 	// RandomPorts ignores published port numbers, so that several stacks can run side by side. False: a published port
 	// is used if it is free.
 	RandomPorts bool
 	// Env are further variables of every process; they win over those of the compose file. Nil: none.
 	Env map[string]string
-	// Variables (KEY=value) are what the compose file may refer to and builds get; PATH, HOME, TMPDIR and GOCOVERDIR are
-	// also passed on to every process. Nil: those of this process.
+	// Variables (KEY=value) are for references in the compose file and for builds. PATH, HOME, TMPDIR and GOCOVERDIR
+	// are passed to every process, too. Nil: the environment of this process.
 	Variables []string
-	// Shuffle starts the instances in random order. Nil: what others depend on starts first.
+	// Shuffle starts the instances in random order. Nil: dependencies start first.
 	Shuffle *rand.Rand
 	// Progress is called with each step of Start, possibly from several goroutines. Nil: it is not reported.
 	Progress func(Step)
-	// Output gets every line that an instance writes, and notes about its life, one at a time. It must not
-	// call the stack. Nil: the lines are in the log files only.
+	// Output gets each line that an instance writes, and each note about it, one at a time. It must not call the stack.
+	// Nil: the lines are in the log files only.
 	Output func(Line)
 }
 
@@ -79,7 +79,7 @@ type Instance struct {
 	// Started is when the present or last process started, Restarts how many came before it.
 	Started  time.Time `json:"started,omitzero"`
 	Restarts int       `json:"restarts"`
-	// Problem is why it is not well.
+	// Problem is why it is not healthy.
 	Problem string `json:"problem,omitempty"`
 	// Ports maps the port in the compose file to the host:port in use.
 	Ports map[int]string `json:"ports,omitempty"`
@@ -94,17 +94,17 @@ func isGood(phase proc.Phase, problem string) bool {
 	return phase == proc.Healthy || phase == proc.Exited && problem == "exit status 0"
 }
 
-// Published is a port with a number of its own.
+// Published is a published port.
 type Published struct {
-	// Name says what is there.
+	// Name is the name of the port in the compose file, else "service:port".
 	Name     string `json:"name"`
 	Instance string `json:"instance"`
 	// URL is http://..., or host:port when the port does not speak HTTP.
 	URL string `json:"url"`
-	// Wanted is the port number in the compose file; Port is the one in use, another when that was taken.
+	// Wanted is the port number in the compose file. Port is the number in use, another one if Wanted was taken.
 	Wanted int `json:"wanted"`
 	Port   int `json:"port"`
-	// Holder is who has the wanted port, as far as it can be known; empty when we do.
+	// Holder is the process that has the port Wanted, if it can be found. Empty: this stack has it.
 	Holder string `json:"holder,omitempty"`
 }
 
@@ -117,7 +117,7 @@ type Stack struct {
 	lock      *os.File
 	published []Published
 	started   time.Time
-	down      chan struct{} // closed by the first Down
+	down      chan struct{} // closed by the first request to stop the stack
 	downOnce  sync.Once
 	control   *control
 	gate      chan struct{} // bounds how many health checks run at once
@@ -128,14 +128,14 @@ type Stack struct {
 	changed chan struct{}            // closed and replaced when states change
 }
 
-// ErrRunning means that a stack runs in the folder already.
+// ErrRunning means that another stack runs in the folder.
 var ErrRunning = errors.New("a stack is running here already")
 
 // ErrNoInstance means that the stack has no instance of that name.
 var ErrNoInstance = errors.New("no such instance")
 
-// Start builds what is missing and starts every instance. It returns when all have been started; [Stack.Wait] waits
-// until they are healthy. Ending ctx stops the start, not the stack.
+// Start builds the binaries and starts every instance. It returns when all were started; [Stack.Wait] waits until they
+// are healthy. The end of ctx stops Start, but not a stack that was started.
 func Start(ctx context.Context, opts Options) (*Stack, error) {
 	if err := opts.complete(); err != nil {
 		return nil, err
@@ -186,7 +186,7 @@ func (o *Options) complete() error {
 // DefaultDir is the folder that a stack of this compose file uses if [Options] name no other.
 func DefaultDir(file string) string { return filepath.Join(filepath.Dir(file), ".bijou") }
 
-// prepare does all that can fail before the first process runs.
+// prepare does everything that can fail before the first process is started.
 func (s *Stack) prepare(ctx context.Context) error {
 	if err := s.takeFolder(); err != nil {
 		return err
@@ -221,7 +221,7 @@ func (s *Stack) prepare(ctx context.Context) error {
 	return nil
 }
 
-// Warnings say what the compose file asks for and processes do not do, one sentence each.
+// Warnings returns one sentence for each part of the compose file that does not apply to processes.
 func (s *Stack) Warnings() []string { return s.plan.Warnings }
 
 func (s *Stack) findPort(wanted int) (int, error) {
@@ -290,12 +290,13 @@ func (s *Stack) launch(p compose.Process) {
 	s.procs[p.Name] = proc.Start(spec)
 }
 
-// inherited is what a process needs of our environment; everything else it gets from the compose file, as a container
-// does.
+// inherited returns the variables that each process gets from Variables. All others come from the compose file, as in a
+// container.
 func (s *Stack) inherited() []string {
 	var env []string
 	for _, pair := range s.opts.Variables {
-		if name, _, _ := strings.Cut(pair, "="); slices.Contains([]string{"PATH", "HOME", "TMPDIR", "GOCOVERDIR"}, name) {
+		switch name, _, _ := strings.Cut(pair, "="); name {
+		case "PATH", "HOME", "TMPDIR", "GOCOVERDIR":
 			env = append(env, pair)
 		}
 	}
@@ -317,7 +318,7 @@ func prepareFolders(folders []compose.Folder) error {
 	return nil
 }
 
-// noteState keeps the new state of an instance, and writes a note to its log if the change matters to people.
+// noteState stores the new state of an instance, and writes a note to its log if noteOf has one for the change.
 func (s *Stack) noteState(instance string, state proc.State) {
 	s.mu.Lock()
 	before := s.states[instance]
@@ -351,8 +352,8 @@ func noteOf(before, now proc.State) string {
 			return "healthy"
 		}
 	case proc.Stopped:
-		// A non-zero exit code means that the stop failed. Some programs, such as etcd, end by the signal itself: that is
-		// a normal stop.
+		// A non-zero exit code means that the stop failed. Some programs, such as etcd, are ended by the signal itself:
+		// that is a normal stop.
 		if strings.HasPrefix(now.Problem, "exit status") && now.Problem != "exit status 0" {
 			return "ended (" + now.Problem + ") while it was stopping"
 		}
@@ -361,8 +362,8 @@ func noteOf(before, now proc.State) string {
 	return ""
 }
 
-// Wait returns when every instance is healthy, or has ended well and for good. It fails when ctx ends, and says who is
-// missing.
+// Wait returns when every instance is healthy, or has ended for good with exit code 0. When ctx ends, it returns an
+// error that names the other instances.
 func (s *Stack) Wait(ctx context.Context) error {
 	for {
 		s.mu.Lock()
@@ -417,11 +418,11 @@ func (s *Stack) instances() []Instance {
 	return all
 }
 
-// Published lists the ports with a number of their own, in the order of the services' names.
+// Published lists the published ports, in the order of the services' names.
 func (s *Stack) Published() []Published { return slices.Clone(s.published) }
 
-// Addr is the host:port where an instance has the port that the compose file calls so; empty if it has none. A service
-// stands for its first instance.
+// Addr returns the host:port of an instance for a port of the compose file, or "" if it has none. The name of a service
+// means its first instance.
 func (s *Stack) Addr(instance string, port int) string {
 	for _, p := range s.plan.Processes {
 		if p.Name == instance || p.Service == instance {
@@ -441,7 +442,7 @@ func (s *Stack) process(instance string) (*proc.Process, error) {
 	return p, nil
 }
 
-// Kill kills an instance without warning. Its restart policy decides what follows.
+// Kill kills an instance with SIGKILL. Its restart policy decides whether it starts again.
 func (s *Stack) Kill(instance string) error {
 	p, err := s.process(instance)
 	if err != nil {
@@ -450,7 +451,7 @@ func (s *Stack) Kill(instance string) error {
 	return p.Kill()
 }
 
-// Hold kills an instance without warning and keeps it down until Restart.
+// Hold kills an instance with SIGKILL and keeps it down until Restart.
 func (s *Stack) Hold(ctx context.Context, instance string) error {
 	p, err := s.process(instance)
 	if err != nil {
@@ -460,7 +461,7 @@ func (s *Stack) Hold(ctx context.Context, instance string) error {
 }
 
 // Restart stops an instance within its grace period and starts it again on the same ports. It returns when the old
-// process is gone; an error may say that it had to be killed.
+// process has ended. It returns an error if that process had to be killed.
 func (s *Stack) Restart(ctx context.Context, instance string) error {
 	p, err := s.process(instance)
 	if err != nil {
@@ -477,11 +478,11 @@ func (s *Stack) Logs(instance string, limit int) ([]Line, error) {
 	return ReadLogs(s.opts.Dir, limit, instance)
 }
 
-// Down is closed when somebody asked for the end of the stack, as `bijou down` does.
+// Down is closed when another program, such as `bijou down`, has asked for the end of the stack.
 func (s *Stack) Down() <-chan struct{} { return s.down }
 
-// Stop stops all instances, those that others depend on last, each within its grace period; when ctx ends, the rest
-// is killed. The error names who had to be killed.
+// Stop stops all instances, dependencies last, each within its grace period. When ctx ends, it kills the remaining
+// ones. The error names each instance that had to be killed.
 func (s *Stack) Stop(ctx context.Context) error {
 	var problems []error
 	last := s.plan.Processes[len(s.plan.Processes)-1].Level
@@ -508,12 +509,12 @@ func (s *Stack) stop(ctx context.Context, instance string) error {
 	return p.Stop(ctx)
 }
 
-// release gives back everything but the processes.
+// release frees everything except the processes.
 func (s *Stack) release() {
 	s.ports.close()
 	s.control.close()
 	s.logs.close()
 	if s.lock != nil {
-		_ = s.lock.Close() // the lock ends with it
+		_ = s.lock.Close() // this frees the lock
 	}
 }

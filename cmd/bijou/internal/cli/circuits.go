@@ -20,11 +20,11 @@ import (
 type circuitsCmd struct {
 	List    circuitsListCmd    `cmd:"" default:"withargs" help:"Show all circuits (the default)."`
 	Open    circuitsOpenCmd    `cmd:"" help:"Force a circuit open: calls fail at once or fall back."`
-	Close   circuitsCloseCmd   `cmd:"" help:"Force a circuit closed: calls go through whatever happens."`
-	Release circuitsReleaseCmd `cmd:"" help:"Let a forced circuit decide by itself again."`
+	Close   circuitsCloseCmd   `cmd:"" help:"Force a circuit closed: errors do not open it."`
+	Release circuitsReleaseCmd `cmd:"" help:"End the forced state of a circuit."`
 }
 
-// Help is what `bijou circuits --help` says beyond the flags.
+// Help is what `bijou circuits --help` prints before the flags.
 func (circuitsCmd) Help() string {
 	return `For example:
 
@@ -35,10 +35,10 @@ func (circuitsCmd) Help() string {
 
 type circuitsListCmd struct {
 	Service string `arg:"" optional:"" help:"Only the circuits of this calling service."`
-	Watch   bool   `short:"w" help:"Go on until Ctrl-C."`
+	Watch   bool   `short:"w" help:"Show each change until Ctrl-C."`
 }
 
-// circuitNames are those of all circuits on the board, and of the callees they belong to.
+// circuitNames returns the names of all circuits, and of the callees that they protect.
 func circuitNames(ctx context.Context, conn *grpc.ClientConn) ([]string, error) {
 	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
 	defer cancel() // ends the stream
@@ -98,7 +98,7 @@ func (c *circuitsListCmd) show(e *env, state *circuitsv1.WatchResponse) error {
 	}
 	t := term.Table{Header: []string{
 		"CALLER", "CIRCUIT", "STATE", "REQUESTS", "ERRORS", "REJECTED", "FALLBACK",
-		"BUSY/PEAK", "P50", "P99", "HOSTS", "WHY",
+		"BUSY/PEAK", "P50", "P99", "HOSTS", "REASON",
 	}}
 	for _, s := range state.GetServices() {
 		for _, k := range s.GetCircuits() {
@@ -109,13 +109,14 @@ func (c *circuitsListCmd) show(e *env, state *circuitsv1.WatchResponse) error {
 			}
 			t.Add(e.style.Name(s.GetService(), s.GetService()), k.GetName(), e.circuitState(k.GetState()),
 				strconv.FormatInt(k.GetRequests(), 10), fmt.Sprintf("%d%%", k.GetErrorPercentage()),
-				strconv.FormatInt(r["SHORT_CIRCUITED"]+r["SEMAPHORE_REJECTED"], 10), strconv.FormatInt(r["FALLBACK_SUCCESS"], 10),
+				strconv.FormatInt(r["SHORT_CIRCUITED"]+r["SEMAPHORE_REJECTED"], 10),
+				strconv.FormatInt(r["FALLBACK_SUCCESS"], 10),
 				fmt.Sprintf("%d/%d", k.GetConcurrent(), k.GetMaxConcurrent()),
 				p50, p99, strconv.Itoa(int(k.GetReportingHosts())), k.GetReason())
 		}
 	}
 	if len(t.Rows) == 0 {
-		return e.printf("no circuits yet: they appear with the first call\n")
+		return e.printf("no circuits yet: each appears with its first call\n")
 	}
 	return e.table(&t)
 }
@@ -136,7 +137,7 @@ func (e *env) circuitState(state circuitsv1.State) term.Painted {
 	}
 }
 
-// forceFlags are what all three orders have.
+// forceFlags are the arguments and flags of circuits open, close and release.
 type forceFlags struct {
 	Name   string `arg:"" help:"A circuit, catalog.GetMovie, or a callee with all its methods, catalog."`
 	Caller string `placeholder:"SERVICE" help:"Only for this calling service (default: every caller)."`

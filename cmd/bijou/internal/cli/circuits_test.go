@@ -37,7 +37,7 @@ func TestCircuitsShowsEachCircuit(t *testing.T) {
 	want := [][]string{
 		{
 			"CALLER", "CIRCUIT", "STATE", "REQUESTS", "ERRORS", "REJECTED", "FALLBACK", "BUSY/PEAK", "P50", "P99", "HOSTS",
-			"WHY",
+			"REASON",
 		},
 		{
 			"web", "catalog.A", "forced", "open", "1234", "25%", "7", "5", "2/9", "1.5ms", "-", "3", "game", `day\x1b[2J`,
@@ -54,7 +54,7 @@ func TestCircuitsShowsEachCircuit(t *testing.T) {
 
 func TestCircuitsWithoutCircuits(t *testing.T) {
 	p := (&platform{board: []*circuitsv1.WatchResponse{{}}}).start(t)
-	if out := p.expect(t, cli.ExitOK, "", "circuits"); out != "no circuits yet: they appear with the first call\n" {
+	if out := p.expect(t, cli.ExitOK, "", "circuits"); out != "no circuits yet: each appears with its first call\n" {
 		t.Errorf("it prints %q", out)
 	}
 }

@@ -1,7 +1,7 @@
 // Package cli is the command line: each command is a struct whose fields are its flags and arguments.
 //
-// Commands print to standard output what was asked for and to standard error everything else. With --json the output
-// is the answer of the API. What went wrong decides the exit code, see [ExitFailed] and its neighbours.
+// A command prints its result to standard output and everything else to standard error. With --json the result is the
+// response of the API. The kind of an error decides the exit code: see [ExitFailed] and the constants beside it.
 package cli
 
 import (
@@ -24,21 +24,21 @@ import (
 // Exit codes of every command.
 const (
 	ExitOK          = 0 // done
-	ExitFailed      = 1 // it did not work, or only in part
-	ExitUsage       = 2 // the command line makes no sense
-	ExitNotFound    = 3 // there is no such instance, setting, trace, log ...
-	ExitRefused     = 4 // the platform said no and changed nothing
-	ExitUnreachable = 5 // no stack is running, or the service that should answer does not
+	ExitFailed      = 1 // failed, or done only in part
+	ExitUsage       = 2 // a command, argument or flag is wrong
+	ExitNotFound    = 3 // there is no such instance, service, setting, trace or log
+	ExitRefused     = 4 // refused, nothing was changed
+	ExitUnreachable = 5 // no stack is running, or a service does not answer
 )
 
-// World is the outside world of a command.
+// World is what a command needs of its process: arguments, output, environment and the second signal.
 type World struct {
 	// Args are the arguments after the program's name.
 	Args           []string
 	Stdout, Stderr io.Writer
 	// Environ are the variables, KEY=value.
 	Environ []string
-	// Now ends when there is no more time for an orderly end.
+	// Now ends when an orderly stop must not wait any longer.
 	Now context.Context //nolint:containedctx // it is the second signal
 }
 
@@ -53,47 +53,48 @@ func (w World) getenv(name string) string {
 
 // program is the grammar of the command line.
 type program struct {
-	File      string   `type:"path" placeholder:"FILE" help:"The compose file (default: the nearest compose.yaml upwards from here; variable BIJOU_FILE)."`
-	Dir       string   `type:"path" placeholder:"DIR" help:"Folder for volumes, logs and the record of a run (default: .bijou beside the compose file; variable BIJOU_DIR)."`
-	Discovery []string `placeholder:"HOST:PORT" help:"Ask the registry at these addresses where services are, instead of the stack that runs here (variable BIJOU_DISCOVERY)."`
+	File      string   `type:"path" placeholder:"FILE" help:"The compose file (default: compose.yaml here or in a folder above; variable BIJOU_FILE)."`
+	Dir       string   `type:"path" placeholder:"DIR" help:"Folder for volumes, logs and run.json (default: .bijou beside the compose file; variable BIJOU_DIR)."`
+	Discovery []string `placeholder:"HOST:PORT" help:"Find services with the registry at these addresses (default: the stack that runs here; variable BIJOU_DISCOVERY)."`
 	JSON      bool     `name:"json" help:"Print JSON."`
 
 	Up      upCmd      `cmd:"" group:"Stack on this machine" help:"Run the compose file as processes of this machine."`
 	Down    downCmd    `cmd:"" group:"Stack on this machine" help:"Stop the stack that runs here."`
 	Status  statusCmd  `cmd:"" group:"Stack on this machine" help:"Show every instance: health, memory, restarts, addresses."`
-	Logs    logsCmd    `cmd:"" group:"Stack on this machine" help:"Show what instances have written."`
+	Logs    logsCmd    `cmd:"" group:"Stack on this machine" help:"Show the logs of instances."`
 	Kill    killCmd    `cmd:"" group:"Stack on this machine" help:"Kill an instance without warning."`
 	Restart restartCmd `cmd:"" group:"Stack on this machine" help:"Stop an instance in order and start it again."`
 
-	Services servicesCmd `cmd:"" group:"Platform" help:"List what the registry knows: services, instances, zones, versions, status. Take an instance out."`
-	Map      mapCmd      `cmd:"" group:"Platform" help:"Show who calls whom, how often and how well."`
-	Routes   routesCmd   `cmd:"" group:"Platform" help:"Show where the edge sends requests, and the instances behind."`
+	Services servicesCmd `cmd:"" group:"Platform" help:"List instances with zone, version and status. Take one out of service."`
+	Map      mapCmd      `cmd:"" group:"Platform" help:"Show which service calls which: rate, errors, percentiles."`
+	Routes   routesCmd   `cmd:"" group:"Platform" help:"Show the routes of the edge and the instances behind it."`
 	Config   configCmd   `cmd:"" group:"Platform" help:"Read and publish settings."`
 	Circuits circuitsCmd `cmd:"" group:"Platform" help:"Show circuit breakers, and force them open or closed."`
 	Trace    traceCmd    `cmd:"" group:"Platform" help:"Search traces, or draw one as a waterfall."`
 
-	Doctor     doctorCmd     `cmd:"" group:"This program" help:"Say what is missing on this machine, and what to do about it."`
-	Completion completionCmd `cmd:"" group:"This program" help:"Print the script that completes this command in a shell."`
+	Doctor     doctorCmd     `cmd:"" group:"This program" help:"Check what is missing on this machine."`
+	Completion completionCmd `cmd:"" group:"This program" help:"Print the completion script for a shell."`
 	Version    versionCmd    `cmd:"" group:"This program" help:"Print the version."`
 	Complete   completeCmd   `cmd:"" name:"__complete" hidden:""`
 }
 
-const description = `Runs the Bijou platform on this machine and talks to one that runs.
+const description = `Runs the Bijou platform on this machine, and queries and changes a running platform.
 
-Start with "bijou doctor", then "bijou up". Exit codes: 0 done, 1 failed, 2 usage, 3 not found, 4 refused, 5 unreachable.`
+Start with "bijou doctor", then "bijou up".
+Exit codes: 0 done, 1 failed, 2 usage, 3 not found, 4 refused, 5 unreachable.`
 
-// env is what commands work with.
+// env is what the Run methods of commands get.
 type env struct {
 	World
 	style   term.Style
 	columns int
-	// tableColumns is the width of a table; 0 where the output is no terminal.
+	// tableColumns is the width of a table; 0 if the output is not a terminal.
 	tableColumns int
 	program      *program
 	model        *kong.Application
 }
 
-// Main runs the command that the arguments name and returns the exit code. The command is asked to end with ctx.
+// Main runs the command that the arguments name and returns the exit code. The command stops in order when ctx ends.
 func Main(ctx context.Context, w World) int {
 	e := &env{World: w, program: &program{}}
 	isTerminal, columns := term.Size(w.Stdout)
@@ -102,9 +103,9 @@ func Main(ctx context.Context, w World) int {
 		e.tableColumns = columns
 	}
 	e.style.On = isTerminal && w.getenv("NO_COLOR") == ""
-	parser, left := e.parser()
+	parser, helped := e.parser()
 	command, err := parser.Parse(w.Args)
-	if *left { // help was asked for and given
+	if *helped {
 		return ExitOK
 	}
 	if err != nil {
@@ -115,17 +116,20 @@ func Main(ctx context.Context, w World) int {
 	return e.exit(command.Run(e))
 }
 
+// parser returns the parser, and whether it has printed the help that was asked for.
 func (e *env) parser() (*kong.Kong, *bool) {
-	left := new(bool)
+	helped := new(bool)
 	parser := kong.Must(e.program,
 		kong.Name("bijou"),
 		kong.Description(description),
 		kong.Writers(e.Stdout, e.Stderr),
-		kong.Exit(func(int) { *left = true }),
-		kong.ConfigureHelp(kong.HelpOptions{Compact: true, FlagsLast: true, NoExpandSubcommands: true, WrapUpperBound: 110}),
+		kong.Exit(func(int) { *helped = true }),
+		kong.ConfigureHelp(kong.HelpOptions{
+			Compact: true, FlagsLast: true, NoExpandSubcommands: true, WrapUpperBound: 110,
+		}),
 	)
 	e.model = parser.Model
-	return parser, left
+	return parser, helped
 }
 
 // fromVariables fills in the flags that were not given.
@@ -142,7 +146,7 @@ func (e *env) fromVariables() {
 	}
 }
 
-// usageError marks a mistake on the command line that only the command itself could see.
+// usageError marks a mistake on the command line that the parser cannot detect.
 type usageError struct{ error }
 
 func usagef(format string, args ...any) error { return usageError{fmt.Errorf(format, args...)} }
@@ -184,8 +188,8 @@ func (e *env) exit(err error) int {
 	return exitOfKind(errs.KindOf(err))
 }
 
-// printError prints an error. Only what a compiler or a configuration checker writes has several lines; further lines
-// are indented, so that none looks like a line of its own.
+// printError prints an error. Errors of compilers and of the compose library have several lines; all but the first are
+// indented, so that they do not look like other messages.
 func (e *env) printError(err error) {
 	lines := strings.Split(strings.TrimSpace(err.Error()), "\n")
 	e.notef("%s %s\n", e.style.Red("bijou:"), lines[0])
@@ -245,7 +249,7 @@ func (e *env) printf(format string, args ...any) error {
 	return term.Fprintf(e.Stdout, format, args...)
 }
 
-// notef prints to standard error what was not asked for but helps.
+// notef prints to standard error what is not the result.
 func (e *env) notef(format string, args ...any) { _ = term.Fprintf(e.Stderr, format, args...) }
 
 func (e *env) table(t *term.Table) error { return t.Write(e.Stdout, e.style, e.tableColumns) }

@@ -13,8 +13,8 @@ import (
 	"github.com/alecthomas/kong"
 )
 
-// The scripts ask the program that is being typed, bin/bijou as well as bijou, so they know every command and what
-// runs.
+// scripts maps a shell to its completion script. The script runs the program that was typed, bin/bijou as well as
+// bijou, to get all candidates.
 var scripts = map[string]string{
 	"bash": `_bijou() {
   local IFS=$'\n'
@@ -39,7 +39,7 @@ type completionCmd struct {
 	Shell string `arg:"" enum:"bash,zsh,fish" help:"bash, zsh or fish."`
 }
 
-// Help is what `bijou completion --help` says beyond the flags.
+// Help is what `bijou completion --help` prints before the flags.
 func (completionCmd) Help() string {
 	return `For example:
 
@@ -71,7 +71,7 @@ func (c *completeCmd) Run(ctx context.Context, e *env) error {
 		}
 	}
 	node, position, flag := walk(e.model.Node, words)
-	if flag != nil { // its value is wanted
+	if flag != nil { // the last word is its value
 		for _, word := range e.flagValues(ctx, flag) {
 			offer(word, "")
 		}
@@ -93,16 +93,17 @@ func (c *completeCmd) Run(ctx context.Context, e *env) error {
 	if node.DefaultCmd != nil { // `bijou circuits web` is `bijou circuits list web`
 		node = node.DefaultCmd
 	}
-	if position < len(node.Positional) || len(node.Positional) > 0 && node.Positional[len(node.Positional)-1].IsSlice() {
-		for _, word := range e.values(ctx, node, node.Positional[min(position, len(node.Positional)-1)]) {
+	end := len(node.Positional) - 1
+	if position <= end || end >= 0 && node.Positional[end].IsSlice() {
+		for _, word := range e.values(ctx, node, node.Positional[min(position, end)]) {
 			offer(word, "")
 		}
 	}
 	return nil
 }
 
-// walk follows whole words down the grammar to a command and the number of arguments given to it, and to the flag whose
-// value comes next, if so.
+// walk follows complete words down the grammar. It returns the command, the number of arguments that it already has,
+// and the flag whose value comes next, or nil.
 func walk(node *kong.Node, words []string) (_ *kong.Node, position int, open *kong.Flag) {
 	for _, word := range words {
 		if open != nil { // the flag's value
@@ -144,10 +145,10 @@ func findChild(node *kong.Node, name string) *kong.Node {
 	return nil
 }
 
-// completionTimeout bounds what a completion asks the platform: a person has pressed Tab and waits.
+// completionTimeout bounds the requests of a completion: a person has pressed Tab and waits.
 const completionTimeout = 2 * time.Second
 
-// values are what may stand for an argument; empty when that is not known.
+// values returns the candidates for an argument; none if they are not known.
 func (e *env) values(ctx context.Context, command *kong.Node, argument *kong.Positional) []string {
 	if argument.Enum != "" {
 		return strings.Split(argument.Enum, ",")
@@ -157,7 +158,7 @@ func (e *env) values(ctx context.Context, command *kong.Node, argument *kong.Pos
 	switch argument.Name {
 	case "instance":
 		return e.names(ctx, instanceNames)
-	case "instances": // of logs: either will do
+	case "instances": // `bijou logs` takes instances and services
 		return append(e.names(ctx, serviceNames), e.names(ctx, instanceNames)...)
 	case "service":
 		return e.names(ctx, serviceNames)
@@ -172,7 +173,7 @@ func (e *env) values(ctx context.Context, command *kong.Node, argument *kong.Pos
 	return nil
 }
 
-// flagValues are what may follow a flag; empty when that is not known.
+// flagValues returns the candidates for the value of a flag; none if they are not known.
 func (e *env) flagValues(ctx context.Context, flag *kong.Flag) []string {
 	switch flag.Name {
 	case "app", "service", "caller":
@@ -186,7 +187,7 @@ func (e *env) flagValues(ctx context.Context, flag *kong.Flag) []string {
 func instanceNames(i stack.Instance) string { return i.Name }
 func serviceNames(i stack.Instance) string  { return i.Service }
 
-// names are of the instances that run here, each once.
+// names returns a name of each instance that runs here, without duplicates.
 func (e *env) names(ctx context.Context, name func(stack.Instance) string) []string {
 	run, err := e.running(ctx)
 	if err != nil {

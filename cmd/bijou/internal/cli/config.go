@@ -20,15 +20,15 @@ type configCmd struct {
 	Get      configGetCmd      `cmd:"" help:"Print the value that an instance sees."`
 	Set      configSetCmd      `cmd:"" help:"Publish a value."`
 	Unset    configUnsetCmd    `cmd:"" help:"Remove a value from its layer."`
-	Explain  configExplainCmd  `cmd:"" help:"Say which layer gives a value, and what the others say."`
+	Explain  configExplainCmd  `cmd:"" help:"Show the value of each layer, and which layer wins."`
 	List     configListCmd     `cmd:"" help:"List settings: type, default, bounds, values."`
 	History  configHistoryCmd  `cmd:"" help:"List revisions, newest first: who, when, why, what."`
 	Diff     configDiffCmd     `cmd:"" help:"Show what changed between two revisions."`
-	Rollback configRollbackCmd `cmd:"" help:"Publish the values of an older revision again."`
+	Rollback configRollbackCmd `cmd:"" help:"Publish the values of an older revision as a new one."`
 	Status   configStatusCmd   `cmd:"" help:"Show which instances run which revision."`
 }
 
-// Help is what `bijou config --help` says beyond the flags.
+// Help is what `bijou config --help` prints before the flags.
 func (configCmd) Help() string {
 	return `For example:
 
@@ -48,7 +48,7 @@ func (e *env) withConfig(ctx context.Context, fn func(configv1.ConfigClient) err
 	return fn(configv1.NewConfigClient(conn))
 }
 
-// who says for which instance a value is wanted.
+// who has the flags that name the instance for which a value is wanted.
 type who struct {
 	App         string `help:"The service that reads it."`
 	Environment string `placeholder:"NAME" help:"In this environment."`
@@ -61,7 +61,8 @@ type who struct {
 // identity completes who from the registry when an instance is named.
 func (w *who) identity(ctx context.Context, e *env) (*configv1.Identity, error) {
 	id := &configv1.Identity{
-		App: w.App, Instance: w.Instance, Environment: w.Environment, Region: w.Region, Zone: w.Zone, Version: w.Version,
+		App: w.App, Instance: w.Instance, Environment: w.Environment, Region: w.Region, Zone: w.Zone,
+		Version: w.Version,
 	}
 	if w.Instance == "" {
 		return id, nil
@@ -104,13 +105,13 @@ func (e *env) findInstance(ctx context.Context, app, id string) (*discoveryv1.In
 }
 
 type configGetCmd struct {
-	Name string `arg:"" optional:"" help:"The setting; all that have a value if none is named."`
+	Name string `arg:"" optional:"" help:"The setting (default: all settings that have a value)."`
 	who
 }
 
-// Help is what `bijou config get --help` says beyond the flags.
+// Help is what `bijou config get --help` prints before the flags.
 func (configGetCmd) Help() string {
-	return `With a name it prints just the value, for use in scripts.
+	return `With a name it prints the value only, for use in scripts.
 
     bijou config get web.home.row --app web
     bijou config get --instance catalog-a-1`
@@ -136,14 +137,14 @@ func (c *configGetCmd) Run(ctx context.Context, e *env) error {
 		}
 		has := func(v *configv1.Value) bool { return v.GetName() == c.Name }
 		if c.Name != "" && !slices.ContainsFunc(answer.GetValues(), has) {
-			return errs.Errorf(errs.NotFound, "%s has no value here; `bijou config list %s` shows who reads it, for --app",
-				c.Name, c.Name)
+			return errs.Errorf(errs.NotFound, "%s has no value here; `bijou config list %s` lists the services that "+
+				"read it, for --app", c.Name, c.Name)
 		}
 		return e.print(answer, func() error { return c.show(e, answer) })
 	})
 }
 
-// reader returns which app a setting is wanted for: the one that was named, else the only one that reads it.
+// reader returns the app for which a setting is wanted: the named one, else the only app that reads it, else "".
 func reader(ctx context.Context, client configv1.ConfigClient, app, name string) (string, error) {
 	if app != "" {
 		return app, nil
@@ -185,26 +186,26 @@ func (e *env) printValue(value string) error {
 	return nil
 }
 
-// publishFlags are what every change has.
+// publishFlags are the flags of every command that changes settings.
 type publishFlags struct {
-	Reason   string        `help:"Why, for those who read the history. Needed, but for a dry run."`
+	Reason   string        `help:"Why; the history shows it. Required except with --dry-run."`
 	Author   string        `help:"Who (default: your user name)."`
-	Expected int64         `placeholder:"REVISION" help:"Refuse if somebody changed it after this revision."`
-	DryRun   bool          `help:"Say what would be done and do nothing."`
+	Expected int64         `placeholder:"REVISION" help:"Refuse if the setting was changed after this revision."`
+	DryRun   bool          `help:"Show what would be changed, and change nothing."`
 	Wait     time.Duration `default:"5s" help:"How long to wait for all instances to run the new revision."`
 }
 
-// why refuses a change without a reason.
+// why returns the reason, and an error if a change has none.
 func (p *publishFlags) why() (string, error) {
 	if p.DryRun && p.Reason == "" {
-		return "a dry run", nil // nobody will read it
+		return "a dry run", nil // config requires a reason, but does not record this one
 	}
 	return p.Reason, checkReason(p.Reason)
 }
 
 func checkReason(reason string) error {
 	if strings.TrimSpace(reason) == "" {
-		return usagef(`--reason is missing: say why in a few words, for those who read the history, as in --reason "fits a phone"`)
+		return usagef(`--reason is missing: say why in a few words; the history shows them, as in --reason "fits a phone"`)
 	}
 	return nil
 }
@@ -219,7 +220,7 @@ func (p *publishFlags) author(e *env) string {
 	return "bijou"
 }
 
-// where says which layer a value is for. At most one field but App is set.
+// where has the flags that name the layer of a value. At most one field besides App is set.
 type where struct {
 	App         string `help:"For this service only (default: every service)."`
 	Environment string `placeholder:"NAME" xor:"layer" help:"For this environment."`
@@ -227,13 +228,14 @@ type where struct {
 	Zone        string `placeholder:"NAME" xor:"layer" help:"For this zone."`
 	Version     string `placeholder:"NAME" xor:"layer" help:"For this version."`
 	Instance    string `placeholder:"ID" xor:"layer" help:"For this instance."`
-	Override    bool   `xor:"layer" help:"Over every other layer: the operator's hand."`
+	Override    bool   `xor:"layer" help:"In the override layer, which wins over all others."`
 }
 
 func (w *where) scope() *configv1.Scope {
 	for layer, selector := range map[configv1.Layer]string{
 		configv1.Layer_LAYER_ENVIRONMENT: w.Environment, configv1.Layer_LAYER_REGION: w.Region,
-		configv1.Layer_LAYER_ZONE: w.Zone, configv1.Layer_LAYER_VERSION: w.Version, configv1.Layer_LAYER_INSTANCE: w.Instance,
+		configv1.Layer_LAYER_ZONE: w.Zone, configv1.Layer_LAYER_VERSION: w.Version,
+		configv1.Layer_LAYER_INSTANCE: w.Instance,
 	} {
 		if selector != "" {
 			return &configv1.Scope{Layer: layer, App: w.App, Selector: selector}
@@ -249,15 +251,15 @@ type configSetCmd struct {
 	Name  string `arg:"" help:"The setting."`
 	Value string `arg:"" help:"Its new value."`
 	where
-	TTL time.Duration `name:"ttl" help:"With --override: the value removes itself after this time."`
+	TTL time.Duration `name:"ttl" help:"With --override: the value is removed after this time."`
 	publishFlags
 }
 
-// Help is what `bijou config set --help` says beyond the flags.
+// Help is what `bijou config set --help` prints before the flags.
 func (configSetCmd) Help() string {
-	return `The value is checked against what the owning service declared; a bad one is refused (exit code 4) and nothing changes. Then
-it waits for the instances and says how many run the new revision; exit code 1 means it is published, but not yet
-everywhere.
+	return `The value is checked against the declaration of the setting. A bad value is refused (exit code 4), and
+nothing changes. Then the command waits for the instances and prints how many run the new revision. Exit code 1
+means that the value is published, but some instances do not have it yet.
 
     bijou config set web.home.row 4 --app web --reason "fits a phone"
     bijou config set web.home.budget 2s --override --ttl 10m --reason "a slow day"
@@ -301,14 +303,11 @@ func (p *publishFlags) publish(ctx context.Context, e *env, change *configv1.Cha
 		Changes: []*configv1.Change{change}, ExpectedRevision: p.Expected, Author: p.author(e), Reason: reason,
 		DryRun: p.DryRun,
 	}
-	return p.published(ctx, e, change.GetScope().GetApp(), func(c configv1.ConfigClient) (*configv1.PublishResponse,
-		error,
-	) {
-		return ask(ctx, c.Publish, question)
-	})
+	publish := func(c configv1.ConfigClient) (*configv1.PublishResponse, error) { return ask(ctx, c.Publish, question) }
+	return p.published(ctx, e, change.GetScope().GetApp(), publish)
 }
 
-// published makes a change, says what it was, and waits until the instances have it.
+// published makes a change, prints it, and waits until the instances have it.
 func (p *publishFlags) published(ctx context.Context, e *env, app string,
 	change func(configv1.ConfigClient) (*configv1.PublishResponse, error),
 ) error {
@@ -355,7 +354,7 @@ func (e *env) printChanges(changes []*configv1.AppliedChange) error {
 	return nil
 }
 
-// orNone is a value in a line of text. What is longer than a line is cut; --json has all of it.
+// orNone writes a value in a line of text: at most 120 columns of it. --json has the whole value.
 func orNone(value *string) term.Painted {
 	if value == nil {
 		return "(none)"
@@ -363,7 +362,7 @@ func orNone(value *string) term.Painted {
 	return term.Cut(term.Plain(*value), 120)
 }
 
-// await says "n of m instances on revision r", and fails when some are not.
+// await prints "n of m instances on revision r", and returns an error if some instances are not on it.
 func (p *publishFlags) await(ctx context.Context, e *env, client configv1.ConfigClient, app string,
 	revision int64,
 ) error {
@@ -373,13 +372,13 @@ func (p *publishFlags) await(ctx context.Context, e *env, client configv1.Config
 	})
 	if err != nil {
 		// The kind of err would make an exit code that says that nothing was changed.
-		return errs.Errorf(errs.Internal, "revision %d is published, but which instances run it is unknown: %w", revision,
-			err)
+		return errs.Errorf(errs.Internal, "revision %d is published, but which instances run it is unknown: %w",
+			revision, err)
 	}
 	e.notef("%s\n", statusText(status))
-	// What was refused before is another story: `bijou config status` tells it.
+	// Values that were refused before this revision are not reported here. `bijou config status` reports them.
 	if behind := laggards(status, revision); len(behind) > 0 {
-		return fmt.Errorf("published, but not everywhere in use: %s", strings.Join(behind, "; "))
+		return fmt.Errorf("published, but not yet used by all instances: %s", strings.Join(behind, "; "))
 	}
 	return nil
 }
@@ -396,7 +395,7 @@ func statusText(s *configv1.StatusResponse) string {
 	return text
 }
 
-// laggards names each instance that is behind, or has refused a value of revision since or a newer one, and says why.
+// laggards describes each instance that is behind, or that has refused a value of revision since or a newer one.
 func laggards(s *configv1.StatusResponse, since int64) []string {
 	var all []string
 	for _, i := range s.GetInstances() {
@@ -410,7 +409,7 @@ func laggards(s *configv1.StatusResponse, since int64) []string {
 		}
 		for _, r := range i.GetRejections() {
 			if r.GetRevision() >= since {
-				why = append(why, "refused "+r.GetName()+", keeping what it had: "+r.GetProblem())
+				why = append(why, "refused "+r.GetName()+" and keeps the old value: "+r.GetProblem())
 			}
 		}
 		if len(why) > 0 {
@@ -446,7 +445,7 @@ func (e *env) showExplain(answer *configv1.ExplainResponse) error {
 			return err
 		}
 	}
-	t := term.Table{Header: []string{"", "VALUE", "LAYER", "REVISION", "BY", "WHEN", "WHY"}}
+	t := term.Table{Header: []string{"", "VALUE", "LAYER", "REVISION", "AUTHOR", "TIME", "REASON"}}
 	for _, c := range answer.GetCandidates() {
 		var mark term.Painted
 		v := c.GetValue()
@@ -460,7 +459,7 @@ func (e *env) showExplain(answer *configv1.ExplainResponse) error {
 }
 
 type configListCmd struct {
-	Prefix string `arg:"" optional:"" help:"Only settings whose names begin so."`
+	Prefix string `arg:"" optional:"" help:"Only settings whose names begin with this."`
 	App    string `help:"Only what this service declares."`
 }
 
@@ -472,7 +471,7 @@ func (c *configListCmd) Run(ctx context.Context, e *env) error {
 			return err
 		}
 		if len(answer.GetProperties()) == 0 && (c.Prefix != "" || c.App != "") {
-			return errs.Errorf(errs.NotFound, "there is no such setting; `bijou config list` has them all")
+			return errs.Errorf(errs.NotFound, "there is no such setting; `bijou config list` lists all")
 		}
 		return e.print(answer, func() error { return e.showList(answer) })
 	})
@@ -486,8 +485,8 @@ func (e *env) showList(answer *configv1.ListResponse) error {
 			values = append(values, v.GetValue()+" ["+scopeText(v.GetLayer(), v.GetScope())+"]")
 		}
 		p := l.GetProperty()
-		t.Add(p.GetName(), propertyText(p), p.GetDefaultValue(), strings.Join(values, " "), strings.Join(l.GetApps(), " "),
-			p.GetDoc())
+		t.Add(p.GetName(), propertyText(p), p.GetDefaultValue(), strings.Join(values, " "),
+			strings.Join(l.GetApps(), " "), p.GetDoc())
 	}
 	return e.table(&t)
 }
@@ -549,7 +548,7 @@ func (c *configDiffCmd) Run(ctx context.Context, e *env) error {
 }
 
 type configRollbackCmd struct {
-	To int64 `arg:"" name:"revision" help:"The revision whose values are wanted."`
+	To int64 `arg:"" name:"revision" help:"The revision whose values are published again."`
 	publishFlags
 }
 
@@ -573,10 +572,10 @@ type configStatusCmd struct {
 	Revision int64  `help:"Compare with this revision (default: the newest)."`
 }
 
-// Help is what `bijou config status --help` says beyond the flags.
+// Help is what `bijou config status --help` prints before the flags.
 func (configStatusCmd) Help() string {
-	return `Counted is who is connected to config, and who is registered but cut off from it. Exits with 1 when an instance is behind
-or has refused a value.`
+	return `Counts the instances that are connected to config, and those that are registered but not connected. Exits
+with 1 when an instance is behind or has refused a value.`
 }
 
 // Run is `bijou config status`.
@@ -594,7 +593,8 @@ func (c *configStatusCmd) Run(ctx context.Context, e *env) error {
 			return err
 		}
 		if behind := laggards(answer, 0); len(behind) > 0 {
-			return fmt.Errorf("not every instance runs revision %d: %s", answer.GetRevision(), strings.Join(behind, "; "))
+			return fmt.Errorf("not every instance runs revision %d: %s", answer.GetRevision(),
+				strings.Join(behind, "; "))
 		}
 		return nil
 	})

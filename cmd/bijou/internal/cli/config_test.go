@@ -30,7 +30,7 @@ func TestGetOfASettingWithoutValueIsNotFound(t *testing.T) {
 	var asked *configv1.GetRequest
 	p := (&platform{get: values(&asked), listed: &configv1.ListResponse{}}).start(t)
 	for _, flags := range [][]string{nil, {"--json"}, {"--app", "web"}} {
-		p.expect(t, cli.ExitNotFound, "web.x has no value here; `bijou config list web.x` shows who reads it",
+		p.expect(t, cli.ExitNotFound, "web.x has no value here; `bijou config list web.x` lists the services that read it",
 			append([]string{"config", "get", "web.x"}, flags...)...)
 	}
 }
@@ -302,7 +302,7 @@ func TestListShowsDeclarationsAndValues(t *testing.T) {
 		t.Errorf("config list (-want +got):\n%s", diff)
 	}
 	p.listed = &configv1.ListResponse{}
-	p.expect(t, cli.ExitNotFound, "there is no such setting; `bijou config list` has them all", "config", "list", "web.")
+	p.expect(t, cli.ExitNotFound, "there is no such setting; `bijou config list` lists all", "config", "list", "web.")
 	p.expect(t, cli.ExitNotFound, "there is no such setting", "config", "list", "--app", "web")
 	p.expect(t, cli.ExitOK, "", "config", "list")
 }
@@ -323,7 +323,7 @@ func TestConfigStatus(t *testing.T) {
 		},
 	}}).start(t)
 	out := p.expect(t, cli.ExitFailed, "not every instance runs revision 9: web/web-2 is on revision 8; "+
-		"web/web-3 is cut off from config; web/web-4 refused web.x, keeping what it had: must be a number\n",
+		"web/web-3 is cut off from config; web/web-4 refused web.x and keeps the old value: must be a number\n",
 		"config", "status")
 	want := [][]string{
 		{"SERVICE", "INSTANCE", "REVISION", "ACKNOWLEDGED", "REFUSED"},

@@ -23,8 +23,8 @@ import (
 // requestTimeout bounds one request to the platform.
 const requestTimeout = 15 * time.Second
 
-// addresses finds where a service has a listener: by the registry if one was named, else in the stack that runs here,
-// where the listener is known by its port in the compose file.
+// addresses returns the addresses of a listener of a service: from the registry if --discovery names one, else from the
+// stack that runs here, where port is the listener's port in the compose file.
 func (e *env) addresses(ctx context.Context, service, listener string, port int) ([]string, error) {
 	var addrs []string
 	if len(e.program.Discovery) > 0 {
@@ -47,7 +47,7 @@ func (e *env) addresses(ctx context.Context, service, listener string, port int)
 	if len(addrs) == 0 {
 		return nil, errs.Errorf(errs.Unavailable, "finding %s: no instance of it is up", service)
 	}
-	// Any of them will do; do not always trouble the first.
+	// Any instance can answer. The order is random, so that the first one does not get all requests.
 	rand.Shuffle(len(addrs), func(i, j int) { addrs[i], addrs[j] = addrs[j], addrs[i] })
 	return addrs, nil
 }
@@ -56,7 +56,8 @@ func (e *env) addresses(ctx context.Context, service, listener string, port int)
 func (e *env) list(ctx context.Context, seeds []string, service string) (*discoveryv1.ListResponse, error) {
 	for _, seed := range seeds {
 		if _, port, err := net.SplitHostPort(strings.TrimSpace(seed)); err != nil || port == "" {
-			return nil, usagef("the registry's address must be host:port, is %q; see --discovery and BIJOU_DISCOVERY", seed)
+			return nil, usagef("the registry's address must be host:port, is %q; see --discovery and BIJOU_DISCOVERY",
+				seed)
 		}
 	}
 	conn, err := connect("discovery", seeds)
@@ -67,10 +68,11 @@ func (e *env) list(ctx context.Context, seeds []string, service string) (*discov
 	list, err := ask(ctx, discoveryv1.NewDiscoveryClient(conn).List, &discoveryv1.ListRequest{Service: service})
 	if errs.KindOf(err) == errs.Unavailable && err != nil {
 		why := err.Error()
-		if _, dialing, ok := strings.Cut(why, "Error while dialing: "); ok { // without gRPC's own words
+		if _, dialing, ok := strings.Cut(why, "Error while dialing: "); ok { // remove the prefix of gRPC
 			why = strings.TrimSuffix(dialing, `"`)
 		}
-		return nil, errs.Errorf(errs.Unavailable, "the registry at %s does not answer: %s", strings.Join(seeds, ", "), why)
+		return nil, errs.Errorf(errs.Unavailable, "the registry at %s does not answer: %s", strings.Join(seeds, ", "),
+			why)
 	}
 	return list, err
 }
@@ -113,7 +115,7 @@ func ask[Q, A any](ctx context.Context, method func(context.Context, Q, ...grpc.
 	return answer, err
 }
 
-// print prints the answer of an API: with --json as the API tells it, else as people writes it.
+// print prints the response of an API: with --json as protobuf's JSON, else by calling people.
 func (e *env) print(answer proto.Message, people func() error) error {
 	if e.program.JSON {
 		return e.printProto(answer)
@@ -123,7 +125,7 @@ func (e *env) print(answer proto.Message, people func() error) error {
 
 func (e *env) printProto(m proto.Message) error {
 	text, err := protojson.MarshalOptions{EmitDefaultValues: true}.Marshal(m)
-	var out bytes.Buffer // protojson varies its white space from build to build, and people compare what is printed
+	var out bytes.Buffer // indented here, because the white space of protojson differs between builds
 	if err == nil {
 		err = json.Indent(&out, text, "", "  ")
 	}

@@ -28,15 +28,15 @@ const (
 
 type doctorCmd struct{}
 
-// Help is what `bijou doctor --help` says beyond the flags.
+// Help is what `bijou doctor --help` prints before the flags.
 func (doctorCmd) Help() string {
 	return `Exits with 1 when something is missing without which "bijou up" cannot work. Containers are optional.`
 }
 
-// finding is what the doctor says about one thing.
+// finding is the result of one check.
 type finding struct {
 	What string `json:"what"`
-	// Level is ok, note (works without, or elsewhere) or missing.
+	// Level is ok, note (`bijou up` works, perhaps in another way) or missing (it does not work).
 	Level string `json:"level"`
 	Found string `json:"found"`
 	// Do says what to do about it.
@@ -77,7 +77,7 @@ func (doctorCmd) Run(ctx context.Context, e *env) error {
 	return err
 }
 
-// output runs a command for a moment and returns the first line it prints.
+// output runs a command for at most 5 s and returns the first line that it prints.
 func output(ctx context.Context, name string, args ...string) (string, error) {
 	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
 	defer cancel()
@@ -138,7 +138,7 @@ func (e *env) checkDisk() finding {
 	return f
 }
 
-// checkPorts looks whether the published ports are free. A stack that runs here already has them, of course.
+// checkPorts checks whether the published ports are free. If a stack runs here, it uses them, and they are not checked.
 func (e *env) checkPorts(ctx context.Context) []finding {
 	file, err := e.composeFile()
 	if err != nil {
@@ -203,7 +203,8 @@ func checkCompose(ctx context.Context) finding {
 	version, err := output(ctx, "docker", "compose", "version", "--short")
 	f.Found = version
 	if err != nil || version == "" {
-		f.Level, f.Found, f.Do = levelNote, "none", "needed only for containers: https://docs.docker.com/compose/install"
+		f.Level, f.Found = levelNote, "none"
+		f.Do = "needed only for containers: https://docs.docker.com/compose/install"
 	}
 	return f
 }

@@ -39,7 +39,7 @@ type shownCheck struct {
 	Reason string `json:"reason,omitempty"`
 }
 
-// figures are the metrics that are shown, by what they are called here.
+// figures maps the name of each metric that is shown to its label.
 var figures = map[string]string{
 	"bijou_config_revision":         "settings revision",
 	"process_resident_memory_bytes": "memory in bytes",
@@ -55,7 +55,8 @@ func (c *servicesShowCmd) Run(ctx context.Context, e *env) error {
 	s := shownInstance{
 		Service: i.GetService(), ID: i.GetId(), Status: strings.TrimPrefix(i.GetStatus().String(),
 			"STATUS_"), Zone: i.GetZone(),
-		Version: i.GetVersion(), Started: i.GetStarted().AsTime(), Endpoints: i.GetEndpoints(), Figures: map[string]string{},
+		Version: i.GetVersion(), Started: i.GetStarted().AsTime(), Endpoints: i.GetEndpoints(),
+		Figures: map[string]string{},
 	}
 	addr := i.GetEndpoints()["admin"]
 	ready, answer, err := askAdmin(ctx, http.MethodGet, addr, "/readyz", nil)
@@ -79,8 +80,8 @@ func (c *servicesShowCmd) Run(ctx context.Context, e *env) error {
 	if e.program.JSON {
 		return e.printJSON(s)
 	}
-	_ = e.printf("%s is %s, zone %s, version %s, up for %v\n", e.style.Name(s.Service, s.ID), e.instanceStatus(i), s.Zone,
-		s.Version, time.Since(s.Started).Round(time.Second))
+	_ = e.printf("%s is %s, zone %s, version %s, up for %v\n", e.style.Name(s.Service, s.ID), e.instanceStatus(i),
+		s.Zone, s.Version, time.Since(s.Started).Round(time.Second))
 	for _, name := range []string{"settings revision", "memory in bytes", "goroutines"} {
 		_ = e.printf("%s: %s\n", name, s.Figures[name])
 	}
@@ -100,7 +101,7 @@ func (c *servicesShowCmd) Run(ctx context.Context, e *env) error {
 
 type servicesKillCmd struct {
 	overrideFlags
-	For time.Duration `help:"Keep it down so long, at most 2m. It comes back as its supervisor has it."`
+	For time.Duration `help:"Keep it down for this time, at most 2m, after its supervisor has started it again."`
 }
 
 // Run is `bijou services kill`.
@@ -126,7 +127,8 @@ func (c *servicesKillCmd) Run(ctx context.Context, e *env) error {
 		return err
 	}
 	if answer.StatusCode == http.StatusNotFound || answer.StatusCode == http.StatusMethodNotAllowed {
-		return errs.Errorf(errs.Precondition, "killing %s: it does not allow it; it must run with -allow-kill", c.Instance)
+		return errs.Errorf(errs.Precondition, "killing %s: it does not allow it; it must run with -allow-kill",
+			c.Instance)
 	}
 	if err := errs.FromResponse(answer); err != nil {
 		if doing := "killing " + c.Instance; !strings.HasPrefix(err.Error(), doing) { // as a proxy or a router answers

@@ -27,7 +27,7 @@ func (downCmd) Run(ctx context.Context, e *env) error {
 
 type statusCmd struct{}
 
-// Help is what `bijou status --help` says beyond the flags.
+// Help is what `bijou status --help` prints before the flags.
 func (statusCmd) Help() string {
 	return `Exits with 1 when an instance is not healthy.
 
@@ -54,7 +54,7 @@ func (statusCmd) Run(ctx context.Context, e *env) error {
 	return notHealthy(run)
 }
 
-// adminPort is where every process has its admin page, grpcPort where it serves gRPC.
+// adminPort and grpcPort are the ports of a process in compose.yaml for its admin page and for gRPC.
 const (
 	adminPort = 9090
 	grpcPort  = 7000
@@ -108,19 +108,19 @@ func notHealthy(run *stack.Run) error {
 
 type logsCmd struct {
 	Instances []string `arg:"" optional:"" help:"Instances or services; all if none is named."`
-	Follow    bool     `short:"f" help:"Go on until Ctrl-C."`
+	Follow    bool     `short:"f" help:"Show new lines until Ctrl-C."`
 	Tail      int      `short:"n" default:"100" help:"The last lines only; 0 for all."`
 	Raw       bool     `help:"Show lines as they were written."`
 }
 
-// Help is what `bijou logs --help` says beyond the flags.
+// Help is what `bijou logs --help` prints before the flags.
 func (logsCmd) Help() string {
 	return `For example:
 
-    bijou logs -f gateway         what the gateway writes from now on
-    bijou logs -n 0 catalog-a-1   everything one instance has written
+    bijou logs -f gateway         the last lines of the gateway, and then each new one
+    bijou logs -n 0 catalog-a-1   all lines of one instance
 
-The files themselves are in .bijou/logs and stay there until the next "bijou up".`
+The files are in .bijou/logs until the next "bijou up".`
 }
 
 // Run is `bijou logs`.
@@ -157,9 +157,9 @@ type killCmd struct {
 	Hold     bool   `help:"Keep it down until \"bijou restart\"."`
 }
 
-// Help is what `bijou kill --help` says beyond the flags.
+// Help is what `bijou kill --help` prints before the flags.
 func (killCmd) Help() string {
-	return `The restart policy in compose.yaml brings it back, unless --hold keeps it down.
+	return `The restart policy in compose.yaml decides whether it starts again. --hold keeps it down.
 
     bijou kill catalog-a-1
     bijou kill --hold recommendations-a-1`
@@ -171,9 +171,9 @@ func (c *killCmd) Run(ctx context.Context, e *env) error {
 	if err != nil {
 		return err
 	}
-	order, then := remote.Kill, "its restart policy decides what follows"
+	order, then := remote.Kill, "its restart policy decides whether it starts again"
 	if c.Hold {
-		order, then = remote.Hold, fmt.Sprintf("`bijou restart %s` brings it back", c.Instance)
+		order, then = remote.Hold, fmt.Sprintf("`bijou restart %s` starts it again", c.Instance)
 	}
 	if err := order(ctx, c.Instance); err != nil {
 		return err

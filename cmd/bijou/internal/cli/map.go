@@ -18,11 +18,11 @@ import (
 
 type mapCmd struct{}
 
-// Help is what `bijou map --help` says beyond the flags.
+// Help is what `bijou map --help` prints before the flags.
 func (mapCmd) Help() string {
-	return `All figures are of the last ten complete seconds, as callers measure them; INTERNET is what the gateway measures. ` +
-		`Errors are calls that failed or were rejected: by an open circuit, a full bulkhead, or a callee with too much ` +
-		`to do. "measuring" means that no caller has run for ten seconds yet.`
+	return `All figures are of the last ten complete seconds, measured by the callers. INTERNET is measured by the ` +
+		`gateway. Errors are calls that failed or were rejected by an open circuit, a full bulkhead or an overloaded ` +
+		`callee. "measuring" means that no caller has run for ten seconds yet.`
 }
 
 // Run is `bijou map`.
@@ -56,7 +56,7 @@ func (e *env) showLinks(links []*circuitsv1.Link) error {
 		t.Add(append(cells, circuits)...)
 	}
 	if len(t.Rows) == 0 {
-		return e.printf("no calls yet: they appear with the first\n")
+		return e.printf("no calls yet\n")
 	}
 	return e.table(&t)
 }
@@ -72,10 +72,10 @@ func figureCells(f *circuitsv1.Figures) []any {
 	}
 }
 
-// number prints all digits: the API has rounded it.
+// number writes all digits, because the API has rounded the number.
 func number(x float64) string { return strconv.FormatFloat(x, 'f', -1, 64) }
 
-// percentile prints "-" if no call ran.
+// percentile returns "-" if no call was measured.
 func percentile(ms *float64) string {
 	if ms == nil {
 		return "-"
@@ -85,12 +85,12 @@ func percentile(ms *float64) string {
 
 type routesCmd struct{}
 
-// Help is what `bijou routes --help` says beyond the flags.
+// Help is what `bijou routes --help` prints before the flags.
 func (routesCmd) Help() string {
 	return `Change them with the setting gateway.routes: see services/gateway/README.md.`
 }
 
-// routeTable is what a gateway's admin page /routes answers.
+// routeTable is the answer of a gateway's admin page /routes.
 type routeTable struct {
 	Revision int64
 	Routes   []struct {
@@ -140,9 +140,8 @@ func (routesCmd) Run(ctx context.Context, e *env) error {
 			if len(r.To) > 1 {
 				share = fmt.Sprintf("%.0f%%", 100*float64(to.Weight)/float64(max(sum, 1)))
 			}
-			routes.Add(r.Name, strings.TrimSpace(strings.Join(r.Match.Methods,
-				",")+" "+r.Match.Host+r.Match.Path+r.Match.Prefix), share,
-				strings.TrimSpace(to.Service+" "+to.Version))
+			matches := strings.Join(r.Match.Methods, ",") + " " + r.Match.Host + r.Match.Path + r.Match.Prefix
+			routes.Add(r.Name, strings.TrimSpace(matches), share, strings.TrimSpace(to.Service+" "+to.Version))
 		}
 	}
 	if err := e.table(&routes); err != nil {
@@ -150,8 +149,7 @@ func (routesCmd) Run(ctx context.Context, e *env) error {
 	}
 	fmt.Fprintln(e.Stdout)
 	instances := term.Table{Header: []string{
-		"SERVICE", "INSTANCE", "STATE", "ZONE", "VERSION", "LATENCY", "UNDER WAY",
-		"WHY",
+		"SERVICE", "INSTANCE", "STATE", "ZONE", "VERSION", "LATENCY", "PENDING", "REASON",
 	}}
 	for _, o := range table.Origins {
 		for _, i := range o.Instances {
@@ -159,7 +157,8 @@ func (routesCmd) Run(ctx context.Context, e *env) error {
 			if i.Phase != "admitted" {
 				state = e.style.Red(i.Phase)
 			}
-			instances.Add(o.Service, i.ID, state, i.Zone, i.Version, millis(i.Latency), strconv.Itoa(i.Pending), i.Reason)
+			instances.Add(o.Service, i.ID, state, i.Zone, i.Version, millis(i.Latency), strconv.Itoa(i.Pending),
+				i.Reason)
 		}
 	}
 	return e.table(&instances)

@@ -92,7 +92,7 @@ func TestRoutes(t *testing.T) {
 		{"off", "/x", "0%", "a"},
 		{"off", "/x", "0%", "b"},
 		{},
-		{"SERVICE", "INSTANCE", "STATE", "ZONE", "VERSION", "LATENCY", "UNDER", "WAY", "WHY"},
+		{"SERVICE", "INSTANCE", "STATE", "ZONE", "VERSION", "LATENCY", "PENDING", "REASON"},
 		{"web", "web-1", "admitted", "a", "1", "1.3ms", "2"},
 		{"web", "web-2", "ejected", "b", "2", "0s", "0", "5", `failures\x1b[2J`},
 	}

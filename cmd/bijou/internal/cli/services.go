@@ -15,13 +15,13 @@ import (
 
 type servicesCmd struct {
 	List servicesListCmd `cmd:"" default:"withargs" help:"List instances (the default)."`
-	Show servicesShowCmd `cmd:"" help:"Show what an instance says of itself: checks, settings revision, memory."`
+	Show servicesShowCmd `cmd:"" help:"Show the report of an instance: checks, settings revision, memory."`
 	Kill servicesKillCmd `cmd:"" help:"Kill an instance by its admin page, where it runs with -allow-kill."`
 	Out  servicesOutCmd  `cmd:"" help:"Take an instance out of service: callers stop choosing it, it keeps running."`
 	Back servicesBackCmd `cmd:"" help:"Put an instance back that was taken out."`
 }
 
-// Help is what `bijou services --help` says beyond the flags.
+// Help is what `bijou services --help` prints before the flags.
 func (servicesCmd) Help() string {
 	return `For example:
 
@@ -37,7 +37,7 @@ type servicesListCmd struct {
 	Service string `arg:"" optional:"" help:"Only the instances of this service."`
 }
 
-// overrideFlags are what both orders have.
+// overrideFlags are the arguments and flags of services out, back and kill.
 type overrideFlags struct {
 	Instance string `arg:"" help:"The instance, as \"bijou services\" names it."`
 	Reason   string `help:"Why. Required."`
@@ -124,7 +124,7 @@ func (c *servicesListCmd) Run(ctx context.Context, e *env) error {
 		return err
 	}
 	if len(list.GetInstances()) == 0 && c.Service != "" {
-		return errs.Errorf(errs.NotFound, "the registry knows no instance of %q; `bijou services` lists what it knows",
+		return errs.Errorf(errs.NotFound, "the registry has no instance of %q; `bijou services` lists all services",
 			c.Service)
 	}
 	return e.print(list, func() error { return e.printServices(list) })

@@ -24,19 +24,19 @@ const zipkinPort = 9411
 type traceCmd struct {
 	ID      string        `arg:"" optional:"" help:"A trace id: draw this trace."`
 	With    string        `placeholder:"ID" help:"Compare the trace with this one, operation by operation."`
-	Why     bool          `help:"Say below each call of the trace why it went there: pick, attempts, circuit, settings revision."`
-	Deps    bool          `help:"Show who called whom, from the traces since --since."`
+	Why     bool          `help:"Show the decisions of each call: pick, attempts, circuit, settings revision."`
+	Deps    bool          `help:"Show which service called which, from the traces since --since."`
 	Service string        `short:"s" help:"Only traces with a span of this service."`
 	Span    string        `help:"Only traces with a span of this name."`
-	Query   string        `short:"q" help:"Only traces with these annotations or tags, as Zipkin writes it: \"error\", \"http.method=GET and http.route=/\"."`
+	Query   string        `short:"q" help:"Only traces with these annotations or tags, in Zipkin's form: \"error and http.method=GET\"."`
 	Errors  bool          `short:"e" help:"Only traces with an error."`
 	Min     time.Duration `help:"Only traces that took at least this long."`
 	Max     time.Duration `help:"Only traces that took at most this long."`
-	Since   time.Duration `default:"15m" help:"Look back so far."`
+	Since   time.Duration `default:"15m" help:"How far to look back."`
 	Limit   int           `short:"n" default:"20" help:"At most this many."`
 }
 
-// Help is what `bijou trace --help` says beyond the flags.
+// Help is what `bijou trace --help` prints before the flags.
 func (traceCmd) Help() string {
 	return `For example:
 
@@ -45,7 +45,7 @@ func (traceCmd) Help() string {
     bijou trace -e                        those with an error
     bijou trace 0af7651916cd43dd8448eb211c80319c --why
     bijou trace 0af7651916cd43dd8448eb211c80319c --with 4bf92f3577b34da6a3ce929d0e0e4736
-    bijou trace --deps --since 1h         who called whom`
+    bijou trace --deps --since 1h         which service called which`
 }
 
 // Run is `bijou trace`.
@@ -88,7 +88,7 @@ func (e *env) trace(ctx context.Context, id string) (spans []term.Span, raw []by
 	return spans, raw, nil
 }
 
-// operation is what two traces spent on the same.
+// operation is the number and the total duration of the spans of one operation in two traces.
 type operation struct {
 	Name   string `json:"name"`
 	SpansA int    `json:"spansA"`
@@ -116,16 +116,12 @@ func (c *traceCmd) compare(ctx context.Context, e *env) error {
 		}
 		return nil
 	}
-	if err := add(c.ID, func(o *operation, s term.Span) {
-		o.SpansA, o.TookA = o.SpansA+1,
-			o.TookA+s.Duration
-	}); err != nil {
+	inA := func(o *operation, s term.Span) { o.SpansA, o.TookA = o.SpansA+1, o.TookA+s.Duration }
+	if err := add(c.ID, inA); err != nil {
 		return err
 	}
-	if err := add(c.With, func(o *operation, s term.Span) {
-		o.SpansB, o.TookB = o.SpansB+1,
-			o.TookB+s.Duration
-	}); err != nil {
+	inB := func(o *operation, s term.Span) { o.SpansB, o.TookB = o.SpansB+1, o.TookB+s.Duration }
+	if err := add(c.With, inB); err != nil {
 		return err
 	}
 	size := func(o *operation) int64 { return max(o.difference(), -o.difference()) }
@@ -140,12 +136,13 @@ func (c *traceCmd) compare(ctx context.Context, e *env) error {
 		return (time.Duration(us) * time.Microsecond).Round(10 * time.Microsecond).String()
 	}
 	for _, o := range all {
-		t.Add(o.Name, strconv.Itoa(o.SpansA), strconv.Itoa(o.SpansB), took(o.TookA), took(o.TookB), took(o.difference()))
+		t.Add(o.Name, strconv.Itoa(o.SpansA), strconv.Itoa(o.SpansB), took(o.TookA), took(o.TookB),
+			took(o.difference()))
 	}
 	return e.table(&t)
 }
 
-// dependencies shows who called whom.
+// dependencies shows which service called which.
 func (c *traceCmd) dependencies(ctx context.Context, e *env) error {
 	var links []struct {
 		Parent, Child         string
@@ -164,7 +161,8 @@ func (c *traceCmd) dependencies(ctx context.Context, e *env) error {
 		if l.ErrorCount > 0 {
 			failed = e.style.Red(string(failed))
 		}
-		t.Add(e.style.Name(l.Parent, l.Parent), e.style.Name(l.Child, l.Child), strconv.FormatInt(l.CallCount, 10), failed)
+		t.Add(e.style.Name(l.Parent, l.Parent), e.style.Name(l.Child, l.Child), strconv.FormatInt(l.CallCount, 10),
+			failed)
 	}
 	return e.table(&t)
 }
@@ -205,7 +203,7 @@ func (c *traceCmd) filters() url.Values {
 	return v
 }
 
-// root is the span that the others hang from, as far as it is known: one without a parent, else the first to start.
+// root returns the root span of a trace: a span without a parent, else the span that started first.
 func root(spans []term.Span) term.Span {
 	return slices.MinFunc(spans, func(a, b term.Span) int {
 		return cmp.Or(cmp.Compare(len(a.ParentID), len(b.ParentID)), cmp.Compare(a.Start, b.Start))

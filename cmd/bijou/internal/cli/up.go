@@ -15,20 +15,20 @@ import (
 )
 
 type upCmd struct {
-	Services []string `arg:"" optional:"" help:"Only these services and what they depend on."`
-	Quiet    bool     `short:"q" help:"Show only what bijou itself has to say; logs still go to files."`
-	Raw      bool     `help:"Show log lines as they were written, not made readable."`
-	Random   bool     `name:"random-ports" help:"Ignore published port numbers, to run beside another stack (with its own --dir)."`
+	Services []string `arg:"" optional:"" help:"Only these services and their dependencies."`
+	Quiet    bool     `short:"q" help:"Do not show the logs of instances; they are written to files as usual."`
+	Raw      bool     `help:"Show log lines as they were written."`
+	Random   bool     `name:"random-ports" help:"Ignore published port numbers, to run a second stack with its own --dir."`
 }
 
-// Help is what `bijou up --help` says beyond the flags.
+// Help is what `bijou up --help` prints before the flags.
 func (upCmd) Help() string {
-	return `Builds each service with Go, gives every port of every instance a loopback port, starts everything, prints the addresses
-when all are healthy, and stops in reverse order on Ctrl-C; a second Ctrl-C kills. Needs only Go.
+	return `Builds each service with Go, gives every port of every instance a loopback port, starts all instances,
+prints the addresses when all are healthy, and stops in reverse order on Ctrl-C; a second Ctrl-C kills. Needs only Go.
 
     bijou up                      the whole platform
-    bijou up hello                one service and what it depends on
-    bijou up -q                   without the logs: see them with "bijou logs -f"
+    bijou up hello                one service and its dependencies
+    bijou up -q                   without the logs, which "bijou logs -f" shows
     bijou up --json               an object per line: step, line, note, and ready with the addresses
 
 Meanwhile, from another terminal: bijou status, logs, kill, restart, down.`
@@ -67,7 +67,7 @@ func (c *upCmd) Run(ctx context.Context, e *env) error {
 	return s.stop(e.Now, st) //nolint:contextcheck // ctx has ended; Now ends with the second Ctrl-C
 }
 
-// event is what --json prints of a run, one field each.
+// event is a line that `bijou up --json` prints. One field is set.
 type event struct {
 	Step  *stack.Step `json:"step,omitempty"`
 	Line  *stack.Line `json:"line,omitempty"`
@@ -75,7 +75,7 @@ type event struct {
 	Ready *readyEvent `json:"ready,omitempty"`
 }
 
-// readyEvent says where to go, and how long it took to get there.
+// readyEvent has the addresses, and how long the build and the start took.
 type readyEvent struct {
 	Published      []stack.Published `json:"published"`
 	Instances      []stack.Instance  `json:"instances"`
@@ -84,19 +84,19 @@ type readyEvent struct {
 	Memory         int64             `json:"memory"`
 }
 
-// screen is the one stream of everything that happens while a stack runs.
+// screen writes everything that `bijou up` prints to standard output.
 type screen struct {
 	*upCmd
 	out     io.Writer
-	json    *json.Encoder // nil: for people
+	json    *json.Encoder // nil: text
 	style   term.Style
 	isTerm  bool
 	columns int
 
 	mu       sync.Mutex
-	progress bool // the last line is a progress line, to be written over
+	progress bool // the last line is a progress line, which the next output replaces
 	stopping bool // lines of instances are not shown any more
-	longest  int  // the longest name of an instance so far
+	longest  int  // the length of the longest instance name so far
 }
 
 func newScreen(e *env, c *upCmd) *screen {
@@ -118,11 +118,11 @@ func (s *screen) emit(ev event) bool {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	_ = s.json.Encode(ev) // if the reader has closed the pipe, the stack still runs on
+	_ = s.json.Encode(ev) // an error means that the reader has closed the pipe; the stack keeps running
 	return true
 }
 
-// step shows progress while building: one line that changes on a terminal, one line per finished piece elsewhere.
+// step shows the progress of the build: one line that changes on a terminal, one line per step elsewhere.
 func (s *screen) step(step stack.Step) {
 	if s.emit(event{Step: &step}) {
 		return
@@ -162,7 +162,7 @@ func (s *screen) note(style func(string) term.Painted, format string, args ...an
 	fmt.Fprintln(s.out, style(text))
 }
 
-// line shows a line of a log.
+// line shows a log line.
 func (s *screen) line(l stack.Line) {
 	if s.Quiet && !l.Note || s.emit(event{Line: &l}) {
 		return
@@ -199,7 +199,8 @@ func serviceOf(instance string) string {
 	return instance
 }
 
-// ready waits until all instances are healthy and says now and then who is missing. It fails when the stack is to end.
+// ready waits until all instances are healthy. It prints which are not after 10 s and then every 30 s. It returns an
+// error when the stack must stop.
 func (s *screen) ready(ctx context.Context, st *stack.Stack) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -221,7 +222,7 @@ func (s *screen) ready(ctx context.Context, st *stack.Stack) error {
 	}
 }
 
-// table shows where to go, and how long it took to get there.
+// table shows the addresses, and how long the build and the start took.
 func (s *screen) table(st *stack.Stack, built, healthy time.Duration) {
 	t := term.Table{Header: []string{"WHAT", "WHERE", ""}}
 	for _, p := range st.Published() {
@@ -241,7 +242,7 @@ func (s *screen) table(st *stack.Stack, built, healthy time.Duration) {
 	}
 	for _, i := range instances {
 		if addr := i.Ports[adminPort]; addr != "" && i.Name == "gateway-1" {
-			t.Add("gateway admin", "http://"+addr, s.style.Dim("every instance has one: bijou status"))
+			t.Add("gateway admin", "http://"+addr, s.style.Dim("bijou status lists the admin pages of all instances"))
 		}
 	}
 	s.mu.Lock()
@@ -261,7 +262,7 @@ func (s *screen) table(st *stack.Stack, built, healthy time.Duration) {
 func (s *screen) stop(now context.Context, st *stack.Stack) error {
 	begin := time.Now()
 	s.note(s.style.Yellow, "stopping; Ctrl-C again kills")
-	// Instances that stop lose each other and log it. That is expected, so it is only in the log files.
+	// Instances that stop log errors about others that have stopped. These are expected: only the log files have them.
 	s.mu.Lock()
 	s.stopping = true
 	s.mu.Unlock()

@@ -33,8 +33,8 @@ func hostNames(project *types.Project) map[string][]string {
 	return hosts
 }
 
-// servicesOf returns the services that a host name stands for in the settings of a service. A link wins: it gives
-// a service a name that only the linking service knows.
+// servicesOf returns the services that a host name means in the settings of a service. A link of that service wins: it
+// is a name that only this service knows.
 func (pl *planner) servicesOf(from, host string) []string {
 	for _, link := range pl.project.Services[from].Links {
 		service, alias, ok := strings.Cut(link, ":")
@@ -45,13 +45,12 @@ func (pl *planner) servicesOf(from, host string) []string {
 	return pl.hosts[host]
 }
 
-// warnOfNames warns of what a service asks for that has no meaning for processes of one machine.
+// warnOfNames warns of the names and dependencies of a service that do not apply to processes of one machine.
 func (pl *planner) warnOfNames(service types.ServiceConfig) {
 	for _, name := range slices.Sorted(maps.Keys(service.DependsOn)) {
 		if _, off := pl.project.DisabledServices[name]; off {
-			pl.warn("service %s depends on %s, whose profile %s is off: it starts without it; COMPOSE_PROFILES turns profiles "+
-				"on",
-				service.Name, name, strings.Join(pl.project.DisabledServices[name].Profiles, " or "))
+			pl.warn("service %s depends on %s, whose profile %s is off: it starts without it; COMPOSE_PROFILES turns "+
+				"profiles on", service.Name, name, strings.Join(pl.project.DisabledServices[name].Profiles, " or "))
 		}
 	}
 	for _, name := range slices.Sorted(maps.Keys(service.ExtraHosts)) {
@@ -59,6 +58,7 @@ func (pl *planner) warnOfNames(service types.ServiceConfig) {
 			service.Name, name)
 	}
 	for _, link := range service.ExternalLinks {
-		pl.warn("service %s: external_links %s is not resolved: it names a container outside this file", service.Name, link)
+		pl.warn("service %s: external_links %s is not resolved: it names a container outside this file", service.Name,
+			link)
 	}
 }

@@ -17,11 +17,11 @@ const Binary = "/service"
 
 // Plan is everything needed to run a project as processes.
 type Plan struct {
-	// Processes in the order of start: what others depend on comes first.
+	// Processes in the order of their start: dependencies first.
 	Processes []Process
-	// Published are the ports with a number of their own, in the order of the services' names.
+	// Published are the published ports, in the order of the services' names.
 	Published []Published
-	// Warnings say what the file asks for and processes do not do, one sentence each.
+	// Warnings has one sentence for each part of the file that does not apply to processes.
 	Warnings []string
 }
 
@@ -55,7 +55,7 @@ type Folder struct {
 	Fresh bool
 }
 
-// Restart says what happens when a process ends by itself.
+// Restart is the policy for a process that ends by itself.
 type Restart struct {
 	// Always restarts after any end, OnFailure after an exit code other than 0. Neither: never.
 	Always, OnFailure bool
@@ -63,19 +63,19 @@ type Restart struct {
 	Max int
 }
 
-// Health is how to ask a process whether it works.
+// Health is the health check of a process.
 type Health struct {
-	// Args of the program that make it ask: "healthcheck".
+	// Args of the program that run the check: "healthcheck".
 	Args                           []string
 	Interval, Timeout, StartPeriod time.Duration
 	Retries                        int
 }
 
-// Published is a port that people know by number.
+// Published is a published port.
 type Published struct {
 	Service  string
 	Instance string
-	// Name says what is there: the name of the port in the compose file, else "service:port".
+	// Name is the name of the port in the compose file, else "service:port".
 	Name string
 	// Protocol is "http" when the compose file says so in app_protocol, else "tcp".
 	Protocol string
@@ -93,8 +93,8 @@ type Options struct {
 	Env map[string]string
 }
 
-// NewPlan translates a project. It fails on what processes cannot do: a service without build.args.SERVICE, a health
-// check in a shell, an address at which nothing listens.
+// NewPlan translates a project. It returns an error for what processes cannot do: a service without build.args.SERVICE,
+// a health check in a shell, an address at which nothing listens.
 func NewPlan(project *types.Project, opts Options) (*Plan, error) {
 	pl := &planner{
 		project: project, opts: opts,

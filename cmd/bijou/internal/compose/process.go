@@ -13,7 +13,7 @@ import (
 	"github.com/compose-spec/compose-go/v2/types"
 )
 
-// Compose's own defaults, for files that do not say.
+// The defaults of Docker Compose.
 const (
 	defaultGrace    = 10 * time.Second
 	defaultInterval = 30 * time.Second
@@ -56,11 +56,11 @@ func (pl *planner) process(service types.ServiceConfig, n int) (Process, error) 
 	}, nil
 }
 
-// mainPackage is build.args.SERVICE: the one rule that deploy/Dockerfile and processes share.
+// mainPackage returns build.args.SERVICE, which deploy/Dockerfile uses, too.
 func mainPackage(service types.ServiceConfig) (string, error) {
 	if service.Build == nil || service.Build.Args["SERVICE"] == nil {
-		return "",
-			errors.New("no build.args.SERVICE says which main package below services/ to build; it can only run as a container")
+		return "", errors.New("no build.args.SERVICE names a main package below services/ to build; " +
+			"it can only run as a container")
 	}
 	if len(service.Entrypoint) > 0 {
 		return "", fmt.Errorf("entrypoint %v: a process always runs %s", service.Entrypoint, Binary)
@@ -150,7 +150,8 @@ func (pl *planner) ownFolder(instance, target string) string {
 	return filepath.Join(pl.opts.Dir, instance, strings.ReplaceAll(strings.Trim(target, "/"), "/", "-"))
 }
 
-// level is the length of the longest chain of dependencies below a service; seen guards against a circle.
+// level is the length of the longest chain of dependencies of a service. seen has the services above it, so that a
+// cycle ends.
 func (pl *planner) level(service string, seen []string) int {
 	level := 0
 	if slices.Contains(seen, service) {
@@ -164,8 +165,9 @@ func (pl *planner) level(service string, seen []string) int {
 	return level
 }
 
-// assignPublished gives the instances of a service their published ports, before anything else can take them. A port
-// belongs to the first instance; of a range, 8090-8091, each instance gets one, as long as there are any.
+// assignPublished gives the instances of a service their published ports. It must run before other ports are assigned,
+// which could take these numbers. The first instance gets a single port; of a range, such as 8090-8091, each instance
+// gets one, until the range is used up.
 func (pl *planner) assignPublished(service types.ServiceConfig) error {
 	for _, port := range service.Ports {
 		first, last, err := PortRange(port.Published)
@@ -224,7 +226,7 @@ func (pl *planner) listen(service string, port int) {
 	pl.listens[service][port] = true
 }
 
-// addr is the address of a port of an instance, assigned the first time somebody asks.
+// addr returns the address of a port of an instance, and assigns it at the first call.
 func (pl *planner) addr(service, instance string, port, wanted int) (string, error) {
 	if addr, ok := pl.ports[instance][port]; ok {
 		return addr, nil
@@ -240,14 +242,13 @@ func (pl *planner) addr(service, instance string, port, wanted int) (string, err
 	return pl.ports[instance][port], nil
 }
 
-// checkReferences catches the address that would only be found missing at run time.
+// checkReferences returns an error for an address of a service on a port where it does not listen.
 func (pl *planner) checkReferences() error {
 	for _, ref := range pl.refs {
 		ports := pl.listens[ref.to]
 		if !ports[ref.port] {
-			return fmt.Errorf("service %s: %s refers to %s:%d, but %s listens only on %v", ref.from, ref.setting, ref.to,
-				ref.port,
-				ref.to, slices.Sorted(maps.Keys(ports)))
+			return fmt.Errorf("service %s: %s refers to %s:%d, but %s listens only on %v", ref.from, ref.setting,
+				ref.to, ref.port, ref.to, slices.Sorted(maps.Keys(ports)))
 		}
 	}
 	return nil

@@ -1,9 +1,9 @@
 // Package compose turns a compose file into a plan for running it as processes of this machine.
 //
-// A compose file says which services there are, how many of each, what they listen on and how they find each other
-// by name. Containers get that from a network with names; processes get it from a [Plan], in which each port of each
-// instance is a loopback port and each name in the settings is already an address. [NewPlan] does nothing but that
-// translation: it touches no disk and starts nothing.
+// A compose file names the services, their replicas, their ports and the addresses by which they find each other.
+// Containers resolve these names in their network. Processes get a [Plan] instead: in it, each port of each instance is
+// a loopback port, and the names in the settings are replaced by addresses. [NewPlan] only translates: it writes no
+// file and starts no process.
 package compose
 
 import (
@@ -60,7 +60,8 @@ func Load(ctx context.Context, file string, env []string, services ...string) (*
 		return nil, fmt.Errorf("reading %s: %w", file, err)
 	}
 	active := activeProfiles(options.Environment)
-	// With every profile on, the loader checks the whole file, and a dependency on a service that is off is no error.
+	// With all profiles enabled, the loader checks the whole file, and accepts a dependency on a service that is
+	// disabled.
 	if err := cli.WithProfiles([]string{"*"})(options); err != nil {
 		return nil, fmt.Errorf("reading %s: %w", file, err)
 	}

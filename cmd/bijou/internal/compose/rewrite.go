@@ -20,25 +20,28 @@ var endpoint = regexp.MustCompile(`(^|[\s,;="'|(\[{])([A-Za-z][A-Za-z0-9+.-]*://
 	`([A-Za-z0-9_.-]*|\[::1?\]|\*):([0-9]{1,5})\b(/[^\s,;"']*)?`)
 
 // urlWithoutPort finds URLs whose port follows from the scheme: http://web/home, redis://:secret@cache.
-var urlWithoutPort = regexp.MustCompile(`\b([A-Za-z][A-Za-z0-9+.-]*)(:///?(?:[^\s@/,;="'|(\[{]*@)?)([A-Za-z0-9_.-]+)([^A-Za-z0-9_.:@-]|$)`)
+var urlWithoutPort = regexp.MustCompile(`\b([A-Za-z][A-Za-z0-9+.-]*)(:///?(?:[^\s@/,;="'|(\[{]*@)?)` +
+	`([A-Za-z0-9_.-]+)([^A-Za-z0-9_.:@-]|$)`)
 
-// hostLike finds hosts in places where only a host can stand. It looks for what the two above did not understand.
+// hostLike finds hosts where only a host can be, for warnings about addresses that the two expressions above do not
+// match.
 var hostLike = regexp.MustCompile(`(?:([A-Za-z][A-Za-z0-9+.-]*):///?|@)([A-Za-z0-9_.-]+)`)
 
 // defaultPorts are the ports that a URL without one means.
 var defaultPorts = map[string]string{
-	"http": "80", "https": "443", "ws": "80", "wss": "443", "dns": "443", "amqp": "5672", "amqps": "5671", "etcd": "2379",
-	"memcached": "11211", "mongodb": "27017", "mysql": "3306", "nats": "4222", "postgres": "5432", "postgresql": "5432",
-	"redis": "6379", "rediss": "6379",
+	"http": "80", "https": "443", "ws": "80", "wss": "443", "dns": "443", "amqp": "5672", "amqps": "5671",
+	"etcd": "2379", "memcached": "11211", "mongodb": "27017", "mysql": "3306", "nats": "4222", "postgres": "5432",
+	"postgresql": "5432",
+	"redis":      "6379", "rediss": "6379",
 }
 
 // oneServer are the schemes of URLs that name one server. A comma-separated list of them has no meaning.
 var oneServer = []string{"amqp", "amqps", "mongodb", "mysql", "postgres", "postgresql", "redis", "rediss"}
 
-// ownScheme is that of names which the platform's own registry resolves.
+// ownScheme is the scheme of names that the registry of the platform resolves.
 const ownScheme = "bijou"
 
-// ownHosts are the ways to say "all of my addresses" or "myself".
+// ownHosts are the hosts that mean the instance itself, or all its addresses.
 var ownHosts = []string{"", "*", "0.0.0.0", "[::]", "127.0.0.1", "[::1]", "localhost"}
 
 // rewriter translates the settings of one instance.
@@ -73,7 +76,7 @@ func (w rewriter) env(env types.MappingWithEquals) ([]string, error) {
 		}
 		all[name] = rewritten
 	}
-	// What these say in a container, if anything, is about its networks.
+	// In a container these two refer to its network; a process gets other values.
 	all["BIJOU_INSTANCE"], all["BIJOU_ADVERTISE"] = w.instance, "127.0.0.1"
 	maps.Copy(all, w.planner.opts.Env)
 	pairs := make([]string, 0, len(all))
@@ -136,8 +139,8 @@ func (w rewriter) join(setting string, addrs []string, scheme, user, path string
 	case strings.HasSuffix(scheme, ":///") && len(addrs) > 1:
 		return "ipv4:" + strings.Join(addrs, ",") + path
 	case slices.Contains(oneServer, name) && len(addrs) > 1:
-		w.planner.warn("service %s: %s names one server, but there are %d replicas: it gets the first", w.service, setting,
-			len(addrs))
+		w.planner.warn("service %s: %s names one server, but there are %d replicas: it gets the first", w.service,
+			setting, len(addrs))
 		addrs = addrs[:1]
 	}
 	for i := range addrs {
@@ -146,12 +149,12 @@ func (w rewriter) join(setting string, addrs []string, scheme, user, path string
 	return strings.Join(addrs, ",")
 }
 
-// warnOfHosts warns of names of services that are still there: as processes nothing resolves them.
+// warnOfHosts warns of names of services that are left in a value: for processes nothing resolves them.
 func (w rewriter) warnOfHosts(setting, value string) {
 	for _, m := range hostLike.FindAllStringSubmatch(value, -1) {
 		if scheme, host := m[1], m[2]; scheme != ownScheme && w.planner.servicesOf(w.service, host) != nil {
-			w.planner.warn("service %s: %s names %s in a form that is not rewritten for processes, in %q; write host:port",
-				w.service, setting, host, m[0])
+			w.planner.warn("service %s: %s names %s in a form that is not rewritten for processes, in %q; write "+
+				"host:port", w.service, setting, host, m[0])
 		}
 	}
 }
@@ -161,8 +164,8 @@ func unquoted(before, host, after string) bool {
 	return host == "" && (before == `"` || before == "'") && !strings.HasPrefix(after, before)
 }
 
-// addrs are the addresses that stand for host:port: one for the instance itself, one per replica for a service, none
-// for a host that is not ours.
+// addrs returns the addresses that replace host:port: one for the instance itself, one per replica for a service, none
+// for a host outside the compose file.
 func (w rewriter) addrs(setting, host, digits string) ([]string, error) {
 	pl := w.planner
 	port, _ := strconv.Atoi(digits)

@@ -11,11 +11,11 @@ import (
 	"bijou.dev/platform/pace"
 )
 
-// Before a child has answered once it is asked soon and then ever less often, up to the interval of its check: that
-// is how a stack is known to be ready the moment it is.
-const firstQuestion = 150 * time.Millisecond
+// firstCheck is the delay before the first health check. Until a check succeeds, the delay grows up to the interval, so
+// that a stack is known to be ready soon after it is.
+const firstCheck = 150 * time.Millisecond
 
-// watchHealth asks until the child has ended; the channel it returns is closed after the last question.
+// watchHealth checks the health until the child has ended. The channel that it returns is closed after the last check.
 func (p *Process) watchHealth(ended <-chan struct{}) <-chan struct{} {
 	done := make(chan struct{})
 	if p.spec.Health == nil {
@@ -29,41 +29,41 @@ func (p *Process) watchHealth(ended <-chan struct{}) <-chan struct{} {
 	}()
 	go func() {
 		defer close(done)
-		p.askForever(ctx)
+		p.checkUntilEnd(ctx)
 	}()
 	return done
 }
 
-func (p *Process) askForever(ctx context.Context) {
+func (p *Process) checkUntilEnd(ctx context.Context) {
 	h := p.spec.Health
-	begin, failures, well := time.Now(), 0, false
-	delay := min(firstQuestion, h.Interval)
+	begin, failures, succeeded := time.Now(), 0, false
+	delay := min(firstCheck, h.Interval)
 	for {
-		// Half to one and a half of the delay: many processes that start together do not ask together.
+		// Half to one and a half of the delay, so that processes that start together are not checked together.
 		if !pace.Sleep(ctx, pace.Jitter(delay, 0.5)) {
 			return
 		}
-		err := p.ask(ctx)
+		err := p.check(ctx)
 		if ctx.Err() != nil {
 			return
 		}
 		if err == nil {
-			failures, well, delay = 0, true, h.Interval
+			failures, succeeded, delay = 0, true, h.Interval
 			p.healthIs(Healthy, "")
 			continue
 		}
-		if !well {
+		if !succeeded {
 			delay = min(delay*3/2, h.Interval)
 		}
 		if failures++; failures >= h.Retries && time.Since(begin) > h.StartPeriod {
 			p.healthIs(Unhealthy, err.Error())
-		} else if !well {
+		} else if !succeeded {
 			p.healthIs(Starting, err.Error())
 		}
 	}
 }
 
-// healthIs records an answer, unless the child is being stopped.
+// healthIs records the result of a check, unless the child is being stopped.
 func (p *Process) healthIs(phase Phase, problem string) {
 	p.update(func(s *State) {
 		if s.PID != 0 && s.Phase != Stopping {
@@ -72,8 +72,8 @@ func (p *Process) healthIs(phase Phase, problem string) {
 	})
 }
 
-// ask runs the health check once.
-func (p *Process) ask(ctx context.Context) error {
+// check runs the health check once.
+func (p *Process) check(ctx context.Context) error {
 	h := p.spec.Health
 	if h.Gate != nil {
 		select {
@@ -88,14 +88,14 @@ func (p *Process) ask(ctx context.Context) error {
 		ctx, cancel = context.WithTimeout(ctx, h.Timeout)
 		defer cancel()
 	}
-	var said bytes.Buffer
+	var printed bytes.Buffer
 	cmd := exec.CommandContext(ctx, p.spec.Path, h.Args...) //nolint:gosec // running what the plan says is the purpose
-	cmd.Env, cmd.Stdout, cmd.Stderr, cmd.WaitDelay = p.spec.Env, &said, &said, time.Second
+	cmd.Env, cmd.Stdout, cmd.Stderr, cmd.WaitDelay = p.spec.Env, &printed, &printed, time.Second
 	err := runTied(cmd, func() {})
 	if err == nil {
 		return nil
 	}
-	if line, _, _ := strings.Cut(strings.TrimSpace(said.String()), "\n"); line != "" {
+	if line, _, _ := strings.Cut(strings.TrimSpace(printed.String()), "\n"); line != "" {
 		return fmt.Errorf("health check: %s", line)
 	}
 	return fmt.Errorf("health check: %w", err)

@@ -2,7 +2,7 @@ package proc
 
 import "bytes"
 
-// longestLine is where a line is cut: a child that writes without line ends must not fill the memory.
+// longestLine is the length at which a line is cut, so that a child that writes no line ends does not fill the memory.
 const longestLine = 64 << 10
 
 // Lines is a writer that calls Line for each whole line, without its end. It is not safe for concurrent use.
@@ -31,7 +31,7 @@ func (l *Lines) Write(b []byte) (int, error) {
 	return n, nil
 }
 
-// Flush ends a line that has begun.
+// Flush calls Line with the incomplete line that was written last, if any.
 func (l *Lines) Flush() {
 	if len(l.rest) > 0 {
 		l.Line(bytes.TrimSuffix(l.rest, []byte("\r")))

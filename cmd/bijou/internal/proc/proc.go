@@ -1,5 +1,6 @@
-// Package proc keeps child processes running: it starts them, restarts them by policy with back-off, asks whether they
-// are healthy, and stops them within their grace period. A [Process] is one child and its successors.
+// Package proc keeps child processes running: it starts them, restarts them by policy with back-off, checks their
+// health, and stops them within their grace period. A [Process] is one child at a time: after a restart it is the next
+// child.
 package proc
 
 import (
@@ -32,37 +33,37 @@ type Spec struct {
 	RestartMax int
 	// Grace is how long a stop may take before the child is killed. 0: 10 s.
 	Grace time.Duration
-	// Health is nil when being alive is all that is known.
+	// Health is the health check. Nil: the process is healthy as long as it runs.
 	Health *Health
 	// Changed is called after each change of state, never concurrently. It must not call the process. Nil: nothing.
 	Changed func(State)
 }
 
-// Health asks the child whether it works, by running its program with other arguments.
+// Health is a check that runs the program of the child with other arguments. Exit code 0 means healthy.
 type Health struct {
 	Args []string
-	// Interval between two questions, and how long an answer may take.
+	// Interval between two checks, and the longest that a check may take.
 	Interval, Timeout time.Duration
 	// StartPeriod is the time in which failures do not count.
 	StartPeriod time.Duration
 	// Retries is the number of failures in a row that make the child unhealthy.
 	Retries int
-	// Gate bounds how many questions run at once over all processes. Nil: no bound.
+	// Gate bounds how many checks run at once over all processes. Nil: no bound.
 	Gate chan struct{}
 }
 
-// Phase is where a process is in its life.
+// Phase is the state of a process in one word.
 type Phase string
 
 // The phases. A process without a health check is healthy as soon as it runs.
 const (
 	Starting   Phase = "starting"   // running, not healthy yet
-	Healthy    Phase = "healthy"    // running and well
+	Healthy    Phase = "healthy"    // running, and its health check succeeds
 	Unhealthy  Phase = "unhealthy"  // running, and its health check fails
-	Stopping   Phase = "stopping"   // asked to end
+	Stopping   Phase = "stopping"   // got SIGTERM
 	Restarting Phase = "restarting" // ended, will be started again
 	Held       Phase = "held"       // kept down until Restart
-	Exited     Phase = "exited"     // ended for good by its restart policy
+	Exited     Phase = "exited"     // ended, and its restart policy does not start it again
 	Stopped    Phase = "stopped"    // ended by Stop
 )
 
@@ -75,7 +76,7 @@ type State struct {
 	Started time.Time
 	// Restarts since the process was started first.
 	Restarts int
-	// Problem is why it is not well: the exit of the last child, or what its health check said.
+	// Problem is why it is not healthy: how the last child ended, or what its health check printed.
 	Problem string
 }
 
@@ -90,7 +91,7 @@ const (
 // Process runs one child at a time. Its methods are safe for concurrent use.
 type Process struct {
 	spec Spec
-	wake chan struct{} // has a token when want or again may have changed
+	wake chan struct{} // has an element when want or again may have changed
 	done chan struct{} // closed when the process will not run again
 
 	mu    sync.Mutex
@@ -101,7 +102,7 @@ type Process struct {
 	ended chan struct{} // closed when the present child has ended
 }
 
-// Start begins to run a child. The process goes on until Stop, or until its restart policy ends it.
+// Start starts a child. The process runs until Stop, or until a child ends that the restart policy does not replace.
 func Start(spec Spec) *Process {
 	if spec.Grace == 0 {
 		spec.Grace = defaultGrace
@@ -125,13 +126,13 @@ func (p *Process) State() State {
 // Done is closed when the process has ended for good.
 func (p *Process) Done() <-chan struct{} { return p.done }
 
-// Kill kills the child without warning; what follows is up to the restart policy.
+// Kill kills the child with SIGKILL. The restart policy decides whether another one is started.
 func (p *Process) Kill() error {
 	_, err := p.signal(syscall.SIGKILL)
 	return err
 }
 
-// Hold kills the child without warning and keeps it down until Restart.
+// Hold kills the child with SIGKILL and keeps it down until Restart.
 func (p *Process) Hold(ctx context.Context) error {
 	if err := p.set(Held, false); err != nil {
 		return fmt.Errorf("holding %s: %w", p.spec.Name, err)
@@ -139,7 +140,7 @@ func (p *Process) Hold(ctx context.Context) error {
 	if ended, err := p.signal(syscall.SIGKILL); err == nil {
 		return wait(ctx, ended)
 	}
-	return nil // it was down already
+	return nil // there is no child
 }
 
 // Restart stops the child within its grace period and starts the next one at once, also when it was held.
@@ -150,8 +151,8 @@ func (p *Process) Restart(ctx context.Context) error {
 	return p.terminate(ctx)
 }
 
-// Stop stops the child within its grace period, or at once when ctx ends, and waits for it. An error says that it had
-// to be killed.
+// Stop stops the child within its grace period, or at once when ctx ends, and waits for it. It returns an error if the
+// child had to be killed.
 func (p *Process) Stop(ctx context.Context) error {
 	_ = p.set(Stopped, false) // an error means that it has ended already
 	err := p.terminate(ctx)
@@ -191,7 +192,7 @@ func (p *Process) signal(s syscall.Signal) (<-chan struct{}, error) {
 func (p *Process) terminate(ctx context.Context) error {
 	ended, err := p.signal(syscall.SIGTERM)
 	if err != nil {
-		return nil // nothing to end
+		return nil // there is no child
 	}
 	p.update(func(s *State) { s.Phase = Stopping })
 	grace, cancel := context.WithTimeout(ctx, p.spec.Grace)
@@ -249,7 +250,7 @@ func (p *Process) run() {
 	}
 }
 
-// goOn decides whether there will be another child, and records the end if not.
+// goOn reports whether another child will be started, and sets the final state if not.
 func (p *Process) goOn(err error, inARow int) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -269,7 +270,7 @@ func (p *Process) goOn(err error, inARow int) bool {
 	return true
 }
 
-// pause waits until the next child is due: for wait, or while held. It returns false when none will come.
+// pause waits until the next child must be started: for wait, or while held. It returns false if none will be started.
 func (p *Process) pause(wait time.Duration, err error) bool {
 	timer := time.NewTimer(wait)
 	defer timer.Stop()
@@ -316,7 +317,7 @@ func (p *Process) child() error {
 	}
 	cmd := exec.Command(p.spec.Path, p.spec.Args...) //nolint:gosec // running what the plan says is the purpose
 	cmd.Env, cmd.Stdout, cmd.Stderr = p.spec.Env, p.spec.Output, p.spec.Output
-	// A grandchild that keeps the output open must not keep us from noticing the end of the child.
+	// Without a delay, a grandchild that keeps the output open would hide the end of the child.
 	cmd.WaitDelay = time.Second
 	ended := make(chan struct{})
 	started := func() {
@@ -324,7 +325,7 @@ func (p *Process) child() error {
 		defer p.mu.Unlock()
 		p.again = false
 		p.ended, p.kill = ended, func(s syscall.Signal) error { return syscall.Kill(-cmd.Process.Pid, s) }
-		// The wish may have changed while the child was on its way.
+		// Stop or Hold may have been called while the child was being started.
 		if p.want != Healthy {
 			_ = p.kill(syscall.SIGKILL)
 		}

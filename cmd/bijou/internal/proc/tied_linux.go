@@ -6,9 +6,9 @@ import (
 	"syscall"
 )
 
-// runTied runs cmd in a process group of its own, so that Ctrl-C in a terminal reaches only us, and ties its life to
-// ours: the kernel kills it when we die, even by SIGKILL. The tie is to the thread that starts the child, so this
-// goroutine keeps its thread until the child has ended.
+// runTied runs cmd in a process group of its own, so that the terminal sends Ctrl-C to this process only. The kernel
+// kills cmd when the thread that started it ends, also if this process is killed by SIGKILL. So this goroutine keeps
+// its thread until the child has ended.
 func runTied(cmd *exec.Cmd, started func()) error {
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()

@@ -7,9 +7,8 @@ import (
 	"strings"
 )
 
-// LogLine turns a line of JSON as slog or zap writes it into words: "WARN listening again addr=:7000". Times, stack
-// traces, empty fields and those named in drop are left out. Any other line is returned with its control
-// characters escaped and its tabs as blanks.
+// LogLine makes a line of JSON from slog or zap readable: "WARN listening again addr=:7000". Times, stack traces, empty
+// fields and the fields in drop are left out. In any other line, control characters are escaped and tabs become blanks.
 func LogLine(s Style, line string, drop ...string) Painted {
 	fields, ok := parseFields(line)
 	if !ok {

@@ -1,9 +1,9 @@
-// Package term writes for people: coloured words, tables, readable log lines, and the waterfall of a trace.
-// Without colours its output is plain text that reads the same.
+// Package term formats text for people: colours, tables, readable log lines, and the waterfall of a trace. Without
+// colours the text is the same.
 //
-// Text from outside, such as the author of a change or the name of a span, never reaches a terminal as it is: an escape
-// sequence could erase what stands above it, and a line break could forge a line. [Painted] is text that is safe;
-// [Table], [Style] and [Fprintf] make it from anything else.
+// Text from outside, such as the author of a change or the name of a span, is escaped: an escape sequence could erase
+// other lines of the terminal, and a line break could forge a line. [Painted] is text that is safe to print. [Table],
+// [Style] and [Fprintf] escape all other text.
 package term
 
 import (
@@ -78,28 +78,28 @@ func (s Style) paint(code, text string) Painted {
 	return "\x1b[" + Painted(code) + "m" + safe + "\x1b[0m"
 }
 
-// Bold paints what people look for.
+// Bold is for the main part of a line.
 func (s Style) Bold(text string) Painted { return s.paint("1", text) }
 
-// Dim paints what matters less.
+// Dim is for secondary text.
 func (s Style) Dim(text string) Painted { return s.paint("2", text) }
 
-// Red paints what is wrong.
+// Red is for errors.
 func (s Style) Red(text string) Painted { return s.paint("31", text) }
 
-// Green paints what is well.
+// Green is for states without a problem.
 func (s Style) Green(text string) Painted { return s.paint("32", text) }
 
-// Yellow paints what is not finished, or may need attention.
+// Yellow is for warnings and for states that will change.
 func (s Style) Yellow(text string) Painted { return s.paint("33", text) }
 
-// palette is readable on dark and light ground.
+// palette has colours that are readable on dark and on light terminals.
 var palette = []string{
 	"36", "35", "34", "32", "33", "96", "95", "94", "92", "38;5;208", "38;5;141", "38;5;43",
 	"38;5;175", "38;5;109",
 }
 
-// Name paints text in a colour that belongs to key: a service has the same one everywhere.
+// Name colours text by key: a service has the same colour everywhere.
 func (s Style) Name(key, text string) Painted {
 	h := fnv.New32a()
 	_, _ = h.Write([]byte(key))
@@ -193,9 +193,9 @@ func (t *Table) Add(cells ...any) {
 const (
 	// gap is the space between two columns.
 	gap = 2
-	// narrowest is what a column keeps when all do not fit.
+	// narrowest is the least width of a column that is cut.
 	narrowest = 12
-	// widest is the most that a column gets where no terminal sets a limit: a file or a pipe.
+	// widest is the most width of a column, also where no terminal sets a limit: in a file or a pipe.
 	widest = 120
 )
 

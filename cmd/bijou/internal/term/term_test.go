@@ -209,7 +209,7 @@ func TestWaterfall(t *testing.T) {
 		span("1", "", "gateway", "get /", 0, 100_000),
 		span("9", "8", "lost", "a.b.v1.Orphans/Find", 99_999, 2_000_000),
 		span("x", "y", "loop", "a", 0, 1), span("y", "x", "loop", "b", 0, 1),
-		{TraceID: "abc", ID: "z", Name: "nobody's"},
+		{TraceID: "abc", ID: "z", Name: "no service"},
 	}
 	spans[7].Start = 1_000_000
 	var out bytes.Buffer
@@ -230,7 +230,7 @@ func TestWaterfall(t *testing.T) {
 		"    catalog get            60.0ms",
 		"      error: no such film",
 		"      catalog read          500µs",
-		"? nobody's                    0µs",
+		"? no service                  0µs",
 		"lost Orphans/Find           2.00s",
 		"loop a                        1µs",
 		"  loop b                      1µs",

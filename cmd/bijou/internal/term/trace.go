@@ -9,7 +9,7 @@ import (
 	"time"
 )
 
-// Span is a span as Zipkin's API tells it.
+// Span is a span in the JSON of Zipkin's API.
 type Span struct {
 	TraceID  string            `json:"traceId"`
 	ID       string            `json:"id"`
@@ -28,8 +28,8 @@ type Endpoint struct {
 	Service string `json:"serviceName"`
 }
 
-// Title says what the span was: an HTTP request by its path, which tells more than the route in its name, a gRPC method
-// without its package, "Catalog/GetMovie", and anything else by name.
+// Title is the text for the span: method and path of an HTTP request, because the name has only its route; a gRPC
+// method without its package, "Catalog/GetMovie"; the name of any other span.
 func (s Span) Title() string {
 	if path := s.Tags["url.path"]; path != "" && s.Kind == "SERVER" {
 		return s.Tags["http.request.method"] + " " + path
@@ -52,7 +52,7 @@ func (s Span) ServiceName() string {
 	return s.Local.Service
 }
 
-// Failed tells whether the span ended in an error, and which.
+// Failed reports whether the span has an error, and its text.
 func (s Span) Failed() (string, bool) {
 	problem, failed := s.Tags["error"]
 	return problem, failed
@@ -91,8 +91,8 @@ func Waterfall(w io.Writer, s Style, columns int, spans []Span, why bool) error 
 	}
 	labelWidth = min(labelWidth, columns/2)
 	barWidth := max(10, columns-labelWidth-13)
-	err := Fprintf(w, "trace %s  %d spans  %d services  %s  %s\n\n", s.Bold(spans[0].TraceID), len(spans), len(services),
-		micros(end-begin), time.UnixMicro(begin).Local().Format(time.DateTime))
+	err := Fprintf(w, "trace %s  %d spans  %d services  %s  %s\n\n", s.Bold(spans[0].TraceID), len(spans),
+		len(services), micros(end-begin), time.UnixMicro(begin).Local().Format(time.DateTime))
 	for _, n := range nodes {
 		if err != nil {
 			return err
@@ -115,7 +115,8 @@ func label(s Style, n node) Painted {
 	if n.Kind == "CLIENT" || n.Kind == "PRODUCER" {
 		kind = "→ "
 	}
-	return Sprintf("%s%s %s%s", strings.Repeat("  ", n.depth), s.Name(n.ServiceName(), n.ServiceName()), kind, n.Title())
+	name := s.Name(n.ServiceName(), n.ServiceName())
+	return Sprintf("%s%s %s%s", strings.Repeat("  ", n.depth), name, kind, n.Title())
 }
 
 // bar is the time of a span within the whole trace.
@@ -170,7 +171,7 @@ func tree(spans []Span) []node {
 		switch {
 		case sp.Shared && known[sp.ID]:
 			parent = sp.ID
-		case known[parent+"/shared"]: // what a server does is below the server's half
+		case known[parent+"/shared"]: // the spans of a server are below the server's half
 			parent += "/shared"
 		case !known[parent] || parent == sp.ID:
 			parent = ""
@@ -183,7 +184,7 @@ func tree(spans []Span) []node {
 	walk = func(parent string, depth int) {
 		slices.SortStableFunc(children[parent], func(a, b Span) int { return cmp.Compare(a.Start, b.Start) })
 		for _, sp := range children[parent] {
-			if !seen[key(sp)] { // parents that go round in a circle would never end
+			if !seen[key(sp)] { // spans can be each other's parents
 				seen[key(sp)] = true
 				nodes = append(nodes, node{sp, depth})
 				walk(key(sp), depth+1)
