@@ -20,12 +20,12 @@ func (s rateRamp) at(now time.Time) float64 {
 	return s.from + (s.to-s.from)*float64(passed)/float64(s.over)
 }
 
-// arrive calls begin at the times of a Poisson process until ctx ends. begin gets the time at which the session is due,
-// which may be in the past, and must not block.
+// arrive calls start at the times of a Poisson process until ctx ends. The argument of start is the time at which the
+// session is due. It may be in the past. start must not block.
 //
 // A changing rate is made by thinning: candidates arrive at the higher rate, and each is kept with the probability
-// rate / higher rate. When the rate changes, the wait starts again, because a Poisson process has no memory.
-func (l *Load) arrive(ctx context.Context, begin func(due time.Time)) {
+// rate / higher rate. When the rate changes, the wait starts again, because a Poisson process does not depend on the time that has passed.
+func (l *Load) arrive(ctx context.Context, start func(due time.Time)) {
 	changed := make(chan struct{}, 1)
 	defer l.rate.Watch(func(_, _ float64) {
 		select {
@@ -53,7 +53,7 @@ func (l *Load) arrive(ctx context.Context, begin func(due time.Time)) {
 			s = rateRamp{from: s.at(due), to: l.target(), since: due, over: l.rampTime()}
 		case <-time.After(wait):
 			if high > 0 && l.random01() < s.at(due)/high {
-				begin(due)
+				start(due)
 			}
 		}
 	}

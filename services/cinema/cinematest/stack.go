@@ -123,7 +123,7 @@ func (h *Stack) Replace(name string, answer Answer) { h.answers[name].Store(&ans
 // Restore undoes Replace.
 func (h *Stack) Restore(name string) { h.answers[name].Store(nil) }
 
-// replaceable registers services whose calls are answered by answer, unless it is nil.
+// replaceable registers services whose calls return what answer returns, unless answer is nil.
 type replaceable struct {
 	grpc.ServiceRegistrar
 	answer *atomic.Pointer[Answer]

@@ -18,7 +18,7 @@ import (
 	catalogv1 "bijou.dev/services/cinema/api/catalog/v1"
 )
 
-// posting says that a film has a word. The weight depends on the field: the title counts most.
+// posting is a film that has a word. The weight depends on the field: the title counts most.
 type posting struct {
 	film   int32
 	weight float64

@@ -116,11 +116,12 @@ func (s *Server) History(_ context.Context, r *viewingv1.HistoryRequest) (*viewi
 	return s.bookmarks(r.ProfileId, limit(r.Limit, 200), func(*viewingv1.Bookmark) bool { return true })
 }
 
-func limit(asked int32, unset int) int {
-	if asked <= 0 {
+// limit returns the requested limit, at most 200, or unset if there is none.
+func limit(requested int32, unset int) int {
+	if requested <= 0 {
 		return unset
 	}
-	return min(int(asked), 200)
+	return min(int(requested), 200)
 }
 
 // bookmarks returns the bookmarks of a profile for which keep returns true, the last watched first.

@@ -23,7 +23,7 @@ type Row struct {
 	// Kind is continue, recommended, popular or genre.
 	Kind string `json:"kind"`
 	Name string `json:"name"`
-	// Note says that the row is a fallback. Empty: it is not.
+	// Note is shown if the row is a fallback. Empty: it is not.
 	Note  string `json:"note,omitempty"`
 	Cards []Card `json:"cards"`
 }

@@ -37,7 +37,8 @@ func viewerOf(r *http.Request) *Viewer {
 	return &Viewer{ID: id, Name: name}
 }
 
-func remember(w http.ResponseWriter, r *http.Request, p *profilesv1.Profile) {
+// setViewer stores the chosen profile in the cookie.
+func setViewer(w http.ResponseWriter, r *http.Request, p *profilesv1.Profile) {
 	http.SetCookie(w, &http.Cookie{
 		Name: cookieName, Value: p.Id + "~" + url.PathEscape(p.Name), Path: "/", MaxAge: 365 * 24 * 3600, HttpOnly: true,
 		SameSite: http.SameSiteLaxMode, Secure: r.TLS != nil || r.Header.Get("X-Forwarded-Proto") == "https",
@@ -233,7 +234,7 @@ func (s *Server) createProfile(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	remember(w, r, p)
+	setViewer(w, r, p)
 	return redirect(w, r, "/")
 }
 
@@ -242,7 +243,7 @@ func (s *Server) chooseProfile(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	remember(w, r, p)
+	setViewer(w, r, p)
 	return redirect(w, r, "/")
 }
 

@@ -576,8 +576,8 @@ func TestPagesAreAccessible(t *testing.T) {
 	}
 }
 
-// A link whose text is not displayed on a narrow screen has no name there.
-func TestNamesStayReadableOnNarrowScreens(t *testing.T) {
+// If the text of a link has display: none on a narrow screen, screen readers have no name for the link.
+func TestLinksHaveNamesOnNarrowScreens(t *testing.T) {
 	s := open(t, nil)
 	_, style := s.get("/static/style.css")
 	_, narrow, ok := strings.Cut(style, "@media (max-width")

@@ -305,7 +305,7 @@ func (x *GetTitlesResponse) GetMissing() []string {
 	return nil
 }
 
-// BrowseRequest asks for one page.
+// BrowseRequest names a page of a list of films.
 type BrowseRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Empty: every genre.
@@ -432,7 +432,7 @@ func (x *BrowseResponse) GetTotal() int32 {
 	return 0
 }
 
-// PopularRequest asks for the best of a set of films.
+// PopularRequest names a set of films and how many of the best are returned.
 type PopularRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Zero: 20. At most 200.
@@ -541,7 +541,7 @@ func (x *PopularResponse) GetTitles() []*Title {
 	return nil
 }
 
-// ShelvesRequest asks for several rows of films.
+// ShelvesRequest names genres.
 type ShelvesRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// At most 20. An empty name stands for every genre. Unknown genres give an empty shelf.
