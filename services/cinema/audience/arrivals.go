@@ -24,7 +24,8 @@ func (s rateRamp) at(now time.Time) float64 {
 // session is due. It may be in the past. start must not block.
 //
 // A changing rate is made by thinning: candidates arrive at the higher rate, and each is kept with the probability
-// rate / higher rate. When the rate changes, the wait starts again, because a Poisson process does not depend on the time that has passed.
+// rate / higher rate. When the rate changes, the wait starts again: the time to the next arrival of a Poisson process
+// does not depend on the time that has passed.
 func (l *Load) arrive(ctx context.Context, start func(due time.Time)) {
 	changed := make(chan struct{}, 1)
 	defer l.rate.Watch(func(_, _ float64) {

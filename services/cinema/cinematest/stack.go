@@ -50,7 +50,9 @@ type Stack struct {
 	client  *rpc.Client
 	servers map[string]*grpc.Server
 	answers map[string]*atomic.Pointer[Answer] // service -> what Replace set
-	conns   map[string]*rpc.Conn
+
+	mu    sync.Mutex
+	conns map[string]*rpc.Conn
 }
 
 // slowSettings are the default settings of a stack: long timeouts, so that tests pass on a busy machine.
@@ -154,8 +156,10 @@ func (r replaceable) RegisterService(contract *grpc.ServiceDesc, server any) {
 	r.ServiceRegistrar.RegisterService(&wrapped, server)
 }
 
-// Dial returns the connection to a service.
+// Dial returns the connection to a service. It is safe for concurrent use.
 func (h *Stack) Dial(name string) (grpc.ClientConnInterface, error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
 	if c := h.conns[name]; c != nil {
 		return c, nil
 	}

@@ -110,8 +110,8 @@ func TestAcknowledgedWritesSurviveKill(t *testing.T) {
 	}
 }
 
-// After a sync that failed, all writes are refused with the reason, also when the disk works again. Acknowledged entries
-// can be read, and are there when the file is opened again.
+// After a sync that failed, all writes are refused with the reason, also when the disk works again. Acknowledged
+// entries can be read, and are there when the file is opened again.
 func TestDiskFails(t *testing.T) {
 	dir := t.TempDir()
 	db, err := disk.Open(dir, "x", "b")

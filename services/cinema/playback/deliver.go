@@ -69,8 +69,8 @@ func (s *Server) deliver(ctx context.Context) error {
 	return nil
 }
 
-// sendAgain sends a session's progress. It reports whether it need not be sent again: viewing stored it, or refused it as
-// invalid.
+// sendAgain sends a session's progress. It reports whether that was the last time: viewing stored the progress, or
+// refused it as invalid.
 func (s *Server) sendAgain(ctx context.Context, session *playbackv1.Session) bool {
 	err := s.advance(ctx, session)
 	return err == nil || errs.KindOf(err) == errs.Invalid

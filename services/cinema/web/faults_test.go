@@ -316,17 +316,19 @@ func TestErrorsOfServicesAreShownAsFixedTexts(t *testing.T) {
 }
 
 func TestErrorPagesSayWhenToRetry(t *testing.T) {
-	s := open(t, nil)
-	s.Replace("search", cinematest.Fail(errs.Errorf(errs.Exhausted, "searching").RetryIn(7*time.Second)))
-	for _, path := range []string{"/search?q=x", "/api/search?q=x"} {
-		resp, err := s.RoundTrip(s.request("GET", path, "").WithContext(t.Context()))
-		if err != nil {
-			t.Fatal(err)
+	synctest.Test(t, func(t *testing.T) { // web itself waits before it retries
+		s := open(t, nil)
+		s.Replace("search", cinematest.Fail(errs.Errorf(errs.Exhausted, "searching").RetryIn(7*time.Second)))
+		for _, path := range []string{"/search?q=x", "/api/search?q=x"} {
+			resp, err := s.RoundTrip(s.request("GET", path, "").WithContext(t.Context()))
+			if err != nil {
+				t.Fatal(err)
+			}
+			if got := resp.Header.Get("Retry-After"); resp.StatusCode != http.StatusTooManyRequests || got != "7" {
+				t.Errorf("GET %s: status %d, Retry-After %q; want 429 and 7", path, resp.StatusCode, got)
+			}
 		}
-		if got := resp.Header.Get("Retry-After"); resp.StatusCode != http.StatusTooManyRequests || got != "7" {
-			t.Errorf("GET %s: status %d, Retry-After %q; want 429 and 7", path, resp.StatusCode, got)
-		}
-	}
+	})
 }
 
 // A service that does not answer ends a page with 504 after the timeout of its circuit.
