@@ -91,7 +91,8 @@ func storyConsole(t *testing.T, p platform) {
 					return err
 				}
 				if status, answers := fleet.status(id); status != "UP" || !answers {
-					return fmt.Errorf("instance %s: status %q, admin page answers: %v; want UP and true", id, status, answers)
+					return fmt.Errorf("instance %s: status %q, admin page answers: %v; want UP and true", id, status,
+						answers)
 				}
 			}
 			var viz struct{ Nodes []struct{ Connections []any } }
@@ -125,13 +126,14 @@ func storyConsole(t *testing.T, p platform) {
 			// a trace with a span of web has its root span at the edge
 			{[]string{"trace", "-s", "web"}, "gateway GET /api/home"},
 		} {
-			eventually(t, 30*time.Second, fmt.Sprintf("bijou %v to show %q", c.args, c.want), func(context.Context) error {
-				code, out := bijou(t, p, c.args...)
-				if code != 0 || !strings.Contains(out, c.want) {
-					return fmt.Errorf("exit code %d, output:\n%s", code, out)
-				}
-				return nil
-			})
+			eventually(t, 30*time.Second, fmt.Sprintf("bijou %v to show %q", c.args, c.want),
+				func(context.Context) error {
+					code, out := bijou(t, p, c.args...)
+					if code != 0 || !strings.Contains(out, c.want) {
+						return fmt.Errorf("exit code %d, output:\n%s", code, out)
+					}
+					return nil
+				})
 		}
 		eventually(t, 30*time.Second, "a trace whose spans carry the reasons of the routing",
 			func(ctx context.Context) error {
@@ -159,7 +161,8 @@ func storyConsole(t *testing.T, p platform) {
 			t.Fatal(err)
 		}
 		act(t, console, "discovery/SetOverride",
-			`{"service":"catalog","id":"`+id+`","status":"STATUS_OUT_OF_SERVICE","author":"ann","reason":"disk"}`, http.StatusOK)
+			`{"service":"catalog","id":"`+id+`","status":"STATUS_OUT_OF_SERVICE","author":"ann","reason":"disk"}`,
+			http.StatusOK)
 		eventually(t, 10*time.Second, "the instance to be out of service", func(ctx context.Context) error {
 			var fleet consoleFleet
 			if err := state(ctx, "fleet", &fleet); err != nil {
@@ -170,7 +173,8 @@ func storyConsole(t *testing.T, p platform) {
 			}
 			return nil
 		})
-		must(t, p, "services", "back", id, "--reason", "new disk") // the command line ends the override that the console set
+		// The command line ends the override that the console has set.
+		must(t, p, "services", "back", id, "--reason", "new disk")
 		eventually(t, 10*time.Second, "the instance to be up", func(ctx context.Context) error {
 			var fleet consoleFleet
 			if err := state(ctx, "fleet", &fleet); err != nil {
@@ -184,7 +188,8 @@ func storyConsole(t *testing.T, p platform) {
 	})
 
 	t.Run("publishes, refuses and explains settings", func(t *testing.T) {
-		const change = `"changes":[{"name":"web.home.row","scope":{"layer":"LAYER_APP","app":"web"},"value":"%s"}],"author":"ann","reason":"fits my screen"`
+		const change = `"changes":[{"name":"web.home.row","scope":{"layer":"LAYER_APP","app":"web"},"value":"%s"}],
+			"author":"ann","reason":"fits my screen"`
 		refused := act(t, console, "config/Publish", fmt.Sprintf(`{`+change+`}`, "many"), http.StatusBadRequest)
 		if !strings.Contains(refused, "changes[0].value") {
 			t.Errorf("the refusal does not name the field: %s", refused)
@@ -195,8 +200,8 @@ func storyConsole(t *testing.T, p platform) {
 			t.Errorf("a dry run changed something: %s", explained)
 		}
 		var done struct{ Revision string }
-		if err := json.Unmarshal([]byte(act(t, console, "config/Publish", fmt.Sprintf(`{`+change+`}`, "7"), http.StatusOK)),
-			&done); err != nil {
+		if err := json.Unmarshal([]byte(act(t, console, "config/Publish", fmt.Sprintf(`{`+change+`}`, "7"),
+			http.StatusOK)), &done); err != nil {
 			t.Fatal(err)
 		}
 		eventually(t, 20*time.Second, "all instances to run the revision", func(ctx context.Context) error {
@@ -215,7 +220,9 @@ func storyConsole(t *testing.T, p platform) {
 			}
 			return nil
 		})
-		act(t, console, "config/Publish", `{"changes":[{"name":"web.home.row","scope":{"layer":"LAYER_APP","app":"web"},"remove":true}],"author":"ann","reason":"as it was"}`, http.StatusOK)
+		act(t, console, "config/Publish", `{"changes":[{"name":"web.home.row",
+			"scope":{"layer":"LAYER_APP","app":"web"},"remove":true}],"author":"ann","reason":"as it was"}`,
+			http.StatusOK)
 	})
 
 	t.Run("forces a circuit and releases it", func(t *testing.T) {
@@ -238,11 +245,13 @@ func storyConsole(t *testing.T, p platform) {
 					}
 				}
 				_, err := get(ctx, edge(p)+"/api/search?q=star") // the circuit exists from its first call on
-				return fmt.Errorf("circuit search.Search of web: want forced open = %v; the board has %+v (searching: %w)", want,
-					board, err)
+				return fmt.Errorf("circuit search.Search of web: want forced open = %v; the board has %+v "+
+					"(searching: %w)",
+					want, board, err)
 			}
 		}
-		act(t, console, "circuits/Force", `{"service":"web","name":"search.Search","state":"STATE_FORCED_OPEN","ttl":"60s","author":"ann","reason":"game day"}`, http.StatusOK)
+		act(t, console, "circuits/Force", `{"service":"web","name":"search.Search","state":"STATE_FORCED_OPEN",
+			"ttl":"60s","author":"ann","reason":"game day"}`, http.StatusOK)
 		eventually(t, 20*time.Second, "the circuit to be forced open", forced(true))
 		act(t, console, "circuits/Force", `{"service":"web","name":"search.Search","author":"ann","reason":"over"}`,
 			http.StatusOK)
@@ -296,7 +305,8 @@ func act(t *testing.T, console, method, body string, want int) string {
 	var got answer
 	eventually(t, 20*time.Second, "the console to answer "+method, func(ctx context.Context) error {
 		var err error
-		if got, err = post(ctx, console+"/api/"+method, body); err == nil && got.status == http.StatusServiceUnavailable {
+		if got, err = post(ctx, console+"/api/"+method, body); err == nil &&
+			got.status == http.StatusServiceUnavailable {
 			err = fmt.Errorf("%s: %s", method, got.body) // the service behind the console was down for a moment
 		}
 		return err

@@ -72,7 +72,8 @@ func startContainers(t testing.TB) *containers {
 		if t.Failed() {
 			c.dump(t)
 		}
-		if out, err := c.compose(context.Background(), "down", "--volumes", "--timeout", "20").CombinedOutput(); err != nil {
+		if out, err := c.compose(context.Background(), "down", "--volumes",
+			"--timeout", "20").CombinedOutput(); err != nil {
 			t.Errorf("stopping the stack: %v\n%s", err, out)
 		}
 		// Compose does not remove volumes that no service uses any more.
@@ -355,7 +356,8 @@ func assertContainersAreRestricted(t *testing.T, c *containers) {
 			status := procStatus(t, one.State.Pid)
 			for field, want := range map[string]string{
 				"Uid": "65532 65532 65532 65532", "Gid": "65532 65532 65532 65532", "NoNewPrivs": "1", "Seccomp": "2",
-				"CapInh": noCapabilities, "CapPrm": noCapabilities, "CapEff": noCapabilities, "CapBnd": noCapabilities, "CapAmb": noCapabilities,
+				"CapInh": noCapabilities, "CapPrm": noCapabilities, "CapEff": noCapabilities, "CapBnd": noCapabilities,
+				"CapAmb": noCapabilities,
 			} {
 				if status[field] != want {
 					t.Errorf("%s is %q, want %q", field, status[field], want)
@@ -368,7 +370,8 @@ func assertContainersAreRestricted(t *testing.T, c *containers) {
 			if one.HostConfig.PidsLimit <= 0 {
 				t.Error("the number of threads has no limit")
 			}
-			if one.HostConfig.RestartPolicy.Name != "unless-stopped" || one.HostConfig.LogConfig.Config["max-size"] == "" {
+			if one.HostConfig.RestartPolicy.Name != "unless-stopped" ||
+				one.HostConfig.LogConfig.Config["max-size"] == "" {
 				t.Errorf("its restart policy is %q and its log is kept %v; want a restart, and a bound",
 					one.HostConfig.RestartPolicy.Name, one.HostConfig.LogConfig.Config)
 			}
@@ -414,8 +417,8 @@ func (c *containers) build(t *testing.T, tree, program string, args ...string) (
 	t.Helper()
 	name := c.project + "/built"
 	cmd := exec.CommandContext(t.Context(), "docker", append([]string{
-		"build", "--progress", "plain", "--file",
-		"deploy/Dockerfile", "--tag", name, "--build-arg", "SERVICE=" + program,
+		"build", "--progress", "plain",
+		"--file", "deploy/Dockerfile", "--tag", name, "--build-arg", "SERVICE=" + program,
 	}, append(args, ".")...)...)
 	cmd.Dir = tree
 	out, err := cmd.CombinedOutput()
@@ -473,8 +476,8 @@ func assertImages(t *testing.T, c *containers) {
 		t.Errorf("hello was changed, and web was compiled again; its build must be cached:\n%s", out)
 	}
 
-	if arm, _ := c.build(t, root, hello, "--build-arg", "GOPROXY", "--platform",
-		"linux/arm64"); arm.Architecture != "arm64" {
+	if arm, _ := c.build(t, root, hello, "--build-arg", "GOPROXY",
+		"--platform", "linux/arm64"); arm.Architecture != "arm64" {
 		t.Errorf("built for arm64, the image is for %s", arm.Architecture)
 	}
 }
@@ -554,7 +557,8 @@ func assertSilentInstanceIsEjected(t *testing.T, c *containers, instance string,
 	l.during(t, 4)
 	l.cancel()
 	l.wg.Wait()
-	// Each of its three callers sends it one trial request every five seconds (route.ejection.base), until its lease ends.
+	// Each of its three callers sends it one trial request every five seconds (route.ejection.base), until its lease
+	// ends.
 	if len(l.failures) > 3 {
 		t.Errorf("%d of %d requests failed after it had been ejected, want at most one for each caller:\n%s",
 			len(l.failures), l.offered, l.failures[0])
@@ -663,10 +667,10 @@ func storyInstanceRunsOutOfMemory(t *testing.T, c *containers) {
 // outOfMemory returns the containers of the project in which the kernel killed for memory since then, each once.
 func (c *containers) outOfMemory(t testing.TB, since time.Time) []string {
 	t.Helper()
-	out, err := exec.CommandContext(t.Context(), "docker", "events", "--since", fmt.Sprint(since.Unix()), "--until",
-		fmt.Sprint(time.Now().Unix()),
-		"--filter", "event=oom", "--filter", "label=com.docker.compose.project="+c.project, "--format",
-		"{{.Actor.Attributes.name}}").Output()
+	out, err := exec.CommandContext(t.Context(), "docker", "events", "--since", fmt.Sprint(since.Unix()),
+		"--until", fmt.Sprint(time.Now().Unix()),
+		"--filter", "event=oom", "--filter", "label=com.docker.compose.project="+c.project,
+		"--format", "{{.Actor.Attributes.name}}").Output()
 	if err != nil {
 		t.Fatalf("docker events: %v", err)
 	}
@@ -701,8 +705,8 @@ func storyEveryServiceRestarts(t *testing.T, c *containers) {
 		single := c.hasState(t, old[0])
 		if !single {
 			n := fmt.Sprint(service, "=", len(old)+1)
-			if out, err := c.compose(t.Context(), "up", "--detach", "--no-build", "--no-deps", "--no-recreate", "--scale", n,
-				service).CombinedOutput(); err != nil {
+			if out, err := c.compose(t.Context(), "up", "--detach", "--no-build", "--no-deps",
+				"--no-recreate", "--scale", n, service).CombinedOutput(); err != nil {
 				t.Fatalf("scaling %s: %v\n%s", n, err, out)
 			}
 			c.forget()
@@ -786,7 +790,8 @@ func storyVolumesAreRestored(t *testing.T, c *containers) {
 	waitForHome(t, c)
 	waitDeclared(t, c)
 	profile := func(id string) (answer, error) {
-		return post(t.Context(), edge(c)+"/api/profiles", fmt.Sprintf(`{"id":%q,"name":%q,"household":"backup"}`, id, id))
+		return post(t.Context(), edge(c)+"/api/profiles",
+			fmt.Sprintf(`{"id":%q,"name":%q,"household":"backup"}`, id, id))
 	}
 	must(t, c, "config", "set", "web.home.row", "6", "--app", "web", "--reason", "before the backup", "--wait", "20s")
 	if a, err := profile("before-backup"); err != nil || a.status != http.StatusOK {

@@ -202,7 +202,8 @@ func faultEdgeRestarts(t *testing.T, p platform, _ uint64) (f figures) {
 				}
 			}
 		case <-time.After(20 * time.Second):
-			t.Fatalf("20 s after the edge was stopped %d WebSockets and streams are still open", sockets+streams-len(moments))
+			t.Fatalf("20 s after the edge was stopped %d WebSockets and streams are still open",
+				sockets+streams-len(moments))
 		}
 	}
 	cut := truncated()
@@ -225,11 +226,15 @@ func faultEdgeRestarts(t *testing.T, p platform, _ uint64) (f figures) {
 	settled()
 	spread := slices.MaxFunc(moments, time.Time.Compare).Sub(slices.MinFunc(moments, time.Time.Compare))
 	f = figures{offered: sockets + streams + downloads, failed: unclean + cut}
-	f.note = fmt.Sprintf("%d WebSockets were closed with 1001 and %d gRPC streams ended with UNAVAILABLE, spread over %v of the 2 s that the edge takes for it; %d downloads were complete; the edge was down for %v, and %v later all WebSockets were open again",
-		sockets, streams, spread.Round(10*time.Millisecond), downloads, restarted.Sub(begin).Round(100*time.Millisecond),
+	f.note = fmt.Sprintf("%d WebSockets were closed with 1001 and %d gRPC streams ended with UNAVAILABLE, spread "+
+		"over %v of the 2 s that the edge takes for it; %d downloads were complete; the edge was down for %v, and %v "+
+		"later all WebSockets were open again",
+		sockets, streams, spread.Round(10*time.Millisecond), downloads,
+		restarted.Sub(begin).Round(100*time.Millisecond),
 		returned.Round(10*time.Millisecond))
 	if f.failed > 0 {
-		f.missed = append(f.missed, fmt.Sprintf("%d WebSockets and streams and %d downloads were cut off", unclean, cut))
+		f.missed = append(f.missed,
+			fmt.Sprintf("%d WebSockets and streams and %d downloads were cut off", unclean, cut))
 	}
 	return f
 }
@@ -339,12 +344,12 @@ func echoFrames(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// converse sends messages and expects them back in order until the other side closes. It calls heard after the first
+// converse sends messages and expects them back in order until the other side closes. It calls received after the first
 // message that came back.
-func converse(ctx context.Context, heard func(), send func(string) error, receive func() (string, error),
+func converse(ctx context.Context, received func(), send func(string) error, receive func() (string, error),
 	clean func(error) bool,
 ) conversationEnd {
-	once := sync.OnceFunc(heard)
+	once := sync.OnceFunc(received)
 	defer once()
 	over := make(chan struct{})
 	var writer sync.WaitGroup
@@ -436,7 +441,7 @@ func startChain(t *testing.T, p platform, work func(ctx context.Context, in stri
 // works for half a second.
 func faultDeadlineExpires(t *testing.T, p platform, _ uint64) (f figures) {
 	waitForHome(t, p)
-	const calls, patience, step = 100, 50 * time.Millisecond, 5 * time.Millisecond
+	const calls, timeout, step = 100, 50 * time.Millisecond, 5 * time.Millisecond
 	var worked, late atomic.Int64 // steps of work, and those after the deadline
 	var mu sync.Mutex
 	var left [2][]time.Duration // the time left when the first and the second service were called
@@ -478,8 +483,8 @@ func faultDeadlineExpires(t *testing.T, p platform, _ uint64) (f figures) {
 	conn := dialEdge(t, p)
 	for range calls {
 		begin := time.Now()
-		ctx, cancel := context.WithDeadline(t.Context(), begin.Add(patience))
-		in := strconv.FormatInt(begin.Add(patience).UnixMicro(), 10)
+		ctx, cancel := context.WithDeadline(t.Context(), begin.Add(timeout))
+		in := strconv.FormatInt(begin.Add(timeout).UnixMicro(), 10)
 		err := conn.Invoke(ctx, "/bijou.e2e.v1.Talk/Do", wrapperspb.String(in), new(wrapperspb.StringValue))
 		cancel()
 		f.offered++
@@ -503,16 +508,18 @@ func faultDeadlineExpires(t *testing.T, p platform, _ uint64) (f figures) {
 		slices.Sort(left[hop])
 		return left[hop][len(left[hop])/2]
 	}
-	f.note = fmt.Sprintf("of 50 ms the first service had %v left, the second %v (medians); %.1f %% of the work was done after the deadline",
+	f.note = fmt.Sprintf("of 50 ms the first service had %v left, the second %v (medians); %.1f %% of the work was "+
+		"done after the deadline",
 		median(0).Round(100*time.Microsecond), median(1).Round(100*time.Microsecond), 100*share)
 	switch {
 	case f.failed > 0:
 		f.missed = append(f.missed, fmt.Sprintf("%d calls did not end by their deadline", f.failed))
 	case worked.Load() < calls:
 		f.missed = append(f.missed, fmt.Sprintf("only %d steps of work were done", worked.Load()))
-	case median(0) > patience || median(1) > median(0):
+	case median(0) > timeout || median(1) > median(0):
 		f.missed = append(f.missed,
-			fmt.Sprintf("the first service had %v left of 50 ms and the second %v; each hop must have less than the one before",
+			fmt.Sprintf("the first service had %v left of 50 ms and the second %v; each hop must have less than the "+
+				"one before",
 				median(0), median(1)))
 	case share > .05 && strictTiming() || share > .5:
 		f.missed = append(f.missed, fmt.Sprintf("%.1f %% of the work was done after the deadline, want at most 5 %%",
@@ -635,14 +642,15 @@ func faultClientsReconnectAtOnce(t *testing.T, p platform, seed uint64) (f figur
 	for why, n := range others.why {
 		t.Logf("%d of the other requests failed: %s", n, why)
 	}
-	f.note = fmt.Sprintf("%d clients were connected again after %v (refused at first: %v); %s; the columns are of the other requests",
+	f.note = fmt.Sprintf("%d clients were connected again after %v (refused at first: %v); %s; the columns are of "+
+		"the other requests",
 		len(clients), back.after.Round(10*time.Millisecond), back.refusals, newcomers)
 	if others.failed > 0 {
 		f.missed = append(f.missed, fmt.Sprintf("%d of %d other requests failed", others.failed, others.offered))
 	}
 	if max(back.after, known) > 15*time.Second {
-		f.missed = append(f.missed, fmt.Sprintf("reconnecting took %v and registering %v, want at most 15 s", back.after,
-			known))
+		f.missed = append(f.missed,
+			fmt.Sprintf("reconnecting took %v and registering %v, want at most 15 s", back.after, known))
 	}
 	return f
 }
@@ -724,7 +732,8 @@ func registerAll(t testing.TB, p platform, o *offer) (known time.Duration, note 
 	known = time.Since(begin)
 	o.runFor(t, 5*time.Second)
 	spent = cpu() - spent
-	note = fmt.Sprintf("%d instances started at once, and both registries had all of them after %v; the registries used %.2f s of CPU in %v",
+	note = fmt.Sprintf("%d instances started at once, and both registries had all of them after %v; the registries "+
+		"used %.2f s of CPU in %v",
 		len(registrars), known.Round(10*time.Millisecond), spent, time.Since(begin).Round(100*time.Millisecond))
 	var leaving errgroup.Group
 	for _, r := range registrars {

@@ -130,7 +130,10 @@ func (s *attackRun) startOrigin(t testing.TB) (lift func()) {
 		t.Fatal(err)
 	}
 	routes = append(routes,
-		map[string]any{"name": "attack", "match": map[string]any{"host": "x"}, "to": []map[string]any{{"service": "attack"}}},
+		map[string]any{
+			"name": "attack", "match": map[string]any{"host": "x"},
+			"to": []map[string]any{{"service": "attack"}},
+		},
 		map[string]any{
 			"name": "attack-grpc", "match": map[string]any{"host": "x", "prefix": "/test.v1.Calls"},
 			"to": []map[string]any{{"service": "attack", "endpoint": "grpc"}},
@@ -139,7 +142,8 @@ func (s *attackRun) startOrigin(t testing.TB) (lift func()) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	must(t, s, "config", "set", "gateway.routes", string(b), "--app", "gateway", "--reason", "an attack", "--wait", "20s")
+	must(t, s, "config", "set", "gateway.routes", string(b), "--app", "gateway", "--reason", "an attack",
+		"--wait", "20s")
 	eventually(t, 20*time.Second, "the origin of the attack to be routed to", func(ctx context.Context) error {
 		req, err := http.NewRequestWithContext(ctx, http.MethodGet, edge(s)+"/", nil)
 		if err != nil {
@@ -395,8 +399,8 @@ func oversize(s *attackRun) {
 					return
 				}
 				begun, c := time.Now(), gatewaytest.NewClient(conn)
-				if got := c.Outcome(c.Request(slices.Concat([]string{":method", "POST", ":scheme", "http", ":authority", "x"},
-					o.pairs), "x")); got != o.status {
+				fields := append([]string{":method", "POST", ":scheme", "http", ":authority", "x"}, o.pairs...)
+				if got := c.Outcome(c.Request(fields, "x")); got != o.status {
 					s.missf("oversized %s by HTTP/2: status %q, want %q", name, got, o.status)
 				}
 				_ = conn.Close()
@@ -427,8 +431,8 @@ func (s *attackRun) oversized(name, in string, status int) {
 	_ = res.Body.Close()
 	if _, err := conn.Read(make([]byte, 1)); res.StatusCode != status || errors.Is(err, os.ErrDeadlineExceeded) ||
 		err == nil {
-		s.missf("oversized %s: status %d, then reading gave %v; want %d and a closed connection", name, res.StatusCode, err,
-			status)
+		s.missf("oversized %s: status %d, then reading gave %v; want %d and a closed connection", name, res.StatusCode,
+			err, status)
 	}
 	s.done(begun)
 }
@@ -453,7 +457,8 @@ func flood(s *attackRun) {
 		opened.Done()
 		<-c.Done()
 		if took := time.Since(begun); took > 15*time.Second {
-			s.missf("a client that reads nothing was disconnected after %v, want at most 15 s", took.Round(time.Millisecond))
+			s.missf("a client that reads nothing was disconnected after %v, want at most 15 s",
+				took.Round(time.Millisecond))
 		}
 	})
 	opened.Wait()
@@ -473,8 +478,8 @@ func flood(s *attackRun) {
 			}
 			<-c.Done()
 			if took := time.Since(begun); frames > 1000 && took > time.Second {
-				s.missf("the flood %s was disconnected after %d frames and %v, want at most 1,000 frames or 1 s", name, frames,
-					took)
+				s.missf("the flood %s was disconnected after %d frames and %v, want at most 1,000 frames or 1 s", name,
+					frames, took)
 			}
 			s.done(begun)
 		})
@@ -489,7 +494,8 @@ func flood(s *attackRun) {
 		if counted < float64(s.n) || stalls < stalled {
 			s.missf("the metrics count %.0f floods and %.0f stalls, want %d and %d", counted, stalls, s.n, stalled)
 		}
-		s.notes = append(s.notes, fmt.Sprintf("%d floods of %d kinds disconnected and counted, the last after %v and no later than 1,000 frames or 1 s; %d clients that read nothing within 15 s",
+		s.notes = append(s.notes, fmt.Sprintf("%d floods of %d kinds disconnected and counted, the last after %v and "+
+			"no later than 1,000 frames or 1 s; %d clients that read nothing within 15 s",
 			s.n, len(names), s.longest.Round(time.Millisecond), stalled))
 	}
 }
@@ -539,9 +545,11 @@ func endlessRequest(s *attackRun) {
 				return
 			}
 			defer res.Body.Close()
-			if got, err := io.ReadAll(res.Body); err != nil || string(got) != "first" || res.Trailer.Get("Grpc-Status") != "10" {
-				s.missf("a gRPC call that sends without end got body %q, trailer %v, error %v; want first, status 10 and nil", got,
-					res.Trailer, err)
+			if got, err := io.ReadAll(res.Body); err != nil || string(got) != "first" ||
+				res.Trailer.Get("Grpc-Status") != "10" {
+				s.missf("a gRPC call that sends without end got body %q, trailer %v, error %v; want first, status 10 "+
+					"and nil",
+					got, res.Trailer, err)
 			}
 			s.done(begun)
 		})
@@ -592,8 +600,11 @@ func faultRequestSmuggling(t *testing.T, _ platform, _ uint64) (f figures) {
 	if m == nil || n == nil {
 		t.Fatalf("the output of the framing tests has no number of messages:\n%s", out)
 	}
-	f.note = fmt.Sprintf("%s messages before nginx, HAProxy, Apache and Go: %s read differently, %s times one of them was stricter; %d by HTTP/1 and %d by HTTP/2 had the required response. Without the edge %s of two sections are read differently",
-		m[1], m[2], m[3], strings.Count(out, "--- PASS: TestFraming/"), strings.Count(out, "--- PASS: TestDowngrade/"), n[1])
+	f.note = fmt.Sprintf("%s messages before nginx, HAProxy, Apache and Go: %s read differently, %s times one of "+
+		"them was stricter; %d by HTTP/1 and %d by HTTP/2 had the required response. Without the edge %s of two "+
+		"sections are read differently",
+		m[1], m[2], m[3], strings.Count(out, "--- PASS: TestFraming/"),
+		strings.Count(out, "--- PASS: TestDowngrade/"), n[1])
 	return f
 }
 

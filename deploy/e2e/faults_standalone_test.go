@@ -152,7 +152,8 @@ func faultCompaction(t *testing.T, _ platform, _ uint64) (f figures) {
 			}
 			slices.Sort(ids)
 			if got := strings.Join(append(got, strings.Join(ids, "+")), " "); got != want {
-				return fmt.Errorf("settings kept, changed, removed, new, then the instances in registry 1, registry 2 and the watcher are %q, want %q", got, want)
+				return fmt.Errorf("settings kept, changed, removed, new, then the instances in registry 1, registry "+
+					"2 and the watcher are %q, want %q", got, want)
 			}
 			return nil
 		}
@@ -189,7 +190,8 @@ func faultCompaction(t *testing.T, _ platform, _ uint64) (f figures) {
 	if n := far.Stats().Compacted; n == 0 {
 		t.Errorf("no watch got an error from the compaction: %+v", far.Stats())
 	}
-	return figures{note: fmt.Sprintf("settings and instances were those of the other replicas %v after the network was repaired, by a new list and its difference (%d watches got an error from the compaction)",
+	return figures{note: fmt.Sprintf("settings and instances were those of the other replicas %v after the network "+
+		"was repaired, by a new list and its difference (%d watches got an error from the compaction)",
 		took.Round(10*time.Millisecond), far.Stats().Compacted)}
 }
 
@@ -238,7 +240,10 @@ func faultClockSetBack(t *testing.T, _ platform, _ uint64) figures {
 		_, err := conn.Client(t).Publish(t.Context(), &configv1.PublishRequest{
 			Author: "e2e", Reason: "clock",
 			Changes: []*configv1.Change{
-				{Name: "limit", Value: "published", Scope: &configv1.Scope{Layer: configv1.Layer_LAYER_APP, App: "shop"}},
+				{
+					Name: "limit", Value: "published",
+					Scope: &configv1.Scope{Layer: configv1.Layer_LAYER_APP, App: "shop"},
+				},
 			},
 		})
 		if err != nil {

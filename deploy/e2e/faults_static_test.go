@@ -47,8 +47,8 @@ var controlPlane = []string{"etcd-1", "config-1", "config-2", "discovery-1", "di
 
 // staticFaults stop instances that are not on the path of a request, and some replicas of those that are.
 var staticFaults = []fault{
-	withEjectionTimes("catalog", "catalog-a-1", instancesPaused("2", "one of three catalogs paused", processesOf, 8, .995,
-		"catalog-a-1")),
+	withEjectionTimes("catalog", "catalog-a-1",
+		instancesPaused("2", "one of three catalogs paused", processesOf, 8, .995, "catalog-a-1")),
 	catalogKilled(),
 	{
 		row: "3", name: "every replicated service restarted, one instance after the other", on: processesOf, must: 1,
@@ -63,19 +63,21 @@ var staticFaults = []fault{
 		heal: func(testing.TB, platform) {},
 	},
 	{
-		row: "5, 35", name: "the control plane and etcd down; a catalog restarted meanwhile", on: processesOf, short: true,
+		row: "5, 35", name: "the control plane and etcd down; a catalog restarted meanwhile", on: processesOf,
+		short:   true,
 		seconds: 8, must: 1,
 		victims: append([]string{"catalog-a-2"}, controlPlane...),
 		inject: func(t testing.TB, p platform) {
 			each(t, p.hold, controlPlane...)
 			p.kill(t, "catalog-a-2")
-			eventually(t, 20*time.Second, "catalog-a-2 to start from its snapshots on disk", func(ctx context.Context) error {
-				n, err := knownInstances(ctx, p, "catalog-a-2", "catalog")
-				if err == nil && n != len(catalogs) {
-					err = fmt.Errorf("it knows %d catalogs, want %d", n, len(catalogs))
-				}
-				return err
-			})
+			eventually(t, 20*time.Second, "catalog-a-2 to start from its snapshots on disk",
+				func(ctx context.Context) error {
+					n, err := listedInstances(ctx, p, "catalog-a-2", "catalog")
+					if err == nil && n != len(catalogs) {
+						err = fmt.Errorf("its list has %d catalogs, want %d", n, len(catalogs))
+					}
+					return err
+				})
 		},
 		heal: func(t testing.TB, p platform) { each(t, p.start, controlPlane...) },
 	},
@@ -87,7 +89,7 @@ var staticFaults = []fault{
 			each(t, p.start, "discovery-1", "discovery-2")
 		},
 		heal:   func(t testing.TB, p platform) { p.start(t, "etcd-1") },
-		beside: webKnowsAllCatalogs,
+		beside: webListsAllCatalogs,
 	},
 	{
 		row: "6", name: "the store restarted empty, its data lost", on: processesOf, seconds: 4, must: 1,
@@ -106,14 +108,15 @@ var staticFaults = []fault{
 		},
 		heal: func(t testing.TB, p platform) {
 			p.start(t, "etcd-1")
-			// as the runbook says: without a restart they keep using their copy in memory
+			// as in the runbook: without a restart they keep using their copy in memory
 			each(t, p.restart, "config-1", "config-2")
 		},
-		beside: webKnowsAllCatalogs,
+		beside: webListsAllCatalogs,
 	},
 	registryCutOff(),
 	{
-		row: "9", name: "the network between control plane and store drops everything", on: processesOf, seconds: 15, must: 1,
+		row: "9", name: "the network between control plane and store drops everything", on: processesOf, seconds: 15,
+		must:   1,
 		inject: func(_ testing.TB, p platform) { p.(proxied).store.set(0, true) },
 		heal:   func(_ testing.TB, p platform) { p.(proxied).store.set(0, false) },
 	},
@@ -152,12 +155,13 @@ func catalogKilled() fault {
 		p.hold(t, "catalog-a-2")
 		killed := time.Now()
 		eventually(t, 30*time.Second, "web to remove catalog-a-2 from its list", func(ctx context.Context) error {
-			if n, err := knownInstances(ctx, p, "web-1", "catalog"); err != nil || n != len(catalogs)-1 {
-				return fmt.Errorf("it knows %d catalogs, want %d; error %v", n, len(catalogs)-1, err)
+			if n, err := listedInstances(ctx, p, "web-1", "catalog"); err != nil || n != len(catalogs)-1 {
+				return fmt.Errorf("its list has %d catalogs, want %d; error %v", n, len(catalogs)-1, err)
 			}
 			return nil
 		})
-		note = fmt.Sprintf("callers used the other instances at once; web removed it %v later, when its lease had ended (aimed at 3 s: a lease is 10 s, because a broken connection does not end it)",
+		note = fmt.Sprintf("callers used the other instances at once; web removed it %v later, when its lease had "+
+			"ended (aimed at 3 s: a lease is 10 s, because a broken connection does not end it)",
 			time.Since(killed).Round(100*time.Millisecond))
 	}
 	f.beside = func(testing.TB, platform) func() (string, []string) {
@@ -170,8 +174,8 @@ func catalogKilled() fault {
 func startThreeStores(t testing.TB) platform {
 	t.Helper()
 	file := filepath.Join(t.TempDir(), "compose.yaml")
-	both := "include:\n- path: [" + filepath.Join(root, "compose.yaml") + ", " + filepath.Join(root, "compose.ha.yaml") +
-		"]\n"
+	both := "include:\n- path: [" + filepath.Join(root, "compose.yaml") + ", " +
+		filepath.Join(root, "compose.ha.yaml") + "]\n"
 	if err := os.WriteFile(file, []byte(both), 0o644); err != nil {
 		t.Fatal(err)
 	}
@@ -222,7 +226,8 @@ func judged(r *configtest.Recorder, judge func(configtest.Summary) (note string,
 	return func() (string, []string) {
 		sum := r.Check()
 		note, missed := judge(sum)
-		return fmt.Sprintf("%d operations on settings, %d of them acknowledged publishes, are onlyLinearizable and in the history; writes paused for %v, %d reads failed%s",
+		return fmt.Sprintf("%d operations on settings, %d of them acknowledged publishes, are linearizable and in "+
+			"the history; writes paused for %v, %d reads failed%s",
 			sum.Operations, sum.Acknowledged, sum.WriteGap.Round(10*time.Millisecond), sum.ReadErrors, note), missed
 	}
 }
@@ -270,10 +275,11 @@ func majorityLost() fault {
 			}
 			if sum.Slowest > 6*time.Second || sum.Refusal > time.Second {
 				missed = append(missed,
-					fmt.Sprintf("writes were refused after %v (median), the slowest after %v; want at most 1 s and 6 s", sum.Refusal,
-						sum.Slowest))
+					fmt.Sprintf("writes were refused after %v (median), the slowest after %v; want at most 1 s and 6 s",
+						sum.Refusal, sum.Slowest))
 			}
-			return fmt.Sprintf("; a refusal took %v (median), at most %v: aimed at 1 s, but a call in flight when the majority is lost waits for etcd until its timeout of 3 s",
+			return fmt.Sprintf("; a refusal took %v (median), at most %v: aimed at 1 s, but a call in flight when "+
+				"the majority is lost waits for etcd until its timeout of 3 s",
 				sum.Refusal.Round(100*time.Microsecond), sum.Slowest.Round(10*time.Millisecond)), missed
 		}),
 	}
@@ -281,7 +287,8 @@ func majorityLost() fault {
 
 func replicasKilled() fault {
 	return fault{
-		row: "10, 12", name: "replicas of config and stores killed in turn while settings are published", on: threeStores,
+		row: "10, 12", name: "replicas of config and stores killed in turn while settings are published",
+		on:      threeStores,
 		must:    1,
 		victims: []string{"config-1", "config-2"},
 		inject: func(t testing.TB, p platform) {
@@ -297,7 +304,7 @@ func replicasKilled() fault {
 	}
 }
 
-// registrySuspects returns how many instances a registry knows, how many are suspect, and whether self-preservation is
+// registrySuspects returns how many instances a registry has, how many are suspect, and whether self-preservation is
 // on.
 func registrySuspects(ctx context.Context, p platform, registry string) (n, suspects int, preserving bool, err error) {
 	var list struct {
@@ -387,8 +394,8 @@ func registryCutOff() fault {
 	}
 }
 
-// webKnowsAllCatalogs checks that web knows all catalogs all the time.
-func webKnowsAllCatalogs(t testing.TB, p platform) func() (string, []string) {
+// webListsAllCatalogs checks that web has all catalogs in its list all the time.
+func webListsAllCatalogs(t testing.TB, p platform) func() (string, []string) {
 	ctx, stop := context.WithCancel(t.Context())
 	done := make(chan int)
 	t.Cleanup(stop)
@@ -399,7 +406,7 @@ func webKnowsAllCatalogs(t testing.TB, p platform) func() (string, []string) {
 		for {
 			select {
 			case <-tick.C:
-				if n, err := knownInstances(ctx, p, "web-1", "catalog"); err == nil && (least < 0 || n < least) {
+				if n, err := listedInstances(ctx, p, "web-1", "catalog"); err == nil && (least < 0 || n < least) {
 					least = n
 				}
 			case <-ctx.Done():
@@ -419,8 +426,8 @@ func webKnowsAllCatalogs(t testing.TB, p platform) func() (string, []string) {
 	}
 }
 
-// knownInstances returns how many instances of a service are in the list of a process.
-func knownInstances(ctx context.Context, p platform, instance, service string) (int, error) {
+// listedInstances returns how many instances of a service are in the list of a process.
+func listedInstances(ctx context.Context, p platform, instance, service string) (int, error) {
 	var all []struct{ ID string }
 	err := getJSON(ctx, "http://"+p.addr(instance, 9090)+"/instances?service="+service, &all)
 	return len(all), err
@@ -431,7 +438,8 @@ func slowStore() fault {
 	return fault{
 		row: "14", name: "each sync of the store to disk 500 ms slower", on: processesOf, seconds: 8, must: 1,
 		inject: func(t testing.TB, p platform) {
-			_, undo = p.(proxied).injectSync(t, "etcd-1", fmt.Sprintf("delay_enter=%d", (500*time.Millisecond).Microseconds()))
+			_, undo = p.(proxied).injectSync(t, "etcd-1",
+				fmt.Sprintf("delay_enter=%d", (500*time.Millisecond).Microseconds()))
 		},
 		heal:   func(testing.TB, platform) { undo() },
 		beside: publishers(onlyLinearizable),
@@ -481,7 +489,8 @@ func fullDisk() fault {
 			note += fmt.Sprintf("; the first one succeeded %v after there was space",
 				time.Since(space).Round(10*time.Millisecond))
 			ended := p.(proxied).instance(t, "etcd-1").Restarts - restarts
-			note += fmt.Sprintf("; etcd exits when it cannot write: it was restarted %d times, and waited for space", ended)
+			note += fmt.Sprintf("; etcd exits when it cannot write: it was restarted %d times, and waited for space",
+				ended)
 		},
 		beside: func(t testing.TB, p platform) func() (string, []string) {
 			must(t, p, same...)
@@ -490,8 +499,8 @@ func fullDisk() fault {
 				if sum.ReadErrors > 0 {
 					return note, []string{fmt.Sprintf("%d reads of settings failed", sum.ReadErrors)}
 				}
-				return fmt.Sprintf("%s; a refusal took %v (median), at most %v", note, sum.Refusal.Round(100*time.Microsecond),
-					sum.Slowest.Round(10*time.Millisecond)), nil
+				return fmt.Sprintf("%s; a refusal took %v (median), at most %v", note,
+					sum.Refusal.Round(100*time.Microsecond), sum.Slowest.Round(10*time.Millisecond)), nil
 			})
 			return func() (string, []string) {
 				note, missed := end()
@@ -601,7 +610,8 @@ func sendTraces(t testing.TB, p platform) func() (string, []string) {
 		id := fmt.Sprintf("%016x", rand.Uint64())
 		var all []string
 		for i := range spans {
-			all = append(all, fmt.Sprintf(`{"traceId": %q, "id": "%016x", "name": "span %d", "timestamp": %d, "duration": 1000, "localEndpoint": {"serviceName": "e2e"}}`,
+			all = append(all, fmt.Sprintf(`{"traceId": %q, "id": "%016x", "name": "span %d", "timestamp": %d,
+				"duration": 1000, "localEndpoint": {"serviceName": "e2e"}}`,
 				id, i+1, i, time.Now().UnixMicro()))
 		}
 		a, err := post(ctx, zipkin+"spans", "["+strings.Join(all, ",")+"]")
@@ -662,7 +672,8 @@ func checkAcknowledged(t testing.TB, what string, write func(ctx context.Context
 			t.Logf("%s: %d x %s", what, n, why)
 		}
 		there, err := count(t.Context(), ids)
-		note := fmt.Sprintf("of %d %s that were acknowledged %d are there, %d were refused", len(ids), what, there, refused)
+		note := fmt.Sprintf("of %d %s that were acknowledged %d are there, %d were refused", len(ids), what, there,
+			refused)
 		if err != nil || there < len(ids) || len(ids) == 0 {
 			return "", []string{fmt.Sprintf("%s, %v", note, err)}
 		}
@@ -698,8 +709,8 @@ func fullTraces() fault {
 			end := sendTraces(t, p)
 			return func() (string, []string) {
 				note, missed := end()
-				return fmt.Sprintf("it accepted spans again %v after there was space; %s", took.Round(10*time.Millisecond), note),
-					missed
+				return fmt.Sprintf("it accepted spans again %v after there was space; %s",
+					took.Round(10*time.Millisecond), note), missed
 			}
 		},
 	})
@@ -708,7 +719,8 @@ func fullTraces() fault {
 // killedTraces kills the trace store six times at random moments, and once corrupts the end of its log.
 func killedTraces() fault {
 	return withSpanCount(false, fault{
-		row: "12, 13, 34", name: "the trace store killed again and again, once with a torn log", on: processesOf, must: 1,
+		row: "12, 13, 34", name: "the trace store killed again and again, once with a torn log", on: processesOf,
+		must:    1,
 		victims: []string{"tracing-1"},
 		inject: func(t testing.TB, p platform) {
 			for n := range 6 {
@@ -773,19 +785,23 @@ func withSpanCount(loses bool, f fault) fault {
 		all := o.end()
 		result := x.judge(t, all, at)
 		made, exported, dropped := 0., 0., 0.
-		eventually(t, 30*time.Second, "every span to be exported or counted as dropped", func(ctx context.Context) error {
-			made, exported, dropped = 0, 0, 0
-			for _, m := range stackMembers {
-				n := metrics(ctx, p, m.instance())
-				one, good, lost := n["bijou_trace_spans_total"], n["bijou_trace_spans_exported_total"], n["bijou_trace_spans_dropped_total"]
-				if n == nil || one != good+lost {
-					return fmt.Errorf("of %.0f spans of %s %.0f were exported and %.0f dropped", one, m.instance(), good, lost)
+		eventually(t, 30*time.Second, "every span to be exported or counted as dropped",
+			func(ctx context.Context) error {
+				made, exported, dropped = 0, 0, 0
+				for _, m := range stackMembers {
+					n := metrics(ctx, p, m.instance())
+					one, good := n["bijou_trace_spans_total"], n["bijou_trace_spans_exported_total"]
+					lost := n["bijou_trace_spans_dropped_total"]
+					if n == nil || one != good+lost {
+						return fmt.Errorf("of %.0f spans of %s %.0f were exported and %.0f dropped", one, m.instance(),
+							good, lost)
+					}
+					made, exported, dropped = made+one, exported+good, dropped+lost
 				}
-				made, exported, dropped = made+one, exported+good, dropped+lost
-			}
-			return nil
-		})
-		result.note += fmt.Sprintf("; of %.0f spans of all instances since their start %.0f were acknowledged and %.0f dropped and counted", made, exported, dropped)
+				return nil
+			})
+		result.note += fmt.Sprintf("; of %.0f spans of all instances since their start %.0f were acknowledged and "+
+			"%.0f dropped and counted", made, exported, dropped)
 		if loses && dropped == 0 {
 			result.missed = append(result.missed, "no span was dropped, although the fault lasted longer than retries")
 		}

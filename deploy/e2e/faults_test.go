@@ -53,8 +53,8 @@ type fault struct {
 	// note for the verdict and the requirements that were not met.
 	beside func(t testing.TB, p platform) (end func() (note string, missed []string))
 
-	// run injects and heals the fault by itself and returns the figures. p is nil for rows with noPlatform. It undoes its
-	// changes to the platform. An error reported to t fails the row.
+	// run injects and heals the fault by itself and returns the figures. p is nil for rows with noPlatform. It undoes
+	// its changes to the platform. An error reported to t fails the row.
 	run func(t *testing.T, p platform, seed uint64) figures
 }
 
@@ -295,7 +295,8 @@ func leaks(before, after map[string]stats, victims []string) error {
 		case n.files > 1.05*b.files+20:
 			return fmt.Errorf("%s has %.0f open files, before the fault it had %.0f", name, n.files, b.files)
 		case n.memory > 1.5*b.memory+64<<20:
-			return fmt.Errorf("%s uses %.0f MiB, before the fault it used %.0f", name, n.memory/(1<<20), b.memory/(1<<20))
+			return fmt.Errorf("%s uses %.0f MiB, before the fault it used %.0f", name, n.memory/(1<<20),
+				b.memory/(1<<20))
 		}
 	}
 	return nil
@@ -404,8 +405,8 @@ func (x faultRun) judge(t testing.TB, all []sample, at timing) figures {
 		f.note = fmt.Sprintf("%.3f attempts for each of %.0f calls of %s; ", r, x.during.calls, x.storm) + f.note
 		if r > 1.2 || x.during.calls == 0 {
 			f.missed = append(f.missed,
-				fmt.Sprintf("attempts for each call of %s: %.2f of %.0f calls, must be at most 1.2 of at least one", x.storm, r,
-					x.during.calls))
+				fmt.Sprintf("attempts for each call of %s: %.2f of %.0f calls, must be at most 1.2 of at least one",
+					x.storm, r, x.during.calls))
 		}
 	}
 	if whole.offered == 0 || back.offered == 0 {
@@ -504,7 +505,8 @@ func (f fault) line(r figures) string {
 	if r.note != "" {
 		verdict += ": " + r.note
 	}
-	return fmt.Sprintf("| %s | %s | %s | %s | %s | %s | %s |", f.row, f.name, offered, times, recovery, retries, verdict)
+	return fmt.Sprintf("| %s | %s | %s | %s | %s | %s | %s |", f.row, f.name, offered, times, recovery, retries,
+		verdict)
 }
 
 // rowsOf returns the rows that need one platform.
@@ -536,13 +538,15 @@ func TestFaults(t *testing.T) {
 
 Written by `+"`make faults`"+` on %s: %s, %d CPUs, %s/%s, seed %d.
 
-Open-loop load through the edge, arrivals drawn from the seed; a request succeeds with status 200 within %v of the moment it was due. Offered and
-failed are from the fault until %v after it healed; where such windows overlap, a request that failed counts against each. p99 is
-before the fault, during it, and from %v after it healed. Recovery is from healing to the last request that failed. Retries are
-those between all processes, for each of their requests. After each fault goroutines, open files and memory of every instance went back to what they were,
-and only victims were restarted. Rows are those of the scorecard; the text of a verdict has further figures of
-the row. "missed" fails the row; an aim that was not reached is in the text, with the reason.
-`, time.Now().Format(time.DateOnly), machine(), runtime.NumCPU(), runtime.GOOS, runtime.GOARCH, *faultSeed, within, at.window, at.settle)
+Open-loop load through the edge, at random times drawn from the seed; a request succeeds with status 200 within %v
+of the time at which it was due. Offered and failed are from the fault until %v after it healed; where such windows
+overlap, a failed request counts against each. p99 is before the fault, during it, and from %v after it healed.
+Recovery is from healing to the last failed request. Retries are those between all processes, for each of their
+requests. After each fault goroutines, open files and memory of every instance were as before, and only victims were
+restarted. Rows are those of the scorecard; the text of a verdict has further figures of the row. "missed" fails the
+row; an aim that was not reached is in the text, with the reason.
+`, time.Now().Format(time.DateOnly), machine(), runtime.NumCPU(), runtime.GOOS, runtime.GOARCH, *faultSeed,
+		within, at.window, at.settle)
 	for _, r := range []struct {
 		on    where
 		start func(t testing.TB) platform

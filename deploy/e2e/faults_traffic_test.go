@@ -35,16 +35,19 @@ var trafficFaults = []fault{
 	storm("catalog", false, fault{
 		row: "19", name: "half of the calls to catalogs fail", on: processesOf, seconds: 20,
 		inject: func(t testing.TB, p platform) {
-			must(t, p, "config", "set", "fault.errorPercent", "50", "--app", "catalog", "--reason", "a fault", "--wait", "20s")
+			must(t, p, "config", "set", "fault.errorPercent", "50", "--app", "catalog", "--reason", "a fault",
+				"--wait", "20s")
 		},
 		heal: func(t testing.TB, p platform) { unset(t, p, "fault.errorPercent", "catalog") },
 	}),
 	storm("catalog", true, fault{
-		row: "19", name: "half of the calls to catalogs fail, and circuits of web are set to open at 25 %", on: processesOf,
+		row: "19", name: "half of the calls to catalogs fail, and circuits of web are set to open at 25 %",
+		on:      processesOf,
 		seconds: 12,
 		inject: func(t testing.TB, p platform) {
 			must(t, p, "config", "set", threshold, "25", "--app", "web", "--reason", "a fault", "--wait", "20s")
-			must(t, p, "config", "set", "fault.errorPercent", "50", "--app", "catalog", "--reason", "a fault", "--wait", "20s")
+			must(t, p, "config", "set", "fault.errorPercent", "50", "--app", "catalog", "--reason", "a fault",
+				"--wait", "20s")
 		},
 		heal: func(t testing.TB, p platform) {
 			unset(t, p, "fault.errorPercent", "catalog")
@@ -252,7 +255,8 @@ func withEjectionTimes(service, victim string, f fault) fault {
 			if back == "never" {
 				missed = append(missed, victim+" did not serve again after the fault")
 			}
-			return fmt.Sprintf("web stopped calling it after %s (aimed at 3 s; ejected: %s), it served again %s after it resumed (aimed at 10 s)",
+			return fmt.Sprintf("web stopped calling it after %s (aimed at 3 s; ejected: %s), it served again %s "+
+				"after it resumed (aimed at 10 s)",
 				after(avoided, broken), after(ejected, broken), back), missed
 		}
 	}

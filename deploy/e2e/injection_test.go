@@ -153,7 +153,9 @@ func lossy(t testing.TB, addr string, share float64) (undo func()) {
 		t.Fatal(err)
 	}
 	cmd := exec.Command("sh", "-c", `
-		rule() { iptables -w "$1" INPUT -i lo -p tcp "$2" "$port" -m statistic --mode random --probability "$share" -j DROP; }
+		rule() {
+			iptables -w "$1" INPUT -i lo -p tcp "$2" "$port" -m statistic --mode random --probability "$share" -j DROP
+		}
 		rule -I --dport && rule -I --sport && echo on && read -r _
 		rule -D --dport; rule -D --sport`)
 	cmd.Env = append(os.Environ(), "port="+port, fmt.Sprint("share=", share))

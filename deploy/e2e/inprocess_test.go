@@ -162,7 +162,10 @@ type runningMember struct {
 // startInProcess starts all stackMembers, in random order if shuffle is not nil.
 func startInProcess(t testing.TB, shuffle *rand.Rand) *inProcess {
 	t.Helper()
-	s := &inProcess{etcd: etcdtest.Start(t), dir: t.TempDir(), ports: map[string]int{}, live: map[string]*runningMember{}}
+	s := &inProcess{
+		etcd: etcdtest.Start(t), dir: t.TempDir(), ports: map[string]int{},
+		live: map[string]*runningMember{},
+	}
 	t.Cleanup(func() { s.stopAll(t) })
 	order := slices.Clone(stackMembers)
 	if shuffle != nil {

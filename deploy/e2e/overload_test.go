@@ -65,8 +65,8 @@ func faultOverload(t *testing.T, p platform, seed uint64) figures {
 				switch {
 				case err == nil && a.status == http.StatusOK:
 					r.good++
-				case err == nil && a.status == http.StatusServiceUnavailable && a.header.Get("X-Bijou-Fault") == "overload" &&
-					a.header.Get("Retry-After") != "":
+				case err == nil && a.status == http.StatusServiceUnavailable &&
+					a.header.Get("X-Bijou-Fault") == "overload" && a.header.Get("Retry-After") != "":
 					r.shed++
 					r.refusals = append(r.refusals, time.Since(start))
 				default:
@@ -94,7 +94,8 @@ func faultOverload(t *testing.T, p platform, seed uint64) figures {
 	}
 	if share < .994 || sheddable.shed == 0 {
 		f.missed = append(f.missed,
-			fmt.Sprintf("critical requests: %d offered, %d served, %d shed; sheddable requests: %d offered, %d served, %d shed",
+			fmt.Sprintf("critical requests: %d offered, %d served, %d shed; sheddable requests: %d offered, %d "+
+				"served, %d shed",
 				critical.offered, critical.good, critical.shed,
 				sheddable.offered, sheddable.good, sheddable.shed))
 	}

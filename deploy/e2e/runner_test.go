@@ -73,7 +73,7 @@ func eventually(t testing.TB, within time.Duration, what string, check func(ctx 
 		if err == nil {
 			return
 		}
-		if last == nil || ctx.Err() == nil { // an error that check got because its context ended says less
+		if last == nil || ctx.Err() == nil { // keep the error of before, not that of the ended context
 			last = err
 		}
 		select {

@@ -78,7 +78,8 @@ func waitForHome(t testing.TB, p platform) (url string) {
 		if err := getJSON(ctx, url, &h); err != nil {
 			return err
 		}
-		if len(h.Degraded) > 0 || h.row("popular") == nil || h.row("recommended") == nil || h.row("recommended").Note != "" {
+		if len(h.Degraded) > 0 || h.row("popular") == nil || h.row("recommended") == nil ||
+			h.row("recommended").Note != "" {
 			return fmt.Errorf("the home page has fallbacks or lacks rows: %+.500v", h)
 		}
 		return nil
@@ -121,8 +122,8 @@ func storyHomePage(t *testing.T, p platform) {
 		}
 		for _, s := range spans {
 			if !ids[s.ParentID] {
-				return fmt.Errorf("span %s of %s has a parent %q that is not in the trace", s.ID, s.LocalEndpoint.ServiceName,
-					s.ParentID)
+				return fmt.Errorf("span %s of %s has a parent %q that is not in the trace", s.ID,
+					s.LocalEndpoint.ServiceName, s.ParentID)
 			}
 		}
 		if got := slices.Sorted(maps.Keys(seen)); !slices.Equal(got, want) {
@@ -145,7 +146,7 @@ func effective(ctx context.Context, p platform, instance, name string) (value, l
 			return s.Value, s.Layer, nil
 		}
 	}
-	return "", "", fmt.Errorf("%s does not know the setting %q", instance, name)
+	return "", "", fmt.Errorf("%s has no setting %q", instance, name)
 }
 
 // status is `bijou config status --json`.
@@ -165,8 +166,8 @@ func revision(t testing.TB, p platform) string {
 			return fmt.Errorf("exit %d: %s", code, out)
 		}
 		if err := json.Unmarshal([]byte(out), &s); err != nil || s.Current != s.Total || s.Total < 15 {
-			return fmt.Errorf("%d of %d instances run it, want all and at least 15; reading the status: %v", s.Current, s.Total,
-				err)
+			return fmt.Errorf("%d of %d instances run it, want all and at least 15; reading the status: %v", s.Current,
+				s.Total, err)
 		}
 		return nil
 	})
@@ -179,11 +180,11 @@ func unset(t testing.TB, p platform, name, app string) {
 	must(t, p, "config", "unset", name, "--app", app, "--reason", "end of the story", "--wait", "20s")
 }
 
-// waitDeclared waits until config knows the settings of web and of the gateway. Each process declares its settings when
+// waitDeclared waits until config has the settings of web and of the gateway. Each process declares its settings when
 // it is connected to config, which may be after the first page was served.
 func waitDeclared(t testing.TB, p platform) {
 	t.Helper()
-	eventually(t, 30*time.Second, "config to know the settings of web and gateway", func(context.Context) error {
+	eventually(t, 30*time.Second, "config to have the settings of web and gateway", func(context.Context) error {
 		for _, name := range []string{"web.home.row", "gateway.routes"} {
 			if code, out := bijou(t, p, "config", "list", name); code != 0 || !strings.Contains(out, name) {
 				return fmt.Errorf("listing %s: exit %d: %s", name, code, out)
@@ -241,8 +242,8 @@ func storyBadSettingIsRefused(t *testing.T, p platform) {
 		if strings.HasPrefix(c.name, "gateway") {
 			app = "gateway"
 		}
-		if code, out := bijou(t, p, "config", "set", c.name, c.value, "--app", app, "--reason", "a bad idea"); code == 0 ||
-			!strings.Contains(out, c.want) {
+		if code, out := bijou(t, p, "config", "set", c.name, c.value, "--app", app,
+			"--reason", "a bad idea"); code == 0 || !strings.Contains(out, c.want) {
 			t.Errorf("setting %s to %q: exit %d, want a refusal that names %q:\n%s", c.name, c.value, code, c.want, out)
 		}
 	}
@@ -325,7 +326,8 @@ func storyTrafficIsSplitByWeight(t *testing.T, p platform) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	must(t, p, "config", "set", "gateway.routes", string(b), "--app", "gateway", "--reason", "20 % to v2", "--wait", "20s")
+	must(t, p, "config", "set", "gateway.routes", string(b), "--app", "gateway", "--reason", "20 % to v2",
+		"--wait", "20s")
 	defer unset(t, p, "gateway.routes", "gateway")
 	// The count begins when requests reach both versions.
 	eventually(t, 20*time.Second, "both versions", func(ctx context.Context) error {
@@ -375,7 +377,7 @@ func storyInstanceIsKilled(t *testing.T, p platform) {
 	l := startLoad(t, p, url, edge(p)+"/", edge(p)+"/browse")
 	l.during(t, 2)
 	p.hold(t, "catalog-a-1")
-	// Until the lease ends, config does not know whether the instance is dead or disconnected, so it must be counted
+	// Until the lease ends, config cannot distinguish a stopped instance from a disconnected one, so it must be counted
 	// among those that may run old settings.
 	eventually(t, 6*time.Second, "config status to show catalog-a-1 as cut off", func(context.Context) error {
 		if _, out := bijou(t, p, "config", "status", "--app", "catalog"); !strings.Contains(out, "cut off") {
@@ -432,7 +434,8 @@ func storyRecommendationsAreDown(t *testing.T, p platform) {
 	}
 	if r := h.row("recommended"); r == nil || r.Note == "" || len(r.Cards) == 0 ||
 		!slices.Contains(h.Degraded, "recommendations") {
-		t.Errorf("while recommendations is down the home page has the row %+v, degraded %v; want popular films with a note",
+		t.Errorf("while recommendations is down the home page has the row %+v, degraded %v; want popular films with "+
+			"a note",
 			r, h.Degraded)
 	}
 	restore()
@@ -472,13 +475,14 @@ func circuit(ctx context.Context, p platform, name string) (string, error) {
 func storyEtcdIsDown(t *testing.T, p platform) {
 	url := waitForHome(t, p)
 	waitDeclared(t, p)
-	must(t, p, "config", "set", "web.home.row", "6", "--app", "web", "--reason", "before etcd is killed", "--wait", "20s")
+	must(t, p, "config", "set", "web.home.row", "6", "--app", "web", "--reason", "before etcd is killed",
+		"--wait", "20s")
 	l := startLoad(t, p, url, edge(p)+"/browse")
 	l.during(t, 1)
 	p.hold(t, "etcd-1")
 	l.during(t, 3)
-	if code, out := bijou(t, p, "config", "set", "web.home.row", "7", "--app", "web", "--reason",
-		"while etcd is down"); code == 0 {
+	if code, out := bijou(t, p, "config", "set", "web.home.row", "7", "--app", "web",
+		"--reason", "while etcd is down"); code == 0 {
 		t.Errorf("a publish succeeded while etcd was down:\n%s", out)
 	}
 	l.during(t, 2)
@@ -486,8 +490,8 @@ func storyEtcdIsDown(t *testing.T, p platform) {
 	l.during(t, 2)
 	l.finish(t)
 	eventually(t, 30*time.Second, "publishing to work again", func(context.Context) error {
-		if code, out := bijou(t, p, "config", "set", "web.home.row", "8", "--app", "web", "--reason", "after etcd is up",
-			"--wait", "10s"); code != 0 {
+		if code, out := bijou(t, p, "config", "set", "web.home.row", "8", "--app", "web",
+			"--reason", "after etcd is up", "--wait", "10s"); code != 0 {
 			return fmt.Errorf("exit %d: %s", code, out)
 		}
 		return nil

@@ -25,7 +25,7 @@ const (
 	spacing = 25 * time.Millisecond
 )
 
-// watcherSet are all watchers of a value. It knows when the last of them has seen a new value.
+// watcherSet are all watchers of a value. It reports when the last of them has seen a new value.
 type watcherSet struct {
 	want, left atomic.Int64
 	all        chan time.Time

@@ -94,7 +94,8 @@ func runGateway(ctx context.Context, args []string, ready func(string)) error {
 	var routes gateway.Routes
 	if err := routes.Set(`[
 		{"name": "api", "match": {"prefix": "/api"}, "to": [{"service": "catalog"}]},
-		{"name": "films", "match": {"prefix": "/films", "methods": ["GET"]}, "to": [{"service": "catalog", "weight": 90}, {"service": "catalog", "version": "v2", "weight": 10}]},
+		{"name": "films", "match": {"prefix": "/films", "methods": ["GET"]},
+			"to": [{"service": "catalog", "weight": 90}, {"service": "catalog", "version": "v2", "weight": 10}]},
 		{"name": "web", "match": {"prefix": "/"}, "to": [{"service": "web"}]}]`); err != nil {
 		return err
 	}
@@ -105,7 +106,8 @@ func runGateway(ctx context.Context, args []string, ready func(string)) error {
 		}}
 	}
 	edge, err := gateway.NewEdge(gateway.EdgeOptions{
-		Options: gateway.Options{Routes: routes}, Zone: "a", Config: set, Trace: tracer, Metrics: prometheus.NewRegistry(),
+		Options: gateway.Options{Routes: routes}, Zone: "a", Config: set, Trace: tracer,
+		Metrics: prometheus.NewRegistry(),
 		Discovery: discovery.NewStatic(map[string][]discovery.Instance{
 			"web": instance("web"), "catalog": instance("catalog"),
 		}).Directory,
@@ -227,7 +229,8 @@ func converse(ctx context.Context, addr string, end time.Time) (n int64, err err
 	}
 	defer conn.Close()
 	defer context.AfterFunc(ctx, func() { _ = conn.Close() })()
-	request := []byte("GET /films/metropolis HTTP/1.1\r\nHost: cinema.example\r\nUser-Agent: bench\r\nAccept: */*\r\n\r\n")
+	request := []byte("GET /films/metropolis HTTP/1.1\r\nHost: cinema.example\r\n" +
+		"User-Agent: bench\r\nAccept: */*\r\n\r\n")
 	in := bufio.NewReader(conn)
 	body := make([]byte, len(answer))
 	for ; time.Now().Before(end); n++ {

@@ -268,7 +268,8 @@ func (f *films) trace() {
 	id := binary.BigEndian.AppendUint64(binary.BigEndian.AppendUint64(nil, f.random.Uint64()), f.random.Uint64())
 	film := strconv.Itoa(f.random.IntN(3200))
 	edge := f.span(id, nil, "gateway", "GET /films/{id}", tracev1.Span_SPAN_KIND_SERVER,
-		"http.request.method", "GET", "url.scheme", "http", "url.path", "/films/"+film, "network.protocol.version", "1.1",
+		"http.request.method", "GET", "url.scheme", "http", "url.path", "/films/"+film,
+		"network.protocol.version", "1.1",
 		"client.address", fmt.Sprintf("192.0.2.%d",
 			f.random.IntN(250)), "http.response.status_code", "200", "http.route", "/films/{id}")
 	web := f.call(id, edge, "gateway", "web", "bijou.web.v1.Web/Page")
@@ -279,8 +280,8 @@ func (f *films) trace() {
 
 // call makes the spans of both sides of a call. It returns the id of the span of the callee.
 func (f *films) call(trace, parent []byte, caller, callee, method string) []byte {
-	out := f.span(trace, parent, caller, method, tracev1.Span_SPAN_KIND_CLIENT, "rpc.system.name", "grpc", "peer.service",
-		callee,
+	out := f.span(trace, parent, caller, method, tracev1.Span_SPAN_KIND_CLIENT, "rpc.system.name", "grpc",
+		"peer.service", callee,
 		"bijou.route.instance", fmt.Sprintf("%s-%d", callee,
 			f.random.IntN(3)), "bijou.route.scope", "zone", "bijou.route.zone", "a", "rpc.response.status_code", "OK")
 	return f.span(trace, out, callee, method, tracev1.Span_SPAN_KIND_SERVER, "rpc.system.name", "grpc",
@@ -299,8 +300,8 @@ func (f *films) span(trace, parent []byte, service, name string, kind tracev1.Sp
 	})
 	if len(f.pending[service]) == batchSpans {
 		f.full = append(f.full, &collectorv1.ExportTraceServiceRequest{ResourceSpans: []*tracev1.ResourceSpans{{
-			Resource: &resourcev1.Resource{Attributes: attributes("service.name", service, "service.instance.id", service+"-1",
-				"service.version", "v1.4.2",
+			Resource: &resourcev1.Resource{Attributes: attributes("service.name", service,
+				"service.instance.id", service+"-1", "service.version", "v1.4.2",
 				"deployment.environment.name", "local", "cloud.region", "local", "cloud.availability_zone", "a",
 				"telemetry.sdk.language", "go")},
 			ScopeSpans: []*tracev1.ScopeSpans{{

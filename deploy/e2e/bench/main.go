@@ -114,11 +114,13 @@ type section struct {
 var sections = []section{
 	{"settings", "reading a setting, beside an atomic load", "at most 5 ns and no allocation", benchSettings},
 	{
-		"rpc", "one gRPC call with the client stack, beside bare grpc-go with the same deadline; both ends in this process",
+		"rpc", "one gRPC call with the client stack, beside bare grpc-go with the same deadline; both ends in this " +
+			"process",
 		"at most 300 ns and 1 allocation added", benchCalls,
 	},
 	{
-		"tracing", "what tracing adds to a gRPC call, both sides together", "at most 2 us added unsampled, 6 us sampled",
+		"tracing", "what tracing adds to a gRPC call, both sides together",
+		"at most 2 us added unsampled, 6 us sampled",
 		benchTracing,
 	},
 	{
@@ -126,7 +128,8 @@ var sections = []section{
 		"p99 below 10 ms, acknowledged by all", benchPublish,
 	},
 	{
-		"register", "an instance, from its start until the last of 100 callers sees it, beside a put and 100 watches of etcd",
+		"register",
+		"an instance, from its start until the last of 100 callers sees it, beside a put and 100 watches of etcd",
 		"p99 below 10 ms", benchRegister,
 	},
 	{

@@ -68,7 +68,8 @@ func loop(register func() *grpc.Server) (*memnet.Network, *discovery.Directory, 
 		configv1.RegisterConfigServer(s, echo{})
 		go func() { _ = s.Serve(l) }()
 		instances = append(instances, discovery.Instance{
-			Service: "config", ID: id, Zone: "a", Status: discovery.Up, Endpoints: map[string]string{"grpc": id + ":7000"},
+			Service: "config", ID: id, Zone: "a", Status: discovery.Up,
+			Endpoints: map[string]string{"grpc": id + ":7000"},
 		})
 	}
 	stop := func() {

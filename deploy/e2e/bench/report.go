@@ -111,7 +111,8 @@ func (r *report) warn() {
 		return
 	}
 	if lo, hi := slices.Min(f.values), slices.Max(f.values); hi > lo*steady {
-		fmt.Fprintf(r.out, "  UNSTEADY: the floor varied by %.0f %% between rounds; run again on a quiet machine before quoting this section\n", 100*(hi/lo-1))
+		fmt.Fprintf(r.out, "  UNSTEADY: the floor varied by %.0f %% between rounds; run again on a quiet machine "+
+			"before quoting this section\n", 100*(hi/lo-1))
 	}
 }
 

@@ -146,7 +146,7 @@ func resident(s *stack.Stack) []figure {
 
 func edgeURL(s *stack.Stack) string { return "http://" + s.Addr(edgeService, edgePort) }
 
-// homeWithoutFallbacks gets a home page. The error says which part of it is a fallback.
+// homeWithoutFallbacks gets a home page. The error names the part of it that is a fallback.
 func homeWithoutFallbacks(ctx context.Context, s *stack.Stack) error {
 	var all struct{ Profiles []struct{ ID string } }
 	if err := get(ctx, edgeURL(s)+"/api/profiles", &all); err != nil {

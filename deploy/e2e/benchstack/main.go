@@ -2,7 +2,7 @@
 // first page and to everything healthy, memory and CPU time of an idle stack, of one with its audience, and of one with
 // the heavier audience of compose.load.yaml.
 //
-//	go run ./deploy/e2e/benchstack [-window 30s]      at the top of the repository, as root, on the machine of the engine
+//	go run ./deploy/e2e/benchstack [-window 30s]    at the top of the repository, as root, on the engine's machine
 //
 // It prints a table for the README. It fails when an image or the memory is over its budget, or when something is
 // missing. Seconds and CPU time are only reported, because they depend on the machine.
@@ -132,8 +132,8 @@ func (b *bench) head(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	fmt.Fprintf(b.out, "%s, %d CPUs (%s), Docker %s, %s\n\n", time.Now().UTC().Format("2 January 2006"), runtime.NumCPU(),
-		processor(), strings.TrimSpace(engine), runtime.Version())
+	fmt.Fprintf(b.out, "%s, %d CPUs (%s), Docker %s, %s\n\n", time.Now().UTC().Format("2 January 2006"),
+		runtime.NumCPU(), processor(), strings.TrimSpace(engine), runtime.Version())
 	b.row("What", "Measured", "Target")
 	b.row("---", "---", "---")
 	return nil
@@ -240,8 +240,8 @@ func (b *bench) audience(ctx context.Context) error {
 }
 
 func (b *bench) load(ctx context.Context) error {
-	if _, err := b.compose(ctx, "-f", "compose.yaml", "-f", "compose.load.yaml", "up", "--detach", "--no-build",
-		"--no-deps", "audience"); err != nil {
+	if _, err := b.compose(ctx, "-f", "compose.yaml", "-f", "compose.load.yaml", "up", "--detach",
+		"--no-build", "--no-deps", "audience"); err != nil {
 		return err
 	}
 	return b.measure(ctx, "with the audience of compose.load.yaml", "1 GiB", loadBudget)
@@ -274,16 +274,16 @@ func (b *bench) measure(ctx context.Context, when, target string, most int64) er
 	largest, busiest := 0, 0
 	for i, u := range after {
 		after[i].cpu -= before[i].cpu
-		sum.charged, sum.resident, sum.whole, sum.cpu = sum.charged+u.charged, sum.resident+u.resident, sum.whole+u.whole,
-			sum.cpu+after[i].cpu
+		sum.charged, sum.resident, sum.whole, sum.cpu = sum.charged+u.charged, sum.resident+u.resident,
+			sum.whole+u.whole, sum.cpu+after[i].cpu
 		if u.resident > after[largest].resident {
 			largest = i
 		}
 		if after[i].cpu > after[busiest].cpu {
 			busiest = i
 		}
-		fmt.Fprintf(b.log, "  %-20s %5.1f MB resident %5.1f MB charged %5.2f %% CPU\n", b.name(all[i]), mega(u.resident),
-			mega(u.charged), percent(after[i].cpu, spent))
+		fmt.Fprintf(b.log, "  %-20s %5.1f MB resident %5.1f MB charged %5.2f %% CPU\n", b.name(all[i]),
+			mega(u.resident), mega(u.charged), percent(after[i].cpu, spent))
 	}
 	b.budget("resident memory "+when, sum.resident, most)
 	b.row("resident memory "+when, fmt.Sprintf("%.0f MB; %s has %.0f MB", mega(sum.resident), b.name(all[largest]),

@@ -97,7 +97,7 @@ func TestWorkspaceIsComplete(t *testing.T) {
 	for _, dir := range dirs {
 		m := readMod(t, "mod", "edit", "-json", dir+"/go.mod")
 		if m.Go != work.Go {
-			t.Errorf("%s: go %s, but go.work says go %s; the go lines must be equal", dir, m.Go, work.Go)
+			t.Errorf("%s: go %s, but go.work has go %s; the go lines must be equal", dir, m.Go, work.Go)
 		}
 		if want := "bijou.dev/" + dir; m.Module.Path != want {
 			t.Errorf("%s: module %s, want %s", dir, m.Module.Path, want)
@@ -113,7 +113,8 @@ func checkReplaces(t *testing.T, dir string, m goMod) {
 	for _, r := range m.Replace {
 		replaced[r.Old.Path] = r.New.Path
 		if !strings.HasPrefix(r.Old.Path, "bijou.dev/") {
-			t.Errorf("%s: replaces %s, which is not a module of this repository; require a released version", dir, r.Old.Path)
+			t.Errorf("%s: replaces %s, which is not a module of this repository; require a released version", dir,
+				r.Old.Path)
 		}
 	}
 	for _, r := range m.Require {
@@ -141,7 +142,8 @@ func TestModulesResolveWithoutWorkspace(t *testing.T) {
 		var problems strings.Builder
 		cmd.Stderr = &problems
 		if err := cmd.Run(); err != nil {
-			t.Errorf("resolving the imports of %s without the workspace: %v; run make tidy\n%s", dir, err, problems.String())
+			t.Errorf("resolving the imports of %s without the workspace: %v; run make tidy\n%s", dir, err,
+				problems.String())
 		}
 	}
 }
@@ -190,7 +192,10 @@ var rules = []rule{
 	{"platform/load", []string{"platform/api/..."}, "circuit and services use load, so load must not use them"},
 	{
 		"platform/circuit",
-		[]string{"platform/circuit/...", "platform/api/...", "platform/config", "platform/httpapi/...", "platform/load"},
+		[]string{
+			"platform/circuit/...", "platform/api/...", "platform/config", "platform/httpapi/...",
+			"platform/load",
+		},
 		"a circuit must work with any transport",
 	},
 	{

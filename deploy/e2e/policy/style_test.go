@@ -17,13 +17,13 @@ import (
 	"unicode/utf8"
 )
 
-// isOurs tells whether a path is a Go file that people write.
+// isOurs reports whether a path is a Go file that people write.
 func isOurs(p string) bool { return strings.HasSuffix(p, ".go") && !strings.HasSuffix(p, ".pb.go") }
 
 // longest is the most characters of a line.
 const longest = 120
 
-// TestLinesAreShort: two windows side by side show whole lines. Texts between backquotes and struct tags are free.
+// TestLinesAreShort: two windows side by side show whole lines. Texts in backquotes and struct tags may be longer.
 func TestLinesAreShort(t *testing.T) {
 	for _, p := range files(t, isOurs) {
 		file, err := os.Open(filepath.Join(root, p))
@@ -40,7 +40,8 @@ func TestLinesAreShort(t *testing.T) {
 				quoted = !quoted
 			}
 			if width := utf8.RuneCountInString(line); width > longest && !free && !isOneText(line) {
-				t.Errorf("%s:%d: has %d characters; at most %d are readable beside another window", p, n, width, longest)
+				t.Errorf("%s:%d: has %d characters; at most %d are readable beside another window", p, n, width,
+					longest)
 			}
 		}
 		_ = file.Close()
@@ -50,7 +51,7 @@ func TestLinesAreShort(t *testing.T) {
 	}
 }
 
-// isOneText tells whether a line is a single string that a break would not make easier to read.
+// isOneText reports whether a line is a single string that a break would not make easier to read.
 func isOneText(line string) bool {
 	line = strings.TrimSpace(line)
 	end := strings.LastIndexByte(line, '"')
@@ -61,7 +62,7 @@ func isOneText(line string) bool {
 // meaning is how the comment of a field of an Options struct ends: with what its zero value means.
 var meaning = regexp.MustCompile(`\b(Zero|Empty|Nil|False|Required)\b`)
 
-// TestOptionsSayWhatTheirZeroValuesMean keeps the page on options in docs/style.md.
+// TestOptionsSayWhatTheirZeroValuesMean checks the rules on options of docs/style.md.
 func TestOptionsSayWhatTheirZeroValuesMean(t *testing.T) {
 	methods := map[string][]string{} // folder -> methods of its Options
 	eachDecl(t, func(p string, fset *token.FileSet, d ast.Decl) {
@@ -84,8 +85,10 @@ func TestOptionsSayWhatTheirZeroValuesMean(t *testing.T) {
 	})
 	for dir, names := range methods {
 		for _, name := range names {
-			if name == "setDefaults" || name == "defaults" || name == "validate" && !slices.Contains(names, "complete") {
-				t.Errorf("%s: method %s of options: call it complete; it fills in defaults and checks (docs/style.md)", dir, name)
+			if name == "setDefaults" || name == "defaults" || name == "validate" &&
+				!slices.Contains(names, "complete") {
+				t.Errorf("%s: method %s of options: call it complete; it fills in defaults and checks (docs/style.md)",
+					dir, name)
 			}
 		}
 	}
@@ -94,7 +97,8 @@ func TestOptionsSayWhatTheirZeroValuesMean(t *testing.T) {
 func checkOptions(t *testing.T, fset *token.FileSet, name string, s *ast.StructType) {
 	for _, f := range s.Fields.List {
 		if len(f.Names) > 0 && f.Names[0].IsExported() && !meaning.MatchString(f.Doc.Text()) {
-			t.Errorf("%s: field %s of %s: its comment must say what its zero value means: Zero, Empty, Nil, False or Required",
+			t.Errorf("%s: field %s of %s: its comment must say what its zero value means: Zero, Empty, Nil, False or "+
+				"Required",
 				fset.Position(f.Pos()), f.Names[0].Name, name)
 		}
 	}
@@ -115,7 +119,7 @@ func isOptionsMethod(d *ast.FuncDecl) bool {
 // jsonName is what the name of a field in JSON looks like. "-" and "" keep their meaning in encoding/json.
 var jsonName = regexp.MustCompile(`^([a-z][a-zA-Z0-9]*|-)?$`)
 
-// TestJSONNamesAreLowerCamelCase keeps the page on HTTP in docs/style.md.
+// TestJSONNamesAreLowerCamelCase checks the rule on JSON names of docs/style.md.
 func TestJSONNamesAreLowerCamelCase(t *testing.T) {
 	eachDecl(t, func(_ string, fset *token.FileSet, d ast.Decl) {
 		ast.Inspect(d, func(n ast.Node) bool {
@@ -126,7 +130,8 @@ func TestJSONNamesAreLowerCamelCase(t *testing.T) {
 			tag, err := strconv.Unquote(field.Tag.Value)
 			name, _, _ := strings.Cut(reflect.StructTag(tag).Get("json"), ",")
 			if err != nil || !jsonName.MatchString(name) {
-				t.Errorf("%s: the field is called %q in JSON; it must be lowerCamelCase", fset.Position(field.Pos()), name)
+				t.Errorf("%s: the field is called %q in JSON; it must be lowerCamelCase", fset.Position(field.Pos()),
+					name)
 			}
 			return true
 		})
@@ -136,7 +141,7 @@ func TestJSONNamesAreLowerCamelCase(t *testing.T) {
 // logKey is what a key of a log line looks like.
 var logKey = regexp.MustCompile(`^[a-z][a-z0-9_]*$`)
 
-// otherWords are keys that say the same as another one.
+// otherWords maps a key to the key that is used for the same value.
 var otherWords = map[string]string{
 	"err": "error", "problem": "error", "why": "reason", "cause": "reason",
 	"addr": "address",
@@ -157,7 +162,8 @@ func TestLogKeysAreTheSameEverywhere(t *testing.T) {
 				case !logKey.MatchString(text):
 					t.Errorf("%s: log key %q must be lower case with underscores", fset.Position(key.Pos()), text)
 				case otherWords[text] != "":
-					t.Errorf("%s: log key %q: everywhere else it is called %q", fset.Position(key.Pos()), text, otherWords[text])
+					t.Errorf("%s: log key %q: everywhere else it is called %q", fset.Position(key.Pos()), text,
+						otherWords[text])
 				}
 			}
 			return true
@@ -184,7 +190,7 @@ func keysOf(call *ast.CallExpr) []*ast.BasicLit {
 	return keys
 }
 
-// isLogger tells whether an expression is called log, Log or Log().
+// isLogger reports whether an expression is called log, Log or Log().
 func isLogger(e ast.Expr) bool {
 	switch e := e.(type) {
 	case *ast.Ident:

@@ -39,18 +39,20 @@ func checkWalks(doc string, declared func(file string) (map[string]bool, error))
 		all, err := declared(file)
 		switch {
 		case err != nil:
-			problems = append(problems, fmt.Sprintf("docs/walks.md links to %s: %v; link to the file that has the code now",
-				file, err))
+			problems = append(problems,
+				fmt.Sprintf("docs/walks.md links to %s: %v; link to the file that has the code now", file, err))
 			continue
 		case len(names) == 0:
 			problems = append(problems,
-				fmt.Sprintf("docs/walks.md links to %s but names nothing in it; put a name in backticks after the link", file))
+				fmt.Sprintf("docs/walks.md links to %s but names nothing in it; put a name in backticks after the link",
+					file))
 		}
 		stops++
 		for _, n := range names {
 			if !all[n[1]] {
 				problems = append(problems,
-					fmt.Sprintf("docs/walks.md names %s in %s, which does not declare it; name what does that now", n[1], file))
+					fmt.Sprintf("docs/walks.md names %s in %s, which does not declare it; name what does that now",
+						n[1], file))
 			}
 		}
 	}
@@ -107,7 +109,8 @@ func receiver(d *ast.FuncDecl) string {
 
 func TestCheckWalksReportsProblems(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "a.go")
-	const code = "package a\n\nconst Limit = 1\n\ntype Set[T any] struct{}\n\nfunc (s *Set[T]) Get() {}\n\nfunc New() {}\n"
+	const code = "package a\n\nconst Limit = 1\n\ntype Set[T any] struct{}\n\nfunc (s *Set[T]) Get() {}\n\n" +
+		"func New() {}\n"
 	if err := os.WriteFile(file, []byte(code), 0o600); err != nil {
 		t.Fatal(err)
 	}
