@@ -19,6 +19,9 @@ const (
 	// instance is safe for every call and may succeed. It does not count as a failure: an open circuit would reject
 	// the important calls with the unimportant ones.
 	ReasonShed = "SHED"
+	// ReasonAnswered marks a failure that the callee answered with, and that says nothing about its other answers: one
+	// URL of a site that fails. It is a failure in the load and the streams, and a success for the breaker.
+	ReasonAnswered = "ANSWERED"
 )
 
 // Rejected reports whether a circuit of this process rejected the call, so that it was not made. A time-out is not a
@@ -59,8 +62,11 @@ func eventOf(caller context.Context, err error) event {
 	case errors.Is(end, context.DeadlineExceeded):
 		return evTimeout
 	}
-	if errs.Reason(err) == ReasonShed {
+	switch errs.Reason(err) {
+	case ReasonShed:
 		return evShed
+	case ReasonAnswered:
+		return evAnsweredFailure
 	}
 	return events[errs.KindOf(err)]
 }
@@ -71,8 +77,8 @@ func badRequest(err error) bool {
 	return ev == evBadRequest || ev == evCanceled
 }
 
-// verdictOf returns what the breaker gets to know about a call. A request that is the caller's fault is a success: the
-// callee answered.
+// verdictOf returns what the breaker gets to know about a call. A request that is the caller's fault is a success, and
+// so is a failure of one request alone: the callee answered.
 func verdictOf(ev event, slow bool) error {
 	switch {
 	case ev == evFailure, ev == evTimeout, slow:

@@ -72,6 +72,9 @@ type exchange struct {
 	picked  route.Picked
 	res     *http.Response
 	cancel  context.CancelCauseFunc
+	late    atomic.Bool // the origin kept us waiting for too long
+	waiting atomic.Bool // for more of the response
+	out     sender
 	timer   *time.Timer
 	outcome route.Outcome
 
@@ -315,6 +318,9 @@ func (x *exchange) forward() *failure {
 	if err != nil {
 		permit.Done(overload.Ignored)
 		f := fail(FaultCircuit, http.StatusServiceUnavailable, "the circuit of %s is open", key)
+		if x.rule.Circuit.CountErrors {
+			f.detail += "; it counts responses with a status of 500 and above, as circuit.countErrors of the route says"
+		}
 		if errs.Reason(err) == circuit.ReasonFull {
 			f = fail(FaultCircuit, http.StatusServiceUnavailable, "too many requests to %s are in progress", key)
 		}
@@ -385,6 +391,7 @@ var (
 	errTimedOut    = errs.Errorf(errs.Timeout, "the origin took too long")
 	errUnreachable = errs.Errorf(errs.Unavailable, "the origin was not reached")
 	errBroken      = errs.Errorf(errs.Internal, "the origin answered with an error")
+	errAnswered    = errs.Errorf(errs.Internal, "the origin answered with an error").Because(circuit.ReasonAnswered)
 )
 
 func (f *failure) verdict() error {
@@ -399,19 +406,29 @@ func (f *failure) verdict() error {
 	return errAborted
 }
 
+// verdict is what the response means for the circuit. That an instance responds with an error is its own business: if
+// the circuit counted it, whoever requests one failing URL often would close the route for everybody.
 func (x *exchange) verdict() error {
-	if status := x.res.StatusCode; status >= 500 && status != http.StatusNotImplemented {
-		return errBroken
+	var bad bool
+	switch {
+	case !x.grpc:
+		bad = x.res.StatusCode >= 500 && x.res.StatusCode != http.StatusNotImplemented
+	case x.res.Header.Get("Grpc-Status") == exhausted:
+		return errAborted // shed: if it opened the circuit, the important calls would be refused with the others
+	case x.outcome == route.Abandoned:
+		return errAborted
+	case x.outcome == route.Unreachable:
+		return errUnreachable // gRPC gives UNAVAILABLE to what did not reach the server
+	default:
+		bad = x.outcome != route.Success
 	}
 	switch {
-	case x.grpc && x.res.Header.Get("Grpc-Status") == exhausted:
-		return errAborted // shed: if it opened the circuit, critical calls would be refused, too
-	case x.grpc && x.outcome == route.Abandoned:
-		return errAborted
-	case x.grpc && x.outcome != route.Success:
+	case !bad:
+		return nil
+	case x.rule.Circuit.CountErrors:
 		return errBroken
 	}
-	return nil
+	return errAnswered
 }
 
 // exhausted is RESOURCE_EXHAUSTED on the wire.

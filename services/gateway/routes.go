@@ -35,6 +35,9 @@ type Route struct {
 	// Criticality is CRITICAL_PLUS, CRITICAL, SHEDDABLE_PLUS or SHEDDABLE. Under overload, requests of the least
 	// critical routes are shed first. It is sent with the request to every service. Empty: CRITICAL.
 	Criticality string `json:"criticality,omitempty"`
+	// Circuit says which answers open the circuit of the route. The zero value: none, only instances that cannot be
+	// reached, that break off or that do not answer in time.
+	Circuit Circuit `json:"circuit,omitzero"`
 	// Sticky names a cookie: requests with the same value go to the same target while the weights stay as they are.
 	// Empty, or a request without the cookie: each request draws its target.
 	Sticky string `json:"sticky,omitempty"`
@@ -85,12 +88,13 @@ type Rewrite struct {
 	Host string `json:"host,omitempty"`
 }
 
-// Timeout bounds a request's time, as Go durations: "1m30s".
+// Timeout bounds how long an origin may keep a client waiting, as Go durations: "1m30s".
 type Timeout struct {
 	// Header is how long one attempt may take to its answer's header. Empty: the setting gateway.timeout.header.
 	Header string `json:"header,omitempty"`
-	// Total is how long everything may take. Empty: the setting gateway.timeout.total. "0s": no limit. Event streams,
-	// gRPC and upgraded connections have none.
+	// Total is how long all attempts together may take until an answer begins, and how long its body may pause. An answer
+	// that moves may take longer, and so may an upload, which has a lowest rate instead. Empty: the setting
+	// gateway.timeout.total. "0s": no limit. Event streams, gRPC and upgraded connections have none.
 	Total string `json:"total,omitempty"`
 }
 
@@ -102,6 +106,14 @@ type Retry struct {
 	// Methods may be repeated although an instance may have seen the request. Empty: GET, HEAD, OPTIONS, PUT and
 	// DELETE. Requests with an Idempotency-Key may always be.
 	Methods []string `json:"methods,omitempty"`
+}
+
+// Circuit says when the circuit of a route opens.
+type Circuit struct {
+	// CountErrors makes answers with a status of 500 and above count, except 501, and all gRPC codes that a server is to
+	// blame for. Then one URL that fails can close the route for all others. False: the client gets the answer, and the
+	// circuit does not count it.
+	CountErrors bool `json:"countErrors,omitempty"`
 }
 
 // Bounds of a table.

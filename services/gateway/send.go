@@ -180,10 +180,14 @@ func (x *exchange) startTimer(cancel context.CancelCauseFunc) {
 		x.timer = time.AfterFunc(limit, func() { x.settle(errAborted) })
 		return
 	}
-	if total := x.total(); total > 0 {
+	if total := x.total(); total > 0 && !x.uploads() {
 		limit = min(limit, max(0, total-time.Since(x.start)))
 	}
-	x.timer = time.AfterFunc(limit, func() { cancel(errLate) })
+	x.late.Store(false)
+	x.timer = time.AfterFunc(limit, func() {
+		x.late.Store(true)
+		cancel(errLate)
+	})
 }
 
 // headerTimeout is the time for the header of the response.
@@ -194,7 +198,7 @@ func (x *exchange) headerTimeout() time.Duration {
 	return x.edge.settings.header.Get()
 }
 
-// total is the time for everything; 0: no limit.
+// total is the time for all attempts until a response begins, and for each pause of it; 0: no limit.
 func (x *exchange) total() time.Duration {
 	if x.rule.total >= 0 {
 		return x.rule.total
@@ -453,11 +457,9 @@ func (x *exchange) answer() {
 	if x.body != nil && x.r.ProtoMajor == 1 && !x.body.whole() {
 		h.Set("Connection", "close") // the rest of the body comes before the next request
 	}
-	stream := x.grpc || res.ContentLength < 0
-	x.limitAnswer(stream)
 	x.setStatus(res.StatusCode)
 	x.w.WriteHeader(res.StatusCode)
-	switch err := x.copy(stream); {
+	switch err := x.copy(); {
 	case errors.Is(err, errLeaving):
 		x.leave()
 		return
@@ -476,91 +478,76 @@ func (x *exchange) answer() {
 	}
 }
 
-// limitAnswer limits the time for the body of the response, except for gRPC and event streams.
-func (x *exchange) limitAnswer(stream bool) {
-	total := x.total()
-	if total <= 0 || x.grpc || stream && strings.HasPrefix(contentType(x.res.Header), "text/event-stream") {
-		return
+// limitPauses prepares x.timer for the waits for more of the response and returns how long each may be; 0: there is no
+// limit, as for responses of a kind that has no end. A response that moves may take as long as it likes.
+func (x *exchange) limitPauses() time.Duration {
+	limit := x.total()
+	if limit <= 0 || x.grpc || x.isEventStream() {
+		return 0
 	}
-	x.timer.Reset(max(0, total-time.Since(x.start)))
+	if body, cancel := x.body, x.cancel; body != nil && !body.whole() {
+		x.timer = time.AfterFunc(math.MaxInt64, func() {
+			switch {
+			case !x.waiting.Load():
+			case body.whole():
+				x.late.Store(true)
+				cancel(errLate)
+			default: // the origin may be waiting for the client, whose rate has a limit of its own
+				x.timer.Reset(limit)
+			}
+		})
+	}
+	return limit
 }
 
-// copy passes the body on, each piece at once if it is a stream.
-func (x *exchange) copy(stream bool) error {
+func (x *exchange) isEventStream() bool {
+	return x.res.ContentLength < 0 && strings.HasPrefix(contentType(x.res.Header), "text/event-stream")
+}
+
+// copy passes the body on.
+func (x *exchange) copy() error {
 	if x.res.Body == nil || x.res.Body == http.NoBody || x.grpc && x.res.Header["Grpc-Status"] != nil {
 		return nil // a gRPC status in the header is the whole answer, and must be in the last frame
 	}
-	var flush func() error
-	var s *streaming
-	if stream {
-		if s = x.streaming(); s != nil {
-			defer x.edge.longLived.remove(s)
-		}
-		flush = http.NewResponseController(x.w).Flush
-		if err := flush(); err != nil { // the client waits for the header, and the first piece may come much later
-			return &clientError{err}
-		}
+	s := x.streaming()
+	if s != nil {
+		defer x.edge.longLived.remove(s)
 	}
-	stall := x.watchWrites()
+	out := &x.out
+	out.begin(x)
+	defer out.end()
+	if err := out.sendHeader(); err != nil {
+		return err
+	}
+	limit := x.limitPauses()
 	var buf buffer
 	defer buf.free()
 	for read := int(min(x.res.ContentLength, largeBuffer)); ; {
 		p := buf.next(read)
+		if limit > 0 {
+			x.waiting.Store(true)
+			x.timer.Reset(limit)
+		}
 		var err error
 		read, err = x.res.Body.Read(p)
-		n, end := s.pass(p[:read])
+		if limit > 0 {
+			x.waiting.Store(false)
+			x.timer.Stop()
+		}
+		n, last := s.pass(p[:read])
 		if n > 0 {
-			stall.begin()
-			m, werr := x.w.Write(p[:n])
-			x.bytes += int64(m)
-			if werr == nil && stream {
-				werr = flush()
-			}
-			stall.end()
-			if werr != nil {
-				return &clientError{werr}
+			if err := out.send(p[:n]); err != nil {
+				return err
 			}
 		}
 		switch {
 		case err == io.EOF && n == read:
 			return nil
-		case end || err != nil && s.leaving():
+		case last || err != nil && s.leaving():
 			return errLeaving
 		case err != nil:
 			return err
 		}
-	}
-}
-
-// clientError is an error of writing to the client.
-type clientError struct{ error }
-
-// stall ends an HTTP/2 stream whose client does not read. For HTTP/1 conn.Write does it.
-type stall struct{ timer *time.Timer }
-
-func (x *exchange) watchWrites() stall {
-	if x.r.ProtoMajor == 1 {
-		return stall{}
-	}
-	s := stall{time.AfterFunc(time.Hour, func() {
-		if x.conn != nil && x.conn.http2 != nil {
-			x.conn.http2.stalled()
-		}
-		_ = http.NewResponseController(x.w).SetWriteDeadline(longAgo) // fails only for a closed connection
-	})}
-	s.timer.Stop()
-	return s
-}
-
-func (s stall) begin() {
-	if s.timer != nil {
-		s.timer.Reset(writeTime)
-	}
-}
-
-func (s stall) end() {
-	if s.timer != nil {
-		s.timer.Stop()
 	}
 }
 
@@ -576,7 +563,7 @@ func (x *exchange) broke(err error) {
 		x.fault, x.outcome = f.fault, route.Abandoned
 	case errors.As(err, &ce) || x.r.Context().Err() != nil:
 		x.fault, x.outcome = FaultClientGone, route.Abandoned
-	case x.late():
+	case x.late.Load():
 		x.fault, x.outcome = FaultTimeout, route.Unreachable
 	case x.expired():
 		x.fault, x.outcome = FaultClient, route.Abandoned
@@ -598,10 +585,4 @@ func (x *exchange) endGRPC(code codes.Code, message string) {
 	h := x.w.Header()
 	h[http.TrailerPrefix+"Grpc-Status"] = []string{strconv.Itoa(int(code))}
 	h[http.TrailerPrefix+"Grpc-Message"] = []string{grpcMessage(message)}
-}
-
-// late reports whether the time for everything is over.
-func (x *exchange) late() bool {
-	total := x.total()
-	return !x.grpc && total > 0 && time.Since(x.start) >= total
 }

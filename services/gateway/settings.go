@@ -62,8 +62,8 @@ func declare(set config.Set, routes Routes) *settings {
 			Max: "24h",
 		}),
 		total: config.Duration(set, "gateway.timeout.total", time.Minute, config.Spec{
-			Doc: "How long a request may take in all, unless the route has a limit. 0s: no limit.",
-			Min: "0s", Max: "24h",
+			Doc: "How long a request may take in all until its response begins, and how long the response may pause, unless " +
+				"the route has a limit. 0s: no limit.", Min: "0s", Max: "24h",
 		}),
 		route: route.NewSettings(set),
 	}

@@ -3,7 +3,6 @@ package gateway
 import (
 	"encoding/binary"
 	"errors"
-	"strings"
 	"sync"
 
 	"google.golang.org/grpc/codes"
@@ -30,7 +29,7 @@ type streaming struct {
 
 // streaming adds the response to longLived if it is a stream; nil: it is not. The caller removes it from longLived.
 func (x *exchange) streaming() *streaming {
-	if !x.grpc && !strings.HasPrefix(contentType(x.res.Header), "text/event-stream") {
+	if !x.grpc && !x.isEventStream() {
 		return nil
 	}
 	s := &streaming{grpc: x.grpc, cut: func() {

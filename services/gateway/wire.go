@@ -373,6 +373,15 @@ func (b *wireBody) Read(p []byte) (int, error) {
 	return n, err
 }
 
+// bufferedFromOrigin returns how many bytes of an answer have come from the origin and were not read. 0 if that is not
+// known.
+func bufferedFromOrigin(res *http.Response) int64 {
+	if b, ok := res.Body.(*wireBody); ok && b.c != nil {
+		return int64(b.c.r.Buffered())
+	}
+	return 0
+}
+
 // Close gives up what was not read.
 func (b *wireBody) Close() error {
 	b.done(false)
