@@ -42,7 +42,7 @@ func TestARouteCanCountErrors(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t, `[{"name":"web","to":[{"service":"web"}],"circuit":{"countErrors":true}}]`,
 			"circuit.default.minCalls", "10")
-		w.origin("web", "web-1", "", answers(http.StatusInternalServerError))
+		w.origin("web", "web-1", "", respondsStatus(http.StatusInternalServerError))
 		for range 10 {
 			w.get("http://x/")
 		}
@@ -75,7 +75,7 @@ func TestAnUnreachableServiceOpensTheCircuit(t *testing.T) {
 func TestErrorsShowInTheCircuit(t *testing.T) {
 	circuits := circuit.New(circuit.Options{})
 	w := worldWith(t, gateway.EdgeOptions{Circuits: circuits}, toWeb)
-	w.origin("web", "web-1", "", answers(http.StatusInternalServerError))
+	w.origin("web", "web-1", "", respondsStatus(http.StatusInternalServerError))
 	w.get("http://x/")
 	for _, s := range circuits.Snapshots() {
 		if s.GetGroup() == "web" && s.GetRolling()["ANSWERED_FAILURE"] == 1 && s.GetErrorPercentage() == 0 {
