@@ -150,6 +150,9 @@ type circuitsOpenCmd struct {
 	For time.Duration `default:"10m" help:"Release it after this time."`
 }
 
+// Validate refuses a negative --for.
+func (c *circuitsOpenCmd) Validate() error { return notNegative("--for", c.For) }
+
 // Run is `bijou circuits open`.
 func (c *circuitsOpenCmd) Run(ctx context.Context, e *env) error {
 	return c.force(ctx, e, circuitsv1.State_STATE_FORCED_OPEN, c.For)
@@ -159,6 +162,9 @@ type circuitsCloseCmd struct {
 	forceFlags
 	For time.Duration `default:"10m" help:"Release it after this time."`
 }
+
+// Validate refuses a negative --for.
+func (c *circuitsCloseCmd) Validate() error { return notNegative("--for", c.For) }
 
 // Run is `bijou circuits close`.
 func (c *circuitsCloseCmd) Run(ctx context.Context, e *env) error {

@@ -13,6 +13,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"bijou.dev/cmd/bijou/internal/compose"
 	"bijou.dev/cmd/bijou/internal/term"
@@ -150,6 +151,14 @@ func (e *env) fromVariables() {
 type usageError struct{ error }
 
 func usagef(format string, args ...any) error { return usageError{fmt.Errorf(format, args...)} }
+
+// notNegative refuses a negative duration, which would have the same effect as none.
+func notNegative(flag string, d time.Duration) error {
+	if d < 0 {
+		return fmt.Errorf("%s must not be negative, is %v", flag, d)
+	}
+	return nil
+}
 
 func (e *env) usage(err error) int {
 	e.notef("bijou: %v\n", err)

@@ -271,7 +271,7 @@ func (c *configSetCmd) Validate() error {
 	if c.TTL != 0 && !c.Override {
 		return fmt.Errorf("--ttl needs --override")
 	}
-	return nil
+	return notNegative("--ttl", c.TTL)
 }
 
 // Run is `bijou config set`.

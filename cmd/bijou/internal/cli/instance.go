@@ -59,20 +59,20 @@ func (c *servicesShowCmd) Run(ctx context.Context, e *env) error {
 		Figures: map[string]string{},
 	}
 	addr := i.GetEndpoints()["admin"]
-	ready, answer, err := askAdmin(ctx, http.MethodGet, addr, "/readyz", nil)
+	ready, err := askAdmin(ctx, http.MethodGet, addr, "/readyz", nil)
 	if err != nil {
 		return err
 	}
 	var report struct{ Checks []shownCheck }
-	if err := json.Unmarshal(ready, &report); err != nil {
+	if err := json.Unmarshal(ready.body, &report); err != nil {
 		return fmt.Errorf("reading the readiness of %s: %w", c.Instance, err)
 	}
-	s.Ready, s.Checks = answer.StatusCode == http.StatusOK, report.Checks
-	metrics, _, err := askAdmin(ctx, http.MethodGet, addr, "/metrics", nil)
+	s.Ready, s.Checks = ready.status == http.StatusOK, report.Checks
+	metrics, err := askAdmin(ctx, http.MethodGet, addr, "/metrics", nil)
 	if err != nil {
 		return err
 	}
-	for line := range strings.Lines(string(metrics)) {
+	for line := range strings.Lines(string(metrics.body)) {
 		if name, value, ok := strings.Cut(strings.TrimSpace(line), " "); ok && figures[name] != "" {
 			s.Figures[figures[name]] = value
 		}
@@ -104,6 +104,9 @@ type servicesKillCmd struct {
 	For time.Duration `help:"Keep it down for this time, at most 2m, after its supervisor has started it again."`
 }
 
+// Validate refuses a negative --for.
+func (c *servicesKillCmd) Validate() error { return notNegative("--for", c.For) }
+
 // Run is `bijou services kill`.
 func (c *servicesKillCmd) Run(ctx context.Context, e *env) error {
 	if err := checkReason(c.Reason); err != nil {
@@ -122,15 +125,15 @@ func (c *servicesKillCmd) Run(ctx context.Context, e *env) error {
 	if err != nil {
 		return fmt.Errorf("killing %s: %w", c.Instance, err)
 	}
-	_, answer, err := askAdmin(ctx, http.MethodPost, i.GetEndpoints()["admin"], "/kill", body)
+	answer, err := askAdmin(ctx, http.MethodPost, i.GetEndpoints()["admin"], "/kill", body)
 	if err != nil {
 		return err
 	}
-	if answer.StatusCode == http.StatusNotFound || answer.StatusCode == http.StatusMethodNotAllowed {
+	if answer.status == http.StatusNotFound || answer.status == http.StatusMethodNotAllowed {
 		return errs.Errorf(errs.Precondition, "killing %s: it does not allow it; it must run with -allow-kill",
 			c.Instance)
 	}
-	if err := errs.FromResponse(answer); err != nil {
+	if err := answer.problem; err != nil {
 		if doing := "killing " + c.Instance; !strings.HasPrefix(err.Error(), doing) { // as a proxy or a router answers
 			return fmt.Errorf("%s: %w", doing, err)
 		}
@@ -140,28 +143,35 @@ func (c *servicesKillCmd) Run(ctx context.Context, e *env) error {
 	return err
 }
 
-// askAdmin sends a request to the admin port of an instance. It returns the body of the answer, and the answer, whose
-// body can be read once more.
-func askAdmin(ctx context.Context, method, addr, path string, body []byte) ([]byte, *http.Response, error) {
+// adminAnswer is the answer of an admin port.
+type adminAnswer struct {
+	status  int
+	body    []byte
+	problem error // of an answer with status 400 or more
+}
+
+// askAdmin sends a request to the admin port of an instance.
+func askAdmin(ctx context.Context, method, addr, path string, body []byte) (adminAnswer, error) {
 	if addr == "" {
-		return nil, nil, errs.Errorf(errs.Precondition, "the instance has no admin page")
+		return adminAnswer{}, errs.Errorf(errs.Precondition, "the instance has no admin page")
 	}
 	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
 	defer cancel()
 	req, err := http.NewRequestWithContext(ctx, method, "http://"+addr+path, bytes.NewReader(body))
 	if err != nil {
-		return nil, nil, fmt.Errorf("asking the admin page at %s: %w", addr, err)
+		return adminAnswer{}, fmt.Errorf("asking the admin page at %s: %w", addr, err)
 	}
 	req.Header.Set("Content-Type", "application/json")
 	resp, err := http.DefaultClient.Do(req)
 	if err != nil {
-		return nil, nil, errs.Errorf(errs.Unavailable, "asking the admin page at %s: %w", addr, err)
+		return adminAnswer{}, errs.Errorf(errs.Unavailable, "asking the admin page at %s: %w", addr, err)
 	}
 	defer resp.Body.Close()
-	answer, err := io.ReadAll(io.LimitReader(resp.Body, 4<<20))
-	if err != nil {
-		return nil, nil, errs.Errorf(errs.Unavailable, "asking the admin page at %s: %w", addr, err)
+	answer := adminAnswer{status: resp.StatusCode}
+	if answer.body, err = io.ReadAll(io.LimitReader(resp.Body, 4<<20)); err != nil {
+		return adminAnswer{}, errs.Errorf(errs.Unavailable, "asking the admin page at %s: %w", addr, err)
 	}
-	resp.Body = io.NopCloser(bytes.NewReader(answer))
-	return answer, resp, nil
+	resp.Body = io.NopCloser(bytes.NewReader(answer.body))
+	answer.problem = errs.FromResponse(resp)
+	return answer, nil
 }
