@@ -139,7 +139,9 @@ func TestStatusCountsASuccessfulEndAsHealthy(t *testing.T) {
 
 func TestOrdersToAnInstance(t *testing.T) {
 	for args, test := range map[string]struct{ order, note string }{
-		"kill web-1":        {"POST /instances/web-1/kill", "killed web-1; its restart policy decides whether it starts again\n"},
+		"kill web-1": {
+			"POST /instances/web-1/kill", "killed web-1; its restart policy decides whether it starts again\n",
+		},
 		"kill web-1 --hold": {"POST /instances/web-1/hold", "killed web-1; `bijou restart web-1` starts it again\n"},
 		"restart web-1":     {"POST /instances/web-1/restart", "restarted web-1\n"},
 	} {
