@@ -1069,7 +1069,8 @@ func TestUnrecordedSpanCostsNoAllocation(t *testing.T) {
 	}
 }
 
-// One URL that fails says nothing about the others, so the breaker takes its failures for answers; the load counts them.
+// One URL that fails says nothing about the others, so the breaker takes its failures for answers; the load counts
+// them.
 func TestAnsweredFailuresDoNotOpenTheCircuit(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := circuit.New(circuit.Options{})

@@ -181,8 +181,8 @@ func requestID(h http.Header) string {
 	return hex.EncodeToString(raw[:])
 }
 
-// copyAnswer copies an origin's header, without what is about its connection. An answer without a Content-Type stays so:
-// the server would guess one from the first bytes, and turn text that a stranger wrote into HTML.
+// copyAnswer copies an origin's header, without what is about its connection. An answer without a Content-Type stays
+// so: the server would guess one from the first bytes, and turn text that a stranger wrote into HTML.
 func copyAnswer(to, from http.Header) {
 	to["Content-Type"] = nil
 	drop := named(from["Connection"])

@@ -6,8 +6,8 @@ import (
 )
 
 // flushEvery is how long a piece of a response waits for the next one before it is sent. It waits only if another piece
-// was sent less than flushEvery ago, or if the beginning of the next one has come. So an origin that writes single bytes
-// does not make the edge send single bytes.
+// was sent less than flushEvery ago, or if the beginning of the next one has come. So an origin that writes single
+// bytes does not make the edge send single bytes.
 const flushEvery = time.Millisecond
 
 // sender writes the body of a response to the client.
@@ -16,8 +16,8 @@ type sender struct {
 	every time.Duration // 0: each piece is sent at once
 	stall stall
 
-	// lock guards x.w, which is not safe for concurrent use, and what follows. Nil while there is no timer. It is a channel
-	// because writing may take long, and fake time stands still while a goroutine waits for a mutex.
+	// lock guards x.w, which is not safe for concurrent use, and what follows. Nil while there is no timer. It is a
+	// channel because writing may take long, and fake time stands still while a goroutine waits for a mutex.
 	lock  chan struct{}
 	timer *time.Timer // nil: was not needed yet
 	sent  time.Time   // when the client was last sent something; zero: never
