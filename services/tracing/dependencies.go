@@ -26,8 +26,8 @@ func timeRange(r *http.Request) (from, to int64, err error) {
 	return q.From, q.To, err
 }
 
-// dependencies computes links from the spans of the time range, those of the other replicas included: who calls whom
-// can only be told from whole traces.
+// dependencies computes links from the spans of all replicas in the time range: a link can only be found in a whole
+// trace.
 func (q *queries) dependencies(r *http.Request, a *answer) (any, error) {
 	from, to, err := timeRange(r)
 	if err != nil {
@@ -113,7 +113,7 @@ func nextTrace(sources []*source) (spans []span.Span, ok bool) {
 	return spans, ok
 }
 
-// local streams the own traces.
+// local streams the traces of this replica.
 func (q *queries) local(ctx context.Context, from, to int64) iter.Seq2[[]span.Span, error] {
 	return func(yield func([]span.Span, error) bool) {
 		err := q.store.Walk(ctx, from, to, func(spans []span.Span) bool { return yield(slices.Clone(spans), nil) })
@@ -139,14 +139,14 @@ func (p *peers) walk(ctx context.Context, to discovery.Peer, query string) iter.
 				return
 			}
 			if len(spans) == 0 || !yield(spans, nil) {
-				return // an empty trace ends the stream; without it the stream was cut
+				return // an empty trace ends the stream; a stream without it is incomplete
 			}
 		}
 	}
 }
 
-// walk serves the own traces to another replica: one JSON list of spans a line, without details, and an empty list at
-// the end.
+// walk sends the traces of this replica to another one: one JSON list of spans a line, without details, and an empty
+// list at the end.
 func (q *queries) walk(w http.ResponseWriter, r *http.Request) {
 	from, to, err := timeRange(r)
 	if err != nil {

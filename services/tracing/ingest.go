@@ -32,7 +32,7 @@ import (
 // maxBody is the largest request, on the wire and after decompression, over gRPC and HTTP.
 const maxBody = 4 << 20
 
-// jsonCost is what reading JSON takes besides the body, as a multiple of it.
+// jsonCost is the memory that reading JSON takes besides the body, as a multiple of the body's size.
 const jsonCost = 3
 
 // retryBusy is when a sender should send again after a refusal because too much memory is in flight.
@@ -59,13 +59,13 @@ func (in *ingest) take(n int64) error {
 
 func (in *ingest) give(n int64) { in.inFlight.Add(-n) }
 
-// rejection is what was not stored of a request whose other spans are stored.
+// rejection is the number of spans of a request that were not stored, and why. The others are stored.
 type rejection struct {
 	spans  int64
 	reason string
 }
 
-// add stores the valid spans of a request and counts what became of each span.
+// add stores the valid spans of a request and counts how many were stored or dropped, by reason.
 func (in *ingest) add(ctx context.Context, format string, p span.Parsed) (rejection, error) {
 	m := in.metrics
 	m.received.WithLabelValues(format).Add(float64(len(p.Spans) + p.Invalid))
@@ -120,7 +120,7 @@ func (in *ingest) unparsed(err error) error {
 // payload is an encoded ExportTraceServiceRequest.
 type payload []byte
 
-// codec leaves requests encoded: they are read straight into the model.
+// codec does not decode requests: span.ParseOTLP reads them into the model.
 type codec struct{ encoding.CodecV2 }
 
 // Unmarshal implements encoding.CodecV2.
@@ -333,8 +333,8 @@ func (in *ingest) hold(n int64) error {
 	return err
 }
 
-// read returns a body and what of the limit is held for it. Of a compressed body, or one of unknown length, nobody
-// knows how large it gets: it is counted as it grows.
+// read returns a body and how many bytes of the limit are held for it. The size of a compressed body, or of one without
+// a Content-Length, is not known before, so it is counted as it grows.
 func (in *ingest) read(body io.Reader) (buf []byte, held int64, err error) {
 	held = 64 << 10
 	if err := in.hold(held); err != nil {
@@ -344,7 +344,7 @@ func (in *ingest) read(body io.Reader) (buf []byte, held int64, err error) {
 	for {
 		if len(buf) == cap(buf) {
 			larger := int64(min(2*cap(buf), maxBody+1))
-			if err := in.hold(larger); err != nil { // both are there while one is copied to the other
+			if err := in.hold(larger); err != nil { // both buffers exist while one is copied to the other
 				return buf, held, err
 			}
 			buf = append(make([]byte, 0, larger), buf...)

@@ -18,7 +18,7 @@ import (
 )
 
 const (
-	// hopHeader marks a question that another replica passes on: it is answered from the own store only.
+	// hopHeader marks a query that another replica sends. It is answered from this replica's store only.
 	hopHeader = "Bijou-Internal-Hop"
 	// missingHeader names the replicas that did not answer, separated by commas. What they have is missing.
 	missingHeader = "Bijou-Peers-Missing"
@@ -28,7 +28,7 @@ const (
 
 const (
 	peerTimeout = 2 * time.Second
-	// restTimeout is how long a replica that did not answer is left alone, so that not every question waits for it.
+	// restTimeout is how long a replica that did not answer is not asked again, so that not every query waits for it.
 	restTimeout = 5 * time.Second
 	maxAnswer   = 64 << 20 // bytes of a peer's answer that is held in memory
 )
@@ -61,7 +61,7 @@ func newPeers(setup *service.Setup) *peers {
 	}
 }
 
-// others returns the replicas to ask. A question that came from one of them goes no further.
+// others returns the replicas to ask: none for a query that another replica sends.
 func (p *peers) others(r *http.Request) []discovery.Peer {
 	if r.Header.Get(hopHeader) != "" {
 		return nil
@@ -69,10 +69,10 @@ func (p *peers) others(r *http.Request) []discovery.Peer {
 	return p.List()
 }
 
-// errResting stands for the answer of a replica that did not answer lately.
+// errResting is returned for a replica that did not answer within the last restTimeout.
 var errResting = errors.New("it did not answer lately")
 
-// open asks one replica. 404 is io.EOF: it has nothing.
+// open asks one replica. Its error is io.EOF if the replica answers 404: it has nothing.
 func (p *peers) open(ctx context.Context, to discovery.Peer, path string) (body io.ReadCloser, err error) {
 	p.mu.Lock()
 	resting := time.Now().Before(p.rest[to.ID])
@@ -104,7 +104,7 @@ func (p *peers) open(ctx context.Context, to discovery.Peer, path string) (body 
 	return resp.Body, nil
 }
 
-// gather asks replicas the same question at once. Those that do not answer are added to missing.
+// gather sends one query to several replicas at once. Those that do not answer are added to missing.
 func gather[T any](ctx context.Context, p *peers, to []discovery.Peer, path string, missing *missing) []T {
 	ctx, cancel := context.WithTimeout(ctx, peerTimeout)
 	defer cancel()

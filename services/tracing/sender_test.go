@@ -39,7 +39,10 @@ func TestRequestsDoNotWaitForTheTraceStore(t *testing.T) {
 		fail, repair func(t *testing.T, w *tracedService)
 		unsure       bool // a store that does not answer may have stored spans that its sender counts as dropped
 	}{
-		{"down from the start", func(*testing.T, *tracedService) {}, func(t *testing.T, w *tracedService) { w.start(t) }, false},
+		{
+			"down from the start", func(*testing.T, *tracedService) {},
+			func(t *testing.T, w *tracedService) { w.start(t) }, false,
+		},
 		{"silent", func(t *testing.T, w *tracedService) {
 			w.start(t)
 			w.requests(t, 100)

@@ -88,7 +88,7 @@ func withoutBadSpans(b []byte) (good []byte, bad Parsed) {
 			sc := &r.ScopeSpans[i]
 			kept := sc.Spans[:0]
 			for _, s := range sc.Spans {
-				s = mendJSON(s)
+				s = replaceSurrogates(s)
 				if err := fromJSON.Unmarshal(s, new(otlppb.Span)); err != nil {
 					bad.reject(fmt.Errorf("reading a span in OTLP JSON: %w", err))
 					continue
@@ -105,19 +105,20 @@ func withoutBadSpans(b []byte) (good []byte, bad Parsed) {
 	return good, bad
 }
 
-// mendJSON replaces halves of surrogate pairs, which JavaScript writes as escapes and protojson refuses.
-func mendJSON(b []byte) []byte {
+// replaceSurrogates replaces halves of surrogate pairs by U+FFFD. JavaScript writes them as escapes; protojson refuses
+// them.
+func replaceSurrogates(b []byte) []byte {
 	d := json.NewDecoder(bytes.NewReader(b))
 	d.UseNumber()
 	var v any
 	if d.Decode(&v) != nil {
 		return b
 	}
-	mended, err := json.Marshal(v)
+	replaced, err := json.Marshal(v)
 	if err != nil {
 		return b
 	}
-	return mended
+	return replaced
 }
 
 // hexID undoes what the parser did: hex digits are also base64 digits, and an id's length is a whole number of base64

@@ -12,9 +12,9 @@ import (
 // damagedAt finds, in the details of an error of the database, the record of the log that it could not read.
 var damagedAt = regexp.MustCompile(`replaying wal \d+, offset \((.+): (\d+)\)`)
 
-// repair makes the log end before the record that damage is about. That record and all later ones are put aside,
-// because what was written later may build on it: copies of their files get names that end in .damaged. It returns
-// how many bytes are lost. Damage that is not in the log is returned as it is.
+// repair makes the log end before the damaged record, which the error damage names. Later records may depend on the
+// damaged one, so they are removed too. Copies of the files get names that end in .damaged. repair returns how many
+// bytes are lost. An error about anything but the log is returned unchanged.
 func repair(fs vfs.FS, dir string, damage error) (lost int64, err error) {
 	m := damagedAt.FindStringSubmatch(fmt.Sprintf("%+v", damage))
 	if m == nil {
@@ -35,7 +35,7 @@ func repair(fs vfs.FS, dir string, damage error) (lost int64, err error) {
 	if err := vfs.Copy(fs, path, path+".damaged"); err != nil {
 		return 0, err
 	}
-	if err := vfs.LimitedCopy(fs, path, path+".mended", whole); err != nil {
+	if err := vfs.LimitedCopy(fs, path, path+".repaired", whole); err != nil {
 		return 0, err
 	}
 	logs, err := wal.Scan(wal.Dir{FS: fs, Dirname: dir})
@@ -58,7 +58,7 @@ func repair(fs vfs.FS, dir string, damage error) (lost int64, err error) {
 			}
 		}
 	}
-	if err := fs.Rename(path+".mended", path); err != nil {
+	if err := fs.Rename(path+".repaired", path); err != nil {
 		return 0, err
 	}
 	d, err := fs.OpenDir(dir)

@@ -73,7 +73,7 @@ type Store struct {
 
 type request struct {
 	spans  []span.Span
-	answer chan error // has room for one
+	answer chan error // buffered, so that the committer does not wait
 }
 
 // Open opens or makes the store. Another process that has it open is an error.
@@ -141,7 +141,7 @@ func (s *Store) open() (err error) {
 		// Files that have only deleted spans are removed soon after.
 		FlushDelayDeleteRange: 5 * time.Second,
 		Logger:                &logger{s},
-		// By default the database would stop, at each query for the damaged spans. The query gets an error instead.
+		// By default the database would end the process at each query for damaged spans. With this the query fails.
 		EventListener: &pebble.EventListener{DataCorruption: func(i pebble.DataCorruptionInfo) {
 			s.log.Error("a file of the trace store is damaged; spans in it cannot be read", "file", i.Path, "error", i.Details)
 		}},
@@ -332,7 +332,7 @@ func (s *Store) commit(batch []*request) error {
 	}
 	// Senders do not get the text: it may name files. Only the first of consecutive failures is logged.
 	if !s.failing {
-		s.log.Error("storing spans; senders are told to send them again", "error", err)
+		s.log.Error("storing spans; senders get an error and may send them again", "error", err)
 	}
 	s.failing = true
 	return errs.Errorf(errs.Unavailable, "storing spans: the store cannot write them; its log has the reason").
