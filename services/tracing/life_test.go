@@ -229,8 +229,8 @@ func (f *failingFile) SyncTo(n int64) (bool, error) {
 	return full, errors.Join(f.err(), err)
 }
 
-// A disk that does not sync ends the process with the reason. Until then senders get 503 and may send again, and the
-// health page says that the store is down, without the text of the error.
+// A disk that does not sync ends the process with the reason. Until then senders get 503 and may send again. Their
+// answers do not have the text of the error.
 func TestDiskThatFailsEndsTheProcess(t *testing.T) {
 	n, disk := memnet.New(), &failing{volume: volume{FS: vfs.NewMem()}}
 	disk.free.Store(16 << 20)

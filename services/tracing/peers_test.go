@@ -78,8 +78,8 @@ func stuck(w http.ResponseWriter, r *http.Request) {
 	<-r.Context().Done()
 }
 
-// When another replica answers wrongly or not at all, a query answers in time with what its own store has, and names the
-// replica whose part is missing.
+// When another replica answers wrongly or not at all, a query answers in time with what its own store has, and names
+// the replica whose part is missing.
 func TestReplicaThatDoesNotAnswer(t *testing.T) {
 	now := func() string { return fmt.Sprintf("endTs=%d", time.Now().UnixMilli()) }
 	for name, answer := range map[string]http.HandlerFunc{

@@ -311,11 +311,13 @@ func (q *queries) config(*http.Request, *answer) (any, error) {
 }
 
 func (q *queries) health(_ *http.Request, a *answer) (any, error) {
-	if q.store.Err() != nil {
+	select {
+	case <-q.store.Failed():
 		a.status = http.StatusServiceUnavailable
 		return map[string]string{"status": "DOWN", "reason": "the disk failed; the log has the reason"}, nil
+	default:
+		return map[string]string{"status": "UP"}, nil
 	}
-	return map[string]string{"status": "UP"}, nil
 }
 
 func (q *queries) info(*http.Request, *answer) (any, error) {
