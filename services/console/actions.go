@@ -18,12 +18,12 @@ import (
 	"google.golang.org/grpc"
 )
 
-// actionLimit bounds one action or question of a page.
-const actionLimit = 15 * time.Second
+// actionTimeout bounds one query or action of a page.
+const actionTimeout = 15 * time.Second
 
-// registerActions adds the API by which pages ask and act. Questions and actions are the messages of the owning
-// service's contract as JSON; the address is that of the method.
-func (c *Console) registerActions(mux *http.ServeMux) {
+// registerActions adds the queries and actions of the pages. Requests and responses are the messages of the owning
+// service as JSON; the path is the name of its method.
+func (c *Console) registerActions(mux *httpapi.Mux) {
 	settings, circuits, registry := partNames[partSettings], partNames[partCircuits], partNames[partRegistry]
 	for path, handler := range map[string]http.Handler{
 		"config/List":           rpc(c, settings, c.config.List),
@@ -42,24 +42,24 @@ func (c *Console) registerActions(mux *http.ServeMux) {
 	}
 }
 
-// rpc returns a handler that passes requests on to a method of a service. The name of the service is for sentences.
+// rpc returns a handler that passes requests to a method of a service. Error texts have the name of the service.
 func rpc[Q, A any](
 	c *Console, service string, method func(context.Context, *Q, ...grpc.CallOption) (*A, error),
 ) http.Handler {
 	return handle(c, func(ctx context.Context, q *Q) (*A, error) {
 		answer, err := method(ctx, q)
-		return answer, c.explain(service, err)
+		return answer, c.userError(service, err)
 	})
 }
 
-// handle returns a handler that checks whether a request is allowed, calls do, and writes an audit line.
+// handle returns a handler that checks whether a request is allowed, calls do, and logs an audit line.
 func handle[Q, A any](c *Console, do func(context.Context, *Q) (A, error)) http.Handler {
 	return httpapi.Post(func(ctx context.Context, q *Q) (answer A, err error) {
 		a := actionOf(q)
 		if err := c.allow(a); err != nil {
 			return answer, err
 		}
-		ctx, cancel := context.WithTimeout(ctx, actionLimit)
+		ctx, cancel := context.WithTimeout(ctx, actionTimeout)
 		defer cancel()
 		answer, err = do(ctx, q)
 		c.audit(a, err)
@@ -67,10 +67,10 @@ func handle[Q, A any](c *Console, do func(context.Context, *Q) (A, error)) http.
 	})
 }
 
-// action is what a request would change, by whom and why. The zero action changes nothing.
+// action is what a request changes, who sent it and why. The zero action changes nothing.
 type action struct{ what, target, author, reason string }
 
-// actionOf returns what a request would change.
+// actionOf returns the action of a request.
 func actionOf(q any) action {
 	switch q := q.(type) {
 	case *configv1.PublishRequest:
@@ -98,8 +98,8 @@ func actionOf(q any) action {
 	}
 }
 
-// allow refuses an action that has no author or no reason, or one that is not printable text, and every action in
-// read-only mode.
+// allow refuses every action in read-only mode, and an action whose author or reason is empty, too long or not
+// printable.
 func (c *Console) allow(a action) error {
 	if a.what == "" {
 		return nil
@@ -117,6 +117,7 @@ func (c *Console) allow(a action) error {
 	return bad.Err("asking to %s", a.what)
 }
 
+// audit logs an action and its result.
 func (c *Console) audit(a action, err error) {
 	if a.what == "" {
 		return

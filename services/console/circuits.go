@@ -11,29 +11,29 @@ import (
 	"bijou.dev/platform/pace"
 )
 
-// silentLimit is how long a watch may be silent. A replica of the circuits service sends each second.
-const silentLimit = 5 * time.Second
+// watchTimeout is how long a watch may send nothing. A replica of the circuits service sends once a second.
+const watchTimeout = 5 * time.Second
 
-// followCircuits keeps a watch open while pages are open.
+// followCircuits watches the circuits service while pages are open.
 func (c *Console) followCircuits(ctx context.Context) {
-	for c.hub.interest(ctx) {
+	for c.hub.waitUntilActive(ctx) {
 		err := c.watchCircuits(ctx)
 		if ctx.Err() == nil && err != nil {
-			c.report(partCircuits, err)
-			c.seen.mu.Lock()
-			c.seen.circuits = nil
-			c.seen.mu.Unlock()
+			c.setPart(partCircuits, err)
+			c.answers.mu.Lock()
+			c.answers.circuits = nil
+			c.answers.mu.Unlock()
 		}
-		pace.Sleep(ctx, period)
+		pace.Sleep(ctx, pollPeriod)
 	}
 }
 
-// watchCircuits returns nil when no page is open any more.
+// watchCircuits publishes what one watch sends. It returns nil when no page is open any more.
 func (c *Console) watchCircuits(ctx context.Context) error {
-	ctx, cancel := context.WithCancel(unsampled(ctx))
+	ctx, cancel := context.WithCancel(withoutTrace(ctx))
 	defer cancel()
-	silent := time.AfterFunc(silentLimit, cancel)
-	defer silent.Stop()
+	timeout := time.AfterFunc(watchTimeout, cancel)
+	defer timeout.Stop()
 	stream, err := c.circuits.Watch(ctx, &circuitsv1.WatchRequest{})
 	if err != nil {
 		return err
@@ -44,18 +44,18 @@ func (c *Console) watchCircuits(ctx context.Context) error {
 		case errors.Is(err, io.EOF):
 			return errs.Errorf(errs.Unavailable, "the circuits service ended the watch")
 		case err != nil && ctx.Err() != nil:
-			return errs.Errorf(errs.Unavailable, "the circuits service has sent nothing for %v", silentLimit)
+			return errs.Errorf(errs.Unavailable, "the circuits service has sent nothing for %v", watchTimeout)
 		case err != nil:
 			return err
 		}
-		silent.Reset(silentLimit)
-		c.report(partCircuits, nil)
-		c.seen.mu.Lock()
-		c.seen.circuits = board
-		c.seen.mu.Unlock()
-		// The links are in the topic traffic.
+		timeout.Reset(watchTimeout)
+		c.setPart(partCircuits, nil)
+		c.answers.mu.Lock()
+		c.answers.circuits = board
+		c.answers.mu.Unlock()
+		// The links of the response are published in the topic traffic.
 		c.hub.publish(topicCircuits, protoJSON(&circuitsv1.WatchResponse{Services: board.Services}))
-		if !c.hub.busy() {
+		if !c.hub.isActive() {
 			return nil
 		}
 	}

@@ -1,23 +1,22 @@
-// Package console is the page that shows the living system and lets one act on it.
+// Package console serves a web page that shows the state of the platform and can change it.
 //
-// It keeps nothing. What it shows it asks of the other services, by the same APIs that the command line uses: the
-// registry, the board of circuits, the settings, the trace store, and the admin page of each instance. It asks only
-// while somebody looks, and each page gets what is new over one stream. Any of the others may be away: the part of the
-// page that needs it says so, the rest goes on.
+// The console stores nothing. It reads the registry, the circuits, the settings, the traces and the admin page of each
+// instance through the same APIs as the command line. It reads them only while a page is open, and each page gets
+// changes over one stream. If one of them does not answer, the part of the page that needs it says so, and the rest
+// works.
 //
 // # Traffic
 //
-// Who calls whom, how often and how well is what the callers themselves report to the board of circuits: the events of
-// the last ten seconds. A refusal by an open circuit is an error of that edge. Latencies of an edge are means of its
-// circuits' percentiles weighted by their calls, which is not the percentile of all calls, but shows the same trouble.
-// What comes in from outside, and what each instance answers, is read from their metrics.
+// Callers report their calls to the circuits service. The console shows the figures of the last ten seconds as that
+// service computes them. A call that an open circuit refuses is an error. The latencies between two services are means
+// of the percentiles of their circuits, weighted by calls. That is not the percentile of all calls, but it rises with
+// it. Requests from the internet, and the calls that an instance serves, are reported by the gateway and the instances.
 //
-// # Acting
+// # Actions
 //
-// Each action goes through the API of the service that owns the matter, carries who does it and why, and is written to
-// the log as one line "audit". The page has no log-in of its own: whoever reaches the port may act, unless ReadOnly is
-// set. A page of another site is refused: by the browser's word on where a request comes from, and by the name it used
-// for us.
+// Each action goes through the API of the service that owns the data. It has an author and a reason, and the console
+// logs it as one line "audit". There is no login: everybody who reaches the port may act, unless ReadOnly is set.
+// Requests that come from pages of other sites are refused: by Sec-Fetch-Site and Origin, and by the name in Host.
 package console
 
 import (
@@ -33,6 +32,7 @@ import (
 	discoveryv1 "bijou.dev/platform/api/discovery/v1"
 	"bijou.dev/platform/discovery"
 	"bijou.dev/platform/errs"
+	"bijou.dev/platform/httpapi"
 	"bijou.dev/platform/service"
 
 	"google.golang.org/grpc"
@@ -40,18 +40,18 @@ import (
 
 // Options configures the service. The zero value is good for one machine.
 type Options struct {
-	// ReadOnly refuses every action. False: whoever reaches the port may act.
+	// ReadOnly refuses every action. False: everybody who reaches the port may act.
 	ReadOnly bool
-	// Hosts are names, without port, under which browsers may reach the console beside localhost and addresses. Other
-	// names are refused, because a page of another site could make its own name point to us. Empty: none.
+	// Hosts are names, without port, by which browsers may reach the console besides localhost and IP addresses. Other
+	// names are refused, because another site can make its own name point to this address. Empty: none.
 	Hosts []string
-	// MaxPages is how many pages may be open at once. Zero: 100.
+	// MaxPages is how many pages may be open at the same time. Zero: 100.
 	MaxPages int
-	// Files holds the front end in its folder dist. Nil: what was built into the program.
+	// Files has the front end in its folder dist. Nil: the files that are embedded in the binary.
 	Files fs.FS
 }
 
-// complete returns a copy with the defaults, or an error that names the fields that cannot work.
+// complete returns a copy with all defaults, or an error that names the wrong fields.
 func (o Options) complete() (Options, error) {
 	var bad errs.Violations
 	if o.MaxPages < 0 {
@@ -69,13 +69,13 @@ type Console struct {
 	opts      Options
 	log       *slog.Logger
 	version   string
-	instances func(service string) []discovery.Instance // what discovery last knew
+	instances func(service string) []discovery.Instance // as the discovery client knows them
 	registry  discoveryv1.DiscoveryClient
 	circuits  circuitsv1.CircuitsClient
 	config    configv1.ConfigClient
 	http      *http.Client
 	hub       *hub
-	seen      *seen
+	answers   *answers
 	site      *site
 }
 
@@ -104,28 +104,31 @@ func New(_ context.Context, setup *service.Setup, opts Options) error {
 		circuits: circuitsv1.NewCircuitsClient(conns["circuits"]),
 		config:   configv1.NewConfigClient(conns["config"]),
 		http:     &http.Client{Transport: transport},
-		seen:     newSeen(), site: site,
+		answers:  newAnswers(), site: site,
 	}
-	c.hub = newHub(opts.MaxPages, c.seen.forget)
+	c.hub = newHub(opts.MaxPages, c.answers.reset)
 	setup.OnStop("connections to admin pages", func(context.Context) error {
 		transport.CloseIdleConnections()
 		return nil
 	})
 	setup.OnDrain(c.hub.close)
-	setup.OnStop("pages", func(context.Context) error { c.hub.close(); return nil })
+	setup.OnStop("streams", func(context.Context) error { c.hub.close(); return nil })
 	c.follow(setup.Go)
 	return setup.Handle("http", c.Handler())
 }
 
 // Handler serves the page and its API; see docs/api/console.md.
 func (c *Console) Handler() http.Handler {
+	var api, pages httpapi.Mux
+	api.HandleFunc("GET /api/stream", c.stream)
+	api.Handle("GET /api/state/{topic}", httpapi.Answer(c.state))
+	api.HandleFunc("GET /api/traces/{path...}", c.traces)
+	c.registerActions(&api)
+	pages.Handle("GET /vizceral.json", httpapi.Answer(c.vizceral))
+	pages.Handle("GET /", c.site)
+	// In one mux the pattern "GET /" would also match unknown paths below /api/.
 	mux := http.NewServeMux()
-	mux.HandleFunc("GET /api/stream", c.stream)
-	mux.HandleFunc("GET /api/state/{topic}", c.state)
-	mux.HandleFunc("GET /api/traces/{path...}", c.traces)
-	mux.HandleFunc("GET /vizceral.json", c.vizceral)
-	c.registerActions(mux)
-	mux.HandleFunc("/api/", notFound)
-	mux.Handle("/", c.site)
+	mux.Handle("/api/", &api)
+	mux.Handle("/", &pages)
 	return c.protect(mux)
 }

@@ -17,10 +17,10 @@ import (
 	"google.golang.org/protobuf/types/known/timestamppb"
 )
 
-// fleet has every instance, as the registry and its own admin page report it.
+// fleet is the topic fleet: all instances, as the registry and their own admin pages report them.
 type fleet struct {
 	Instances []shownInstance `json:"instances"`
-	// LastKnown: the registry does not answer, and these are the instances that it listed last.
+	// LastKnown: the registry does not answer. Instances has those that the discovery client knows.
 	LastKnown        bool            `json:"lastKnown,omitempty"`
 	SelfPreservation json.RawMessage `json:"selfPreservation,omitempty"`
 	StoreProblem     string          `json:"storeProblem,omitempty"`
@@ -42,41 +42,41 @@ type shownInstance struct {
 	StatusSince    *time.Time        `json:"statusSince,omitempty"`
 	Suspect        bool              `json:"suspect,omitempty"`
 	Endpoints      map[string]string `json:"endpoints"`
-	Admin          *shownAdmin       `json:"admin,omitempty"` // nil: it has no admin page, or was not asked yet
+	Admin          *shownAdmin       `json:"admin,omitempty"` // nil: there is no admin page, or it was not read yet
 	shownLoad
 }
 
-// followRegistry asks the registry and the admin pages of all instances, at the same time: a killed instance is noticed
-// because it does not answer, before its lease ends.
+// followRegistry asks the registry, and at the same time the admin pages of all instances: the page shows a killed
+// instance as soon as its admin page does not answer, before its lease expires.
 func (c *Console) followRegistry(ctx context.Context) {
-	c.every(ctx, func(ctx context.Context) {
-		var asking sync.WaitGroup
-		asking.Go(func() { c.askRegistry(ctx) })
-		asking.Go(func() { c.askInstances(ctx) })
-		asking.Wait()
+	c.poll(ctx, func(ctx context.Context) {
+		var requests sync.WaitGroup
+		requests.Go(func() { c.fetchInstances(ctx) })
+		requests.Go(func() { c.probeInstances(ctx) })
+		requests.Wait()
 		c.hub.publish(topicFleet, c.fleet())
 	})
 }
 
-func (c *Console) askRegistry(ctx context.Context) {
-	ctx, cancel := context.WithTimeout(ctx, askLimit)
+// fetchInstances asks the registry for all instances.
+func (c *Console) fetchInstances(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
 	defer cancel()
 	list, err := c.registry.List(ctx, &discoveryv1.ListRequest{})
-	if ctx.Err() != nil && errors.Is(ctx.Err(), context.Canceled) {
-		return
-	}
-	if !c.report(partRegistry, err) {
+	if errors.Is(ctx.Err(), context.Canceled) || !c.setPart(partRegistry, err) {
 		return
 	}
 	if err == nil {
-		c.report(partRegistryStore, storeError(list.GetStoreProblem()))
+		c.setPart(partRegistryStore, storeError(list.GetStoreProblem()))
+	} else {
+		c.setUnknown(partRegistryStore, "the registry does not answer")
 	}
-	c.seen.mu.Lock()
-	defer c.seen.mu.Unlock()
-	c.seen.list = list // nil after an error: then the last known instances are shown
+	c.answers.mu.Lock()
+	defer c.answers.mu.Unlock()
+	c.answers.list = list // nil after an error
 }
 
-// storeError returns the problem that a service has with its store as an error, nil for "".
+// storeError returns the problem of a store as an error, nil for "".
 func storeError(problem string) error {
 	if problem == "" {
 		return nil
@@ -84,12 +84,12 @@ func storeError(problem string) error {
 	return errs.Errorf(errs.Unavailable, "%s", problem)
 }
 
-// known returns the instances that the registry lists. While it does not answer, these are the ones that this process
-// knew last, and live is false.
-func (c *Console) known() (list *discoveryv1.ListResponse, live bool) {
-	c.seen.mu.Lock()
-	list = c.seen.list
-	c.seen.mu.Unlock()
+// currentInstances returns the instances that the registry lists. While the registry does not answer, it returns those
+// that the discovery client of this process knows, and live is false.
+func (c *Console) currentInstances() (list *discoveryv1.ListResponse, live bool) {
+	c.answers.mu.Lock()
+	list = c.answers.list
+	c.answers.mu.Unlock()
 	if list != nil {
 		return list, true
 	}
@@ -113,26 +113,26 @@ func lastKnown(in discovery.Instance) *discoveryv1.Instance {
 }
 
 func (c *Console) fleet() fleet {
-	list, live := c.known()
+	list, live := c.currentInstances()
 	f := fleet{
 		LastKnown: !live, Instances: []shownInstance{},
-		StoreProblem: sentenceOf(partNames[partRegistryStore], list.GetStoreProblem()),
+		StoreProblem: messageOf(partNames[partRegistryStore], list.GetStoreProblem()),
 	}
 	if sp := list.GetSelfPreservation(); sp.GetActive() {
 		f.SelfPreservation = protoJSON(sp)
 	}
-	c.seen.mu.Lock()
-	defer c.seen.mu.Unlock()
-	loads := c.seen.instanceLoads()
+	c.answers.mu.Lock()
+	defer c.answers.mu.Unlock()
+	loads := c.answers.instanceLoadsLocked()
 	for _, in := range list.GetInstances() {
 		s := shownInstance{
 			Service: in.Service, ID: in.Id, Zone: in.Zone, Version: in.Version, Region: in.Region, Environment: in.Environment,
 			Status: status(in.Status), Reported: status(in.Reported), Override: status(in.Override),
 			OverrideReason: in.OverrideReason, OverrideAuthor: in.OverrideAuthor, Suspect: in.Suspect, Endpoints: in.Endpoints,
-			Started: moment(in.Started), StatusSince: moment(in.StatusSince),
+			Started: timeOf(in.Started), StatusSince: timeOf(in.StatusSince),
 			shownLoad: loads[instanceKey{in.Service, in.Id}],
 		}
-		if p := c.seen.probes[instanceKey{in.Service, in.Id}]; p != nil {
+		if p := c.answers.probes[instanceKey{in.Service, in.Id}]; p != nil {
 			s.Admin = p.shown()
 		}
 		f.Instances = append(f.Instances, s)
@@ -143,7 +143,7 @@ func (c *Console) fleet() fleet {
 	return f
 }
 
-// status returns a status as people write it, "OUT_OF_SERVICE", and "" for none.
+// status returns the name of a status without its prefix, such as "OUT_OF_SERVICE". It returns "" for no status.
 func status(s discoveryv1.Status) string {
 	if s == discoveryv1.Status_STATUS_UNSPECIFIED {
 		return ""
@@ -151,7 +151,7 @@ func status(s discoveryv1.Status) string {
 	return s.String()[len("STATUS_"):]
 }
 
-func moment(t *timestamppb.Timestamp) *time.Time {
+func timeOf(t *timestamppb.Timestamp) *time.Time {
 	if t == nil {
 		return nil
 	}

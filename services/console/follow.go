@@ -14,13 +14,13 @@ import (
 )
 
 const (
-	// period is how often the back ends are asked, and so how old a picture may be.
-	period = time.Second
-	// askLimit bounds one question.
-	askLimit = 1500 * time.Millisecond
+	// pollPeriod is how often the backends are asked.
+	pollPeriod = time.Second
+	// requestTimeout bounds one request to a backend.
+	requestTimeout = 1500 * time.Millisecond
 )
 
-// follow starts the loops that keep the topics up to date. Each runs while pages are open, and ends with ctx.
+// follow starts the loops that update the topics. A loop works while pages are open, and ends with its context.
 func (c *Console) follow(start func(name string, fn func(context.Context) error)) {
 	for name, loop := range map[string]func(context.Context){
 		"registry": c.followRegistry, "circuits": c.followCircuits, "settings": c.followSettings,
@@ -30,17 +30,18 @@ func (c *Console) follow(start func(name string, fn func(context.Context) error)
 	}
 }
 
-// every calls fn each period while pages are open.
-func (c *Console) every(ctx context.Context, fn func(context.Context)) {
-	for c.hub.interest(ctx) {
+// poll calls fn every pollPeriod while pages are open.
+func (c *Console) poll(ctx context.Context, fn func(context.Context)) {
+	for c.hub.waitUntilActive(ctx) {
 		begin := time.Now()
-		fn(unsampled(ctx))
-		pace.Sleep(ctx, max(period-time.Since(begin), 10*time.Millisecond))
+		fn(withoutTrace(ctx))
+		pace.Sleep(ctx, max(pollPeriod-time.Since(begin), 10*time.Millisecond))
 	}
 }
 
-// unsampled keeps what the console asks every second out of the trace store.
-func unsampled(ctx context.Context) context.Context {
+// withoutTrace returns a context whose requests are not sampled: the requests that the console makes every second
+// would fill the trace store.
+func withoutTrace(ctx context.Context) context.Context {
 	var c oteltrace.SpanContextConfig
 	for i := range c.TraceID {
 		c.TraceID[i] = byte(rand.N(255) + 1) //nolint:gosec // an id, not a secret
@@ -49,12 +50,13 @@ func unsampled(ctx context.Context) context.Context {
 	return oteltrace.ContextWithRemoteSpanContext(ctx, oteltrace.NewSpanContext(c))
 }
 
+// protoJSON returns m as JSON. Equal messages give equal texts: protojson varies its white space on purpose, and
+// json.Marshal removes it.
 func protoJSON(m proto.Message) json.RawMessage {
 	text, err := protojson.MarshalOptions{EmitDefaultValues: true}.Marshal(m)
 	if err != nil {
-		return json.RawMessage("null") // our own messages have no invalid text
+		return json.RawMessage("null") // only invalid UTF-8 causes this, and gRPC refuses a message that has it
 	}
-	// protojson varies its spaces on purpose; equal states must be equal texts.
 	var b []byte
 	if b, err = json.Marshal(json.RawMessage(text)); err != nil {
 		return json.RawMessage("null")

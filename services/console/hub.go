@@ -16,50 +16,53 @@ import (
 
 // Topics of the stream.
 const (
-	topicHello    = "hello"    // once: what this console is
-	topicParts    = "parts"    // which back ends answer
-	topicFleet    = "fleet"    // every instance
-	topicTraffic  = "traffic"  // who calls whom
-	topicCircuits = "circuits" // the board
-	topicSettings = "settings" // who runs which revision
-	topicRoutes   = "routes"   // the table of each gateway
+	topicHello    = "hello"    // sent once: version and mode of this console
+	topicParts    = "parts"    // which backends answer
+	topicFleet    = "fleet"    // all instances
+	topicTraffic  = "traffic"  // calls between services
+	topicCircuits = "circuits" // circuits of each service
+	topicSettings = "settings" // the settings revision of each instance
+	topicRoutes   = "routes"   // the routes of each gateway
 )
 
 var topics = []string{topicParts, topicFleet, topicTraffic, topicCircuits, topicSettings, topicRoutes}
 
 const (
-	// beat is how often a page hears something although nothing is new, so that both sides notice a dead connection.
-	beat = 5 * time.Second
-	// writeLimit is how long a page may leave an event unread.
-	writeLimit = 10 * time.Second
-	// linger is how long the others are still asked after the last page has gone: a reload finds everything there.
-	linger = 10 * time.Second
+	// keepAlivePeriod is how often a stream without news sends a comment, so that both sides notice a dead connection.
+	keepAlivePeriod = 5 * time.Second
+	// writeTimeout is how long a client may leave sent data unread before its stream ends.
+	writeTimeout = 10 * time.Second
+	// idleAfter is how long the backends are still asked after the last page was closed: a page that is loaded again
+	// finds all states.
+	idleAfter = 10 * time.Second
+	// firstStateTimeout bounds the wait for the first state of a topic.
+	firstStateTimeout = 5 * time.Second
 )
 
-// hub holds the newest state of each topic and tells pages what is new. A page that reads slowly skips states: it has
-// one place for each topic, and what is in it is replaced, so no page can make the console's memory grow.
+// hub keeps the newest state of each topic and sends changes to the open pages. A page that reads slowly skips states:
+// the hub keeps one state per topic, not a queue per page, so a slow page does not make memory grow.
 type hub struct {
-	mu     sync.Mutex
-	now    map[string][]byte // topic -> JSON
-	pages  map[*page]bool
-	max    int
-	asked  time.Time     // when somebody last wanted to know
-	wanted chan struct{} // is closed while somebody wants to know
-	closed chan struct{}
-	forget func() // is called with mu held when the states are forgotten
+	mu       sync.Mutex
+	states   map[string][]byte // topic -> JSON
+	pages    map[*page]bool
+	maxPages int
+	lastUse  time.Time     // last request or end of a page
+	active   chan struct{} // closed while the backends have to be asked
+	closed   chan struct{} // closed when the process stops
+	onIdle   func()        // called with mu held when the states are removed
 }
 
 // page is one open stream.
 type page struct {
-	topics []string
-	fresh  map[string]bool // guarded by hub.mu
-	wake   chan struct{}   // has one place
+	topics  []string
+	changed map[string]bool // topics to send; guarded by hub.mu
+	wake    chan struct{}   // has a buffer of one
 }
 
-func newHub(maxPages int, forget func()) *hub {
+func newHub(maxPages int, onIdle func()) *hub {
 	return &hub{
-		forget: forget, now: map[string][]byte{}, pages: map[*page]bool{}, max: maxPages,
-		wanted: make(chan struct{}), closed: make(chan struct{}),
+		onIdle: onIdle, states: map[string][]byte{}, pages: map[*page]bool{}, maxPages: maxPages,
+		active: make(chan struct{}), closed: make(chan struct{}),
 	}
 }
 
@@ -67,117 +70,118 @@ func newHub(maxPages int, forget func()) *hub {
 func (h *hub) publish(topic string, v any) {
 	data, err := json.Marshal(v)
 	if err != nil {
-		return // cannot be: the types hold nothing that JSON lacks
+		return // impossible: the types of the topics have no fields that JSON cannot hold
 	}
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if bytes.Equal(h.now[topic], data) {
+	if bytes.Equal(h.states[topic], data) {
 		return
 	}
-	h.now[topic] = data
+	h.states[topic] = data
 	for p := range h.pages {
-		p.tell(topic)
+		p.markLocked(topic)
 	}
 }
 
-// tell marks a topic as new. The caller holds hub.mu.
-func (p *page) tell(topic string) {
+// markLocked marks a topic as changed and wakes the stream of the page.
+func (p *page) markLocked(topic string) {
 	if !slices.Contains(p.topics, topic) {
 		return
 	}
-	p.fresh[topic] = true
+	p.changed[topic] = true
 	select {
 	case p.wake <- struct{}{}:
-	default: // it is awake
+	default: // a wake-up is pending
 	}
 }
 
-// open adds a page, which gets all that is known at once.
+// open adds a page. All topics that have a state are marked as changed.
 func (h *hub) open(topics []string) (*page, error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if len(h.pages) >= h.max {
-		return nil,
-			errs.Errorf(errs.Unavailable, "opening a page: %d are open, which is the limit; close one, or raise -max-pages",
-				h.max)
+	if len(h.pages) >= h.maxPages {
+		return nil, errs.Errorf(errs.Unavailable,
+			"opening a page: %d are open, which is the limit; close one, or raise -max-pages", h.maxPages)
 	}
-	p := &page{topics: topics, fresh: map[string]bool{}, wake: make(chan struct{}, 1)}
+	p := &page{topics: topics, changed: map[string]bool{}, wake: make(chan struct{}, 1)}
 	h.pages[p] = true
-	h.wantLocked()
-	for topic := range h.now {
-		p.tell(topic)
+	h.activateLocked()
+	for topic := range h.states {
+		p.markLocked(topic)
 	}
 	return p, nil
 }
 
-func (h *hub) leave(p *page) {
+func (h *hub) remove(p *page) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	delete(h.pages, p)
-	h.asked = time.Now()
+	h.lastUse = time.Now()
 }
 
-// take returns the events that a page has not had.
-func (h *hub) take(p *page) []byte {
+// changes returns the events to send to a page, in the order of its topics.
+func (h *hub) changes(p *page) []byte {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	var b bytes.Buffer
 	for _, topic := range p.topics {
-		if p.fresh[topic] {
-			fmt.Fprintf(&b, "event: %s\ndata: %s\n\n", topic, h.now[topic])
+		if p.changed[topic] {
+			fmt.Fprintf(&b, "event: %s\ndata: %s\n\n", topic, h.states[topic])
 		}
 	}
-	clear(p.fresh)
+	clear(p.changed)
 	return b.Bytes()
 }
 
+// get returns the state of a topic, nil if there is none, and makes the backends be asked.
 func (h *hub) get(topic string) []byte {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	h.wantLocked()
-	return h.now[topic]
+	h.activateLocked()
+	return h.states[topic]
 }
 
-// wantLocked wakes those who ask the other services.
-func (h *hub) wantLocked() {
-	h.asked = time.Now()
+// activateLocked wakes the loops that ask the backends.
+func (h *hub) activateLocked() {
+	h.lastUse = time.Now()
 	select {
-	case <-h.wanted:
+	case <-h.active:
 	default:
-		close(h.wanted)
+		close(h.active)
 	}
 }
 
-// interest waits until somebody wants to know, and reports false when ctx ends. While nobody does, the states are
-// forgotten: an old picture must not be taken for the present.
-func (h *hub) interest(ctx context.Context) bool {
+// waitUntilActive waits until a page is open or a state was requested. It returns false when ctx ends. When the console
+// becomes idle it removes the states, so that the next page does not get old ones.
+func (h *hub) waitUntilActive(ctx context.Context) bool {
 	h.mu.Lock()
-	if len(h.pages) == 0 && time.Since(h.asked) > linger {
+	if len(h.pages) == 0 && time.Since(h.lastUse) > idleAfter {
 		select {
-		case <-h.wanted:
-			h.wanted = make(chan struct{})
-			clear(h.now)
-			h.forget()
+		case <-h.active:
+			h.active = make(chan struct{})
+			clear(h.states)
+			h.onIdle()
 		default:
 		}
 	}
-	wanted := h.wanted
+	active := h.active
 	h.mu.Unlock()
 	select {
-	case <-wanted:
+	case <-active:
 		return ctx.Err() == nil
 	case <-ctx.Done():
 		return false
 	}
 }
 
-// busy reports whether somebody looks.
-func (h *hub) busy() bool {
+// isActive reports whether a page is open or was open a short time ago.
+func (h *hub) isActive() bool {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	return len(h.pages) > 0 || time.Since(h.asked) <= linger
+	return len(h.pages) > 0 || time.Since(h.lastUse) <= idleAfter
 }
 
+// close ends all streams.
 func (h *hub) close() {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -188,7 +192,14 @@ func (h *hub) close() {
 	}
 }
 
-// stream is the one stream of a page: server-sent events named by topic, each with the whole state of the topic.
+// hello is the first event of a stream.
+type hello struct {
+	Version  string `json:"version"`
+	ReadOnly bool   `json:"readOnly"`
+	Built    bool   `json:"built"` // false: this binary has no front end
+}
+
+// stream sends server-sent events, named by topic, each with the whole state of the topic.
 func (c *Console) stream(w http.ResponseWriter, r *http.Request) {
 	wanted := topics
 	if list := r.URL.Query().Get("topics"); list != "" {
@@ -206,28 +217,28 @@ func (c *Console) stream(w http.ResponseWriter, r *http.Request) {
 		errs.WriteProblem(w, r, err)
 		return
 	}
-	defer c.hub.leave(p)
-	w.Header().Set("Content-Type", "text/event-stream")
-	w.Header().Set("Cache-Control", "no-store")
-	hello, err := json.Marshal(map[string]any{"version": c.version, "readOnly": c.opts.ReadOnly, "built": c.site.built})
+	defer c.hub.remove(p)
+	first, err := json.Marshal(hello{c.version, c.opts.ReadOnly, c.site.built})
 	if err != nil {
 		errs.WriteProblem(w, r, err)
 		return
 	}
-	send := fmt.Appendf(nil, "event: %s\ndata: %s\n\n", topicHello, hello)
-	tick := time.NewTicker(beat)
-	defer tick.Stop()
+	w.Header().Set("Content-Type", "text/event-stream")
+	w.Header().Set("Cache-Control", "no-store")
+	send := fmt.Appendf(nil, "event: %s\ndata: %s\n\n", topicHello, first)
+	keepAlive := time.NewTicker(keepAlivePeriod)
+	defer keepAlive.Stop()
 	rc := http.NewResponseController(w)
 	for {
-		_ = rc.SetWriteDeadline(time.Now().Add(writeLimit)) // a network in memory may have none
+		_ = rc.SetWriteDeadline(time.Now().Add(writeTimeout)) // a recorder in a test has no deadlines
 		if _, err := w.Write(send); err != nil || rc.Flush() != nil {
 			return
 		}
 		select {
 		case <-p.wake:
-			send = c.hub.take(p)
-		case <-tick.C:
-			send = []byte(": beat\n\n")
+			send = c.hub.changes(p)
+		case <-keepAlive.C:
+			send = []byte(": keep-alive\n\n")
 		case <-c.hub.closed:
 			return
 		case <-r.Context().Done():
@@ -236,47 +247,30 @@ func (c *Console) stream(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// state answers with the newest state of one topic, for programs that ask once.
-func (c *Console) state(w http.ResponseWriter, r *http.Request) {
+// state returns the newest state of one topic, for programs that ask once.
+func (c *Console) state(r *http.Request) (json.RawMessage, error) {
 	topic := r.PathValue("topic")
 	if !slices.Contains(topics, topic) {
-		errs.WriteProblem(w, r, errs.Errorf(errs.NotFound, "there is no topic %q; there are %s", topic,
-			strings.Join(topics, ", ")))
-		return
+		return nil, errs.Errorf(errs.NotFound, "there is no topic %.200q; there are %s", topic, strings.Join(topics, ", "))
 	}
-	data, err := c.fresh(r.Context(), topic)
-	if err != nil {
-		errs.WriteProblem(w, r, err)
-		return
-	}
-	writeJSON(w, data)
+	return c.awaitState(r.Context(), topic)
 }
 
-// fresh waits for a topic's first state: whoever asks first finds a console that has asked nobody yet.
-func (c *Console) fresh(ctx context.Context, topic string) ([]byte, error) {
-	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+// awaitState returns the state of a topic. The first request after an idle time waits until the backends have answered.
+func (c *Console) awaitState(ctx context.Context, topic string) (json.RawMessage, error) {
+	ctx, cancel := context.WithTimeout(ctx, firstStateTimeout)
 	defer cancel()
-	tick := time.NewTicker(100 * time.Millisecond)
-	defer tick.Stop()
+	retry := time.NewTicker(100 * time.Millisecond)
+	defer retry.Stop()
 	for {
 		if data := c.hub.get(topic); data != nil {
 			return data, nil
 		}
 		select {
-		case <-tick.C:
+		case <-retry.C:
 		case <-ctx.Done():
-			return nil, errs.Errorf(errs.Unavailable, "reading %s: its service has not answered; ask /api/state/%s why", topic,
-				topicParts)
+			return nil, errs.Errorf(errs.Unavailable,
+				"reading %s: its service has not answered; /api/state/%s says why", topic, topicParts)
 		}
 	}
-}
-
-func writeJSON(w http.ResponseWriter, data []byte) {
-	w.Header().Set("Content-Type", "application/json")
-	w.Header().Set("Cache-Control", "no-store")
-	_, _ = w.Write(data) // the client may be gone
-}
-
-func notFound(w http.ResponseWriter, r *http.Request) {
-	errs.WriteProblem(w, r, errs.Errorf(errs.NotFound, "there is nothing at %s %s", r.Method, r.URL.Path))
 }

@@ -9,12 +9,12 @@ import (
 	"bijou.dev/platform/errs"
 )
 
-// killRequest ends one process, or several of a service, by the admin page of each.
+// killRequest kills one process, or all processes of a service, through the admin port of each.
 type killRequest struct {
 	Service string `json:"service"`
 	// ID is the instance. Empty: every instance of the service.
 	ID string `json:"id"`
-	// For is how long it stays down, as a duration: "20s". Empty: it may start again at once.
+	// For is how long the process stays down, as a duration: "20s". Empty: it may start again at once.
 	For    string `json:"for"`
 	Author string `json:"author"`
 	Reason string `json:"reason"`
@@ -35,13 +35,13 @@ func (c *Console) kill(ctx context.Context, q *killRequest) (killAnswer, error) 
 	if err != nil {
 		return answer, err
 	}
-	list, _ := c.known()
+	list, _ := c.currentInstances()
 	for _, in := range list.GetInstances() {
 		if in.Service != q.Service || q.ID != "" && in.Id != q.ID || in.Endpoints["admin"] == "" {
 			continue
 		}
-		if err := c.killOne(ctx, in.Endpoints["admin"], body); err != nil {
-			return answer, c.explain(in.Id, errs.Errorf(errs.KindOf(err), "killing %s: %w", in.Id, err))
+		if err := c.killInstance(ctx, in.Endpoints["admin"], body); err != nil {
+			return answer, c.userError(in.Id, errs.Errorf(errs.KindOf(err), "killing %s: %w", in.Id, err))
 		}
 		answer.Killed = append(answer.Killed, in.Id)
 	}
@@ -52,7 +52,7 @@ func (c *Console) kill(ctx context.Context, q *killRequest) (killAnswer, error) 
 	return answer, nil
 }
 
-func (c *Console) killOne(ctx context.Context, addr string, body []byte) error {
+func (c *Console) killInstance(ctx context.Context, addr string, body []byte) error {
 	req, err := http.NewRequestWithContext(ctx, http.MethodPost, "http://"+addr+"/kill", bytes.NewReader(body))
 	if err != nil {
 		return err
@@ -64,7 +64,7 @@ func (c *Console) killOne(ctx context.Context, addr string, body []byte) error {
 	}
 	defer resp.Body.Close()
 	if resp.StatusCode == http.StatusNotFound || resp.StatusCode == http.StatusMethodNotAllowed {
-		return errs.Errorf(errs.Precondition, "it does not allow it; it must run with -allow-kill")
+		return errs.Errorf(errs.Precondition, "it does not allow it; start it with -allow-kill")
 	}
 	return errs.FromResponse(resp)
 }

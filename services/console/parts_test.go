@@ -1,212 +1,209 @@
-package console
+package console_test
 
 import (
-	"encoding/json"
+	"net/http"
 	"strings"
 	"testing"
-	"testing/fstest"
+	"testing/synctest"
+	"time"
 
 	circuitsv1 "bijou.dev/platform/api/circuits/v1"
-	discoveryv1 "bijou.dev/platform/api/discovery/v1"
-	"bijou.dev/platform/load"
-	"bijou.dev/platform/load/loadtest"
-	"bijou.dev/platform/route"
-
-	"github.com/google/go-cmp/cmp"
-	"google.golang.org/protobuf/encoding/protojson"
-	"google.golang.org/protobuf/testing/protocmp"
+	"bijou.dev/platform/errs"
+	"bijou.dev/services/console"
 )
 
-func TestAPageThatReadsSlowlySkipsStates(t *testing.T) {
-	h := newHub(10, func() {})
-	p, err := h.open([]string{topicFleet, topicParts})
-	if err != nil {
-		t.Fatal(err)
-	}
-	for i := range 10000 {
-		h.publish(topicFleet, i)
-		h.publish(topicTraffic, i) // it did not ask for this
-	}
-	h.publish(topicParts, "x")
-	if got, want := string(h.take(p)), "event: fleet\ndata: 9999\n\nevent: parts\ndata: \"x\"\n\n"; got != want &&
-		got != "event: parts\ndata: \"x\"\n\nevent: fleet\ndata: 9999\n\n" {
-		t.Errorf("got %q, want %q", got, want)
-	}
-	if got := h.take(p); len(got) != 0 {
-		t.Errorf("nothing is new, got %q", got)
-	}
-	h.publish(topicFleet, 9999)
-	if got := h.take(p); len(got) != 0 {
-		t.Errorf("the same state again is no news, got %q", got)
-	}
-}
-
-func TestWithoutAFrontEndThePageSaysHowToBuildIt(t *testing.T) {
-	s, err := openSite(fstest.MapFS{"dist/README.txt": {Data: []byte("x")}})
-	if err != nil {
-		t.Fatal(err)
-	}
-	if s.built || !strings.Contains(string(s.files["/index.html"].plain), "npm run build") {
-		t.Errorf("built %v: %s", s.built, s.files["/index.html"].plain)
-	}
-}
-
-func TestMetricsOfAnInstance(t *testing.T) {
-	var p probe
-	p.read([]byte("# TYPE process_resident_memory_bytes gauge\nprocess_resident_memory_bytes 1e6\n"))
-	if p.memory != 1e6 {
-		t.Errorf("memory is %v, want 1e6", p.memory)
-	}
-	p.read([]byte("no metrics"))
-	if p.memory != 1e6 {
-		t.Errorf("after a page that cannot be read memory is %v, want what it was before", p.memory)
-	}
-}
-
-// assertShown requires that the page gets the figures that circuits serves, and the word instead where it serves none.
-func assertShown(t *testing.T, what string, got shownLoad, served *circuitsv1.Figures) {
-	t.Helper()
-	if served == nil {
-		if !got.Measuring || got.Figures != nil {
-			t.Errorf("%s: measuring %t with figures %v, want measuring and no figures", what, got.Measuring, got.Figures)
+func TestWithoutBackendsEveryPartSaysSo(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, console.Options{})
+		next := w.events(t)
+		var hello struct{ ReadOnly, Built bool }
+		if next("hello", &hello); hello.ReadOnly || !hello.Built {
+			t.Errorf("hello has readOnly %t, built %t; want false and true", hello.ReadOnly, hello.Built)
 		}
-		return
-	}
-	text, err := json.Marshal(got.Figures)
-	if err != nil {
-		t.Fatal(err)
-	}
-	shown := &circuitsv1.Figures{}
-	if err := protojson.Unmarshal(text, shown); err != nil {
-		t.Fatalf("%s: %v", what, err)
-	}
-	if diff := cmp.Diff(served, shown, protocmp.Transform()); got.Measuring || diff != "" {
-		t.Errorf("%s: measuring %t, figures (-served +shown):\n%s", what, got.Measuring, diff)
-	}
-}
-
-// TestThePageShowsTheFiguresOfTheAPI has its twin in cmd/bijou/internal/cli: with the same input both show the same.
-func TestThePageShowsTheFiguresOfTheAPI(t *testing.T) {
-	links := loadtest.Links(t)
-	c := &Console{seen: newSeen()}
-	c.seen.list = &discoveryv1.ListResponse{}
-	c.seen.circuits = &circuitsv1.WatchResponse{Links: links}
-	for _, i := range links.Instances {
-		c.seen.list.Instances = append(c.seen.list.Instances, &discoveryv1.Instance{Service: i.Service, Id: i.Instance})
-	}
-	got := c.traffic()
-	if len(got.Edges) != len(links.Links) {
-		t.Fatalf("the page has %d edges, circuits serves %d links", len(got.Edges), len(links.Links))
-	}
-	for i, l := range links.Links {
-		e := got.Edges[i]
-		assertShown(t, l.From+" to "+l.To, e.shownLoad, l.Figures)
-		if diff := cmp.Diff(l.NotClosed, e.NotClosed); e.From != l.From || e.To != l.To || diff != "" {
-			t.Errorf("edge %s to %s, want %s to %s; circuits not closed (-served +shown):\n%s", e.From, e.To, l.From, l.To, diff)
+		// The states of the two stores come from the registry and from config.
+		want := map[string]func(part) bool{
+			"registry": failed, "circuits": failed, "settings": failed, "edge": failed,
+			"registryStore": unknown, "settingsStore": unknown,
 		}
-	}
-	nodes := map[string]node{}
-	for _, n := range got.Nodes {
-		nodes[n.Name] = n
-	}
-	for _, s := range links.Services {
-		assertShown(t, s.Service, nodes[s.Service].shownLoad, s.Figures)
-	}
-	fleet := c.fleet()
-	for i, in := range links.Instances {
-		assertShown(t, in.Instance, fleet.Instances[i].shownLoad, in.Figures)
-	}
-}
-
-func TestWithoutACircuitBoardNoLoadIsShown(t *testing.T) {
-	c := example()
-	c.seen.circuits = nil
-	for _, n := range c.traffic().Nodes {
-		if n.Figures != nil || n.Measuring {
-			t.Errorf("%s has figures %v, measuring %t; want neither", n.Name, n.Figures, n.Measuring)
+		parts := await(t, next, "parts", func(parts map[string]part) bool { return len(parts) == len(want) })
+		for name, is := range want {
+			if p := parts[name]; !is(p) || p.Problem == "" {
+				t.Errorf("without backends the part %s is %+v", name, p)
+			}
+			assertPlain(t, "the problem of "+name, parts[name].Problem)
 		}
+		for _, path := range []string{"/api/traces/services", "/api/state/circuits", "/api/state/settings"} {
+			code, h, text := w.do(t, "GET", path, "")
+			if kind := h.Get("Content-Type"); code != http.StatusServiceUnavailable || kind != "application/problem+json" {
+				t.Errorf("GET %s without backends: status %d, Content-Type %s, %s; want 503 and a problem",
+					path, code, kind, text)
+			}
+		}
+	})
+}
+
+func TestBackendsThatStartLaterAreFound(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, console.Options{})
+		next := w.events(t)
+		awaitPart(t, next, "registry", failed)
+		w.board = &circuitsv1.WatchResponse{}
+		w.runConfig(t)
+		w.runCircuits(t)
+		for _, name := range []string{"config", "circuits"} {
+			w.register(name, name+"-1", map[string]string{"admin": name + ":9090"})
+		}
+		w.runGateway(t, "gateway", func() string { return "{}" }, http.NotFound)
+		w.runRegistry(t)
+		for _, name := range []string{
+			"registry", "registryStore", "settings", "settingsStore", "circuits", "edge",
+		} {
+			awaitPart(t, w.events(t), name, ok)
+		}
+	})
+}
+
+func TestPartsRecoverWhenTheirServiceComesBack(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, console.Options{})
+		w.board = &circuitsv1.WatchResponse{}
+		for _, tt := range []struct {
+			name string
+			run  func(*testing.T) (stop func())
+		}{{"registry", w.runRegistry}, {"settings", w.runConfig}, {"circuits", w.runCircuits}} {
+			stop := tt.run(t)
+			next := w.events(t)
+			awaitPart(t, next, tt.name, ok)
+			stop()
+			p := awaitPart(t, next, tt.name, failed)
+			if p.Problem == "" {
+				t.Errorf("the part %s fails without a problem", tt.name)
+			}
+			assertPlain(t, "the problem of "+tt.name, p.Problem)
+			tt.run(t)
+			awaitPart(t, next, tt.name, ok)
+		}
+	})
+}
+
+func TestSettingsStoreIsDown(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newPlatform(t)
+		next := w.events(t)
+		awaitPart(t, next, "settingsStore", ok)
+		w.set(func() { w.store = errRaw })
+		p := awaitPart(t, next, "settingsStore", failed)
+		if want := "the store (etcd) does not answer: waiting for the store"; p.Problem != want {
+			t.Errorf("the problem of the store is %q, want %q", p.Problem, want)
+		}
+		w.set(func() { w.store = nil })
+		awaitPart(t, next, "settingsStore", ok)
+	})
+}
+
+func TestSettingsStoreIsUnknownWithoutConfig(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, console.Options{})
+		stop := w.runConfig(t)
+		next := w.events(t)
+		awaitPart(t, next, "settingsStore", ok)
+		stop()
+		stopped := time.Now()
+		p := awaitPart(t, next, "settingsStore", unknown)
+		if want := "no instance of the configuration service answers"; p.OK || p.Problem != want {
+			t.Errorf("without config the store is ok %t, problem %q; want not ok and %q", p.OK, p.Problem, want)
+		}
+		if since := p.Since.Sub(stopped); since < 0 || since > 3*time.Second {
+			t.Errorf("the state is unknown since %v after config stopped, want at most 3 s", since)
+		}
+		w.runConfig(t)
+		awaitPart(t, next, "settingsStore", ok)
+	})
+}
+
+func TestOneConfigInstanceThatCanWriteIsEnough(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newPlatform(t)
+		w.runAdmin(t, "config-b", map[string]string{
+			"/readyz": `{"checks":[{"name":"store","ok":false,"reason":"etcd is being moved"}]}`,
+		})
+		w.register("config", "config-b-1", map[string]string{"admin": "config-b:9090"})
+		next := w.events(t)
+		awaitPart(t, next, "settingsStore", ok)
+		w.set(func() { w.store = errs.Errorf(errs.Unavailable, "disk full") })
+		if p := awaitPart(t, next, "settingsStore", failed); p.Problem != "etcd is being moved" {
+			t.Errorf("the problem is %q, want always the same of the two: %q", p.Problem, "etcd is being moved")
+		}
+	})
+}
+
+func TestRegistryStoreIsDown(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newPlatform(t)
+		next := w.events(t)
+		awaitPart(t, next, "registryStore", ok)
+		w.set(func() { w.list.StoreProblem = errRaw.Error() })
+		p := awaitPart(t, next, "registryStore", failed)
+		assertPlain(t, "the problem of the registry's store", p.Problem)
+		type fleet struct{ StoreProblem string }
+		f := await(t, next, "fleet", func(f fleet) bool { return f.StoreProblem != "" })
+		assertPlain(t, "storeProblem of the fleet", f.StoreProblem)
+	})
+}
+
+func TestRegistryStoreIsUnknownWithoutTheRegistry(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, console.Options{})
+		stop := w.runRegistry(t)
+		next := w.events(t)
+		awaitPart(t, next, "registryStore", ok)
+		stop()
+		if p := awaitPart(t, next, "registryStore", unknown); p.OK || p.Problem != "the registry does not answer" {
+			t.Errorf("without the registry its store is %+v, want not ok, and the registry does not answer", p)
+		}
+		w.runRegistry(t)
+		awaitPart(t, next, "registryStore", ok)
+	})
+}
+
+func TestFirstTimeoutIsNotShown(t *testing.T) {
+	for late, want := range []bool{true, true, false} {
+		synctest.Test(t, func(t *testing.T) {
+			w := newWorld(t, console.Options{})
+			w.late = late
+			w.runRegistry(t)
+			next := w.events(t)
+			start := time.Now()
+			p := awaitPart(t, next, "registry", func(part) bool { return true })
+			if p.OK != want {
+				t.Errorf("after %d timeouts the registry has ok %t, want %t", late, p.OK, want)
+			}
+			if took := p.Since.Sub(start); !p.OK && took > 2*time.Second {
+				t.Errorf("the registry fails since %v after the first request, want the time of the first timeout", took)
+			}
+			if !p.OK {
+				awaitPart(t, next, "registry", ok)
+			}
+		})
 	}
 }
 
-// example is a system with some trouble in it.
-func example() *Console {
-	c := &Console{seen: newSeen()}
-	instance := func(service, id string) *discoveryv1.Instance {
-		return &discoveryv1.Instance{Service: service, Id: id, Status: discoveryv1.Status_STATUS_UP}
-	}
-	c.seen.list = &discoveryv1.ListResponse{Instances: []*discoveryv1.Instance{
-		instance("web", "web-1"), instance("catalog", "catalog-1"), instance("catalog", "catalog-2"), instance("config",
-			"config-1"),
-	}}
-	c.seen.probes[instanceKey{"web", "web-1"}] = &probe{ok: true, balancers: map[string][]route.EndpointState{
-		"catalog": {{ID: "catalog-1", Phase: "admitted"}, {ID: "catalog-2", Phase: "ejected", Reason: "5 failures in a row"}},
-	}}
-	c.seen.probes[instanceKey{
-		"catalog",
-		"catalog-2",
-	}] = &probe{problem: "it does not answer: no process listens at its address"}
-	p50, p99 := 10.0, 200.0
-	calls := &circuitsv1.Figures{
-		CallsPerSecond: 12, ErrorPercent: 25, RejectedPerSecond: 2, FallbacksPerSecond: 3, P50Ms: &p50, P99Ms: &p99,
-	}
-	c.seen.circuits = &circuitsv1.WatchResponse{Links: &circuitsv1.LinksResponse{
-		Links: []*circuitsv1.Link{
-			{From: "web", To: "catalog", Figures: calls, NotClosed: []string{"catalog.List"}},
-			{From: "web", To: "config"},
-		},
-		Services: []*circuitsv1.ServiceLoad{{Service: "catalog", Figures: calls}, {Service: "config"}},
-	}}
-	return c
-}
-
-func TestTrafficHasInstancesLoadsAndEjections(t *testing.T) {
-	got := example().traffic()
-	p50, p99 := 10.0, 200.0
-	calls := shownLoad{Figures: &figures{
-		CallsPerSecond: 12, ErrorPercent: 25, RejectedPerSecond: 2, FallbacksPerSecond: 3, P50: &p50, P99: &p99,
-	}}
-	measuring := shownLoad{Measuring: true}
-	want := traffic{
-		Nodes: []node{
-			{Name: "catalog", Instances: 2, Up: 1, shownLoad: calls},
-			{Name: "config", Platform: true, Instances: 1, Up: 1, shownLoad: measuring},
-			{Name: "web", Instances: 1, Up: 1},
-		},
-		Edges: []edge{{
-			From: "web", To: "catalog", shownLoad: calls, NotClosed: []string{"catalog.List"},
-			Ejected: map[string]string{"catalog-2": "5 failures in a row"},
-		}, {
-			From: "web", To: "config", shownLoad: measuring,
-		}},
-	}
-	if diff := cmp.Diff(want, got, cmp.AllowUnexported(node{}, edge{})); diff != "" {
-		t.Errorf("traffic (-want +got):\n%s", diff)
-	}
-}
-
-func TestVizceral(t *testing.T) {
-	v := toVizceral(example().traffic())
-	if v.Renderer != "global" || v.EntryNode != load.Internet || len(v.Nodes) != 2 {
-		t.Fatalf("the globe: %+v", v)
-	}
-	region := v.Nodes[1]
-	if len(region.Connections) != 2 || region.MaxVolume != 12 {
-		t.Fatalf("the region: %+v", region)
-	}
-	want := vizConnection{
-		Source: "web", Target: "catalog", Class: "danger",
-		Metrics: map[string]float64{"normal": 9, "danger": 3, "warning": 3},
-		Notices: []vizNotice{
-			{"circuit catalog.List is not closed", 2}, {"catalog-2 is ejected: 5 failures in a row", 1},
-		},
-	}
-	if diff := cmp.Diff(want, region.Connections[0]); diff != "" {
-		t.Errorf("the connection (-want +got):\n%s", diff)
-	}
-	if measuring := region.Connections[1]; len(measuring.Metrics) != 0 {
-		t.Errorf("a link that is measuring has metrics %v, want none", measuring.Metrics)
-	}
-	if n := region.Nodes[0]; n.Name != "catalog" || n.Class != "warning" {
-		t.Errorf("a service with a dead instance: %+v", n)
-	}
+func TestSinceIsTheTimeOfTheFirstFailure(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newPlatform(t)
+		next := w.events(t)
+		awaitPart(t, next, "settings", ok)
+		w.set(func() { w.statusErr = errs.ToStatus(t.Context(), errs.Errorf(errs.Internal, "a defect")).Err() })
+		first := awaitPart(t, next, "settings", failed)
+		time.Sleep(10 * time.Second)
+		var parts map[string]part
+		_, _, text := w.do(t, "GET", "/api/state/parts", "")
+		decode(t, text, &parts)
+		if p := parts["settings"]; p.OK || !p.Since.Equal(first.Since) {
+			t.Errorf("10 s after the first failure the part is %+v, want since %v", p, first.Since)
+		}
+		if n := strings.Count(w.log.String(), "part=settings"); n != 1 {
+			t.Errorf("the log has %d lines for one outage, want 1:\n%s", n, w.log)
+		}
+	})
 }

@@ -20,27 +20,29 @@ import (
 )
 
 const (
-	// probeLimit bounds one round of questions to one instance.
-	probeLimit = 900 * time.Millisecond
-	// probesAtOnce bounds the instances asked at the same time.
-	probesAtOnce = 32
+	// probeTimeout bounds all requests of one probe.
+	probeTimeout = 900 * time.Millisecond
+	// maxProbes bounds the instances that are probed at the same time.
+	maxProbes = 32
+	// maxAdminPage bounds what is read of an admin page, in bytes.
+	maxAdminPage = 4 << 20
 )
 
-// probe is what an instance's admin page said, and when it stopped saying anything.
+// probe is what the admin page of an instance has answered.
 type probe struct {
-	ok        bool
+	ok        bool // the admin page answered the last probe
 	problem   string
 	since     time.Time // when ok last changed
 	checks    []check
-	balancers map[string][]route.EndpointState // service -> its instances, as this one sees them
-	memory    float64
-	threads   float64
-	revision  float64
-	late      bool // the last round had no answer in time
-	round     int
+	balancers map[string][]route.EndpointState // service -> its instances, as this instance sees them
+	// Nil: the metrics do not have it, or were not read yet.
+	memory, goroutines, revision *int64
+
+	timedOut bool // the last probe timed out, and the one before did not
+	count    int  // successful probes
 }
 
-// check is one line of /readyz.
+// check is one readiness check of an instance.
 type check struct {
 	Name   string `json:"name"`
 	OK     bool   `json:"ok"`
@@ -48,33 +50,34 @@ type check struct {
 	Reason string `json:"reason,omitempty"`
 }
 
-// shownAdmin is what an instance says of itself.
+// shownAdmin is what the topic fleet has of an instance's admin page. While OK is false, all but Problem and Since is
+// what the page answered last. Revision, Memory and Goroutines are nil while they are unknown.
 type shownAdmin struct {
 	OK         bool      `json:"ok"`
 	Problem    string    `json:"problem,omitempty"`
 	Since      time.Time `json:"since"`
 	Checks     []check   `json:"checks,omitempty"`
-	Revision   int64     `json:"revision"`
-	Memory     int64     `json:"memoryBytes"`
-	Goroutines int64     `json:"goroutines"`
+	Revision   *int64    `json:"revision,omitempty"`
+	Memory     *int64    `json:"memoryBytes,omitempty"`
+	Goroutines *int64    `json:"goroutines,omitempty"`
 }
 
 func (p *probe) shown() *shownAdmin {
 	checks := slices.Clone(p.checks)
 	for i, k := range checks {
-		checks[i].Reason = sentenceOf("what it needs", k.Reason)
+		checks[i].Reason = messageOf("what it needs", k.Reason)
 	}
 	return &shownAdmin{
 		OK: p.ok, Problem: p.problem, Since: p.since, Checks: checks,
-		Revision: int64(p.revision), Memory: int64(p.memory), Goroutines: int64(p.threads),
+		Revision: p.revision, Memory: p.memory, Goroutines: p.goroutines,
 	}
 }
 
-// askInstances asks every instance's admin page.
-func (c *Console) askInstances(ctx context.Context) {
-	list, _ := c.known()
-	places := make(chan struct{}, probesAtOnce)
-	var asking sync.WaitGroup
+// probeInstances probes the admin pages of all instances.
+func (c *Console) probeInstances(ctx context.Context) {
+	list, _ := c.currentInstances()
+	slots := make(chan struct{}, maxProbes)
+	var probes sync.WaitGroup
 	present := map[instanceKey]bool{}
 	for _, in := range list.GetInstances() {
 		addr := in.Endpoints["admin"]
@@ -83,73 +86,77 @@ func (c *Console) askInstances(ctx context.Context) {
 		}
 		key := instanceKey{in.Service, in.Id}
 		present[key] = true
-		places <- struct{}{}
-		asking.Go(func() {
-			defer func() { <-places }()
-			c.askInstance(ctx, key, addr)
+		slots <- struct{}{}
+		probes.Go(func() {
+			defer func() { <-slots }()
+			c.probeInstance(ctx, key, addr)
 		})
 	}
-	asking.Wait()
-	c.forgetOthers(present)
-	c.reportSettingsStore()
+	probes.Wait()
+	if ctx.Err() != nil {
+		return
+	}
+	c.removeOtherProbes(present)
+	c.publishSettingsStore()
 }
 
-// forgetOthers removes the probes of instances that are no longer known.
-func (c *Console) forgetOthers(present map[instanceKey]bool) {
-	c.seen.mu.Lock()
-	defer c.seen.mu.Unlock()
-	for key := range c.seen.probes {
+// removeOtherProbes removes the probes of instances that are not in present.
+func (c *Console) removeOtherProbes(present map[instanceKey]bool) {
+	c.answers.mu.Lock()
+	defer c.answers.mu.Unlock()
+	for key := range c.answers.probes {
 		if !present[key] {
-			delete(c.seen.probes, key)
+			delete(c.answers.probes, key)
 		}
 	}
 }
 
-// askInstance asks whether one is ready, and in turns for its balancers and its metrics, which change less or cost
-// more.
-func (c *Console) askInstance(ctx context.Context, key instanceKey, addr string) {
-	ctx, cancel := context.WithTimeout(ctx, probeLimit)
+// probeInstance reads /readyz of one instance, and then its other admin pages.
+func (c *Console) probeInstance(ctx context.Context, key instanceKey, addr string) {
+	ctx, cancel := context.WithTimeout(ctx, probeTimeout)
 	defer cancel()
-	c.seen.mu.Lock()
+	c.answers.mu.Lock()
 	var next probe
-	if old := c.seen.probes[key]; old != nil {
+	if old := c.answers.probes[key]; old != nil {
 		next = *old
 	}
-	c.seen.mu.Unlock()
+	c.answers.mu.Unlock()
 	body, err := c.getAdmin(ctx, addr, "/readyz")
 	if errors.Is(ctx.Err(), context.Canceled) {
 		return
 	}
-	was := next.ok
-	// One late answer is a busy machine. A refused connection is a process that is gone.
-	if slow := isTimeout(err); slow && was && !next.late {
-		next.late = true
-		c.seen.mu.Lock()
-		defer c.seen.mu.Unlock()
-		c.seen.probes[key] = &next
+	wasOK := next.ok
+	// A busy machine causes a single timeout. A refused connection means that the process has ended.
+	if isNetTimeout(err) && wasOK && !next.timedOut {
+		next.timedOut = true
+		c.answers.mu.Lock()
+		defer c.answers.mu.Unlock()
+		c.answers.probes[key] = &next
 		return
 	}
-	next.late = false
+	next.timedOut = false
 	if next.ok = err == nil; err != nil {
-		next.problem = sentence("it", err)
+		next.problem = message("it", err)
 	} else {
 		next.problem = ""
 		var ready struct{ Checks []check }
 		if json.Unmarshal(body, &ready) == nil {
 			next.checks = ready.Checks
 		}
-		c.askMore(ctx, &next, key.service, addr)
+		c.probeDetails(ctx, &next, key.service, addr)
 	}
-	if next.since.IsZero() || was != next.ok {
+	if next.since.IsZero() || wasOK != next.ok {
 		next.since = time.Now().UTC()
 	}
-	c.seen.mu.Lock()
-	defer c.seen.mu.Unlock()
-	c.seen.probes[key] = &next
+	c.answers.mu.Lock()
+	defer c.answers.mu.Unlock()
+	c.answers.probes[key] = &next
 }
 
-func (c *Console) askMore(ctx context.Context, next *probe, service, addr string) {
-	next.round++
+// probeDetails reads the balancers of an instance, and in every second probe its metrics, which cost more. What cannot
+// be read keeps its last value.
+func (c *Console) probeDetails(ctx context.Context, next *probe, service, addr string) {
+	next.count++
 	if body, err := c.getAdmin(ctx, addr, "/balancers"); err == nil {
 		var balancers map[string][]route.EndpointState
 		if json.Unmarshal(body, &balancers) == nil {
@@ -159,14 +166,14 @@ func (c *Console) askMore(ctx context.Context, next *probe, service, addr string
 	if service == "gateway" {
 		c.addOrigins(ctx, next, addr)
 	}
-	if next.round%2 == 1 {
+	if next.count%2 == 1 {
 		if body, err := c.getAdmin(ctx, addr, "/metrics"); err == nil {
-			next.read(body)
+			next.readMetrics(body)
 		}
 	}
 }
 
-// addOrigins adds what the edge's own balancers say, which stand in its table.
+// addOrigins adds the balancers of a gateway, which its page /balancers does not have.
 func (c *Console) addOrigins(ctx context.Context, next *probe, addr string) {
 	body, err := c.getAdmin(ctx, addr, "/routes")
 	var table struct {
@@ -188,29 +195,32 @@ func (c *Console) addOrigins(ctx context.Context, next *probe, addr string) {
 	next.balancers = all
 }
 
-func isTimeout(err error) bool {
+func isNetTimeout(err error) bool {
 	var timeout net.Error
 	return errors.As(err, &timeout) && timeout.Timeout()
 }
 
-// read takes the figures that the page shows from a page of metrics.
-func (p *probe) read(text []byte) {
+// readMetrics reads the values that the page shows from Prometheus text.
+func (p *probe) readMetrics(text []byte) {
 	parser := expfmt.NewTextParser(model.UTF8Validation)
 	families, err := parser.TextToMetricFamilies(bytes.NewReader(text))
 	if err != nil {
 		return
 	}
-	value := func(name string) float64 {
-		if ms := families[name].GetMetric(); len(ms) > 0 {
-			return ms[0].GetGauge().GetValue()
+	gauge := func(name string) *int64 {
+		for _, m := range families[name].GetMetric() {
+			if m.Gauge != nil {
+				v := int64(m.Gauge.GetValue())
+				return &v
+			}
 		}
-		return 0
+		return nil
 	}
-	p.memory = value("process_resident_memory_bytes")
-	p.threads, p.revision = value("go_goroutines"), value("bijou_config_revision")
+	p.memory, p.goroutines = gauge("process_resident_memory_bytes"), gauge("go_goroutines")
+	p.revision = gauge("bijou_config_revision")
 }
 
-// getAdmin reads an admin page, up to 4 MiB of it.
+// getAdmin reads at most maxAdminPage bytes of an admin page.
 func (c *Console) getAdmin(ctx context.Context, addr, path string) ([]byte, error) {
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+addr+path, nil)
 	if err != nil {
@@ -221,8 +231,8 @@ func (c *Console) getAdmin(ctx context.Context, addr, path string) ([]byte, erro
 		return nil, errs.Errorf(errs.Unavailable, "%w", err)
 	}
 	defer resp.Body.Close()
-	body, err := io.ReadAll(io.LimitReader(resp.Body, 4<<20))
-	// A process that is not ready says so with 503, and why.
+	body, err := io.ReadAll(io.LimitReader(resp.Body, maxAdminPage))
+	// A process that is not ready answers /readyz with 503 and its checks.
 	if err == nil && resp.StatusCode != http.StatusOK && resp.StatusCode != http.StatusServiceUnavailable {
 		err = errs.Errorf(errs.Unavailable, "%s answered %s", path, resp.Status)
 	}

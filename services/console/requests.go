@@ -12,10 +12,13 @@ import (
 	"bijou.dev/platform/errs"
 )
 
-// maxRequests is how many requests one action may send through the edge.
+// maxRequests is how many requests one action may send through the gateways.
 const maxRequests = 200
 
-// requestsRequest sends GET requests through the edge and counts the answers: the traffic that makes a split visible.
+// maxTexts is how many different texts an answer has.
+const maxTexts = 20
+
+// requestsRequest sends GET requests through the gateways and counts the answers. It shows how a route splits them.
 type requestsRequest struct {
 	Path   string `json:"path"`
 	Count  int    `json:"count"`
@@ -39,9 +42,9 @@ func (q *requestsRequest) validate() error {
 }
 
 type requestsAnswer struct {
-	// Statuses counts by status, or by "no answer".
+	// Statuses is HTTP status, or "no answer" -> number of answers.
 	Statuses map[string]int `json:"statuses"`
-	// Texts counts short answers by their text.
+	// Texts is text of a short answer -> number of answers.
 	Texts map[string]int `json:"texts"`
 }
 
@@ -50,28 +53,29 @@ func (c *Console) requests(ctx context.Context, q *requestsRequest) (requestsAns
 	if err := q.validate(); err != nil {
 		return answer, err
 	}
-	var edges []string
-	list, _ := c.known()
+	var gateways []string
+	list, _ := c.currentInstances()
 	for _, in := range list.GetInstances() {
 		if addr := in.Endpoints["http"]; in.Service == "gateway" && addr != "" {
-			edges = append(edges, addr)
+			gateways = append(gateways, addr)
 		}
 	}
-	if len(edges) == 0 {
+	if len(gateways) == 0 {
 		return answer, errs.Errorf(errs.Unavailable, "sending requests: no gateway is registered")
 	}
 	for n := 0; n < q.Count && ctx.Err() == nil; n++ {
-		status, text := c.request(ctx, edges[rand.N(len(edges))], q.Path)
+		status, text := c.request(ctx, gateways[rand.N(len(gateways))], q.Path)
 		answer.Statuses[status]++
-		if text != "" && (len(answer.Texts) < 20 || answer.Texts[text] > 0) {
+		if text != "" && (len(answer.Texts) < maxTexts || answer.Texts[text] > 0) {
 			answer.Texts[text]++
 		}
 	}
 	return answer, nil
 }
 
-func (c *Console) request(ctx context.Context, edge, path string) (status, text string) {
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+edge+path, nil)
+// request sends one request through a gateway.
+func (c *Console) request(ctx context.Context, gateway, path string) (status, text string) {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+gateway+path, nil)
 	if err != nil {
 		return "no answer", ""
 	}

@@ -8,31 +8,31 @@ import (
 	"bijou.dev/platform/errs"
 )
 
-// followRoutes asks every gateway for its table: the tables may differ while a change is being distributed.
+// followRoutes asks every gateway for its routes: they may differ while a change is being distributed.
 func (c *Console) followRoutes(ctx context.Context) {
-	c.every(ctx, func(ctx context.Context) {
-		ctx, cancel := context.WithTimeout(ctx, askLimit)
+	c.poll(ctx, func(ctx context.Context) {
+		ctx, cancel := context.WithTimeout(ctx, requestTimeout)
 		defer cancel()
-		tables, err := c.askGateways(ctx)
+		tables, err := c.fetchRoutes(ctx)
 		if errors.Is(ctx.Err(), context.Canceled) {
 			return
 		}
-		c.report(partEdge, err)
+		c.setPart(partEdge, err)
 		if err != nil {
 			return
 		}
-		c.seen.mu.Lock()
-		c.seen.tables = tables
-		c.seen.mu.Unlock()
+		c.answers.mu.Lock()
+		c.answers.tables = tables
+		c.answers.mu.Unlock()
 		c.hub.publish(topicRoutes, tables)
 	})
 }
 
-// askGateways returns the tables of the gateways that answer, by instance, and an error if none does.
-func (c *Console) askGateways(ctx context.Context) (map[string]json.RawMessage, error) {
+// fetchRoutes returns the routes of the gateways that answer, by instance, or an error if no gateway answers.
+func (c *Console) fetchRoutes(ctx context.Context) (map[string]json.RawMessage, error) {
 	tables := map[string]json.RawMessage{}
 	var problem error = errs.Errorf(errs.Unavailable, "no gateway is registered")
-	list, _ := c.known()
+	list, _ := c.currentInstances()
 	for _, in := range list.GetInstances() {
 		if in.Service != "gateway" || in.Endpoints["admin"] == "" {
 			continue

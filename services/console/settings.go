@@ -8,7 +8,7 @@ import (
 	configv1 "bijou.dev/platform/api/config/v1"
 )
 
-// settingsState says which instance runs which revision, and what the newest revision is.
+// settingsState is the topic settings: the revision of each instance, and the newest revision.
 type settingsState struct {
 	Status json.RawMessage `json:"status"`
 	Newest json.RawMessage `json:"newest,omitempty"`
@@ -16,8 +16,8 @@ type settingsState struct {
 
 func (c *Console) followSettings(ctx context.Context) {
 	var newest *configv1.Revision
-	c.every(ctx, func(ctx context.Context) {
-		ctx, cancel := context.WithTimeout(ctx, 2*askLimit)
+	c.poll(ctx, func(ctx context.Context) {
+		ctx, cancel := context.WithTimeout(ctx, 2*requestTimeout)
 		defer cancel()
 		status, err := c.config.Status(ctx, &configv1.StatusRequest{})
 		if err == nil && status.Revision > 0 && newest.GetRevision() != status.Revision {
@@ -26,11 +26,11 @@ func (c *Console) followSettings(ctx context.Context) {
 		if errors.Is(ctx.Err(), context.Canceled) {
 			return
 		}
-		c.report(partSettings, err)
+		c.setPart(partSettings, err)
 		if err != nil {
 			return
 		}
-		status.RegistryProblem = sentenceOf(partNames[partRegistry], status.RegistryProblem)
+		status.RegistryProblem = messageOf(partNames[partRegistry], status.RegistryProblem)
 		state := settingsState{Status: protoJSON(status)}
 		if newest != nil {
 			state.Newest = protoJSON(newest)
@@ -48,29 +48,30 @@ func (c *Console) newestRevision(ctx context.Context) (*configv1.Revision, error
 	return h.Revisions[0], nil
 }
 
-// reportSettingsStore publishes whether settings can be written, as the config instances report it in their check
-// "store". One instance that can write is enough. It reports nothing while no config instance answers.
-func (c *Console) reportSettingsStore() {
+// publishSettingsStore publishes whether settings can be written: the check "store" of the config instances says so.
+// One instance that can write is enough. The state is unknown while no instance reports the check.
+func (c *Console) publishSettingsStore() {
 	var problem string
-	found, writable := false, false
-	c.seen.mu.Lock()
-	for key, p := range c.seen.probes {
+	reported, writable := false, false
+	c.answers.mu.Lock()
+	for key, p := range c.answers.probes {
 		if key.service != "config" || !p.ok {
 			continue
 		}
 		for _, k := range p.checks {
 			if k.Name == "store" {
-				found, writable = true, writable || k.OK
-				problem = max(problem, k.Reason) // the same of several each time
+				reported, writable = true, writable || k.OK
+				problem = max(problem, k.Reason) // max: of several reasons always the same one
 			}
 		}
 	}
-	c.seen.mu.Unlock()
+	c.answers.mu.Unlock()
 	switch {
-	case !found:
+	case !reported:
+		c.setUnknown(partSettingsStore, "no instance of the configuration service answers")
 	case writable:
-		c.report(partSettingsStore, nil)
+		c.setPart(partSettingsStore, nil)
 	default:
-		c.report(partSettingsStore, storeError(problem))
+		c.setPart(partSettingsStore, storeError(problem))
 	}
 }

@@ -10,11 +10,10 @@ import (
 	"strings"
 
 	circuitsv1 "bijou.dev/platform/api/circuits/v1"
-	"bijou.dev/platform/errs"
 	"bijou.dev/platform/load"
 )
 
-// traffic is which service calls which.
+// traffic is the topic traffic: which service calls which.
 type traffic struct {
 	Nodes []node `json:"nodes"`
 	Edges []edge `json:"edges"`
@@ -23,12 +22,12 @@ type traffic struct {
 // node is a service.
 type node struct {
 	Name string `json:"name"`
-	// Platform: it is part of the platform, not of the product.
+	// Platform: the service is part of the platform, not of the product.
 	Platform bool `json:"platform,omitempty"`
-	// Instances counts those registered, Up those that take calls and answer.
+	// Instances is the number of registered instances, Up of those with status UP whose admin page answers.
 	Instances int `json:"instances"`
 	Up        int `json:"up"`
-	shownLoad     // of all links to it
+	shownLoad     // of all calls to the service
 }
 
 // edge is all calls of one service to another.
@@ -36,18 +35,17 @@ type edge struct {
 	From string `json:"from"`
 	To   string `json:"to"`
 	shownLoad
-	// NotClosed has the circuits of this link that are not closed.
+	// NotClosed has the names of the circuits of this link that are not closed.
 	NotClosed []string `json:"notClosed,omitempty"`
-	// Ejected are instances of To that callers leave out, with the reason one of them gave.
+	// Ejected is instance of To that callers have ejected -> reason of one of the callers.
 	Ejected map[string]string `json:"ejected,omitempty"`
-	// Versions is the share of each version of To in the routes of the gateway. Only its links have it.
+	// Versions is version of To -> its weight in the routes of the gateway. Only links of the gateway have it.
 	Versions map[string]float64 `json:"versions,omitempty"`
 }
 
-// shownLoad is a load as the circuits service serves it; the console computes none. With neither field, no load is
-// reported.
+// shownLoad is a load as the circuits service computes it. With neither field, no load is reported.
 type shownLoad struct {
-	// Measuring: the load does not cover its window yet.
+	// Measuring: the reports do not cover ten seconds yet.
 	Measuring bool     `json:"measuring,omitempty"`
 	Figures   *figures `json:"figures,omitempty"`
 }
@@ -74,36 +72,36 @@ func shownLoadOf(f *circuitsv1.Figures) shownLoad {
 	}}
 }
 
-// instanceLoads returns what the instances say that they serve. The caller holds mu.
-func (s *seen) instanceLoads() map[instanceKey]shownLoad {
+// instanceLoadsLocked returns the load that each instance reports for the calls that it serves.
+func (a *answers) instanceLoadsLocked() map[instanceKey]shownLoad {
 	loads := map[instanceKey]shownLoad{}
-	for _, i := range s.circuits.GetLinks().GetInstances() {
+	for _, i := range a.circuits.GetLinks().GetInstances() {
 		loads[instanceKey{i.Service, i.Instance}] = shownLoadOf(i.Figures)
 	}
 	return loads
 }
 
-// platformServices are drawn apart from the product.
+// platformServices are hidden on the map unless the user asks for them.
 var platformServices = []string{"config", "discovery", "circuits", "tracing", "console"}
 
 func (c *Console) followTraffic(ctx context.Context) {
-	c.every(ctx, func(context.Context) { c.hub.publish(topicTraffic, c.traffic()) })
+	c.poll(ctx, func(context.Context) { c.hub.publish(topicTraffic, c.traffic()) })
 }
 
-// drawing collects the nodes and edges of a traffic.
-type drawing struct {
+// graph collects the nodes and edges of traffic.
+type graph struct {
 	nodes map[string]*node
 	edges map[[2]string]*edge
 }
 
-func (d *drawing) node(name string) *node {
+func (d *graph) node(name string) *node {
 	if d.nodes[name] == nil {
 		d.nodes[name] = &node{Name: name, Platform: slices.Contains(platformServices, name)}
 	}
 	return d.nodes[name]
 }
 
-func (d *drawing) edge(from, to string) *edge {
+func (d *graph) edge(from, to string) *edge {
 	d.node(from)
 	d.node(to)
 	key := [2]string{from, to}
@@ -114,14 +112,14 @@ func (d *drawing) edge(from, to string) *edge {
 }
 
 func (c *Console) traffic() traffic {
-	list, _ := c.known()
-	c.seen.mu.Lock()
-	defer c.seen.mu.Unlock()
-	d := &drawing{nodes: map[string]*node{}, edges: map[[2]string]*edge{}}
+	list, _ := c.currentInstances()
+	c.answers.mu.Lock()
+	defer c.answers.mu.Unlock()
+	d := &graph{nodes: map[string]*node{}, edges: map[[2]string]*edge{}}
 	for _, in := range list.GetInstances() {
 		n := d.node(in.Service)
 		n.Instances++
-		p := c.seen.probes[instanceKey{in.Service, in.Id}]
+		p := c.answers.probes[instanceKey{in.Service, in.Id}]
 		if status(in.Status) == "UP" && (p == nil || p.ok) {
 			n.Up++
 		}
@@ -129,20 +127,20 @@ func (c *Console) traffic() traffic {
 			d.addEjections(in.Service, p)
 		}
 	}
-	for _, l := range c.seen.circuits.GetLinks().GetLinks() {
+	for _, l := range c.answers.circuits.GetLinks().GetLinks() {
 		e := d.edge(l.From, l.To)
 		e.shownLoad, e.NotClosed = shownLoadOf(l.Figures), l.NotClosed
 	}
-	for _, s := range c.seen.circuits.GetLinks().GetServices() {
+	for _, s := range c.answers.circuits.GetLinks().GetServices() {
 		d.node(s.Service).shownLoad = shownLoadOf(s.Figures)
 	}
-	for _, table := range c.seen.tables {
+	for _, table := range c.answers.tables {
 		d.addSplits(table)
 	}
 	return d.result()
 }
 
-func (d *drawing) result() traffic {
+func (d *graph) result() traffic {
 	t := traffic{Nodes: []node{}, Edges: []edge{}}
 	for _, name := range slices.Sorted(maps.Keys(d.nodes)) {
 		t.Nodes = append(t.Nodes, *d.nodes[name])
@@ -157,8 +155,8 @@ func (d *drawing) result() traffic {
 	return t
 }
 
-// addEjections adds the instances that one instance of service leaves out.
-func (d *drawing) addEjections(service string, p *probe) {
+// addEjections adds the instances that one instance of service has ejected.
+func (d *graph) addEjections(service string, p *probe) {
 	for target, states := range p.balancers {
 		target, _, _ = strings.Cut(target, "?")
 		for _, s := range states {
@@ -169,13 +167,13 @@ func (d *drawing) addEjections(service string, p *probe) {
 			if e.Ejected == nil {
 				e.Ejected = map[string]string{}
 			}
-			e.Ejected[s.ID] = sentenceOf(s.ID, s.Reason)
+			e.Ejected[s.ID] = messageOf(s.ID, s.Reason)
 		}
 	}
 }
 
-// addSplits adds the share of each version in the routes of a gateway.
-func (d *drawing) addSplits(raw json.RawMessage) {
+// addSplits adds the weight of each version in the routes of a gateway.
+func (d *graph) addSplits(raw json.RawMessage) {
 	var table struct {
 		Routes []struct {
 			To []struct {
@@ -201,24 +199,17 @@ func (d *drawing) addSplits(raw json.RawMessage) {
 	}
 }
 
-// vizceral serves the traffic in the format of Netflix's Vizceral: one region with a node for each service.
-func (c *Console) vizceral(w http.ResponseWriter, r *http.Request) {
-	data, err := c.fresh(r.Context(), topicTraffic)
+// vizceral returns the traffic in the format of Netflix's Vizceral: one region with a node for each service.
+func (c *Console) vizceral(r *http.Request) (vizNode, error) {
+	data, err := c.awaitState(r.Context(), topicTraffic)
 	if err != nil {
-		errs.WriteProblem(w, r, err)
-		return
+		return vizNode{}, err
 	}
 	var t traffic
 	if err := json.Unmarshal(data, &t); err != nil {
-		errs.WriteProblem(w, r, err)
-		return
+		return vizNode{}, err
 	}
-	answer, err := json.Marshal(toVizceral(t))
-	if err != nil {
-		errs.WriteProblem(w, r, err)
-		return
-	}
-	writeJSON(w, answer)
+	return toVizceral(t), nil
 }
 
 type (
@@ -249,7 +240,7 @@ type (
 
 func toVizceral(t traffic) vizNode {
 	region := vizNode{Renderer: "region", Name: "local", Class: "normal", MaxVolume: 1}
-	in := map[string]float64{} // empty: it is being measured
+	in := map[string]float64{} // requests from the internet; empty: measuring
 	for _, n := range t.Nodes {
 		v := vizNode{Renderer: "focusedChild", Name: n.Name, Class: "normal"}
 		switch {
@@ -291,7 +282,7 @@ func toConnection(e edge) vizConnection {
 	return v
 }
 
-// metrics returns the calls per second by how Vizceral draws them.
+// metrics returns calls per second: normal, danger for errors, warning for answers by a fallback.
 func (f *figures) metrics() map[string]float64 {
 	danger := f.CallsPerSecond * f.ErrorPercent / 100
 	return map[string]float64{"normal": f.CallsPerSecond - danger, "danger": danger, "warning": f.FallbacksPerSecond}

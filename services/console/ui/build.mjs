@@ -1,4 +1,4 @@
-// Builds the front end into ../dist, from where Go embeds it: the same input gives the same bytes.
+// Builds the front end into ../dist, which Go embeds. The same input gives the same bytes.
 
 import { cpSync, existsSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { gzipSync } from "node:zlib";
@@ -32,22 +32,21 @@ if (process.argv.includes("--watch")) {
   page();
 }
 
-// page comes last: its presence says that the rest is there.
+// page runs last: if index.html exists, the other files exist too.
 function page() {
   writeFileSync(`${out}/licenses.txt`, licenses());
   cpSync("public", out, { recursive: true });
 }
 
-// licenses is the text of the licence of everything that is in the bundle.
+// licenses returns the licences of all packages in the bundle.
 function licenses() {
   const lock = JSON.parse(readFileSync("package-lock.json", "utf8"));
   const texts = [];
   for (const [path, p] of Object.entries(lock.packages).sort()) {
     if (!path || p.dev) continue;
     const file = ["LICENSE", "LICENSE.md", "license"].map((n) => `${path}/${n}`).find(existsSync);
-    texts.push(
-      `${path.replace("node_modules/", "")} ${p.version} (${p.license})\n\n${file ? readFileSync(file, "utf8").trim() : ""}\n`,
-    );
+    const text = file ? readFileSync(file, "utf8").trim() : "";
+    texts.push(`${path.replace("node_modules/", "")} ${p.version} (${p.license})\n\n${text}\n`);
   }
   return `app.js contains these packages:\n\n${texts.join(`\n${"-".repeat(80)}\n\n`)}`;
 }

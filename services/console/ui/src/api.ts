@@ -1,4 +1,4 @@
-// Questions and actions. Each is a message of the owning service's contract; an error is its RFC 9457 problem.
+// Queries and actions. Requests and answers are messages of the owning service; an error is a problem (RFC 9457).
 import { signal } from "@preact/signals";
 
 export class Problem extends Error {
@@ -11,22 +11,23 @@ export class Problem extends Error {
     this.fields = fields;
     this.code = code;
   }
-  // aboutInput is true if what was sent cannot work, false if the service that was asked, or its store, cannot answer now.
+  // aboutInput: the request is wrong. Otherwise the service or its store cannot answer now.
   get aboutInput() {
     return this.status >= 400 && this.status < 499 && this.status !== 429;
   }
-  // unchanged is true if the error proves that nothing was written.
+  // unchanged: it is certain that nothing was written.
   get unchanged() {
     return this.aboutInput || this.status === 429 || ["STORE_UNAVAILABLE", "NOT_SENT"].includes(this.code);
   }
-  // sentence is the message with the fields behind it.
+  // sentence is the message, followed by the fields.
   get sentence() {
     const more = this.fields.map((f) => `${f.field} ${f.detail}`).join("; ");
     return more ? `${this.message}: ${more}` : this.message;
   }
 }
 
-// untraced says that a request is no part of a trace: what a page asks to draw itself is not what people search for.
+// untraced returns the header of a request that is not sampled: the requests that load a view would fill the trace
+// store.
 export function untraced() {
   const hex = (n: number) =>
     Array.from(crypto.getRandomValues(new Uint8Array(n)), (b) => b.toString(16).padStart(2, "0")).join("");
@@ -44,18 +45,18 @@ async function read(response: Response) {
   );
 }
 
-const reach = (e: unknown): never => {
+const noAnswer = (e: unknown): never => {
   throw e instanceof Problem || (e as Error).name === "AbortError" ? e : new Problem(0, "the console does not answer");
 };
 
 export const get = (path: string, signal?: AbortSignal) =>
-  fetch(path, { headers: untraced(), signal }).catch(reach).then(read);
+  fetch(path, { headers: untraced(), signal }).catch(noAnswer).then(read);
 
 export const post = (path: string, body: unknown, signal?: AbortSignal) =>
   fetch(path, { method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(body), signal })
-    .catch(reach)
+    .catch(noAnswer)
     .then(read);
 
-// actor is who acts, as this browser was told. Nobody checks it: the console has no log-in.
+// actor is the name that the user gave last. It is not checked: the console has no login.
 export const actor = signal(localStorage.getItem("bijou.actor") ?? "");
 actor.subscribe((name) => localStorage.setItem("bijou.actor", name));

@@ -1,4 +1,4 @@
-// The shell: what is on every page, and which view an address shows.
+// The frame of every page, and the view of each address.
 import { effect } from "@preact/signals";
 import { render } from "preact";
 import { useEffect } from "preact/hooks";
@@ -76,9 +76,9 @@ function Disconnected() {
   if (c.open || now.value - c.since < 1500) return null;
   const wait = c.retryAt ? Math.max(0, c.retryAt - now.value) : 0;
   return (
-    <p class="trouble" role="alert">
-      <Sign tone="bad" /> The console itself does not answer since {clock(new Date(c.since))}.{" "}
-      {hello.value ? "What you see is from then. " : ""}
+    <p class="alert" role="alert">
+      <Sign tone="bad" /> The console has not answered since {clock(new Date(c.since))}.{" "}
+      {hello.value ? "The page shows the state of that time. " : ""}
       {wait > 500 ? `Trying again in ${span(wait)}.` : "Trying again now."}
     </p>
   );
@@ -121,7 +121,7 @@ const root = document.getElementById("app");
 if (!root) throw new Error("index.html has no element with the id app");
 root.replaceChildren();
 render(<App />, root);
-// The marks are for whoever measures how soon the page can be used, and how soon it shows something.
+// The browser tests read these marks: when the page can be used, and when it shows data.
 requestAnimationFrame(() => performance.mark("interactive"));
 const stop = effect(() => {
   if (traffic.value && fleet.value)

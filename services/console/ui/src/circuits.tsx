@@ -1,11 +1,11 @@
-// Circuits: the Hystrix board as it should have been.
+// Circuits: the circuits of all callers, their figures, and the button that forces one.
 import { area, line } from "d3-shape";
 import { useState } from "preact/hooks";
 import { post } from "./api.ts";
 import { circuitState, figure, latency, loadOf, more, percent, plural, rate } from "./format.ts";
-import { board, history, settingsLocked } from "./live.ts";
+import { board, history, parts, settingsLocked } from "./live.ts";
 import type { Circuit } from "./types.ts";
-import { At, act, Badge, Empty, Link, Needs, query, setQuery, Table, type Tone } from "./ui.tsx";
+import { At, act, Badge, Empty, Link, Needs, Options, query, setQuery, Table, type Tone } from "./ui.tsx";
 
 const tones: Record<string, Tone> = {
   STATE_CLOSED: "ok",
@@ -37,7 +37,7 @@ export function CircuitsView() {
         callsOf(y.c) - callsOf(x.c) ||
         x.c.name.localeCompare(y.c.name),
     );
-  const trouble = all.filter(({ c }) => c.state !== "STATE_CLOSED").length;
+  const notClosed = all.filter(({ c }) => c.state !== "STATE_CLOSED").length;
   return (
     <>
       <header class="view">
@@ -68,18 +68,20 @@ export function CircuitsView() {
             <option value="closed">closed</option>
           </select>
         </label>
-        {b && <p class="muted">{trouble ? `${trouble} of ${all.length} not closed` : `All ${all.length} closed`}</p>}
+        {all.length > 0 && parts.value.circuits?.ok && (
+          <p class="muted">{notClosed ? `${notClosed} of ${all.length} not closed` : `All ${all.length} closed`}</p>
+        )}
       </header>
       <Needs of={["circuits", "settingsStore"]} />
       {!b ? (
-        <Empty>Waiting for the board. It speaks once a second.</Empty>
+        <Empty>Waiting for the circuits service. It sends once a second.</Empty>
       ) : all.length === 0 ? (
-        <Empty>No circuits yet: each appears with its first call.</Empty>
+        <Empty>There are no circuits yet. A circuit appears with its first call.</Empty>
       ) : rows.length === 0 ? (
-        <Empty>No circuit matches. Take a filter away.</Empty>
+        <Empty>No circuit matches. Remove a filter.</Empty>
       ) : (
         <Table
-          label="Circuits, those in trouble first; figures of the last 10 s"
+          label="Circuits, those that are not closed first; figures of the last 10 s"
           head={[
             "Circuit",
             "State",
@@ -89,8 +91,8 @@ export function CircuitsView() {
             "p50",
             "p90",
             "p99",
-            "Busy",
-            "Refused",
+            "Running",
+            "Rejected",
             "Fallback",
             "Action",
           ]}
@@ -136,7 +138,7 @@ function Row({ caller, c }: { caller: string; c: Circuit }) {
         {c.exampleTraces.length > 0 && (
           <span class="why">
             {" "}
-            failed lately:{" "}
+            failed calls:{" "}
             {c.exampleTraces.map((id, i) => (
               <Link key={id} href={`/traces/${id}`} label={`${i + 1}, trace ${id} of a failed call`}>
                 {i + 1}
@@ -153,7 +155,7 @@ function Row({ caller, c }: { caller: string; c: Circuit }) {
       <td>{more(l, (f) => latency(f.p50Ms))}</td>
       <td>{more(l, (f) => latency(f.p90Ms))}</td>
       <td>{more(l, (f) => latency(f.p99Ms))}</td>
-      <td title="calls running now, and how many may">
+      <td title="running calls, and their limit">
         {c.concurrent} of {limit ?? "?"}
       </td>
       <td>{more(l, (f) => rate(f.rejectedPerSecond))}</td>
@@ -172,7 +174,7 @@ function Row({ caller, c }: { caller: string; c: Circuit }) {
   );
 }
 
-// Spark is the last minute: calls as a line, errors as the filled part below.
+// Spark is a chart of the last minute: calls as a line, errors as the filled area below it.
 function Spark({ samples, name }: { samples: { rate: number; errors: number }[]; name: string }) {
   const width = 90;
   const height = 22;
@@ -216,18 +218,20 @@ function force(caller: string, c: Circuit) {
   const choice = {
     state: c.state.startsWith("STATE_FORCED") ? "STATE_UNSPECIFIED" : "STATE_FORCED_OPEN",
     ttl: "600s",
-    everybody: false,
-    group: false,
+    allCallers: false,
+    allMethods: false,
   };
   act({
     title: `Force ${c.name}`,
-    text: "Open: callers get no answer, or their fallback, at once. Closed: calls go through whatever happens. It ends by itself, because it is an override of the settings with a time to live.",
+    text:
+      "Open: every call fails at once, or is answered by its fallback. Closed: every call is sent, also after " +
+      "failures. The state is an override of the settings with a time to live, so it ends by itself.",
     verb: "Publish",
     more: <ForceFields choice={choice} caller={caller} c={c} />,
     run: (author, reason) =>
       post("/api/circuits/Force", {
-        service: choice.everybody ? "" : caller,
-        name: choice.group ? c.group : c.name,
+        service: choice.allCallers ? "" : caller,
+        name: choice.allMethods ? c.group : c.name,
         state: choice.state,
         ttl: choice.state === "STATE_UNSPECIFIED" ? undefined : choice.ttl,
         author,
@@ -241,7 +245,7 @@ function ForceFields({
   caller,
   c,
 }: {
-  choice: { state: string; ttl: string; everybody: boolean; group: boolean };
+  choice: { state: string; ttl: string; allCallers: boolean; allMethods: boolean };
   caller: string;
   c: Circuit;
 }) {
@@ -253,7 +257,7 @@ function ForceFields({
         {[
           ["STATE_FORCED_OPEN", "forced open"],
           ["STATE_FORCED_CLOSED", "forced closed"],
-          ["STATE_UNSPECIFIED", "release: it decides by itself again"],
+          ["STATE_UNSPECIFIED", "release: the circuit opens and closes by its own rules"],
         ].map(([v, text]) => (
           <label class="check" key={v}>
             <input
@@ -273,26 +277,24 @@ function ForceFields({
         <label>
           For
           <select onChange={(e) => (choice.ttl = e.currentTarget.value)}>
-            {[
-              ["600s", "10 minutes"],
-              ["30s", "30 seconds"],
-              ["60s", "1 minute"],
-              ["3600s", "1 hour"],
-              ["86400s", "1 day"],
-            ].map(([v, text]) => (
-              <option key={v} value={v}>
-                {text}
-              </option>
-            ))}
+            <Options
+              of={[
+                ["600s", "10 minutes"],
+                ["30s", "30 seconds"],
+                ["60s", "1 minute"],
+                ["3600s", "1 hour"],
+                ["86400s", "1 day"],
+              ]}
+            />
           </select>
         </label>
       )}
       <label class="check">
-        <input type="checkbox" onChange={(e) => (choice.group = e.currentTarget.checked)} /> all methods of {c.group},
-        not only {c.name}
+        <input type="checkbox" onChange={(e) => (choice.allMethods = e.currentTarget.checked)} /> all methods of{" "}
+        {c.group}, not only {c.name}
       </label>
       <label class="check">
-        <input type="checkbox" onChange={(e) => (choice.everybody = e.currentTarget.checked)} /> every caller, not only{" "}
+        <input type="checkbox" onChange={(e) => (choice.allCallers = e.currentTarget.checked)} /> all callers, not only{" "}
         {caller}
       </label>
     </>

@@ -1,27 +1,28 @@
-// Numbers with units, times relative and absolute.
+// Formats of numbers and times.
 import type { Circuit, Figures, Load } from "./types.ts";
 
 export const rate = (n: number) => `${short(n)}/s`;
 export const percent = (n: number) =>
   `${n > 0 && n < 0.1 ? "< 0.1" : n >= 10 || n === 0 ? Math.round(n) : n.toFixed(1)} %`;
 
-// figure writes one figure of a load, or why there is none. Use it for the first figure of a row.
+// figure formats one figure of a load, or says why there is none. Use it for the first figure of a row.
 export const figure = (l: Load, write: (f: Figures) => string) =>
   l.figures ? write(l.figures) : l.measuring ? "measuring" : "–";
-// more writes the further figures of a row.
+// more formats the other figures of a row.
 export const more = (l: Load, write: (f: Figures) => string) => (l.figures ? write(l.figures) : "–");
-// latency writes a percentile; without one no call ran.
+// latency formats a percentile. There is none if no call was made.
 export const latency = (n?: number) => (n === undefined ? "–" : ms(n));
-// summary writes a load as one sentence; none says what it means that none is reported.
+// summary formats a load as one sentence. none is the text for a load that is not reported.
 export const summary = (l: Load, none: string) =>
   !l.figures && !l.measuring
     ? none
     : figure(l, (f) =>
         f.callsPerSecond === 0
           ? "no calls in the last 10 s"
-          : `${rate(f.callsPerSecond)}, ${percent(f.errorPercent)} errors, p50 ${latency(f.p50Ms)}, p99 ${latency(f.p99Ms)}`,
+          : `${rate(f.callsPerSecond)}, ${percent(f.errorPercent)} errors, ` +
+            `p50 ${latency(f.p50Ms)}, p99 ${latency(f.p99Ms)}`,
       );
-// loadOf is the load of a circuit: every circuit is reported.
+// loadOf returns the load of a circuit. A circuit without figures is measuring.
 export const loadOf = (c: Circuit): Load => ({ figures: c.figures, measuring: !c.figures });
 
 export function short(n: number) {
@@ -32,7 +33,7 @@ export function short(n: number) {
   return `${(n / 1000).toFixed(n < 100000 ? 1 : 0)}k`;
 }
 
-// ms writes milliseconds as people do: 0.4 ms, 12 ms, 1.2 s.
+// ms formats milliseconds: 0.40 ms, 12 ms, 1.20 s.
 export function ms(n: number) {
   if (!n) return "0 ms";
   if (n < 1) return `${n.toFixed(2)} ms`;
@@ -45,7 +46,7 @@ export const us = (n: number) => ms(n / 1000);
 
 export const bytes = (n: number) => (n < 1 << 20 ? `${Math.round(n / 1024)} KiB` : `${Math.round(n / (1 << 20))} MiB`);
 
-// span is a length of time in its two largest units.
+// span formats a duration in its two largest units.
 export function span(ms: number) {
   const s = Math.max(0, Math.round(ms / 1000));
   if (s < 60) return `${s} s`;

@@ -1,4 +1,4 @@
-// What the console pushes: one stream of events a page, one signal a topic.
+// The stream of the console: one signal per topic.
 import { computed, signal } from "@preact/signals";
 import { untraced } from "./api.ts";
 import { circuitState } from "./format.ts";
@@ -12,31 +12,43 @@ export const board = signal<Board | undefined>(undefined);
 export const settings = signal<SettingsState | undefined>(undefined);
 export const tables = signal<Tables | undefined>(undefined);
 
-// connection says whether the stream is open; since when, and when it is tried again.
+// connection is the state of the stream. since: when open last changed. retryAt: when it is opened again.
 export const connection = signal<{ open: boolean; since: number; retryAt?: number }>({
   open: false,
   since: Date.now(),
 });
 
-// now ticks each second, so that "3 s ago" stays true.
+// now changes every second, so that texts such as "3 s ago" are updated.
 export const now = signal(Date.now());
 setInterval(() => (now.value = Date.now()), 1000);
 
 export const readOnly = computed(() => hello.value?.readOnly ?? false);
 
-const down = (...names: string[]) => names.some((name) => parts.value[name]?.ok === false);
-// settingsLocked: no setting, route or forced circuit can be written now. What is typed is kept until they can be.
-export const settingsLocked = computed(() => readOnly.value || down("settings", "settingsStore"));
+// fails: the part is known not to work.
+export const fails = (name: string) => {
+  const p = parts.value[name];
+  return p !== undefined && !p.ok && !p.unknown;
+};
+const lock = (service: string, store: string, name: string) => {
+  if (readOnly.value) return "This console is read-only: it runs with -read-only.";
+  if (fails(service)) return `${name} does not answer.`;
+  return fails(store) ? "The store (etcd) cannot be used." : "";
+};
+// settingsLock is why no setting, route or forced circuit can be changed now; "" if they can.
+export const settingsLock = computed(() => lock("settings", "settingsStore", "The configuration service"));
+export const settingsLocked = computed(() => settingsLock.value !== "");
 // statusesLocked: no instance can be taken out of service or put back now.
-export const statusesLocked = computed(() => readOnly.value || down("registry", "registryStore"));
+export const statusesLocked = computed(() => lock("registry", "registryStore", "The registry") !== "");
+// loadUnknown is the text for a load that is not reported: none, unless the circuits service does not answer.
+export const loadUnknown = (none: string) => (parts.value.circuits?.ok ? none : "unknown");
 
-// Event is something that happened while this page was open.
+// Event is a change that was received while this page was open.
 export type Event = { at: number; tone: "ok" | "warn" | "bad" | "info"; text: string; href: string };
 export const events = signal<Event[]>([]);
 const note = (tone: Event["tone"], text: string, href: string) =>
   (events.value = [{ at: Date.now(), tone, text, href }, ...events.value].slice(0, 60));
 
-// history keeps the last minute of each circuit, for its little chart.
+// history is the last minute of each circuit: "caller > circuit" -> samples, one per second.
 export type Sample = { rate: number; errors: number };
 export const history = new Map<string, Sample[]>();
 
@@ -51,7 +63,7 @@ const receive: Record<string, (data: never) => void> = {
   circuits: (d: Board) => {
     compareBoards(board.value, d);
     board.value = d;
-    remember(d);
+    addSamples(d);
   },
   settings: (d: SettingsState) => {
     const before = settings.value?.newest?.revision;
@@ -68,7 +80,7 @@ const receive: Record<string, (data: never) => void> = {
 };
 
 const keyOf = (i: Instance) => `${i.service}/${i.id}`;
-// answering is false for an instance whose own page is silent, whatever the registry still believes.
+// answering is false for an instance whose admin page does not answer, whatever its status in the registry.
 export const answering = (i: Instance) => i.admin?.ok !== false;
 
 function compareFleets(old: Fleet | undefined, next: Fleet) {
@@ -81,14 +93,17 @@ function compareFleets(old: Fleet | undefined, next: Fleet) {
     if (!was) note("ok", `${i.id} registered`, href);
     else if (answering(was) && !answering(i)) note("bad", `${i.id} stopped answering: ${i.admin?.problem}`, href);
     else if (!answering(was) && answering(i)) note("ok", `${i.id} answers again`, href);
-    else if (was.started && i.started && was.started !== i.started)
-      note("warn", `${i.id} is a new process: it was restarted`, href);
+    else if (was.started && i.started && was.started !== i.started) note("warn", `${i.id} was restarted`, href);
     if (was && was.status !== i.status)
-      note(i.status === "UP" ? "ok" : "warn", `${i.id} is ${word(i.status)}, it was ${word(was.status)}`, href);
+      note(
+        i.status === "UP" ? "ok" : "warn",
+        `${i.id} is ${statusText(i.status)}, it was ${statusText(was.status)}`,
+        href,
+      );
   }
   for (const i of before.values()) note("warn", `${i.id} left the registry`, `/services/${i.service}`);
 }
-const word = (s: string) => s.toLowerCase().replaceAll("_", " ");
+const statusText = (s: string) => s.toLowerCase().replaceAll("_", " ");
 
 const circuitsOf = (b: Board) =>
   new Map<string, Circuit>(b.services.flatMap((s) => s.circuits.map((c) => [`${s.service} > ${c.name}`, c] as const)));
@@ -109,11 +124,11 @@ function compareBoards(old: Board | undefined, next: Board) {
   }
 }
 
-function remember(b: Board) {
+function addSamples(b: Board) {
   const present = circuitsOf(b);
   for (const [name, c] of present) {
     const list = history.get(name) ?? [];
-    if (!c.figures) continue; // it is being measured
+    if (!c.figures) continue; // measuring
     const { callsPerSecond, errorPercent } = c.figures;
     list.push({ rate: callsPerSecond, errors: (callsPerSecond * errorPercent) / 100 });
     if (list.length > 60) list.shift();
@@ -122,13 +137,13 @@ function remember(b: Board) {
   for (const name of history.keys()) if (!present.has(name)) history.delete(name);
 }
 
-// connect follows the stream for ever. It is fetch and not EventSource, because only fetch can say that the stream is no part of
-// a trace, and tell why it was refused.
+// connect reads the stream, and opens it again whenever it ends. It uses fetch and not EventSource, because only fetch
+// can send the header that keeps the stream out of the traces.
 export async function connect() {
   for (let failures = 0; ; failures++) {
     try {
       const stop = new AbortController();
-      let silent = setTimeout(() => stop.abort(), 15000);
+      let timeout = setTimeout(() => stop.abort(), 15000);
       const response = await fetch("/api/stream", { headers: untraced(), signal: stop.signal });
       if (!response.ok || !response.body) throw new Error(`the console answered ${response.status}`);
       connection.value = { open: true, since: Date.now() };
@@ -138,16 +153,16 @@ export async function connect() {
       for (;;) {
         const { done, value } = await reader.read();
         if (done) break;
-        clearTimeout(silent);
-        silent = setTimeout(() => stop.abort(), 15000); // the console speaks every 5 s
+        clearTimeout(timeout);
+        timeout = setTimeout(() => stop.abort(), 15000); // the console sends at least every 5 s
         text += value;
         const whole = text.split("\n\n");
         text = whole.pop() ?? "";
         whole.forEach(dispatch);
       }
-      clearTimeout(silent);
+      clearTimeout(timeout);
     } catch {
-      // the reason is of no use to a person: the page says that it is not connected, and since when
+      // the page says that it is not connected, and since when
     }
     const wait = Math.min(5000, 500 * 2 ** failures) * (0.5 + Math.random() / 2);
     const since = connection.value.open ? Date.now() : connection.value.since;
@@ -166,6 +181,6 @@ function dispatch(block: string) {
   try {
     if (data) receive[event]?.(JSON.parse(data) as never);
   } catch (e) {
-    console.error(`showing ${event}:`, e); // a defect of one view must not look like a lost connection
+    console.error(`showing ${event}:`, e); // an error of one view is not a lost connection
   }
 }

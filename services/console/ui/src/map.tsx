@@ -1,10 +1,10 @@
-// The map: internet, edge, services and their instances, drawn from the calls that are made.
+// The map: services and their instances, and the calls between them.
 
 import { graphlib, layout } from "@dagrejs/dagre";
 import { curveBasis, line } from "d3-shape";
 import { useLayoutEffect, useMemo, useRef } from "preact/hooks";
 import { figure, latency, more, percent, plural, rate, summary } from "./format.ts";
-import { fleet, traffic } from "./live.ts";
+import { fleet, loadUnknown, traffic } from "./live.ts";
 import type { Edge, Instance, Node } from "./types.ts";
 import {
   Badge,
@@ -43,7 +43,7 @@ export function MapView() {
       <header class="view">
         <h1>Map</h1>
         <p class="muted">
-          Which service calls which. All figures cover the last ten complete seconds. Choose a service or an edge.
+          Which service calls which. All figures cover the last ten complete seconds. Choose a service or a line.
         </p>
         <label class="check">
           <input
@@ -51,7 +51,7 @@ export function MapView() {
             checked={all}
             onChange={(e) => setQuery({ platform: e.currentTarget.checked ? "1" : "" })}
           />{" "}
-          Services of the platform, too
+          Services of the platform
         </label>
         {nodes.length > 12 && (
           <label class="check">
@@ -60,16 +60,20 @@ export function MapView() {
               checked={query("whole") === "1"}
               onChange={(e) => setQuery({ whole: e.currentTarget.checked ? "1" : "" })}
             />{" "}
-            The whole at once
+            Fit to the window
           </label>
         )}
         <a href="/vizceral.json">Vizceral JSON</a>
       </header>
       <Needs of={["registry", "circuits", "settingsStore", "registryStore"]} />
       {!t ? (
-        <Empty>Waiting for the first picture. It comes within two seconds.</Empty>
+        <Empty>Waiting for the first state. It comes within two seconds.</Empty>
       ) : nodes.length === 0 ? (
-        <Empty>Nobody is registered yet. Services appear here when they start.</Empty>
+        <Empty>
+          {fleet.value?.lastKnown
+            ? "The registry does not answer, and no service was known before."
+            : "No service is registered yet. A service appears when it starts."}
+        </Empty>
       ) : (
         <div class="split">
           <Picture nodes={nodes} edges={edges} chosen={chosen} edge={edge} />
@@ -92,7 +96,7 @@ export function MapView() {
 
 type Box = { x: number; y: number; width: number; height: number };
 
-// textWidth measures with the fonts of this machine: what fits with one does not with another.
+// textWidth measures a text with the fonts of this machine.
 const pen = document.createElement("canvas").getContext("2d");
 function textWidth(text: string, font: string) {
   if (!pen) return 0; // every browser that we support has it
@@ -102,24 +106,25 @@ function textWidth(text: string, font: string) {
 const nameFont = "650 13px";
 const countFont = "650 11.5px";
 const countText = (n: Node) => `${n.up === 0 ? "✕ " : n.up < n.instances ? "▲ " : ""}${n.up}/${n.instances}`;
-// boxWidth has room for the name and for the widest count beside it, so that the picture stays still when the count changes.
+// boxWidth has space for the name and for the widest count, so that a box keeps its size when the count changes.
 const boxWidth = (n: Node, least: number) =>
   Math.max(
     least,
     10 + textWidth(cut(n.name, 28), nameFont) + 12 + textWidth(`▲ ${n.instances}/${n.instances}`, countFont) + 10,
   );
-// label is the place that is kept free for the figures of an edge: calls above its line, errors below.
+// label is the space for the figures of an edge: calls above its line, errors below.
 const label = { width: 50, height: 36 };
 
-// useLayout places boxes and lines. It runs only when who is there or who calls whom changes, so that the picture stays still
-// while its numbers move.
+// useLayout computes the positions of boxes and lines, and does so only when nodes or edges change: nothing moves when
+// only figures change.
 function useLayout(
   nodes: Node[],
   edges: Edge[],
   compact: boolean,
   sizeOf: (n: Node) => { width: number; height: number },
 ) {
-  const key = `${compact};${nodes.map((n) => `${n.name}:${sizeOf(n).width}x${sizeOf(n).height}`)};${edges.map((e) => `${e.from}>${e.to}`)}`;
+  const sizes = nodes.map((n) => `${n.name}:${sizeOf(n).width}x${sizeOf(n).height}`);
+  const key = `${compact};${sizes};${edges.map((e) => `${e.from}>${e.to}`)}`;
   return useMemo(() => {
     const g = new graphlib.Graph();
     g.setGraph({
@@ -152,7 +157,7 @@ function useLayout(
           return [`${e.from}~${e.to}`, { d: path(points) ?? "", mid }] as const;
         }),
     );
-    // Lines that go around boxes may lie beyond what the library takes for the picture.
+    // Lines around boxes may lie outside of the size that the library computes.
     const xs = [...boxes.values()].flatMap((b) => [b.x - b.width / 2, b.x + b.width / 2]);
     const ys = [...boxes.values()].flatMap((b) => [b.y - b.height / 2, b.y + b.height / 2]);
     for (const e of g.edges())
@@ -183,11 +188,11 @@ function Picture({ nodes, edges, chosen, edge }: { nodes: Node[]; edges: Edge[];
   };
   const { boxes, lines, left, top, width, height } = useLayout(nodes, edges, many, sizeOf);
   const whole = query("whole") === "1";
-  // A picture larger than its place begins where the calls come in.
-  const place = useRef<HTMLDivElement>(null);
+  // A map that is larger than its box is scrolled to the box of the internet.
+  const scrollBox = useRef<HTMLDivElement>(null);
   const entry = boxes.get(internet)?.y;
   useLayoutEffect(() => {
-    const p = place.current;
+    const p = scrollBox.current;
     if (p && entry !== undefined) p.scrollTop = ((entry - top) * p.scrollHeight) / height - p.clientHeight / 2;
   }, [entry, height, whole]);
   const size = whole
@@ -195,10 +200,10 @@ function Picture({ nodes, edges, chosen, edge }: { nodes: Node[]; edges: Edge[];
     : { width: "100%", maxWidth: `${width}px`, minWidth: `${width * (narrow.value ? 0.85 : 0.78)}px` };
   return (
     <div
-      ref={place}
+      ref={scrollBox}
       class="scroll picture"
       role="region"
-      aria-label="Map of services. The table below has the same as text."
+      aria-label="Map of services. The table below has the same data."
       tabIndex={0}
     >
       <svg
@@ -242,7 +247,7 @@ function Picture({ nodes, edges, chosen, edge }: { nodes: Node[]; edges: Edge[];
               class={`edge ${tone} ${dim ? "dim" : ""} ${edge === key ? "chosen" : ""}`}
               role="button"
               tabindex={0}
-              aria-label={`${text}, ${e.from} to ${e.to}, ${summary(e, "no calls reported")}${notClosed}`}
+              aria-label={`${text}, ${e.from} to ${e.to}, ${summary(e, loadUnknown("no calls reported"))}${notClosed}`}
               onClick={open}
               onKeyDown={onPress(open)}
             >
@@ -291,7 +296,7 @@ function Picture({ nodes, edges, chosen, edge }: { nodes: Node[]; edges: Edge[];
   );
 }
 
-// Dots move along an edge, more of them the more calls there are; a share as large as that of the errors is hollow.
+// Dots move along an edge. Their number grows with the calls; the share of hollow dots is the share of errors.
 function Dots({ d, rate, bad }: { d: string; rate: number; bad: number }) {
   const n = Math.min(6, 1 + Math.round(Math.log2(1 + rate)));
   const seconds = 3;
@@ -311,9 +316,9 @@ function Dots({ d, rate, bad }: { d: string; rate: number; bad: number }) {
   );
 }
 
-// nodeText is the line of figures in the box of a service.
+// nodeText returns the line of figures in the box of a service.
 function nodeText(node: Node, many: boolean) {
-  if (!node.figures) return node.measuring ? "measuring" : "is not called";
+  if (!node.figures) return node.measuring ? "measuring" : loadUnknown("is not called");
   const { callsPerSecond, errorPercent, p99Ms } = node.figures;
   if (callsPerSecond === 0) return "no calls now";
   return `${rate(callsPerSecond)} · ${percent(errorPercent)}${many ? "" : ` · ${latency(p99Ms)}`}`;
@@ -366,13 +371,14 @@ function Service({
       {!many &&
         instances.map((i, n) => {
           const c = condition(i);
-          const out = ejected.has(i.id);
+          const isEjected = ejected.has(i.id);
+          const ejection = isEjected ? ", ejected by callers" : "";
           const letter =
-            c.tone === "ok" && !out
+            c.tone === "ok" && !isEjected
               ? versions.size > 1
                 ? i.version.slice(-1)
                 : i.zone.slice(-1)
-              : out
+              : isEjected
                 ? "⊘"
                 : c.tone === "bad"
                   ? "✕"
@@ -380,12 +386,12 @@ function Service({
           return (
             <a
               key={i.id}
-              class={`instance ${out && c.tone === "ok" ? "warn" : c.tone}`}
+              class={`instance ${isEjected && c.tone === "ok" ? "warn" : c.tone}`}
               href={`/services/${i.service}/${i.id}`}
-              aria-label={`${letter} ${i.id}, zone ${i.zone}, version ${i.version}: ${c.word}${out ? ", ejected" : ""}`}
+              aria-label={`${letter} ${i.id}, zone ${i.zone}, version ${i.version}: ${c.word}${ejection}`}
               onClick={onLink(`/services/${i.service}/${i.id}`)}
             >
-              <title>{`${i.id} · zone ${i.zone} · ${i.version}\n${c.word}${out ? ", ejected by callers" : ""} ${c.why}`}</title>
+              <title>{`${i.id} · zone ${i.zone} · ${i.version}\n${c.word}${ejection} ${c.why}`}</title>
               <rect x={8 + (n % 8) * 18} y={43 + Math.floor(n / 8) * 16} width={17} height={15} rx={3} />
               <text x={16.5 + (n % 8) * 18} y={54.5 + Math.floor(n / 8) * 16} text-anchor="middle">
                 {letter}
@@ -401,22 +407,22 @@ const cut = (s: string, n: number) => (s.length > n ? `${s.slice(0, n - 1)}…` 
 
 const Legend = () => (
   <details open={!narrow.value}>
-    <summary>How to read it</summary>
+    <summary>How to read the map</summary>
     <p>
-      New here? <Link href="/try">Try six failures</Link>, and watch this picture.
+      <Link href="/try">Try six failures</Link>, and watch the map.
     </p>
     <ul class="plain">
       <li>
-        A box is a service: how many of its instances take calls, calls a second, errors, p99 latency. All figures are
-        of the last 10 seconds; "measuring" means that no caller has run for that long yet.
+        A box is a service: how many of its instances take calls, calls per second, errors, p99 latency. All figures
+        cover the last 10 seconds. "measuring" means that no caller has run for 10 seconds yet.
       </li>
       <li>
-        A small square is an instance. Its letter is its zone, or its version where there are several. <b>▲</b> is
-        leaving or taken out, <b>✕</b> does not answer, <b>⊘</b> is ejected by its callers.
+        A small square is an instance. Its letter is its zone, or its version if there are several. <b>▲</b> is draining
+        or out of service, <b>✕</b> does not answer, <b>⊘</b> is ejected by its callers.
       </li>
       <li>
-        A line is all calls of one service to another. Thicker is more. Dashed has errors. <b>✕</b> on it is a circuit
-        that is not closed.
+        A line is all calls of one service to another. A thicker line has more calls, a dashed line has errors. A line
+        with <b>✕</b> has a circuit that is not closed.
       </li>
     </ul>
   </details>
@@ -426,13 +432,13 @@ function ServicePanel({ name }: { name: string }) {
   const n = traffic.value?.nodes.find((n) => n.name === name);
   const list = (fleet.value?.instances ?? []).filter((i) => i.service === name);
   const edges = (traffic.value?.edges ?? []).filter((e) => e.to === name || e.from === name);
-  if (!n) return <Empty>{name} is not there any more.</Empty>;
+  if (!n) return <Empty>{name} has no instance and no calls.</Empty>;
   return (
     <section aria-label={`Service ${name}`}>
       <h2>{name}</h2>
       <p>
         {n.up} of {plural(n.instances, "instance")} {n.up === 1 ? "takes" : "take"} calls. In the last 10 s:{" "}
-        {summary(n, "not called")}.
+        {summary(n, loadUnknown("not called"))}.
       </p>
       <p class="links">
         <Link href={`/services/${name}`}>Instances</Link>
@@ -458,7 +464,7 @@ function ServicePanel({ name }: { name: string }) {
             <Link href={`/map?edge=${e.from}~${e.to}`}>
               {e.from === name ? `to ${e.to}` : `from ${e.from === internet ? "the internet" : e.from}`}
             </Link>{" "}
-            <span class="muted">{summary(e, "no calls reported")}</span>
+            <span class="muted">{summary(e, loadUnknown("no calls reported"))}</span>
           </li>
         ))}
       </ul>
@@ -470,7 +476,7 @@ function ServicePanel({ name }: { name: string }) {
 }
 
 function EdgePanel({ edge: e }: { edge?: Edge }) {
-  if (!e) return <Empty>There are no such calls.</Empty>;
+  if (!e) return <Empty>No calls are reported between these services.</Empty>;
   return (
     <section aria-label={`Calls of ${e.from} to ${e.to}`}>
       <h2>
@@ -483,7 +489,7 @@ function EdgePanel({ edge: e }: { edge?: Edge }) {
         <dd>{more(e, (f) => percent(f.errorPercent))}</dd>
         <dt>Latency</dt>
         <dd>{more(e, (f) => `p50 ${latency(f.p50Ms)}, p90 ${latency(f.p90Ms)}, p99 ${latency(f.p99Ms)}`)}</dd>
-        <dt>Refused</dt>
+        <dt>Rejected</dt>
         <dd>{more(e, (f) => rate(f.rejectedPerSecond))}</dd>
         <dt>By a fallback</dt>
         <dd>{more(e, (f) => rate(f.fallbacksPerSecond))}</dd>
@@ -509,7 +515,7 @@ function EdgePanel({ edge: e }: { edge?: Edge }) {
       )}
       <p class="links">
         <Link href={e.from === internet ? `/traces?service=${e.to}` : `/traces?service=${e.from}&remote=${e.to}`}>
-          Traces of exactly these calls
+          Traces of these calls
         </Link>
         <Link href={`/circuits?q=${e.to}&caller=${e.from}`}>Circuits</Link>
         <Link href={`/services/${e.to}`}>Instances of {e.to}</Link>
@@ -523,10 +529,10 @@ function EdgePanel({ edge: e }: { edge?: Edge }) {
 
 const EdgeTable = ({ edges }: { edges: Edge[] }) => (
   <section aria-label="The map as a table">
-    <h2>The same as a table, trouble first. Figures of the last 10 s</h2>
+    <h2>The map as a table, links with errors first. Figures of the last 10 s</h2>
     <Table
       label="Calls between services"
-      head={["From", "To", "Calls", "Errors", "p50", "p99", "Refused", "Fallback", "Trouble"]}
+      head={["From", "To", "Calls", "Errors", "p50", "p99", "Rejected", "Fallback", "Problems"]}
       class="numbers"
     >
       {[...edges]

@@ -1,4 +1,4 @@
-// Routes: the edge's table as a picture and as text, and sliders that publish a split.
+// Routes: the routes of the gateways, and sliders that publish a split.
 import { useState } from "preact/hooks";
 import { post } from "./api.ts";
 import { ms, plural } from "./format.ts";
@@ -16,17 +16,19 @@ export function RoutesView() {
     <>
       <header class="view">
         <h1>Routes</h1>
-        <p class="muted">Where the edge sends what comes in. The most specific route takes a request.</p>
+        <p class="muted">Where the gateways send requests. The most specific route that matches is used.</p>
         <Progress />
       </header>
       <Needs of={["edge", "settings", "settingsStore", "registry"]} />
       {differ && (
-        <Note tone="warn">The gateways do not have the same table at the moment; this is that of {gateways[0]}.</Note>
+        <Note tone="warn">
+          The gateways have different routes at the moment. These are the routes of {gateways[0]}.
+        </Note>
       )}
       {!table ? (
-        <Empty>Asking the gateway for its table.</Empty>
+        <Empty>Asking the gateways for their routes.</Empty>
       ) : table.routes.length === 0 ? (
-        <Empty>There is no route: the edge answers every request with 404. Set gateway.routes.</Empty>
+        <Empty>There is no route: the gateways answer every request with 404. Set gateway.routes.</Empty>
       ) : (
         <div class="routes">
           {table.routes.map((r) => (
@@ -36,26 +38,26 @@ export function RoutesView() {
       )}
       {table && (
         <details class="text">
-          <summary>The whole table as text</summary>
+          <summary>All routes as text</summary>
           <pre class="scroll" tabIndex={0}>
             {JSON.stringify(table.routes.map(stored), null, 2)}
           </pre>
           <p>
-            It is the setting{" "}
+            The routes are the setting{" "}
             <Link href="/settings/gateway.routes?app=gateway">
               <span class="mono">gateway.routes</span>
             </Link>
-            ; what it cannot do with sliders it does there.
+            . Edit it there for what the sliders cannot do.
           </p>
         </details>
       )}
-      <h2>How services choose among instances</h2>
+      <h2>How callers choose an instance</h2>
       <ServiceRules />
     </>
   );
 }
 
-// stored is a route without what the gateway adds when it shows it.
+// stored returns a route as the setting has it, without the defaults that the gateway adds.
 function stored({ headerTimeout: _h, totalTimeout: _t, bodyLimit: _b, ...route }: Route): Route {
   return route;
 }
@@ -75,12 +77,12 @@ export const share = (t: Target, to: Target[]) =>
 const targetName = (t: Target) => `${t.service}${t.version ? ` ${t.version}` : ""}`;
 
 function RouteCard({ route, table }: { route: Route; table: RouteTable }) {
-  // weights are percents while one drags; undefined: as published.
+  // weights are the percentages of the sliders. undefined: as published.
   const [weights, setWeights] = useState<number[] | undefined>(undefined);
   const split = route.to.length > 1;
   const now = route.to.map((t) => Math.round(share(t, route.to)));
   const next = weights ?? now;
-  const drag = (i: number, value: number) => {
+  const move = (i: number, value: number) => {
     const rest = next.reduce((s, w, k) => (k === i ? s : s + w), 0);
     const others = next.length - 1;
     setWeights(
@@ -98,8 +100,8 @@ function RouteCard({ route, table }: { route: Route; table: RouteTable }) {
       text: (
         <>
           <p>
-            Publishes gateway.routes. Every gateway checks it and swaps it in at once; requests under way are not
-            touched.
+            Publishes gateway.routes. Every gateway checks the routes and replaces them at once. Pending requests are
+            not affected.
           </p>
           <Diff
             before={route.to.map((t, i) => `${targetName(t)} ${now[i]} %`).join(", ")}
@@ -144,11 +146,11 @@ function RouteCard({ route, table }: { route: Route; table: RouteTable }) {
                   value={next[i]}
                   aria-valuetext={`${next[i]} percent to ${targetName(t)}`}
                   disabled={settingsLocked.value}
-                  onInput={(e) => drag(i, Number(e.currentTarget.value))}
+                  onInput={(e) => move(i, Number(e.currentTarget.value))}
                 />
               </label>
             )}
-            <Behind target={t} origins={table.origins} />
+            <TargetInstances target={t} origins={table.origins} />
           </li>
         ))}
       </ol>
@@ -158,12 +160,13 @@ function RouteCard({ route, table }: { route: Route; table: RouteTable }) {
             Publish this split
           </button>
           <button type="button" onClick={() => setWeights(undefined)}>
-            As it was
+            Reset
           </button>
         </div>
       )}
       <p class="muted">
-        Header within {route.headerTimeout}, all within {route.totalTimeout === "0s" ? "any time" : route.totalTimeout}
+        Header within {route.headerTimeout}, whole answer within{" "}
+        {route.totalTimeout === "0s" ? "any time" : route.totalTimeout}
         {route.retry?.attempts ? `, up to ${plural(route.retry.attempts, "attempt")}` : ""}
         {route.sticky ? `, sticky by cookie ${route.sticky}` : ""}
         {route.rewrite ? `, rewritten to ${route.rewrite.prefix ?? ""} ${route.rewrite.host ?? ""}` : ""}.{" "}
@@ -180,13 +183,13 @@ export const publishRoutes = (routes: Route[], author: string, reason: string) =
     reason,
   });
 
-function Behind({ target, origins }: { target: Target; origins: Origin[] }) {
+function TargetInstances({ target, origins }: { target: Target; origins: Origin[] }) {
   const o = origins.find((o) => o.service === target.service && (!target.endpoint || o.endpoint === target.endpoint));
   const list = (o?.instances ?? []).filter((i) => !target.version || i.version === target.version);
   if (list.length === 0)
     return (
       <p>
-        <Badge tone="bad">no instance</Badge> Nobody of {targetName(target)} is registered.
+        <Badge tone="bad">no instance</Badge> No instance of {targetName(target)} is registered.
       </p>
     );
   return (
@@ -200,8 +203,8 @@ function Behind({ target, origins }: { target: Target; origins: Origin[] }) {
             </Badge>{" "}
             <Link href={`/services/${target.service}/${i.id}`}>{i.id}</Link>{" "}
             <span class="muted">
-              zone {i.zone}, {i.latencyMs ? ms(i.latencyMs) : "not used lately"}, {i.pending} under way
-              {i.share < 1 ? `, slow start: ${Math.round(i.share * 100)} % of its turn` : ""}
+              zone {i.zone}, {i.latencyMs ? ms(i.latencyMs) : "latency unknown"}, {i.pending} pending
+              {i.share < 1 ? `, slow start: ${Math.round(i.share * 100)} % of its share` : ""}
               {i.phase !== "admitted" ? `: ${i.reason}` : ""}
             </span>
           </li>
@@ -211,12 +214,12 @@ function Behind({ target, origins }: { target: Target; origins: Origin[] }) {
   );
 }
 
-// ServiceRules are the settings that steer balancing, retries and splits inside.
+// ServiceRules lists the settings of balancing and retries between services.
 function ServiceRules() {
   const key = settings.value?.newest?.revision ?? "";
   const { answer, problem } = useAnswer<{ properties: Listed[] }>(key, (s) => post("/api/config/List", {}, s));
   const list = (answer?.properties ?? []).filter((p) => /^(route|retry)\./.test(p.property.name));
-  if (problem) return <Empty>Their settings cannot be read: {problem.sentence}</Empty>;
+  if (problem) return <Empty>The settings of balancing cannot be read: {problem.sentence}</Empty>;
   if (!answer) return <Empty>Reading the settings of balancing.</Empty>;
   const callers = [...new Set((traffic.value?.edges ?? []).map((e) => e.from))].filter((s) =>
     fleet.value?.instances.some((i) => i.service === s),
@@ -225,7 +228,7 @@ function ServiceRules() {
     <>
       <p>
         Every caller ({callers.join(", ") || "none yet"}) picks the better of two instances by latency and load, in its
-        own zone first. These settings steer it, for all or for one service.
+        own zone first. These settings change that, for all services or for one.
       </p>
       <Table label="Settings of balancing and retries" head={["Setting", "Value", "What it does"]}>
         {list.map((p) => (

@@ -1,4 +1,4 @@
-// Services: every instance, its state and why, and taking it out and back.
+// Services: all instances, their state and its reason, and the buttons that set a status.
 import { post } from "./api.ts";
 import { bytes, figure, latency, more, percent, plural, rate, span, summary } from "./format.ts";
 import { answering, fleet, now, parts, settings, statusesLocked } from "./live.ts";
@@ -51,18 +51,20 @@ export function ServicesView({ service, id }: { service?: string; id?: string })
       <Needs of={["registry", "registryStore", "settings"]} />
       {f?.selfPreservation && (
         <Note tone="warn">
-          The registry evicts nobody since <At at={f.selfPreservation.since} />: {f.selfPreservation.reason}
+          The registry has evicted no instance since <At at={f.selfPreservation.since} />: {f.selfPreservation.reason}
         </Note>
       )}
       {!f ? (
-        <Empty>Asking the registry who is there.</Empty>
+        <Empty>Asking the registry for the instances.</Empty>
       ) : list.length === 0 ? (
         <Empty>
-          {q
-            ? `No instance matches "${q}".`
-            : id
-              ? `${id} is not registered. It left, or its lease ran out.`
-              : "Nobody is registered."}
+          {f.lastKnown
+            ? "The registry does not answer, and no such instance was known before."
+            : q
+              ? `No instance matches "${q}".`
+              : id
+                ? `${id} is not registered. It has left the registry, or its lease has expired.`
+                : "No instance is registered."}
         </Empty>
       ) : id ? (
         <Details instance={list[0]} />
@@ -74,7 +76,7 @@ export function ServicesView({ service, id }: { service?: string; id?: string })
             "Zone",
             "Version",
             "Status",
-            "Up for",
+            "Uptime",
             "Settings",
             "Calls",
             "Errors",
@@ -85,7 +87,7 @@ export function ServicesView({ service, id }: { service?: string; id?: string })
           class="numbers"
         >
           {[...groups].map(([name, all]) => (
-            <Group key={name} name={name} all={all} alone={!!service} />
+            <Group key={name} name={name} all={all} single={!!service} />
           ))}
         </Table>
       )}
@@ -101,11 +103,11 @@ export function ServicesView({ service, id }: { service?: string; id?: string })
   );
 }
 
-function Group({ name, all, alone }: { name: string; all: Instance[]; alone: boolean }) {
+function Group({ name, all, single }: { name: string; all: Instance[]; single: boolean }) {
   const up = all.filter((i) => condition(i).tone === "ok").length;
   return (
     <>
-      {!alone && (
+      {!single && (
         <tr class="group">
           <th scope="rowgroup" colSpan={11}>
             <Link href={`/services/${name}`}>{name}</Link>{" "}
@@ -125,7 +127,8 @@ function Group({ name, all, alone }: { name: string; all: Instance[]; alone: boo
 function Row({ i }: { i: Instance }) {
   const c = condition(i);
   const newest = Number(settings.value?.status.revision ?? 0);
-  const behind = i.admin?.ok && newest > 0 && i.admin.revision < newest && parts.value.settings?.ok;
+  const a = i.admin?.ok ? i.admin : undefined; // what an admin page answered before it stopped is not shown
+  const behind = a?.revision !== undefined && newest > 0 && a.revision < newest && parts.value.settings?.ok;
   return (
     <tr>
       <td>
@@ -138,7 +141,7 @@ function Row({ i }: { i: Instance }) {
       </td>
       <td>
         {!answering(i) ? (
-          "–"
+          "unknown"
         ) : i.started ? (
           <time dateTime={i.started} title={i.started}>
             {span(now.value - Date.parse(i.started))}
@@ -148,28 +151,28 @@ function Row({ i }: { i: Instance }) {
         )}
       </td>
       <td>
-        {i.admin ? (
+        {a?.revision === undefined ? (
+          "unknown"
+        ) : (
           <>
-            {behind && <Sign tone="warn" />} {i.admin.revision}
+            {behind && <Sign tone="warn" />} {a.revision}
             {behind ? ` of ${newest}` : ""}
           </>
-        ) : (
-          "unknown"
         )}
       </td>
       <td>{figure(i, (f) => rate(f.callsPerSecond))}</td>
       <td>{more(i, (f) => percent(f.errorPercent))}</td>
       <td>{more(i, (f) => latency(f.p99Ms))}</td>
-      <td>{i.admin?.memoryBytes ? bytes(i.admin.memoryBytes) : "–"}</td>
+      <td>{a?.memoryBytes === undefined ? "unknown" : bytes(a.memoryBytes)}</td>
       <td>
-        <Takeout i={i} />
+        <StatusButton i={i} />
       </td>
     </tr>
   );
 }
 
-// Takeout takes an instance out of service, or back.
-function Takeout({ i }: { i: Instance }) {
+// StatusButton takes an instance out of service, or puts it back.
+function StatusButton({ i }: { i: Instance }) {
   const set = (status: string, reason: string, title: string, text: string, verb: string) =>
     act({
       title,
@@ -189,7 +192,7 @@ function Takeout({ i }: { i: Instance }) {
           "STATUS_UNSPECIFIED",
           "",
           `Put ${i.id} back into service`,
-          `The override "${i.override}" ends, and callers see again what the instance says of itself: ${i.reported}.`,
+          `The override "${i.override}" ends. Callers see the status that the instance reports: ${i.reported}.`,
           "Put back",
         )
       }
@@ -206,7 +209,8 @@ function Takeout({ i }: { i: Instance }) {
           "STATUS_OUT_OF_SERVICE",
           "",
           `Take ${i.id} out of service`,
-          `Callers stop choosing it within a second. It keeps running, finishes what it has, and stays out until it is put back, also over a restart.`,
+          "Callers stop choosing the instance within a second. It runs on and finishes its calls. It stays out of " +
+            "service until it is put back, also after a restart.",
           "Take out",
         )
       }
@@ -219,16 +223,17 @@ function Takeout({ i }: { i: Instance }) {
 function Details({ instance: i }: { instance: Instance }) {
   const c = condition(i);
   const a = i.admin;
-  const mine = settings.value?.status.instances.find((s) => s.identity.instance === i.id);
+  const acknowledged = settings.value?.status.instances.find((s) => s.identity.instance === i.id);
   return (
     <div class="details">
       <p>
-        <Badge tone={c.tone}>{c.word}</Badge> {c.why} <Takeout i={i} />
+        <Badge tone={c.tone}>{c.word}</Badge> {c.why} <StatusButton i={i} />
       </p>
       <dl class="facts">
         <dt>Status</dt>
         <dd>
-          {i.status.toLowerCase()}, since <At at={i.statusSince} />. It says of itself: {i.reported.toLowerCase()}.
+          {i.status.toLowerCase()}, since <At at={i.statusSince} />. Reported by the instance:{" "}
+          {i.reported.toLowerCase()}.
         </dd>
         {i.override && (
           <>
@@ -258,21 +263,21 @@ function Details({ instance: i }: { instance: Instance }) {
         </dd>
         <dt>Settings</dt>
         <dd>
-          {mine ? (
+          {acknowledged ? (
             <>
-              revision {mine.revision}, acknowledged <Ago at={mine.acknowledged} />
-              {mine.rejections.map((r) => (
+              revision {acknowledged.revision}, acknowledged <Ago at={acknowledged.acknowledged} />
+              {acknowledged.rejections.map((r) => (
                 <Note tone="warn" key={r.name}>
-                  It refused {r.name} of revision {r.revision}: {r.problem}
+                  The instance refused {r.name} of revision {r.revision}: {r.problem}
                 </Note>
               ))}
             </>
-          ) : a ? (
+          ) : a?.ok && a.revision !== undefined ? (
             `revision ${a.revision}`
           ) : (
             "unknown"
           )}{" "}
-          <Link href={`/settings?app=${i.service}&instance=${i.id}`}>All settings as it sees them</Link>
+          <Link href={`/settings?app=${i.service}&instance=${i.id}`}>All settings of this instance</Link>
         </dd>
         {(i.figures || i.measuring) && (
           <>
@@ -284,19 +289,20 @@ function Details({ instance: i }: { instance: Instance }) {
           <>
             <dt>Process</dt>
             <dd>
-              {bytes(a.memoryBytes)} of memory, {plural(a.goroutines, "goroutine")}
+              {a.memoryBytes === undefined ? "unknown" : bytes(a.memoryBytes)} of memory,{" "}
+              {a.goroutines === undefined ? "unknown number of goroutines" : plural(a.goroutines, "goroutine")}
             </dd>
           </>
         )}
       </dl>
-      <h2>What it checks of itself</h2>
-      {a?.checks?.length ? (
+      <h2>Readiness checks</h2>
+      {a?.ok && a.checks?.length ? (
         <Table label="Readiness checks" head={["Check", "State", "Needed to take calls", "Reason"]}>
           {a.checks.map((k) => (
             <tr key={k.name}>
               <td>{k.name}</td>
               <td>
-                <Badge tone={k.ok ? "ok" : k.needed ? "bad" : "warn"}>{k.ok ? "good" : "not good"}</Badge>
+                <Badge tone={k.ok ? "ok" : k.needed ? "bad" : "warn"}>{k.ok ? "ok" : "failed"}</Badge>
               </td>
               <td>{k.needed ? "yes" : "no"}</td>
               <td class="text">{k.reason ?? ""}</td>
@@ -305,12 +311,16 @@ function Details({ instance: i }: { instance: Instance }) {
         </Table>
       ) : (
         <Empty>
-          {a?.ok === false ? "It does not answer, so nothing is known of its checks." : "It has no checks."}
+          {!a
+            ? "The admin page of the instance was not read yet."
+            : a.ok
+              ? "The instance has no checks."
+              : "The instance does not answer, so its checks are unknown."}
         </Empty>
       )}
       <p class="links">
         <Link href={`/map?service=${i.service}`}>On the map</Link>
-        <Link href={`/circuits?caller=${i.service}`}>Circuits of its calls</Link>
+        <Link href={`/circuits?caller=${i.service}`}>Circuits of its service</Link>
         <Link href={`/traces?service=${i.service}`}>Traces</Link>
       </p>
     </div>

@@ -1,4 +1,4 @@
-// Settings: what is declared, which layer wins and why, and changing it.
+// Settings: declared settings, which value wins and why, and the form that changes one.
 import { useEffect, useState } from "preact/hooks";
 import { Problem, post } from "./api.ts";
 import { layerName, plural, typeName } from "./format.ts";
@@ -6,6 +6,7 @@ import { fleet, settings, settingsLocked } from "./live.ts";
 import type { Applied, Candidate, Identity, Instance, Listed, Property, Revision, Scope, Value } from "./types.ts";
 import {
   Ago,
+  Alert,
   At,
   act,
   Badge,
@@ -14,13 +15,13 @@ import {
   Link,
   Needs,
   Note,
+  Options,
   query,
   Sign,
   setQuery,
   Table,
-  Trouble,
   useAnswer,
-  useLate,
+  useDebounced,
 } from "./ui.tsx";
 
 const emptyIdentity: Identity = { app: "", instance: "", environment: "", region: "", zone: "", version: "" };
@@ -54,15 +55,15 @@ export function SettingsView({ rest }: { rest: string }) {
         <Progress />
       </header>
       <Needs of={["settings", "settingsStore"]} />
-      {history ? <History /> : rest ? <One name={decodeURIComponent(rest)} /> : <Search />}
+      {history ? <History /> : rest ? <Setting name={decodeURIComponent(rest)} /> : <Search />}
     </>
   );
 }
 
-// Progress is live: how many run the newest revision, and who does not yet.
+// Progress says how many instances run the newest revision, and which do not.
 export function Progress() {
   const s = settings.value?.status;
-  if (!s) return <p class="muted">Asking who runs which revision.</p>;
+  if (!s) return <p class="muted">Asking which instance runs which revision.</p>;
   const behind = s.instances.filter((i) => Number(i.revision) < Number(s.revision));
   const refused = s.instances.filter((i) => i.rejections.length > 0);
   return (
@@ -74,7 +75,7 @@ export function Progress() {
       {behind.length > 0 && (
         <span class="why">
           <Sign tone="warn" /> not yet:{" "}
-          {behind.map((i) => `${i.identity.instance} (${i.cutOff ? "cut off" : i.revision})`).join(", ")}
+          {behind.map((i) => `${i.identity.instance} (${i.cutOff ? "disconnected" : i.revision})`).join(", ")}
         </span>
       )}
       {refused.length > 0 && (
@@ -84,13 +85,13 @@ export function Progress() {
       )}
       {s.unreachable?.length > 0 && (
         <span class="why">
-          <Sign tone="warn" /> does not answer, so the instances connected there count as cut off:{" "}
+          <Sign tone="warn" /> replicas that do not answer, whose instances count as disconnected:{" "}
           {s.unreachable.join(", ")}
         </span>
       )}
       {s.registryProblem && (
         <span class="why">
-          <Sign tone="warn" /> who else there is cannot be said: {s.registryProblem}
+          <Sign tone="warn" /> other instances are unknown: {s.registryProblem}
         </span>
       )}
     </div>
@@ -107,10 +108,10 @@ function Search() {
     post("/api/config/List", { app }, s),
   );
   const who = fleet.value?.instances.find((i) => i.id === query("instance"));
-  const seen = useAnswer<{ values: Value[] } | undefined>(`${who?.id}@${revisionNow()}`, async (s) =>
+  const ofInstance = useAnswer<{ values: Value[] } | undefined>(`${who?.id}@${revisionNow()}`, async (s) =>
     who ? post("/api/config/Get", { identity: identityOf(who) }, s) : undefined,
   ).answer;
-  const asSeen = new Map(seen?.values.map((v) => [v.name, v]));
+  const values = new Map(ofInstance?.values.map((v) => [v.name, v]));
   const list = (answer?.properties ?? []).filter(
     (p) =>
       (!set || p.values.length > 0) &&
@@ -150,17 +151,17 @@ function Search() {
         </label>
         {answer && <span class="muted">{plural(list.length, "setting")}</span>}
       </div>
-      {problem && <Trouble>The settings cannot be listed: {problem.sentence}</Trouble>}
+      {problem && <Alert>The settings cannot be listed: {problem.sentence}</Alert>}
       {!answer ? (
-        waiting && <Empty>Reading what services have declared.</Empty>
+        waiting && <Empty>Reading the declared settings.</Empty>
       ) : list.length === 0 ? (
         <Empty>
-          {q || set || app ? "No setting matches. Take a filter away." : "No service has declared a setting yet."}
+          {q || set || app ? "No setting matches. Remove a filter." : "No service has declared a setting yet."}
         </Empty>
       ) : (
         <Table
           label="Declared settings"
-          head={["Setting", "Type", "Default", "Values", who ? `As ${who.id} sees it` : "Declared by"]}
+          head={["Setting", "Type", "Default", "Values", who ? `Value of ${who.id}` : "Declared by"]}
           class="settings"
         >
           {list.map((p) => (
@@ -169,7 +170,7 @@ function Search() {
                 <Link href={`/settings/${encodeURIComponent(p.property.name)}${app ? `?app=${app}` : ""}`}>
                   <Name text={p.property.name} />
                 </Link>
-                <div class="why">{p.property.doc || "Nobody declares it any more."}</div>
+                <div class="why">{p.property.doc || "No service declares it any more."}</div>
               </td>
               <td class="text">
                 {typeName(p.property.type)}
@@ -196,8 +197,8 @@ function Search() {
               </td>
               {who ? (
                 <td class="text">
-                  <span class="mono">{shown(asSeen.get(p.property.name)?.value ?? p.property.defaultValue)}</span>{" "}
-                  <span class="muted">{layerName(asSeen.get(p.property.name)?.layer ?? "LAYER_DEFAULT")}</span>
+                  <span class="mono">{shown(values.get(p.property.name)?.value ?? p.property.defaultValue)}</span>{" "}
+                  <span class="muted">{layerName(values.get(p.property.name)?.layer ?? "LAYER_DEFAULT")}</span>
                 </td>
               ) : (
                 <td class="text muted">{p.apps.length > 3 ? plural(p.apps.length, "service") : p.apps.join(", ")}</td>
@@ -210,7 +211,7 @@ function Search() {
   );
 }
 
-// Name may be broken after its dots, and nowhere else.
+// Name breaks lines only after a dot.
 const Name = ({ text }: { text: string }) => (
   <span class="mono">
     {text.split(".").map((part, i) => (
@@ -239,9 +240,9 @@ function scopeText(s?: Scope) {
   return `${layerName(s.layer)}${s.selector ? ` ${s.selector}` : ""} of ${app}`;
 }
 
-// One is a setting: its declaration, who wins, and the form to change it. A family such as circuit.*.x is asked for its
-// member first.
-function One({ name }: { name: string }) {
+// Setting shows one setting: its declaration, the value that wins, and the form that changes it. For a family such as
+// circuit.*.x it asks for the member first.
+function Setting({ name }: { name: string }) {
   const app = query("app");
   const instance = query("instance");
   const who = fleet.value?.instances.find((i) => i.id === instance);
@@ -270,7 +271,7 @@ function One({ name }: { name: string }) {
           }}
         >
           <label>
-            This is a family. Which member?{" "}
+            This is a family of settings. Member:{" "}
             <input
               required
               value={member}
@@ -287,11 +288,11 @@ function One({ name }: { name: string }) {
   const declaredBy = found?.apps ?? [];
   return (
     <>
-      {problem && <Trouble>{problem.sentence}</Trouble>}
+      {problem && <Alert>{problem.sentence}</Alert>}
       {property && <Declaration p={property} apps={declaredBy} />}
       <div class="filters">
         <label>
-          As service{" "}
+          Value of service{" "}
           <select value={app} onChange={(e) => setQuery({ app: e.currentTarget.value, instance: "" })}>
             <option value="">any</option>
             {(declaredBy.length ? declaredBy : apps()).map((a) => (
@@ -300,7 +301,7 @@ function One({ name }: { name: string }) {
           </select>
         </label>
         <label>
-          or as instance{" "}
+          or of instance{" "}
           <select
             value={instance}
             onChange={(e) =>
@@ -334,7 +335,7 @@ function One({ name }: { name: string }) {
                   <span class="muted"> ends at {new Date(c.value.expires).toLocaleTimeString()}</span>
                 )}
               </td>
-              <td>{c.author || <span class="muted">its authors</span>}</td>
+              <td>{c.author || <span class="muted">the code</span>}</td>
               <td class="text">{c.reason}</td>
               <td>
                 {c.time ? <Ago at={c.time} /> : ""}{" "}
@@ -347,14 +348,14 @@ function One({ name }: { name: string }) {
       {property && (
         <Edit key={name + app} name={name} property={property} app={app} candidates={answer?.candidates ?? []} />
       )}
-      <h2>Its history</h2>
+      <h2>History</h2>
       <Revisions name={name} />
     </>
   );
 }
 
 const url = (app: string) => (app ? `?app=${app}` : "");
-// prefixOf is what a declaration that covers name begins with: of a family, what is before its star.
+// prefixOf returns the first part of a name. A declaration that matches the name begins with it.
 const prefixOf = (name: string) => name.split(".")[0];
 const matches = (pattern: string, name: string) => {
   const [before, after] = pattern.split("*");
@@ -382,7 +383,7 @@ const Declaration = ({ p, apps }: { p: Property; apps: string[] }) => (
                 {a}
               </Link>
             ))
-          : "nobody any more"}
+          : "no service"}
       </dd>
     </dl>
   </>
@@ -398,7 +399,7 @@ const layers = [
   "LAYER_OVERRIDE",
 ];
 
-// Edit checks as one types: the server's own dry run decides, so that the page cannot know better.
+// Edit checks the value while the user types, by a dry run of the configuration service.
 function Edit({
   name,
   property,
@@ -412,7 +413,7 @@ function Edit({
 }) {
   const [scope, setScope] = useState<Scope>({ layer: "LAYER_APP", app, selector: "" });
   const [ttl, setTtl] = useState("600s");
-  const there = candidates.find(
+  const current = candidates.find(
     (c) =>
       c.value.scope &&
       c.value.scope.layer === scope.layer &&
@@ -420,28 +421,28 @@ function Edit({
       c.value.scope.selector === scope.selector,
   );
   const [text, setText] = useState<string | undefined>(undefined);
-  const value = text ?? there?.value.value ?? candidates.find((c) => c.wins)?.value.value ?? property.defaultValue;
+  const value = text ?? current?.value.value ?? candidates.find((c) => c.wins)?.value.value ?? property.defaultValue;
   const change = (remove = false) => ({
     name,
     scope,
     ...(remove ? { remove } : { value }),
     ...(scope.layer === "LAYER_OVERRIDE" && !remove ? { ttl: ttl || undefined } : {}),
   });
-  const late = useLate(JSON.stringify({ changes: [change()] }), 200);
+  const debounced = useDebounced(JSON.stringify({ changes: [change()] }), 200);
   const [check, setCheck] = useState<{ body: string; applied?: Applied[]; problem?: Problem }>({ body: "" });
   useEffect(() => {
     if (text === undefined) return;
     const stop = new AbortController();
     post(
       "/api/config/Publish",
-      { ...JSON.parse(late), dryRun: true, author: "console", reason: "checking while somebody types" },
+      { ...JSON.parse(debounced), dryRun: true, author: "console", reason: "check while the user types" },
       stop.signal,
     ).then(
-      (a) => setCheck({ body: late, applied: a.applied }),
-      (problem) => problem.name !== "AbortError" && setCheck({ body: late, problem }),
+      (a) => setCheck({ body: debounced, applied: a.applied }),
+      (problem) => problem.name !== "AbortError" && setCheck({ body: debounced, problem }),
     );
     return () => stop.abort();
-  }, [late, text === undefined, settingsLocked.value]);
+  }, [debounced, text === undefined, settingsLocked.value]);
   const fresh = check.body === JSON.stringify({ changes: [change()] });
   const selectors = [
     ...new Set(
@@ -466,7 +467,7 @@ function Edit({
       text: (
         <>
           <p>In {scopeText(scope)}:</p>
-          <Diff before={there?.value.value} after={remove ? undefined : value} />
+          <Diff before={current?.value.value} after={remove ? undefined : value} />
         </>
       ),
       verb: "Publish",
@@ -491,11 +492,7 @@ function Edit({
             value={scope.layer}
             onChange={(e) => setScope({ ...scope, layer: e.currentTarget.value, selector: "" })}
           >
-            {layers.map((l) => (
-              <option key={l} value={l}>
-                {l === "LAYER_APP" ? "service" : layerName(l)}
-              </option>
-            ))}
+            <Options of={layers.map((l) => [l, l === "LAYER_APP" ? "service" : layerName(l)])} />
           </select>
         </label>
         {needsSelector && (
@@ -527,16 +524,14 @@ function Edit({
           <label>
             ends after{" "}
             <select value={ttl} onChange={(e) => setTtl(e.currentTarget.value)}>
-              {[
-                ["600s", "10 minutes"],
-                ["60s", "1 minute"],
-                ["3600s", "1 hour"],
-                ["", "never"],
-              ].map(([v, t]) => (
-                <option key={v} value={v}>
-                  {t}
-                </option>
-              ))}
+              <Options
+                of={[
+                  ["600s", "10 minutes"],
+                  ["60s", "1 minute"],
+                  ["3600s", "1 hour"],
+                  ["", "never"],
+                ]}
+              />
             </select>
           </label>
         )}
@@ -572,21 +567,21 @@ function Edit({
       </label>
       <div id="check" aria-live="polite">
         {text === undefined ? (
-          <p class="muted">Type a value to see whether it fits. Nothing is changed before you publish.</p>
+          <p class="muted">Type a value to check it. Nothing is changed until you publish.</p>
         ) : !fresh ? (
           <p class="muted">Checking.</p>
         ) : check.problem?.aboutInput ? (
-          <Trouble>It does not fit: {check.problem.sentence}</Trouble>
+          <Alert>The value is not valid: {check.problem.sentence}</Alert>
         ) : check.problem ? (
-          <Trouble>
-            The value cannot be checked now, and this is not because of the value: {check.problem.sentence}. What you
-            typed is kept, and checked again when you change it or the settings can be written again.
-          </Trouble>
+          <Alert>
+            The value cannot be checked now. The value is not the cause: {check.problem.sentence}. What you typed is
+            kept. It is checked again when you change it or when settings can be written again.
+          </Alert>
         ) : check.applied?.length === 0 ? (
-          <Note>That is the value there already.</Note>
+          <Note>This is the current value.</Note>
         ) : (
           <>
-            <Note tone="ok">It fits.</Note>
+            <Note tone="ok">The value is valid.</Note>
             <Diff before={check.applied?.[0]?.before} after={check.applied?.[0]?.after} />
           </>
         )}
@@ -601,9 +596,9 @@ function Edit({
         >
           Publish
         </button>
-        {there && (
+        {current && (
           <button type="button" disabled={settingsLocked.value} onClick={() => publish(true)}>
-            Remove the value there
+            Remove the value
           </button>
         )}
       </div>
@@ -611,7 +606,7 @@ function Edit({
   );
 }
 
-// Diff shows what was and what will be. The signs say it too, not only the colours.
+// Diff shows a value before and after a change.
 export function Diff({ before, after }: { before?: string; after?: string }) {
   return (
     <div class="diff mono">
@@ -645,7 +640,7 @@ function History() {
         </label>
         <button type="submit">Compare</button>
       </form>
-      {problem && <Trouble>{problem.sentence}</Trouble>}
+      {problem && <Alert>{problem.sentence}</Alert>}
       {from && to && answer && (
         <section aria-label="Differences">
           <h2>
@@ -679,20 +674,20 @@ function Revisions({ name }: { name: string }) {
   );
   const rollback = async (to: string) => {
     let preview: Applied[] = [];
-    let no = "";
+    let refused = "";
     try {
       preview = (await post("/api/config/Rollback", { to, dryRun: true, author: "console", reason: "preview" }))
         .applied;
     } catch (e) {
-      no = e instanceof Problem ? e.sentence : String(e);
+      refused = e instanceof Problem ? e.sentence : String(e);
     }
     act({
       title: `Roll back to revision ${to}`,
-      text: no ? (
-        <Trouble>{no}</Trouble>
+      text: refused ? (
+        <Alert>{refused}</Alert>
       ) : (
         <>
-          <p>A new revision brings back the values of revision {to}. What changes:</p>
+          <p>A new revision restores the values of revision {to}. Changes:</p>
           {preview.map((c) => (
             <div key={c.name + scopeText(c.scope)}>
               <span class="mono">{c.name}</span> <span class="muted">{scopeText(c.scope)}</span>
@@ -705,14 +700,10 @@ function Revisions({ name }: { name: string }) {
       run: (author, reason) => post("/api/config/Rollback", { to, expectedRevision: revisionNow(), author, reason }),
     });
   };
-  if (problem && !answer) return <Trouble>The history cannot be read: {problem.sentence}</Trouble>;
+  if (problem && !answer) return <Alert>The history cannot be read: {problem.sentence}</Alert>;
   if (!answer) return <Empty>Reading the history.</Empty>;
   if (answer.revisions.length === 0)
-    return (
-      <Empty>
-        {name ? "It was never changed." : "Nothing was ever published. The first change will be revision 1 or later."}
-      </Empty>
-    );
+    return <Empty>{name ? "The setting was never changed." : "No setting was ever published."}</Empty>;
   return (
     <>
       <Table

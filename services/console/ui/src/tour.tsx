@@ -1,21 +1,23 @@
-// Try it: six failures, each through public APIs, each undone.
+// Try it: six failures. Each is caused by public APIs and undone.
 import { computed, signal } from "@preact/signals";
 import type { ComponentChildren } from "preact";
 import { useState } from "preact/hooks";
 import { Problem, post } from "./api.ts";
 import { circuitState, figure, loadOf, plural, rate, span, summary } from "./format.ts";
-import { board, fleet, now, parts, readOnly, settings, tables, traffic } from "./live.ts";
+import { board, fails, fleet, loadUnknown, now, parts, readOnly, settingsLock, tables, traffic } from "./live.ts";
 import { publishRoutes } from "./routes.tsx";
 import { Progress } from "./settings.tsx";
 import type { Applied, Figures, Route } from "./types.ts";
-import { At, act, Badge, condition, Empty, Events, Link, Needs, Note, Sign, type Tone, Trouble } from "./ui.tsx";
+import { Alert, At, act, Badge, condition, Empty, Events, Link, Needs, Note, Sign, type Tone } from "./ui.tsx";
 
-// Memory of what was begun, kept over reloads of the page, so that it can be undone.
-type Begun = { at: number; ends?: number; before?: string | null; result?: string };
-const begun = signal<Record<string, Begun>>(JSON.parse(sessionStorage.getItem("bijou.tour") ?? "{}"));
-begun.subscribe((b) => sessionStorage.setItem("bijou.tour", JSON.stringify(b)));
-const begin = (id: string, b: Omit<Begun, "at">) => (begun.value = { ...begun.value, [id]: { at: Date.now(), ...b } });
-const end = (id: string) => (begun.value = Object.fromEntries(Object.entries(begun.value).filter(([k]) => k !== id)));
+// started has the steps that were started. It outlives a reload of the page, so that a step can be undone.
+type Started = { at: number; ends?: number; before?: string | null; result?: string };
+const started = signal<Record<string, Started>>(JSON.parse(sessionStorage.getItem("bijou.tour") ?? "{}"));
+started.subscribe((b) => sessionStorage.setItem("bijou.tour", JSON.stringify(b)));
+const setStarted = (id: string, b: Omit<Started, "at">) =>
+  (started.value = { ...started.value, [id]: { at: Date.now(), ...b } });
+const setEnded = (id: string) =>
+  (started.value = Object.fromEntries(Object.entries(started.value).filter(([k]) => k !== id)));
 
 const override = (name: string, app: string, value: string, seconds: number) => ({
   name,
@@ -24,21 +26,22 @@ const override = (name: string, app: string, value: string, seconds: number) => 
   ttl: `${seconds}s`,
 });
 const remove = (name: string, app: string) => ({ name, scope: { layer: "LAYER_OVERRIDE", app }, remove: true });
-const busy = override("audience.rate", "audience", "8", 120);
+const moreVisitors = override("audience.rate", "audience", "8", 120);
 
 type Step = {
   id: string;
   title: string;
   will: ComponentChildren;
   how: string;
+  writes: boolean; // it publishes settings
   verb: string;
   run: (author: string, reason: string) => Promise<void>;
   watch: () => ComponentChildren;
-  // undo is how it ends; a sentence if it ends by itself.
+  // undo ends the step. It is a sentence if the step ends by itself.
   undo: string | { verb: string; run: (author: string, reason: string) => Promise<unknown> };
 };
 
-const victim = computed(
+const killTarget = computed(
   () => fleet.value?.instances.find((i) => i.service === "catalog" && i.status === "UP")?.id ?? "catalog-a-1",
 );
 
@@ -46,12 +49,16 @@ const steps: Step[] = [
   {
     id: "kill",
     title: "Kill an instance",
-    will: "One of the instances of the catalog ends like a crash: no goodbye, open calls cut off. Its callers repeat at another instance what is safe to repeat, and leave it out. Nobody at the edge sees an error. After 20 seconds it comes back and is trusted again, slowly.",
-    how: "POST /kill on the instance's own admin page, which the local stack allows.",
+    will:
+      "One instance of catalog ends like a crash: without a drain, and its open calls fail. Its callers retry at " +
+      "another instance what is safe to retry, and eject the killed instance. Users see no error. After 20 seconds " +
+      "the instance starts again, and gets a growing share of the calls (slow start).",
+    how: "POST /kill on the admin port of the instance, which the local stack allows.",
+    writes: false,
     verb: "Kill it",
     run: async (author, reason) => {
-      await post("/api/kill", { service: "catalog", id: victim.value, for: "20s", author, reason });
-      begin("kill", { ends: Date.now() + 20000, before: victim.value });
+      await post("/api/kill", { service: "catalog", id: killTarget.value, for: "20s", author, reason });
+      setStarted("kill", { ends: Date.now() + 20000, before: killTarget.value });
     },
     watch: () => (
       <>
@@ -64,21 +71,24 @@ const steps: Step[] = [
         />
       </>
     ),
-    undo: "Nothing to undo: its supervisor starts it again, and it comes back 20 seconds after the kill.",
+    undo: "Nothing to undo: the supervisor starts the process again, 20 seconds after the kill.",
   },
   {
     id: "slow",
     title: "Slow a service",
-    will: "Every call to ratings takes 200 ms longer, for two minutes at the most. Everything that waits for ratings gets slower, and you can see who that is. Nothing fails: its callers wait longer than that.",
-    how: "An override of the setting fault.latency of ratings, with a time to live, and more visitors so that there is something to see.",
+    will:
+      "Every call to ratings takes 200 ms longer, for at most two minutes. The services that call ratings become " +
+      "slower. Nothing fails: the timeouts of the callers are longer than that.",
+    how: "An override of the setting fault.latency of ratings with a time to live, and an override for more visitors.",
+    writes: true,
     verb: "Slow it down",
     run: async (author, reason) => {
       await post("/api/config/Publish", {
-        changes: [override("fault.latency", "ratings", "200ms", 120), busy],
+        changes: [override("fault.latency", "ratings", "200ms", 120), moreVisitors],
         author,
         reason,
       });
-      begin("slow", { ends: Date.now() + 120000 });
+      setStarted("slow", { ends: Date.now() + 120000 });
     },
     watch: () => (
       <>
@@ -92,13 +102,11 @@ const steps: Step[] = [
         <p class="links">
           <Link href="/traces?service=ratings&min=200">Slow traces through ratings</Link>
         </p>
-        <p class="muted">
-          All figures are of the last 10 s: p99 shows it at once, p50 when half of the calls were slow.
-        </p>
+        <p class="muted">All figures cover the last 10 s: p99 rises at once, p50 when half of the calls were slow.</p>
       </>
     ),
     undo: {
-      verb: "Take the rule away",
+      verb: "Remove the delay",
       run: (author, reason) =>
         post("/api/config/Publish", {
           changes: [remove("fault.latency", "ratings"), remove("audience.rate", "audience")],
@@ -110,16 +118,21 @@ const steps: Step[] = [
   {
     id: "break",
     title: "Break recommendations",
-    will: "Every call to recommendations fails, for two minutes at the most. Within a few seconds the circuits in front of it open: its callers stop asking, and answer with popular titles instead. The home page stays whole.",
-    how: "An override of the setting fault.errorPercent of recommendations, with a time to live, and more visitors.",
+    will:
+      "Every call to recommendations fails, for at most two minutes. Within a few seconds the circuits of its " +
+      "callers open: they stop calling it, and answer with popular titles instead. The home page stays complete.",
+    how:
+      "An override of the setting fault.errorPercent of recommendations with a time to live, and an override for " +
+      "more visitors.",
+    writes: true,
     verb: "Break it",
     run: async (author, reason) => {
       await post("/api/config/Publish", {
-        changes: [override("fault.errorPercent", "recommendations", "100", 120), busy],
+        changes: [override("fault.errorPercent", "recommendations", "100", 120), moreVisitors],
         author,
         reason,
       });
-      begin("break", { ends: Date.now() + 120000 });
+      setStarted("break", { ends: Date.now() + 120000 });
     },
     watch: () => (
       <>
@@ -133,7 +146,7 @@ const steps: Step[] = [
       </>
     ),
     undo: {
-      verb: "Mend it",
+      verb: "Remove the errors",
       run: (author, reason) =>
         post("/api/config/Publish", {
           changes: [remove("fault.errorPercent", "recommendations"), remove("audience.rate", "audience")],
@@ -145,8 +158,12 @@ const steps: Step[] = [
   {
     id: "setting",
     title: "Publish a bad setting",
-    will: 'The number of films in a row of the home page shall become "many". The service that owns the setting has declared that it is a number with bounds, so the whole publication is refused, with the field and the reason, and nobody sees anything of it.',
-    how: "The same API that every change of a setting goes through.",
+    will:
+      'The number of films in a row of the home page is set to "many". The service that owns the setting has ' +
+      "declared a number with bounds. So the publication is refused, with the field and the reason, and no instance " +
+      "gets the value.",
+    how: "The same API as for every change of a setting.",
+    writes: true,
     verb: "Publish it",
     run: async (author, reason) => {
       try {
@@ -155,19 +172,19 @@ const steps: Step[] = [
           author,
           reason,
         });
-        throw new Problem(0, "it was accepted, which is a defect");
+        throw new Problem(0, "the value was accepted, which is a defect");
       } catch (e) {
         if (!(e instanceof Problem) || e.status !== 400) throw e;
-        begin("setting", { result: e.sentence });
+        setStarted("setting", { result: e.sentence });
       }
     },
     watch: () => (
       <>
-        {begun.value.setting?.result && <Note tone="ok">Refused, as it should be: {begun.value.setting.result}</Note>}
+        {started.value.setting?.result && <Note tone="ok">Refused, as expected: {started.value.setting.result}</Note>}
         <Progress />
         <p class="links">
           <Link href="/settings/web.home.row?app=web">The setting, with its bounds</Link>
-          <Link href="/settings/history">The history, where it is missing</Link>
+          <Link href="/settings/history">The history, which does not have it</Link>
         </p>
       </>
     ),
@@ -176,8 +193,11 @@ const steps: Step[] = [
   {
     id: "shift",
     title: "Shift 10 % to a new version",
-    will: "hello runs in two versions, and the edge sends everything to v1. Now every tenth request shall go to v2. All gateways swap the new table in at once; requests under way finish by the old one.",
-    how: "A publication of the setting gateway.routes, as the sliders of the Routes view do it.",
+    will:
+      "hello runs in two versions, and the gateways send all requests to v1. After this step every tenth request " +
+      "goes to v2. All gateways replace their routes at once. Pending requests end by the old routes.",
+    how: "A publication of the setting gateway.routes, as the sliders of the view Routes do it.",
+    writes: true,
     verb: "Shift 10 %",
     run: async (author, reason) => {
       const routes = Object.values(tables.value ?? {})[0]?.routes;
@@ -185,15 +205,15 @@ const steps: Step[] = [
       const next = routes.map(({ headerTimeout: _a, totalTimeout: _b, bodyLimit: _c, ...r }: Route) =>
         splitsHello(r as Route) ? { ...r, to: r.to.map((t) => ({ ...t, weight: t.version === "v2" ? 10 : 90 })) } : r,
       ) as Route[];
-      const done: { applied: Applied[] } = await publishRoutes(next, author, reason);
-      begin("shift", { before: done.applied[0]?.before ?? null });
+      const published: { applied: Applied[] } = await publishRoutes(next, author, reason);
+      setStarted("shift", { before: published.applied[0]?.before ?? null });
     },
     watch: () => <Shift />,
     undo: {
       verb: "All back to v1",
       run: (author, reason) => {
         const scope = { layer: "LAYER_APP", app: "gateway" };
-        const before = begun.value.shift?.before;
+        const before = started.value.shift?.before;
         return post("/api/config/Publish", {
           changes: [
             before ? { name: "gateway.routes", scope, value: before } : { name: "gateway.routes", scope, remove: true },
@@ -207,23 +227,29 @@ const steps: Step[] = [
   {
     id: "registry",
     title: "Stop the registry",
-    will: "Every replica of the registry ends, and stays down for 20 seconds. Nobody can register or look anybody up. The product goes on: every process knows the others, and keeps what it knows. When the registry is back, everybody registers again, and nobody was taken for dead meanwhile.",
-    how: "POST /kill on the admin page of each replica.",
+    will:
+      "Every replica of the registry ends and stays down for 20 seconds. No instance can register or find others. " +
+      "The product works: every process keeps the instances that it knows. When the registry is back, all instances " +
+      "register again. None of them was evicted.",
+    how: "POST /kill on the admin port of each replica.",
+    writes: false,
     verb: "Stop it",
     run: async (author, reason) => {
       await post("/api/kill", { service: "discovery", id: "", for: "20s", author, reason });
-      begin("registry", { ends: Date.now() + 20000 });
+      setStarted("registry", { ends: Date.now() + 20000 });
     },
     watch: () => (
       <>
         <p>
           The registry{" "}
-          {parts.value.registry?.ok === false ? (
+          {fails("registry") ? (
             <>
               <Badge tone="bad">does not answer</Badge> since <At at={parts.value.registry.since} />
             </>
-          ) : (
+          ) : parts.value.registry?.ok ? (
             <Badge tone="ok">answers</Badge>
+          ) : (
+            <Badge tone="off">state unknown</Badge>
           )}
         </p>
         <Calls
@@ -235,7 +261,7 @@ const steps: Step[] = [
         />
       </>
     ),
-    undo: "Nothing to undo: its supervisor starts it again, and it comes back 20 seconds after the kill.",
+    undo: "Nothing to undo: the supervisor starts the process again, 20 seconds after the kill.",
   },
 ];
 const splitsHello = (r: Route) =>
@@ -253,7 +279,7 @@ export function TourView({ rest }: { rest: string }) {
       <header class="view">
         <h1>Try it</h1>
         <p class="muted">
-          Six failures, in any order. Each is made by public APIs, is written down with your name, and is undone.
+          Six failures, in any order. Each is caused by public APIs, is logged with your name, and is undone.
         </p>
       </header>
       <nav class="steps" aria-label="Steps of the tour">
@@ -261,8 +287,8 @@ export function TourView({ rest }: { rest: string }) {
           {steps.map((s) => (
             <li key={s.id}>
               <Link href={`/try/${s.id}`} current={s.id === step.id}>
-                {begun.value[s.id] ? <Sign tone="info" /> : <Sign tone="off" />} {s.title}
-                {begun.value[s.id] && <span class="hidden"> (begun)</span>}
+                {started.value[s.id] ? <Sign tone="info" /> : <Sign tone="off" />} {s.title}
+                {started.value[s.id] && <span class="hidden"> (started)</span>}
               </Link>
             </li>
           ))}
@@ -274,9 +300,11 @@ export function TourView({ rest }: { rest: string }) {
 }
 
 function StepCard({ step, next }: { step: Step; next?: Step }) {
-  const b = begun.value[step.id];
+  const b = started.value[step.id];
   const left = b?.ends ? b.ends - now.value : undefined;
   const undo = step.undo;
+  // Killing a process needs no store.
+  const locked = step.writes ? settingsLock.value !== "" : readOnly.value;
   return (
     <div class="split">
       <article class="step" aria-label={step.title}>
@@ -284,13 +312,13 @@ function StepCard({ step, next }: { step: Step; next?: Step }) {
         <h3>What will happen</h3>
         <p>{step.will}</p>
         <p class="muted">How: {step.how}</p>
-        <Needs of={["settingsStore"]} />
-        {readOnly.value && <Trouble>This console is read-only, so the tour can be read but not taken.</Trouble>}
+        {step.writes && <Needs of={["settings", "settingsStore"]} />}
+        {readOnly.value && <Alert>{settingsLock.value} The steps can be read and not started.</Alert>}
         <div class="buttons">
           <button
             type="button"
             class="primary"
-            disabled={readOnly.value}
+            disabled={locked}
             onClick={() =>
               act({
                 title: step.title,
@@ -306,16 +334,16 @@ function StepCard({ step, next }: { step: Step; next?: Step }) {
           {typeof undo !== "string" && (
             <button
               type="button"
-              disabled={readOnly.value || !b}
+              disabled={locked || !b}
               onClick={() =>
                 act({
                   title: `Undo: ${step.title.toLowerCase()}`,
-                  text: "Brings back what was there before.",
+                  text: "Restores the values from before the step.",
                   verb: undo.verb,
                   reason: `tour: undo ${step.title.toLowerCase()}`,
                   run: async (a, r) => {
-                    await ended(undo.run(a, r));
-                    end(step.id);
+                    await ignoreMissing(undo.run(a, r));
+                    setEnded(step.id);
                   },
                 })
               }
@@ -324,10 +352,13 @@ function StepCard({ step, next }: { step: Step; next?: Step }) {
             </button>
           )}
         </div>
+        {locked && !readOnly.value && (
+          <p class="muted">The buttons are disabled because this step changes settings. {settingsLock.value}</p>
+        )}
         {b && (
           <Note>
-            Done <At at={b.at} />.{" "}
-            {left !== undefined && (left > 0 ? `It ends by itself in ${span(left)}. ` : "Its time is over. ")}
+            Started <At at={b.at} />.{" "}
+            {left !== undefined && (left > 0 ? `It ends by itself in ${span(left)}. ` : "It has ended. ")}
             {typeof undo === "string" && undo}
           </Note>
         )}
@@ -345,8 +376,8 @@ function StepCard({ step, next }: { step: Step; next?: Step }) {
   );
 }
 
-// ended takes it for done when the overrides have ended by themselves meanwhile.
-async function ended(undoing: Promise<unknown>) {
+// ignoreMissing ignores that the overrides to remove have ended by themselves.
+async function ignoreMissing(undoing: Promise<unknown>) {
   try {
     await undoing;
   } catch (e) {
@@ -356,7 +387,14 @@ async function ended(undoing: Promise<unknown>) {
 
 function Instances({ of }: { of: string }) {
   const list = (fleet.value?.instances ?? []).filter((i) => i.service === of);
-  if (list.length === 0) return <Empty>No instance of {of} is registered.</Empty>;
+  if (list.length === 0)
+    return (
+      <Empty>
+        {!fleet.value || fleet.value.lastKnown
+          ? `The instances of ${of} are not known.`
+          : `No instance of ${of} is registered.`}
+      </Empty>
+    );
   return (
     <ul class="plain">
       {list.map((i) => {
@@ -388,7 +426,7 @@ function Calls({ pairs }: { pairs: [string, string][] }) {
             <Link href={`/map?edge=${from}~${to}`}>
               {from === "INTERNET" ? "internet" : from} to {to}
             </Link>
-            : {summary(e ?? {}, "no calls yet")}
+            : {summary(e ?? {}, loadUnknown("no calls yet"))}
             {e?.figures?.fallbacksPerSecond ? `, ${rate(e.figures.fallbacksPerSecond)} answered by a fallback` : ""}
           </li>
         );
@@ -401,7 +439,14 @@ function Circuits({ group }: { group: string }) {
   const list = (board.value?.services ?? []).flatMap((s) =>
     s.circuits.filter((c) => c.group === group).map((c) => ({ s: s.service, c })),
   );
-  if (list.length === 0) return <Empty>No circuit before {group} yet: it appears with the first call.</Empty>;
+  if (list.length === 0)
+    return (
+      <Empty>
+        {board.value
+          ? `There is no circuit for ${group} yet. It appears with the first call.`
+          : `The circuits for ${group} are not known.`}
+      </Empty>
+    );
   return (
     <ul class="plain">
       {list.map(({ s, c }) => (
@@ -422,7 +467,7 @@ function Circuits({ group }: { group: string }) {
   );
 }
 
-// Shift shows the split, and sends requests to see it.
+// Shift shows the split, and sends requests that show its effect.
 function Shift() {
   const [answer, set] = useState<{ texts: Record<string, number>; statuses: Record<string, number> } | undefined>(
     undefined,
@@ -434,7 +479,7 @@ function Shift() {
     setWaiting(true);
     setProblem("");
     try {
-      set(await post("/api/requests", { path: "/hello", count: 100, author: "tour", reason: "see the split" }));
+      set(await post("/api/requests", { path: "/hello", count: 100, author: "tour", reason: "show the split" }));
     } catch (e) {
       setProblem(e instanceof Problem ? e.sentence : String(e));
     }
@@ -444,18 +489,18 @@ function Shift() {
     <>
       {route ? (
         <p>
-          The edge's table now: {route.to.map((t) => `${t.version} has weight ${t.weight ?? 0}`).join(", ")}.{" "}
+          The routes now: {route.to.map((t) => `${t.version} has weight ${t.weight ?? 0}`).join(", ")}.{" "}
           <Link href="/routes">Routes</Link>
         </p>
       ) : (
-        <Empty>The edge has no route to both versions of hello.</Empty>
+        <Empty>The gateways have no route to both versions of hello.</Empty>
       )}
       <Progress />
       <button type="button" disabled={readOnly.value || waiting} onClick={send}>
-        {waiting ? "Sending 100 requests, one moment" : "Send 100 requests through the edge"}
+        {waiting ? "Sending 100 requests" : "Send 100 requests through the gateways"}
       </button>
       <div aria-live="polite">
-        {problem && <Trouble>{problem}</Trouble>}
+        {problem && <Alert>{problem}</Alert>}
         {answer && (
           <p>
             {plural(
@@ -470,7 +515,7 @@ function Shift() {
             {Object.entries(answer.statuses)
               .filter(([s]) => s !== "200")
               .map(([s, n]) => `, ${n} with ${s}`)}
-            . {settings.value && ""}
+            .
           </p>
         )}
       </div>

@@ -1,4 +1,4 @@
-// Traces: search, where they lie in time and duration, the waterfall with every decision, comparison, dependencies.
+// Traces: search, chart, waterfall with routing decisions, comparison of two traces, dependencies.
 import { scaleLog, scaleTime } from "d3-scale";
 import type { ComponentChildren } from "preact";
 import { useMemo, useState } from "preact/hooks";
@@ -6,7 +6,21 @@ import { get } from "./api.ts";
 import { clock, percent, plural, us } from "./format.ts";
 import { fleet } from "./live.ts";
 import type { Span } from "./types.ts";
-import { Ago, Badge, Empty, Link, narrow, onLink, query, Sign, setQuery, Table, Trouble, useAnswer } from "./ui.tsx";
+import {
+  Ago,
+  Alert,
+  Badge,
+  Empty,
+  Link,
+  narrow,
+  Options,
+  onLink,
+  query,
+  Sign,
+  setQuery,
+  Table,
+  useAnswer,
+} from "./ui.tsx";
 
 export function TracesView({ rest }: { rest: string }) {
   const title =
@@ -53,14 +67,33 @@ const failed = (s: Span) => s.tags?.error !== undefined;
 // operation is a span's name without the package of a gRPC method, which is the same for all of a service.
 const operation = (s: Span) => (s.name ?? "unnamed").replace(/^[a-z0-9_.]+\.(?=[A-Z])/, "");
 const service = (s: Span) => s.localEndpoint?.serviceName ?? "unknown";
-const Away = ({ text }: { text: string }) => (
-  <Trouble>
-    {text[0].toUpperCase() + text.slice(1)}. Everything else works; spans are kept for a moment and then dropped. This
-    page goes on asking.
-  </Trouble>
+const StoreAlert = ({ text }: { text: string }) => (
+  <Alert>
+    {text[0].toUpperCase() + text.slice(1)}. The rest of the console works. Instances keep spans for a short time and
+    then drop them. This view asks again every two seconds.
+  </Alert>
 );
 
-// summary is one line for a trace.
+// Lookback is the choice of how far back a view looks.
+const Lookback = ({ label }: { label: string }) => (
+  <label>
+    {label}{" "}
+    <select value={query("minutes")} onChange={(e) => setQuery({ minutes: e.currentTarget.value })}>
+      <Options
+        of={[
+          ["", "15 minutes"],
+          ["1", "1 minute"],
+          ["5", "5 minutes"],
+          ["60", "1 hour"],
+          ["1440", "1 day"],
+        ]}
+      />
+    </select>
+  </label>
+);
+const lookbackMs = () => Number(query("minutes") || 15) * 60000;
+
+// summarize returns the line of a trace in the list.
 function summarize(spans: Span[]) {
   const start = Math.min(...spans.map((s) => s.timestamp ?? Infinity));
   const end = Math.max(...spans.map((s) => (s.timestamp ?? 0) + (s.duration ?? 0)));
@@ -82,7 +115,7 @@ function Search() {
   const p = (n: string) => query(n);
   const params = new URLSearchParams({
     limit: p("limit") || "100",
-    lookback: String(Number(p("minutes") || 15) * 60000),
+    lookback: String(lookbackMs()),
   });
   if (p("service")) params.set("serviceName", p("service"));
   if (p("remote")) params.set("remoteServiceName", p("remote"));
@@ -158,22 +191,7 @@ function Search() {
         <label>
           Tags <input {...field("tags")} placeholder="http.route=/ and bijou.zone=a" />
         </label>
-        <label>
-          within{" "}
-          <select {...field("minutes")}>
-            {[
-              ["", "15 minutes"],
-              ["1", "1 minute"],
-              ["5", "5 minutes"],
-              ["60", "1 hour"],
-              ["1440", "1 day"],
-            ].map(([v, t]) => (
-              <option key={v} value={v}>
-                {t}
-              </option>
-            ))}
-          </select>
-        </label>
+        <Lookback label="within" />
         <label class="check">
           <input
             type="checkbox"
@@ -186,13 +204,13 @@ function Search() {
           Search again
         </button>
       </form>
-      {problem && <Away text={problem.sentence} />}
+      {problem && <StoreAlert text={problem.sentence} />}
       {waiting && !answer && !problem ? (
         <Empty>Searching the trace store.</Empty>
       ) : list.length === 0 ? (
         !problem && (
           <Empty>
-            No trace matches. Widen the time, or take a condition away. New traces take a second or two to arrive.
+            No trace matches. Choose a longer time, or remove a condition. A new trace appears after a second or two.
           </Empty>
         )
       ) : (
@@ -204,7 +222,7 @@ function Search() {
           </p>
           <Table
             label="Traces, the newest first"
-            head={["Trace", "Began", "Took", "Spans", "Root", "Services", "Errors"]}
+            head={["Trace", "Start", "Duration", "Spans", "Root", "Services", "Errors"]}
             class="numbers"
           >
             {list.map((t) => (
@@ -235,7 +253,7 @@ function Search() {
   );
 }
 
-// Scatter has a mark for each trace: a dot, or a cross if something failed.
+// Scatter has a mark for each trace: a dot, or a cross if a span failed.
 function Scatter({ list }: { list: Summary[] }) {
   const width = narrow.value ? 400 : 1000;
   const height = 200;
@@ -249,7 +267,7 @@ function Scatter({ list }: { list: Summary[] }) {
       class="scatter"
       viewBox={`0 0 ${width} ${height}`}
       role="group"
-      aria-label="Traces by time and duration. The table below lists the same."
+      aria-label="Traces by time and duration. The table below has the same data."
     >
       {ticks.map((t) => (
         <g key={t}>
@@ -266,15 +284,17 @@ function Scatter({ list }: { list: Summary[] }) {
       ))}
       {list.map((t) => {
         const [cx, cy] = [x(t.start / 1000), y(Math.max(t.duration, 50))];
+        const name = `${service(t.root)} ${t.root.name}`;
+        const errors = t.errors ? `, ${t.errors} with errors` : "";
         return (
           <a
             key={t.id}
             href={`/traces/${t.id}`}
             onClick={onLink(`/traces/${t.id}`)}
             tabindex={-1}
-            aria-label={`${service(t.root)} ${t.root.name}, ${us(t.duration)}${t.errors ? ", with errors" : ""}`}
+            aria-label={`${name}, ${us(t.duration)}${t.errors ? ", with errors" : ""}`}
           >
-            <title>{`${service(t.root)} ${t.root.name}\n${us(t.duration)}, ${plural(t.spans, "span")}${t.errors ? `, ${t.errors} with errors` : ""}`}</title>
+            <title>{`${name}\n${us(t.duration)}, ${plural(t.spans, "span")}${errors}`}</title>
             {t.errors ? (
               <path d={`M${cx - 4} ${cy - 4}l8 8m0-8l-8 8`} class="bad" />
             ) : (
@@ -289,16 +309,16 @@ function Scatter({ list }: { list: Summary[] }) {
 
 type Row = { span: Span; depth: number; children: number; hidden: boolean };
 
-// waterfall puts spans below those that caused them. Client and server halves of a call share an id in Zipkin's model, but not in
-// ours; both are shown.
-function waterfall(spans: Span[], closed: Set<string>): Row[] {
+// waterfall sorts spans into the rows of a tree: a span stands below its parent. A call has a span of the caller and
+// one of the callee.
+function waterfall(spans: Span[], collapsed: Set<string>): Row[] {
   const byParent = Map.groupBy(spans, (s) => (s.parentId && spans.some((o) => o.id === s.parentId) ? s.parentId : ""));
   const rows: Row[] = [];
   const walk = (parent: string, depth: number, hidden: boolean) => {
     for (const s of (byParent.get(parent) ?? []).sort((a, b) => (a.timestamp ?? 0) - (b.timestamp ?? 0))) {
       const n = byParent.get(s.id)?.length ?? 0;
       rows.push({ span: s, depth, children: n, hidden });
-      if (n && depth < 100) walk(s.id, depth + 1, hidden || closed.has(s.id));
+      if (n && depth < 100) walk(s.id, depth + 1, hidden || collapsed.has(s.id));
     }
   };
   walk("", 0, false);
@@ -307,19 +327,20 @@ function waterfall(spans: Span[], closed: Set<string>): Row[] {
 
 function Trace({ id }: { id: string }) {
   const { answer, problem } = useAnswer<Span[]>(id, (s) => get(`/api/traces/trace/${id}`, s));
-  if (problem) return problem.status === 404 ? <Empty>{problem.message}.</Empty> : <Away text={problem.sentence} />;
+  if (problem)
+    return problem.status === 404 ? <Empty>{problem.message}.</Empty> : <StoreAlert text={problem.sentence} />;
   if (!answer) return <Empty>Reading the trace.</Empty>;
   return <Waterfall spans={answer} />;
 }
 
 function Waterfall({ spans }: { spans: Span[] }) {
-  const [closed, setClosed] = useState(new Set<string>());
+  const [collapsed, setCollapsed] = useState(new Set<string>());
   const chosen = query("span");
   const t = summarize(spans);
-  const rows = waterfall(spans, closed).filter((r) => !r.hidden);
+  const rows = waterfall(spans, collapsed).filter((r) => !r.hidden);
   const total = Math.max(t.duration, 1);
   const toggle = (id: string) =>
-    setClosed((old) => (old.has(id) ? new Set([...old].filter((o) => o !== id)) : new Set([...old, id])));
+    setCollapsed((old) => (old.has(id) ? new Set([...old].filter((o) => o !== id)) : new Set([...old, id])));
   const revisions = [...new Set(spans.map((s) => s.tags?.["bijou.config.revision"] ?? ""))]
     .filter((r) => Number(r) > 0)
     .sort((a, b) => Number(a) - Number(b));
@@ -327,14 +348,14 @@ function Waterfall({ spans }: { spans: Span[] }) {
   const copy = () =>
     navigator.clipboard.writeText(`${location.origin}/traces/${t.id}`).then(
       () => setCopied("Copied."),
-      () => setCopied("The browser does not allow it: copy the address of this page."),
+      () => setCopied("The browser does not allow this. Copy the address of this page."),
     );
   return (
     <>
       <p class="wide">
         {service(t.root)} <span class="mono">{t.root.name}</span> took <b>{us(t.duration)}</b>,{" "}
-        {plural(t.spans, "span")} of {plural(t.services.length, "service")}, began <Ago at={t.start / 1000} />.{" "}
-        {t.errors ? <Badge tone="bad">{plural(t.errors, "span")} failed</Badge> : <Badge tone="ok">no error</Badge>}{" "}
+        {plural(t.spans, "span")} of {plural(t.services.length, "service")}, started <Ago at={t.start / 1000} />.{" "}
+        <Badge tone={t.errors ? "bad" : "ok"}>{t.errors ? `${plural(t.errors, "span")} failed` : "no error"}</Badge>{" "}
         {revisions.length === 1 && (
           <>
             Settings <Link href="/settings/history">revision {revisions[0]}</Link>.
@@ -342,7 +363,8 @@ function Waterfall({ spans }: { spans: Span[] }) {
         )}
         {revisions.length > 1 && (
           <>
-            The settings changed meanwhile: <Link href="/settings/history">revisions {revisions.join(" and ")}</Link>.
+            The settings changed during the trace:{" "}
+            <Link href="/settings/history">revisions {revisions.join(" and ")}</Link>.
           </>
         )}{" "}
         <Link href={`/traces/compare?a=${t.id}`}>Compare with another</Link>{" "}
@@ -361,7 +383,7 @@ function Waterfall({ spans }: { spans: Span[] }) {
                 <span>{us(total / 2)}</span>
                 <span>{us(total)}</span>
               </th>
-              <th scope="col">Took</th>
+              <th scope="col">Duration</th>
             </tr>
           </thead>
           <tbody>
@@ -373,11 +395,11 @@ function Waterfall({ spans }: { spans: Span[] }) {
                       <button
                         type="button"
                         class="tree"
-                        aria-expanded={!closed.has(s.id)}
+                        aria-expanded={!collapsed.has(s.id)}
                         aria-label={`${plural(children, "span")} below ${s.name}`}
                         onClick={() => toggle(s.id)}
                       >
-                        {closed.has(s.id) ? "▸" : "▾"}
+                        {collapsed.has(s.id) ? "▸" : "▾"}
                       </button>
                     ) : (
                       <span class="tree" aria-hidden="true" />
@@ -425,25 +447,25 @@ function Waterfall({ spans }: { spans: Span[] }) {
       </div>
       {!chosen && (
         <p class="muted">
-          Choose an operation to see why it went as it did: candidates, pick, attempts, breaker, fault rule.
+          Choose an operation to see its routing decisions: instances, attempts, circuit, fault rules.
         </p>
       )}
     </>
   );
 }
 
-// Attributes tells the decisions of a span in sentences, and lists the rest.
+// Attributes shows the routing decisions of a span as sentences, and all its attributes.
 function Attributes({ s }: { s: Span }) {
   const tags = s.tags ?? {};
-  const story = decisions(s);
+  const sentences = decisions(s);
   const rest = Object.entries(tags).filter(([k]) => !/^(otel\.scope|telemetry\.sdk)/.test(k));
   return (
     <div class="attributes">
-      {story.length > 0 && (
+      {sentences.length > 0 && (
         <section aria-label="Decisions">
-          <h2>Why it went there</h2>
+          <h2>Routing decisions</h2>
           <ul class="plain">
-            {story.map((line, i) => (
+            {sentences.map((line, i) => (
               <li key={i}>{line}</li>
             ))}
           </ul>
@@ -479,13 +501,13 @@ function Attributes({ s }: { s: Span }) {
 
 const scopes: Record<string, string> = {
   local: "in its own zone",
-  spilled: "in another zone, because its own cannot carry its share",
-  widened: "beyond the zone, because others were excluded",
-  probe: "this one to see whether it is well again",
-  everywhere: "among all",
+  spilled: "in another zone, because its own zone has too few instances",
+  widened: "in all zones, because the instances of its own zone were excluded",
+  probe: "an ejected instance, to test it",
+  everywhere: "among all instances",
 };
 
-// decisions are sentences, each with a way to where its matter is.
+// decisions returns the routing decisions of a span as sentences with links.
 function decisions(s: Span): ComponentChildren[] {
   const t = s.tags ?? {};
   const lines: ComponentChildren[] = [];
@@ -497,8 +519,9 @@ function decisions(s: Span): ComponentChildren[] {
   if (t["bijou.gateway.route"]) {
     lines.push(
       <>
-        The edge's <Link href="/routes">route {t["bijou.gateway.route"]}</Link> took it to {t["bijou.gateway.service"]},
-        in {plural(Number(t["bijou.gateway.attempts"]), "attempt")}.
+        The gateway sent it to {t["bijou.gateway.service"]} by the{" "}
+        <Link href="/routes">route {t["bijou.gateway.route"]}</Link>, in{" "}
+        {plural(Number(t["bijou.gateway.attempts"]), "attempt")}.
       </>,
     );
   }
@@ -515,11 +538,14 @@ function decisions(s: Span): ComponentChildren[] {
         .
       </>,
     );
+    const excluded = r("excluded") ? `, ${r("excluded")} excluded by earlier attempts` : "";
+    const version = r("version") ? `, only version ${r("version")}` : "";
     lines.push(
-      `Chose ${scopes[r("scope")] ?? r("scope")}: ${r("ready")} of ${r("known")} instances ready, ${r("ejected")} ejected${r("excluded") ? `, ${r("excluded")} excluded by earlier attempts` : ""}${r("version") ? `, pinned to version ${r("version")}` : ""}.`,
+      `Chose ${scopes[r("scope")] ?? r("scope")}: ${r("ready")} of ${r("known")} instances ready, ` +
+        `${r("ejected")} ejected${excluded}${version}.`,
     );
   }
-  if (r("panic")) lines.push("So many were ejected that ejections were ignored (panic).");
+  if (r("panic")) lines.push("Too many instances were ejected, so ejections were ignored (panic).");
   if (c("name")) {
     const refused = c("state") !== "closed" && /circuit is/.test(t.error ?? "");
     lines.push(
@@ -531,11 +557,11 @@ function decisions(s: Span): ComponentChildren[] {
     );
   }
   if (Number(t["bijou.attempts"]) > 1)
-    lines.push(`It took ${t["bijou.attempts"]} attempts; the instance above is that of the last one.`);
+    lines.push(`It took ${t["bijou.attempts"]} attempts. The instance above is that of the last attempt.`);
   if (t["bijou.attempts"] === "1") lines.push("It took one attempt.");
   if (s.annotations?.some((a) => /^"?fallback"?/.test(a.value)))
-    lines.push("What failed below was answered by a fallback.");
-  if (t["bijou.fault.latency"]) lines.push(`A fault rule made it wait ${t["bijou.fault.latency"]}.`);
+    lines.push("A failed call below was answered by a fallback.");
+  if (t["bijou.fault.latency"]) lines.push(`A fault rule delayed it by ${t["bijou.fault.latency"]}.`);
   if (t["bijou.fault.error"]) lines.push("A fault rule made it fail.");
   if (t.error) lines.push(`It failed: ${t.error}`);
   if (revision > 0)
@@ -544,7 +570,7 @@ function decisions(s: Span): ComponentChildren[] {
         {service(s)} ran <Link href="/settings/history">settings revision {revision}</Link>.
       </>,
     );
-  else if (t["bijou.config.revision"]) lines.push(`${service(s)} ran with the defaults of every setting.`);
+  else if (t["bijou.config.revision"]) lines.push(`${service(s)} ran with the defaults of all settings.`);
   return lines;
 }
 
@@ -590,22 +616,22 @@ function Compare() {
       {[left, right].map(
         (s, i) =>
           s.problem && (
-            <Trouble key={i}>
+            <Alert key={i}>
               Trace {"AB"[i]}: {s.problem.sentence}
-            </Trouble>
+            </Alert>
           ),
       )}
       {!la || !lb || !sa || !sb ? (
         <Empty>
           {a && b
             ? "Reading both traces."
-            : "Give the ids of two traces. A trace's own page has a link that fills in the first."}
+            : "Enter the ids of two traces. The view of a trace has a link that fills in the first."}
         </Empty>
       ) : (
         <>
           <p>
-            <Link href={`/traces/${a}`}>A</Link> took {us(summarize(la).duration)}, <Link href={`/traces/${b}`}>B</Link>{" "}
-            {us(summarize(lb).duration)}. Largest differences first.
+            Trace <Link href={`/traces/${a}`}>A</Link> took {us(summarize(la).duration)}, trace{" "}
+            <Link href={`/traces/${b}`}>B</Link> took {us(summarize(lb).duration)}. Largest differences first.
           </p>
           <Table
             label="Differences by operation"
@@ -637,39 +663,24 @@ function Compare() {
 }
 
 function Dependencies() {
-  const minutes = query("minutes") || "15";
   const { answer, problem } = useAnswer<{ parent: string; child: string; callCount: number; errorCount?: number }[]>(
-    `dependencies ${minutes}`,
-    (s) => get(`/api/traces/dependencies?endTs=${Date.now()}&lookback=${Number(minutes) * 60000}`, s),
+    `dependencies ${lookbackMs()}`,
+    (s) => get(`/api/traces/dependencies?endTs=${Date.now()}&lookback=${lookbackMs()}`, s),
   );
   return (
     <>
       <div class="filters">
-        <label>
-          Calls of the last{" "}
-          <select value={minutes} onChange={(e) => setQuery({ minutes: e.currentTarget.value })}>
-            {[
-              ["5", "5 minutes"],
-              ["15", "15 minutes"],
-              ["60", "hour"],
-              ["1440", "day"],
-            ].map(([v, t]) => (
-              <option key={v} value={v}>
-                {t}
-              </option>
-            ))}
-          </select>
-        </label>
+        <Lookback label="Calls of the last" />
       </div>
-      {problem && <Away text={problem.sentence} />}
+      {problem && <StoreAlert text={problem.sentence} />}
       {!answer ? (
-        !problem && <Empty>Working it out from the traces.</Empty>
+        !problem && <Empty>Computing the dependencies from the traces.</Empty>
       ) : answer.length === 0 ? (
         <Empty>No calls in this time.</Empty>
       ) : (
         <Table
-          label="Who calls whom, from traces"
-          head={["Caller", "Callee", "Calls", "Errors", "Look"]}
+          label="Calls between services, from traces"
+          head={["Caller", "Callee", "Calls", "Errors", "Links"]}
           class="numbers"
         >
           {answer

@@ -1,9 +1,10 @@
-// The messages of the console's API. int64 is text, as in protobuf's JSON.
+// The messages of the console's API. An int64 is a string, as in the JSON of protobuf.
 
-export type Parts = Record<string, { ok: boolean; problem?: string; since: string }>;
+// unknown: what would report the state does not answer. ok is false then.
+export type Parts = Record<string, { ok: boolean; unknown?: boolean; problem?: string; since: string }>;
 
-// Figures are computed and rounded by the circuits service, over the last ten complete seconds. The page only shows
-// them. Without percentiles no call ran.
+// Figures are computed and rounded by the circuits service, over the last ten complete seconds. There are no
+// percentiles if no call was made.
 export type Figures = {
   callsPerSecond: number;
   errorPercent: number;
@@ -13,7 +14,7 @@ export type Figures = {
   p90Ms?: number;
   p99Ms?: number;
 };
-// Load has figures, or is being measured, or with neither is not reported at all.
+// Load without figures and without measuring is not reported.
 export type Load = { measuring?: boolean; figures?: Figures };
 export type Check = { name: string; ok: boolean; needed: boolean; reason?: string };
 export type Instance = Load & {
@@ -37,9 +38,9 @@ export type Instance = Load & {
     problem?: string;
     since: string;
     checks?: Check[];
-    revision: number;
-    memoryBytes: number;
-    goroutines: number;
+    revision?: number;
+    memoryBytes?: number;
+    goroutines?: number;
   };
 };
 export type Fleet = {
@@ -71,7 +72,7 @@ export type Circuit = {
   errorPercentage: number;
   concurrent: number;
   maxConcurrent: number;
-  figures?: Figures; // absent: they are being measured
+  figures?: Figures; // undefined: measuring
   properties: Record<string, string>;
   exampleTraces: string[];
   reportingHosts: number;

@@ -1,13 +1,13 @@
-// The few pieces that every view is made of.
+// Functions and components that several views use.
 import { signal } from "@preact/signals";
 import type { ComponentChildren } from "preact";
 import { useEffect, useRef, useState } from "preact/hooks";
 import { actor, Problem } from "./api.ts";
 import { clock, span } from "./format.ts";
-import { answering, events, now, parts, readOnly } from "./live.ts";
+import { answering, events, fails, now, parts, readOnly } from "./live.ts";
 import type { Instance } from "./types.ts";
 
-// --- addresses -------------------------------------------------------------------------------------------------------
+// --- addresses ---
 
 export const url = signal(new URL(location.href));
 addEventListener("popstate", () => (url.value = new URL(location.href)));
@@ -16,11 +16,11 @@ export function go(href: string, replace = false) {
   const from = location.pathname;
   history[replace ? "replaceState" : "pushState"](null, "", href);
   url.value = new URL(location.href);
-  // The link that had the focus may be gone with its view; keyboards and screen readers go on at the top of the new one.
+  // The focused link may not exist in the new view. Keyboards and screen readers continue at the top of the new view.
   if (location.pathname !== from) setTimeout(() => document.getElementById("main")?.focus({ preventScroll: true }));
 }
 
-// query returns a parameter of the address, or sets some and leaves the others.
+// query returns a parameter of the address, "" if it is missing. setQuery changes some and keeps the others.
 export const query = (name: string) => url.value.searchParams.get(name) ?? "";
 export function setQuery(changes: Record<string, string>, replace = true) {
   const next = new URL(url.value);
@@ -66,12 +66,12 @@ export function Link(p: {
   );
 }
 
-// narrow is true on small screens, where pictures are drawn smaller.
+// narrow is true on small screens, where drawings are smaller.
 const small = matchMedia("(max-width: 700px)");
 export const narrow = signal(small.matches);
 small.addEventListener("change", () => (narrow.value = small.matches));
 
-// --- words with a sign: colour is never the only one -----------------------------------------------------------------------
+// --- words with a sign: no state is shown by its colour alone ---
 
 export type Tone = "ok" | "warn" | "bad" | "info" | "off";
 const signs: Record<Tone, string> = { ok: "●", warn: "▲", bad: "✕", info: "◆", off: "○" };
@@ -86,7 +86,7 @@ export const Badge = ({ tone, children }: { tone: Tone; children: ComponentChild
   </span>
 );
 
-// condition is an instance's state in a word, and why.
+// condition is the state of an instance in a word, and its reason.
 export function condition(i: Instance): { tone: Tone; word: string; why: string } {
   if (!answering(i)) return { tone: "bad", word: "not answering", why: i.admin?.problem ?? "" };
   if (i.override && i.override !== "UP") {
@@ -96,20 +96,20 @@ export function condition(i: Instance): { tone: Tone; word: string; why: string 
       why: `${i.overrideReason} (${i.overrideAuthor})`,
     };
   }
-  const broken = i.admin?.checks?.filter((c) => !c.ok) ?? [];
-  const needed = broken.filter((c) => c.needed);
-  const why = (needed.length ? needed : broken).map((c) => `${c.name}: ${c.reason}`).join("; ");
+  const failed = i.admin?.checks?.filter((c) => !c.ok) ?? [];
+  const needed = failed.filter((c) => c.needed);
+  const why = (needed.length ? needed : failed).map((c) => `${c.name}: ${c.reason}`).join("; ");
   switch (i.status) {
     case "UP":
       if (i.suspect)
         return {
           tone: "warn",
           word: "up, suspect",
-          why: "its lease ran out; the registry keeps it because it doubts itself",
+          why: "its lease has expired; the registry keeps it because of self-preservation",
         };
-      return broken.length ? { tone: "ok", word: "up, works in part", why } : { tone: "ok", word: "up", why: "" };
+      return failed.length ? { tone: "ok", word: "up, some checks fail", why } : { tone: "ok", word: "up", why: "" };
     case "DOWN":
-      return { tone: "bad", word: "down", why: why || "it says so of itself" };
+      return { tone: "bad", word: "down", why: why || "the instance reports this status" };
     default:
       return { tone: "warn", word: i.status.toLowerCase().replaceAll("_", " "), why };
   }
@@ -126,7 +126,7 @@ export function Ago({ at, what = "" }: { at?: string | number | null; what?: str
   );
 }
 
-// At is a time with both: 09:01:03, 12 s ago.
+// At is a time, absolute and relative: 09:01:03, 12 s ago.
 export const At = ({ at }: { at?: string | number }) =>
   at ? (
     <time dateTime={new Date(at).toISOString()} title={clock(new Date(at), true)}>
@@ -136,11 +136,11 @@ export const At = ({ at }: { at?: string | number }) =>
     <span class="muted">never</span>
   );
 
-// --- states of a view, as sentences ---------------------------------------------------------------------------------------
+// --- sentences instead of data ---
 
 export const Empty = ({ children }: { children: ComponentChildren }) => <p class="empty">{children}</p>;
-export const Trouble = ({ children }: { children: ComponentChildren }) => (
-  <p class="trouble" role="alert">
+export const Alert = ({ children }: { children: ComponentChildren }) => (
+  <p class="alert" role="alert">
     <Sign tone="bad" /> {children}
   </p>
 );
@@ -151,57 +151,100 @@ export const Note = ({ tone = "info", children }: { tone?: Tone; children: Compo
 );
 
 const partNames: Record<string, [string, string]> = {
-  registry: ["The registry", "The instances shown are those known last."],
+  registry: ["The registry", "The page shows the instances that were known last."],
   circuits: [
-    "The board of circuits",
-    "Circuits go on working in their processes. What is shown is the last that was heard.",
+    "The circuits service",
+    "The circuits of each process work. The page shows the states that were received last.",
   ],
-  settings: [
-    "The configuration service",
-    "Every process goes on with the settings it has; they cannot be changed now.",
-  ],
+  settings: ["The configuration service", "Each process keeps its settings. No setting can be changed now."],
   edge: ["The gateway's admin page", "The routes shown may be old."],
 };
 
-const storeNames: Record<string, string> = {
-  settingsStore: "No setting, route or forced circuit can be written now; what you typed is kept.",
-  registryStore: "No instance can be taken out of service or put back now; the registry works from memory.",
+// stores has, for each part that reports on a store, the data in the store and the part of its service.
+const stores: Record<string, { data: string[]; service: string }> = {
+  settingsStore: { data: ["settings", "routes", "forced circuits"], service: "settings" },
+  registryStore: { data: ["the status of instances"], service: "registry" },
 };
 
-// Needs says which of the back ends that a view needs are away.
+// Stores says in one sentence what cannot be written, because a store does not work or its state is unknown.
+function Stores({ of }: { of: string[] }) {
+  const shown = of.filter((name) => name in stores && parts.value[name]);
+  const failed = shown.filter(fails);
+  // For two seconds nothing is said about an unknown state: the first answers of a new page are still missing. The
+  // banner of the service itself says more.
+  const unknown = shown.filter(
+    (name) =>
+      parts.value[name].unknown &&
+      now.value - Date.parse(parts.value[name].since) > 2000 &&
+      !(of.includes(stores[name].service) && fails(stores[name].service)),
+  );
+  const data = (names: string[]) => {
+    const all = names.flatMap((name) => stores[name].data);
+    return [all.slice(0, -1).join(", "), all.at(-1)].filter(Boolean).join(" and ");
+  };
+  const reasons = (names: string[]) => [...new Set(names.map((name) => parts.value[name].problem))].join("; ");
+  const since = failed.map((name) => parts.value[name].since).sort()[0];
+  if (!failed.length && !unknown.length) return null;
+  return (
+    <div class="alert" role="alert">
+      <Sign tone="bad" />{" "}
+      {failed.length > 0 && (
+        <>
+          The store (etcd) cannot be used since <At at={since} />: {data(failed)} cannot be changed now.{" "}
+        </>
+      )}
+      {unknown.length > 0 && (
+        <>
+          It is not known whether {data(unknown)} can be changed: {reasons(unknown)}.{" "}
+        </>
+      )}
+      The console asks again each second.
+      {failed.length > 0 && (
+        <details>
+          <summary>Error text</summary>
+          {reasons(failed)}
+        </details>
+      )}
+    </div>
+  );
+}
+
+// Needs says which of the parts that a view needs do not work.
 export function Needs({ of }: { of: string[] }) {
   return (
     <>
       {of.map((name) => {
         const p = parts.value[name];
-        if (!p || p.ok) return null;
-        const store = storeNames[name];
-        const [who, so] = partNames[name] ?? [];
+        if (!p || p.ok || name in stores) return null;
+        const [service, effect] = partNames[name];
         return (
-          <div class="trouble" role="alert" key={name}>
-            <Sign tone="bad" />{" "}
-            {store ? (
-              <>
-                The store (etcd) cannot be used since <At at={p.since} />. {store}
-              </>
-            ) : (
-              <>
-                {who} has not answered since <At at={p.since} />. {so}
-              </>
-            )}{" "}
-            The console asks again each second.
+          <div class="alert" role="alert" key={name}>
+            <Sign tone="bad" /> {service} has not answered since <At at={p.since} />. {effect} The console asks again
+            each second.
             <details>
-              <summary>What it said</summary>
+              <summary>Error text</summary>
               {p.problem}
             </details>
           </div>
         );
       })}
+      <Stores of={of} />
     </>
   );
 }
 
-// Table is a table in a box that scrolls by itself on narrow screens, also by keyboard.
+// Options are the options of a <select>: value and text.
+export const Options = ({ of }: { of: [value: string, text: string][] }) => (
+  <>
+    {of.map(([value, text]) => (
+      <option key={value} value={value}>
+        {text}
+      </option>
+    ))}
+  </>
+);
+
+// Table is a table in a box that scrolls on narrow screens, also by keyboard.
 export const Table = ({
   label,
   head,
@@ -231,8 +274,8 @@ export const Table = ({
 
 export function Events({ limit = 8 }: { limit?: number }) {
   return (
-    <section class="events" aria-label="What just happened">
-      <h2>What just happened</h2>
+    <section class="events" aria-label="Recent changes">
+      <h2>Recent changes</h2>
       {events.value.length === 0 ? (
         <Empty>Nothing has changed since this page was opened.</Empty>
       ) : (
@@ -250,35 +293,35 @@ export function Events({ limit = 8 }: { limit?: number }) {
   );
 }
 
-// --- asking and acting -----------------------------------------------------------------------------------------------------
+// --- queries and actions ---
 
-// useAnswer asks again whenever key changes, and forgets answers that come too late. While nobody is there to answer it goes on
-// asking, so that a view mends itself.
+// useAnswer sends a query again whenever key changes, and ignores answers to old queries. While the service does not
+// answer, it retries.
 export function useAnswer<T>(key: string, ask: (signal: AbortSignal) => Promise<T>) {
   const [state, set] = useState<{ key: string; answer?: T; problem?: Problem }>({ key: "" });
   useEffect(() => {
     const stop = new AbortController();
-    let again: number | undefined;
-    const now = () =>
+    let retry: number | undefined;
+    const send = () =>
       ask(stop.signal).then(
         (answer) => set({ key, answer }),
         (problem) => {
           if (problem.name === "AbortError") return;
           set((old) => ({ key, problem, answer: old.answer }));
-          if (problem.status === 0 || problem.status >= 502) again = setTimeout(now, 2000);
+          if (problem.status === 0 || problem.status >= 502) retry = setTimeout(send, 2000);
         },
       );
-    void now();
+    void send();
     return () => {
       stop.abort();
-      clearTimeout(again);
+      clearTimeout(retry);
     };
   }, [key]);
   return { answer: state.answer, problem: state.problem, waiting: state.key !== key };
 }
 
-// useLate is a value that follows another after it has stood still for a while.
-export function useLate<T>(value: T, wait = 250) {
+// useDebounced returns value after it has not changed for wait milliseconds.
+export function useDebounced<T>(value: T, wait = 250) {
   const [late, set] = useState(value);
   useEffect(() => {
     const t = setTimeout(() => set(value), wait);
@@ -287,11 +330,11 @@ export function useLate<T>(value: T, wait = 250) {
   return late;
 }
 
-// outcome says what an action that failed has changed, and why it failed.
+// outcome says whether a failed action has changed something, and why it failed.
 function outcome(e: unknown) {
   if (!(e instanceof Problem)) return `Nothing was changed: ${e}`;
   if (e.unchanged) return `Nothing was changed: ${e.sentence}`;
-  return `It is not known whether it was done. Look before you repeat it: ${e.sentence}`;
+  return `It is not known whether the change was made. Check before you try again: ${e.sentence}`;
 }
 
 type Action = {
@@ -303,9 +346,9 @@ type Action = {
   run: (author: string, reason: string) => Promise<unknown>;
 };
 const action = signal<Action | undefined>(undefined);
-let opener: Element | null = null; // gets the focus back
+let opener: Element | null = null; // gets the focus when the dialog closes
 
-// act asks who and why, and then does it. Nothing in the console acts without passing here.
+// act opens the dialog that asks for a name and a reason, and then runs the action.
 export function act(a: Action) {
   opener = document.activeElement;
   action.value = a;
@@ -341,23 +384,23 @@ export function ActDialog() {
       <form onSubmit={submit}>
         <h2 id="action">{a.title}</h2>
         <div class="text">{a.text}</div>
-        {readOnly.value && <Trouble>This console is read-only: it runs with -read-only.</Trouble>}
+        {readOnly.value && <Alert>This console is read-only: it runs with -read-only.</Alert>}
         {a.more}
         <label>
           Your name
           <input name="author" required maxLength={256} value={actor.value} autocomplete="username" />
         </label>
         <label>
-          Reason, for those who wonder later
+          Reason
           <input name="reason" required maxLength={1024} value={a.reason ?? ""} />
         </label>
-        {problem && <Trouble>{problem}</Trouble>}
+        {problem && <Alert>{problem}</Alert>}
         <div class="buttons">
           <button type="submit" class="primary" disabled={busy || readOnly.value}>
-            {busy ? "Working, one moment" : a.verb}
+            {busy ? "Sending" : a.verb}
           </button>
           <button type="button" onClick={() => (action.value = undefined)}>
-            Leave it
+            Cancel
           </button>
         </div>
       </form>

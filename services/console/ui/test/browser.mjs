@@ -1,4 +1,4 @@
-// What the browser tests share: a real Chromium, the address of a running stack, axe, and an end to everything that waits.
+// Helpers of the browser tests: Chromium, the address of a running stack, axe, and timeouts for all waits.
 
 import assert from "node:assert/strict";
 import { mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
@@ -9,14 +9,14 @@ import { chromium } from "playwright-core";
 // CONSOLE_URL is the console of a running stack; see ../../README.md.
 export const base = process.env.CONSOLE_URL;
 export const artefacts = process.env.CONSOLE_ARTEFACTS ?? "artefacts";
-// patience bounds whatever one waits for; a wait that needs longer says so.
-const patience = 20000;
+// defaultTimeout bounds every wait that has no timeout of its own, in milliseconds.
+const defaultTimeout = 20000;
 
 export let browser;
 before(async () => {
   assert.ok(base, "CONSOLE_URL must say where the console is");
   mkdirSync(artefacts, { recursive: true });
-  for (const f of readdirSync(artefacts)) if (f.startsWith("failed-")) rmSync(`${artefacts}/${f}`); // of another time
+  for (const f of readdirSync(artefacts)) if (f.startsWith("failed-")) rmSync(`${artefacts}/${f}`); // of an earlier run
   browser = await chromium.launch({
     executablePath: process.env.CHROMIUM ?? "/usr/bin/chromium",
     args: [
@@ -35,8 +35,8 @@ before(async () => {
 });
 after(() => browser?.close());
 
-// story is a test on a page of its own, opened at path, which may have to be asked for. It ends within its time: one that hangs
-// says what it was doing, and leaves a picture and the text of its page among the artefacts, as one that fails does.
+// story is a test on a new page, opened at path: a string, or a function that returns one. It fails after seconds. A
+// failed story says what it was doing, and leaves a screenshot and the text of its page in the artefacts.
 export function story(name, path, fn, { seconds = 60, from = base, ...options } = {}) {
   test(name, { timeout: (seconds + 20) * 1000 }, async (t) => {
     const began = Date.now();
@@ -45,28 +45,24 @@ export function story(name, path, fn, { seconds = 60, from = base, ...options } 
       reducedMotion: "reduce",
       ...options,
     });
-    context.setDefaultTimeout(patience);
+    context.setDefaultTimeout(defaultTimeout);
     const page = await context.newPage();
     page.problems = [];
     page.on("console", (m) => m.type() === "error" && page.problems.push(m.text()));
     page.on("pageerror", (e) => page.problems.push(String(e)));
     page.on("request", (r) => !r.url().startsWith(from) && page.problems.push(`a request to ${r.url()}`));
-    let late;
+    let timer;
     const end = new Promise(
-      (_, no) =>
-        (late = setTimeout(
-          () => no(new Error(`it hung while ${page.doing}: its time of ${seconds} s is over`)),
-          seconds * 1000,
-        )),
+      (_, no) => (timer = setTimeout(() => no(new Error(`still ${page.doing} after ${seconds} s`)), seconds * 1000)),
     );
     try {
-      await Promise.race([end, tell()]);
+      await Promise.race([end, run()]);
     } catch (e) {
       const file = `${artefacts}/failed-${name.replaceAll(/\W+/g, "-")}`;
       await page.screenshot({ path: `${file}.png`, timeout: 5000 }).catch(() => {});
       const text = await Promise.race([
         page.evaluate(() => document.body.innerText).catch(String),
-        new Promise((r) => setTimeout(r, 5000, "it does not answer")),
+        new Promise((r) => setTimeout(r, 5000, "the page does not answer")),
       ]);
       writeFileSync(
         `${file}.txt`,
@@ -75,11 +71,11 @@ export function story(name, path, fn, { seconds = 60, from = base, ...options } 
       e.message = `while ${page.doing}: ${e.message}\nsee ${file}.png and .txt`;
       throw e;
     } finally {
-      clearTimeout(late);
+      clearTimeout(timer);
       await Promise.race([context.close(), new Promise((r) => setTimeout(r, 5000))]);
       t.diagnostic(`${((Date.now() - began) / 1000).toFixed(1)} s`);
     }
-    async function tell() {
+    async function run() {
       if (path) await show(page, typeof path === "function" ? await path(page) : path, from);
       await fn(page, t);
       assert.deepEqual(page.problems, [], "errors in the browser's console");
@@ -94,23 +90,23 @@ export async function show(page, path, from = base) {
   await settled(page);
 }
 
-// settled waits until nothing on a view is still being waited for.
+// settled waits until the view has all its data.
 export async function settled(page) {
   await page.locator(".connection", { hasText: "live" }).waitFor();
   await until(
     page,
     "the view has its data",
-    () => !/Waiting for|Asking |Reading |Searching |Working it out/.test(document.querySelector("main").innerText),
+    () => !/Waiting for|Asking |Reading |Searching |Computing /.test(document.querySelector("main").innerText),
   );
 }
 
 // until waits until something holds in the page.
-export async function until(page, what, fn, { arg = null, timeout = patience } = {}) {
+export async function until(page, what, fn, { arg = null, timeout = defaultTimeout } = {}) {
   page.doing = `waiting until ${what}`;
   await page.waitForFunction(fn, arg, { timeout });
 }
 
-// act fills in the dialog that every action passes.
+// act presses a button and fills in the dialog that asks for a name and a reason.
 export async function act(page, button, reason) {
   page.doing = `pressing ${button}`;
   await page.getByRole("button", { name: button, exact: true }).click();
@@ -126,7 +122,7 @@ export const state = async (page, topic) => (await page.request.get(`${base}/api
 
 const axeSource = readFileSync(createRequire(import.meta.url).resolve("axe-core/axe.min.js"), "utf8");
 
-// violations runs axe. Playwright's evaluate is not bound by the page's policy.
+// violations runs axe. The policy of the page does not apply to evaluate.
 export async function violations(page) {
   const before = page.doing;
   page.doing = `running axe on ${page.url()}`;

@@ -1,5 +1,5 @@
-// The console in a real Chromium against a running stack, which must be one of its own: the tour breaks it and mends it.
-// With CONSOLE_DOCS set, the pictures of the documents are made.
+// Tests of the console in Chromium with a running stack. The stack must be for these tests only: the tour breaks parts
+// of it. With CONSOLE_DOCS set, the screenshots of the documents are made.
 import assert from "node:assert/strict";
 import { mkdirSync, writeFileSync } from "node:fs";
 import { createServer } from "node:http";
@@ -7,10 +7,10 @@ import { test } from "node:test";
 import { act, artefacts, base, browser, settled, show, state, story, until, violations } from "./browser.mjs";
 
 const docs = process.env.CONSOLE_DOCS && "../../../docs/pictures";
-// What the documents show, and in which colours.
+// The screenshots of the documents, and their colour scheme.
 const pictures = { map: "light", circuits: "light", trace: "dark", try: "light" };
 
-// newestTrace is one through most services, with a span that says why an instance was picked.
+// newestTrace returns the trace with the most spans, one of its spans with routing decisions, and another trace.
 async function newestTrace(page) {
   let t, other;
   page.doing = "waiting for two traces through web";
@@ -29,30 +29,30 @@ async function newestTrace(page) {
   };
 }
 
-// Every view: its address, and what it must say about the stack that runs.
+// All views: name, address, and texts that it must show.
 const views = [
-  ["map", "/map", ["gateway", "catalog", "The same as a table"]],
+  ["map", "/map", ["gateway", "catalog", "The map as a table"]],
   ["map-service", "/map?service=web&platform=1", ["config", "Instances", "Traces"]],
-  ["map-edge", "/map?edge=web~catalog", ["Traces of exactly these calls", "By a fallback"]],
+  ["map-edge", "/map?edge=web~catalog", ["Traces of these calls", "By a fallback"]],
   ["services", "/services", ["catalog-a-1", "Take out"]],
   ["service", "/services/catalog", ["catalog-a-1", "catalog-b-1", "Its circuits"]],
-  ["instance", "/services/web/web-1", ["It says of itself: up", "What it checks of itself"]],
+  ["instance", "/services/web/web-1", ["Reported by the instance: up", "Readiness checks"]],
   ["circuits", "/circuits", ["catalog.GetTitles", "Force"]],
   ["settings", "/settings", ["web.home.row", "Films in a row of the home page."]],
   ["setting", "/settings/web.home.row?app=web", ["Which value wins", "default, in the code", "Change it"]],
   ["history", "/settings/history", ["Compare", "Revisions"]],
   ["routes", "/routes", ["hello v2", "route.zone"]],
-  ["traces", "/traces", ["Took", "Began"]],
+  ["traces", "/traces", ["Duration", "Start"]],
   [
     "trace",
     async (page) => newestTrace(page).then((t) => `/traces/${t.id}?span=${t.span}`),
-    ["Why it went there", /Circuit \w+\.\w+ was closed/, /settings revision|defaults of every setting/],
+    ["Routing decisions", /Circuit \w+\.\w+ was closed/, /settings revision|defaults of all settings/],
   ],
   ["compare", async (page) => newestTrace(page).then((t) => `/traces/compare?a=${t.id}&b=${t.other}`), ["Time in A"]],
   ["dependencies", "/traces/dependencies", ["recommendations", "Callee"]],
   ["try", "/try", ["Kill an instance", "What will happen", "What to watch"]],
   ["try-break", "/try/break", ["Break recommendations", "Nothing has changed"]],
-  ["try-shift", "/try/shift", ["Shift 10 %", "The edge's table now"]],
+  ["try-shift", "/try/shift", ["Shift 10 %", "The routes now"]],
   ["nothing", "/nowhere", ["There is no view at /nowhere"]],
 ];
 for (const [name, path, texts] of views) {
@@ -65,9 +65,14 @@ for (const [name, path, texts] of views) {
         await page.getByText(text).first().waitFor();
       }
       if (docs && name === "map")
-        await until(page, "what just started no longer fails", () => !document.querySelector(".edge.bad, .edge.warn"), {
-          timeout: 60000,
-        });
+        await until(
+          page,
+          "the map has no errors of the start",
+          () => !document.querySelector(".edge.bad, .edge.warn"),
+          {
+            timeout: 60000,
+          },
+        );
       if (docs && name === "circuits") await page.waitForTimeout(40000); // for the charts of the last minute
       for (const colorScheme of ["light", "dark"]) {
         await page.emulateMedia({ colorScheme, reducedMotion: "reduce" });
@@ -92,7 +97,7 @@ for (const [name, path, texts] of views) {
   );
 }
 
-// A system of n services in layers, as the stream would tell it.
+// large returns the stream of a platform with n services in layers.
 function large(n) {
   const words = [
     "catalog",
@@ -116,8 +121,8 @@ function large(n) {
   }));
   const edges = [];
   for (let i = 1; i <= n; i++) {
-    const trouble = i % 23 === 7 ? { ...load(40), notClosed: ["x.Get"] } : load(0.4);
-    edges.push({ from: name(i < 2 ? 0 : 1 + Math.floor((i - 2) / 4)), to: name(i), ...trouble });
+    const errors = i % 23 === 7 ? { ...load(40), notClosed: ["x.Get"] } : load(0.4);
+    edges.push({ from: name(i < 2 ? 0 : 1 + Math.floor((i - 2) / 4)), to: name(i), ...errors });
     if (i > 6 && i % 5 === 0) edges.push({ from: name(i - 4), to: name(i), ...load(0) });
   }
   const instances = nodes.slice(1).flatMap((s) =>
@@ -143,7 +148,7 @@ function large(n) {
 
 for (const n of [3, 12, 100]) {
   story(`the map of ${n} services is readable`, "", async (page) => {
-    let answered = false; // a stream that ends is asked for again
+    let answered = false; // the page opens a stream that ends again
     await page.route("**/api/stream", (r) => {
       if (answered) return r.abort();
       answered = true;
@@ -196,7 +201,7 @@ for (const n of [3, 12, 100]) {
   });
 }
 
-test("the first view is small, comes from here alone, and how soon it can be used is reported", {
+test("the first view is small and loads nothing from other sites; its load time is reported", {
   timeout: 90000,
 }, async (t) => {
   const tries = [];
@@ -224,20 +229,21 @@ test("the first view is small, comes from here alone, and how soon it can be use
     });
     await context.close();
   }
-  const middle = (key) => tries.map((x) => x[key]).sort((a, b) => a - b)[2];
+  const median = (key) => tries.map((x) => x[key]).sort((a, b) => a - b)[2];
   const report = {
-    interactiveMs: middle("interactive"),
-    firstPictureMs: middle("picture"),
+    interactiveMs: median("interactive"),
+    firstPictureMs: median("picture"),
     scriptBytes: tries[0].bytes,
   };
   assert.ok(report.interactiveMs > 0 && report.firstPictureMs > 0, JSON.stringify(tries));
   writeFileSync(`${artefacts}/first-view.json`, JSON.stringify({ ...report, tries }, null, 2));
   t.diagnostic(
-    `first view, middle of 5: interactive after ${report.interactiveMs} ms, drawn after ${report.firstPictureMs} ms, ${(report.scriptBytes / 1024).toFixed(1)} KB of compressed script`,
+    `first view, median of 5: interactive after ${report.interactiveMs} ms, drawn after ${report.firstPictureMs} ms, ` +
+      `${(report.scriptBytes / 1024).toFixed(1)} KB of compressed script`,
   );
 });
 
-// tabTo presses Tab until the element that has the focus is the one. It must be in sight, or who uses the keyboard is lost.
+// tabTo presses Tab until the element with this name has the focus. The element must be visible.
 async function tabTo(page, name, most = 60) {
   page.doing = `going to "${name}" with the Tab key`;
   for (let i = 0; i < most; i++) {
@@ -301,7 +307,7 @@ story(
   { seconds: 90 },
 );
 
-story("a step of the tour is taken by keyboard alone", "/map", async (page) => {
+story("a step of the tour can be started by keyboard", "/map", async (page) => {
   await tabTo(page, "Try it");
   await page.keyboard.press("Enter");
   await page.getByRole("heading", { level: 1, name: "Try it" }).waitFor();
@@ -312,16 +318,16 @@ story("a step of the tour is taken by keyboard alone", "/map", async (page) => {
   await page.getByRole("dialog").waitFor();
   await page.keyboard.type("ann");
   await page.keyboard.press("Enter");
-  await page.getByText(/Refused, as it should be/).waitFor();
+  await page.getByText(/Refused, as expected/).waitFor();
   await page.getByRole("dialog").waitFor({ state: "hidden" });
-  page.problems = page.problems.filter((p) => !/400/.test(p)); // the refusal is the point
+  page.problems = page.problems.filter((p) => !/400/.test(p)); // the refusal is expected
 });
 
 story(
   "an edge leads to exactly its traces, a trace to its decisions, and two traces can be compared",
   "/map?edge=web~catalog",
   async (page) => {
-    await page.getByRole("link", { name: "Traces of exactly these calls" }).click();
+    await page.getByRole("link", { name: "Traces of these calls" }).click();
     await settled(page);
     assert.match(page.url(), /service=web&remote=catalog/);
     const rows = page.getByRole("region", { name: "Traces, the newest first" }).getByRole("row");
@@ -340,7 +346,7 @@ story(
       /\d+ of \d+ instances ready/,
       /Circuit catalog\.\w+ was closed/,
       /attempt/,
-      /settings revision|defaults of every setting/,
+      /settings revision|defaults of all settings/,
     ]) {
       page.doing = `looking for ${text}`;
       await why.getByText(text).waitFor();
@@ -384,17 +390,17 @@ story(
   async (page) => {
     const box = page.getByLabel("New value");
     await box.fill("many");
-    await page.getByText(/It does not fit/).waitFor();
+    await page.getByText(/The value is not valid/).waitFor();
     assert.ok(await page.getByRole("button", { name: "Publish" }).isDisabled());
     await box.fill("6");
-    await page.getByText("It fits.").waitFor();
+    await page.getByText("The value is valid.").waitFor();
     assert.deepEqual(await violations(page), []);
     await act(page, "Publish", "fits my screen");
     await page.getByRole("row", { name: /wins 6/ }).waitFor();
     await until(page, "all run the newest revision", () =>
       /(\d+) of \1 instances on revision/.test(document.body.innerText),
     );
-    await act(page, "Remove the value there", "as it was");
+    await act(page, "Remove the value", "as it was");
     await page.getByRole("row", { name: /wins 12/ }).waitFor();
     await show(page, "/settings/history");
     await page
@@ -408,9 +414,9 @@ story(
     await page.getByRole("link", { name: "Differences" }).first().click();
     await page.getByRole("region", { name: "Differences" }).getByText("+ 6").waitFor();
     await show(page, "/settings/web.home.row?app=web");
-    await act(page, "Remove the value there", "as it was");
+    await act(page, "Remove the value", "as it was");
     await page.getByRole("row", { name: /wins 12/ }).waitFor();
-    page.problems = page.problems.filter((p) => !/400/.test(p)); // what did not fit was refused
+    page.problems = page.problems.filter((p) => !/400/.test(p)); // the wrong value was refused
   },
   { seconds: 90 },
 );
@@ -420,7 +426,7 @@ story("a split is published with sliders and taken back", "/routes", async (page
   await slider.focus();
   for (let i = 0; i < 20; i++) await page.keyboard.press("ArrowRight");
   await act(page, "Publish this split", "canary");
-  await until(page, "the table has the split", () => document.querySelector("main").innerText.includes("20 %"));
+  await until(page, "the routes have the split", () => document.querySelector("main").innerText.includes("20 %"));
   const r = await page.request.post(`${base}/api/config/Publish`, {
     data: {
       changes: [{ name: "gateway.routes", scope: { layer: "LAYER_APP", app: "gateway" }, remove: true }],
@@ -429,7 +435,7 @@ story("a split is published with sliders and taken back", "/routes", async (page
     },
   });
   assert.equal(r.status(), 200);
-  await until(page, "the table is as it was", () =>
+  await until(page, "the routes are as before", () =>
     document.querySelector("main").innerText.includes("0 %, only when the others have no instance"),
   );
 });
@@ -511,7 +517,7 @@ else
       for (const [path, button] of [
         ["/circuits?q=web", /^Force /],
         ["/try/kill", "Kill it"],
-        ["/try/shift", "Send 100 requests through the edge"],
+        ["/try/shift", "Send 100 requests through the gateways"],
       ]) {
         await show(page, path, readOnly);
         assert.ok(await page.getByRole("button", { name: button }).first().isDisabled(), `${button} can be pressed`);
@@ -535,7 +541,7 @@ else
   );
 
 story(
-  "a console that goes away is said, and found again",
+  "the page says that the console does not answer, and connects again",
   "/map",
   async (page) => {
     page.doing = "killing the console";
@@ -544,23 +550,23 @@ story(
       .post(`${base}/api/kill`, {
         data: { service: "console", id: "console-1", for: "3s", author: "ann", reason: "disconnected back end" },
       })
-      .catch(() => {}); // it may not live to answer
+      .catch(() => {}); // the console may end before it answers
     page.doing = "waiting for the page to notice";
-    await page.getByText("The console itself does not answer since").waitFor();
+    await page.getByText("The console has not answered since").waitFor();
     await page.getByText("not connected").waitFor();
     assert.deepEqual(await violations(page), []);
     await page.screenshot({ path: `${artefacts}/away-console.png` });
     await page.unroute("**/api/stream");
-    page.doing = "waiting for its return";
+    page.doing = "waiting until it is back";
     await page.locator(".connection", { hasText: "live" }).waitFor({ timeout: 40000 });
-    await page.getByText("The console itself does not answer since").waitFor({ state: "hidden" });
+    await page.getByText("The console has not answered since").waitFor({ state: "hidden" });
     page.problems = page.problems.filter((p) => !/Failed to load resource|ERR_/.test(p));
   },
   { seconds: 90 },
 );
 
 story(
-  "without the store the page says that nothing can be written, keeps what was typed, and mends itself",
+  "without the store the page says what cannot be written, keeps what was typed, and recovers",
   "",
   async (page) => {
     const part = (ok) => ({ ok, problem: ok ? "" : "the store (etcd) does not answer", since: new Date() });
@@ -579,18 +585,82 @@ story(
     await page.goto(`${base}/settings/web.home.row?app=web`);
     const box = page.getByLabel("New value");
     await box.fill("6");
-    await page.getByText("this is not because of the value").waitFor();
-    await page.getByRole("alert").filter({ hasText: "No setting, route or forced circuit can be written" }).waitFor();
+    await page.getByText("The value is not the cause").waitFor();
+    await page
+      .getByRole("alert")
+      .filter({ hasText: "settings, routes and forced circuits cannot be changed" })
+      .waitFor();
     assert.ok(await page.getByRole("button", { name: "Publish" }).isDisabled());
     assert.deepEqual(await violations(page), []);
     await page.unroute("**/api/config/Publish");
     await page.unroute("**/api/stream");
-    await page.getByText("It fits.").waitFor({ timeout: 40000 });
+    await page.getByText("The value is valid.").waitFor({ timeout: 40000 });
     assert.equal(await box.inputValue(), "6", "what was typed is kept");
     page.problems = page.problems.filter((p) => !/50[234]|Failed to load resource|ERR_/.test(p));
   },
   { seconds: 90 },
 );
+
+// withParts opens the console with a stream that has only the given parts. The stream ends, and the page opens it again.
+async function withParts(page, path, parts) {
+  await page.route("**/api/stream", (r) =>
+    r.fulfill({
+      contentType: "text/event-stream",
+      body: `event: hello\ndata: {"readOnly":false}\n\nevent: parts\ndata: ${JSON.stringify(parts)}\n\n`,
+    }),
+  );
+  page.doing = `opening ${path}`;
+  await page.goto(base + path);
+}
+const working = { ok: true, since: new Date(0) };
+const storeDown = { ok: false, problem: "the store (etcd) does not answer", since: new Date() };
+
+story(
+  "without the store one banner says what cannot be changed, and steps that write are disabled",
+  "",
+  async (page) => {
+    const parts = { registry: working, settings: working, registryStore: storeDown, settingsStore: storeDown };
+    await withParts(page, "/map", parts);
+    const banner = page.getByRole("alert").filter({ hasText: "The store (etcd) cannot be used since" });
+    await banner.waitFor();
+    assert.equal(await banner.count(), 1, "banners about the store");
+    assert.match(
+      await banner.innerText(),
+      /settings, routes, forced circuits and the status of instances cannot be changed now/,
+    );
+    for (const [step, button, disabled] of [
+      ["slow", "Slow it down", true],
+      ["break", "Break it", true],
+      ["setting", "Publish it", true],
+      ["shift", "Shift 10 %", true],
+      ["kill", "Kill it", false],
+      ["registry", "Stop it", false],
+    ]) {
+      await withParts(page, `/try/${step}`, parts);
+      const start = page.getByRole("button", { name: button, exact: true });
+      if (disabled) await page.getByText("disabled because this step changes settings").waitFor();
+      else await start.waitFor();
+      assert.equal(await start.isDisabled(), disabled, `${button} is disabled`);
+    }
+  },
+);
+
+story("without an instance of config the state of its store is unknown", "", async (page) => {
+  await withParts(page, "/circuits", {
+    settingsStore: {
+      ok: false,
+      unknown: true,
+      problem: "no instance of the configuration service answers",
+      since: new Date(Date.now() - 10000),
+    },
+  });
+  await page
+    .getByText(
+      "It is not known whether settings, routes and forced circuits can be changed: " +
+        "no instance of the configuration service answers.",
+    )
+    .waitFor();
+});
 
 for (const [service, path, said, works] of [
   ["discovery", "/services", /The registry has not answered since/, "catalog-a-1"],
@@ -600,11 +670,11 @@ for (const [service, path, said, works] of [
     /The configuration service has not answered since/,
     "Films in a row of the home page.",
   ],
-  ["circuits", "/circuits", /The board of circuits has not answered since/, "Circuits"],
-  ["tracing", "/traces", /The trace store is away|the trace store is away/, "Search again"],
+  ["circuits", "/circuits", /The circuits service has not answered since/, "Circuits"],
+  ["tracing", "/traces", /the trace store does not answer/i, "Search again"],
 ]) {
   story(
-    `without ${service} its part says so, the rest goes on, and it mends itself`,
+    `without ${service} its part says so, the rest works, and it recovers`,
     path,
     async (page) => {
       await page.getByText(works).first().waitFor();
@@ -614,12 +684,12 @@ for (const [service, path, said, works] of [
       });
       assert.equal(r.status(), 200, await r.text());
       page.doing = "waiting until the page says so";
-      const trouble = page.getByRole("alert").filter({ hasText: said });
-      for (let i = 0; service === "tracing" && i < 10 && !(await trouble.isVisible()); i++) {
-        await page.getByRole("button", { name: "Search again" }).click(); // it is asked only then, and takes a moment to die
+      const alert = page.getByRole("alert").filter({ hasText: said });
+      for (let i = 0; service === "tracing" && i < 10 && !(await alert.isVisible()); i++) {
+        await page.getByRole("button", { name: "Search again" }).click(); // a killed process needs a moment to end
         await page.waitForTimeout(300);
       }
-      await trouble.waitFor();
+      await alert.waitFor();
       await page.getByText(works).first().waitFor();
       assert.deepEqual(await violations(page), []);
       await page.screenshot({ path: `${artefacts}/away-${service}.png` });
@@ -630,7 +700,7 @@ for (const [service, path, said, works] of [
         `the product without ${service}: ${JSON.stringify(edge)}`,
       );
       page.doing = "waiting until it is back";
-      await trouble.waitFor({ state: "hidden", timeout: 40000 });
+      await alert.waitFor({ state: "hidden", timeout: 40000 });
       await settled(page);
       page.problems = page.problems.filter((p) => !/50[234]/.test(p));
     },
@@ -638,7 +708,7 @@ for (const [service, path, said, works] of [
   );
 }
 
-// A line of the tour's lists, such as "web to ratings: 3.1/s, ...".
+// line returns the condition that a list of the tour has a line, such as "web to ratings: 3.1/s, ...".
 const line = (start, pattern) => [
   ([start, pattern]) =>
     [...document.querySelectorAll("article li")].some(
@@ -657,9 +727,9 @@ story(
   async (page, t) => {
     await act(page, "Kill it");
     const pressed = Date.now();
-    page.doing = "waiting until the death is shown";
+    page.doing = "waiting until the killed instance is shown";
     await page.locator("article").getByText("not answering").first().waitFor();
-    t.diagnostic(`the death is shown ${Date.now() - pressed} ms after it`);
+    t.diagnostic(`the killed instance is shown after ${Date.now() - pressed} ms`);
     await page
       .getByText(/stopped answering/)
       .first()
@@ -670,9 +740,9 @@ story(
       .first()
       .waitFor();
     await page.screenshot({ path: `${artefacts}/tour-kill-map.png` });
-    page.doing = "waiting for its return";
+    page.doing = "waiting until it is back";
     await page
-      .getByText(/answers again|registered|is a new process/)
+      .getByText(/answers again|registered|was restarted/)
       .first()
       .waitFor({ timeout: 60000 });
   },
@@ -687,10 +757,11 @@ story(
     await untilLine(page, "web to ratings", "p50 ([2-9]\\d\\d ms|\\d\\.\\d+ s)", 70000);
     await page.screenshot({ path: `${artefacts}/tour-slow.png` });
     const slow = (await state(page, "traffic")).edges.find((e) => e.from === "web" && e.to === "ratings");
-    assert.ok(slow.figures.errorPercent < 20, `the tour says that nothing fails: ${JSON.stringify(slow)}`); // not 0: the machine is busy
-    await act(page, "Take the rule away");
+    // Not 0: on a busy machine a few calls fail.
+    assert.ok(slow.figures.errorPercent < 20, `the tour says that nothing fails: ${JSON.stringify(slow)}`);
+    await act(page, "Remove the delay");
     await page.getByRole("button", { name: "Slow it down", exact: true }).waitFor();
-    page.doing = "looking whether the rule is gone";
+    page.doing = "checking that the rule was removed";
     const explained = await (
       await page.request.post(`${base}/api/config/Explain`, {
         data: { name: "fault.latency", identity: { app: "ratings" } },
@@ -731,10 +802,10 @@ story(
       span = traces.flat().find((s) => s.annotations?.some((a) => a.value.includes("fallback")));
     }
     await show(page, `/traces/${span.traceId}?span=${span.id}`);
-    await page.getByText("What failed below was answered by a fallback.").waitFor();
+    await page.getByText("A failed call below was answered by a fallback.").waitFor();
     await page.screenshot({ path: `${artefacts}/tour-break-trace.png` });
     await show(page, "/try/break");
-    await act(page, "Mend it");
+    await act(page, "Remove the errors");
     await untilLine(page, "web to recommendations.Recommend", "^\\W*closed", 60000);
   },
   { seconds: 200 },
@@ -743,15 +814,15 @@ story(
 story("the tour: publish a bad setting", "/try/setting", async (page) => {
   const before = (await state(page, "settings")).status.revision;
   await act(page, "Publish it");
-  await page.getByText(/Refused, as it should be/).waitFor();
+  await page.getByText(/Refused, as expected/).waitFor();
   assert.equal((await state(page, "settings")).status.revision, before);
-  page.problems = page.problems.filter((p) => !/400/.test(p)); // the refusal is the point
+  page.problems = page.problems.filter((p) => !/400/.test(p)); // the refusal is expected
 });
 
 story("the tour: shift 10 % to a new version", "/try/shift", async (page) => {
   await act(page, "Shift 10 %");
   await page.getByText(/v1 has weight 90, v2 has weight 10/).waitFor();
-  await page.getByRole("button", { name: "Send 100 requests through the edge" }).click();
+  await page.getByRole("button", { name: "Send 100 requests through the gateways" }).click();
   page.doing = "waiting for 100 answers";
   const text = await page.getByText(/^100 answers:/).innerText();
   const v2 = Number(text.match(/(\d+) from v2/)?.[1] ?? 0);

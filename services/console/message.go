@@ -10,8 +10,8 @@ import (
 	"bijou.dev/platform/errs"
 )
 
-// rawTexts begin what Go, gRPC and the system write about a connection. Such text is for the log: it does not say to a
-// person whose trouble it is.
+// rawTexts are the beginnings of texts that Go, gRPC and the operating system write about a connection. They are for
+// the log: they do not tell a user which service has failed.
 var rawTexts = []string{
 	"rpc error:", "connection error:", "transport:", "context deadline exceeded", "context canceled", "dial tcp",
 	"dial unix", "read tcp", "write tcp", "Get \"", "Post \"", "error reading from server", "unexpected EOF",
@@ -20,8 +20,8 @@ var rawTexts = []string{
 	"last connection error",
 }
 
-// plain returns text up to where raw text begins, and whether there is any.
-func plain(text string) (words string, hasRaw bool) {
+// cutRaw returns the part of text before the first raw text, and whether text has raw text.
+func cutRaw(text string) (before string, hasRaw bool) {
 	end := len(text)
 	for _, raw := range rawTexts {
 		if i := strings.Index(text, raw); i >= 0 && i < end {
@@ -31,24 +31,24 @@ func plain(text string) (words string, hasRaw bool) {
 	return strings.TrimRight(text[:end], " :;,("), hasRaw
 }
 
-// sentence says in words for a person why who did not do what it was asked. What who itself wrote is kept; what is
-// about the connection to it becomes "who does not answer".
-func sentence(who string, err error) string {
+// message returns a text for users: why name did not do what it was asked. A text that name itself wrote is kept; raw
+// text about the connection is replaced with "NAME does not answer".
+func message(name string, err error) string {
 	err = errs.FromRPC(err)
-	words, hasRaw := plain(err.Error())
-	if !hasRaw || !troubled(err) {
+	before, hasRaw := cutRaw(err.Error())
+	if !hasRaw || !isServerFault(err) {
 		return err.Error()
 	}
-	if words == "" {
-		return who + verdict(err)
+	if before == "" {
+		return name + failureOf(err)
 	}
-	return who + verdict(err) + ": " + words
+	return name + failureOf(err) + ": " + before
 }
 
-// verdict says how a service did not answer.
-func verdict(err error) string {
+// failureOf returns how a service failed to answer.
+func failureOf(err error) string {
 	switch {
-	case errors.Is(err, errs.Timeout), isTimeout(err):
+	case isTimeout(err):
 		return " did not answer in time"
 	case errors.Is(err, syscall.ECONNREFUSED):
 		return " does not answer: no process listens at its address"
@@ -59,8 +59,8 @@ func verdict(err error) string {
 	}
 }
 
-// troubled reports whether err is about the service that was asked, not about what it was asked.
-func troubled(err error) bool {
+// isServerFault reports whether the cause of err is the service that was asked, and not the request.
+func isServerFault(err error) bool {
 	switch errs.KindOf(err) {
 	case errs.Unavailable, errs.Timeout, errs.Canceled, errs.Internal:
 		return true
@@ -69,32 +69,32 @@ func troubled(err error) bool {
 	}
 }
 
-// sentenceOf is sentence for a text that another process served, such as the reason of its check.
-func sentenceOf(who, text string) string {
-	words, hasRaw := plain(text)
+// messageOf is message for a text that another process served, such as the reason of its check.
+func messageOf(name, text string) string {
+	before, hasRaw := cutRaw(text)
 	switch {
 	case !hasRaw:
 		return text
-	case words == "":
-		return who + " does not answer"
+	case before == "":
+		return name + " does not answer"
 	default:
-		return words
+		return before
 	}
 }
 
-// explain returns err with a text for a person, and the kind, reason and delay that it has. Raw text is logged.
-func (c *Console) explain(who string, err error) error {
+// userError returns err with a text for users. It keeps the kind, the reason and the delay of err. Raw text is logged.
+func (c *Console) userError(name string, err error) error {
 	if err == nil {
 		return nil
 	}
 	err = errs.FromRPC(err)
 	if errs.KindOf(err) == errs.Internal {
-		return err // its text is not sent: see errs.WriteProblem
+		return err // errs.WriteProblem does not send its text
 	}
-	text := sentence(who, err)
+	text := message(name, err)
 	if text == err.Error() {
 		return err
 	}
-	c.log.Warn("asking another service", slog.String("service", who), slog.Any("error", err))
+	c.log.Warn("asking another service", slog.String("service", name), slog.Any("error", err))
 	return errs.Errorf(errs.KindOf(err), "%s", text).Because(errs.Reason(err)).RetryIn(errs.RetryAfter(err))
 }
