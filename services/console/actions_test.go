@@ -118,7 +118,8 @@ func TestRequestsOfOtherSitesAreRefused(t *testing.T) {
 				code, h, text := w.do(t, "POST", "/api/circuits/Force", force, header...)
 				if kind := h.Get("Content-Type"); code != c.want || kind != "application/problem+json" ||
 					!strings.Contains(text, c.says) {
-					t.Errorf("status %d, Content-Type %s, %s; want %d and a problem with %q", code, kind, text, c.want, c.says)
+					t.Errorf("status %d, Content-Type %s, %s; want %d and a problem with %q",
+						code, kind, text, c.want, c.says)
 				}
 			})
 		})
@@ -242,7 +243,8 @@ func TestErrorNamesTheServiceThatFailed(t *testing.T) {
 		want   problem
 	}{
 		{
-			"the connection to the service is broken", status.Error(codes.Unavailable, lost), http.StatusServiceUnavailable,
+			"the connection to the service is broken", status.Error(codes.Unavailable, lost),
+			http.StatusServiceUnavailable,
 			problem{Detail: "the configuration service does not answer"},
 		},
 		{
@@ -262,7 +264,8 @@ func TestErrorNamesTheServiceThatFailed(t *testing.T) {
 		},
 		{
 			"the service says why, followed by raw text",
-			errs.Errorf(errs.Timeout, "publishing revision 7: rpc error: code = Unknown").Because("MAY_HAVE_BEEN_WRITTEN"),
+			errs.Errorf(errs.Timeout, "publishing revision 7: rpc error: code = Unknown").
+				Because("MAY_HAVE_BEEN_WRITTEN"),
 			http.StatusGatewayTimeout,
 			problem{
 				Detail: "the configuration service did not answer in time: publishing revision 7",
@@ -338,8 +341,8 @@ func TestKillGoesThroughTheInstanceAndIsAudited(t *testing.T) {
 			t.Fatalf("status %d, want 200; killed (-want +got):\n%s", code, diff)
 		}
 		<-crashed
-		if want := `action=kill target=catalog/catalog-1 reason="game day" outcome=done`; !strings.Contains(w.log.String(),
-			want) {
+		want := `action=kill target=catalog/catalog-1 reason="game day" outcome=done`
+		if !strings.Contains(w.log.String(), want) {
 			t.Errorf("the log has no audit line with %s:\n%s", want, w.log)
 		}
 	})
@@ -355,7 +358,8 @@ func TestKillErrors(t *testing.T) {
 		{"unknown instance", `"service":"catalog","id":"catalog-9"`, true, http.StatusNotFound, "catalog-9"},
 		{"unknown service", `"service":"nothing"`, true, http.StatusNotFound, "nothing"},
 		{
-			"instance that does not allow it", `"service":"catalog"`, false, http.StatusPreconditionFailed, "-allow-kill",
+			"instance that does not allow it", `"service":"catalog"`, false,
+			http.StatusPreconditionFailed, "-allow-kill",
 		},
 		{"wrong duration", `"service":"catalog","for":"1h"`, true, http.StatusBadRequest, "for"},
 	} {

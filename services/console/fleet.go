@@ -126,9 +126,10 @@ func (c *Console) fleet() fleet {
 	loads := c.answers.instanceLoadsLocked()
 	for _, in := range list.GetInstances() {
 		s := shownInstance{
-			Service: in.Service, ID: in.Id, Zone: in.Zone, Version: in.Version, Region: in.Region, Environment: in.Environment,
+			Service: in.Service, ID: in.Id, Zone: in.Zone, Version: in.Version, Region: in.Region,
+			Environment: in.Environment, Endpoints: in.Endpoints, Suspect: in.Suspect,
 			Status: status(in.Status), Reported: status(in.Reported), Override: status(in.Override),
-			OverrideReason: in.OverrideReason, OverrideAuthor: in.OverrideAuthor, Suspect: in.Suspect, Endpoints: in.Endpoints,
+			OverrideReason: in.OverrideReason, OverrideAuthor: in.OverrideAuthor,
 			Started: timeOf(in.Started), StatusSince: timeOf(in.StatusSince),
 			shownLoad: loads[instanceKey{in.Service, in.Id}],
 		}

@@ -251,7 +251,8 @@ func (c *Console) stream(w http.ResponseWriter, r *http.Request) {
 func (c *Console) state(r *http.Request) (json.RawMessage, error) {
 	topic := r.PathValue("topic")
 	if !slices.Contains(topics, topic) {
-		return nil, errs.Errorf(errs.NotFound, "there is no topic %.200q; there are %s", topic, strings.Join(topics, ", "))
+		return nil, errs.Errorf(errs.NotFound, "there is no topic %.200q; there are %s",
+			topic, strings.Join(topics, ", "))
 	}
 	return c.awaitState(r.Context(), topic)
 }

@@ -17,7 +17,8 @@ func TestMessages(t *testing.T) {
 		want string
 	}{
 		{
-			"text of the service", errs.Errorf(errs.Unavailable, "the store is being moved"), "the store is being moved",
+			"text of the service", errs.Errorf(errs.Unavailable, "the store is being moved"),
+			"the store is being moved",
 		},
 		{
 			"refused connection", errs.Errorf(errs.Unavailable, "dial tcp 1.2.3.4:80: %w", syscall.ECONNREFUSED),

@@ -34,7 +34,8 @@ func TestWithoutBackendsEveryPartSaysSo(t *testing.T) {
 		}
 		for _, path := range []string{"/api/traces/services", "/api/state/circuits", "/api/state/settings"} {
 			code, h, text := w.do(t, "GET", path, "")
-			if kind := h.Get("Content-Type"); code != http.StatusServiceUnavailable || kind != "application/problem+json" {
+			kind := h.Get("Content-Type")
+			if code != http.StatusServiceUnavailable || kind != "application/problem+json" {
 				t.Errorf("GET %s without backends: status %d, Content-Type %s, %s; want 503 and a problem",
 					path, code, kind, text)
 			}
@@ -179,7 +180,7 @@ func TestFirstTimeoutIsNotShown(t *testing.T) {
 				t.Errorf("after %d timeouts the registry has ok %t, want %t", late, p.OK, want)
 			}
 			if took := p.Since.Sub(start); !p.OK && took > 2*time.Second {
-				t.Errorf("the registry fails since %v after the first request, want the time of the first timeout", took)
+				t.Errorf("the registry fails since %v after the first request, want that of the first timeout", took)
 			}
 			if !p.OK {
 				awaitPart(t, next, "registry", ok)

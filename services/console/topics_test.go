@@ -178,7 +178,7 @@ func TestLastKnownInstancesAreShownWithoutARegistry(t *testing.T) {
 		code, _, text := w.do(t, "GET", "/api/state/fleet", "")
 		if decode(t, text, &f); code != http.StatusOK || !f.LastKnown || len(f.Instances) != 1 ||
 			f.Instances[0].ID != "catalog-1" {
-			t.Errorf("status %d, lastKnown %t, instances %+v; want catalog-1 as last known", code, f.LastKnown, f.Instances)
+			t.Errorf("status %d, the fleet is %+v; want catalog-1 as last known", code, f)
 		}
 	})
 }
@@ -238,8 +238,8 @@ func TestRoutesAreThoseOfTheGateways(t *testing.T) {
 			t.Errorf("without a gateway the problem of the edge is %q, want that no gateway is registered", p.Problem)
 		}
 		table := `{"revision":3,"routes":[{"name":"hello","to":[{"service":"hello","version":"v1","weight":90}]}]}`
-		w.runGateway(t, "gateway", func() string { return locked(&w.backends, func() string { return table }) },
-			http.NotFound)
+		routes := func() string { return locked(&w.backends, func() string { return table }) }
+		w.runGateway(t, "gateway", routes, http.NotFound)
 		awaitPart(t, next, "edge", ok)
 		var tables map[string]struct {
 			Revision int
@@ -249,7 +249,8 @@ func TestRoutesAreThoseOfTheGateways(t *testing.T) {
 		if got := tables["gateway-1"]; got.Revision != 3 || len(got.Routes) != 1 || got.Routes[0].Name != "hello" {
 			t.Errorf("the routes of gateway-1 are %+v, want revision 3 with the route hello", got)
 		}
-		if e := await(t, next, "traffic", hasEdges).Edges[0]; e.From != "gateway" || e.To != "hello" || e.Versions["v1"] != 90 {
+		e := await(t, next, "traffic", hasEdges).Edges[0]
+		if e.From != "gateway" || e.To != "hello" || e.Versions["v1"] != 90 {
 			t.Errorf("the edge of the route is %+v, want gateway to hello with 90 for v1", e)
 		}
 		w.set(func() { table = "not JSON" })

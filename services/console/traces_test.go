@@ -43,7 +43,8 @@ func TestTraceStoreThatDoesNotAnswerIsNamed(t *testing.T) {
 		w.register("tracing", "tracing-9", map[string]string{"zipkin": "nowhere:9411"})
 		awaitPart(t, w.events(t), "registry", ok)
 		code, _, text := w.do(t, "GET", "/api/traces/services", "")
-		if code != http.StatusServiceUnavailable || !strings.Contains(text, "the trace store does not answer: tracing-9") {
+		want := "the trace store does not answer: tracing-9"
+		if code != http.StatusServiceUnavailable || !strings.Contains(text, want) {
 			t.Errorf("status %d, want 503 that names tracing-9: %s", code, text)
 		}
 		assertPlain(t, "the problem", text)

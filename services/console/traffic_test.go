@@ -21,7 +21,7 @@ func assertShown(t *testing.T, what string, got shownLoad, served *circuitsv1.Fi
 	t.Helper()
 	if served == nil {
 		if !got.Measuring || got.Figures != nil {
-			t.Errorf("%s: measuring %t with figures %v, want measuring and no figures", what, got.Measuring, got.Figures)
+			t.Errorf("%s: measuring %t, figures %v; want measuring and no figures", what, got.Measuring, got.Figures)
 		}
 		return
 	}
@@ -46,7 +46,8 @@ func TestTrafficHasTheFiguresOfTheAPI(t *testing.T) {
 	c.answers.list = &discoveryv1.ListResponse{}
 	c.answers.circuits = &circuitsv1.WatchResponse{Links: links}
 	for _, i := range links.Instances {
-		c.answers.list.Instances = append(c.answers.list.Instances, &discoveryv1.Instance{Service: i.Service, Id: i.Instance})
+		in := &discoveryv1.Instance{Service: i.Service, Id: i.Instance}
+		c.answers.list.Instances = append(c.answers.list.Instances, in)
 	}
 	got := c.traffic()
 	if len(got.Edges) != len(links.Links) {
@@ -56,7 +57,8 @@ func TestTrafficHasTheFiguresOfTheAPI(t *testing.T) {
 		e := got.Edges[i]
 		assertShown(t, l.From+" to "+l.To, e.shownLoad, l.Figures)
 		if diff := cmp.Diff(l.NotClosed, e.NotClosed); e.From != l.From || e.To != l.To || diff != "" {
-			t.Errorf("edge %s to %s, want %s to %s; circuits not closed (-served +shown):\n%s", e.From, e.To, l.From, l.To, diff)
+			t.Errorf("edge %s to %s, want %s to %s; circuits not closed (-served +shown):\n%s",
+				e.From, e.To, l.From, l.To, diff)
 		}
 	}
 	nodes := map[string]node{}
@@ -93,7 +95,10 @@ func example() *Console {
 		instance("config", "config-1"),
 	}}
 	c.answers.probes[instanceKey{"web", "web-1"}] = &probe{ok: true, balancers: map[string][]route.EndpointState{
-		"catalog": {{ID: "catalog-1", Phase: "admitted"}, {ID: "catalog-2", Phase: "ejected", Reason: "5 failures in a row"}},
+		"catalog": {
+			{ID: "catalog-1", Phase: "admitted"},
+			{ID: "catalog-2", Phase: "ejected", Reason: "5 failures in a row"},
+		},
 	}}
 	c.answers.probes[instanceKey{"catalog", "catalog-2"}] = &probe{problem: "it does not answer"}
 	p50, p99 := 10.0, 200.0
