@@ -288,7 +288,7 @@ func storyCommandLineAnswers(t *testing.T, p platform) {
 		{0, "catalog.Shelves", []string{"circuits", "web"}},
 		{0, `"circuits"`, []string{"circuits", "--json"}},
 		{3, "not forced", []string{"circuits", "release", "unknown", "--reason", "a story"}},
-		{0, "no circuit is called", []string{"circuits", "open", "unknown", "--for", "10s", "--reason", "a story"}},
+		{0, "no circuit has the name", []string{"circuits", "open", "unknown", "--for", "10s", "--reason", "a story"}},
 		{0, "", []string{"circuits", "release", "unknown", "--reason", "end of the story"}},
 		{0, "gateway GET /api/home", []string{"trace", "-s", "gateway", "-n", "100"}},
 		{3, "does not have it", []string{"trace", "0123456789abcdef"}},
