@@ -86,6 +86,14 @@ func (s *Set) Start(ctx context.Context, key Key) (done func(error), err error) 
 	return s.circuit(key).start(ctx)
 }
 
+// Free returns how many more calls the circuit of key lets run at once. It says nothing about whether it is open.
+func (s *Set) Free(key Key) int64 {
+	c := s.circuit(key)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.limits.Load().maxConcurrent - c.running
+}
+
 // Snapshots returns the state of all circuits, sorted by name.
 func (s *Set) Snapshots() []*circuitsv1.Snapshot {
 	all := *s.circuits.Load()

@@ -1071,20 +1071,20 @@ func TestUnrecordedSpanCostsNoAllocation(t *testing.T) {
 
 // One URL that fails says nothing about the others, so the breaker takes its failures for answers; the load counts
 // them.
-func TestAnsweredFailuresDoNotOpenTheCircuit(t *testing.T) {
+func TestIsolatedFailuresDoNotOpenTheCircuit(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := circuit.New(circuit.Options{})
 		key := circuit.Key{Group: "web", Method: "shop"}
-		failed := errs.Errorf(errs.Internal, "status 500").Because(circuit.ReasonAnswered)
+		failed := errs.Errorf(errs.Internal, "status 500").Because(circuit.ReasonIsolated)
 		for range 100 {
 			if err := s.Do(t.Context(), key, func(context.Context) error { return failed }); !errors.Is(err, failed) {
 				t.Fatalf("a call that is answered with a failure returned %v, want that failure", err)
 			}
 		}
 		snap := s.Snapshots()[0]
-		if n := snap.GetRolling()["ANSWERED_FAILURE"]; n != 100 || snap.GetErrorPercentage() != 0 ||
+		if n := snap.GetRolling()["ISOLATED_FAILURE"]; n != 100 || snap.GetErrorPercentage() != 0 ||
 			snap.GetState() != circuitsv1.State_STATE_CLOSED {
-			t.Errorf("%d ANSWERED_FAILURE, error percentage %d, state %v; want 100, 0 and closed", n,
+			t.Errorf("%d ISOLATED_FAILURE, error percentage %d, state %v; want 100, 0 and closed", n,
 				snap.GetErrorPercentage(), snap.GetState())
 		}
 	})

@@ -29,8 +29,8 @@
 //	Timeout, or a deadline passed (own or caller's)   TIMEOUT             failure
 //	Internal Unavailable Exhausted Unimplemented,     FAILURE             failure
 //	  errors without a kind, panics
-//	the callee answered one request with a failure    ANSWERED_FAILURE    success
-//	  that says nothing about others (ReasonAnswered)
+//	the callee answered one request with a failure    ISOLATED_FAILURE    success
+//	  that says nothing about others (ReasonIsolated)
 //	the callee is overloaded and refused the call     SHED                nothing
 //	  unread (ReasonShed)
 //	rejected: too many calls are running              SEMAPHORE_REJECTED  nothing

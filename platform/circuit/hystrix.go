@@ -151,7 +151,7 @@ func (p *pool) add(s *circuitsv1.Snapshot) {
 	p.maxActive += int64(s.MaxConcurrent)
 	size, _ := strconv.ParseInt(s.Properties["maxConcurrent"], 10, 64)
 	p.size += size * int64(cmp.Or(s.ReportingHosts, 1))
-	for _, ev := range []event{evSuccess, evFailure, evAnsweredFailure, evTimeout, evBadRequest, evCanceled} {
+	for _, ev := range []event{evSuccess, evFailure, evIsolatedFailure, evTimeout, evBadRequest, evCanceled} {
 		p.ran += s.Rolling[eventNames[ev]]
 	}
 	p.rejected += s.Rolling[eventNames[evSemaphoreRejected]]

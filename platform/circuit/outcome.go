@@ -19,9 +19,9 @@ const (
 	// instance is safe for every call and may succeed. It does not count as a failure: an open circuit would reject
 	// the important calls with the unimportant ones.
 	ReasonShed = "SHED"
-	// ReasonAnswered marks a failure that the callee answered with, and that says nothing about its other answers: one
+	// ReasonIsolated marks a failure that the callee answered with, and that says nothing about its other answers: one
 	// URL of a site that fails. It is a failure in the load and the streams, and a success for the breaker.
-	ReasonAnswered = "ANSWERED"
+	ReasonIsolated = "ISOLATED"
 )
 
 // Rejected reports whether a circuit of this process rejected the call, so that it was not made. A time-out is not a
@@ -65,8 +65,8 @@ func eventOf(caller context.Context, err error) event {
 	switch errs.Reason(err) {
 	case ReasonShed:
 		return evShed
-	case ReasonAnswered:
-		return evAnsweredFailure
+	case ReasonIsolated:
+		return evIsolatedFailure
 	}
 	return events[errs.KindOf(err)]
 }

@@ -8,7 +8,7 @@ import (
 	"go.opentelemetry.io/otel/trace"
 )
 
-// event is what is counted. Names and meanings are those of Hystrix, except SLOW, SHED and ANSWERED_FAILURE, which it
+// event is what is counted. Names and meanings are those of Hystrix, except SLOW, SHED and ISOLATED_FAILURE, which it
 // does not have.
 type event uint8
 
@@ -27,14 +27,14 @@ const (
 	evFallbackDisabled
 	evSlow // counted together with evSuccess
 	evShed
-	evAnsweredFailure
+	evIsolatedFailure
 	numEvents
 )
 
 var eventNames = [numEvents]string{
 	"SUCCESS", "FAILURE", "TIMEOUT", "BAD_REQUEST", "CANCELLED", "SHORT_CIRCUITED", "SEMAPHORE_REJECTED",
 	"FALLBACK_SUCCESS", "FALLBACK_FAILURE", "FALLBACK_REJECTION", "FALLBACK_MISSING",
-	"FALLBACK_DISABLED", "SLOW", "SHED", "ANSWERED_FAILURE",
+	"FALLBACK_DISABLED", "SLOW", "SHED", "ISOLATED_FAILURE",
 }
 
 const (
@@ -75,7 +75,7 @@ func (h *health) add(ev event, slow bool) {
 		h.slow++
 	case ev == evTimeout:
 		h.timedOut++
-	case ev == evSuccess, ev == evAnsweredFailure:
+	case ev == evSuccess, ev == evIsolatedFailure:
 		h.calls++
 		return
 	case ev != evFailure:
@@ -177,7 +177,7 @@ func (w *window) load(now time.Duration) load.Load {
 		if s.number >= running || s.number < running-periods {
 			continue
 		}
-		failed := s.events[evFailure] + s.events[evTimeout] + s.events[evAnsweredFailure]
+		failed := s.events[evFailure] + s.events[evTimeout] + s.events[evIsolatedFailure]
 		rejected := s.events[evShortCircuited] + s.events[evSemaphoreRejected] + s.events[evShed]
 		sum.Calls += s.events[evSuccess] + s.events[evBadRequest] + failed + rejected
 		sum.Failures += failed

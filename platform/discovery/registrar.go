@@ -80,7 +80,7 @@ func NewRegistrar(c *Client, in Instance, opts RegistrarOptions) (*Registrar, er
 	}
 	in.Endpoints, in.Metadata = maps.Clone(in.Endpoints), maps.Clone(in.Metadata)
 	return &Registrar{
-		c: c, opts: opts, log: opts.Log.With("service", in.Service, "instance", in.ID), instance: in,
+		c: c, opts: opts, log: opts.Log, instance: in,
 		wake: make(chan struct{}, 1), deregistered: make(chan struct{}),
 		unreachable: make(chan struct{}), acknowledged: make(chan struct{}),
 		lease: opts.Lease, beat: opts.Heartbeat, reason: "not tried yet",

@@ -76,6 +76,15 @@ func (l *Limiter) Limit() float64 {
 	return max(lowest, min(limit, float64(l.knobs.max.Get())))
 }
 
+// Free returns how many places of the limit are free; negative: critical requests hold more than the limit. Infinite if
+// the limit is off.
+func (l *Limiter) Free() float64 {
+	if !l.knobs.enabled.Get() {
+		return math.Inf(1)
+	}
+	return l.Limit() - float64(l.inFlight.Load())
+}
+
 // RetryAfter returns how long the caller of a shed request should wait. It differs each time, so that callers do not
 // retry at the same moment.
 func (l *Limiter) RetryAfter() time.Duration {

@@ -78,11 +78,11 @@ func TestErrorsShowInTheCircuit(t *testing.T) {
 	w.origin("web", "web-1", "", respondsStatus(http.StatusInternalServerError))
 	w.get("http://x/")
 	for _, s := range circuits.Snapshots() {
-		if s.GetGroup() == "web" && s.GetRolling()["ANSWERED_FAILURE"] == 1 && s.GetErrorPercentage() == 0 {
+		if s.GetGroup() == "web" && s.GetRolling()["ISOLATED_FAILURE"] == 1 && s.GetErrorPercentage() == 0 {
 			return
 		}
 	}
-	t.Errorf("the circuits are %v, want one of web with one ANSWERED_FAILURE and no error for the breaker", circuits.Snapshots())
+	t.Errorf("the circuits are %v, want one of web with one ISOLATED_FAILURE and no error for the breaker", circuits.Snapshots())
 }
 
 // HTML that a stranger has written must not become HTML because the edge guesses so.

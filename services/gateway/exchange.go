@@ -58,6 +58,7 @@ type exchange struct {
 	target  *target
 	version string          // of the pin; empty: none
 	permit  overload.Permit // given back when settled
+	share   share           // given back when settled
 	settled atomic.Pointer[func(error)]
 
 	header     http.Header // for the origin
@@ -306,17 +307,25 @@ func (x *exchange) forward() *failure {
 		return f
 	}
 	limiter := x.target.origin.limiter
-	permit, ok := limiter.Acquire(x.rule.Name, x.rule.criticality)
+	key := circuit.Key{Group: x.target.Service, Method: x.rule.Name}
+	x.share = x.shareOf()
+	if free := min(limiter.Free(), float64(x.edge.opts.Circuits.Free(key))); free > 0 { // else these two refuse
+		if of := x.share.take(free); of != "" {
+			return x.tooMany(of)
+		}
+	}
+	permit, ok := limiter.Acquire(kinds[int(x.share.path)%len(kinds)], x.rule.criticality)
 	if !ok {
 		f := fail(FaultOverload, http.StatusServiceUnavailable, "%s is overloaded, and requests that are %s are shed",
 			x.target.Service, x.rule.criticality)
 		f.retry = limiter.RetryAfter()
+		x.share.release()
 		return f
 	}
-	key := circuit.Key{Group: x.target.Service, Method: x.rule.Name}
 	done, err := x.edge.opts.Circuits.Start(r.Context(), key)
 	if err != nil {
 		permit.Done(overload.Ignored)
+		x.share.release()
 		f := fail(FaultCircuit, http.StatusServiceUnavailable, "the circuit of %s is open", key)
 		if x.rule.Circuit.CountErrors {
 			f.detail += "; it counts responses with a status of 500 and above, as circuit.countErrors of the route says"
@@ -330,6 +339,7 @@ func (x *exchange) forward() *failure {
 	if x.streams() {
 		done(errAborted)
 		permit.Done(overload.Ignored)
+		x.share.release()
 		permit = overload.Permit{}
 		done = func(verdict error) {
 			if verdict == errAborted { //nolint:errorlint // it is this one
@@ -374,6 +384,8 @@ func (x *exchange) settle(err error) {
 	if done == nil {
 		return
 	}
+	err = x.share.judge(err)
+	x.share.release()
 	(*done)(err)
 	switch {
 	case err == nil:
@@ -390,8 +402,10 @@ var (
 	errAborted     = errs.Errorf(errs.Canceled, "the request was given up because of its client")
 	errTimedOut    = errs.Errorf(errs.Timeout, "the origin took too long")
 	errUnreachable = errs.Errorf(errs.Unavailable, "the origin was not reached")
-	errBroken      = errs.Errorf(errs.Internal, "the origin answered with an error")
-	errAnswered    = errs.Errorf(errs.Internal, "the origin answered with an error").Because(circuit.ReasonAnswered)
+	errBroken      = errs.Errorf(errs.Internal, "the origin broke off")
+	errCounted     = errs.Errorf(errs.Internal, "the origin answered with an error, and its route counts that")
+	errAnswered    = errs.Errorf(errs.Internal, "the origin answered with an error").Because(circuit.ReasonIsolated)
+	errOneURL      = errs.Errorf(errs.Internal, "only this URL does not get a response").Because(circuit.ReasonIsolated)
 )
 
 func (f *failure) verdict() error {
@@ -426,7 +440,7 @@ func (x *exchange) verdict() error {
 	case !bad:
 		return nil
 	case x.rule.Circuit.CountErrors:
-		return errBroken
+		return errCounted
 	}
 	return errAnswered
 }

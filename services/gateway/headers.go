@@ -145,17 +145,7 @@ func (x *exchange) forwarded(out http.Header) {
 	chain := x.peer
 	host, proto := x.r.Host, "http"
 	if hops := int(x.edge.settings.trustedHops.Get()); hops > 0 {
-		list := strings.Split(strings.Join(x.r.Header["X-Forwarded-For"], ","), ",")
-		list = list[max(0, len(list)-hops):]
-		trusted := make([]string, 0, len(list)+1)
-		for _, addr := range list {
-			if addr = strings.TrimSpace(addr); net.ParseIP(addr) != nil {
-				trusted = append(trusted, addr)
-			} else {
-				trusted = trusted[:0] // addresses before an invalid one are not trusted
-			}
-		}
-		chain = strings.Join(append(trusted, x.peer), ", ")
+		chain = strings.Join(append(trustedAddrs(x.r.Header, hops), x.peer), ", ")
 		if h := x.r.Header.Get("X-Forwarded-Host"); isHost(h) {
 			host = h
 		}
@@ -166,6 +156,21 @@ func (x *exchange) forwarded(out http.Header) {
 	x.set(out, "X-Forwarded-For", chain)
 	x.set(out, "X-Forwarded-Host", host)
 	x.set(out, "X-Forwarded-Proto", proto)
+}
+
+// trustedAddrs returns the addresses of X-Forwarded-For that trusted proxies have added, the one of the client first.
+func trustedAddrs(h http.Header, hops int) []string {
+	list := strings.Split(strings.Join(h["X-Forwarded-For"], ","), ",")
+	list = list[max(0, len(list)-hops):]
+	trusted := make([]string, 0, len(list)+1)
+	for _, addr := range list {
+		if addr = strings.TrimSpace(addr); net.ParseIP(addr) != nil {
+			trusted = append(trusted, addr)
+		} else {
+			trusted = trusted[:0] // addresses before an invalid one are not trusted
+		}
+	}
+	return trusted
 }
 
 // requestID returns the request's id if it can be passed on, else a new one.

@@ -4,6 +4,7 @@ import (
 	"slices"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"bijou.dev/platform/discovery"
 	"bijou.dev/platform/overload"
@@ -23,6 +24,7 @@ type origin struct {
 	balancer *route.Balancer
 	budget   *retry.Budget
 	limiter  *overload.Limiter
+	shares   shares
 	versions atomic.Pointer[[]string] // of the instances that can be called, each once
 	stop     func()                   // ends the watch of discovery and removes the limiter
 }
@@ -75,6 +77,7 @@ func (o *origins) getLocked(key originKey) *origin {
 		}),
 		budget:  retry.NewBudget(o.edge.opts.Config),
 		limiter: o.edge.opts.Overload.Limiter(key.String()),
+		shares:  shares{base: time.Now()},
 	}
 	or.versions.Store(&[]string{})
 	unwatch := o.edge.opts.Discovery.Watch(key.service, or.update)

@@ -486,14 +486,16 @@ func (x *exchange) limitPauses() time.Duration {
 		return 0
 	}
 	if body, cancel := x.body, x.cancel; body != nil && !body.whole() {
+		sending := true
 		x.timer = time.AfterFunc(math.MaxInt64, func() {
 			switch {
 			case !x.waiting.Load():
-			case body.whole():
+			case sending: // the origin may be waiting for the client, whose rate has a limit of its own
+				sending = !body.whole()
+				x.timer.Reset(limit)
+			default:
 				x.late.Store(true)
 				cancel(errLate)
-			default: // the origin may be waiting for the client, whose rate has a limit of its own
-				x.timer.Reset(limit)
 			}
 		})
 	}

@@ -1,0 +1,208 @@
+package gateway
+
+import (
+	"math/rand/v2"
+	"net/http"
+	"net/netip"
+	"strconv"
+	"strings"
+	"sync/atomic"
+	"time"
+)
+
+// shares divides the places of one origin, so that one URL that does not respond, or one client with many connections,
+// leaves places to all others. A URL is counted by its route and template, a client by its address. Both are hashed:
+// who has the same number as somebody else shares the places, too.
+//
+// A URL may hold four times and a client twice as many places as are free. These are the dynamic thresholds by which a
+// switch divides its memory (Choudhury and Hahne, 1998): alone, a URL gets 4/5 of the limit and a client 2/3, and the
+// more others there are, the less. Who holds nothing finds a place until the limit is reached. Where all requests are
+// for one URL, or of one client, as behind a proxy that is not trusted, it gets 9/10: others may come.
+type shares struct {
+	base           time.Time // the origin of all times below
+	paths, clients counts
+	// responded has for each URL when a request last got a response; 0: never. lastResponse is the latest of all.
+	responded    [slots]atomic.Int64
+	lastResponse atomic.Int64
+}
+
+// slots is how many numbers there are. More cost memory, fewer let more strangers share a number.
+const slots = 2048
+
+// kinds names the kinds of requests for the limiter: how long requests for one URL take says nothing about others.
+var kinds = func() (names [256]string) {
+	for i := range names {
+		names[i] = strconv.Itoa(i)
+	}
+	return names
+}()
+
+// counts has for each number how many requests hold a place.
+type counts struct {
+	held    [slots]atomic.Int32
+	last    atomic.Int32 // the number of the last request, plus one; 0: there was none
+	differs atomic.Int64 // when a request had another number than the one before; 0: never
+}
+
+// othersFor is how long somebody who sent a request is one of those to leave places to.
+const othersFor = 10 * time.Second
+
+// take counts a request and reports whether there is a place for it.
+func (c *counts) take(number uint16, factor, free float64, now int64) bool {
+	if last := c.last.Swap(int32(number) + 1); last != 0 && last != int32(number)+1 {
+		c.differs.Store(now)
+	}
+	if differs := c.differs.Load(); differs == 0 || now-differs > int64(othersFor) {
+		factor = aloneFactor
+	}
+	if n := c.held[number].Add(1); float64(n-1) < factor*free {
+		return true
+	}
+	c.held[number].Add(-1)
+	return false
+}
+
+const (
+	pathFactor   = 4
+	aloneFactor  = 9
+	clientFactor = 2 // less, so that one client does not use up what is left for others of the same URL
+)
+
+// share is the part of one request in the shares of its origin. The zero value holds nothing.
+type share struct {
+	of           *shares
+	path, client uint16
+	start        int64
+	held         bool
+}
+
+// take takes a place. Free is how many there are. It returns what has too many already: "path", "client", or "".
+func (s *share) take(free float64) string {
+	if !s.of.paths.take(s.path, pathFactor, free, s.start) {
+		return "path"
+	}
+	if !s.of.clients.take(s.client, clientFactor, free, s.start) {
+		s.of.paths.held[s.path].Add(-1)
+		return "client"
+	}
+	s.held = true
+	return ""
+}
+
+func (s *share) release() {
+	if s.held {
+		s.held = false
+		s.of.paths.held[s.path].Add(-1)
+		s.of.clients.held[s.client].Add(-1)
+	}
+}
+
+// judge returns what an outcome means for the circuit and the limiter of the origin. If others got responses since the
+// request began and nobody got one for its URL, then the service can be reached, and the failure is that of one URL.
+func (s *share) judge(err error) error {
+	if s.of == nil || err == errAborted { //nolint:errorlint // it is this one
+		return err
+	}
+	if err == nil || err == errCounted || err == errAnswered { //nolint:errorlint // they are these
+		now := s.of.now()
+		s.of.lastResponse.Store(now)
+		s.of.responded[s.path].Store(now)
+		return err
+	}
+	if s.of.lastResponse.Load() > s.start && s.of.responded[s.path].Load() <= s.start {
+		return errOneURL
+	}
+	return err
+}
+
+func (s *shares) now() int64 { return int64(max(1, time.Since(s.base))) }
+
+// shareOf returns the share of the request in its target.
+func (x *exchange) shareOf() share {
+	of := &x.target.origin.shares
+	return share{
+		of: of, path: hashPath(x.rule.Name, x.r.URL.Path), client: hashAddr(x.client()), start: of.now(),
+	}
+}
+
+// client is the address of the client, or the one that trusted proxies before the edge give.
+func (x *exchange) client() string {
+	if hops := int(x.edge.settings.trustedHops.Get()); hops > 0 {
+		if trusted := trustedAddrs(x.r.Header, hops); len(trusted) > 0 {
+			return trusted[0]
+		}
+	}
+	return x.peer
+}
+
+// hashSeed differs in each process, so that nobody can choose a URL that shares its places with a given other one.
+var hashSeed = rand.Uint32()
+
+// maxWords is how many segments of a path tell one template from another.
+const maxWords = 4
+
+// hashPath hashes a route and the template of a path. Only the first segments count, and those that may be values, such
+// as ids and names of files, count as one.
+func hashPath(route, path string) uint16 {
+	h := hashText(hashSeed, route)
+	for range maxWords {
+		var segment string
+		segment, path, _ = strings.Cut(strings.TrimPrefix(path, "/"), "/")
+		if !isWord(segment) {
+			segment = "*"
+		}
+		h = hashText(h, segment)
+		if path == "" {
+			break
+		}
+	}
+	return fold(h)
+}
+
+// isWord reports whether a segment is a word of the site's own, not a value.
+func isWord(segment string) bool {
+	for i := range len(segment) {
+		if c := segment[i] | 0x20; c < 'a' || c > 'z' {
+			return false
+		}
+	}
+	return len(segment) <= 24
+}
+
+// hashAddr hashes an address. All addresses of an IPv6 network of 64 bits count as one: a client has that many.
+func hashAddr(addr string) uint16 {
+	if a, err := netip.ParseAddr(addr); err == nil && a.Is6() && !a.Is4In6() {
+		b := a.As16()
+		h := hashSeed
+		for _, c := range b[:8] {
+			h = (h ^ uint32(c)) * 16777619
+		}
+		return fold(h)
+	}
+	return fold(hashText(hashSeed, addr))
+}
+
+// hashText is FNV-1a, with an end so that "ab", "c" and "a", "bc" differ.
+func hashText(h uint32, text string) uint32 {
+	for i := range len(text) {
+		h = (h ^ uint32(text[i])) * 16777619
+	}
+	return (h ^ '/') * 16777619
+}
+
+func fold(h uint32) uint16 { return uint16((h ^ h>>11 ^ h>>22) % slots) }
+
+// tooMany refuses a request whose URL or client holds its share of the places.
+func (x *exchange) tooMany(of string) *failure {
+	service := x.target.Service
+	if of == "client" {
+		f := fail(FaultClient, http.StatusTooManyRequests,
+			"this client has its share of the requests that %s can work on; wait for some of them", service)
+		f.retry = time.Second
+		return f
+	}
+	f := fail(FaultOverload, http.StatusServiceUnavailable,
+		"requests for this path have their share of the requests that %s can work on; other paths still get through", service)
+	f.retry = x.target.origin.limiter.RetryAfter()
+	return f
+}
