@@ -68,10 +68,16 @@ func (c *connections) add(nc net.Conn) (_ *conn, limit string) {
 	if host, _, err := net.SplitHostPort(addr); err == nil {
 		addr = host
 	}
+	if c.edge.memory.isTight() {
+		return nil, "memory"
+	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if int64(len(c.open)) >= c.edge.settings.maxConns.Get() {
+	switch most := c.edge.memory.maxConns(); {
+	case int64(len(c.open)) >= c.edge.settings.maxConns.Get():
 		return nil, "all"
+	case int64(len(c.open)) >= most:
+		return nil, "memory"
 	}
 	p := c.byPeer[addr]
 	if p == nil {

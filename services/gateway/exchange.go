@@ -131,6 +131,11 @@ func (x *exchange) admit() *failure {
 	if f := x.edge.conns.refusalOf(r); f != nil {
 		return f
 	}
+	if x.edge.memory.isTight() {
+		f := hangUp(http.StatusServiceUnavailable, "the edge has no memory for more requests")
+		f.fault, f.retry = FaultOverload, time.Second
+		return f
+	}
 	fields := 0
 	for name, lines := range r.Header {
 		fields += len(lines)

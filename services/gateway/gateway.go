@@ -27,6 +27,7 @@
 package gateway
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -90,6 +91,9 @@ type EdgeOptions struct {
 	Trace *trace.Provider
 	// Metrics gets bijou_gateway_*. Nil: none.
 	Metrics prometheus.Registerer
+	// MemoryLimit is how many bytes of memory the process may use: it limits connections. Zero: GOMEMLIMIT or the limit
+	// of the container, whichever is lower; without these there is no limit.
+	MemoryLimit int64
 	// DialContext connects to instances. Nil: the real network.
 	DialContext func(ctx context.Context, network, addr string) (net.Conn, error)
 	// Log gets the access log and messages for operators. Nil: nothing is logged.
@@ -105,6 +109,10 @@ func (o EdgeOptions) complete() (EdgeOptions, error) {
 		return o, errs.Errorf(errs.Invalid,
 			"option Discovery: is missing; use discovery.NewStatic to run without a registry")
 	}
+	if o.MemoryLimit < 0 {
+		return o, errs.Errorf(errs.Invalid, "option MemoryLimit: must not be negative, is %d", o.MemoryLimit)
+	}
+	o.MemoryLimit = cmp.Or(o.MemoryLimit, memoryLimit())
 	if o.Config == nil {
 		o.Config = config.Static(nil)
 	}
@@ -141,6 +149,7 @@ type Edge struct {
 	wire      *wire
 	h1, h2    *http.Transport
 	conns     *connections
+	memory    *memory
 	longLived longLived
 	kept      atomic.Int64 // bytes of bodies that are kept to be sent again
 	unwatch   func()
@@ -161,6 +170,11 @@ func NewEdge(opts EdgeOptions) (*Edge, error) {
 	e.origins.edge = e
 	e.metrics = newMetrics(opts.Metrics)
 	e.conns = newConnections(e)
+	e.memory = newMemory(opts.MemoryLimit, opts.Log)
+	if most := e.memory.maxConns(); most < e.settings.maxConns.Get() {
+		e.log.Info("the memory limit allows fewer connections than gateway.maxConnections", "connections", most,
+			"limit", opts.MemoryLimit)
+	}
 	dial := boundDial(opts.DialContext)
 	e.wire = &wire{dial: dial}
 	e.h1, e.h2 = newTransports(dial)

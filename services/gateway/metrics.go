@@ -38,7 +38,7 @@ func newMetrics(r prometheus.Registerer) *metrics {
 		}, []string{"route"}),
 		retries: counter("retries_total", "Attempts after the first, by route.", "route"),
 		refused: counter("connections_refused_total",
-			"Connections closed at once because there are too many, in all or of one client.", "limit"),
+			"Connections closed at once because there are too many: in all, of one client, or for the memory.", "limit"),
 		http2:    counter("http2_errors_total", "Protocol errors and floods of HTTP/2 clients by kind.", "kind"),
 		inFlight: gauge("requests_in_flight", "Requests that are being answered."),
 		open:     gauge("connections_open", "Connections of clients."),

@@ -1,0 +1,98 @@
+package gateway
+
+import (
+	"log/slog"
+	"math"
+	"os"
+	"runtime/debug"
+	rtmetrics "runtime/metrics"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// memory keeps the edge within the memory that it may use: clients can open connections until the kernel ends the
+// process, and then all of them get nothing.
+type memory struct {
+	limit int64 // bytes; 0: there is none
+	log   *slog.Logger
+
+	tight   atomic.Bool
+	checked atomic.Int64 // when used was last read, in Unix nanoseconds
+	mu      sync.Mutex   // held while it is read
+	samples []rtmetrics.Sample
+}
+
+const (
+	// ofMemory is the part of the limit that live objects and stacks may take. The rest is for what is garbage until it is
+	// collected, and for the buffers of the kernel, which a container's limit includes.
+	ofMemory = 0.7
+	// memoryOfEdge is what the edge uses without connections, memoryOfConn what an idle one costs: buffers of the server,
+	// two goroutines, and the socket. Those that work need more; that is what tight is for.
+	memoryOfEdge, memoryOfConn = 24 << 20, 36 << 10
+	minConns                   = 100
+	memoryEvery                = 100 * time.Millisecond
+)
+
+func newMemory(limit int64, log *slog.Logger) *memory {
+	return &memory{limit: limit, log: log, samples: []rtmetrics.Sample{
+		{Name: "/gc/heap/live:bytes"}, {Name: "/memory/classes/heap/stacks:bytes"},
+	}}
+}
+
+// maxConns returns how many connections there may be; math.MaxInt64 if there is no limit.
+func (m *memory) maxConns() int64 {
+	if m.limit == 0 {
+		return math.MaxInt64
+	}
+	return max(minConns, (int64(ofMemory*float64(m.limit))-memoryOfEdge)/memoryOfConn)
+}
+
+// isTight reports whether nothing more can be taken in. It looks at most every memoryEvery.
+func (m *memory) isTight() bool {
+	if m.limit == 0 {
+		return false
+	}
+	now := time.Now().UnixNano()
+	if now-m.checked.Load() < int64(memoryEvery) || !m.mu.TryLock() {
+		return m.tight.Load()
+	}
+	defer m.mu.Unlock()
+	m.checked.Store(now)
+	rtmetrics.Read(m.samples)
+	used := int64(m.samples[0].Value.Uint64() + m.samples[1].Value.Uint64())
+	tight := float64(used) > ofMemory*float64(m.limit)
+	if m.tight.Swap(tight) != tight {
+		if tight {
+			m.log.Warn("memory is short: new connections are closed and new requests are refused", "used", used,
+				"limit", m.limit)
+		} else {
+			m.log.Info("memory is enough again", "used", used, "limit", m.limit)
+		}
+	}
+	return tight
+}
+
+// memoryLimit returns how many bytes the process may use: GOMEMLIMIT, or the limit of its container if that is lower. 0:
+// there is no limit.
+func memoryLimit() int64 {
+	limit := debug.SetMemoryLimit(-1) // only reads it
+	for _, file := range []string{
+		"/sys/fs/cgroup/memory.max",                   // cgroup v2
+		"/sys/fs/cgroup/memory/memory.limit_in_bytes", // v1
+	} {
+		text, err := os.ReadFile(file)
+		if err != nil {
+			continue
+		}
+		if n, err := strconv.ParseInt(strings.TrimSpace(string(text)), 10, 64); err == nil { // else it is "max"
+			limit = min(limit, n)
+		}
+	}
+	if limit > 1<<50 { // how v1 and Go say "none"
+		return 0
+	}
+	return limit
+}
