@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io"
 	"net"
+	"net/http"
 	"os"
 	"sync/atomic"
 	"time"
@@ -15,6 +16,8 @@ import (
 // conn is a client's connection. Read returns only bytes that framing has found to be well formed. Write fails when the
 // client does not read. Like the server that uses it, it has one reader at a time.
 type conn struct {
+	// idleSince is when the connection became idle, in Unix nanoseconds; 0: requests are in progress, or it was upgraded.
+	idleSince atomic.Int64
 	net.Conn
 	conns    *connections
 	peer     *peer
@@ -142,6 +145,16 @@ func (c *conn) linger() {
 	_ = c.Conn.SetReadDeadline(until) // it fails only for a closed connection, and then reading fails, too
 	if _, err := io.CopyN(io.Discard, c.Conn, lingerBytes); err == nil {
 		pace.Sleep(context.Background(), time.Until(until))
+	}
+}
+
+// setState follows the server: it says whether requests of the connection are in progress.
+func (c *conn) setState(state http.ConnState) {
+	switch state {
+	case http.StateIdle:
+		c.idleSince.Store(time.Now().UnixNano())
+	case http.StateActive, http.StateHijacked:
+		c.idleSince.Store(0)
 	}
 }
 

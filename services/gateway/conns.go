@@ -9,6 +9,7 @@ import (
 	"strconv"
 	"sync"
 	"sync/atomic"
+	"time"
 )
 
 // connections counts the clients' connections and checks what comes in on them.
@@ -68,16 +69,17 @@ func (c *connections) add(nc net.Conn) (_ *conn, limit string) {
 	if host, _, err := net.SplitHostPort(addr); err == nil {
 		addr = host
 	}
-	if c.edge.memory.isTight() {
-		return nil, "memory"
-	}
+	tight := c.edge.memory.isTight()
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	switch most := c.edge.memory.maxConns(); {
-	case int64(len(c.open)) >= c.edge.settings.maxConns.Get():
-		return nil, "all"
-	case int64(len(c.open)) >= most:
-		return nil, "memory"
+	switch open := int64(len(c.open)); {
+	case tight || open >= c.edge.memory.maxConns():
+		limit = "memory"
+	case open >= c.edge.settings.maxConns.Get():
+		limit = "all"
+	}
+	if limit != "" && !c.closeIdleLocked() {
+		return nil, limit
 	}
 	p := c.byPeer[addr]
 	if p == nil {
@@ -88,6 +90,7 @@ func (c *connections) add(nc net.Conn) (_ *conn, limit string) {
 		return nil, "client"
 	}
 	k := &conn{Conn: nc, conns: c, peer: p}
+	k.setState(http.StateIdle)
 	k.framing.refusal = c.refusal
 	c.open[k] = struct{}{}
 	p.conns++
@@ -95,9 +98,42 @@ func (c *connections) add(nc net.Conn) (_ *conn, limit string) {
 	return k, ""
 }
 
+// closeIdleLocked makes room for a new connection: it closes one that is idle, and reports whether there was one.
+// Without this, clients that open connections and keep them idle would keep all others out. It takes the one that has
+// been idle for longest of a few, because looking at all would cost time under attack.
+func (c *connections) closeIdleLocked() bool {
+	var oldest *conn
+	since := time.Now().Add(-minIdle).UnixNano()
+	seen := 0
+	for k := range c.open {
+		if at := k.idleSince.Load(); at != 0 && at < since {
+			oldest, since = k, at
+		}
+		if seen++; seen == maxSeen {
+			break
+		}
+	}
+	if oldest == nil {
+		return false
+	}
+	c.removeLocked(oldest)
+	_ = oldest.Conn.Close() // nothing is lost
+	c.edge.metrics.idleClosed.Inc()
+	return true
+}
+
+const (
+	minIdle = 100 * time.Millisecond // a client that has just connected is about to send its request
+	maxSeen = 64
+)
+
 func (c *connections) remove(k *conn) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	c.removeLocked(k)
+}
+
+func (c *connections) removeLocked(k *conn) {
 	if _, ok := c.open[k]; !ok {
 		return
 	}

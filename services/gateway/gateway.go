@@ -208,7 +208,12 @@ func (e *Edge) newServer() *http.Server {
 		DisableGeneralOptionsHandler: true, // "OPTIONS *" is refused like every path without a slash
 		ErrorLog:                     slog.NewLogLogger(e.log.Handler(), slog.LevelDebug),
 		ConnContext:                  withConn,
-		Protocols:                    new(http.Protocols),
+		ConnState: func(c net.Conn, state http.ConnState) {
+			if c, ok := c.(*conn); ok {
+				c.setState(state)
+			}
+		},
+		Protocols: new(http.Protocols),
 		HTTP2: &http.HTTP2Config{
 			MaxConcurrentStreams:          100,
 			MaxDecoderHeaderTableSize:     4 << 10,

@@ -26,11 +26,11 @@ type memory struct {
 }
 
 const (
-	// ofMemory is the part of the limit that live objects and stacks may take. The rest is for what is garbage until it is
-	// collected, and for the buffers of the kernel, which a container's limit includes.
+	// ofMemory is the part of the limit that live objects and stacks may take. The rest is for what is garbage until
+	// it is collected, and for the buffers of the kernel, which a container's limit includes.
 	ofMemory = 0.7
-	// memoryOfEdge is what the edge uses without connections, memoryOfConn what an idle one costs: buffers of the server,
-	// two goroutines, and the socket. Those that work need more; that is what tight is for.
+	// memoryOfEdge is what the edge uses without connections, memoryOfConn what an idle one costs: buffers of the
+	// server, two goroutines, and the socket. Those that work need more; that is what tight is for.
 	memoryOfEdge, memoryOfConn = 24 << 20, 36 << 10
 	minConns                   = 100
 	memoryEvery                = 100 * time.Millisecond
@@ -75,8 +75,8 @@ func (m *memory) isTight() bool {
 	return tight
 }
 
-// memoryLimit returns how many bytes the process may use: GOMEMLIMIT, or the limit of its container if that is lower. 0:
-// there is no limit.
+// memoryLimit returns how many bytes the process may use: GOMEMLIMIT, or the limit of its container if that is lower.
+// 0: there is no limit.
 func memoryLimit() int64 {
 	limit := debug.SetMemoryLimit(-1) // only reads it
 	for _, file := range []string{

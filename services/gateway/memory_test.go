@@ -7,6 +7,7 @@ import (
 	"runtime"
 	rtmetrics "runtime/metrics"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -30,6 +31,13 @@ func TestConnectionsFollowTheMemoryLimit(t *testing.T) {
 		if open != room || refused != offered-room {
 			t.Errorf("of %d idle connections %v are open and %v were refused, want %d and %d", offered, open, refused, room,
 				offered-room)
+		}
+		time.Sleep(2 * time.Second)
+		if res := w.get("http://x/"); res.StatusCode != http.StatusOK {
+			t.Errorf("a new client while all connections are idle: status %d %s, want 200", res.StatusCode, res.body)
+		}
+		if n := w.metric("bijou_gateway_connections_idle_closed_total"); n != 1 {
+			t.Errorf("%v idle connections were closed to make room for one client, want 1", n)
 		}
 		if !strings.Contains(w.log.String(), "the memory limit allows fewer connections") {
 			t.Error("the log does not say that the memory limit allows fewer connections than the setting")
@@ -64,6 +72,7 @@ func TestShortMemoryRefusesConnectionsAndRequests(t *testing.T) {
 		if status := ask(); status != http.StatusOK {
 			t.Fatalf("with enough memory: status %d, want 200", status)
 		}
+		time.Sleep(time.Second)
 		waste := make([]byte, 2*base)
 		runtime.GC()
 		if status := ask(); status != http.StatusServiceUnavailable {
@@ -82,6 +91,42 @@ func TestShortMemoryRefusesConnectionsAndRequests(t *testing.T) {
 			if !strings.Contains(w.log.String(), want) {
 				t.Errorf("the log does not say %q", want)
 			}
+		}
+	})
+}
+
+// Only idle connections make room for new ones, never those with requests in progress.
+func TestConnectionsWithRequestsAreKept(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, toWeb, "gateway.maxConnections", "3")
+		w.origin("web", "web-1", "", http.HandlerFunc(func(http.ResponseWriter, *http.Request) {
+			time.Sleep(5 * time.Second)
+		}))
+		var busy sync.WaitGroup
+		for _, h2 := range []bool{false, true} {
+			busy.Go(func() {
+				if res := w.do(w.client(h2), http.MethodGet, "http://x/", nil); res.StatusCode != http.StatusOK {
+					t.Errorf("http/2 %v: a request in progress while others connect: status %d %s, want 200", h2, res.StatusCode,
+						res.body)
+				}
+			})
+		}
+		time.Sleep(time.Second)
+		for range 10 { // one of three takes the place of the one before
+			w.dial()
+			time.Sleep(50 * time.Millisecond)
+		}
+		busy.Wait()
+		time.Sleep(2 * time.Second) // all are idle now
+		for range 3 {
+			w.dial()
+			synctest.Wait()
+		}
+		if n := w.metric("bijou_gateway_connections_refused_total"); n != 6 {
+			t.Errorf("%v of 10 connections were refused, want 6: there was one idle for 100 ms only for every third", n)
+		}
+		if n := w.metric("bijou_gateway_connections_idle_closed_total"); n != 6 {
+			t.Errorf("%v idle connections were closed, want 6: every third meanwhile, and three at the end", n)
 		}
 	})
 }

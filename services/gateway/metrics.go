@@ -11,14 +11,15 @@ import (
 
 // metrics are the edge's own. All names begin with bijou_gateway_.
 type metrics struct {
-	requests *prometheus.CounterVec
-	seconds  *prometheus.HistogramVec
-	retries  *prometheus.CounterVec
-	refused  *prometheus.CounterVec
-	http2    *prometheus.CounterVec
-	inFlight prometheus.Gauge
-	open     prometheus.Gauge
-	tunnels  prometheus.Gauge
+	requests   *prometheus.CounterVec
+	seconds    *prometheus.HistogramVec
+	retries    *prometheus.CounterVec
+	refused    *prometheus.CounterVec
+	idleClosed prometheus.Counter
+	http2      *prometheus.CounterVec
+	inFlight   prometheus.Gauge
+	open       prometheus.Gauge
+	tunnels    prometheus.Gauge
 }
 
 func newMetrics(r prometheus.Registerer) *metrics {
@@ -39,13 +40,17 @@ func newMetrics(r prometheus.Registerer) *metrics {
 		retries: counter("retries_total", "Attempts after the first, by route.", "route"),
 		refused: counter("connections_refused_total",
 			"Connections closed at once because there are too many: in all, of one client, or for the memory.", "limit"),
+		idleClosed: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "bijou_gateway_connections_idle_closed_total",
+			Help: "Idle connections closed because there are too many, to make room for new ones.",
+		}),
 		http2:    counter("http2_errors_total", "Protocol errors and floods of HTTP/2 clients by kind.", "kind"),
 		inFlight: gauge("requests_in_flight", "Requests that are being answered."),
 		open:     gauge("connections_open", "Connections of clients."),
 		tunnels:  gauge("websockets_open", "Connections that were upgraded."),
 	}
 	if r != nil {
-		r.MustRegister(m.requests, m.seconds, m.retries, m.refused, m.http2, m.inFlight, m.open, m.tunnels)
+		r.MustRegister(m.requests, m.seconds, m.retries, m.refused, m.idleClosed, m.http2, m.inFlight, m.open, m.tunnels)
 	}
 	return m
 }
