@@ -85,6 +85,7 @@ var faults = slices.Concat(
 	standaloneFaults,
 	trafficFaults,
 	edgeFaults,
+	shareFaults,
 )
 
 // timing has the periods before and after a fault.

@@ -1,0 +1,183 @@
+package e2e
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"bijou.dev/platform/discovery"
+	"bijou.dev/platform/pace"
+	"bijou.dev/services/gateway"
+)
+
+// shareFaults are what one URL, or one client, does to all others of the same route. Each row starts an edge before two
+// instances of a site on real sockets.
+var shareFaults = []fault{
+	{
+		row: "41", name: "one URL answers 500 and is requested 50 times a second", short: true,
+		run: func(t *testing.T, _ platform, seed uint64) figures {
+			return faultOfOne(t, seed, 50, func(w http.ResponseWriter, _ *http.Request) {
+				w.WriteHeader(http.StatusInternalServerError)
+			})
+		},
+	},
+	{
+		row: "42", name: "one URL takes 10 s and is requested 50 times a second", short: true,
+		run: func(t *testing.T, _ platform, seed uint64) figures {
+			return faultOfOne(t, seed, 50, func(_ http.ResponseWriter, r *http.Request) {
+				pace.Sleep(r.Context(), 10*time.Second)
+			})
+		},
+	},
+	{row: "43", name: "one client with 500 connections", short: true, run: faultGreedyClient},
+}
+
+// startSite starts an edge before two instances that serve mux, and returns the address of the edge.
+func startSite(t *testing.T, mux http.Handler) string {
+	list := []discovery.Instance{}
+	for i := range 2 {
+		l, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		s := &http.Server{Handler: mux, ReadHeaderTimeout: time.Minute}
+		go func() { _ = s.Serve(l) }()
+		t.Cleanup(func() { _ = s.Close() })
+		list = append(list, discovery.Instance{
+			Service: "site", ID: fmt.Sprintf("site-%d", i), Status: discovery.Up,
+			Endpoints: map[string]string{"http": l.Addr().String()},
+		})
+	}
+	edge, err := gateway.NewEdge(gateway.EdgeOptions{
+		Options:   gateway.Options{Routes: gateway.Routes{{Name: "site", To: []gateway.Target{{Service: "site"}}}}},
+		Discovery: discovery.NewStatic(map[string][]discovery.Instance{"site": list}).Directory,
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	go func() { _ = edge.Serve(l) }()
+	t.Cleanup(func() { _ = edge.Close() })
+	return "http://" + l.Addr().String()
+}
+
+// clientFrom returns a client whose connections come from an address of this machine.
+func clientFrom(addr string) *http.Client {
+	dial := net.Dialer{LocalAddr: &net.TCPAddr{IP: net.ParseIP(addr)}}
+	return &http.Client{Transport: &http.Transport{DialContext: dial.DialContext, MaxIdleConnsPerHost: 1000}}
+}
+
+// othersKeep measures pages that others request before, during and after what disturb does.
+func othersKeep(t *testing.T, seed uint64, base string, disturb func(ctx context.Context)) figures {
+	const calm, disturbed = 2 * time.Second, 8 * time.Second
+	o := startOffer(t, seed, 30, base+"/", base+"/films", base+"/about")
+	o.runFor(t, calm)
+	ctx, cancel := context.WithCancel(t.Context())
+	var busy sync.WaitGroup
+	busy.Go(func() { disturb(ctx) })
+	o.runFor(t, disturbed)
+	cancel()
+	busy.Wait()
+	healed := time.Since(o.begun)
+	o.runFor(t, calm)
+	all := o.end()
+	before, during := windowOf(all, 0, calm), windowOf(all, calm, healed)
+	after := windowOf(all, healed, time.Hour)
+	f := figures{
+		offered: during.offered, failed: during.failed, before: before.p99, during: during.p99, after: after.p99,
+	}
+	if during.offered < 100 || during.failed*100 > during.offered {
+		f.missed = append(f.missed, fmt.Sprintf("%d of %d requests of others failed, at most 1 %% may: %v", during.failed,
+			during.offered, during.why))
+	}
+	if after.failed > 0 {
+		f.missed = append(f.missed, fmt.Sprintf("%d of %d requests failed afterwards: %v", after.failed, after.offered,
+			after.why))
+	}
+	return f
+}
+
+func faultOfOne(t *testing.T, seed uint64, rate int, bad http.HandlerFunc) figures {
+	mux := http.NewServeMux()
+	mux.HandleFunc("/report/slow", bad)
+	mux.HandleFunc("/", func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, "ok") })
+	base := startSite(t, mux)
+	var sent, refused atomic.Int64
+	f := othersKeep(t, seed, base, func(ctx context.Context) {
+		var requests sync.WaitGroup
+		for i := 0; ctx.Err() == nil; i++ {
+			c := clientFrom(fmt.Sprintf("127.0.1.%d", 1+i%200))
+			requests.Go(func() {
+				defer c.CloseIdleConnections()
+				if status, _ := statusOf(ctx, c, base+"/report/slow"); status == http.StatusServiceUnavailable {
+					refused.Add(1)
+				}
+				sent.Add(1)
+			})
+			pace.Sleep(ctx, time.Second/time.Duration(rate))
+		}
+		requests.Wait()
+	})
+	f.note = fmt.Sprintf("%d requests for the URL, %d of them refused by the edge", sent.Load(), refused.Load())
+	return f
+}
+
+func faultGreedyClient(t *testing.T, _ platform, seed uint64) figures {
+	mux := http.NewServeMux()
+	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
+		pace.Sleep(r.Context(), 100*time.Millisecond) // work that keeps a place
+		_, _ = io.WriteString(w, "ok")
+	})
+	base := startSite(t, mux)
+	var sent, refused atomic.Int64
+	f := othersKeep(t, seed, base, func(ctx context.Context) {
+		c := clientFrom("127.0.2.1")
+		defer c.CloseIdleConnections()
+		var connections sync.WaitGroup
+		for range 500 {
+			connections.Go(func() {
+				for ctx.Err() == nil {
+					status, err := statusOf(ctx, c, base+"/films")
+					if errors.Is(err, context.Canceled) {
+						return
+					}
+					sent.Add(1)
+					if status != http.StatusOK {
+						refused.Add(1)
+						pace.Sleep(ctx, 500*time.Millisecond) // it is greedy, not an attack on the CPU
+					}
+				}
+			})
+		}
+		connections.Wait()
+	})
+	f.note = fmt.Sprintf("%d requests of the client, %d of them refused by the edge", sent.Load(), refused.Load())
+	if refused.Load() == 0 {
+		f.missed = append(f.missed, "no request of the client was refused")
+	}
+	return f
+}
+
+func statusOf(ctx context.Context, c *http.Client, url string) (int, error) {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
+	if err != nil {
+		return 0, err
+	}
+	res, err := c.Do(req)
+	if err != nil {
+		return 0, err
+	}
+	defer res.Body.Close()
+	_, err = io.Copy(io.Discard, res.Body)
+	return res.StatusCode, err
+}
