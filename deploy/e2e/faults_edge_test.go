@@ -40,6 +40,7 @@ var edgeFaults = []fault{
 	shortRow(attacked("26", "oversized everything", 3, edgeTarget, oversize)),
 	attacked("27", "floods and stalls of HTTP/2", 12, floodTarget, flood),
 	shortRow(attacked("27", "gRPC streams that the server ends while the client sends", 3, edgeTarget, endlessRequest)),
+	shortRow(attacked("44", "20,000 idle connections", 8, idleTarget, idleConnections)),
 	attacked("29", "bodies that unpack to 64 MiB", 4, traces, unpack),
 	{row: "28", name: "smuggled requests", run: faultRequestSmuggling},
 	{row: "29", name: "malformed bytes", run: faultMalformedInput},
@@ -58,6 +59,7 @@ type target struct {
 
 var (
 	edgeTarget  = target{"gateway-1", 64 << 20}
+	idleTarget  = target{"gateway-1", 200 << 20} // its container has 256 MiB
 	floodTarget = target{"gateway-1", 80 << 20}  // what is left of its memory limit
 	traces      = target{"tracing-1", 160 << 20} // it may hold 64 MiB of received spans, and its container has 256 MiB
 )
@@ -311,6 +313,49 @@ func (s *attackRun) report(t testing.TB) (string, []string) {
 		s.missf("%s used %.0f MiB more, must be at most %.0f MiB", s.victim, growth/(1<<20), s.spare/(1<<20))
 	}
 	return strings.Join(s.notes, "; "), s.missed
+}
+
+// idleConnections opens 20,000 connections from 20 addresses, of which each may have 2,000, and sends nothing.
+func idleConnections(s *attackRun) {
+	const n, addresses = 20_000, 20
+	var opened sync.WaitGroup
+	for a := range addresses {
+		opened.Go(func() {
+			d := net.Dialer{Timeout: 10 * time.Second, LocalAddr: &net.TCPAddr{IP: net.IPv4(127, 0, 3, byte(a+1))}}
+			for range n / addresses {
+				conn, err := d.Dial("tcp", s.addr("gateway", 8080))
+				if err != nil {
+					s.missf("connecting: %v", err)
+					return
+				}
+				begun := time.Now()
+				s.attackers.Go(func() {
+					ended := make(chan struct{})
+					go func() {
+						defer close(ended)
+						_, _ = io.Copy(io.Discard, conn) // until the edge closes it
+					}()
+					select {
+					case <-ended:
+					case <-s.over:
+					}
+					_ = conn.Close()
+					<-ended
+					s.done(begun)
+				})
+			}
+		})
+	}
+	opened.Wait()
+	s.judge = func(t testing.TB, grown func(metric string) float64) {
+		refused := grown(`bijou_gateway_connections_refused_total{limit="memory"}`)
+		closed := grown("bijou_gateway_connections_idle_closed_total")
+		s.notes = append(s.notes, fmt.Sprintf("of %d connections %.0f were refused and %.0f closed for others", n, refused,
+			closed))
+		if refused+closed < n/2 {
+			s.missf("only %.0f of %d idle connections were refused or closed", refused+closed, n)
+		}
+	}
 }
 
 // slowClients starts a thousand slow clients, as many of each kind.
