@@ -16,8 +16,8 @@ import (
 //
 // A URL may hold four times and a client twice as many places as are free. These are the dynamic thresholds by which a
 // switch divides its memory (Choudhury and Hahne, 1998): alone, a URL gets 4/5 of the limit and a client 2/3, and the
-// more others there are, the less. Who holds nothing finds a place until the limit is reached. Where all requests are
-// for one URL, or of one client, as behind a proxy that is not trusted, it gets 9/10: others may come.
+// more others there are, the less. Who holds less than the average finds a place until the limit is reached. Where all
+// requests are for one URL, or of one client, as behind a proxy that is not trusted, it gets 9/10: others may come.
 type shares struct {
 	base           time.Time // the origin of all times below
 	paths, clients counts
@@ -40,6 +40,8 @@ var kinds = func() (names [256]string) {
 // counts has for each number how many requests hold a place.
 type counts struct {
 	held    [slots]atomic.Int32
+	all     atomic.Int32 // the sum of held
+	holders atomic.Int32 // how many of held are not 0
 	last    atomic.Int32 // the number of the last request, plus one; 0: there was none
 	differs atomic.Int64 // when a request had another number than the one before; 0: never
 }
@@ -55,11 +57,24 @@ func (c *counts) take(number uint16, factor, free float64, now int64) bool {
 	if differs := c.differs.Load(); differs == 0 || now-differs > int64(othersFor) {
 		factor = aloneFactor
 	}
-	if n := c.held[number].Add(1); float64(n-1) < factor*free {
+	n := c.held[number].Add(1)
+	all, holders := c.all.Add(1), c.holders.Load()
+	if n == 1 {
+		holders = c.holders.Add(1)
+	}
+	// Who holds less than the average is not the one who takes the places of others.
+	if float64(n-1) < factor*free || (n-1)*holders < all-1 {
 		return true
 	}
-	c.held[number].Add(-1)
+	c.release(number)
 	return false
+}
+
+func (c *counts) release(number uint16) {
+	if c.held[number].Add(-1) == 0 {
+		c.holders.Add(-1)
+	}
+	c.all.Add(-1)
 }
 
 const (
@@ -82,7 +97,7 @@ func (s *share) take(free float64) string {
 		return "path"
 	}
 	if !s.of.clients.take(s.client, clientFactor, free, s.start) {
-		s.of.paths.held[s.path].Add(-1)
+		s.of.paths.release(s.path)
 		return "client"
 	}
 	s.held = true
@@ -92,8 +107,8 @@ func (s *share) take(free float64) string {
 func (s *share) release() {
 	if s.held {
 		s.held = false
-		s.of.paths.held[s.path].Add(-1)
-		s.of.clients.held[s.client].Add(-1)
+		s.of.paths.release(s.path)
+		s.of.clients.release(s.client)
 	}
 }
 
