@@ -135,7 +135,7 @@ func faultOfOne(t *testing.T, seed uint64, rate int, bad http.HandlerFunc) figur
 func faultGreedyClient(t *testing.T, _ platform, seed uint64) figures {
 	mux := http.NewServeMux()
 	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
-		pace.Sleep(r.Context(), 100*time.Millisecond) // work that keeps a place
+		pace.Sleep(r.Context(), 300*time.Millisecond) // work that keeps a place
 		_, _ = io.WriteString(w, "ok")
 	})
 	base := startSite(t, mux)
@@ -154,7 +154,7 @@ func faultGreedyClient(t *testing.T, _ platform, seed uint64) figures {
 					sent.Add(1)
 					if status != http.StatusOK {
 						refused.Add(1)
-						pace.Sleep(ctx, 500*time.Millisecond) // it is greedy, not an attack on the CPU
+						pace.Sleep(ctx, 2*time.Second) // it is greedy, not an attack on the CPU
 					}
 				}
 			})
