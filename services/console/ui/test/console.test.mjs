@@ -67,8 +67,10 @@ for (const [name, path, texts] of views) {
       if (docs && name === "map")
         await until(
           page,
-          "the map has no errors of the start",
-          () => !document.querySelector(".edge.bad, .edge.warn"),
+          "the map shows figures, and no errors of the start",
+          () =>
+            !document.querySelector(".edge.bad, .edge.warn") &&
+            ![...document.querySelectorAll(".node")].some((n) => n.textContent.includes("measuring")),
           {
             timeout: 60000,
           },
