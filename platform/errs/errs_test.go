@@ -363,3 +363,17 @@ func Example() {
 	// publishing 3 changes: changes[2].value must be at most 10
 	// true true
 }
+
+// Only a problem is read: another JSON body may have fields of the same names that mean something else.
+func TestAResponseThatIsNoProblemIsNotRead(t *testing.T) {
+	for _, contentType := range []string{"application/json", "text/html; charset=utf-8", "a/b; ;", ""} {
+		res := &http.Response{
+			StatusCode: http.StatusConflict, Status: "409 Conflict", Header: http.Header{"Content-Type": {contentType}},
+			Body: io.NopCloser(strings.NewReader(`{"detail":"other","code":"OTHER"}`)),
+		}
+		err := errs.FromResponse(res)
+		if !errors.Is(err, errs.Conflict) || errs.Reason(err) != "" || strings.Contains(err.Error(), "other") {
+			t.Errorf("Content-Type %q: got %v with reason %q, want the status alone", contentType, err, errs.Reason(err))
+		}
+	}
+}
