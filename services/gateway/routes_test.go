@@ -329,7 +329,8 @@ const everything = `[{"name":"a","match":{"host":"*.x.y","prefix":"/a","methods"
 		"headers":[{"name":"q","value":"1"}]},
 	"to":[{"service":"s","endpoint":"grpc","version":"v1","weight":1},{"service":"s"}],
 	"rewrite":{"prefix":"/","host":"z:80"}, "timeout":{"header":"1.5s","total":"1m30s"},
-	"retry":{"attempts":2,"methods":["POST"]},"criticality":"SHEDDABLE","sticky":"id","maxBody":-1}]`
+	"retry":{"attempts":2,"methods":["POST"]},"criticality":"SHEDDABLE","sticky":"id","maxBody":-1,
+	"circuit":{"countErrors":true}}]`
 
 // declared is the setting as it is declared at the config service.
 func declared(t testing.TB) *config.Property {
