@@ -36,7 +36,7 @@ test-containers: ## run the end-to-end tests over docker compose; needs Linux an
 	BIJOU_TEST_CONTAINERS=1 go test -count=1 -timeout 30m -run '^TestContainers$$' ./deploy/e2e
 
 CORE ?= circuit config discovery errs httpapi kv=./kv,./kv/kvmem,./kv/driver kv/driver=./kv/driver,./kv/kvmem kv/kvmem \
-	load names overload pace retry route rpc service text trace
+	load overload pace retry route rpc service text trace
 N ?= 10
 mutate: ## change one thing at a time in the core packages, see which tests notice, and write docs/mutation.md
 	GOWORK=off go -C tools/mutate run . -n $(N) -seed $(SEED) -out $(CURDIR)/docs/mutation.md $(CORE)
