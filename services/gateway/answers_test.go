@@ -82,7 +82,8 @@ func TestErrorsShowInTheCircuit(t *testing.T) {
 			return
 		}
 	}
-	t.Errorf("the circuits are %v, want one of web with one ISOLATED_FAILURE and no error for the breaker", circuits.Snapshots())
+	t.Errorf("the circuits are %v, want one of web with one ISOLATED_FAILURE and no error for the breaker",
+		circuits.Snapshots())
 }
 
 // HTML that a stranger has written must not become HTML because the edge guesses so.

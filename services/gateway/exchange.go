@@ -49,8 +49,9 @@ type exchange struct {
 
 	conn     *conn // nil: it did not come through connections.listener
 	peer, id string
-	path     string // as it came, escaped
-	upgrade  string // the protocol the client wants to switch to; empty: none
+	trusted  []string // addresses that trusted proxies have added, the one of the client first
+	path     string   // as it came, escaped
+	upgrade  string   // the protocol the client wants to switch to; empty: none
 	grpc     bool
 	deadline time.Time // of a gRPC call, by its client; zero: none
 
@@ -313,6 +314,7 @@ func (x *exchange) forward() *failure {
 	}
 	limiter := x.target.origin.limiter
 	key := circuit.Key{Group: x.target.Service, Method: x.rule.Name}
+	x.trusted = x.trustedAddrs()
 	x.share = x.shareOf()
 	if free := min(limiter.Free(), float64(x.edge.opts.Circuits.Free(key))); free > 0 { // else these two refuse
 		if of := x.share.take(free); of != "" {

@@ -144,8 +144,8 @@ func (x *exchange) set(h http.Header, name, value string) {
 func (x *exchange) forwarded(out http.Header) {
 	chain := x.peer
 	host, proto := x.r.Host, "http"
-	if hops := int(x.edge.settings.trustedHops.Get()); hops > 0 {
-		chain = strings.Join(append(trustedAddrs(x.r.Header, hops), x.peer), ", ")
+	if x.edge.settings.trustedHops.Get() > 0 {
+		chain = strings.Join(append(x.trusted, x.peer), ", ")
 		if h := x.r.Header.Get("X-Forwarded-Host"); isHost(h) {
 			host = h
 		}
@@ -159,8 +159,13 @@ func (x *exchange) forwarded(out http.Header) {
 }
 
 // trustedAddrs returns the addresses of X-Forwarded-For that trusted proxies have added, the one of the client first.
-func trustedAddrs(h http.Header, hops int) []string {
-	list := strings.Split(strings.Join(h["X-Forwarded-For"], ","), ",")
+// Nil if no proxy is trusted.
+func (x *exchange) trustedAddrs() []string {
+	hops := int(x.edge.settings.trustedHops.Get())
+	if hops == 0 {
+		return nil
+	}
+	list := strings.Split(strings.Join(x.r.Header["X-Forwarded-For"], ","), ",")
 	list = list[max(0, len(list)-hops):]
 	trusted := make([]string, 0, len(list)+1)
 	for _, addr := range list {

@@ -142,10 +142,8 @@ func (x *exchange) shareOf() share {
 
 // client is the address of the client, or the one that trusted proxies before the edge give.
 func (x *exchange) client() string {
-	if hops := int(x.edge.settings.trustedHops.Get()); hops > 0 {
-		if trusted := trustedAddrs(x.r.Header, hops); len(trusted) > 0 {
-			return trusted[0]
-		}
+	if len(x.trusted) > 0 {
+		return x.trusted[0]
 	}
 	return x.peer
 }
