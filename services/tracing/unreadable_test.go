@@ -4,12 +4,9 @@ import (
 	"bytes"
 	"fmt"
 	"log/slog"
-	"os"
 	"slices"
 	"strings"
 	"sync"
-	"sync/atomic"
-	"syscall"
 	"testing"
 	"time"
 
@@ -18,31 +15,8 @@ import (
 
 	"bijou.dev/platform/memnet"
 	"bijou.dev/services/tracing"
+	"bijou.dev/services/tracing/internal/spantest"
 )
-
-// unreadable is a volume whose files of spans cannot be read when broken is set.
-type unreadable struct {
-	volume
-	broken atomic.Bool
-}
-
-func (u *unreadable) Open(name string, opts ...vfs.OpenOption) (vfs.File, error) {
-	f, err := u.FS.Open(name, opts...)
-	return &unreadableFile{f, u, name}, err
-}
-
-type unreadableFile struct {
-	vfs.File
-	disk *unreadable
-	name string
-}
-
-func (f *unreadableFile) ReadAt(b []byte, at int64) (int, error) {
-	if f.disk.broken.Load() && strings.HasSuffix(f.name, ".sst") {
-		return 0, &os.PathError{Op: "read", Path: f.name, Err: syscall.EIO}
-	}
-	return f.File.ReadAt(b, at)
-}
 
 // lines is a log that a test reads.
 type lines struct {
@@ -68,12 +42,12 @@ func (l *lines) count(parts ...string) (n int) {
 	return n
 }
 
-// When a file of the store cannot be read, senders and callers get an error and the log has the reason.
-// No
-// answer has the text of the database, which names files.
+// When a file of the store cannot be read, senders and callers get an error and the log has the reason. No answer has
+// the text of the database, which names files.
 func TestTextOfTheDatabaseIsNotSent(t *testing.T) {
-	disk := &unreadable{volume: volume{FS: vfs.NewMem()}}
-	disk.free.Store(16 << 20)
+	space := &volume{FS: vfs.NewMem()}
+	space.free.Store(16 << 20)
+	disk := &spantest.Unreadable{FS: space}
 	opts := tracing.WithFS(tracing.Options{Dir: "traces", Cache: 1}, disk) // no block is read from memory
 	n, at := memnet.New(), time.Now().Add(-time.Minute)
 	s := start(t, n, "a", opts)
@@ -81,7 +55,7 @@ func TestTextOfTheDatabaseIsNotSent(t *testing.T) {
 	s.stop()
 	var log lines
 	s = startWithLog(t, n, "a", opts, slog.New(slog.NewTextHandler(&log, nil))) // moves the spans from the log into a file
-	disk.broken.Store(true)
+	disk.Broken.Store(true)
 
 	assertNoText := func(what, body string) {
 		t.Helper()

@@ -7,6 +7,7 @@ import (
 	"math/rand/v2"
 	"strings"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -177,36 +178,10 @@ func TestReserve(t *testing.T) {
 	})
 }
 
-// unreadable is a file system whose files of spans cannot be read when broken is set.
-type unreadable struct {
-	vfs.FS
-	broken atomic.Bool
-}
-
-func (u *unreadable) Open(name string, opts ...vfs.OpenOption) (vfs.File, error) {
-	f, err := u.FS.Open(name, opts...)
-	return &unreadableFile{f, u, name}, err
-}
-
-type unreadableFile struct {
-	vfs.File
-	disk *unreadable
-	name string
-}
-
-var errRead = errors.New("input/output error")
-
-func (f *unreadableFile) ReadAt(b []byte, at int64) (int, error) {
-	if f.disk.broken.Load() && strings.HasSuffix(f.name, ".sst") {
-		return 0, errRead
-	}
-	return f.File.ReadAt(b, at)
-}
-
 // Every way to read returns an error when the file of the spans cannot be read, and not an empty answer. When it can be
 // read again, so can the spans.
 func TestUnreadableFileIsAnError(t *testing.T) {
-	disk := &unreadable{FS: sized{vfs.NewMem()}}
+	disk := &spantest.Unreadable{FS: sized{vfs.NewMem()}}
 	s := open(t, store.Options{Dir: "traces", FS: disk, Cache: 1, Autocomplete: []string{"zone"}})
 	at := time.Now()
 	sp := root(1, at, "web", "a")
@@ -244,11 +219,11 @@ func TestUnreadableFileIsAnError(t *testing.T) {
 		},
 	}
 	for name, read := range reads {
-		disk.broken.Store(true)
-		if n, err := read(); !errors.Is(err, errRead) {
-			t.Errorf("%s returns %d and the error %v, want %v", name, n, err, errRead)
+		disk.Broken.Store(true)
+		if n, err := read(); !errors.Is(err, syscall.EIO) {
+			t.Errorf("%s returns %d and the error %v, want %v", name, n, err, syscall.EIO)
 		}
-		disk.broken.Store(false)
+		disk.Broken.Store(false)
 		if n, err := read(); n != 1 || err != nil {
 			t.Errorf("%s returns %d when the file can be read again, want 1; error: %v", name, n, err)
 		}
