@@ -70,7 +70,8 @@ func (d *disk) onFull() {
 func (d *disk) checkSpace() error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if time.Since(d.looked) >= lookEvery || d.hit.Load() {
+	// When little is left, spans can fill it in less than lookEvery.
+	if time.Since(d.looked) >= lookEvery || d.avail < 4*d.reserve || d.hit.Load() {
 		d.lookLocked()
 	}
 	if d.full {

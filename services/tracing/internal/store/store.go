@@ -311,6 +311,10 @@ func (s *Store) commits() {
 func (s *Store) commit(batch []*request) error {
 	s.writing.Lock()
 	defer s.writing.Unlock()
+	// Add checked this, but commits since then may have used the space.
+	if err := s.disk.checkSpace(); err != nil {
+		return err
+	}
 	c := newCommit(s, time.Now())
 	defer c.batch.Close()
 	for _, r := range batch {

@@ -650,7 +650,7 @@ func TestFullDisk(t *testing.T) {
 	src := spantest.New(8)
 	kept := src.Trace(time.Now())
 	add(t, s, kept...)
-	for _, free := range []int64{3 << 20, 100 << 10, 0} {
+	for _, free := range []int64{3 << 20, 100 << 10, 0, 0} {
 		// Others take the disk, slowly at first and then all of it at once, between two looks.
 		disk.used.Store(0)
 		disk.used.Store(int64(disk.size) - int64(disk.taken()) - free)
@@ -658,7 +658,7 @@ func TestFullDisk(t *testing.T) {
 		var err error
 		for err == nil && time.Now().Before(deadline) {
 			var spans []span.Span
-			for range 50 {
+			for range 100 { // a reserve of 2 MiB is written within milliseconds
 				spans = append(spans, src.Trace(time.Now())...)
 			}
 			_, err = s.Add(t.Context(), spans)
