@@ -105,6 +105,15 @@ http {
     proxy_pass http://up; proxy_http_version 1.1; proxy_set_header Host $http_host; proxy_set_header Connection "";
   } }
 }`},
+	"nginx, paths": {[]string{"nginx", "-p", "DIR", "-e", "stderr", "-c", "CONF"}, `
+daemon off; master_process off; pid DIR/pid; error_log stderr;
+events {}
+http {
+  access_log off;
+  client_body_temp_path DIR/body; proxy_temp_path DIR/proxy;
+  fastcgi_temp_path DIR/f; uwsgi_temp_path DIR/u; scgi_temp_path DIR/s;
+  server { listen LISTEN; location = /s3 { return 410; } location /s3/ { return 410; } location / { return 404; } }
+}`},
 	"haproxy": {[]string{"haproxy", "-db", "-f", "CONF"}, `
 defaults
   mode http
@@ -135,20 +144,37 @@ AllowEncodedSlashes NoDecode
 ProxyPreserveHost On
 ProxyPass / http://TO/ nocanon
 `},
+	"apache2, paths": {[]string{"apache2", "-DFOREGROUND", "-f", "CONF"}, `
+ServerRoot DIR
+LoadModule mpm_event_module /usr/lib/apache2/modules/mod_mpm_event.so
+LoadModule authz_core_module /usr/lib/apache2/modules/mod_authz_core.so
+LoadModule alias_module /usr/lib/apache2/modules/mod_alias.so
+User www-data
+Group www-data
+ServerName x
+Listen LISTEN
+PidFile DIR/pid
+Mutex posixsem
+ErrorLog DIR/error.log
+StartServers 1
+AllowEncodedSlashes On
+Redirect gone /s3
+`},
 }
 
 // newBackend starts a server from a Debian package.
 func newBackend(t *testing.T, name string) *backend {
 	t.Helper()
-	path, err := exec.LookPath(name)
+	program := configs[name].command[0]
+	path, err := exec.LookPath(program)
 	if err != nil {
-		path = "/usr/sbin/" + name
+		path = "/usr/sbin/" + program
 	}
 	if _, err := os.Stat(path); err != nil {
 		if os.Getenv("CI") != "" {
-			t.Fatalf("%s is not installed; CI needs the packages nginx, haproxy and apache2-bin", name)
+			t.Fatalf("%s is not installed; CI needs the packages nginx, haproxy and apache2-bin", program)
 		}
-		t.Skipf("%s is not installed", name)
+		t.Skipf("%s is not installed", program)
 	}
 	b := &backend{name: name, capture: newCapture(t)}
 	for range 5 { // another process may take the port first

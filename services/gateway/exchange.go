@@ -161,7 +161,7 @@ func (x *exchange) admit() *failure {
 		x.deadline = deadlineOf(r.Header, x.start)
 	}
 	x.path = rawPath(r)
-	if err := checkPath(x.path); err != nil {
+	if err := checkPath(x.path); err != nil && !ambiguous(err) {
 		return hangUp(http.StatusBadRequest, "%v", err)
 	}
 	if r.ProtoMajor == 2 {
@@ -245,14 +245,14 @@ func rawPath(r *http.Request) string {
 // choose finds the route and the target.
 func (x *exchange) choose() *failure {
 	r := x.r
-	path := r.URL.Path
-	if path == "" {
-		path = "/"
+	rule, path, err := x.edge.table.Load().findPath(r, x.path)
+	if err != nil {
+		return hangUp(http.StatusBadRequest, "%v", err)
 	}
-	x.rule = x.edge.table.Load().find(hostName(r.Host), path, r.Method, r.Header)
-	if x.rule == nil {
+	x.path = path
+	if x.rule = rule; rule == nil {
 		return fail(FaultNoRoute, http.StatusNotFound, "no route takes %s %s for host %s",
-			r.Method, path, hostName(r.Host))
+			r.Method, r.URL.Path, hostName(r.Host))
 	}
 	r.Pattern = x.rule.Match.Path + x.rule.Match.Prefix // names the span
 	if limit := x.bodyLimit(); limit >= 0 && r.ContentLength > limit {

@@ -36,6 +36,23 @@ func FindWithoutIndex(routes Routes, host, path, method string, header http.Head
 	return ""
 }
 
+// FindPath returns the route that takes a path, as it came, and the path that it sends.
+func FindPath(text, path string) (name, sent string, err error) {
+	var routes Routes
+	if err := routes.Set(text); err != nil {
+		return "", "", err
+	}
+	t, err := compile(routes)
+	if err != nil {
+		return "", "", err
+	}
+	u, sent, err := t.findPath(&http.Request{Method: http.MethodGet}, path)
+	if u == nil {
+		return "", "", err
+	}
+	return u.Name, sent, err
+}
+
 // CheckPath is checkPath.
 func CheckPath(path string) error { return checkPath(path) }
 

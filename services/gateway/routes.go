@@ -26,6 +26,9 @@ type Route struct {
 	Match Match `json:"match,omitzero"`
 	// To lists the targets. With several, weights say how requests are split.
 	To []Target `json:"to"`
+	// Path says what happens with a path that servers read in more than one way: PathRefuse, PathNormalize or PathRaw.
+	// Registries, stores of files with any name and GitLab need PathRaw. Empty: PathRefuse.
+	Path PathMode `json:"path,omitempty"`
 	// Rewrite changes the request on its way. The zero value: nothing.
 	Rewrite Rewrite `json:"rewrite,omitzero"`
 	// Timeout limits how long a request may take. The zero value: the settings gateway.timeout.*.
@@ -181,6 +184,13 @@ func (r *Route) validate() *violation {
 	}
 	if _, err := overload.Parse(r.Criticality); err != nil {
 		return bad("criticality", "%v", err)
+	}
+	switch r.Path {
+	case "":
+		r.Path = PathRefuse
+	case PathRefuse, PathNormalize, PathRaw:
+	default:
+		return bad("path", "must be refuse, normalize or raw, is %q", r.Path)
 	}
 	if r.Sticky != "" && !isToken(r.Sticky) {
 		return bad("sticky", "must be the name of a cookie")

@@ -114,6 +114,7 @@ func TestRoutesAreRefused(t *testing.T) {
 		{`[{"name":"a","timeout":{"total":"soon"},` + to + `}]`, "timeout.total", false},
 		{`[{"name":"a","retry":{"attempts":11},` + to + `}]`, "retry.attempts", false},
 		{`[{"name":"a","sticky":"a b",` + to + `}]`, "sticky", false},
+		{`[{"name":"a","path":"any",` + to + `}]`, "routes[0].path must be refuse, normalize or raw", false},
 		// The same conditions, and routes that no request can reach.
 		{
 			`[{"name":"a","match":{"prefix":"/"},` + to + `},{"name":"b",` + to +
@@ -330,7 +331,7 @@ const everything = `[{"name":"a","match":{"host":"*.x.y","prefix":"/a","methods"
 	"to":[{"service":"s","endpoint":"grpc","version":"v1","weight":1},{"service":"s"}],
 	"rewrite":{"prefix":"/","host":"z:80"}, "timeout":{"header":"1.5s","total":"1m30s"},
 	"retry":{"attempts":2,"methods":["POST"]},"criticality":"SHEDDABLE","sticky":"id","maxBody":-1,
-	"circuit":{"countErrors":true}}]`
+	"circuit":{"countErrors":true},"path":"raw"}]`
 
 // declared is the setting as it is declared at the config service.
 func declared(t testing.TB) *config.Property {

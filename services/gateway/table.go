@@ -20,6 +20,8 @@ type table struct {
 	exact map[string][]*rule // host -> its rules
 	below []suffixRules      // "*.host", longest first
 	any   []*rule            // for any host
+
+	lenient bool // a rule allows paths with more than one meaning
 }
 
 type suffixRules struct {
@@ -68,6 +70,7 @@ func compile(routes Routes) (*table, error) {
 		u := newRule(r)
 		places[u] = i
 		t.rules = append(t.rules, u)
+		t.lenient = t.lenient || u.Path != PathRefuse
 	}
 	slices.SortStableFunc(t.rules, compare)
 	for i, b := range t.rules {
