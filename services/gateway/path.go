@@ -22,8 +22,8 @@ const (
 	PathRaw PathMode = "raw"
 )
 
-// Errors of checkPath. They are sent to the client as the detail of the response. The last two are about paths with more
-// than one meaning, which a route may allow.
+// Errors of checkPath. They are sent to the client as the detail of the response. The last two are about paths with
+// more than one meaning, which a route may allow.
 var (
 	errPathStart   = errors.New("the path must begin with a slash")
 	errPathControl = errors.New("the path must not have a control character in escaped form")
