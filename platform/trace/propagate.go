@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/hex"
 	"net/http"
+	"slices"
 	"strings"
 
 	"go.opentelemetry.io/otel/propagation"
@@ -105,7 +106,7 @@ func (propagator) Inject(ctx context.Context, c propagation.TextMapCarrier) {
 		return
 	}
 	traceparent.set(c, formatTraceparent(sc))
-	if state := sc.TraceState().String(); state != "" {
+	if state := stateOf(ctx, sc); state != "" {
 		tracestate.set(c, state)
 	} else {
 		tracestate.remove(c)
@@ -115,7 +116,11 @@ func (propagator) Inject(ctx context.Context, c propagation.TextMapCarrier) {
 // Extract returns ctx with the caller's span context and sampling decision, or ctx itself when there is none.
 func (propagator) Extract(ctx context.Context, c propagation.TextMapCarrier) context.Context {
 	if sc, ok := parseTraceparent(traceparent.one(c)); ok {
-		sc.TraceState = parseTracestate(tracestate.values(c))
+		state, all := parseTracestate(tracestate.values(c))
+		if all != "" {
+			ctx = context.WithValue(ctx, wholeStateKey{}, &wholeState{sc.TraceID, state.String(), all})
+		}
+		sc.TraceState = state
 		return trace.ContextWithRemoteSpanContext(ctx, trace.NewSpanContext(sc))
 	}
 	sc, d := extractB3(c)
@@ -165,41 +170,97 @@ func parseTraceparent(h string) (sc trace.SpanContextConfig, ok bool) {
 	return sc, sc.TraceID.IsValid() && sc.SpanID.IsValid()
 }
 
-// maxMembers is the longest list that W3C allows in tracestate.
-const maxMembers = 32
+// Limits of tracestate (Trace Context Level 2, 3.3.2). A list within them has at most 16 KiB.
+const (
+	maxMembers = 32
+	maxKey     = 256 // bytes
+	maxOpaque  = 256 // bytes of a value
+)
 
-// parseTracestate joins the headers. The SDK's parser refuses repeated keys and blank members, which W3C allows, so
-// they are removed first. If the parser refuses the rest, all of it is discarded.
-func parseTracestate(headers []string) trace.TraceState {
-	switch len(headers) {
-	case 0:
-		return trace.TraceState{}
-	case 1:
-		if ts, err := trace.ParseTraceState(headers[0]); err == nil {
-			return ts
+// parseTracestate reads the list of all headers together (RFC 9110, 5.3) by the grammar of level 2. Empty members are
+// skipped. Of members with one key the first is kept: W3C allows to remove the others (3.5). A list with a member that
+// is not valid, or with too many, is discarded.
+//
+// The TraceState of OpenTelemetry only takes keys of level 1 (as of v1.47). If there are others, all is the whole list,
+// and the TraceState has the other members; else all is empty.
+func parseTracestate(headers []string) (state trace.TraceState, all string) {
+	if len(headers) == 0 {
+		return state, ""
+	}
+	var members, keys [maxMembers]string
+	found, kept := 0, 0
+	for _, h := range headers {
+		for m := range strings.SplitSeq(h, ",") {
+			if m = strings.Trim(m, " \t"); m == "" {
+				continue
+			}
+			key, value, ok := strings.Cut(m, "=")
+			if found++; !ok || found > maxMembers || !isStateKey(key) || !isStateValue(value) {
+				return trace.TraceState{}, ""
+			}
+			if !slices.Contains(keys[:kept], key) {
+				members[kept], keys[kept] = m, key
+				kept++
+			}
 		}
 	}
-	members := make([]string, 0, maxMembers)
-	seen := make(map[string]bool, maxMembers)
-	n := 0
-	for m := range strings.SplitSeq(strings.Join(headers, ","), ",") {
-		m = strings.Trim(m, " \t")
-		if m == "" {
-			continue
-		}
-		if n++; n > maxMembers {
-			return trace.TraceState{}
-		}
-		if key, _, _ := strings.Cut(m, "="); !seen[key] {
-			seen[key] = true
-			members = append(members, m)
+	all = strings.Join(members[:kept], ",")
+	state, err := trace.ParseTraceState(all)
+	if err == nil {
+		return state, ""
+	}
+	old := slices.DeleteFunc(members[:kept], func(m string) bool {
+		_, err := trace.ParseTraceState(m)
+		return err != nil
+	})
+	state, _ = trace.ParseTraceState(strings.Join(old, ",")) // each of them is valid, and none is there twice
+	return state, all
+}
+
+// isStateKey reports whether s is a key of tracestate. It is not in level 1, which has tenants.
+func isStateKey(s string) bool {
+	if s == "" || len(s) > maxKey {
+		return false
+	}
+	for i := range len(s) {
+		switch c := s[i]; {
+		case 'a' <= c && c <= 'z', '0' <= c && c <= '9':
+		case i > 0 && (c == '_' || c == '-' || c == '*' || c == '/' || c == '@'):
+		default:
+			return false
 		}
 	}
-	ts, err := trace.ParseTraceState(strings.Join(members, ","))
-	if err != nil {
-		return trace.TraceState{}
+	return true
+}
+
+// isStateValue reports whether s, which does not end with a blank, is a value of tracestate.
+func isStateValue(s string) bool {
+	for i := range len(s) {
+		if c := s[i]; c < ' ' || c > '~' || c == ',' || c == '=' {
+			return false
+		}
 	}
-	return ts
+	return s != "" && len(s) <= maxOpaque
+}
+
+// A wholeState is a tracestate that the TraceState of OpenTelemetry cannot hold. It is in the context of the request
+// that had it.
+type wholeState struct {
+	trace trace.TraceID
+	part  string // what the TraceState holds of it
+	all   string
+}
+
+type wholeStateKey struct{}
+
+// stateOf returns the tracestate to send: the whole one, unless the span context is that of another trace or its
+// TraceState was changed.
+func stateOf(ctx context.Context, sc trace.SpanContext) string {
+	state := sc.TraceState().String()
+	if w, ok := ctx.Value(wholeStateKey{}).(*wholeState); ok && w.trace == sc.TraceID() && w.part == state {
+		return w.all
+	}
+	return state
 }
 
 // extractB3 reads the single header or, if that is missing or invalid, the X-B3 headers. Invalid ids are zero.

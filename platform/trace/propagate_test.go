@@ -237,6 +237,34 @@ func TestInject(t *testing.T) {
 	}
 }
 
+// OpenTelemetry's TraceState refuses keys that level 2 allows: those must get through all the same, over gRPC too.
+func TestStateOfLevel2(t *testing.T) {
+	p := trace.Discard()
+	in := pairs{"traceparent", good, "tracestate", "foo@=1,bar=2", "tracestate", "7=3,a@b@c=4"}
+	ctx := p.Propagator().Extract(t.Context(), in.md())
+	assertState := func(what string, ctx context.Context, want string) {
+		t.Helper()
+		out := trace.MD{}
+		p.Propagator().Inject(ctx, out)
+		if got := out.Get("tracestate"); got != want {
+			t.Errorf("tracestate of %s is %q, want %q", what, got, want)
+		}
+	}
+	ctx, span := p.Tracer().Start(ctx, "work")
+	assertState("a span of the trace", ctx, "foo@=1,bar=2,7=3,a@b@c=4")
+	if got := span.SpanContext().TraceState().String(); got != "bar=2" {
+		t.Errorf("the TraceState is %q, want what fits into it: %q", got, "bar=2")
+	}
+	added, err := span.SpanContext().TraceState().Insert("new", "5")
+	if err != nil {
+		t.Fatal(err)
+	}
+	changed := oteltrace.ContextWithSpanContext(ctx, span.SpanContext().WithTraceState(added))
+	assertState("a span whose TraceState was changed", changed, "new=5,bar=2")
+	other, _ := p.Tracer().Start(ctx, "other", oteltrace.WithNewRoot())
+	assertState("another trace", other, "")
+}
+
 // A proxy injects into a copy of the request's headers.
 func TestInjectReplacesWhatAProxyCopied(t *testing.T) {
 	p := trace.Discard().Propagator()
@@ -268,6 +296,7 @@ func FuzzExtract(f *testing.F) {
 	f.Add("cc-"+tid+"-"+sid+"-01-x", "a=1,,a=2", "463ac35c9f6413ad-a2fb4a1d1a96d312-1", "1")
 	f.Add("", "", tid+"-"+sid+"-d", "true")
 	f.Add("", "", "0", "")
+	f.Add(good, "foo@= 1 ,7=2,bar=3", "", "")
 	p := trace.Discard().Propagator()
 	f.Fuzz(func(t *testing.T, parent, state, b3, sampled string) {
 		in := pairs{
@@ -288,6 +317,11 @@ func FuzzExtract(f *testing.F) {
 		again := oteltrace.SpanContextFromContext(p.Extract(context.Background(), out))
 		if !again.Equal(sc) {
 			t.Fatalf("%v came back as %v through %v", sc, again, out)
+		}
+		second := propagation.HeaderCarrier{}
+		p.Inject(p.Extract(context.Background(), out), second)
+		if diff := cmp.Diff(out, second); diff != "" {
+			t.Fatalf("what was sent is sent on in another form (-first +second):\n%s", diff)
 		}
 	})
 }
