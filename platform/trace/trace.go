@@ -5,10 +5,10 @@
 // queue is full, the store is unavailable or slow, or the process stops, spans are dropped and counted. Each recorded
 // span is in the end either in [Provider.Exported] or in [Provider.Dropped].
 //
-// Outgoing requests carry W3C traceparent and tracestate. Incoming requests may carry those or Zipkin's B3 headers,
-// see [Provider.Propagator]. Spans are sent as OTLP over a gRPC connection that the caller provides. Text in them is
-// made valid UTF-8 and cut to 512 bytes (names and keys) or 4 KiB (values), so that one bad span cannot spoil a
-// batch.
+// Outgoing requests carry W3C traceparent and tracestate, as Trace Context Level 2 defines them. Incoming requests may
+// carry those or Zipkin's B3 headers, see [Provider.Propagator]. Spans are sent as OTLP over a gRPC connection that the
+// caller provides. Text in them is made valid UTF-8 and cut to 512 bytes (names and keys) or 4 KiB (values), so that
+// one bad span cannot spoil a batch.
 //
 // The package works without the rest of the platform. [Discard] is a provider that makes and propagates ids and
 // records nothing.
@@ -114,9 +114,9 @@ func (o Options) complete() (Options, error) {
 
 // Provider records and exports the spans of one process. It is safe for concurrent use.
 type Provider struct {
-	sdk    *sdktrace.TracerProvider
-	tracer trace.Tracer
-	queue  *queue // nil: records nothing
+	provider tracerProvider
+	tracer   trace.Tracer
+	queue    *queue // nil: records nothing
 }
 
 // New returns a provider that exports in the background until [Provider.Shutdown]. New does not wait for the store, and
@@ -147,8 +147,8 @@ func Discard() *Provider {
 }
 
 func provider(q *queue, opts ...sdktrace.TracerProviderOption) *Provider {
-	tp := sdktrace.NewTracerProvider(opts...)
-	return &Provider{sdk: tp, tracer: tp.Tracer(scope), queue: q}
+	tp := tracerProvider{sdk: sdktrace.NewTracerProvider(opts...)}
+	return &Provider{provider: tp, tracer: tp.Tracer(scope), queue: q}
 }
 
 func (o Options) resource() *resource.Resource {
@@ -173,14 +173,17 @@ func (o Options) resource() *resource.Resource {
 }
 
 // TracerProvider returns the OpenTelemetry provider, for libraries that take one.
-func (p *Provider) TracerProvider() trace.TracerProvider { return p.sdk }
+func (p *Provider) TracerProvider() trace.TracerProvider { return p.provider }
 
 // Tracer returns the tracer with which the platform makes its own spans.
 func (p *Provider) Tracer() trace.Tracer { return p.tracer }
 
-// Propagator returns the propagator of this process. It writes W3C traceparent and tracestate. It reads W3C, and B3
-// in one header or several when there is no valid traceparent. Two traceparent headers count as none. A tracestate
-// that is malformed or has more than 32 members is discarded; of two members with one key the first is kept.
+// Propagator returns the propagator of this process. It writes W3C traceparent and tracestate (Trace Context Level 2).
+// It reads W3C, and B3 in one header or several when there is no valid traceparent. Two traceparent headers count as
+// none. Of the flags it keeps sampled and random, the others are not defined. All tracestate headers together are one
+// list. A list that is malformed or has more than 32 members is discarded; of two members with one key the first is
+// kept. The context must be the one that Extract returned, or made from it: it has the members that a TraceState of
+// OpenTelemetry cannot hold, because it only takes keys of level 1.
 //
 // It asks carriers for lower-case keys. Use propagation.HeaderCarrier for HTTP and [MD] for gRPC.
 func (p *Provider) Propagator() propagation.TextMapPropagator { return propagator{} }
