@@ -1,6 +1,8 @@
 package trace
 
 import (
+	"strings"
+
 	common "go.opentelemetry.io/proto/otlp/common/v1"
 	otlp "go.opentelemetry.io/proto/otlp/trace/v1"
 
@@ -42,19 +44,27 @@ func cleanScope(s *otlp.ScopeSpans) {
 
 func cleanSpan(s *otlp.Span) {
 	s.Name = text.Bound(s.Name, maxName)
-	s.TraceState = text.Bound(s.TraceState, maxValue)
+	s.TraceState = boundState(s.TraceState)
 	cleanAttributes(s.Attributes, 0)
 	for _, e := range s.Events {
 		e.Name = text.Bound(e.Name, maxName)
 		cleanAttributes(e.Attributes, 0)
 	}
 	for _, l := range s.Links {
-		l.TraceState = text.Bound(l.TraceState, maxValue)
+		l.TraceState = boundState(l.TraceState)
 		cleanAttributes(l.Attributes, 0)
 	}
 	if s.Status != nil {
 		s.Status.Message = text.Bound(s.Status.Message, maxValue)
 	}
+}
+
+// boundState returns as many whole members of a tracestate as fit: half of one would be another member, or none.
+func boundState(list string) string {
+	if len(list) > maxValue {
+		list = list[:max(0, strings.LastIndexByte(list[:maxValue+1], ','))]
+	}
+	return text.Bound(list, maxValue)
 }
 
 func cleanAttributes(list []*common.KeyValue, depth int) {

@@ -109,7 +109,10 @@ func TestTextIsCutToItsLimit(t *testing.T) {
 			strings.Repeat("x\xff", tooLong),
 		} {
 			list := make([]string, 1000)
-			_, span := p.Tracer().Start(t.Context(), text, oteltrace.WithAttributes(attribute.String(text, text)))
+			ctx := p.Propagator().Extract(t.Context(), pairs{
+				"traceparent", good, "tracestate", members(32, "k%02d="+strings.Repeat("v", 256)),
+			}.http())
+			_, span := p.Tracer().Start(ctx, text, oteltrace.WithAttributes(attribute.String(text, text)))
 			span.AddEvent(text, oteltrace.WithAttributes(attribute.String("k", text),
 				attribute.StringSlice("list", list)))
 			span.SetStatus(codes.Error, text)
@@ -136,6 +139,10 @@ func TestTextIsCutToItsLimit(t *testing.T) {
 			if n := len(event.GetAttributes()[1].GetValue().GetArrayValue().GetValues()); n != 256 {
 				t.Errorf("the list has %d elements, want 256", n)
 			}
+		}
+		// Of a tracestate, whole members are kept.
+		if got, want := s.spans[0].GetTraceState(), members(15, "k%02d="+strings.Repeat("v", 256)); got != want {
+			t.Errorf("tracestate is\n%s\nwant the first 15 of 32 members:\n%s", got, want)
 		}
 		// A character is never cut in two.
 		if name := s.spans[1].GetName(); !strings.HasSuffix(name, cutChar+"…") {
