@@ -31,7 +31,7 @@ export class Problem extends Error {
 export function untraced() {
   const hex = (n: number) =>
     Array.from(crypto.getRandomValues(new Uint8Array(n)), (b) => b.toString(16).padStart(2, "0")).join("");
-  return { traceparent: `00-${hex(16)}-${hex(8)}-00` };
+  return { traceparent: `00-${hex(16)}-${hex(8)}-02` };
 }
 
 async function read(response: Response) {
