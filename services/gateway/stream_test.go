@@ -489,6 +489,30 @@ func TestStopClosesWebSocketsBetweenFrames(t *testing.T) {
 	})
 }
 
+// A stop does not wait until its end for clients that do not answer the close frame, or that do not read at all.
+func TestStopWithWebSocketsThatDoNotAnswer(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, toWeb)
+		w.origin("web", "web-1", "", websocket(nil))
+		for range 500 {
+			_, r := w.upgrade()
+			go func() { _, _ = io.Copy(io.Discard, r) }() // reads the close frame
+		}
+		for range 500 {
+			w.upgrade() // reads nothing
+		}
+		begin := time.Now()
+		ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+		defer cancel()
+		if err := w.edge.Shutdown(ctx); err != nil {
+			t.Error(err)
+		}
+		if took := time.Since(begin); took > 15*time.Second+time.Second || took < 10*time.Second {
+			t.Errorf("the stop took %v of 20s, want 10s for the close frames and at most 5s for the answers", took)
+		}
+	})
+}
+
 // A stop ends gRPC streams with a status and event streams with the end of the body, between two messages, spread over
 // half of the time. Unary calls in progress finish.
 func TestStopEndsStreamsBetweenMessages(t *testing.T) {

@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"sync"
+	"time"
 
 	"google.golang.org/grpc/codes"
 
@@ -40,13 +41,13 @@ func (x *exchange) streaming() *streaming {
 		x.cancel(errLeaving)
 	}}
 	if !x.edge.longLived.add(s) {
-		s.goAway()
+		s.goAway(0)
 	}
 	return s
 }
 
-// goAway implements longResponse.
-func (s *streaming) goAway() {
+// goAway implements longResponse. The edge ends the response itself.
+func (s *streaming) goAway(time.Duration) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.leave = true

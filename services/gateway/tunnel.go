@@ -18,14 +18,16 @@ type longLived struct {
 	mu     sync.Mutex
 	all    map[longResponse]*time.Timer // calls goAway; nil: the edge is not stopping
 	until  time.Time                    // when goAway was called on all; zero: the edge is not stopping
+	answer time.Duration                // for a client to close after goAway
 	empty  chan struct{}
 	closed bool
 }
 
 // longResponse is one of them.
 type longResponse interface {
-	// goAway ends it between two messages, so that its client reconnects.
-	goAway()
+	// goAway ends it between two messages, so that its client reconnects. A client that has to close the connection has
+	// the time of answer for that; then the edge closes it.
+	goAway(answer time.Duration)
 	// close ends it at once.
 	close()
 }
@@ -37,12 +39,17 @@ type tunnel struct {
 
 	mu     sync.Mutex // guards writing to the client
 	frames frames
-	leave  bool // send the close frame after the frame that is being written
-	closed bool // the close frame was sent
+	leave  bool          // send the close frame after the frame that is being written
+	closed bool          // the close frame was sent
+	answer time.Duration // for the client to close after the close frame
 }
 
 // closeGoingAway is a WebSocket close frame with code 1001, going away.
 var closeGoingAway = []byte{0x88, 2, 0x03, 0xe9}
+
+// maxCloseAnswer is how long a client may take at most to close its connection after a close frame. RFC 6455, section
+// 7.1.1, lets a server close the connection after a reasonable time.
+const maxCloseAnswer = 5 * time.Second
 
 // halfOpen is how long one direction may go on after the other has ended.
 const halfOpen = 5 * time.Second
@@ -167,10 +174,10 @@ func (t *tunnel) write(p []byte) (n int, err error) {
 }
 
 // goAway sends the close frame after the current frame. The client then closes and reconnects.
-func (t *tunnel) goAway() {
+func (t *tunnel) goAway(answer time.Duration) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	t.leave = true
+	t.leave, t.answer = true, answer
 	if t.frames.between() && !t.closed {
 		t.sendCloseLocked()
 	}
@@ -178,6 +185,7 @@ func (t *tunnel) goAway() {
 
 func (t *tunnel) sendCloseLocked() {
 	t.closed = true
+	time.AfterFunc(t.answer, t.close)     // the client may not read, so that writing blocks, or not answer
 	_, _ = t.client.Write(closeGoingAway) // a client that has left needs none
 }
 
@@ -284,13 +292,15 @@ func (s *longLived) drain(ctx context.Context) {
 		window = max(time.Millisecond, time.Until(until)/2)
 	}
 	s.until = time.Now().Add(window)
+	s.answer = min(maxCloseAnswer, window/2)
 	for l := range s.all {
 		s.scheduleGoAwayLocked(l, window)
 	}
 }
 
 func (s *longLived) scheduleGoAwayLocked(l longResponse, within time.Duration) {
-	s.all[l] = time.AfterFunc(pace.Jitter(within/2, 1), l.goAway)
+	answer := s.answer
+	s.all[l] = time.AfterFunc(pace.Jitter(within/2, 1), func() { l.goAway(answer) })
 }
 
 // wait returns when there are none, or with ctx's error.
