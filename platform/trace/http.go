@@ -13,6 +13,8 @@ import (
 	"go.opentelemetry.io/otel/propagation"
 	semconv "go.opentelemetry.io/otel/semconv/v1.43.0"
 	"go.opentelemetry.io/otel/trace"
+
+	"bijou.dev/platform/text"
 )
 
 // serverKind is made once, because options made for each request cost an allocation, also when it is not sampled.
@@ -20,15 +22,16 @@ var serverKind = []trace.SpanStartOption{trace.WithSpanKind(trace.SpanKindServer
 
 // Middleware makes a server span for each request, as a child of the caller's span if the request has one. The span
 // has method, path, scheme, protocol version, client address, route and status, named as in the semantic conventions.
-// It never has the query, which may contain secrets. The route is the pattern of the http.ServeMux that served the
-// request; a handler that routes in another way sets r.Pattern, or http.route and the name of the span. A status of
-// 500 or more, or a panic, marks the span as an error.
+// It never has the query, which may contain secrets. A method that HTTP does not define is HTTP in the name, see
+// [MethodName]. The route is the pattern of the http.ServeMux that served the request; a handler that routes in another
+// way sets r.Pattern, or http.route and the name of the span. A status of 500 or more, or a panic, marks the span as an
+// error.
 //
 // A request that is not sampled gets a context with the trace id; its ResponseWriter is not wrapped.
 func (p *Provider) Middleware(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		ctx := propagator{}.Extract(r.Context(), propagation.HeaderCarrier(r.Header))
-		method := methodName(r.Method)
+		method := MethodName(r.Method)
 		ctx, span := p.tracer.Start(ctx, method, serverKind...)
 		defer span.End()
 		r = r.WithContext(ctx)
@@ -36,7 +39,7 @@ func (p *Provider) Middleware(next http.Handler) http.Handler {
 			next.ServeHTTP(w, r)
 			return
 		}
-		span.SetAttributes(requestAttributes(r, method)...)
+		span.SetAttributes(requestAttributes(r)...)
 		sw := &statusWriter{ResponseWriter: w}
 		status := http.StatusInternalServerError // if next panics
 		defer func() { finish(span, r, method, status) }()
@@ -45,21 +48,17 @@ func (p *Provider) Middleware(next http.Handler) http.Handler {
 	})
 }
 
-func requestAttributes(r *http.Request, method string) []attribute.KeyValue {
+func requestAttributes(r *http.Request) []attribute.KeyValue {
 	scheme := "http"
 	if r.TLS != nil {
 		scheme = "https"
 	}
-	attrs := make([]attribute.KeyValue, 0, 6)
+	attrs := appendMethod(make([]attribute.KeyValue, 0, 6), r.Method)
 	attrs = append(attrs,
-		semconv.HTTPRequestMethodKey.String(method),
 		semconv.URLScheme(scheme),
 		semconv.URLPath(r.URL.Path),
 		semconv.NetworkProtocolVersion(strings.TrimPrefix(r.Proto, "HTTP/")),
 	)
-	if method != r.Method {
-		attrs = append(attrs, semconv.HTTPRequestMethodOriginal(r.Method))
-	}
 	if host, _, err := net.SplitHostPort(r.RemoteAddr); err == nil {
 		attrs = append(attrs, semconv.ClientAddress(host))
 	}
@@ -68,8 +67,9 @@ func requestAttributes(r *http.Request, method string) []attribute.KeyValue {
 
 func finish(span trace.Span, r *http.Request, method string, status int) {
 	span.SetAttributes(semconv.HTTPResponseStatusCode(status))
-	// A pattern is "[METHOD ][HOST]/path"; the convention wants the path.
-	if i := strings.IndexByte(r.Pattern, '/'); i >= 0 {
+	// A pattern is "[METHOD ][HOST]/path"; the convention wants the path. For CONNECT it may be the client's own path:
+	// net/http sets that when it redirects to the path with a slash at its end (as of Go 1.26).
+	if i := strings.IndexByte(r.Pattern, '/'); i >= 0 && r.Method != http.MethodConnect {
 		route := r.Pattern[i:]
 		span.SetAttributes(semconv.HTTPRoute(route))
 		span.SetName(method + " " + route)
@@ -80,14 +80,38 @@ func finish(span trace.Span, r *http.Request, method string, status int) {
 	}
 }
 
-// methodName bounds the number of span names: clients may send any method.
-func methodName(m string) string {
+// MethodName returns how the name of a span for an HTTP request begins: with its method, or with HTTP if HTTP does not
+// define the method. Clients may send any text as a method, and spans must not have any number of names.
+func MethodName(method string) string {
+	if isMethod(method) {
+		return method
+	}
+	return "HTTP"
+}
+
+// MethodAttributes returns the attributes of a span that have the method of a request. If HTTP does not define it, they
+// are _OTHER and the first 64 bytes of the method.
+func MethodAttributes(method string) []attribute.KeyValue { return appendMethod(nil, method) }
+
+// maxMethod bounds a method that HTTP does not define, in bytes.
+const maxMethod = 64
+
+func appendMethod(attrs []attribute.KeyValue, method string) []attribute.KeyValue {
+	if isMethod(method) {
+		return append(attrs, semconv.HTTPRequestMethodKey.String(method))
+	}
+	return append(attrs, semconv.HTTPRequestMethodOther,
+		semconv.HTTPRequestMethodOriginal(text.Bound(method, maxMethod)))
+}
+
+// isMethod reports whether m is one of the methods that OpenTelemetry's conventions know.
+func isMethod(m string) bool {
 	switch m {
 	case http.MethodGet, http.MethodHead, http.MethodPost, http.MethodPut, http.MethodPatch, http.MethodDelete,
 		http.MethodConnect, http.MethodOptions, http.MethodTrace, "QUERY":
-		return m
+		return true
 	}
-	return "_OTHER"
+	return false
 }
 
 // statusWriter records the status. It supports the optional interfaces that handlers use: flushing, hijacking, and

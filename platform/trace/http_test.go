@@ -2,6 +2,7 @@ package trace_test
 
 import (
 	"bufio"
+	"fmt"
 	"io"
 	"net"
 	"net/http"
@@ -26,6 +27,7 @@ func TestMiddleware(t *testing.T) {
 		w.WriteHeader(http.StatusEarlyHints)
 		w.WriteHeader(http.StatusTeapot)
 	})
+	mux.HandleFunc("/lists/{id}/", func(http.ResponseWriter, *http.Request) {})
 	mux.HandleFunc("/fail", func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusBadGateway) })
 	mux.HandleFunc("/panic", func(http.ResponseWriter, *http.Request) { panic(http.ErrAbortHandler) })
 	base := func(extra map[string]string) map[string]string {
@@ -55,9 +57,25 @@ func TestMiddleware(t *testing.T) {
 			"http.request.method": "GET", "url.path": "/hints", "http.route": "/hints",
 			"http.response.status_code": "418",
 		})},
-		{"BREW", "/hints", "_OTHER /hints", codes.Unset, base(map[string]string{
+		{"BREW", "/hints", "HTTP /hints", codes.Unset, base(map[string]string{
 			"http.request.method": "_OTHER", "http.request.method_original": "BREW", "url.path": "/hints",
 			"http.route": "/hints", "http.response.status_code": "418",
+		})},
+		{"get", "/nowhere", "HTTP", codes.Unset, base(map[string]string{
+			"http.request.method": "_OTHER", "http.request.method_original": "get", "url.path": "/nowhere",
+			"http.response.status_code": "404",
+		})},
+		{strings.Repeat("M", 1000), "/hints", "HTTP /hints", codes.Unset, base(map[string]string{
+			"http.request.method": "_OTHER", "http.request.method_original": strings.Repeat("M", 61) + "…",
+			"url.path": "/hints", "http.route": "/hints", "http.response.status_code": "418",
+		})},
+		// For a redirect of CONNECT, net/http has the path of the client as the pattern (as of Go 1.26).
+		{"CONNECT", "/lists/invented", "CONNECT", codes.Unset, base(map[string]string{
+			"http.request.method": "CONNECT", "url.path": "/lists/invented", "http.response.status_code": "307",
+		})},
+		{"GET", "/lists/invented", "GET /lists/{id}/", codes.Unset, base(map[string]string{
+			"http.request.method": "GET", "url.path": "/lists/invented", "http.route": "/lists/{id}/",
+			"http.response.status_code": "307",
 		})},
 		{"GET", "/fail", "GET /fail", codes.Error, base(map[string]string{
 			"http.request.method": "GET", "url.path": "/fail", "http.route": "/fail",
@@ -71,7 +89,7 @@ func TestMiddleware(t *testing.T) {
 		})},
 	}
 	for _, tt := range tests {
-		t.Run(tt.method+" "+tt.url, func(t *testing.T) {
+		t.Run(fmt.Sprintf("%.10s %s", tt.method, tt.url), func(t *testing.T) {
 			exporter := tracetest.NewInMemoryExporter()
 			p := newProvider(t, trace.Options{Exporter: exporter})
 			r := httptest.NewRequestWithContext(t.Context(), tt.method, tt.url, nil)

@@ -130,6 +130,7 @@ func (e *Edge) serve(w http.ResponseWriter, r *http.Request) {
 func (x *exchange) admit() *failure {
 	r := x.r
 	if f := x.edge.conns.refusalOf(r); f != nil {
+		x.span.SetAttributes(attribute.String("http.request.method_original", "")) // it is a secret
 		return f
 	}
 	if x.edge.memory.isTight() {

@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"bijou.dev/platform/load"
+	"bijou.dev/platform/text"
 
 	"github.com/prometheus/client_golang/prometheus"
 )
@@ -96,6 +97,12 @@ func (x *exchange) recordLoad() {
 	}
 }
 
+// Limits of what a line in the log has of a request that is refused, in bytes. A path has at most maxURL.
+const (
+	maxLoggedMethod = 64
+	maxLoggedHost   = 255 // as isHost
+)
+
 // access writes the request's line in the log.
 func (x *exchange) access() {
 	switch x.edge.settings.accessLog.Get() {
@@ -121,7 +128,8 @@ func (x *exchange) access() {
 		instance = x.tried[len(x.tried)-1]
 	}
 	x.edge.log.LogAttrs(ctx, slog.LevelInfo, "request",
-		slog.String("method", x.r.Method), slog.String("host", x.r.Host), slog.String("path", x.path),
+		slog.String("method", text.Bound(x.r.Method, maxLoggedMethod)),
+		slog.String("host", text.Bound(x.r.Host, maxLoggedHost)), slog.String("path", x.path),
 		slog.String("route", route), slog.String("called", service), slog.String("by", instance),
 		slog.Int("status", x.status), slog.Int64("bytes", x.bytes), slog.Duration("took", time.Since(x.start)),
 		slog.Int("attempts", len(x.attempts)), slog.String("fault", string(x.fault)),

@@ -19,6 +19,7 @@ import (
 	"bijou.dev/platform/errs"
 	"bijou.dev/platform/retry"
 	"bijou.dev/platform/route"
+	"bijou.dev/platform/trace"
 
 	"go.opentelemetry.io/otel/attribute"
 	otelcodes "go.opentelemetry.io/otel/codes"
@@ -345,10 +346,10 @@ func (x *exchange) startSpan(ctx context.Context, n int, to route.Endpoint) (con
 	p := x.edge.opts.Trace
 	var span oteltrace.Span
 	if x.span.IsRecording() {
-		ctx, span = p.Tracer().Start(ctx, x.r.Method+" "+x.target.Service,
+		ctx, span = p.Tracer().Start(ctx, trace.MethodName(x.r.Method)+" "+x.target.Service,
 			oteltrace.WithSpanKind(oteltrace.SpanKindClient))
+		span.SetAttributes(trace.MethodAttributes(x.r.Method)...)
 		span.SetAttributes(
-			attribute.String("http.request.method", x.r.Method),
 			attribute.String("server.address", to.Addr),
 			attribute.String("peer.service", x.target.Service),
 			attribute.Int("http.request.resend_count", n-1),
