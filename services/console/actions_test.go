@@ -424,7 +424,7 @@ func TestRequestsThroughTheGatewayAreCounted(t *testing.T) {
 			rw.Header().Set("Content-Type", "text/plain")
 			fmt.Fprint(rw, "hello from ", r.URL.Path)
 		})
-		awaitPart(t, w.events(t), "registry", ok)
+		w.awaitListed(t)
 		var got struct{ Statuses, Texts map[string]int }
 		if code := w.post(t, "/api/requests", body(`"path":"/hello","count":20`), &got); code != http.StatusOK {
 			t.Fatalf("status %d, want 200", code)
@@ -447,7 +447,7 @@ func TestRequestsCountAtMostTwentyTexts(t *testing.T) {
 			rw.Header().Set("Content-Type", "text/plain")
 			fmt.Fprint(rw, "answer ", n)
 		})
-		awaitPart(t, w.events(t), "registry", ok)
+		w.awaitListed(t)
 		var got struct{ Statuses, Texts map[string]int }
 		w.post(t, "/api/requests", body(`"path":"/","count":200`), &got)
 		if got.Statuses["200"] != 200 || len(got.Texts) != 20 {
@@ -460,7 +460,7 @@ func TestRequestsWithoutAnAnswerAreCounted(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newPlatform(t)
 		w.register("gateway", "gateway-9", map[string]string{"http": "nowhere:8080"})
-		awaitPart(t, w.events(t), "registry", ok)
+		w.awaitListed(t)
 		var got struct{ Statuses, Texts map[string]int }
 		code := w.post(t, "/api/requests", body(`"path":"/","count":3`), &got)
 		if diff := cmp.Diff(map[string]int{"no answer": 3}, got.Statuses); code != http.StatusOK || diff != "" {

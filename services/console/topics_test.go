@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/http"
+	"slices"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -88,6 +89,20 @@ func (f fleet) instance(id string) instance {
 		}
 	}
 	return instance{}
+}
+
+// awaitListed waits until the console has each instance that the registry lists.
+func (w *world) awaitListed(t *testing.T) {
+	t.Helper()
+	var want []string
+	w.set(func() {
+		for _, in := range w.list.Instances {
+			want = append(want, in.Id)
+		}
+	})
+	await(t, w.events(t), "fleet", func(f fleet) bool {
+		return !slices.ContainsFunc(want, func(id string) bool { return f.instance(id).ID == "" })
+	})
 }
 
 // awaitInstance reads events until the instance satisfies is.

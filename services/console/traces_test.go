@@ -20,7 +20,7 @@ func TestTraceQueriesArePassedToTheTraceStore(t *testing.T) {
 			rw.Header().Set("X-Internal", "1")
 			fmt.Fprintf(rw, `{"asked":%q}`, r.URL.RequestURI())
 		})
-		awaitPart(t, w.events(t), "registry", ok)
+		w.awaitListed(t)
 		code, header, text := w.do(t, "GET", "/api/traces/trace/0af7?x=1", "")
 		var got struct{ Asked string }
 		if decode(t, text, &got); code != http.StatusOK || got.Asked != "/api/v2/trace/0af7?x=1" {
@@ -41,7 +41,7 @@ func TestTraceStoreThatDoesNotAnswerIsNamed(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newPlatform(t)
 		w.register("tracing", "tracing-9", map[string]string{"zipkin": "nowhere:9411"})
-		awaitPart(t, w.events(t), "registry", ok)
+		w.awaitListed(t)
 		code, _, text := w.do(t, "GET", "/api/traces/services", "")
 		want := "the trace store does not answer: tracing-9"
 		if code != http.StatusServiceUnavailable || !strings.Contains(text, want) {
@@ -57,7 +57,7 @@ func TestOtherInstanceOfTheTraceStoreIsAsked(t *testing.T) {
 		w.register("tracing", "tracing-9", map[string]string{"zipkin": "nowhere:9411"})
 		w.runTracing(t, "tracing-b", func(rw http.ResponseWriter, _ *http.Request) { fmt.Fprint(rw, "not JSON") })
 		w.runTracing(t, "tracing-c", func(rw http.ResponseWriter, _ *http.Request) { fmt.Fprint(rw, `["web"]`) })
-		awaitPart(t, w.events(t), "registry", ok)
+		w.awaitListed(t)
 		for range 20 { // the order is random
 			if code, _, text := w.do(t, "GET", "/api/traces/services", ""); code != http.StatusOK ||
 				!strings.Contains(text, "web") {
@@ -102,7 +102,7 @@ func TestErrorsOfTheTraceStore(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				w := newPlatform(t)
 				w.runTracing(t, "tracing", tt.answer)
-				awaitPart(t, w.events(t), "registry", ok)
+				w.awaitListed(t)
 				code, h, text := w.do(t, "GET", "/api/traces/traces", "")
 				if kind := h.Get("Content-Type"); code != tt.status || kind != "application/problem+json" ||
 					!strings.Contains(text, tt.says) {
