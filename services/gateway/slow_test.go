@@ -161,7 +161,8 @@ func TestAmbiguousTraceContextBeginsANewTrace(t *testing.T) {
 			true,
 			"",
 		},
-		"bad member": {[]string{"Traceparent", parent, "Tracestate", "a=1,=2"}, true, ""},
+		"bad member":      {[]string{"Traceparent", parent, "Tracestate", "a=1,=2"}, true, ""},
+		"keys of level 2": {[]string{"Traceparent", parent, "Tracestate", "7=1,b@=2"}, true, "7=1,b@=2"},
 	} {
 		for _, h2 := range []bool{false, true} {
 			w.do(w.client(h2), "GET", "http://x/", nil, c.header...)
