@@ -5,6 +5,7 @@ import (
 	"io"
 	"net/http"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -14,6 +15,8 @@ type body struct {
 	x     *exchange
 	limit int64       // bytes; -1: none
 	timer *time.Timer // fires when the client is too slow; nil: nothing was read yet
+
+	interrupted atomic.Bool // see exchange.attemptContext
 
 	// Used by the reader only.
 	ahead  []byte // bytes that were read before
@@ -126,6 +129,7 @@ func (b *body) Close() error {
 	defer b.mu.Unlock()
 	b.detached = true
 	if b.reading {
+		b.interrupted.Store(b.x.r.ProtoMajor == 1)
 		b.unblockLocked()
 	}
 	return nil

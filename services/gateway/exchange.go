@@ -469,6 +469,7 @@ func (x *exchange) refuse(f *failure) {
 		return
 	}
 	x.setCommonHeaders()
+	f.close = f.close || x.bodyRemains()
 	if f.close && x.conn != nil {
 		x.conn.refused.Store(true)
 	}
@@ -478,6 +479,11 @@ func (x *exchange) refuse(f *failure) {
 	}
 	f.write(x.w, x.r, x.id, traceID)
 }
+
+// bodyRemains reports whether the rest of a body that was being passed on comes before the next request of the
+// connection. Then the connection must be closed: after EnableFullDuplex net/http does not find out whether it could
+// read the rest, and would read it as a request (as of Go 1.26).
+func (x *exchange) bodyRemains() bool { return x.body != nil && x.r.ProtoMajor == 1 && !x.body.whole() }
 
 // boundUnread limits how long net/http reads the rest of a body that was not read to its end: by default it has no time
 // limit. When the time is over net/http closes the connection, see conn.Close.

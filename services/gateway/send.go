@@ -145,7 +145,8 @@ func (x *exchange) noInstance(err error) *failure {
 // roundTrip sends the request to one instance and returns its answer, or what went wrong and whether another instance
 // may help.
 func (x *exchange) roundTrip(parent context.Context, n int, to route.Endpoint) (*http.Response, *failure, error) {
-	ctx, cancel := context.WithCancelCause(parent)
+	x.startBody()
+	ctx, cancel := x.attemptContext(parent)
 	x.cancel = cancel
 	x.startTimer(cancel)
 	ctx, span := x.startSpan(ctx, n, to)
@@ -168,6 +169,42 @@ func (x *exchange) roundTrip(parent context.Context, n int, to route.Endpoint) (
 		return nil, f, again
 	}
 	return res, nil, nil
+}
+
+// startBody prepares a body that is passed on as it comes.
+func (x *exchange) startBody() {
+	if x.replay != nil || x.r.ContentLength == 0 {
+		return
+	}
+	if x.body == nil {
+		x.body = newBody(x)
+	}
+	if x.r.ProtoMajor == 1 {
+		// Else the server would read the rest of the body before it sends the header of the response.
+		_ = http.NewResponseController(x.w).EnableFullDuplex() // HTTP/1 can
+	}
+}
+
+// attemptContext returns the context of an attempt. It does not end when a transport closes the body that it sends,
+// because it has got the answer or an error. That interrupts a read of the body, and net/http then cancels the context
+// of a request of HTTP/1, as if the client had left.
+func (x *exchange) attemptContext(parent context.Context) (context.Context, context.CancelCauseFunc) {
+	b := x.body
+	if b == nil || x.r.ProtoMajor != 1 {
+		return context.WithCancelCause(parent)
+	}
+	ctx, cancel := context.WithCancelCause(context.WithoutCancel(parent))
+	context.AfterFunc(parent, func() {
+		if !b.interrupted.Load() {
+			cancel(context.Cause(parent))
+		}
+	})
+	return ctx, cancel
+}
+
+// hasLeft reports whether the client has closed its connection or reset its stream.
+func (x *exchange) hasLeft() bool {
+	return x.r.Context().Err() != nil && (x.body == nil || !x.body.interrupted.Load())
 }
 
 // startTimer limits the wait for the header of the response. A gRPC server may be silent until its first message, so
@@ -209,15 +246,6 @@ func (x *exchange) total() time.Duration {
 
 // exchangeWith sends the request to an address and waits for the answer's header.
 func (x *exchange) exchangeWith(ctx context.Context, addr string) (*http.Response, error) {
-	if x.replay == nil && x.r.ContentLength != 0 {
-		if x.body == nil {
-			x.body = newBody(x)
-		}
-		if x.r.ProtoMajor == 1 {
-			// Else the server would read the rest of the body before it sends the header of the response.
-			_ = http.NewResponseController(x.w).EnableFullDuplex() // HTTP/1 can
-		}
-	}
 	overHTTP2 := x.grpc || x.target.Endpoint == "grpc"
 	switch {
 	case x.uploads():
@@ -278,7 +306,7 @@ func (x *exchange) explain(ctx context.Context, err error) (*failure, error) {
 			return f, errFinal
 		}
 	}
-	if x.r.Context().Err() != nil {
+	if x.hasLeft() {
 		return x.clientLeft(), errFinal
 	}
 	if x.expired() {
@@ -455,8 +483,8 @@ func (x *exchange) answer() {
 	for name := range res.Trailer {
 		h.Add("Trailer", name)
 	}
-	if x.body != nil && x.r.ProtoMajor == 1 && !x.body.whole() {
-		h.Set("Connection", "close") // the rest of the body comes before the next request
+	if x.bodyRemains() {
+		h.Set("Connection", "close")
 	}
 	x.setStatus(res.StatusCode)
 	x.w.WriteHeader(res.StatusCode)
@@ -564,7 +592,7 @@ func (x *exchange) broke(err error) {
 	switch {
 	case f != nil:
 		x.fault, x.outcome = f.fault, route.Abandoned
-	case errors.As(err, &ce) || x.r.Context().Err() != nil:
+	case errors.As(err, &ce) || x.hasLeft():
 		x.fault, x.outcome = FaultClientGone, route.Abandoned
 	case x.late.Load():
 		x.fault, x.outcome = FaultTimeout, route.Unreachable
