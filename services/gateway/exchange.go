@@ -67,6 +67,7 @@ type exchange struct {
 	kept       int64       // bytes of maxKept that it uses
 	repeatable bool        // it is safe to send it twice
 	body       *body       // being sent; nil: there is none, or replay is sent
+	continued  bool        // answerExpect has sent 100
 	tried      []string    // instance ids
 	attempts   []attempt
 

@@ -9,6 +9,8 @@ import (
 	"math"
 	"net"
 	"net/http"
+	"net/http/httptrace"
+	"net/textproto"
 	"net/url"
 	"strconv"
 	"strings"
@@ -159,6 +161,10 @@ func (x *exchange) roundTrip(parent context.Context, n int, to route.Endpoint) (
 		err = errSwitched
 		_ = res.Body.Close()
 	}
+	if err == nil && res.StatusCode < 100 {
+		err = errStatus
+		_ = res.Body.Close()
+	}
 	if err == nil && x.body != nil && x.body.failure() != nil {
 		err = errBody // an origin may respond to a part of a body; the client gets the reason why it is only a part
 		_ = res.Body.Close()
@@ -265,9 +271,59 @@ func (x *exchange) exchangeWith(ctx context.Context, addr string) (*http.Respons
 		req.GetBody = func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(x.replay)), nil }
 	}
 	if overHTTP2 {
-		return x.edge.h2.RoundTrip(req)
+		return x.byTransport(x.edge.h2, req)
 	}
-	return x.edge.h1.RoundTrip(req)
+	return x.byTransport(x.edge.h1, req)
+}
+
+// byTransport sends a request by http.Transport, which calls Got1xxResponse in another goroutine.
+func (x *exchange) byTransport(t *http.Transport, req *http.Request) (*http.Response, error) {
+	x.answerExpect()
+	// lock guards x.w until the transport has returned. It is a channel because writing may take long, and fake time
+	// stands still while a goroutine waits for a mutex.
+	lock, n, returned := make(chan struct{}, 1), 0, false
+	ctx := httptrace.WithClientTrace(req.Context(), &httptrace.ClientTrace{
+		Got1xxResponse: func(status int, header textproto.MIMEHeader) error {
+			lock <- struct{}{}
+			defer func() { <-lock }()
+			if n++; n > maxInterim {
+				return errInterim // this hook has replaced the limit of the transport
+			}
+			if !returned {
+				x.passInterim(status, http.Header(header))
+			}
+			return nil
+		},
+	})
+	res, err := t.RoundTrip(req.WithContext(ctx))
+	lock <- struct{}{}
+	returned = true
+	<-lock
+	return res, err
+}
+
+// passInterim passes a 1xx answer on (RFC 9110, 15.2). 100 is not passed: the edge answers Expect itself.
+func (x *exchange) passInterim(status int, header http.Header) {
+	if status == http.StatusContinue || !x.r.ProtoAtLeast(1, 1) {
+		return
+	}
+	h := x.w.Header()
+	copyAnswer(h, header)
+	// WriteHeader does not send Content-Length. With it, the server of HTTP/2 clones h, which it would else still read
+	// after WriteHeader has returned because the stream is closed (as of Go 1.26).
+	h["Content-Length"] = nil
+	x.w.WriteHeader(status)
+	clear(h)
+}
+
+// answerExpect sends 100 if the client waits for it. net/http sends it when the body is first read, which another
+// goroutine does, while this one may send interim answers: it does not exclude one from the other (as of Go 1.26).
+func (x *exchange) answerExpect() {
+	if x.body == nil || x.continued || x.r.ProtoMajor != 1 || !x.r.ProtoAtLeast(1, 1) || x.r.Header["Expect"] == nil {
+		return
+	}
+	x.continued = true
+	x.w.WriteHeader(http.StatusContinue)
 }
 
 func (x *exchange) url(addr string) *url.URL {

@@ -45,6 +45,7 @@ const (
 var (
 	errAnswerHead = errors.New("the origin's header is too large")
 	errInterim    = errors.New("the origin sent too many interim answers")
+	errStatus     = errors.New("the origin's status is below 100")
 	errSwitched   = errors.New("the origin switched protocols without being asked")
 )
 
@@ -101,6 +102,7 @@ func (w *wire) upload(ctx context.Context, addr string, x *exchange) (*http.Resp
 		return nil, err
 	}
 	stop := c.until(ctx)
+	x.answerExpect()
 	u := &upload{c: c, ctx: ctx, body: x.body, left: x.r.ContentLength, timeout: x.headerTimeout()}
 	head, late, answered := x.appendHead(nil), x.cancel, make(chan struct{})
 	x.edge.work.Go(func() {
@@ -209,19 +211,21 @@ func (c *wireConn) exchange(x *exchange) (*http.Response, error) {
 
 // answer reads the head of the answer.
 func (c *wireConn) answer(x *exchange) (*http.Response, error) {
-	for range maxInterim {
+	for n := 0; ; n++ {
 		res, err := http.ReadResponse(c.r, x.r)
 		switch {
 		case err != nil:
 			return nil, err
 		case res.StatusCode == http.StatusSwitchingProtocols:
 			return nil, errSwitched
-		case res.StatusCode >= 200:
+		case res.StatusCode < 100 || res.StatusCode >= 200:
 			c.left = math.MaxInt64
 			return res, nil
+		case n == maxInterim:
+			return nil, errInterim
 		}
+		x.passInterim(res.StatusCode, res.Header)
 	}
-	return nil, errInterim
 }
 
 // appendHead writes the request's head. Everything in it was checked when it came: path and fields have no control

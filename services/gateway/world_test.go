@@ -119,6 +119,41 @@ func (w *world) originWith(service, id, version string, srv *http.Server) *http.
 	return srv
 }
 
+// script adds an instance that answers each request with text as it is, and returns the bytes of all requests.
+func (w *world) script(service, id, text string) *lockedBuffer {
+	w.t.Helper()
+	l, err := w.net.Listen("tcp", id+":80")
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	w.t.Cleanup(func() { l.Close() })
+	seen := &lockedBuffer{}
+	go func() {
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			go func() {
+				defer c.Close()
+				r := bufio.NewReader(io.TeeReader(c, seen))
+				for {
+					req, err := http.ReadRequest(r)
+					if err != nil {
+						return
+					}
+					_, _ = io.Copy(io.Discard, req.Body) // a body that is cut has no answer
+					if _, err := io.WriteString(c, text); err != nil {
+						return
+					}
+				}
+			}()
+		}
+	}()
+	w.register(service, id, "", id+":80")
+	return seen
+}
+
 func (w *world) register(service, id, version, addr string) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
