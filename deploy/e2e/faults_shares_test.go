@@ -15,6 +15,7 @@ import (
 	"bijou.dev/platform/discovery"
 	"bijou.dev/platform/pace"
 	"bijou.dev/services/gateway"
+	"bijou.dev/services/gateway/routes"
 )
 
 // shareFaults are what one URL, or one client, does to all others of the same route. Each row starts an edge before two
@@ -56,7 +57,7 @@ func startSite(t *testing.T, mux http.Handler) string {
 		})
 	}
 	edge, err := gateway.NewEdge(gateway.EdgeOptions{
-		Options:   gateway.Options{Routes: gateway.Routes{{Name: "site", To: []gateway.Target{{Service: "site"}}}}},
+		Options:   gateway.Options{Routes: routes.Routes{{Name: "site", To: []routes.Target{{Service: "site"}}}}},
 		Discovery: discovery.NewStatic(map[string][]discovery.Instance{"site": list}).Directory,
 	})
 	if err != nil {

@@ -6,14 +6,14 @@ import (
 	"path/filepath"
 	"testing"
 
-	"bijou.dev/services/gateway"
+	"bijou.dev/services/gateway/routes"
 
 	"github.com/compose-spec/compose-go/v2/cli"
 	"go.yaml.in/yaml/v4"
 )
 
 // composeRoutes returns the routes that compose.yaml gives the gateway.
-func composeRoutes() gateway.Routes {
+func composeRoutes() routes.Routes {
 	var file struct {
 		Services struct {
 			Gateway struct{ Environment map[string]string }
@@ -23,20 +23,20 @@ func composeRoutes() gateway.Routes {
 	if err == nil {
 		err = yaml.Unmarshal(b, &file)
 	}
-	var routes gateway.Routes
+	var list routes.Routes
 	if err == nil {
-		err = routes.Set(file.Services.Gateway.Environment["BIJOU_ROUTES"])
+		err = list.Set(file.Services.Gateway.Environment["BIJOU_ROUTES"])
 	}
 	if err != nil {
 		panic(fmt.Errorf("reading the routes of compose.yaml: %w", err))
 	}
-	return routes
+	return list
 }
 
 func TestShippedConfigurationLoads(t *testing.T) {
-	routes := composeRoutes()
-	if err := routes.Validate(); err != nil || len(routes) == 0 {
-		t.Errorf("the %d routes of compose.yaml: %v", len(routes), err)
+	list := composeRoutes()
+	if err := list.Validate(); err != nil || len(list) == 0 {
+		t.Errorf("the %d routes of compose.yaml: %v", len(list), err)
 	}
 	for _, files := range [][]string{{"compose.yaml"}, {"compose.yaml", "compose.ha.yaml"}} {
 		var paths []string

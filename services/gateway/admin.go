@@ -5,6 +5,7 @@ import (
 
 	"bijou.dev/platform/httpapi"
 	"bijou.dev/platform/route"
+	"bijou.dev/services/gateway/routes"
 )
 
 // shownTable is the table in use in JSON.
@@ -15,7 +16,7 @@ type shownTable struct {
 }
 
 type shownRoute struct {
-	Route
+	routes.Route
 	Header  string `json:"headerTimeout"`
 	Total   string `json:"totalTimeout"` // 0s: no limit
 	MaxBody int64  `json:"bodyLimit"`    // -1: no limit
@@ -41,11 +42,11 @@ func (e *Edge) shown() shownTable {
 			Route: u.Route, Header: e.settings.header.Get().String(), Total: e.settings.total.Get().String(),
 			MaxBody: u.MaxBody,
 		}
-		if u.header >= 0 {
-			r.Header = u.header.String()
+		if u.HeaderTimeout >= 0 {
+			r.Header = u.HeaderTimeout.String()
 		}
-		if u.total >= 0 {
-			r.Total = u.total.String()
+		if u.TotalTimeout >= 0 {
+			r.Total = u.TotalTimeout.String()
 		}
 		if r.MaxBody == 0 {
 			r.MaxBody = e.settings.maxBody.Get()

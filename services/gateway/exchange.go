@@ -14,6 +14,8 @@ import (
 	"bijou.dev/platform/errs"
 	"bijou.dev/platform/overload"
 	"bijou.dev/platform/route"
+	"bijou.dev/services/gateway/internal/syntax"
+	"bijou.dev/services/gateway/routes"
 
 	"go.opentelemetry.io/otel/attribute"
 	oteltrace "go.opentelemetry.io/otel/trace"
@@ -154,16 +156,16 @@ func (x *exchange) admit() *failure {
 		return hangUp(http.StatusRequestURITooLong, "the URL must be at most %d bytes long", maxURL)
 	case r.Method == http.MethodConnect || r.Method == http.MethodTrace:
 		return hangUp(http.StatusMethodNotAllowed, "the method %s is not available here", r.Method)
-	case !isToken(r.Method):
+	case !syntax.IsToken(r.Method):
 		return hangUp(http.StatusBadRequest, "the method is not a token")
-	case !isHost(r.Host):
+	case !syntax.IsHost(r.Host):
 		return hangUp(http.StatusBadRequest, "the host %q is not valid", r.Host)
 	}
 	if x.grpc {
 		x.deadline = deadlineOf(r.Header, x.start)
 	}
 	x.path = rawPath(r)
-	if err := checkPath(x.path); err != nil && !ambiguous(err) {
+	if err := routes.CheckPath(x.path); err != nil {
 		return hangUp(http.StatusBadRequest, "%v", err)
 	}
 	if r.ProtoMajor == 2 {
@@ -236,7 +238,7 @@ func rawPath(r *http.Request) string {
 		return path
 	}
 	if r.ProtoMajor != 1 || r.URL.Host == "" {
-		return r.RequestURI // which checkPath refuses
+		return r.RequestURI // which CheckPath refuses
 	}
 	if path := r.URL.EscapedPath(); path != "" {
 		return path
@@ -247,15 +249,17 @@ func rawPath(r *http.Request) string {
 // choose finds the route and the target.
 func (x *exchange) choose() *failure {
 	r := x.r
-	rule, path, err := x.edge.table.Load().findPath(r, x.path)
+	t := x.edge.table.Load()
+	found, path, err := t.Find(r, x.path)
 	if err != nil {
 		return hangUp(http.StatusBadRequest, "%v", err)
 	}
 	x.path = path
-	if x.rule = rule; rule == nil {
+	if found == nil {
 		return fail(FaultNoRoute, http.StatusNotFound, "no route takes %s %s for host %s",
-			r.Method, r.URL.Path, hostName(r.Host))
+			r.Method, r.URL.Path, syntax.HostName(r.Host))
 	}
+	x.rule = t.rules[found.Number]
 	r.Pattern = x.rule.Match.Path + x.rule.Match.Prefix // names the span
 	if limit := x.bodyLimit(); limit >= 0 && r.ContentLength > limit {
 		return tooLarge(limit)
@@ -270,7 +274,7 @@ func (x *exchange) choose() *failure {
 				sticky = c.Value
 			}
 		}
-		x.target = x.rule.pick(sticky)
+		x.target = x.rule.targets[x.rule.Pick(sticky)]
 	}
 	return nil
 }
@@ -323,10 +327,10 @@ func (x *exchange) forward() *failure {
 			return x.tooMany(of)
 		}
 	}
-	permit, ok := limiter.Acquire(kinds[int(x.share.path)%len(kinds)], x.rule.criticality)
+	permit, ok := limiter.Acquire(kinds[int(x.share.path)%len(kinds)], x.rule.Class)
 	if !ok {
 		f := fail(FaultOverload, http.StatusServiceUnavailable, "%s is overloaded, and requests that are %s are shed",
-			x.target.Service, x.rule.criticality)
+			x.target.Service, x.rule.Class)
 		f.retry = limiter.RetryAfter()
 		x.share.release()
 		return f
@@ -597,7 +601,7 @@ func (x *exchange) report() {
 // the limit or the circuit meanwhile.
 func (x *exchange) prepareBody() *failure {
 	r := x.r
-	x.repeatable = r.Header["Idempotency-Key"] != nil || x.rule.repeats(r.Method)
+	x.repeatable = r.Header["Idempotency-Key"] != nil || x.rule.Repeats(r.Method)
 	if r.ContentLength <= 0 || r.ContentLength > maxReplay || x.grpc {
 		return nil
 	}

@@ -2,62 +2,8 @@ package gateway
 
 import (
 	"net"
-	"net/http"
 	"slices"
 )
-
-// Find returns the name of the route that takes a request, "" if none does.
-func Find(routes Routes, host, path, method string, header http.Header) string {
-	t, err := compile(routes)
-	if err != nil {
-		return ""
-	}
-	if u := t.find(hostName(host), path, method, header); u != nil {
-		return u.Name
-	}
-	return ""
-}
-
-// FindWithoutIndex is Find by trying all routes, without the index.
-func FindWithoutIndex(routes Routes, host, path, method string, header http.Header) string {
-	t, err := compile(routes)
-	if err != nil {
-		return ""
-	}
-	host = hostName(host)
-	for _, u := range t.rules {
-		h := u.Match.Host
-		if h == "" || h == host || h[0] == '*' && len(host) >= len(h)-1 && host[len(host)-len(h)+1:] == h[1:] {
-			if u.matches(path, method, header) {
-				return u.Name
-			}
-		}
-	}
-	return ""
-}
-
-// FindPath returns the route that takes a path, as it came, and the path that it sends.
-func FindPath(text, path string) (name, sent string, err error) {
-	var routes Routes
-	if err := routes.Set(text); err != nil {
-		return "", "", err
-	}
-	t, err := compile(routes)
-	if err != nil {
-		return "", "", err
-	}
-	u, sent, err := t.findPath(&http.Request{Method: http.MethodGet}, path)
-	if u == nil {
-		return "", "", err
-	}
-	return u.Name, sent, err
-}
-
-// CheckPath is checkPath.
-func CheckPath(path string) error { return checkPath(path) }
-
-// ReplacePrefix is replacePrefix.
-func ReplacePrefix(path string, n int, to string) string { return replacePrefix(path, n, to) }
 
 // Refusal is the method of the request that replaces a refused one in Frame.
 const Refusal = "XREFUSED"

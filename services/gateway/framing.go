@@ -11,6 +11,8 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+
+	"bijou.dev/services/gateway/internal/syntax"
 )
 
 // framing follows the messages of an HTTP/1 connection, byte by byte, before the server parses them. It gives out the
@@ -261,7 +263,7 @@ func (f *framing) headDone() {
 	switch {
 	case h.hosts > 1, h.hosts == 0 && !h.http10:
 		problem = "there must be one Host"
-	case h.hosts == 1 && !isHost(h.host):
+	case h.hosts == 1 && !syntax.IsHost(h.host):
 		problem = "the Host is not valid"
 	case h.authority != "" && !strings.EqualFold(h.authority, h.host):
 		problem = "the URL and the Host must name the same host"
@@ -314,7 +316,7 @@ func (h *head) requestLine(line []byte) (status int, problem string) {
 	method, rest, _ := bytes.Cut(line, []byte(" "))
 	target, version, ok := bytes.Cut(rest, []byte(" "))
 	switch {
-	case !ok || !only(method, &tokenChars) || len(method) > 64:
+	case !ok || !syntax.Only(method, &syntax.TokenChars) || len(method) > 64:
 		return http.StatusBadRequest, "the request line is not well formed"
 	case len(target) > maxURL:
 		return http.StatusRequestURITooLong, fmt.Sprintf("the URL must be at most %d bytes long", maxURL)
@@ -339,7 +341,7 @@ func (h *head) requestLine(line []byte) (status int, problem string) {
 	if i := strings.IndexAny(after, "/?"); i >= 0 {
 		h.authority = after[:i]
 	}
-	if !isHost(h.authority) {
+	if !syntax.IsHost(h.authority) {
 		return http.StatusBadRequest, "the URL is not valid"
 	}
 	return 0, ""
@@ -354,7 +356,7 @@ func (h *head) field(line []byte) (status int, problem string) {
 		return http.StatusBadRequest, "header lines must not be folded"
 	}
 	name, value, ok := bytes.Cut(line, []byte(":"))
-	if !ok || !only(name, &tokenChars) {
+	if !ok || !syntax.Only(name, &syntax.TokenChars) {
 		return http.StatusBadRequest, "a header line must be a name, a colon and a value"
 	}
 	if !clean(value) {
@@ -377,7 +379,7 @@ func (h *head) field(line []byte) (status int, problem string) {
 	case len("Transfer-Encoding"):
 		if bytes.EqualFold(name, []byte("Transfer-Encoding")) {
 			// the Kelvin sign is a k to EqualFold
-			if value = trim(value); h.chunked || !only(value, &tokenChars) ||
+			if value = trim(value); h.chunked || !syntax.Only(value, &syntax.TokenChars) ||
 				!bytes.EqualFold(value, []byte("chunked")) {
 				return http.StatusBadRequest, "the only Transfer-Encoding is chunked, once"
 			}
@@ -456,7 +458,7 @@ func (f *framing) chunkSize(line []byte) {
 	}
 	f.left = 0
 	for _, c := range size {
-		digit, ok := unhex(c)
+		digit, ok := syntax.Unhex(c)
 		if !ok {
 			f.cut()
 			return
@@ -499,8 +501,8 @@ func wholeEscapes(target []byte) bool {
 		if path = path[i:]; len(path) < 3 {
 			return false
 		}
-		_, hi := unhex(path[1])
-		_, lo := unhex(path[2])
+		_, hi := syntax.Unhex(path[1])
+		_, lo := syntax.Unhex(path[2])
 		if !hi || !lo {
 			return false
 		}

@@ -46,6 +46,7 @@ import (
 	"bijou.dev/platform/overload"
 	"bijou.dev/platform/service"
 	"bijou.dev/platform/trace"
+	"bijou.dev/services/gateway/routes"
 
 	"github.com/prometheus/client_golang/prometheus"
 )
@@ -53,7 +54,7 @@ import (
 // Options configures the gateway. The zero value has no routes until the setting gateway.routes has.
 type Options struct {
 	// Routes are used until the setting gateway.routes has a value. Nil: none, every request gets 404.
-	Routes Routes
+	Routes routes.Routes
 }
 
 // New sets up the edge on the listener "http", and its table on the admin page /routes.
@@ -180,23 +181,19 @@ func NewEdge(opts EdgeOptions) (*Edge, error) {
 	e.h1, e.h2 = newTransports(dial)
 	e.server = e.newServer()
 	e.apply(e.settings.routes.Get())
-	e.unwatch = e.settings.routes.Watch(func(_, routes Routes) { e.apply(routes) })
+	e.unwatch = e.settings.routes.Watch(func(_, list routes.Routes) { e.apply(list) })
 	return e, nil
 }
 
-// apply makes routes the table in use. Requests in progress finish with the table that they began with.
-func (e *Edge) apply(routes Routes) {
-	t, err := compile(routes)
+// apply makes a list of routes the table in use. Requests in progress finish with the table that they began with.
+func (e *Edge) apply(list routes.Routes) {
+	t, err := routes.Compile(list)
 	if err != nil { // cannot happen: the setting was validated
 		e.log.Error("keeping the previous routes", "error", err)
 		return
 	}
-	for _, u := range t.rules {
-		u.seconds = e.metrics.seconds.WithLabelValues(u.Name)
-	}
-	e.origins.bind(t)
-	e.table.Store(t)
-	e.log.Info("routes in use", "routes", len(t.rules), "revision", e.opts.Config.Revision())
+	e.table.Store(e.bind(t))
+	e.log.Info("routes in use", "routes", len(t.Rules), "revision", e.opts.Config.Revision())
 }
 
 func (e *Edge) newServer() *http.Server {

@@ -7,6 +7,9 @@ import (
 	"net/http"
 	"slices"
 	"strings"
+
+	"bijou.dev/services/gateway/internal/fields"
+	"bijou.dev/services/gateway/internal/syntax"
 )
 
 // hopByHop reports whether a field is about one connection only, and so is never passed on (RFC 9110, 7.6.1). Expect,
@@ -19,21 +22,6 @@ func hopByHop(name string) bool {
 		return true
 	}
 	return false
-}
-
-// stripped reports whether only the platform may set a field, so that it is removed from requests of clients: the
-// identity and address of the client, the original target, permissions and priorities.
-func stripped(name string) bool {
-	switch name {
-	case "Forwarded", "Baggage", "X-Real-Ip", "X-Client-Ip", "True-Client-Ip", "Cf-Connecting-Ip",
-		"X-Cluster-Client-Ip", "X-Rewrite-Url", "X-Http-Method", "X-Http-Method-Override", "X-Method-Override":
-		return true
-	}
-	if len(name) < len("X-Bijou-") || name[:2] != "X-" {
-		return false
-	}
-	return strings.HasPrefix(name, "X-Forwarded-") || strings.HasPrefix(name, "X-Bijou-") ||
-		strings.HasPrefix(name, "X-Original-") || strings.HasPrefix(name, "X-Envoy-")
 }
 
 // traced reports whether a field carries a trace context, which is written anew for each attempt.
@@ -51,19 +39,19 @@ func disguised(name string) bool {
 	if strings.IndexByte(name, '_') < 0 {
 		return false
 	}
-	name = canonical(strings.ReplaceAll(name, "_", "-"))
+	name = syntax.Canonical(strings.ReplaceAll(name, "_", "-"))
 	switch name {
 	case "Host", "Authorization", "Cookie", "Content-Type", "X-Request-Id":
 		return true
 	}
-	return hopByHop(name) || stripped(name) || traced(name)
+	return hopByHop(name) || fields.Stripped(name) || traced(name)
 }
 
 // named returns the fields that Connection lists: they are about this connection, too. Nil in nearly all cases.
 func named(connection []string) (names []string) {
 	for _, line := range connection {
 		for name := range strings.SplitSeq(line, ",") {
-			switch name = canonical(strings.TrimSpace(name)); name {
+			switch name = syntax.Canonical(strings.TrimSpace(name)); name {
 			case "", "Close", "Keep-Alive", "Upgrade", "Te":
 			default:
 				names = append(names, name)
@@ -97,7 +85,7 @@ func (x *exchange) outgoing() http.Header {
 	out := make(http.Header, len(in)+8)
 	drop := named(in["Connection"])
 	for name, lines := range in {
-		if hopByHop(name) || stripped(name) || traced(name) || drop != nil && slices.Contains(drop, name) {
+		if hopByHop(name) || fields.Stripped(name) || traced(name) || drop != nil && slices.Contains(drop, name) {
 			continue
 		}
 		out[name] = lines
@@ -114,7 +102,7 @@ func (x *exchange) outgoing() http.Header {
 	}
 	x.forwarded(out)
 	x.set(out, "X-Request-Id", x.id)
-	if b := x.rule.criticality.Baggage(); b != "" {
+	if b := x.rule.Class.Baggage(); b != "" {
 		x.set(out, "Baggage", b)
 	}
 	return out
@@ -146,7 +134,7 @@ func (x *exchange) forwarded(out http.Header) {
 	host, proto := x.r.Host, "http"
 	if x.edge.settings.trustedHops.Get() > 0 {
 		chain = strings.Join(append(x.trusted, x.peer), ", ")
-		if h := x.r.Header.Get("X-Forwarded-Host"); isHost(h) {
+		if h := x.r.Header.Get("X-Forwarded-Host"); syntax.IsHost(h) {
 			host = h
 		}
 		if p := x.r.Header.Get("X-Forwarded-Proto"); p == "https" {
@@ -180,7 +168,7 @@ func (x *exchange) trustedAddrs() []string {
 
 // requestID returns the request's id if it can be passed on, else a new one.
 func requestID(h http.Header) string {
-	if lines := h["X-Request-Id"]; len(lines) == 1 && len(lines[0]) <= 128 && only(lines[0], &idChars) {
+	if lines := h["X-Request-Id"]; len(lines) == 1 && len(lines[0]) <= 128 && syntax.Only(lines[0], &syntax.IDChars) {
 		return lines[0]
 	}
 	var raw [16]byte

@@ -15,7 +15,7 @@ import (
 	"time"
 
 	"bijou.dev/platform/errs"
-	"bijou.dev/services/gateway"
+	"bijou.dev/services/gateway/routes"
 
 	"google.golang.org/protobuf/types/known/wrapperspb"
 )
@@ -50,8 +50,8 @@ func TestCriticalityIsSetAtTheEdge(t *testing.T) {
 }
 
 func TestUnknownCriticalityIsRefused(t *testing.T) {
-	var routes gateway.Routes
-	err := routes.Set(`[{"name":"web","to":[{"service":"web"}],"criticality":"HIGH"}]`)
+	var list routes.Routes
+	err := list.Set(`[{"name":"web","to":[{"service":"web"}],"criticality":"HIGH"}]`)
 	if err == nil || !strings.Contains(err.Error(), "routes[0].criticality") ||
 		!strings.Contains(err.Error(), "SHEDDABLE_PLUS") {
 		t.Errorf("got %v, want the field and the right values", err)

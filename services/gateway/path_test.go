@@ -226,36 +226,3 @@ func direct(t *testing.T, addr, path string) int {
 	res.Body.Close()
 	return res.StatusCode
 }
-
-// FuzzPathModes: a normalized path has one meaning, and a raw one that is accepted is below the route's prefix for
-// servers that decode it, with or without slashes, and then clean it.
-func FuzzPathModes(f *testing.F) {
-	for _, s := range []string{"/s3/a//b", "/s3/a%2f..%2fb", "/files/%2e%2e//x", "/s3/..;/a", "/moved/a/../b"} {
-		f.Add(s)
-	}
-	f.Fuzz(func(t *testing.T, p string) {
-		name, sent, err := gateway.FindPath(pathModes, p)
-		if err != nil || gateway.CheckPath(p) == nil {
-			return
-		}
-		switch name {
-		case "files":
-			if gateway.CheckPath(sent) != nil {
-				t.Errorf("%q became %q, which has more than one meaning", p, sent)
-			}
-		case "store":
-			plain := unescapeOnce(p)
-			for _, read := range []string{path.Clean(p), path.Clean(plain), path.Clean(strings.ReplaceAll(plain, `\`, "/"))} {
-				if read != "/s3" && !strings.HasPrefix(read, "/s3/") {
-					t.Errorf("%q was accepted, and may be read as %q", p, read)
-				}
-			}
-			if sent != p {
-				t.Errorf("%q became %q", p, sent)
-			}
-		case "moved", "root":
-		default:
-			t.Errorf("%q was accepted by route %q", p, name)
-		}
-	})
-}

@@ -12,14 +12,15 @@ import (
 	"bijou.dev/platform/service"
 	"bijou.dev/platform/trace"
 	"bijou.dev/services/gateway"
+	"bijou.dev/services/gateway/routes"
 
 	"go.opentelemetry.io/otel/sdk/trace/tracetest"
 )
 
 // Two gateways run in one process, without a registry.
 func TestTwoGatewaysInOneProcess(t *testing.T) {
-	var routes gateway.Routes
-	if err := routes.Set(toWeb); err != nil {
+	var list routes.Routes
+	if err := list.Set(toWeb); err != nil {
 		t.Fatal(err)
 	}
 	network := memnet.New()
@@ -31,7 +32,7 @@ func TestTwoGatewaysInOneProcess(t *testing.T) {
 			Listen: map[string]string{"http": host + ":80", "admin": host + ":90"},
 			Net:    service.Net{Listen: network.Listen, DialContext: network.DialContext},
 		}, func(ctx context.Context, setup *service.Setup) error {
-			return gateway.New(ctx, setup, gateway.Options{Routes: routes})
+			return gateway.New(ctx, setup, gateway.Options{Routes: list})
 		})
 		if err != nil {
 			t.Fatal(err)
@@ -54,7 +55,7 @@ func TestTwoGatewaysInOneProcess(t *testing.T) {
 		if res := get(t, client, "http://"+host+"/"); res.Header.Get("X-Bijou-Fault") != "origin_unreachable" {
 			t.Errorf("the edge answers %d %s", res.StatusCode, res.body)
 		}
-		var page struct{ Routes []gateway.Route }
+		var page struct{ Routes []routes.Route }
 		if res := get(t, client, "http://"+host+":90/routes"); json.Unmarshal([]byte(res.body), &page) != nil ||
 			len(page.Routes) != 1 {
 			t.Errorf("/routes is %d %s", res.StatusCode, res.body)
@@ -90,7 +91,7 @@ func TestNewRefuses(t *testing.T) {
 	} {
 		opts.Name = "gateway"
 		_, err := service.New(t.Context(), opts, func(ctx context.Context, setup *service.Setup) error {
-			return gateway.New(ctx, setup, gateway.Options{Routes: gateway.Routes{{Name: "web"}}})
+			return gateway.New(ctx, setup, gateway.Options{Routes: routes.Routes{{Name: "web"}}})
 		})
 		if err == nil {
 			t.Errorf("%s: no error", name)

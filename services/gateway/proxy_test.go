@@ -20,6 +20,7 @@ import (
 	"bijou.dev/platform/errs"
 	"bijou.dev/platform/httpapi/httpapitest"
 	"bijou.dev/services/gateway"
+	"bijou.dev/services/gateway/routes"
 
 	"github.com/google/go-cmp/cmp"
 )
@@ -722,7 +723,7 @@ func TestRoutesPageShowsTheTableInUse(t *testing.T) {
 	w.edge.RoutesHandler().ServeHTTP(rec, mustRequest(t))
 	httpapitest.Check(t, w.edge.RoutesHandler(), "GET", "/routes", "")
 	var page struct {
-		Routes  []gateway.Route
+		Routes  []routes.Route
 		Origins []struct {
 			Service   string
 			Instances []struct{ ID, Version string }

@@ -22,6 +22,8 @@ import (
 	"bijou.dev/platform/retry"
 	"bijou.dev/platform/route"
 	"bijou.dev/platform/trace"
+	"bijou.dev/services/gateway/internal/syntax"
+	"bijou.dev/services/gateway/routes"
 
 	"go.opentelemetry.io/otel/attribute"
 	otelcodes "go.opentelemetry.io/otel/codes"
@@ -49,7 +51,7 @@ func (x *exchange) send() (f *failure) {
 	_ = retry.Do(x.r.Context(), policy, func(ctx context.Context, n int) error { // f and x.res have more than the error
 		var again error
 		f, again = x.attempt(ctx, n, f)
-		if again != nil && n >= x.rule.attempts {
+		if again != nil && n >= x.rule.Attempts {
 			return errFinal
 		}
 		return again
@@ -236,16 +238,16 @@ func (x *exchange) startTimer(cancel context.CancelCauseFunc) {
 
 // headerTimeout is the time for the header of the response.
 func (x *exchange) headerTimeout() time.Duration {
-	if x.rule.header >= 0 {
-		return x.rule.header
+	if x.rule.HeaderTimeout >= 0 {
+		return x.rule.HeaderTimeout
 	}
 	return x.edge.settings.header.Get()
 }
 
 // total is the time for all attempts until a response begins, and for each pause of it; 0: no limit.
 func (x *exchange) total() time.Duration {
-	if x.rule.total >= 0 {
-		return x.rule.total
+	if x.rule.TotalTimeout >= 0 {
+		return x.rule.TotalTimeout
 	}
 	return x.edge.settings.total.Get()
 }
@@ -341,7 +343,7 @@ func (x *exchange) url(addr string) *url.URL {
 // targetPath is the path for the origin, with its escapes.
 func (x *exchange) targetPath() string {
 	if to := x.rule.Rewrite.Prefix; to != "" {
-		return replacePrefix(x.path, len(x.rule.Match.Prefix), to)
+		return routes.ReplacePrefix(x.path, len(x.rule.Match.Prefix), to)
 	}
 	return x.path
 }
@@ -477,7 +479,7 @@ func (c carrier) Set(key, value string) {
 	case "tracestate":
 		key = "Tracestate"
 	default:
-		key = canonical(key)
+		key = syntax.Canonical(key)
 	}
 	c.x.header[key] = []string{value} // not by x.set: an earlier attempt may still read its line
 }

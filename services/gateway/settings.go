@@ -5,11 +5,12 @@ import (
 
 	"bijou.dev/platform/config"
 	"bijou.dev/platform/route"
+	"bijou.dev/services/gateway/routes"
 )
 
 // settings are the live settings of the edge.
 type settings struct {
-	routes         *config.Value[Routes]
+	routes         *config.Value[routes.Routes]
 	pin, debug     *config.Value[bool]
 	accessLog      *config.Value[string]
 	trustedHops    *config.Value[int64]
@@ -27,12 +28,12 @@ const (
 	logOff    = "off"
 )
 
-func declare(set config.Set, routes Routes) *settings {
-	if routes == nil {
-		routes = Routes{}
+func declare(set config.Set, list routes.Routes) *settings {
+	if list == nil {
+		list = routes.Routes{}
 	}
 	return &settings{
-		routes: config.JSON(set, "gateway.routes", routes, config.Spec{
+		routes: config.JSON(set, "gateway.routes", list, config.Spec{
 			Doc: "The routing table. It is checked and replaced as a whole.",
 		}),
 		pin: config.Bool(set, "gateway.pin.allowed", false, config.Spec{

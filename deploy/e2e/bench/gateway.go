@@ -21,6 +21,7 @@ import (
 	"bijou.dev/platform/discovery"
 	"bijou.dev/platform/trace"
 	"bijou.dev/services/gateway"
+	"bijou.dev/services/gateway/routes"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"google.golang.org/grpc"
@@ -91,8 +92,8 @@ func runGateway(ctx context.Context, args []string, ready func(string)) error {
 		return err
 	}
 	defer func() { _ = tracer.Shutdown(context.WithoutCancel(ctx)) }() // the last spans may be lost
-	var routes gateway.Routes
-	if err := routes.Set(`[
+	var list routes.Routes
+	if err := list.Set(`[
 		{"name": "api", "match": {"prefix": "/api"}, "to": [{"service": "catalog"}]},
 		{"name": "films", "match": {"prefix": "/films", "methods": ["GET"]},
 			"to": [{"service": "catalog", "weight": 90}, {"service": "catalog", "version": "v2", "weight": 10}]},
@@ -106,7 +107,7 @@ func runGateway(ctx context.Context, args []string, ready func(string)) error {
 		}}
 	}
 	edge, err := gateway.NewEdge(gateway.EdgeOptions{
-		Options: gateway.Options{Routes: routes}, Zone: "a", Config: set, Trace: tracer,
+		Options: gateway.Options{Routes: list}, Zone: "a", Config: set, Trace: tracer,
 		Metrics: prometheus.NewRegistry(),
 		Discovery: discovery.NewStatic(map[string][]discovery.Instance{
 			"web": instance("web"), "catalog": instance("catalog"),

@@ -1,9 +1,10 @@
-package gateway_test
+package routes_test
 
 import (
 	"encoding/json"
 	"errors"
 	"net/http"
+	"path"
 	"strings"
 	"testing"
 
@@ -12,12 +13,12 @@ import (
 	"bijou.dev/platform/errs"
 	"bijou.dev/platform/names"
 	"bijou.dev/platform/names/namestest"
-	"bijou.dev/services/gateway"
+	"bijou.dev/services/gateway/routes"
 )
 
-func parse(t testing.TB, text string) gateway.Routes {
+func parse(t testing.TB, text string) routes.Routes {
 	t.Helper()
-	var r gateway.Routes
+	var r routes.Routes
 	if err := json.Unmarshal([]byte(text), &r); err != nil {
 		t.Fatal(err)
 	}
@@ -25,7 +26,7 @@ func parse(t testing.TB, text string) gateway.Routes {
 }
 
 func TestMostSpecificRouteMatches(t *testing.T) {
-	routes := parse(t, `[
+	list := parse(t, `[
 		{"name":"all","to":[{"service":"s"}]},
 		{"name":"api","match":{"prefix":"/api"},"to":[{"service":"s"}]},
 		{"name":"api-below","match":{"prefix":"/api/"},"to":[{"service":"s"}]},
@@ -42,7 +43,7 @@ func TestMostSpecificRouteMatches(t *testing.T) {
 		{"name":"deep","match":{"host":"*.deep.example.org"},"to":[{"service":"s"}]},
 		{"name":"below-api","match":{"host":"*.example.org","prefix":"/api"},"to":[{"service":"s"}]}
 	]`)
-	if err := routes.Validate(); err != nil {
+	if err := list.Validate(); err != nil {
 		t.Fatal(err)
 	}
 	for _, c := range []struct{ request, header, want string }{
@@ -75,7 +76,7 @@ func TestMostSpecificRouteMatches(t *testing.T) {
 				h.Add(name, value)
 			}
 		}
-		if got := gateway.Find(routes, f[1], f[2], f[0], h); got != c.want {
+		if got := routes.Find(list, f[1], f[2], f[0], h); got != c.want {
 			t.Errorf("%s %s: route %q, want %q", c.request, c.header, got, c.want)
 		}
 	}
@@ -142,33 +143,33 @@ func TestRoutesAreRefused(t *testing.T) {
 // The edge, which has the routes, and the config service, which has only their schema, must give the same answer.
 func TestNamesInRoutesFollowTheCommonRules(t *testing.T) {
 	p := declared(t)
-	for rule, set := range map[*names.Rule][]func(*gateway.Route, string){
+	for rule, set := range map[*names.Rule][]func(*routes.Route, string){
 		&names.ID: {
-			func(r *gateway.Route, name string) { r.Name = name },
-			func(r *gateway.Route, name string) { r.To[0].Version = name },
+			func(r *routes.Route, name string) { r.Name = name },
+			func(r *routes.Route, name string) { r.To[0].Version = name },
 		},
 		&names.Service: {
-			func(r *gateway.Route, name string) { r.To[0].Service = name },
-			func(r *gateway.Route, name string) { r.To[0].Endpoint = name },
+			func(r *routes.Route, name string) { r.To[0].Service = name },
+			func(r *routes.Route, name string) { r.To[0].Endpoint = name },
 		},
 	} {
 		for _, set := range set {
-			with := func(name string) gateway.Routes {
-				routes := gateway.Routes{{Name: "a", To: []gateway.Target{{Service: "s"}}}}
-				set(&routes[0], name)
-				return routes
+			with := func(name string) routes.Routes {
+				list := routes.Routes{{Name: "a", To: []routes.Target{{Service: "s"}}}}
+				set(&list[0], name)
+				return list
 			}
 			namestest.Check(t, *rule, func(name string) error { return with(name).Validate() })
 			namestest.Check(t, *rule, func(name string) error {
-				routes := with(name)
-				return p.Check(routes.String())
+				list := with(name)
+				return p.Check(list.String())
 			})
 		}
 	}
 }
 
 func TestRoutesAreAFlag(t *testing.T) {
-	var r gateway.Routes
+	var r routes.Routes
 	for _, text := range []string{`{}`, `[{"nam":"a"}]`, toWeb + toWeb, `[{"name":"a","to":[]}]`} {
 		if err := r.Set(text); err == nil {
 			t.Errorf("%s was accepted", text)
@@ -177,7 +178,7 @@ func TestRoutesAreAFlag(t *testing.T) {
 	if err := r.Set(toWeb); err != nil {
 		t.Fatal(err)
 	}
-	var again gateway.Routes
+	var again routes.Routes
 	if err := again.Set(r.String()); err != nil || again[0].Name != "web" {
 		t.Errorf("String gives %s, which reads as %v, %v", r.String(), again, err)
 	}
@@ -188,7 +189,7 @@ func TestAmbiguousPathsAreRefused(t *testing.T) {
 		"/", "/a", "/a/", "/a/b.c", "/.well-known/x", "/...", "/a..b", "/%C3%A9", "/a%20b",
 		"/a;b=c", "/a=b&c", "/%41",
 	} {
-		if err := gateway.CheckPath(good); err != nil {
+		if err := routes.Unambiguous(good); err != nil {
 			t.Errorf("%s: %v", good, err)
 		}
 	}
@@ -199,7 +200,7 @@ func TestAmbiguousPathsAreRefused(t *testing.T) {
 		"/a%2fb", "/a%2Fb", "/a%5cb", "/a\\b", "/%00", "/%0a", "/%7f", "/%", "/%4", "/%zz", "/a b", "/a\x00b",
 		"/a%2f..%2fb",
 	} {
-		if gateway.CheckPath(bad) == nil {
+		if routes.Unambiguous(bad) == nil {
 			t.Errorf("%s was accepted", bad)
 		}
 	}
@@ -213,7 +214,7 @@ func TestAmbiguousPathsAreRefused(t *testing.T) {
 		{"/%61pi/%C3%A9", "/api", "/", "/%C3%A9"},
 		{"/x", "/", "/v2/", "/v2/x"},
 	} {
-		if got := gateway.ReplacePrefix(c.path, len(c.prefix), c.to); got != c.want {
+		if got := routes.ReplacePrefix(c.path, len(c.prefix), c.to); got != c.want {
 			t.Errorf("%s with %s for %s: %s, want %s", c.path, c.to, c.prefix, got, c.want)
 		}
 	}
@@ -230,15 +231,15 @@ func FuzzRoutes(f *testing.F) {
 	f.Add(everything, "a.x.y", "/a", "GET")
 	p := declared(f)
 	f.Fuzz(func(t *testing.T, text, host, path, method string) {
-		var routes gateway.Routes
-		if json.Unmarshal([]byte(text), &routes) != nil || routes.Validate() != nil {
+		var list routes.Routes
+		if json.Unmarshal([]byte(text), &list) != nil || list.Validate() != nil {
 			return
 		}
-		if got, want := gateway.Find(routes, host, path, method, nil), gateway.FindWithoutIndex(routes, host, path,
+		if got, want := routes.Find(list, host, path, method, nil), routes.FindWithoutIndex(list, host, path,
 			method, nil); got != want {
 			t.Errorf("%s %s%s: %q by the index, %q without", method, host, path, got, want)
 		}
-		for _, r := range routes {
+		for _, r := range list {
 			m, h := "OTHER", http.Header{}
 			if len(r.Match.Methods) > 0 {
 				continue // the union of others may take them all
@@ -258,16 +259,16 @@ func FuzzRoutes(f *testing.F) {
 			if path == "" {
 				path = "/"
 			}
-			if gateway.Find(routes, host, path, m, h) == "" {
+			if routes.Find(list, host, path, m, h) == "" {
 				t.Errorf("no request reaches route %q of %s", r.Name, text)
 			}
 		}
-		var again gateway.Routes
-		if err := again.Set(routes.String()); err != nil {
-			t.Errorf("reading back %s: %v", routes.String(), err)
+		var again routes.Routes
+		if err := again.Set(list.String()); err != nil {
+			t.Errorf("reading back %s: %v", list.String(), err)
 		}
-		if err := p.Check(routes.String()); err != nil {
-			t.Errorf("routes that the edge accepts cannot be published: %s: %v", routes.String(), err)
+		if err := p.Check(list.String()); err != nil {
+			t.Errorf("routes that the edge accepts cannot be published: %s: %v", list.String(), err)
 		}
 	})
 }
@@ -279,10 +280,10 @@ func FuzzPath(f *testing.F) {
 		f.Add(s)
 	}
 	f.Fuzz(func(t *testing.T, path string) {
-		if gateway.CheckPath(path) != nil {
+		if routes.Unambiguous(path) != nil {
 			return
 		}
-		if got := gateway.ReplacePrefix(path, 1, "/x"); gateway.CheckPath(got) != nil {
+		if got := routes.ReplacePrefix(path, 1, "/x"); routes.Unambiguous(got) != nil {
 			t.Errorf("%q became %q", path, got)
 		}
 		for strings.Contains(path, "%") { // servers may decode it more than once
@@ -326,6 +327,8 @@ func unescapeOnce(s string) string {
 }
 
 // everything is a table that uses each field.
+const toWeb = `[{"name":"web","match":{"prefix":"/"},"to":[{"service":"web"}]}]`
+
 const everything = `[{"name":"a","match":{"host":"*.x.y","prefix":"/a","methods":["GET"],
 		"headers":[{"name":"q","value":"1"}]},
 	"to":[{"service":"s","endpoint":"grpc","version":"v1","weight":1},{"service":"s"}],
@@ -337,10 +340,50 @@ const everything = `[{"name":"a","match":{"host":"*.x.y","prefix":"/a","methods"
 func declared(t testing.TB) *config.Property {
 	t.Helper()
 	p, err := config.ParseProperty(&configv1.Property{
-		Name: "routes", Type: configv1.Type_TYPE_JSON, DefaultValue: "[]", JsonSchema: gateway.Routes(nil).JSONSchema(),
+		Name: "routes", Type: configv1.Type_TYPE_JSON, DefaultValue: "[]", JsonSchema: routes.Routes(nil).JSONSchema(),
 	})
 	if err != nil {
 		t.Fatal(err)
 	}
 	return p
+}
+
+const pathModes = `[
+	{"name":"store","match":{"prefix":"/s3"},"path":"raw","to":[{"service":"store"}]},
+	{"name":"moved","match":{"prefix":"/moved"},"path":"raw","rewrite":{"prefix":"/bucket"},"to":[{"service":"store"}]},
+	{"name":"root","match":{"prefix":"/root/"},"path":"raw","rewrite":{"prefix":"/"},"to":[{"service":"store"}]},
+	{"name":"files","match":{"prefix":"/files"},"path":"normalize","to":[{"service":"files"}]},
+	{"name":"web","to":[{"service":"web"}]}]`
+
+// FuzzPathModes: a normalized path has one meaning, and a raw one that is accepted is below the route's prefix for
+// servers that decode it, with or without slashes, and then clean it.
+func FuzzPathModes(f *testing.F) {
+	for _, s := range []string{"/s3/a//b", "/s3/a%2f..%2fb", "/files/%2e%2e//x", "/s3/..;/a", "/moved/a/../b"} {
+		f.Add(s)
+	}
+	f.Fuzz(func(t *testing.T, p string) {
+		name, sent, err := routes.FindPath(pathModes, p)
+		if err != nil || routes.Unambiguous(p) == nil {
+			return
+		}
+		switch name {
+		case "files":
+			if routes.Unambiguous(sent) != nil {
+				t.Errorf("%q became %q, which has more than one meaning", p, sent)
+			}
+		case "store":
+			plain := unescapeOnce(p)
+			for _, read := range []string{path.Clean(p), path.Clean(plain), path.Clean(strings.ReplaceAll(plain, `\`, "/"))} {
+				if read != "/s3" && !strings.HasPrefix(read, "/s3/") {
+					t.Errorf("%q was accepted, and may be read as %q", p, read)
+				}
+			}
+			if sent != p {
+				t.Errorf("%q became %q", p, sent)
+			}
+		case "moved", "root":
+		default:
+			t.Errorf("%q was accepted by route %q", p, name)
+		}
+	})
 }

@@ -1,4 +1,4 @@
-package gateway
+package routes
 
 import (
 	"cmp"
@@ -10,53 +10,51 @@ import (
 	"time"
 
 	"bijou.dev/platform/overload"
-
-	"github.com/prometheus/client_golang/prometheus"
+	"bijou.dev/services/gateway/internal/syntax"
 )
 
-// table is a compiled routing table. It is never changed once requests can see it.
-type table struct {
-	rules []*rule            // in the order they are tried
-	exact map[string][]*rule // host -> its rules
+// Table is a compiled routing table. It does not change. The zero value routes nothing.
+type Table struct {
+	// Rules are the routes in the order in which they are tried.
+	Rules []*Rule
+
+	exact map[string][]*Rule // host -> its rules
 	below []suffixRules      // "*.host", longest first
-	any   []*rule            // for any host
+	any   []*Rule            // for any host
 
 	lenient bool // a rule allows paths with more than one meaning
 }
 
 type suffixRules struct {
 	suffix string // ".example.org"
-	rules  []*rule
+	rules  []*Rule
 }
 
-// rule is a route ready for use.
-type rule struct {
+// Rule is a route ready for use, with its defaults.
+type Rule struct {
 	Route
-	criticality   overload.Criticality
-	header, total time.Duration // -1: those of the settings
-	attempts      int
-	targets       []*target
-	weights       int // their sum
+	// Number is its index in Table.Rules.
+	Number int
+	// Class is Criticality, parsed.
+	Class overload.Criticality
+	// HeaderTimeout and TotalTimeout are Timeout, parsed. Negative: those of the settings.
+	HeaderTimeout, TotalTimeout time.Duration
+	// Attempts is how often a request is sent at most.
+	Attempts int
 
-	seconds prometheus.Observer
+	weights int // the sum over all targets
 }
 
-// target is a Target with its origin.
-type target struct {
-	Target
-	origin *origin
-}
-
-// compile checks routes and puts them in order: the host first (a name, then the longest suffix, then any), then the
+// Compile checks routes and puts them in order: the host first (a name, then the longest suffix, then any), then the
 // path (exact, then the longest prefix), then routes with methods before those without, then those with more headers,
 // and last the order of the list.
-func compile(routes Routes) (*table, error) {
+func Compile(routes Routes) (*Table, error) {
 	if len(routes) > maxRoutes {
 		return nil, refuse(maxRoutes, routes[maxRoutes].Name, bad("name", "is one more than the limit of %d routes",
 			maxRoutes))
 	}
-	t := &table{exact: map[string][]*rule{}}
-	places := map[*rule]int{}
+	t := &Table{exact: map[string][]*Rule{}}
+	places := map[*Rule]int{}
 	names := map[string]bool{}
 	for i, r := range routes {
 		r = clone(r)
@@ -69,12 +67,12 @@ func compile(routes Routes) (*table, error) {
 		names[r.Name] = true
 		u := newRule(r)
 		places[u] = i
-		t.rules = append(t.rules, u)
+		t.Rules = append(t.Rules, u)
 		t.lenient = t.lenient || u.Path != PathRefuse
 	}
-	slices.SortStableFunc(t.rules, compare)
-	for i, b := range t.rules {
-		for _, a := range t.rules[:i] {
+	slices.SortStableFunc(t.Rules, compare)
+	for i, b := range t.Rules {
+		for _, a := range t.Rules[:i] {
 			if !a.covers(b) {
 				continue
 			}
@@ -84,6 +82,9 @@ func compile(routes Routes) (*table, error) {
 			return nil, refuse(places[b], b.Name,
 				bad("match", "can never be reached: route %q takes all of its requests first", a.Name))
 		}
+	}
+	for i, u := range t.Rules {
+		u.Number = i
 	}
 	t.index()
 	return t, nil
@@ -96,17 +97,17 @@ func clone(r Route) Route {
 	return r
 }
 
-func newRule(r Route) *rule {
-	u := &rule{Route: r, header: -1, total: -1, attempts: cmp.Or(r.Retry.Attempts, 3)}
-	u.criticality, _ = overload.Parse(r.Criticality) // validate has checked it
+func newRule(r Route) *Rule {
+	u := &Rule{Route: r, HeaderTimeout: -1, TotalTimeout: -1, Attempts: cmp.Or(r.Retry.Attempts, 3)}
+	u.Class, _ = overload.Parse(r.Criticality) // validate has checked it
 	if d, err := time.ParseDuration(r.Timeout.Header); err == nil {
-		u.header = d
+		u.HeaderTimeout = d
 	}
 	if d, err := time.ParseDuration(r.Timeout.Total); err == nil {
-		u.total = d
+		u.TotalTimeout = d
 	}
 	for i := range u.Match.Headers {
-		u.Match.Headers[i].Name = canonical(u.Match.Headers[i].Name)
+		u.Match.Headers[i].Name = syntax.Canonical(u.Match.Headers[i].Name)
 	}
 	if len(r.Retry.Methods) == 0 {
 		u.Retry.Methods = []string{
@@ -115,15 +116,14 @@ func newRule(r Route) *rule {
 		}
 	}
 	for _, to := range r.To {
-		u.targets = append(u.targets, &target{Target: to})
 		u.weights += to.Weight
 	}
 	return u
 }
 
 // index groups the rules, which are in order, by host.
-func (t *table) index() {
-	for _, u := range t.rules {
+func (t *Table) index() {
+	for _, u := range t.Rules {
 		host := u.Match.Host
 		switch {
 		case host == "":
@@ -134,13 +134,13 @@ func (t *table) index() {
 			last := &t.below[len(t.below)-1]
 			last.rules = append(last.rules, u)
 		default:
-			t.below = append(t.below, suffixRules{host[1:], []*rule{u}})
+			t.below = append(t.below, suffixRules{host[1:], []*Rule{u}})
 		}
 	}
 }
 
 // compare orders a before b when it is more specific.
-func compare(a, b *rule) int {
+func compare(a, b *Rule) int {
 	return cmp.Or(
 		cmp.Compare(b.hostRank(), a.hostRank()),
 		cmp.Compare(a.Match.Host, b.Match.Host), // keeps those of one host together
@@ -152,7 +152,7 @@ func compare(a, b *rule) int {
 }
 
 // hostRank is above all for names, then grows with the length of a suffix.
-func (u *rule) hostRank() int {
+func (u *Rule) hostRank() int {
 	switch host := u.Match.Host; {
 	case host == "":
 		return 0
@@ -163,7 +163,7 @@ func (u *rule) hostRank() int {
 }
 
 // covers reports whether u matches everything that v matches.
-func (u *rule) covers(v *rule) bool {
+func (u *Rule) covers(v *Rule) bool {
 	switch m := u.Match.Host; {
 	case m == "", m == v.Match.Host:
 	case m[0] == '*' && strings.HasSuffix(v.Match.Host, m[1:]):
@@ -195,7 +195,7 @@ func (u *rule) covers(v *rule) bool {
 
 // find returns the rule for a request, or nil. The host is in lower case without port, the path is clean and without
 // escapes.
-func (t *table) find(host, path, method string, header http.Header) *rule {
+func (t *Table) find(host, path, method string, header http.Header) *Rule {
 	if u := first(t.exact[host], path, method, header); u != nil {
 		return u
 	}
@@ -209,7 +209,7 @@ func (t *table) find(host, path, method string, header http.Header) *rule {
 	return first(t.any, path, method, header)
 }
 
-func first(rules []*rule, path, method string, header http.Header) *rule {
+func first(rules []*Rule, path, method string, header http.Header) *Rule {
 	for _, u := range rules {
 		if u.matches(path, method, header) {
 			return u
@@ -218,7 +218,7 @@ func first(rules []*rule, path, method string, header http.Header) *rule {
 	return nil
 }
 
-func (u *rule) matches(path, method string, header http.Header) bool {
+func (u *Rule) matches(path, method string, header http.Header) bool {
 	m := &u.Match
 	if m.Path != "" && m.Path != path || m.Path == "" && !hasPrefix(path, m.Prefix) {
 		return false
@@ -242,10 +242,10 @@ func hasPrefix(path, prefix string) bool {
 	return len(path) == len(prefix) || prefix[len(prefix)-1] == '/' || path[len(prefix)] == '/'
 }
 
-// pick draws a target by weight. A sticky value always draws the same one.
-func (u *rule) pick(sticky string) *target {
-	if len(u.targets) == 1 {
-		return u.targets[0]
+// Pick draws a target by weight and returns its index in To. A sticky value always draws the same one.
+func (u *Rule) Pick(sticky string) int {
+	if len(u.To) == 1 {
+		return 0
 	}
 	var n int
 	if sticky != "" {
@@ -256,13 +256,13 @@ func (u *rule) pick(sticky string) *target {
 	} else {
 		n = rand.IntN(u.weights)
 	}
-	for _, t := range u.targets {
-		if n -= t.Weight; n < 0 {
-			return t
+	for i := range u.To {
+		if n -= u.To[i].Weight; n < 0 {
+			return i
 		}
 	}
-	return u.targets[0]
+	return 0
 }
 
-// repeats reports whether the route allows to send a request with this method twice.
-func (u *rule) repeats(method string) bool { return slices.Contains(u.Retry.Methods, method) }
+// Repeats reports whether the route allows to send a request with this method twice.
+func (u *Rule) Repeats(method string) bool { return slices.Contains(u.Retry.Methods, method) }

@@ -1,10 +1,12 @@
-package gateway
+package routes
 
 import (
 	"errors"
 	"net/http"
 	"slices"
 	"strings"
+
+	"bijou.dev/services/gateway/internal/syntax"
 )
 
 // PathMode says what a route does with a path that servers read in more than one way: with empty segments ("//"), dot
@@ -35,6 +37,14 @@ var (
 // ambiguous reports whether an error of checkPath is about a path that has more than one meaning.
 func ambiguous(err error) bool { return err == errPathSegment || err == errPathEscape } //nolint:errorlint // these two
 
+// CheckPath returns an error for a path that no rule can allow, whatever its mode.
+func CheckPath(path string) error {
+	if err := checkPath(path); err != nil && !ambiguous(err) {
+		return err
+	}
+	return nil
+}
+
 // checkPath returns an error for every path that a server behind the edge might read as another path than the one that
 // is matched. path is as received, with its escapes and without the query. Of several errors, one that no route allows
 // comes first.
@@ -57,7 +67,7 @@ func checkPath(path string) (err error) {
 		c := path[i]
 		if c == '%' {
 			var ok bool
-			if c, ok = unescape(path[i:]); !ok {
+			if c, ok = syntax.Unescape(path[i:]); !ok {
 				return errPathChar
 			}
 			if c < 0x20 || c == 0x7f {
@@ -81,11 +91,12 @@ func checkPath(path string) (err error) {
 	return err
 }
 
-// findPath finds the rule for the request and its path. Most paths have one meaning. For others it needs a rule whose
-// mode allows the path; otherwise the error says what is wrong with the path.
-func (t *table) findPath(r *http.Request, path string) (u *rule, sent string, err error) {
-	host := hostName(r.Host)
-	find := func(plain string) *rule { return t.find(host, plain, r.Method, r.Header) }
+// Find returns the rule for a request and its path, and the path to send. path is as it came, with its escapes and
+// without the query. Nil: no rule takes it. Most paths have one meaning. For others there must be a rule whose mode
+// allows the path; otherwise the error says what is wrong with the path.
+func (t *Table) Find(r *http.Request, path string) (u *Rule, sent string, err error) {
+	host := syntax.HostName(r.Host)
+	find := func(plain string) *Rule { return t.find(host, plain, r.Method, r.Header) }
 	if err = checkPath(path); err == nil {
 		return find(unescapeBut(path, "")), path, nil
 	}
@@ -111,12 +122,12 @@ func (t *table) findPath(r *http.Request, path string) (u *rule, sent string, er
 }
 
 // contains reports whether a path that the rule rewrites stays below the new prefix, however a server reads it.
-func (u *rule) contains(path string) bool {
+func (u *Rule) contains(path string) bool {
 	to := u.Rewrite.Prefix
 	if to == "" {
 		return true
 	}
-	return !slices.ContainsFunc(readings(replacePrefix(path, len(u.Match.Prefix), to)),
+	return !slices.ContainsFunc(readings(ReplacePrefix(path, len(u.Match.Prefix), to)),
 		func(reading string) bool { return !hasPrefix(reading, to) })
 }
 
@@ -130,7 +141,7 @@ func normalize(path string) (string, bool) {
 			b.WriteByte(c)
 			continue
 		}
-		switch c, _ = unescape(path[i:]); c { // checkPath has checked the escapes
+		switch c, _ = syntax.Unescape(path[i:]); c { // checkPath has checked the escapes
 		case '\\':
 			return "", false
 		case '/', '.':
@@ -176,7 +187,7 @@ func unescapeBut(path, keep string) string {
 	b := make([]byte, 0, len(path))
 	for i := 0; i < len(path); i++ {
 		if path[i] == '%' {
-			if c, ok := unescape(path[i:]); ok && strings.IndexByte(keep, c) < 0 {
+			if c, ok := syntax.Unescape(path[i:]); ok && strings.IndexByte(keep, c) < 0 {
 				b = append(b, c)
 				i += 2
 				continue
@@ -226,28 +237,8 @@ func resolveDots(path string) string {
 	return strings.Join(out, "/")
 }
 
-// unescape reads the escape that s begins with.
-func unescape(s string) (byte, bool) {
-	if len(s) < 3 {
-		return 0, false
-	}
-	hi, ok1 := unhex(s[1])
-	lo, ok2 := unhex(s[2])
-	return hi<<4 | lo, ok1 && ok2
-}
-
-func unhex(c byte) (byte, bool) {
-	switch {
-	case '0' <= c && c <= '9':
-		return c - '0', true
-	case 'a' <= c|0x20 && c|0x20 <= 'f':
-		return c | 0x20 - 'a' + 10, true
-	}
-	return 0, false
-}
-
-// replacePrefix puts to in the place of the first n unescaped bytes of a path, which is as it came, with escapes.
-func replacePrefix(path string, n int, to string) string {
+// ReplacePrefix puts to in the place of the first n unescaped bytes of a path, which is as it came, with escapes.
+func ReplacePrefix(path string, n int, to string) string {
 	i := 0
 	for ; n > 0 && i < len(path); n-- {
 		if path[i] == '%' {

@@ -1,4 +1,5 @@
-package gateway
+// Package routes has the routing table of the edge: its schema, its checks, and which route takes a request.
+package routes
 
 import (
 	_ "embed"
@@ -12,6 +13,8 @@ import (
 	"bijou.dev/platform/errs"
 	"bijou.dev/platform/names"
 	"bijou.dev/platform/overload"
+	"bijou.dev/services/gateway/internal/fields"
+	"bijou.dev/services/gateway/internal/syntax"
 )
 
 // Routes is the whole routing table, as the setting gateway.routes holds it. Their order matters only between routes
@@ -138,7 +141,7 @@ func (Routes) JSONSchema() string { return routesSchema }
 // Validate returns an error that names the route and the field. It also refuses a route that no request can reach,
 // because another one takes all of its requests.
 func (r Routes) Validate() error {
-	_, err := compile(r)
+	_, err := Compile(r)
 	return err
 }
 
@@ -192,7 +195,7 @@ func (r *Route) validate() *violation {
 	default:
 		return bad("path", "must be refuse, normalize or raw, is %q", r.Path)
 	}
-	if r.Sticky != "" && !isToken(r.Sticky) {
+	if r.Sticky != "" && !syntax.IsToken(r.Sticky) {
 		return bad("sticky", "must be the name of a cookie")
 	}
 	return nil
@@ -208,7 +211,7 @@ func (r *Route) validateMatch() *violation {
 	m := &r.Match
 	if m.Host != "" {
 		m.Host = strings.ToLower(m.Host)
-		if host := strings.TrimPrefix(m.Host, "*."); !isHost(host) || strings.ContainsAny(host, ":*") {
+		if host := strings.TrimPrefix(m.Host, "*."); !syntax.IsHost(host) || strings.ContainsAny(host, ":*") {
 			return bad("match.host", `must be a host name without port, or "*." and a host name, is %q`, m.Host)
 		}
 	}
@@ -222,16 +225,16 @@ func (r *Route) validateMatch() *violation {
 		return bad("match", "path %q must begin with / and hold no query, no escapes, no empty and no dot segments", p)
 	}
 	for i, method := range m.Methods {
-		if !isToken(method) {
+		if !syntax.IsToken(method) {
 			return bad(fmt.Sprintf("match.methods[%d]", i), "must be a method, is %q", method)
 		}
 	}
 	for i, h := range m.Headers {
 		field := fmt.Sprintf("match.headers[%d].name", i)
-		if !isToken(h.Name) {
+		if !syntax.IsToken(h.Name) {
 			return bad(field, "must be the name of a header, is %q", h.Name)
 		}
-		if name := canonical(h.Name); name == "Host" || stripped(name) {
+		if name := syntax.Canonical(h.Name); name == "Host" || fields.Stripped(name) {
 			return bad(field, "%s is taken off requests before they are matched; for the host use match.host", name)
 		}
 	}
@@ -288,7 +291,7 @@ func (r *Route) validateRewrite() *violation {
 				"must begin with / and hold no query, no escapes, no empty and no dot segments, is %q", p)
 		}
 	}
-	if h := r.Rewrite.Host; h != "" && !isHost(h) {
+	if h := r.Rewrite.Host; h != "" && !syntax.IsHost(h) {
 		return bad("rewrite.host", "must be a host name, with or without a port, is %q", h)
 	}
 	return nil
@@ -299,7 +302,7 @@ func (r *Route) validateRetry() *violation {
 		return bad("retry.attempts", "must be 1 to %d, is %d", maxAttempts, n)
 	}
 	for i, method := range r.Retry.Methods {
-		if !isToken(method) {
+		if !syntax.IsToken(method) {
 			return bad(fmt.Sprintf("retry.methods[%d]", i), "must be a method, is %q", method)
 		}
 	}

@@ -1,0 +1,57 @@
+package routes
+
+import (
+	"net/http"
+
+	"bijou.dev/services/gateway/internal/syntax"
+)
+
+// Find returns the name of the route that takes a request, "" if none does.
+func Find(routes Routes, host, path, method string, header http.Header) string {
+	t, err := Compile(routes)
+	if err != nil {
+		return ""
+	}
+	if u := t.find(syntax.HostName(host), path, method, header); u != nil {
+		return u.Name
+	}
+	return ""
+}
+
+// FindWithoutIndex is Find by trying all routes, without the index.
+func FindWithoutIndex(routes Routes, host, path, method string, header http.Header) string {
+	t, err := Compile(routes)
+	if err != nil {
+		return ""
+	}
+	host = syntax.HostName(host)
+	for _, u := range t.Rules {
+		h := u.Match.Host
+		if h == "" || h == host || h[0] == '*' && len(host) >= len(h)-1 && host[len(host)-len(h)+1:] == h[1:] {
+			if u.matches(path, method, header) {
+				return u.Name
+			}
+		}
+	}
+	return ""
+}
+
+// FindPath returns the route that takes a path, as it came, and the path that it sends.
+func FindPath(text, path string) (name, sent string, err error) {
+	var routes Routes
+	if err := routes.Set(text); err != nil {
+		return "", "", err
+	}
+	t, err := Compile(routes)
+	if err != nil {
+		return "", "", err
+	}
+	u, sent, err := t.Find(&http.Request{Method: http.MethodGet}, path)
+	if u == nil {
+		return "", "", err
+	}
+	return u.Name, sent, err
+}
+
+// Unambiguous is checkPath.
+func Unambiguous(path string) error { return checkPath(path) }
