@@ -90,7 +90,7 @@ type exchange struct {
 	counted bool // in peer.requests
 	abort   bool // the connection or stream is reset, because the response is not complete
 
-	lines [10]string // see set
+	lines [12]string // see set
 	used  int
 }
 
@@ -164,6 +164,9 @@ func (x *exchange) admit() *failure {
 	if x.grpc {
 		x.deadline = deadlineOf(r.Header, x.start)
 	}
+	if f := x.admitForwarding(); f != nil {
+		return f
+	}
 	x.path = rawPath(r)
 	if err := routes.CheckPath(x.path); err != nil {
 		return hangUp(http.StatusBadRequest, "%v", err)
@@ -172,6 +175,37 @@ func (x *exchange) admit() *failure {
 		return admitHTTP2(r)
 	}
 	return x.admitUpgrade()
+}
+
+// admitForwarding answers requests that must not be forwarded: those that are for the edge itself (RFC 9110, 7.6.2 and
+// 9.3.7), and those that go round in circles (RFC 9110, 7.6).
+func (x *exchange) admitForwarding() *failure {
+	r := x.r
+	if passedEdges(r.Header["Via"]) >= maxEdges {
+		return fail(FaultClient, http.StatusLoopDetected,
+			"the request has come through %d edges; the service of its route leads back to the edge", maxEdges)
+	}
+	if r.Method != http.MethodOptions {
+		return nil
+	}
+	if r.RequestURI == "*" || r.URL.Host != "" && r.URL.Path == "" && r.URL.RawQuery == "" {
+		x.path = r.RequestURI
+		return &failure{status: http.StatusOK}
+	}
+	lines := r.Header["Max-Forwards"]
+	if len(lines) == 0 {
+		return nil
+	}
+	left, err := strconv.ParseUint(lines[0], 10, 31)
+	if len(lines) > 1 || err != nil && !errors.Is(err, strconv.ErrRange) {
+		return hangUp(http.StatusBadRequest, "there must be one Max-Forwards, of digits")
+	}
+	if left == 0 {
+		x.path = rawPath(r)
+		return &failure{status: http.StatusOK}
+	}
+	r.Header["Max-Forwards"] = []string{strconv.FormatUint(left-1, 10)}
+	return nil
 }
 
 // admitHTTP2 checks what framing checks for HTTP/1 and net/http does not for HTTP/2 (as of Go 1.26).

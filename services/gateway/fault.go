@@ -42,9 +42,12 @@ const (
 	statusClientGone = 499
 )
 
+// allowed is what Allow lists. Other methods than TRACE and CONNECT are passed on, too.
+const allowed = "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"
+
 // failure is an answer that the edge gives itself.
 type failure struct {
-	fault  Fault
+	fault  Fault // empty: an answer to OPTIONS
 	status int
 	detail string
 	retry  time.Duration // Retry-After; zero: none
@@ -97,6 +100,13 @@ func (f *failure) details(ctx context.Context) string {
 // write answers with the failure in the form that the client reads.
 func (f *failure) write(w http.ResponseWriter, r *http.Request, id, traceID string) {
 	h := w.Header()
+	if f.fault == "" || f.status == http.StatusMethodNotAllowed {
+		h.Set("Allow", allowed)
+	}
+	if f.fault == "" {
+		w.WriteHeader(f.status)
+		return
+	}
 	h.Set(faultHeader, string(f.fault))
 	if f.close && r.ProtoMajor == 1 {
 		h.Set("Connection", "close")

@@ -101,6 +101,7 @@ func (x *exchange) outgoing() http.Header {
 		out["User-Agent"] = none // else the transport would add its own
 	}
 	x.forwarded(out)
+	x.addVia(out)
 	x.set(out, "X-Request-Id", x.id)
 	if b := x.rule.Class.Baggage(); b != "" {
 		x.set(out, "Baggage", b)
@@ -113,7 +114,44 @@ var (
 	trailers = []string{"trailers"}
 	upgrade  = []string{"Upgrade"}
 	none     = []string{""}
+	via10    = []string{"1.0 " + pseudonym}
+	via11    = []string{"1.1 " + pseudonym}
+	via20    = []string{"2.0 " + pseudonym}
 )
+
+// pseudonym is the name of every edge in Via. It is no name of a host, which would tell about the network inside
+// (RFC 9110, 7.6.3).
+const pseudonym = "bijou"
+
+// maxEdges is how many edges a request may have come through.
+const maxEdges = 8
+
+// addVia adds the edge to Via (RFC 9110, 7.6.3).
+func (x *exchange) addVia(out http.Header) {
+	own := via11
+	switch {
+	case x.r.ProtoMajor == 2:
+		own = via20
+	case !x.r.ProtoAtLeast(1, 1):
+		own = via10
+	}
+	if before := out["Via"]; len(before) > 0 {
+		own = append(slices.Clip(before), own[0])
+	}
+	out["Via"] = own
+}
+
+// passedEdges returns how many edges the lines of Via name.
+func passedEdges(via []string) (n int) {
+	for _, line := range via {
+		for item := range strings.SplitSeq(line, ",") {
+			if words := strings.Fields(item); len(words) > 1 && words[1] == pseudonym {
+				n++
+			}
+		}
+	}
+	return n
+}
 
 // set sets a field without allocating for its line.
 func (x *exchange) set(h http.Header, name, value string) {

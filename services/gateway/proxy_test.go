@@ -89,7 +89,7 @@ func TestHeadersThatTheOriginGets(t *testing.T) {
 	}
 	want := http.Header{
 		"X-Forwarded-For": {"client"}, "X-Forwarded-Host": {"shop"}, "X-Forwarded-Proto": {"http"},
-		"X-Own": {"1", "2"}, "Accept-Encoding": {"br"},
+		"X-Own": {"1", "2"}, "Accept-Encoding": {"br"}, "Via": {"1.1 bijou"},
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("what the origin saw (-want +got):\n%s", diff)
