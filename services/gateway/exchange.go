@@ -158,7 +158,7 @@ func (x *exchange) admit() *failure {
 		return hangUp(http.StatusMethodNotAllowed, "the method %s is not available here", r.Method)
 	case !syntax.IsToken(r.Method):
 		return hangUp(http.StatusBadRequest, "the method is not a token")
-	case !syntax.IsHost(r.Host):
+	case !syntax.IsHost(r.Host) && (r.Host != "" || r.ProtoAtLeast(1, 1)):
 		return hangUp(http.StatusBadRequest, "the host %q is not valid", r.Host)
 	}
 	if x.grpc {

@@ -24,7 +24,7 @@ import (
 //   - lines end with CR LF, and there is no other CR, LF, NUL or control character in them;
 //   - a name is followed by its colon, and no line is folded;
 //   - at most one Content-Length, of digits only; or else "Transfer-Encoding: chunked", and only in HTTP/1.1;
-//   - one valid Host, which the URL, if it has one, repeats;
+//   - one valid Host, also beside a URL with a host, which replaces it; HTTP/1.0 may have none;
 //   - chunks of hexadecimal digits, with little beside them.
 //
 // In place of a head that it refuses it gives out a request with a secret method, which the edge answers with a
@@ -63,14 +63,13 @@ const (
 
 // head is a head that may be incomplete, with what its lines so far have set.
 type head struct {
-	line      int // start of the incomplete line, from the beginning of the head
-	fields    int
-	http10    bool
-	authority string // of a target in absolute form
-	host      string
-	hosts     int
-	length    int64 // -1: none
-	chunked   bool
+	line    int // start of the incomplete line, from the beginning of the head
+	fields  int
+	http10  bool
+	host    string
+	hosts   int
+	length  int64 // -1: none
+	chunked bool
 }
 
 var errFraming = errors.New("the message is not well formed")
@@ -265,8 +264,6 @@ func (f *framing) headDone() {
 		problem = "there must be one Host"
 	case h.hosts == 1 && !syntax.IsHost(h.host):
 		problem = "the Host is not valid"
-	case h.authority != "" && !strings.EqualFold(h.authority, h.host):
-		problem = "the URL and the Host must name the same host"
 	case h.chunked && h.length >= 0:
 		problem = "there must not be both Content-Length and Transfer-Encoding"
 	case h.chunked && h.http10:
@@ -337,11 +334,11 @@ func (h *head) requestLine(line []byte) (status int, problem string) {
 	if !ok || !strings.EqualFold(scheme, "http") && !strings.EqualFold(scheme, "https") {
 		return http.StatusBadRequest, "the URL is not valid"
 	}
-	h.authority = after
+	// net/http then takes the host of the URL and ignores the Host (RFC 9112, 3.2.2).
 	if i := strings.IndexAny(after, "/?"); i >= 0 {
-		h.authority = after[:i]
+		after = after[:i]
 	}
-	if !syntax.IsHost(h.authority) {
+	if !syntax.IsHost(after) {
 		return http.StatusBadRequest, "the URL is not valid"
 	}
 	return 0, ""

@@ -24,6 +24,7 @@ func FuzzFraming(f *testing.F) {
 		"POST /a HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n3;a\r\nabc\r\n0\r\nT: 1\r\n\r\n" + ok,
 		"POST /a HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
 		"GET http://x/a HTTP/1.1\r\nHost: x\r\nA: b\r\n c\r\n\r\n",
+		"GET http://y/a HTTP/1.1\r\nHost: x\r\n\r\n" + ok, "GET http://y HTTP/1.0\r\n\r\n",
 		"GET /a HTTP/1.0\r\n\r\n", "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\nxx",
 		"\n", "GET /a HTTP/1.1\nHost: x\n\n",
 	} {

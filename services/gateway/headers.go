@@ -180,7 +180,9 @@ func (x *exchange) forwarded(out http.Header) {
 		}
 	}
 	x.set(out, "X-Forwarded-For", chain)
-	x.set(out, "X-Forwarded-Host", host)
+	if host != "" {
+		x.set(out, "X-Forwarded-Host", host)
+	}
 	x.set(out, "X-Forwarded-Proto", proto)
 }
 

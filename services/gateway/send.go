@@ -2,6 +2,7 @@ package gateway
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"io"
@@ -348,12 +349,8 @@ func (x *exchange) targetPath() string {
 	return x.path
 }
 
-func (x *exchange) host() string {
-	if h := x.rule.Rewrite.Host; h != "" {
-		return h
-	}
-	return x.r.Host
-}
+// host is the Host for the origin, which HTTP/1.1 demands also where the client of HTTP/1.0 has sent none.
+func (x *exchange) host() string { return cmp.Or(x.rule.Rewrite.Host, x.r.Host, x.target.Service) }
 
 // explain returns the failure of an attempt, and whether there may be another attempt.
 func (x *exchange) explain(ctx context.Context, err error) (*failure, error) {
