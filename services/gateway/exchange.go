@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"net/http"
+	"net/textproto"
 	"slices"
 	"strconv"
 	"strings"
@@ -215,6 +216,13 @@ func admitHTTP2(r *http.Request) *failure {
 	}
 	if hosts := r.Header["Host"]; len(hosts) > 1 || len(hosts) == 1 && !strings.EqualFold(hosts[0], r.Host) {
 		return hangUp(http.StatusBadRequest, "the authority and the Host must name the same host, once")
+	}
+	for name, lines := range r.Header {
+		for _, line := range lines {
+			if line != textproto.TrimString(line) { // RFC 9113, 8.2.1
+				return hangUp(http.StatusBadRequest, "the header %q must not begin or end with white space", name)
+			}
+		}
 	}
 	lengths := r.Header["Content-Length"]
 	if len(lengths) == 0 {

@@ -22,10 +22,11 @@ import (
 // It is stricter than the server in everything, so the two never disagree about where a message ends:
 //
 //   - lines end with CR LF, and there is no other CR, LF, NUL or control character in them;
+//   - at most a few empty lines stand before a request; they are not given out;
 //   - a name is followed by its colon, and no line is folded;
 //   - at most one Content-Length, of digits only; or else "Transfer-Encoding: chunked", and only in HTTP/1.1;
 //   - one valid Host, also beside a URL with a host, which replaces it; HTTP/1.0 may have none;
-//   - chunks of hexadecimal digits, with little beside them.
+//   - chunks of hexadecimal digits, with little beside them; extensions are not given out.
 //
 // In place of a head that it refuses it gives out a request with a secret method, which the edge answers with a
 // problem. After that, or after a body that is not well formed, nothing more is read from the connection. HTTP/2 is not
@@ -40,7 +41,8 @@ type framing struct {
 	state   state
 	left    int64       // bytes of body or chunk to come
 	extra   int         // bytes spent on chunk extensions and trailers
-	any     bool        // a head was complete
+	empty   int         // empty lines before the head
+	any     bool        // an empty line or a head was complete
 	ended   atomic.Bool // nothing is read from the connection any more
 	cutBody atomic.Bool // it has ended because a body is not well formed
 	err     error       // for the reader when all that is ready was given out
@@ -76,10 +78,11 @@ var errFraming = errors.New("the message is not well formed")
 
 const preface = "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 
-// maxExtra bounds what chunks may carry beside data, and a line of it.
+// maxExtra bounds what chunks may carry beside data, and a line of it. maxEmpty bounds empty lines before a head.
 const (
 	maxExtra     = 8 << 10
 	maxChunkLine = 256
+	maxEmpty     = 4
 )
 
 var headBuffers = sync.Pool{New: func() any { b := make([]byte, 0, 4<<10); return &b }}
@@ -222,6 +225,15 @@ func (f *framing) parseHead(data []byte) {
 		}
 		line = line[:n-1]
 		first := h.line == 0
+		if first && len(line) == 0 && f.empty < maxEmpty { // RFC 9112, 2.2
+			f.empty, f.any = f.empty+1, true
+			f.off += n + 1
+			if data = data[n+1:]; len(data) == 0 {
+				f.tidy()
+				return
+			}
+			continue
+		}
 		h.line += n + 1
 		switch {
 		case h.line > maxHeader:
@@ -273,7 +285,7 @@ func (f *framing) headDone() {
 		f.refuse(http.StatusBadRequest, problem)
 		return
 	}
-	f.ready, f.any = h.line, true
+	f.ready, f.any, f.empty = h.line, true, 0
 	switch {
 	case h.chunked:
 		f.state, f.extra = inChunkSize, 0
@@ -313,8 +325,10 @@ func (h *head) requestLine(line []byte) (status int, problem string) {
 	method, rest, _ := bytes.Cut(line, []byte(" "))
 	target, version, ok := bytes.Cut(rest, []byte(" "))
 	switch {
-	case !ok || !syntax.Only(method, &syntax.TokenChars) || len(method) > 64:
+	case !ok || !syntax.Only(method, &syntax.TokenChars):
 		return http.StatusBadRequest, "the request line is not well formed"
+	case len(method) > 64: // RFC 9112, 3
+		return http.StatusNotImplemented, "the method must be at most 64 bytes long"
 	case len(target) > maxURL:
 		return http.StatusRequestURITooLong, fmt.Sprintf("the URL must be at most %d bytes long", maxURL)
 	case len(target) == 0 || !clean(target) || bytes.ContainsAny(target, "#\t") || !wholeEscapes(target):
@@ -375,14 +389,26 @@ func (h *head) field(line []byte) (status int, problem string) {
 		}
 	case len("Transfer-Encoding"):
 		if bytes.EqualFold(name, []byte("Transfer-Encoding")) {
-			// the Kelvin sign is a k to EqualFold
-			if value = trim(value); h.chunked || !syntax.Only(value, &syntax.TokenChars) ||
-				!bytes.EqualFold(value, []byte("chunked")) {
-				return http.StatusBadRequest, "the only Transfer-Encoding is chunked, once"
-			}
-			h.chunked = true
+			return h.transferEncoding(trim(value))
 		}
 	}
+	return 0, ""
+}
+
+func (h *head) transferEncoding(value []byte) (status int, problem string) {
+	before, last := []byte(nil), value
+	if i := bytes.LastIndexByte(value, ','); i > 0 {
+		before, last = value[:i], trim(value[i+1:])
+	}
+	// the Kelvin sign is a k to EqualFold
+	isChunked := syntax.Only(last, &syntax.TokenChars) && bytes.EqualFold(last, []byte("chunked"))
+	switch {
+	case h.chunked, !isChunked, bytes.Contains(bytes.ToLower(before), []byte("chunked")):
+		return http.StatusBadRequest, "the only Transfer-Encoding is chunked, once"
+	case before != nil: // the end of the message is clear, but not what the coding before means (RFC 9112, 6.1)
+		return http.StatusNotImplemented, "the only Transfer-Encoding is chunked"
+	}
+	h.chunked = true
 	return 0, ""
 }
 
@@ -420,17 +446,25 @@ func (f *framing) parseLine(data []byte) {
 		f.cut()
 		return
 	}
-	line := data[:n-1]
-	if f.state == inTrailer {
+	line, size := data[:n-1], []byte(nil)
+	isTrailer := f.state == inTrailer
+	if isTrailer {
 		f.trailerLine(line)
 	} else {
-		f.chunkSize(line)
+		size = f.chunkSize(line)
 	}
 	if f.extra > maxExtra {
 		f.cut()
 	}
-	if f.state != hasEnded {
+	switch {
+	case f.state == hasEnded:
+	case isTrailer:
 		f.ready = n + 1
+	default:
+		beside := len(line) - len(size) // it is not given out
+		copy(line[beside:], size)
+		f.off += beside
+		f.ready = len(size) + len("\r\n")
 	}
 }
 
@@ -446,30 +480,85 @@ func (f *framing) trailerLine(line []byte) {
 	}
 }
 
-func (f *framing) chunkSize(line []byte) {
-	size, extension, extended := bytes.Cut(line, []byte(";"))
-	f.extra += len(extension)
-	if len(size) == 0 || len(size) > 15 || extended && !clean(extension) {
+// chunkSize reads the line before a chunk and returns the digits.
+func (f *framing) chunkSize(line []byte) (size []byte) {
+	size, extensions := line, []byte(nil)
+	if i := bytes.IndexAny(line, "; \t"); i >= 0 {
+		size, extensions = line[:i], line[i:]
+	}
+	f.extra += len(extensions)
+	if len(size) == 0 || len(size) > 15 || !isChunkExtensions(extensions) {
 		f.cut()
-		return
+		return nil
 	}
 	f.left = 0
 	for _, c := range size {
 		digit, ok := syntax.Unhex(c)
 		if !ok {
 			f.cut()
-			return
+			return nil
 		}
 		f.left = f.left<<4 | int64(digit)
 	}
 	if f.left > math.MaxInt32 { // no client needs such a chunk, and some servers count them in 32 bits
 		f.cut()
-		return
+		return nil
 	}
 	f.state = inChunk
 	if f.left == 0 {
 		f.state = inTrailer
 	}
+	return size
+}
+
+// isChunkExtensions reports whether s is what may stand behind the size of a chunk (RFC 9112, 7.1.1): names, or names
+// with values, each after a semicolon. White space around semicolons and equals signs is bad, but must be parsed
+// (RFC 9110, 5.6.3).
+func isChunkExtensions(s []byte) bool {
+	for len(s) > 0 {
+		ok := false
+		if s, ok = bytes.CutPrefix(trimLeft(s), []byte(";")); !ok {
+			return false
+		}
+		if s, ok = cutToken(trimLeft(s)); !ok {
+			return false
+		}
+		value, hasValue := bytes.CutPrefix(trimLeft(s), []byte("="))
+		if !hasValue {
+			continue
+		}
+		if value = trimLeft(value); len(value) > 0 && value[0] == '"' {
+			s, ok = cutQuoted(value)
+		} else {
+			s, ok = cutToken(value)
+		}
+		if !ok {
+			return false
+		}
+	}
+	return true
+}
+
+// cutToken cuts the token that s begins with off (RFC 9110, 5.6.2).
+func cutToken(s []byte) (rest []byte, ok bool) {
+	n := 0
+	for n < len(s) && syntax.TokenChars[s[n]] {
+		n++
+	}
+	return s[n:], n > 0
+}
+
+// cutQuoted cuts the quoted string that s begins with off (RFC 9110, 5.6.4).
+func cutQuoted(s []byte) (rest []byte, ok bool) {
+	for i := 1; i < len(s); i++ {
+		switch c := s[i]; {
+		case c == '"':
+			return s[i+1:], clean(s[:i])
+		case c == '\\':
+			i++
+		}
+	}
+	return nil, false
 }
 
 func (f *framing) parseChunkEnd(data []byte) {
@@ -509,3 +598,5 @@ func wholeEscapes(target []byte) bool {
 }
 
 func trim(s []byte) []byte { return bytes.Trim(s, " \t") }
+
+func trimLeft(s []byte) []byte { return bytes.TrimLeft(s, " \t") }

@@ -88,7 +88,9 @@ func TestOriginGetsOneHost(t *testing.T) {
 		{"GET http://a.example/ HTTP/1.1\r\nHost: b.example\r\n", "a.example"},
 		{"POST http://a.example/ HTTP/1.1\r\nHost: b.example\r\n", "a.example"},
 		{"POST http://a.example/ HTTP/1.1\r\nHost: b.example\r\nTransfer-Encoding: chunked\r\n", "a.example"},
-		{"GET / HTTP/1.0\r\n", "web"}, {"POST / HTTP/1.0\r\n", "web"}, {"GET /rewritten HTTP/1.0\r\n", "inner"},
+		{"GET / HTTP/1.0\r\n", "web"},
+		{"POST / HTTP/1.0\r\n", "web"},
+		{"GET /rewritten HTTP/1.0\r\n", "inner"},
 	} {
 		w := newWorld(t, byHost)
 		seen := w.script("web", "web-1", "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
@@ -114,8 +116,11 @@ func TestRequestsOfHTTP10WithoutHost(t *testing.T) {
 		rw.Header().Set("Saw", fmt.Sprint(r.Host, r.Header["X-Forwarded-Host"]))
 	}))
 	for _, c := range []struct{ in, want string }{
-		{"GET / HTTP/1.0\r\n", "web[]"}, {"HEAD / HTTP/1.0\r\n", "web[]"}, {"GET /rewritten HTTP/1.0\r\n", "inner[]"},
-		{"GET /h2 HTTP/1.0\r\n", "web[]"}, {"POST / HTTP/1.0\r\n", "web[]"},
+		{"GET / HTTP/1.0\r\n", "web[]"},
+		{"HEAD / HTTP/1.0\r\n", "web[]"},
+		{"GET /rewritten HTTP/1.0\r\n", "inner[]"},
+		{"GET /h2 HTTP/1.0\r\n", "web[]"},
+		{"POST / HTTP/1.0\r\n", "web[]"},
 		{"POST / HTTP/1.0\r\nContent-Length: 70000\r\n\r\n" + strings.Repeat("x", 70000), "web[]"},
 	} {
 		in := c.in
