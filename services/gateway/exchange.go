@@ -53,7 +53,8 @@ type exchange struct {
 	conn     *conn // nil: it did not come through connections.listener
 	peer, id string
 	trusted  []string // addresses that trusted proxies have added, the one of the client first
-	path     string   // as it came, escaped
+	path     string   // as it came, or normalized as its route says; escaped
+	sent     string   // the path for the origin that rewrite.path has made; empty: path
 	upgrade  string   // the protocol the client wants to switch to; empty: none
 	grpc     bool
 	deadline time.Time // of a gRPC call, by its client; zero: none
@@ -123,7 +124,11 @@ func (e *Edge) serve(w http.ResponseWriter, r *http.Request) {
 		f = x.choose()
 	}
 	if f == nil {
-		f = x.forward()
+		if x.target == nil {
+			f = x.respond()
+		} else {
+			f = x.forward()
+		}
 	}
 	if f != nil {
 		x.refuse(f)
@@ -292,7 +297,8 @@ func rawPath(r *http.Request) string {
 func (x *exchange) choose() *failure {
 	r := x.r
 	t := x.edge.table.Load()
-	found, path, err := t.Find(r, x.path)
+	x.trusted = x.trustedAddrs()
+	found, path, err := t.Find(r, x.path, x.client())
 	if err != nil {
 		return hangUp(http.StatusBadRequest, "%v", err)
 	}
@@ -303,8 +309,16 @@ func (x *exchange) choose() *failure {
 	}
 	x.rule = t.rules[found.Number]
 	r.Pattern = x.rule.Match.Path + x.rule.Match.Prefix // names the span
+	if x.rule.RewritePath != nil {
+		if x.sent = x.rule.RewritePath.URL(x.vars()); routes.Unambiguous(x.sent) != nil {
+			return hangUp(http.StatusBadRequest, "the path that the route %s makes of this one is not valid", x.rule.Name)
+		}
+	}
 	if limit := x.bodyLimit(); limit >= 0 && r.ContentLength > limit {
 		return tooLarge(limit)
+	}
+	if len(x.rule.targets) == 0 {
+		return nil // the edge answers
 	}
 	if x.edge.settings.pin.Get() {
 		x.pin()
@@ -362,7 +376,6 @@ func (x *exchange) forward() *failure {
 	}
 	limiter := x.target.origin.limiter
 	key := circuit.Key{Group: x.target.Service, Method: x.rule.Name}
-	x.trusted = x.trustedAddrs()
 	x.share = x.shareOf()
 	if free := min(limiter.Free(), float64(x.edge.opts.Circuits.Free(key))); free > 0 { // else these two refuse
 		if of := x.share.take(free); of != "" {

@@ -10,28 +10,10 @@ import (
 
 	"bijou.dev/services/gateway/internal/fields"
 	"bijou.dev/services/gateway/internal/syntax"
+	"bijou.dev/services/gateway/routes"
+
+	"golang.org/x/net/http/httpguts"
 )
-
-// hopByHop reports whether a field is about one connection only, and so is never passed on (RFC 9110, 7.6.1). Expect,
-// Content-Length and Host, which HTTP/2 has beside :authority, are among them because the edge answers the first and
-// writes the others anew.
-func hopByHop(name string) bool {
-	switch name {
-	case "Connection", "Proxy-Connection", "Keep-Alive", "Proxy-Authenticate", "Proxy-Authorization", "Te", "Trailer",
-		"Transfer-Encoding", "Upgrade", "Http2-Settings", "Expect", "Content-Length", "Host":
-		return true
-	}
-	return false
-}
-
-// traced reports whether a field carries a trace context, which is written anew for each attempt.
-func traced(name string) bool {
-	switch name {
-	case "Traceparent", "Tracestate", "B3", "Grpc-Trace-Bin", "Grpc-Tags-Bin":
-		return true
-	}
-	return strings.HasPrefix(name, "X-B3-")
-}
 
 // disguised reports whether a server that reads underscores as dashes, as CGI does, would take a field for one of those
 // that the edge handles.
@@ -44,7 +26,7 @@ func disguised(name string) bool {
 	case "Host", "Authorization", "Cookie", "Content-Type", "X-Request-Id":
 		return true
 	}
-	return hopByHop(name) || fields.Stripped(name) || traced(name)
+	return fields.HopByHop(name) || fields.Stripped(name) || fields.Traced(name)
 }
 
 // named returns the fields that Connection lists: they are about this connection, too. Nil in nearly all cases.
@@ -85,7 +67,7 @@ func (x *exchange) outgoing() http.Header {
 	out := make(http.Header, len(in)+8)
 	drop := named(in["Connection"])
 	for name, lines := range in {
-		if hopByHop(name) || fields.Stripped(name) || traced(name) || drop != nil && slices.Contains(drop, name) {
+		if fields.HopByHop(name) || fields.Stripped(name) || fields.Traced(name) || drop != nil && slices.Contains(drop, name) {
 			continue
 		}
 		out[name] = lines
@@ -107,6 +89,28 @@ func (x *exchange) outgoing() http.Header {
 		x.set(out, "Baggage", b)
 	}
 	return out
+}
+
+// change applies the changes of a route to a header. Values that have become invalid by what a client sent are left out.
+func (x *exchange) change(h http.Header, c *routes.Changes) {
+	for _, name := range c.Remove {
+		delete(h, name)
+	}
+	if len(c.Set)+len(c.Add) == 0 {
+		return
+	}
+	vars := x.vars()
+	for _, f := range c.Set {
+		delete(h, f.Name)
+		if value := f.Value.Text(vars); httpguts.ValidHeaderFieldValue(value) {
+			h[f.Name] = []string{value}
+		}
+	}
+	for _, f := range c.Add {
+		if value := f.Value.Text(vars); httpguts.ValidHeaderFieldValue(value) {
+			h[f.Name] = append(slices.Clip(h[f.Name]), value) // the lines are shared with the request's
+		}
+	}
 }
 
 // Lines that never change, shared by all requests.
@@ -169,21 +173,29 @@ func (x *exchange) set(h http.Header, name, value string) {
 // proxies before the edge: each of them has added one.
 func (x *exchange) forwarded(out http.Header) {
 	chain := x.peer
-	host, proto := x.r.Host, "http"
 	if x.edge.settings.trustedHops.Get() > 0 {
 		chain = strings.Join(append(x.trusted, x.peer), ", ")
-		if h := x.r.Header.Get("X-Forwarded-Host"); syntax.IsHost(h) {
-			host = h
-		}
-		if p := x.r.Header.Get("X-Forwarded-Proto"); p == "https" {
-			proto = p
-		}
 	}
+	host, scheme := x.seenByClient()
 	x.set(out, "X-Forwarded-For", chain)
 	if host != "" {
 		x.set(out, "X-Forwarded-Host", host)
 	}
-	x.set(out, "X-Forwarded-Proto", proto)
+	x.set(out, "X-Forwarded-Proto", scheme)
+}
+
+// seenByClient returns the host and the scheme that the client uses: those that trusted proxies give.
+func (x *exchange) seenByClient() (host, scheme string) {
+	host, scheme = x.r.Host, "http"
+	if x.edge.settings.trustedHops.Get() > 0 {
+		if h := x.r.Header.Get("X-Forwarded-Host"); syntax.IsHost(h) {
+			host = h
+		}
+		if p := x.r.Header.Get("X-Forwarded-Proto"); p == "https" {
+			scheme = p
+		}
+	}
+	return host, scheme
 }
 
 // trustedAddrs returns the addresses of X-Forwarded-For that trusted proxies have added, the one of the client first.

@@ -343,6 +343,9 @@ func (x *exchange) url(addr string) *url.URL {
 
 // targetPath is the path for the origin, with its escapes.
 func (x *exchange) targetPath() string {
+	if x.sent != "" {
+		return x.sent
+	}
 	if to := x.rule.Rewrite.Prefix; to != "" {
 		return routes.ReplacePrefix(x.path, len(x.rule.Match.Prefix), to)
 	}
@@ -530,6 +533,9 @@ func (x *exchange) answer() {
 	res := x.res
 	h := x.w.Header()
 	copyAnswer(h, res.Header)
+	if c := &x.rule.Response; c.Any() {
+		x.change(h, c)
+	}
 	x.setCommonHeaders()
 	if x.fault != "" {
 		x.set(h, faultHeader, string(x.fault))

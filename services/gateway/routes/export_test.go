@@ -2,9 +2,14 @@ package routes
 
 import (
 	"net/http"
+	"net/url"
 
 	"bijou.dev/services/gateway/internal/syntax"
 )
+
+func request(method string, header http.Header) *http.Request {
+	return &http.Request{Method: method, Header: header, URL: &url.URL{}}
+}
 
 // Find returns the name of the route that takes a request, "" if none does.
 func Find(routes Routes, host, path, method string, header http.Header) string {
@@ -12,7 +17,7 @@ func Find(routes Routes, host, path, method string, header http.Header) string {
 	if err != nil {
 		return ""
 	}
-	if u := t.find(syntax.HostName(host), path, method, header); u != nil {
+	if u := t.find(syntax.HostName(host), path, request(method, header), "192.0.2.1"); u != nil {
 		return u.Name
 	}
 	return ""
@@ -28,7 +33,7 @@ func FindWithoutIndex(routes Routes, host, path, method string, header http.Head
 	for _, u := range t.Rules {
 		h := u.Match.Host
 		if h == "" || h == host || h[0] == '*' && len(host) >= len(h)-1 && host[len(host)-len(h)+1:] == h[1:] {
-			if u.matches(path, method, header) {
+			if u.matches(path, request(method, header), "192.0.2.1") {
 				return u.Name
 			}
 		}
@@ -46,12 +51,9 @@ func FindPath(text, path string) (name, sent string, err error) {
 	if err != nil {
 		return "", "", err
 	}
-	u, sent, err := t.Find(&http.Request{Method: http.MethodGet}, path)
+	u, sent, err := t.Find(request(http.MethodGet, nil), path, "192.0.2.1")
 	if u == nil {
 		return "", "", err
 	}
 	return u.Name, sent, err
 }
-
-// Unambiguous is checkPath.
-func Unambiguous(path string) error { return checkPath(path) }

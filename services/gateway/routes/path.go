@@ -45,6 +45,9 @@ func CheckPath(path string) error {
 	return nil
 }
 
+// Unambiguous returns an error for a path that servers may read in more than one way.
+func Unambiguous(path string) error { return checkPath(path) }
+
 // checkPath returns an error for every path that a server behind the edge might read as another path than the one that
 // is matched. path is as received, with its escapes and without the query. Of several errors, one that no route allows
 // comes first.
@@ -92,11 +95,11 @@ func checkPath(path string) (err error) {
 }
 
 // Find returns the rule for a request and its path, and the path to send. path is as it came, with its escapes and
-// without the query. Nil: no rule takes it. Most paths have one meaning. For others there must be a rule whose mode
+// without the query, client the address of the client. Nil: no rule takes it. Most paths have one meaning. For others there must be a rule whose mode
 // allows the path; otherwise the error says what is wrong with the path.
-func (t *Table) Find(r *http.Request, path string) (u *Rule, sent string, err error) {
+func (t *Table) Find(r *http.Request, path, client string) (u *Rule, sent string, err error) {
 	host := syntax.HostName(r.Host)
-	find := func(plain string) *Rule { return t.find(host, plain, r.Method, r.Header) }
+	find := func(plain string) *Rule { return t.find(host, plain, r, client) }
 	if err = checkPath(path); err == nil {
 		return find(unescapeBut(path, "")), path, nil
 	}

@@ -8,13 +8,7 @@ import (
 	"fmt"
 	"io"
 	"strings"
-	"time"
 
-	"bijou.dev/platform/errs"
-	"bijou.dev/platform/names"
-	"bijou.dev/platform/overload"
-	"bijou.dev/services/gateway/internal/fields"
-	"bijou.dev/services/gateway/internal/syntax"
 )
 
 // Routes is the whole routing table, as the setting gateway.routes holds it. Their order matters only between routes
@@ -27,13 +21,22 @@ type Route struct {
 	Name string `json:"name"`
 	// Match is the condition. The zero value: all requests.
 	Match Match `json:"match,omitzero"`
-	// To lists the targets. With several, weights say how requests are split.
-	To []Target `json:"to"`
+	// To lists the targets. With several, weights say how requests are split. A route has To, Redirect, Respond or Files,
+	// and only one of them.
+	To []Target `json:"to,omitempty"`
+	// Redirect sends clients to another URL. Nil: it does not.
+	Redirect *Redirect `json:"redirect,omitempty"`
+	// Respond answers without an origin. Nil: it does not.
+	Respond *Respond `json:"respond,omitempty"`
+	// Files serves the files of a folder. Nil: it does not.
+	Files *Files `json:"files,omitempty"`
 	// Path says what happens with a path that servers read in more than one way: PathRefuse, PathNormalize or PathRaw.
 	// Registries, stores of files with any name and GitLab need PathRaw. Empty: PathRefuse.
 	Path PathMode `json:"path,omitempty"`
 	// Rewrite changes the request on its way. The zero value: nothing.
 	Rewrite Rewrite `json:"rewrite,omitzero"`
+	// Headers changes header fields of requests and responses. The zero value: none.
+	Headers Headers `json:"headers,omitzero"`
 	// Timeout limits how long a request may take. The zero value: the settings gateway.timeout.*.
 	Timeout Timeout `json:"timeout,omitzero"`
 	// Retry is when a request is sent again. The zero value: up to 3 attempts where that is safe.
@@ -61,16 +64,27 @@ type Match struct {
 	Prefix string `json:"prefix,omitempty"`
 	// Methods lists the allowed methods. Empty: all.
 	Methods []string `json:"methods,omitempty"`
-	// Headers must all hold.
-	Headers []HeaderMatch `json:"headers,omitempty"`
+	// Regexp is an expression in RE2's syntax for the whole path, without escapes. Its groups can be used in templates.
+	// Empty: any path.
+	Regexp string `json:"regexp,omitempty"`
+	// Headers, Query and Cookies must all hold.
+	Headers []Condition `json:"headers,omitempty"`
+	Query   []Condition `json:"query,omitempty"`
+	Cookies []Condition `json:"cookies,omitempty"`
+	// Clients lists networks ("10.0.0.0/8") and addresses; one must have the address of the client, which is that of the
+	// connection unless the setting gateway.trustedHops says otherwise. Empty: all.
+	Clients []string `json:"clients,omitempty"`
 }
 
-// HeaderMatch is a condition on one header field.
-type HeaderMatch struct {
-	// Name of the field, in any case. Required.
+// Condition is a condition on a header field, a parameter of the query or a cookie.
+type Condition struct {
+	// Name of it. That of a header field is in any case. Required.
 	Name string `json:"name"`
-	// Value is what one of the field's lines must be. Empty: it is enough that the field is there.
+	// Value is what one of its values must be. Empty: any value.
 	Value string `json:"value,omitempty"`
+	// Regexp is an expression in RE2's syntax that one of its whole values must match. Empty: any value. At most one of
+	// Value and Regexp may be set.
+	Regexp string `json:"regexp,omitempty"`
 }
 
 // Target is a service, or one version of it.
@@ -90,8 +104,62 @@ type Target struct {
 type Rewrite struct {
 	// Prefix takes the place of the matched prefix: "/" takes it away. Empty: the path stays. It needs Match.Prefix.
 	Prefix string `json:"prefix,omitempty"`
+	// Path is a template for the path: "/v2{rest}". Empty: the path stays. At most one of Path and Prefix may be set.
+	Path string `json:"path,omitempty"`
 	// Host takes the place of the Host header. Empty: it stays.
 	Host string `json:"host,omitempty"`
+}
+
+// Redirect answers with another URL.
+type Redirect struct {
+	// To is a template for the URL: "https://{host}{path}{query}", or only a path. Required.
+	To string `json:"to"`
+	// Status is 301, 302, 303, 307 or 308. Zero: 308, which keeps the method.
+	Status int `json:"status,omitempty"`
+}
+
+// Respond is a fixed answer.
+type Respond struct {
+	// Status is from 200 to 599. Zero: 200.
+	Status int `json:"status,omitempty"`
+	// Type is the Content-Type. Empty: "text/plain; charset=utf-8".
+	Type string `json:"type,omitempty"`
+	// Body is the content, up to 64 KiB. Empty: none.
+	Body string `json:"body,omitempty"`
+}
+
+// Files serves a folder, read-only: GET and HEAD, ranges, conditions on ETag and time. Links out of the folder are not
+// followed, and names that begin with a dot are not served. With Match.Prefix, the prefix is taken off the path.
+type Files struct {
+	// Dir is the folder, in the file system of the gateway. Required.
+	Dir string `json:"dir"`
+	// Index is the file that is served for a folder. Empty: "index.html".
+	Index string `json:"index,omitempty"`
+	// Fallback is the file that is served for a path that has none, as for programs in the browser that route by
+	// themselves. Empty: 404.
+	Fallback string `json:"fallback,omitempty"`
+	// Precompressed serves FILE.br, FILE.zst or FILE.gz in place of FILE to clients that accept it.
+	Precompressed bool `json:"precompressed,omitempty"`
+}
+
+// Headers changes header fields.
+type Headers struct {
+	// Request changes the request for the origin.
+	Request Fields `json:"request,omitzero"`
+	// Response changes the response of the origin, or that of Redirect, Respond and Files. Responses that the edge makes
+	// for failures are not changed.
+	Response Fields `json:"response,omitzero"`
+}
+
+// Fields says which fields are removed, set and added, in this order. Values are templates. Fields that frame messages
+// or that the platform sets cannot be changed.
+type Fields struct {
+	// Remove lists names.
+	Remove []string `json:"remove,omitempty"`
+	// Set replaces all lines of a name by one.
+	Set map[string]string `json:"set,omitempty"`
+	// Add adds a line.
+	Add map[string]string `json:"add,omitempty"`
 }
 
 // Timeout bounds how long an origin may keep a client waiting, as Go durations: "1m30s".
@@ -121,14 +189,6 @@ type Circuit struct {
 	// circuit does not count it.
 	CountErrors bool `json:"countErrors,omitempty"`
 }
-
-// Bounds of a table.
-const (
-	maxRoutes   = 1000
-	maxTargets  = 16
-	maxWeight   = 1_000_000
-	maxAttempts = 10
-)
 
 //go:embed routes.schema.json
 var routesSchema string
@@ -173,154 +233,4 @@ func (r *Routes) String() string {
 		return err.Error() // cannot happen: all fields can be encoded
 	}
 	return string(text)
-}
-
-// validate checks one route by itself and fills defaults.
-func (r *Route) validate() *violation {
-	if err := names.ID.Check(r.Name); err != nil {
-		return bad("name", "%v", err)
-	}
-	for _, check := range []func() *violation{r.validateMatch, r.validateTargets, r.validateRewrite, r.validateRetry} {
-		if v := check(); v != nil {
-			return v
-		}
-	}
-	if _, err := overload.Parse(r.Criticality); err != nil {
-		return bad("criticality", "%v", err)
-	}
-	switch r.Path {
-	case "":
-		r.Path = PathRefuse
-	case PathRefuse, PathNormalize, PathRaw:
-	default:
-		return bad("path", "must be refuse, normalize or raw, is %q", r.Path)
-	}
-	if r.Sticky != "" && !syntax.IsToken(r.Sticky) {
-		return bad("sticky", "must be the name of a cookie")
-	}
-	return nil
-}
-
-type violation struct{ field, problem string }
-
-func bad(field, format string, args ...any) *violation {
-	return &violation{field, fmt.Sprintf(format, args...)}
-}
-
-func (r *Route) validateMatch() *violation {
-	m := &r.Match
-	if m.Host != "" {
-		m.Host = strings.ToLower(m.Host)
-		if host := strings.TrimPrefix(m.Host, "*."); !syntax.IsHost(host) || strings.ContainsAny(host, ":*") {
-			return bad("match.host", `must be a host name without port, or "*." and a host name, is %q`, m.Host)
-		}
-	}
-	if m.Path != "" && m.Prefix != "" {
-		return bad("match.prefix", "must be empty when match.path is set")
-	}
-	if m.Path == "" && m.Prefix == "" {
-		m.Prefix = "/"
-	}
-	if p := m.Path + m.Prefix; checkPath(p) != nil || strings.ContainsAny(p, "%?#") {
-		return bad("match", "path %q must begin with / and hold no query, no escapes, no empty and no dot segments", p)
-	}
-	for i, method := range m.Methods {
-		if !syntax.IsToken(method) {
-			return bad(fmt.Sprintf("match.methods[%d]", i), "must be a method, is %q", method)
-		}
-	}
-	for i, h := range m.Headers {
-		field := fmt.Sprintf("match.headers[%d].name", i)
-		if !syntax.IsToken(h.Name) {
-			return bad(field, "must be the name of a header, is %q", h.Name)
-		}
-		if name := syntax.Canonical(h.Name); name == "Host" || fields.Stripped(name) {
-			return bad(field, "%s is taken off requests before they are matched; for the host use match.host", name)
-		}
-	}
-	return nil
-}
-
-func (r *Route) validateTargets() *violation {
-	if len(r.To) == 0 || len(r.To) > maxTargets {
-		return bad("to", "must have 1 to %d targets, has %d", maxTargets, len(r.To))
-	}
-	sum := 0
-	seen := map[Target]bool{}
-	for i := range r.To {
-		t, field := &r.To[i], fmt.Sprintf("to[%d].", i)
-		if t.Endpoint == "" {
-			t.Endpoint = "http"
-		}
-		if err := names.Service.Check(t.Service); err != nil {
-			return bad(field+"service", "%v", err)
-		}
-		if err := names.Service.Check(t.Endpoint); err != nil {
-			return bad(field+"endpoint", "%v", err)
-		}
-		if err := names.ID.Check(t.Version); t.Version != "" && err != nil {
-			return bad(field+"version", "%v", err)
-		}
-		switch {
-		case t.Endpoint == "admin":
-			return bad(field+"endpoint", "must not be admin: admin pages are not served by the edge")
-		case t.Weight < 0 || t.Weight > maxWeight:
-			return bad(field+"weight", "must be 0 to %d, is %d", maxWeight, t.Weight)
-		}
-		key := *t
-		key.Weight = 0
-		if seen[key] {
-			return bad(field+"service", "is in the list twice; add up the weights")
-		}
-		seen[key] = true
-		sum += t.Weight
-	}
-	if sum == 0 && len(r.To) > 1 {
-		return bad("to", "must have weights: with several targets at least one must be above 0")
-	}
-	return nil
-}
-
-func (r *Route) validateRewrite() *violation {
-	if p := r.Rewrite.Prefix; p != "" {
-		if r.Match.Path != "" {
-			return bad("rewrite.prefix", "needs match.prefix")
-		}
-		if checkPath(p) != nil || strings.ContainsAny(p, "%?#") {
-			return bad("rewrite.prefix",
-				"must begin with / and hold no query, no escapes, no empty and no dot segments, is %q", p)
-		}
-	}
-	if h := r.Rewrite.Host; h != "" && !syntax.IsHost(h) {
-		return bad("rewrite.host", "must be a host name, with or without a port, is %q", h)
-	}
-	return nil
-}
-
-func (r *Route) validateRetry() *violation {
-	if n := r.Retry.Attempts; n < 0 || n > maxAttempts {
-		return bad("retry.attempts", "must be 1 to %d, is %d", maxAttempts, n)
-	}
-	for i, method := range r.Retry.Methods {
-		if !syntax.IsToken(method) {
-			return bad(fmt.Sprintf("retry.methods[%d]", i), "must be a method, is %q", method)
-		}
-	}
-	for _, t := range []struct {
-		field, text string
-		least       time.Duration
-	}{{"timeout.header", r.Timeout.Header, time.Millisecond}, {"timeout.total", r.Timeout.Total, 0}} {
-		if t.text == "" {
-			continue
-		}
-		if d, err := time.ParseDuration(t.text); err != nil || d < t.least || d > 24*time.Hour {
-			return bad(t.field, `must be a duration like "1m30s" from %v to 24h, is %q`, t.least, t.text)
-		}
-	}
-	return nil
-}
-
-// refuse makes the error for one route of a table.
-func refuse(i int, name string, v *violation) error {
-	return errs.Errorf(errs.Invalid, "route %d %q", i, name).Field(fmt.Sprintf("routes[%d].%s", i, v.field), v.problem)
 }

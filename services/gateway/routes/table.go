@@ -3,8 +3,10 @@ package routes
 import (
 	"cmp"
 	"hash/fnv"
+	"maps"
 	"math/rand/v2"
 	"net/http"
+	"regexp"
 	"slices"
 	"strings"
 	"time"
@@ -41,13 +43,33 @@ type Rule struct {
 	HeaderTimeout, TotalTimeout time.Duration
 	// Attempts is how often a request is sent at most.
 	Attempts int
+	// RedirectTo is Redirect.To, RewritePath is Rewrite.Path. Nil: there is none.
+	RedirectTo, RewritePath *Template
+	// Request and Response are the changes of Headers.
+	Request, Response Changes
 
+	matcher matcher
 	weights int // the sum over all targets
 }
 
+// Changes are the changes of Fields, ready for use. The zero value changes nothing.
+type Changes struct {
+	Remove   []string
+	Set, Add []Change
+}
+
+// Any reports whether there are changes.
+func (c *Changes) Any() bool { return len(c.Remove)+len(c.Set)+len(c.Add) > 0 }
+
+// Change is a field with a template for its value.
+type Change struct {
+	Name  string
+	Value *Template
+}
+
 // Compile checks routes and puts them in order: the host first (a name, then the longest suffix, then any), then the
-// path (exact, then the longest prefix), then routes with methods before those without, then those with more headers,
-// and last the order of the list.
+// path (exact, then the longest prefix), then routes with a regular expression before those without, those with methods
+// before those without, those with more conditions, and last the order of the list.
 func Compile(routes Routes) (*Table, error) {
 	if len(routes) > maxRoutes {
 		return nil, refuse(maxRoutes, routes[maxRoutes].Name, bad("name", "is one more than the limit of %d routes",
@@ -93,7 +115,6 @@ func Compile(routes Routes) (*Table, error) {
 // clone makes a copy, so that validate does not change the routes of the caller.
 func clone(r Route) Route {
 	r.To = slices.Clone(r.To)
-	r.Match.Headers = slices.Clone(r.Match.Headers)
 	return r
 }
 
@@ -106,9 +127,18 @@ func newRule(r Route) *Rule {
 	if d, err := time.ParseDuration(r.Timeout.Total); err == nil {
 		u.TotalTimeout = d
 	}
-	for i := range u.Match.Headers {
-		u.Match.Headers[i].Name = syntax.Canonical(u.Match.Headers[i].Name)
+	u.matcher = newMatcher(&r.Match)
+	var groups []string
+	if u.matcher.path != nil {
+		groups = u.matcher.path.SubexpNames()
 	}
+	if r.Redirect != nil {
+		u.RedirectTo = mustTemplate(r.Redirect.To, groups)
+	}
+	if r.Rewrite.Path != "" {
+		u.RewritePath = mustTemplate(r.Rewrite.Path, groups)
+	}
+	u.Request, u.Response = newChanges(r.Headers.Request, groups), newChanges(r.Headers.Response, groups)
 	if len(r.Retry.Methods) == 0 {
 		u.Retry.Methods = []string{
 			http.MethodGet, http.MethodHead, http.MethodOptions, http.MethodPut,
@@ -119,6 +149,58 @@ func newRule(r Route) *Rule {
 		u.weights += to.Weight
 	}
 	return u
+}
+
+func newMatcher(m *Match) matcher {
+	out := matcher{path: wholly(m.Regexp)}
+	for _, list := range []struct {
+		from []Condition
+		to   *[]condition
+	}{{m.Headers, &out.headers}, {m.Query, &out.query}, {m.Cookies, &out.cookies}} {
+		for _, c := range list.from {
+			*list.to = append(*list.to, condition{c, wholly(c.Regexp)})
+		}
+	}
+	for i := range out.headers {
+		out.headers[i].Name = syntax.Canonical(out.headers[i].Name)
+	}
+	for _, text := range m.Clients {
+		network, _ := parseNetwork(text) // validate has checked it
+		out.clients = append(out.clients, network)
+	}
+	return out
+}
+
+// wholly compiles an expression that must match a whole text. Nil: it is empty.
+func wholly(expression string) *regexp.Regexp {
+	if expression == "" {
+		return nil
+	}
+	return regexp.MustCompile("^(?:" + expression + ")$") // validate has compiled it
+}
+
+// mustTemplate is parseTemplate for a text that validate has checked.
+func mustTemplate(text string, groups []string) *Template {
+	t, err := parseTemplate(text, groups)
+	if err != nil {
+		panic(err)
+	}
+	return t
+}
+
+func newChanges(f Fields, groups []string) (c Changes) {
+	for _, name := range f.Remove {
+		c.Remove = append(c.Remove, syntax.Canonical(name))
+	}
+	for _, list := range []struct {
+		from map[string]string
+		to   *[]Change
+	}{{f.Set, &c.Set}, {f.Add, &c.Add}} {
+		for _, name := range slices.Sorted(maps.Keys(list.from)) {
+			*list.to = append(*list.to, Change{syntax.Canonical(name), mustTemplate(list.from[name], groups)})
+		}
+	}
+	return c
 }
 
 // index groups the rules, which are in order, by host.
@@ -146,8 +228,9 @@ func compare(a, b *Rule) int {
 		cmp.Compare(a.Match.Host, b.Match.Host), // keeps those of one host together
 		cmp.Compare(len(b.Match.Path), len(a.Match.Path)),
 		cmp.Compare(len(b.Match.Prefix), len(a.Match.Prefix)),
+		cmp.Compare(min(1, len(b.Match.Regexp)), min(1, len(a.Match.Regexp))),
 		cmp.Compare(min(1, len(b.Match.Methods)), min(1, len(a.Match.Methods))),
-		cmp.Compare(len(b.Match.Headers), len(a.Match.Headers)),
+		cmp.Compare(b.matcher.conditions(), a.matcher.conditions()),
 	)
 }
 
@@ -182,56 +265,56 @@ func (u *Rule) covers(v *Rule) bool {
 			return false
 		}
 	}
-	for _, h := range u.Match.Headers {
-		if !slices.ContainsFunc(v.Match.Headers, func(o HeaderMatch) bool {
-			return o.Name == h.Name &&
-				(h.Value == "" || h.Value == o.Value)
-		}) {
-			return false
-		}
+	if m := u.matcher.path; m != nil && u.Match.Regexp != v.Match.Regexp && !(v.Match.Path != "" && m.MatchString(v.Match.Path)) {
+		return false
 	}
-	return true
+	return u.matcher.covers(&v.matcher)
 }
 
-// find returns the rule for a request, or nil. The host is in lower case without port, the path is clean and without
-// escapes.
-func (t *Table) find(host, path, method string, header http.Header) *Rule {
-	if u := first(t.exact[host], path, method, header); u != nil {
+// find returns the rule for a request, or nil. The host is in lower case without port, the path is without escapes.
+func (t *Table) find(host, path string, r *http.Request, client string) *Rule {
+	if u := first(t.exact[host], path, r, client); u != nil {
 		return u
 	}
 	for _, s := range t.below {
 		if strings.HasSuffix(host, s.suffix) {
-			if u := first(s.rules, path, method, header); u != nil {
+			if u := first(s.rules, path, r, client); u != nil {
 				return u
 			}
 		}
 	}
-	return first(t.any, path, method, header)
+	return first(t.any, path, r, client)
 }
 
-func first(rules []*Rule, path, method string, header http.Header) *Rule {
+func first(rules []*Rule, path string, r *http.Request, client string) *Rule {
 	for _, u := range rules {
-		if u.matches(path, method, header) {
+		if u.matches(path, r, client) {
 			return u
 		}
 	}
 	return nil
 }
 
-func (u *Rule) matches(path, method string, header http.Header) bool {
+func (u *Rule) matches(path string, r *http.Request, client string) bool {
 	m := &u.Match
 	if m.Path != "" && m.Path != path || m.Path == "" && !hasPrefix(path, m.Prefix) {
 		return false
 	}
-	if len(m.Methods) > 0 && !slices.Contains(m.Methods, method) {
+	if len(m.Methods) > 0 && !slices.Contains(m.Methods, r.Method) {
 		return false
 	}
-	for _, h := range m.Headers {
-		if lines, ok := header[h.Name]; !ok || h.Value != "" && !slices.Contains(lines, h.Value) {
-			return false
-		}
+	if p := u.matcher.path; p != nil && !p.MatchString(path) {
+		return false
 	}
-	return true
+	return u.matcher.holds(r, client)
+}
+
+// Groups returns the groups of Match.Regexp for a path as it came. Nil: there is no expression.
+func (u *Rule) Groups(path string) []string {
+	if u.matcher.path == nil {
+		return nil
+	}
+	return u.matcher.path.FindStringSubmatch(unescapeBut(path, ""))
 }
 
 // hasPrefix reports whether path begins with the whole segments of prefix.

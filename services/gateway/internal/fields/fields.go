@@ -17,3 +17,24 @@ func Stripped(name string) bool {
 	return strings.HasPrefix(name, "X-Forwarded-") || strings.HasPrefix(name, "X-Bijou-") ||
 		strings.HasPrefix(name, "X-Original-") || strings.HasPrefix(name, "X-Envoy-")
 }
+
+// HopByHop reports whether a field is about one connection only, and so is never passed on (RFC 9110, 7.6.1). Expect,
+// Content-Length and Host, which HTTP/2 has beside :authority, are among them because the edge answers the first and
+// writes the others anew.
+func HopByHop(name string) bool {
+	switch name {
+	case "Connection", "Proxy-Connection", "Keep-Alive", "Proxy-Authenticate", "Proxy-Authorization", "Te", "Trailer",
+		"Transfer-Encoding", "Upgrade", "Http2-Settings", "Expect", "Content-Length", "Host":
+		return true
+	}
+	return false
+}
+
+// Traced reports whether a field carries a trace context, which is written anew for each attempt.
+func Traced(name string) bool {
+	switch name {
+	case "Traceparent", "Tracestate", "B3", "Grpc-Trace-Bin", "Grpc-Tags-Bin":
+		return true
+	}
+	return strings.HasPrefix(name, "X-B3-")
+}

@@ -1,0 +1,366 @@
+package routes
+
+import (
+	"cmp"
+	"fmt"
+	"io/fs"
+	"net/netip"
+	"regexp"
+	"strings"
+	"time"
+
+	"bijou.dev/platform/errs"
+	"bijou.dev/platform/names"
+	"bijou.dev/platform/overload"
+	"bijou.dev/services/gateway/internal/fields"
+	"bijou.dev/services/gateway/internal/syntax"
+)
+
+// Bounds of a table.
+const (
+	maxRoutes   = 1000
+	maxTargets  = 16
+	maxWeight   = 1_000_000
+	maxAttempts = 10
+)
+
+// validate checks one route by itself and fills defaults.
+func (r *Route) validate() *violation {
+	if err := names.ID.Check(r.Name); err != nil {
+		return bad("name", "%v", err)
+	}
+	for _, check := range []func() *violation{
+		r.validateMatch, r.validateKind, r.validateTargets, r.validateRewrite, r.validateHeaders, r.validateRetry,
+	} {
+		if v := check(); v != nil {
+			return v
+		}
+	}
+	if _, err := overload.Parse(r.Criticality); err != nil {
+		return bad("criticality", "%v", err)
+	}
+	switch r.Path {
+	case "":
+		r.Path = PathRefuse
+	case PathRefuse, PathNormalize, PathRaw:
+	default:
+		return bad("path", "must be refuse, normalize or raw, is %q", r.Path)
+	}
+	if r.Sticky != "" && !syntax.IsToken(r.Sticky) {
+		return bad("sticky", "must be the name of a cookie")
+	}
+	return nil
+}
+
+type violation struct{ field, problem string }
+
+func bad(field, format string, args ...any) *violation {
+	return &violation{field, fmt.Sprintf(format, args...)}
+}
+
+func (r *Route) validateMatch() *violation {
+	m := &r.Match
+	if m.Host != "" {
+		m.Host = strings.ToLower(m.Host)
+		if host := strings.TrimPrefix(m.Host, "*."); !syntax.IsHost(host) || strings.ContainsAny(host, ":*") {
+			return bad("match.host", `must be a host name without port, or "*." and a host name, is %q`, m.Host)
+		}
+	}
+	if m.Path != "" && m.Prefix != "" {
+		return bad("match.prefix", "must be empty when match.path is set")
+	}
+	if m.Path == "" && m.Prefix == "" {
+		m.Prefix = "/"
+	}
+	if p := m.Path + m.Prefix; checkPath(p) != nil || strings.ContainsAny(p, "%?#") {
+		return bad("match", "path %q must begin with / and hold no query, no escapes, no empty and no dot segments", p)
+	}
+	for i, method := range m.Methods {
+		if !syntax.IsToken(method) {
+			return bad(fmt.Sprintf("match.methods[%d]", i), "must be a method, is %q", method)
+		}
+	}
+	if v := m.validateConditions(); v != nil {
+		return v
+	}
+	for i, text := range m.Clients {
+		if _, err := parseNetwork(text); err != nil {
+			return bad(fmt.Sprintf("match.clients[%d]", i), "%v", err)
+		}
+	}
+	return checkRegexp("match.regexp", m.Regexp)
+}
+
+func (m *Match) validateConditions() *violation {
+	for _, list := range []struct {
+		name string
+		list []Condition
+	}{{"headers", m.Headers}, {"query", m.Query}, {"cookies", m.Cookies}} {
+		for i, c := range list.list {
+			field := fmt.Sprintf("match.%s[%d]", list.name, i)
+			if c.Value != "" && c.Regexp != "" {
+				return bad(field+".regexp", "must be empty when value is set")
+			}
+			if v := checkRegexp(field+".regexp", c.Regexp); v != nil {
+				return v
+			}
+			switch name := syntax.Canonical(c.Name); {
+			case list.name == "query":
+				if c.Name == "" {
+					return bad(field+".name", "must not be empty")
+				}
+			case !syntax.IsToken(c.Name):
+				return bad(field+".name", "must be a name of letters, digits and dashes, is %q", c.Name)
+			case list.name == "headers" && (name == "Host" || fields.Stripped(name)):
+				return bad(field+".name", "%s is taken off requests before they are matched; for the host use match.host", name)
+			}
+		}
+	}
+	return nil
+}
+
+const maxRegexp = 512 // bytes
+
+// checkRegexp refuses what cannot be compiled or is very long. Expressions of RE2 take time in proportion to the text.
+func checkRegexp(field, expression string) *violation {
+	if len(expression) > maxRegexp {
+		return bad(field, "must have at most %d bytes, has %d", maxRegexp, len(expression))
+	}
+	if _, err := regexp.Compile("^(?:" + expression + ")$"); err != nil {
+		return bad(field, "must be a regular expression of RE2, is %q: %v", expression, err)
+	}
+	return nil
+}
+
+// parseNetwork reads a network or an address.
+func parseNetwork(text string) (netip.Prefix, error) {
+	if addr, err := netip.ParseAddr(text); err == nil && addr.Zone() == "" {
+		return netip.PrefixFrom(addr.Unmap(), addr.Unmap().BitLen()), nil
+	}
+	network, err := netip.ParsePrefix(text)
+	if err != nil || network != network.Masked() {
+		return netip.Prefix{}, fmt.Errorf(`must be an address or a network like "10.0.0.0/8", with zeros behind it, is %q`, text)
+	}
+	return network, nil
+}
+
+// validateKind checks that there is one answer to requests, and those that the edge gives itself.
+func (r *Route) validateKind() *violation {
+	kinds := 0
+	for _, has := range []bool{len(r.To) > 0, r.Redirect != nil, r.Respond != nil, r.Files != nil} {
+		if has {
+			kinds++
+		}
+	}
+	if kinds != 1 {
+		return bad("to", "must be set, or one of redirect, respond and files instead")
+	}
+	if r.Path == PathRaw && len(r.To) == 0 {
+		return bad("path", "must not be raw without targets: only an origin reads such paths")
+	}
+	switch {
+	case r.Redirect != nil:
+		return r.validateRedirect()
+	case r.Respond != nil:
+		return r.Respond.validate()
+	case r.Files != nil:
+		return r.Files.validate()
+	}
+	return nil
+}
+
+func (r *Route) validateRedirect() *violation {
+	if v := r.checkTemplate("redirect.to", r.Redirect.To); v != nil {
+		return v
+	}
+	if to := r.Redirect.To; !strings.HasPrefix(to, "http://") && !strings.HasPrefix(to, "https://") &&
+		!strings.HasPrefix(to, "{scheme}://") && (!strings.HasPrefix(to, "/") || strings.HasPrefix(to, "//")) {
+		return bad("redirect.to", "must begin with http://, https://, {scheme}:// or one slash, is %q", to)
+	}
+	switch r.Redirect.Status {
+	case 0, 301, 302, 303, 307, 308:
+		return nil
+	}
+	return bad("redirect.status", "must be 301, 302, 303, 307 or 308, is %d", r.Redirect.Status)
+}
+
+const maxRespond = 64 << 10 // bytes
+
+func (f *Respond) validate() *violation {
+	switch {
+	case f.Status != 0 && (f.Status < 200 || f.Status > 599):
+		return bad("respond.status", "must be 200 to 599, is %d", f.Status)
+	case !isFieldValue(f.Type):
+		return bad("respond.type", "must be a media type without control characters, is %q", f.Type)
+	case len(f.Body) > maxRespond:
+		return bad("respond.body", "must have at most %d bytes, has %d", maxRespond, len(f.Body))
+	case f.Body != "" && (f.Status == 204 || f.Status == 205 || f.Status == 304):
+		return bad("respond.body", "must be empty: an answer with status %d has none", f.Status)
+	}
+	return nil
+}
+
+func (f *Files) validate() *violation {
+	if f.Dir == "" || strings.Contains(f.Dir, "\x00") {
+		return bad("files.dir", "must be a folder")
+	}
+	for field, name := range map[string]string{"files.index": f.Index, "files.fallback": f.Fallback} {
+		if name != "" && !fs.ValidPath(name) {
+			return bad(field, "must be a name below the folder, without a slash before it, is %q", name)
+		}
+	}
+	return nil
+}
+
+// checkTemplate checks a template that may use the groups of match.regexp.
+func (r *Route) checkTemplate(field, text string) *violation {
+	groups := regexp.MustCompile(r.Match.Regexp).SubexpNames() // validateMatch has compiled it
+	if _, err := parseTemplate(text, groups); err != nil {
+		return bad(field, "%v", err)
+	}
+	if !isFieldValue(text) {
+		return bad(field, "must not have control characters, is %q", text)
+	}
+	return nil
+}
+
+func isFieldValue(text string) bool {
+	return !strings.ContainsFunc(text, func(c rune) bool { return c < ' ' && c != '\t' || c == 0x7f })
+}
+
+// validateHeaders checks the changes of header fields.
+func (r *Route) validateHeaders() *violation {
+	for _, side := range []struct {
+		name string
+		f    Fields
+	}{{"request", r.Headers.Request}, {"response", r.Headers.Response}} {
+		for i, name := range side.f.Remove {
+			if v := checkField(fmt.Sprintf("headers.%s.remove[%d]", side.name, i), name); v != nil {
+				return v
+			}
+		}
+		for kind, list := range map[string]map[string]string{"set": side.f.Set, "add": side.f.Add} {
+			seen := map[string]bool{}
+			for name, value := range list {
+				field := fmt.Sprintf("headers.%s.%s[%q]", side.name, kind, name)
+				if v := cmp.Or(checkField(field, name), r.checkTemplate(field, value)); v != nil {
+					return v
+				}
+				if name = syntax.Canonical(name); seen[name] {
+					return bad(field, "is there twice: case does not matter")
+				}
+				seen[name] = true
+			}
+		}
+	}
+	return nil
+}
+
+// checkField refuses names that are not fields, or that only the platform or the protocol may set.
+func checkField(field, name string) *violation {
+	if !syntax.IsToken(name) {
+		return bad(field, "must be the name of a header field, is %q", name)
+	}
+	switch name = syntax.Canonical(name); {
+	case fields.HopByHop(name) || fields.Stripped(name) || fields.Traced(name) || name == "X-Request-Id":
+		return bad(field, "%s is set by the edge and cannot be changed", name)
+	}
+	return nil
+}
+
+func (r *Route) validateTargets() *violation {
+	if len(r.To) > maxTargets {
+		return bad("to", "must have 1 to %d targets, has %d", maxTargets, len(r.To))
+	}
+	sum := 0
+	seen := map[Target]bool{}
+	for i := range r.To {
+		t, field := &r.To[i], fmt.Sprintf("to[%d].", i)
+		if t.Endpoint == "" {
+			t.Endpoint = "http"
+		}
+		if err := names.Service.Check(t.Service); err != nil {
+			return bad(field+"service", "%v", err)
+		}
+		if err := names.Service.Check(t.Endpoint); err != nil {
+			return bad(field+"endpoint", "%v", err)
+		}
+		if err := names.ID.Check(t.Version); t.Version != "" && err != nil {
+			return bad(field+"version", "%v", err)
+		}
+		switch {
+		case t.Endpoint == "admin":
+			return bad(field+"endpoint", "must not be admin: admin pages are not served by the edge")
+		case t.Weight < 0 || t.Weight > maxWeight:
+			return bad(field+"weight", "must be 0 to %d, is %d", maxWeight, t.Weight)
+		}
+		key := *t
+		key.Weight = 0
+		if seen[key] {
+			return bad(field+"service", "is in the list twice; add up the weights")
+		}
+		seen[key] = true
+		sum += t.Weight
+	}
+	if sum == 0 && len(r.To) > 1 {
+		return bad("to", "must have weights: with several targets at least one must be above 0")
+	}
+	return nil
+}
+
+func (r *Route) validateRewrite() *violation {
+	if p := r.Rewrite.Prefix; p != "" {
+		if r.Match.Path != "" {
+			return bad("rewrite.prefix", "needs match.prefix")
+		}
+		if checkPath(p) != nil || strings.ContainsAny(p, "%?#") {
+			return bad("rewrite.prefix",
+				"must begin with / and hold no query, no escapes, no empty and no dot segments, is %q", p)
+		}
+	}
+	if p := r.Rewrite.Path; p != "" {
+		switch {
+		case r.Rewrite.Prefix != "":
+			return bad("rewrite.path", "must be empty when rewrite.prefix is set")
+		case r.Path == PathRaw:
+			return bad("rewrite.path", "must be empty when path is raw; use rewrite.prefix")
+		case p[0] != '/' || strings.ContainsAny(p, "?#"):
+			return bad("rewrite.path", "must begin with a slash and have no query, is %q", p)
+		}
+		if v := r.checkTemplate("rewrite.path", p); v != nil {
+			return v
+		}
+	}
+	if h := r.Rewrite.Host; h != "" && !syntax.IsHost(h) {
+		return bad("rewrite.host", "must be a host name, with or without a port, is %q", h)
+	}
+	return nil
+}
+
+func (r *Route) validateRetry() *violation {
+	if n := r.Retry.Attempts; n < 0 || n > maxAttempts {
+		return bad("retry.attempts", "must be 1 to %d, is %d", maxAttempts, n)
+	}
+	for i, method := range r.Retry.Methods {
+		if !syntax.IsToken(method) {
+			return bad(fmt.Sprintf("retry.methods[%d]", i), "must be a method, is %q", method)
+		}
+	}
+	for _, t := range []struct {
+		field, text string
+		least       time.Duration
+	}{{"timeout.header", r.Timeout.Header, time.Millisecond}, {"timeout.total", r.Timeout.Total, 0}} {
+		if t.text == "" {
+			continue
+		}
+		if d, err := time.ParseDuration(t.text); err != nil || d < t.least || d > 24*time.Hour {
+			return bad(t.field, `must be a duration like "1m30s" from %v to 24h, is %q`, t.least, t.text)
+		}
+	}
+	return nil
+}
+
+// refuse makes the error for one route of a table.
+func refuse(i int, name string, v *violation) error {
+	return errs.Errorf(errs.Invalid, "route %d %q", i, name).Field(fmt.Sprintf("routes[%d].%s", i, v.field), v.problem)
+}
