@@ -100,7 +100,7 @@ func (f *failure) details(ctx context.Context) string {
 // write answers with the failure in the form that the client reads.
 func (f *failure) write(w http.ResponseWriter, r *http.Request, id, traceID string) {
 	h := w.Header()
-	if f.fault == "" || f.status == http.StatusMethodNotAllowed {
+	if f.fault == "" || f.status == http.StatusMethodNotAllowed && h["Allow"] == nil {
 		h.Set("Allow", allowed)
 	}
 	if f.fault == "" {

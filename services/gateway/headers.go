@@ -67,7 +67,8 @@ func (x *exchange) outgoing() http.Header {
 	out := make(http.Header, len(in)+8)
 	drop := named(in["Connection"])
 	for name, lines := range in {
-		if fields.HopByHop(name) || fields.Stripped(name) || fields.Traced(name) || drop != nil && slices.Contains(drop, name) {
+		if fields.HopByHop(name) || fields.Stripped(name) || fields.Traced(name) ||
+			drop != nil && slices.Contains(drop, name) {
 			continue
 		}
 		out[name] = lines
@@ -78,6 +79,9 @@ func (x *exchange) outgoing() http.Header {
 	if x.upgrade != "" {
 		out["Connection"] = upgrade
 		x.set(out, "Upgrade", x.upgrade)
+	}
+	if c := &x.rule.Request; c.Any() {
+		x.change(out, c)
 	}
 	if _, ok := out["User-Agent"]; !ok {
 		out["User-Agent"] = none // else the transport would add its own
@@ -91,7 +95,8 @@ func (x *exchange) outgoing() http.Header {
 	return out
 }
 
-// change applies the changes of a route to a header. Values that have become invalid by what a client sent are left out.
+// change applies the changes of a route to a header. A value that is not valid because of what a client sent is left
+// out.
 func (x *exchange) change(h http.Header, c *routes.Changes) {
 	for _, name := range c.Remove {
 		delete(h, name)

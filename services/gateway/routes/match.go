@@ -62,7 +62,9 @@ func (m *matcher) covers(other *matcher) bool {
 		return true
 	}
 	return len(other.clients) > 0 && !slices.ContainsFunc(other.clients, func(o netip.Prefix) bool {
-		return !slices.ContainsFunc(m.clients, func(c netip.Prefix) bool { return c.Bits() <= o.Bits() && c.Contains(o.Addr()) })
+		return !slices.ContainsFunc(m.clients, func(c netip.Prefix) bool {
+			return c.Bits() <= o.Bits() && c.Contains(o.Addr())
+		})
 	})
 }
 

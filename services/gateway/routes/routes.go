@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"io"
 	"strings"
-
 )
 
 // Routes is the whole routing table, as the setting gateway.routes holds it. Their order matters only between routes

@@ -4,7 +4,9 @@ import (
 	"encoding/json"
 	"errors"
 	"net/http"
+	"net/http/httptest"
 	"path"
+	"slices"
 	"strings"
 	"testing"
 
@@ -82,6 +84,62 @@ func TestMostSpecificRouteMatches(t *testing.T) {
 	}
 }
 
+// Conditions on the query, cookies and the whole path, and which of two routes goes first.
+func TestConditionsOfRoutes(t *testing.T) {
+	list := parse(t, `[
+		{"name":"all","to":[{"service":"s"}]},
+		{"name":"query","match":{"query":[{"name":"v","value":"2"}]},"to":[{"service":"s"}]},
+		{"name":"query-any","match":{"query":[{"name":"v"}]},"to":[{"service":"s"}]},
+		{"name":"cookie","match":{"cookies":[{"name":"beta","regexp":"y(es)?"}]},"to":[{"service":"s"}]},
+		{"name":"number","match":{"regexp":"/[0-9]+"},"to":[{"service":"s"}]},
+		{"name":"number-beta","match":{"regexp":"/[0-9]+","cookies":[{"name":"beta"}]},"to":[{"service":"s"}]},
+		{"name":"deep","match":{"prefix":"/deep"},"to":[{"service":"s"}]},
+		{"name":"deep-x","match":{"prefix":"/deep","regexp":".*/x"},"to":[{"service":"s"}]},
+		{"name":"two","match":{"query":[{"name":"a"},{"name":"b"}]},"to":[{"service":"s"}]}]`)
+	table, err := routes.Compile(list)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct{ target, cookie, want string }{
+		{"/", "", "all"},
+		{"/?v=2", "", "query"},
+		{"/?v=1&v=2", "", "query"},
+		{"/?v=3", "", "query-any"},
+		{"/?v", "", "query-any"},
+		{"/?w=2", "", "all"},
+		{"/?a=1&b=2&v=3", "", "two"},
+		{"/", "beta=y", "cookie"},
+		{"/", "beta=yes", "cookie"},
+		{"/", "beta=yess", "all"},
+		{"/", "beta=no; beta=y", "cookie"},
+		{"/42", "", "number"},
+		{"/42a", "", "all"},
+		{"/4%32", "", "number"},
+		{"/42", "beta=1", "number-beta"},
+		{"/42?v=2", "", "number"},
+		{"/deep/y", "", "deep"},
+		{"/deep/x", "", "deep-x"},
+	} {
+		r := httptest.NewRequest("GET", "http://x"+c.target, nil)
+		r.Header.Set("Cookie", c.cookie)
+		path, _, _ := strings.Cut(c.target, "?")
+		if u, _, err := table.Find(r, path, "192.0.2.1"); err != nil || u == nil || u.Name != c.want {
+			t.Errorf("%s with cookie %q: route %v, %v; want %s", c.target, c.cookie, u, err, c.want)
+		}
+	}
+	for _, unreachable := range []string{
+		`[{"name":"a","match":{"query":[{"name":"x"}]},"respond":{}},
+			{"name":"b","match":{"query":[{"name":"x","value":"1"}]},"respond":{}}]`,
+		`[{"name":"a","match":{"regexp":"/x.*"},"respond":{}},{"name":"b","match":{"regexp":"/x.*"},"respond":{}}]`,
+		`[{"name":"a","match":{"clients":["10.0.0.0/8"]},"respond":{}},
+			{"name":"b","match":{"clients":["10.1.0.0/16","10.2.0.1"]},"respond":{}}]`,
+	} {
+		if err := parse(t, unreachable).Validate(); err == nil {
+			t.Errorf("%s was accepted, although nothing reaches route b", unreachable)
+		}
+	}
+}
+
 func TestRoutesAreRefused(t *testing.T) {
 	const to = `"to":[{"service":"s"}]`
 	p := declared(t)
@@ -115,6 +173,46 @@ func TestRoutesAreRefused(t *testing.T) {
 		{`[{"name":"a","timeout":{"total":"soon"},` + to + `}]`, "timeout.total", false},
 		{`[{"name":"a","retry":{"attempts":11},` + to + `}]`, "retry.attempts", false},
 		{`[{"name":"a","sticky":"a b",` + to + `}]`, "sticky", false},
+		{`[{"name":"a"}]`, "routes[0].to must be set, or one of redirect", false},
+		{`[{"name":"a","respond":{},` + to + `}]`, "routes[0].to must be set, or one of redirect", false},
+		{`[{"name":"a","respond":{},"redirect":{"to":"/x"}}]`, "routes[0].to must be set, or one of redirect", false},
+		{`[{"name":"a","respond":{},"path":"raw"}]`, "routes[0].path", true},
+		{`[{"name":"a","respond":{"status":199}}]`, "respond.status", false},
+		{`[{"name":"a","respond":{"status":204,"body":"x"}}]`, "respond.body", true},
+		{`[{"name":"a","respond":{"body":"` + strings.Repeat("x", 64<<10+1) + `"}}]`, "respond.body", false},
+		{`[{"name":"a","redirect":{"to":"//evil.example"}}]`, "redirect.to", false},
+		{`[{"name":"a","redirect":{"to":"{host}{path}"}}]`, "redirect.to", false},
+		{`[{"name":"a","redirect":{"to":"/{nothing}"}}]`, "redirect.to has no variable {nothing}", true},
+		{`[{"name":"a","redirect":{"to":"/{1}"}}]`, "redirect.to has no variable {1}", true},
+		{`[{"name":"a","redirect":{"to":"/{path"}}]`, "redirect.to must have a closing brace", true},
+		{`[{"name":"a","redirect":{"to":"/x","status":200}}]`, "redirect.status", false},
+		{`[{"name":"a","files":{"dir":""}}]`, "files.dir", false},
+		{`[{"name":"a","files":{"dir":"/x","fallback":"/etc/passwd"}}]`, "files.fallback", false},
+		{`[{"name":"a","files":{"dir":"/x","index":"../x"}}]`, "files.index", true},
+		{`[{"name":"a","match":{"regexp":"("},` + to + `}]`, "match.regexp must be a regular expression of RE2", true},
+		{`[{"name":"a","match":{"regexp":"` + strings.Repeat("x", 513) + `"},` + to + `}]`, "match.regexp", false},
+		{`[{"name":"a","match":{"query":[{"name":""}]},` + to + `}]`, "match.query[0].name", false},
+		{`[{"name":"a","match":{"cookies":[{"name":"a b"}]},` + to + `}]`, "match.cookies[0].name", false},
+		{
+			`[{"name":"a","match":{"cookies":[{"name":"a","value":"1","regexp":"1"}]},` + to + `}]`,
+			"match.cookies[0].regexp", true,
+		},
+		{`[{"name":"a","match":{"clients":["10.0.0.1/8"]},` + to + `}]`, "match.clients[0]", true},
+		{`[{"name":"a","match":{"clients":["localhost"]},` + to + `}]`, "match.clients[0]", false},
+		{`[{"name":"a","rewrite":{"path":"/a","prefix":"/b"},` + to + `}]`, "rewrite.path", true},
+		{`[{"name":"a","rewrite":{"path":"a"},` + to + `}]`, "rewrite.path", false},
+		{`[{"name":"a","headers":{"request":{"set":{"Host":"x"}}},` + to + `}]`, "Host is set by the edge", true},
+		{
+			`[{"name":"a","headers":{"request":{"remove":["X-Forwarded-For"]}},` + to + `}]`,
+			"X-Forwarded-For is set by the edge", true,
+		},
+		{
+			`[{"name":"a","headers":{"response":{"add":{"Transfer-Encoding":"x"}}},` + to + `}]`,
+			"Transfer-Encoding is set", true,
+		},
+		{`[{"name":"a","headers":{"response":{"set":{"a b":"x"}}},` + to + `}]`, "headers.response.set", false},
+		{`[{"name":"a","headers":{"response":{"set":{"a":"1","A":"2"}}},` + to + `}]`, "is there twice", true},
+		{`[{"name":"a","headers":{"response":{"set":{"a":"x\n"}}},` + to + `}]`, "control characters", true},
 		{`[{"name":"a","path":"any",` + to + `}]`, "routes[0].path must be refuse, normalize or raw", false},
 		// The same conditions, and routes that no request can reach.
 		{
@@ -241,8 +339,9 @@ func FuzzRoutes(f *testing.F) {
 		}
 		for _, r := range list {
 			m, h := "OTHER", http.Header{}
-			if len(r.Match.Methods) > 0 {
-				continue // the union of others may take them all
+			if m := r.Match; len(m.Methods)+len(m.Regexp)+len(m.Query)+len(m.Cookies)+len(m.Clients) > 0 ||
+				slices.ContainsFunc(m.Headers, func(c routes.Condition) bool { return c.Regexp != "" }) {
+				continue // the union of others may take them all, and a text for an expression is not known
 			}
 			for _, c := range r.Match.Headers {
 				value := c.Value
@@ -334,7 +433,13 @@ const everything = `[{"name":"a","match":{"host":"*.x.y","prefix":"/a","methods"
 	"to":[{"service":"s","endpoint":"grpc","version":"v1","weight":1},{"service":"s"}],
 	"rewrite":{"prefix":"/","host":"z:80"}, "timeout":{"header":"1.5s","total":"1m30s"},
 	"retry":{"attempts":2,"methods":["POST"]},"criticality":"SHEDDABLE","sticky":"id","maxBody":-1,
-	"circuit":{"countErrors":true},"path":"raw"}]`
+	"circuit":{"countErrors":true},"path":"raw",
+	"headers":{"request":{"remove":["X-A"],"set":{"X-B":"{client}"}},"response":{"add":{"X-C":"{{1}"}}}},
+	{"name":"b","match":{"regexp":"/b/(?P<id>.*)","query":[{"name":"q","regexp":"[0-9]+"}],"cookies":[{"name":"c"}],
+	"clients":["10.0.0.0/8","::1"]},"rewrite":{"path":"/{id}"},"to":[{"service":"s"}]},
+	{"name":"c","match":{"prefix":"/c"},"redirect":{"to":"https://{host}{rest}{query}","status":301}},
+	{"name":"d","match":{"prefix":"/d"},"respond":{"status":404,"type":"text/html","body":"x"}},
+	{"name":"e","match":{"prefix":"/e"},"files":{"dir":"/srv","index":"a","fallback":"b","precompressed":true}}]`
 
 // declared is the setting as it is declared at the config service.
 func declared(t testing.TB) *config.Property {

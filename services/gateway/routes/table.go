@@ -265,7 +265,8 @@ func (u *Rule) covers(v *Rule) bool {
 			return false
 		}
 	}
-	if m := u.matcher.path; m != nil && u.Match.Regexp != v.Match.Regexp && !(v.Match.Path != "" && m.MatchString(v.Match.Path)) {
+	if m := u.matcher.path; m != nil && u.Match.Regexp != v.Match.Regexp &&
+		(v.Match.Path == "" || !m.MatchString(v.Match.Path)) {
 		return false
 	}
 	return u.matcher.covers(&v.matcher)

@@ -139,7 +139,8 @@ func parseNetwork(text string) (netip.Prefix, error) {
 	}
 	network, err := netip.ParsePrefix(text)
 	if err != nil || network != network.Masked() {
-		return netip.Prefix{}, fmt.Errorf(`must be an address or a network like "10.0.0.0/8", with zeros behind it, is %q`, text)
+		return netip.Prefix{},
+			fmt.Errorf(`must be an address or a network like "10.0.0.0/8", with zeros behind it, is %q`, text)
 	}
 	return network, nil
 }
@@ -262,7 +263,7 @@ func checkField(field, name string) *violation {
 		return bad(field, "must be the name of a header field, is %q", name)
 	}
 	switch name = syntax.Canonical(name); {
-	case fields.HopByHop(name) || fields.Stripped(name) || fields.Traced(name) || name == "X-Request-Id":
+	case fields.HopByHop(name) || fields.Stripped(name) || fields.Traced(name) || name == "X-Request-Id" || name == "Via":
 		return bad(field, "%s is set by the edge and cannot be changed", name)
 	}
 	return nil

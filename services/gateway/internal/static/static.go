@@ -17,7 +17,8 @@ import (
 
 // Folder says what is served and how. Dir is required.
 type Folder struct {
-	// Dir is the folder. It is opened for each request, so it may be replaced as a whole. Links out of it are not followed.
+	// Dir is the folder. It is opened for each request, so it may be replaced as a whole. Links out of it are not
+	// followed.
 	Dir string
 	// Index is the file that is served for a folder. Empty: folders are not found.
 	Index string
@@ -36,8 +37,8 @@ var (
 )
 
 // Serve answers with the file at name: a path below the folder without escapes, which begins with a slash and has no
-// empty and no dot segments. Names that begin with a dot, other than .well-known (RFC 8615), are not found. Answers have
-// an ETag; conditions and ranges are http.ServeContent's. A path of a folder without the final slash is redirected.
+// empty and no dot segments. Names that begin with a dot, other than .well-known (RFC 8615), are not found. Answers
+// have an ETag; conditions and ranges are http.ServeContent's. A path of a folder without the final slash is redirected.
 // Another error than those above means that the folder or the file cannot be read.
 func (f *Folder) Serve(w http.ResponseWriter, r *http.Request, name string) error {
 	if r.Method != http.MethodGet && r.Method != http.MethodHead {
@@ -47,7 +48,7 @@ func (f *Folder) Serve(w http.ResponseWriter, r *http.Request, name string) erro
 	if err != nil {
 		return fmt.Errorf("opening the folder: %w", err)
 	}
-	defer root.Close()
+	defer func() { _ = root.Close() }() // nothing was written to it
 	err = f.serve(w, r, root, name)
 	if errors.Is(err, ErrNotFound) && f.Fallback != "" {
 		err = f.serveFile(w, r, root, f.Fallback)
@@ -142,8 +143,8 @@ func open(root *os.Root, name string) (*os.File, fs.FileInfo, error) {
 	return file, info, nil
 }
 
-// notFound is ErrNotFound for errors that mean that there is no such file for a stranger: it is missing, its name is not
-// possible, it is behind a file, or behind a link out of the folder.
+// notFound is ErrNotFound for errors that mean that there is no such file for a stranger: it is missing, its name is
+// not possible, it is behind a file, or behind a link out of the folder.
 func notFound(err error) error {
 	if errno, ok := errors.AsType[*fs.PathError](err); ok && !errors.Is(err, fs.ErrPermission) && !isIO(errno.Err) {
 		return ErrNotFound

@@ -1,0 +1,69 @@
+package gateway_test
+
+import (
+	"net/http"
+	"os"
+	"regexp"
+	"strconv"
+	"strings"
+	"testing"
+
+	"bijou.dev/services/gateway/routes"
+)
+
+// Each list of routes in docs/api/gateway.md is in use while the requests of the block behind it are sent. Each service
+// answers with its name, the method and the path.
+func TestExamplesOfTheReference(t *testing.T) {
+	page, err := os.ReadFile("../../docs/api/gateway.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	examples := regexp.MustCompile("(?s)```json\n(\\[.*?)```\n\n```text\n(.*?)```").FindAllSubmatch(page, -1)
+	if lists := strings.Count(string(page), "```json\n["); len(examples) != lists || lists < 5 {
+		t.Fatalf("%d of %d lists of routes have requests behind them", len(examples), lists)
+	}
+	for _, e := range examples {
+		var list routes.Routes
+		if err := list.Set(string(e[1])); err != nil {
+			t.Errorf("%v: %s", err, e[1])
+			continue
+		}
+		w := newWorld(t, string(e[1]))
+		known := map[string]bool{}
+		for _, r := range list {
+			for _, to := range r.To {
+				if !known[to.Service] {
+					known[to.Service] = true
+					w.origin(to.Service, to.Service+"-1", to.Version, echo(to.Service))
+				}
+			}
+		}
+		for line := range strings.Lines(string(e[2])) {
+			w.checkExample(strings.TrimSpace(line))
+		}
+	}
+}
+
+func echo(name string) http.Handler {
+	return http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
+		_, _ = rw.Write([]byte(name + " " + r.Method + " " + r.RequestURI)) // a client that left fails the test itself
+	})
+}
+
+// checkExample sends the request of a line "METHOD URL [Name: value] -> STATUS [body or Name: value]".
+func (w *world) checkExample(line string) {
+	w.t.Helper()
+	request, want, _ := strings.Cut(line, "->")
+	method, rest, _ := strings.Cut(strings.TrimSpace(request), " ")
+	url, field, _ := strings.Cut(rest, " ")
+	var header []string
+	if name, value, ok := strings.Cut(strings.TrimSpace(field), ": "); ok {
+		header = []string{name, value}
+	}
+	res := w.do(w.client(false), method, strings.TrimSpace(url), nil, header...)
+	status, answer, _ := strings.Cut(strings.TrimSpace(want), " ")
+	name, value, _ := strings.Cut(answer, ": ")
+	if strconv.Itoa(res.StatusCode) != status || !strings.HasPrefix(res.body, answer) && res.Header.Get(name) != value {
+		w.t.Errorf("%s\ngot %d %.100s\n%v", line, res.StatusCode, res.body, res.Header)
+	}
+}
