@@ -6,6 +6,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 )
@@ -77,13 +78,19 @@ func TestFiles(t *testing.T) {
 	dir := t.TempDir()
 	for name, text := range map[string]string{
 		"site/index.html": "<h1>home</h1>", "site/a b.txt": "0123456789", "site/app.js": "let a", "site/app.js.br": "BR",
-		"site/.env": "secret", "site/sub/index.html": "sub", "site/empty/x.bin": "\x00", "outside.txt": "secret",
+		"site/old.js": "let b", "site/old.js.br": "OLD", "site/.env": "secret", "site/sub/index.html": "sub", "site/empty/x.bin": "\x00", "outside.txt": "secret",
 	} {
 		file := filepath.Join(dir, name)
 		if err := os.MkdirAll(filepath.Dir(file), 0o755); err != nil {
 			t.Fatal(err)
 		}
 		if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for name, age := range map[string]time.Duration{"site/app.js": time.Hour, "site/old.js.br": time.Hour} {
+		at := time.Now().Add(-age)
+		if err := os.Chtimes(filepath.Join(dir, name), at, at); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -108,6 +115,7 @@ func TestFiles(t *testing.T) {
 		{"/site/app.js", "let a", 200, nil},
 		{"/site/app.js", "BR", 200, []string{"Accept-Encoding", "gzip, br"}},
 		{"/site/app.js", "let a", 200, []string{"Accept-Encoding", "br;q=0, gzip"}},
+		{"/site/old.js", "let b", 200, []string{"Accept-Encoding", "br"}}, // the compressed file is older
 		{"/site/.env", "", 404, nil},
 		{"/site/link.txt", "", 404, nil},
 		{"/site/empty/", "", 404, nil},
