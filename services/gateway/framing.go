@@ -516,11 +516,11 @@ func (f *framing) chunkSize(line []byte) (size []byte) {
 // (RFC 9110, 5.6.3).
 func isChunkExtensions(s []byte) bool {
 	for len(s) > 0 {
-		ok := false
-		if s, ok = bytes.CutPrefix(trimLeft(s), []byte(";")); !ok {
+		after, ok := bytes.CutPrefix(trimLeft(s), []byte(";"))
+		if !ok {
 			return false
 		}
-		if s, ok = cutToken(trimLeft(s)); !ok {
+		if s, ok = cutToken(trimLeft(after)); !ok {
 			return false
 		}
 		value, hasValue := bytes.CutPrefix(trimLeft(s), []byte("="))
@@ -551,10 +551,10 @@ func cutToken(s []byte) (rest []byte, ok bool) {
 // cutQuoted cuts the quoted string that s begins with off (RFC 9110, 5.6.4).
 func cutQuoted(s []byte) (rest []byte, ok bool) {
 	for i := 1; i < len(s); i++ {
-		switch c := s[i]; {
-		case c == '"':
+		switch s[i] {
+		case '"':
 			return s[i+1:], clean(s[:i])
-		case c == '\\':
+		case '\\':
 			i++
 		}
 	}
