@@ -59,7 +59,7 @@ func (w *capture) ServeHTTP(_ http.ResponseWriter, r *http.Request) {
 	for name, lines := range r.Header {
 		switch name {
 		case "Connection", "Content-Length", "Via", "X-Request-Id", "Traceparent", "Te", "User-Agent",
-			"Accept-Encoding":
+			"Accept-Encoding", "Trailer":
 			continue
 		}
 		if !strings.HasPrefix(name, "X-Forwarded-") {

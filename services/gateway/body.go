@@ -18,6 +18,10 @@ type body struct {
 
 	interrupted atomic.Bool // see exchange.attemptContext
 
+	// trailer is for the origin. It has the names that the client has announced, and at the end of the body also the
+	// values. Nil: there can be none.
+	trailer http.Header
+
 	// Used by the reader only.
 	ahead  []byte // bytes that were read before
 	n      int64
@@ -36,6 +40,7 @@ type body struct {
 var (
 	errDetached = errors.New("the body was detached")
 	errLimit    = errors.New("the body is too large")
+	errTrailer  = errors.New("the trailer has too many fields")
 )
 
 var longAgo = time.Unix(1, 0)
@@ -43,6 +48,10 @@ var longAgo = time.Unix(1, 0)
 func newBody(x *exchange) *body {
 	b := &body{x: x, limit: x.bodyLimit()}
 	b.idle.L = &b.mu
+	if x.r.Trailer != nil {
+		b.trailer = http.Header{}
+		copyTrailer(b.trailer, x.r.Trailer, named(x.r.Header["Connection"]))
+	}
 	return b
 }
 
@@ -87,7 +96,23 @@ func (b *body) read(p []byte) (int, error) {
 	if b.limit >= 0 && b.n > b.limit {
 		return 0, errLimit
 	}
+	if err == io.EOF && b.trailer != nil {
+		return n, b.readTrailer()
+	}
 	return n, err
+}
+
+// readTrailer takes the trailer, which net/http has when it returns io.EOF.
+func (b *body) readTrailer() error {
+	n := 0
+	for _, lines := range b.x.r.Trailer {
+		n += len(lines)
+	}
+	if n > maxFields {
+		return errTrailer
+	}
+	copyTrailer(b.trailer, b.x.r.Trailer, named(b.x.r.Header["Connection"]))
+	return io.EOF
 }
 
 // arm limits the next read: all reads together may take bodyTime, and a second for each bodyRate bytes that came. The
@@ -185,6 +210,8 @@ func (b *body) failure() *failure {
 		return nil
 	case errors.Is(b.err, errLimit):
 		return tooLarge(b.limit)
+	case errors.Is(b.err, errTrailer):
+		return hangUp(http.StatusRequestHeaderFieldsTooLarge, "the trailer must have at most %d fields", maxFields)
 	case b.x.r.Context().Err() != nil || errors.Is(b.err, io.ErrUnexpectedEOF):
 		return fail(FaultClientGone, statusClientGone, "the client left while it sent the body")
 	}

@@ -240,6 +240,9 @@ func admitHTTP2(r *http.Request) *failure {
 	if h.length != max(0, r.ContentLength) {
 		return hangUp(http.StatusBadRequest, "the body is shorter than its Content-Length")
 	}
+	if len(r.Trailer) > 0 && r.ContentLength > 0 {
+		r.ContentLength = -1 // in HTTP/1.1 a trailer needs chunks
+	}
 	return nil
 }
 

@@ -474,8 +474,10 @@ func (f *framing) trailerLine(line []byte) {
 		f.state = inHead
 		return
 	}
-	h := head{length: -1}
-	if _, problem := h.field(line); problem != "" || h.chunked || h.hosts > 0 || h.length >= 0 {
+	h := head{length: -1, fields: f.head.fields} // the limit is for header and trailer together
+	_, problem := h.field(line)
+	f.head.fields = h.fields
+	if problem != "" || h.chunked || h.hosts > 0 || h.length >= 0 {
 		f.cut()
 	}
 }

@@ -197,12 +197,19 @@ func (e *Edge) apply(list routes.Routes) {
 }
 
 func (e *Edge) newServer() *http.Server {
+	traced := e.opts.Trace.Middleware(http.HandlerFunc(e.serve))
 	s := &http.Server{
-		Handler:                      e.opts.Trace.Middleware(http.HandlerFunc(e.serve)),
+		Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			if r.ContentLength < 0 && r.Trailer == nil && r.ProtoMajor == 1 {
+				// net/http puts a trailer that was not announced here; without a map the copies of r would not see it.
+				r.Trailer = http.Header{}
+			}
+			traced.ServeHTTP(w, r)
+		}),
 		ReadHeaderTimeout:            headerTime,
 		IdleTimeout:                  idleTime,
 		MaxHeaderBytes:               maxHeader,
-		DisableGeneralOptionsHandler: true, // "OPTIONS *" is refused like every path without a slash
+		DisableGeneralOptionsHandler: true, // admitForwarding answers "OPTIONS *"
 		ErrorLog:                     slog.NewLogLogger(e.log.Handler(), slog.LevelDebug),
 		ConnContext:                  withConn,
 		ConnState: func(c net.Conn, state http.ConnState) {

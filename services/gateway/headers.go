@@ -118,6 +118,30 @@ func (x *exchange) change(h http.Header, c *routes.Changes) {
 	}
 }
 
+// passesInTrailer reports whether a field may be passed on in a trailer (RFC 9110, 6.5.1): not if it is about framing,
+// routing, the connection, who somebody is, how a request is to be handled or what an answer is. A server may merge a
+// trailer into the header. connection is what Connection names (7.6.1).
+func passesInTrailer(name string, connection []string) bool {
+	switch name {
+	case "Via", "Max-Forwards", "X-Request-Id", "Authorization", "Cookie", "Set-Cookie", "Www-Authenticate",
+		"Authentication-Info", "Proxy-Authentication-Info", "Cache-Control", "Pragma", "Range", "Idempotency-Key",
+		"Content-Type", "Content-Encoding", "Content-Range", "Age", "Date", "Expires", "Location", "Retry-After", "Vary",
+		"Warning":
+		return false
+	}
+	return !strings.HasPrefix(name, "If-") && !fields.HopByHop(name) && !fields.Stripped(name) && !fields.Traced(name) &&
+		!disguised(name) && !slices.Contains(connection, name)
+}
+
+// copyTrailer copies those fields of a trailer that may be passed on.
+func copyTrailer(to, from http.Header, connection []string) {
+	for name, lines := range from {
+		if passesInTrailer(name, connection) {
+			to[name] = lines
+		}
+	}
+}
+
 // Lines that never change, shared by all requests.
 var (
 	trailers = []string{"trailers"}

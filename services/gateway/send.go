@@ -13,6 +13,7 @@ import (
 	"net/http/httptrace"
 	"net/textproto"
 	"net/url"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -268,7 +269,7 @@ func (x *exchange) exchangeWith(ctx context.Context, addr string) (*http.Respons
 	}).WithContext(ctx)
 	switch req.ContentLength = x.r.ContentLength; {
 	case x.body != nil:
-		req.Body = x.body
+		req.Body, req.Trailer = x.body, x.body.trailer
 	case x.replay != nil:
 		req.Body = io.NopCloser(bytes.NewReader(x.replay))
 		req.GetBody = func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(x.replay)), nil }
@@ -540,9 +541,11 @@ func (x *exchange) answer() {
 	if x.fault != "" {
 		x.set(h, faultHeader, string(x.fault))
 	}
-	announced := len(res.Trailer)
+	connection := named(res.Header["Connection"])
 	for name := range res.Trailer {
-		h.Add("Trailer", name)
+		if passesInTrailer(name, connection) {
+			h.Add("Trailer", name)
+		}
 	}
 	if x.bodyRemains() {
 		h.Set("Connection", "close")
@@ -557,14 +560,28 @@ func (x *exchange) answer() {
 		x.broke(err)
 		return
 	}
-	for name, lines := range res.Trailer {
-		if announced != len(res.Trailer) {
-			name = http.TrailerPrefix + name
+	x.sendTrailer(connection)
+	if x.grpc {
+		x.judgeGRPC(res.Trailer)
+	}
+}
+
+// sendTrailer passes the trailer on. The server sends it when the handler returns.
+func (x *exchange) sendTrailer(connection []string) {
+	h := x.w.Header()
+	late := false
+	for name, lines := range x.res.Trailer {
+		if !passesInTrailer(name, connection) {
+			continue
+		}
+		if !slices.Contains(h["Trailer"], name) {
+			name, late = http.TrailerPrefix+name, true
 		}
 		h[name] = lines
 	}
-	if x.grpc {
-		x.judgeGRPC(res.Trailer)
+	if late && x.r.ProtoMajor == 1 {
+		// Else a short body gets a Content-Length, and then there is no trailer. An error shows at the next write.
+		_ = http.NewResponseController(x.w).Flush()
 	}
 }
 

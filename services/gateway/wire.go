@@ -164,7 +164,7 @@ func (u *upload) send(head []byte) (fromClient, toOrigin error) {
 		out := p[chunkHead : chunkHead+n]
 		switch {
 		case chunked && errors.Is(err, io.EOF) && n == 0:
-			return nil, u.write([]byte("0\r\n\r\n"))
+			return nil, u.write(append(appendFields([]byte("0"), u.body.trailer), "\r\n\r\n"...))
 		case chunked && n > 0:
 			size := strconv.AppendInt(make([]byte, 0, chunkHead), int64(n), 16)
 			out = p[chunkHead-2-len(size) : chunkHead+n+2]
@@ -247,7 +247,23 @@ func (x *exchange) appendHead(b []byte) []byte {
 	}
 	b = append(b, " HTTP/1.1\r\nHost: "...)
 	b = append(b, x.host()...)
-	for name, lines := range x.header {
+	b = appendFields(b, x.header)
+	switch length := x.r.ContentLength; {
+	case length < 0:
+		b = append(b, "\r\nTransfer-Encoding: chunked"...)
+		for name := range x.body.trailer {
+			b = append(append(b, "\r\nTrailer: "...), name...)
+		}
+	case length > 0 || x.r.Method == http.MethodPost || x.r.Method == http.MethodPut || x.r.Method == http.MethodPatch:
+		b = append(b, "\r\nContent-Length: "...)
+		b = strconv.AppendInt(b, length, 10)
+	}
+	return append(b, "\r\n\r\n"...)
+}
+
+// appendFields writes each line after a CR LF.
+func appendFields(b []byte, h http.Header) []byte {
+	for name, lines := range h {
 		for _, line := range lines {
 			if line == "" && name == "User-Agent" {
 				continue // an empty line only keeps http.Transport from adding its own
@@ -258,14 +274,7 @@ func (x *exchange) appendHead(b []byte) []byte {
 			b = append(b, line...)
 		}
 	}
-	switch length := x.r.ContentLength; {
-	case length < 0:
-		b = append(b, "\r\nTransfer-Encoding: chunked"...)
-	case length > 0 || x.r.Method == http.MethodPost || x.r.Method == http.MethodPut || x.r.Method == http.MethodPatch:
-		b = append(b, "\r\nContent-Length: "...)
-		b = strconv.AppendInt(b, length, 10)
-	}
-	return append(b, "\r\n\r\n"...)
+	return b
 }
 
 // get returns a connection from the pool, else a fresh one.
