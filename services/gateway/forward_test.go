@@ -150,4 +150,9 @@ func TestRefusedMethodsHaveAllow(t *testing.T) {
 			t.Errorf("%.5s: statuses %v, header %v, want 405 with Allow", line, got, headers)
 		}
 	}
+	w.put("gateway.routes", `[{"name":"files","files":{"dir":"testdata/site"}}]`)
+	res := w.do(w.client(false), http.MethodPost, "http://x/index.html", nil)
+	if res.StatusCode != http.StatusMethodNotAllowed || res.Header.Get("Allow") != "GET, HEAD" {
+		t.Errorf("POST of a file: status %d, Allow %q, want 405 with GET, HEAD", res.StatusCode, res.Header.Get("Allow"))
+	}
 }
