@@ -58,6 +58,7 @@ type wireConn struct {
 	out    []byte
 	left   int64 // bytes that may still come
 	came   bool  // a byte of the response was read
+	unread unread
 	parked time.Time
 }
 
@@ -220,6 +221,9 @@ func (c *wireConn) answer(x *exchange) (*http.Response, error) {
 			return nil, errSwitched
 		case res.StatusCode < 100 || res.StatusCode >= 200:
 			c.left = math.MaxInt64
+			if !res.ProtoAtLeast(1, 1) {
+				res.Close = true // http.ReadResponse hides whether it had chunks (RFC 9112, 6.1)
+			}
 			return res, nil
 		case n == maxInterim:
 			return nil, errInterim
@@ -279,17 +283,22 @@ func appendFields(b []byte, h http.Header) []byte {
 
 // get returns a connection from the pool, else a fresh one.
 func (w *wire) get(ctx context.Context, addr string) (c *wireConn, fresh bool, err error) {
-	w.mu.Lock()
-	if list := w.idle[addr]; len(list) > 0 {
+	for {
+		w.mu.Lock()
+		list := w.idle[addr]
+		if len(list) == 0 {
+			w.mu.Unlock()
+			c, err = w.connect(ctx, addr)
+			return c, true, err
+		}
 		c = list[len(list)-1]
 		w.idle[addr] = list[:len(list)-1]
+		w.mu.Unlock()
+		if !c.unread.is() {
+			return c, false, nil
+		}
+		_ = c.Close() // it has ended, or what it has is no answer to the next request (RFC 9112, 9.2)
 	}
-	w.mu.Unlock()
-	if c != nil {
-		return c, false, nil
-	}
-	c, err = w.connect(ctx, addr)
-	return c, true, err
 }
 
 func (w *wire) connect(ctx context.Context, addr string) (*wireConn, error) {
@@ -303,6 +312,7 @@ func (w *wire) connect(ctx context.Context, addr string) (*wireConn, error) {
 	if <-done; err != nil {
 		return nil, &net.OpError{Op: "dial", Net: "tcp", Err: err}
 	}
+	c.unread.init(c.Conn)
 	c.r = bufio.NewReaderSize(c, 2<<10) // nearly all heads are smaller; what is behind one is read in larger pieces
 	return c, nil
 }

@@ -119,6 +119,9 @@ func (w *world) originWith(service, id, version string, srv *http.Server) *http.
 	return srv
 }
 
+// newConnection stands in what script returns where a connection begins.
+const newConnection = "(connection)"
+
 // script adds an instance that answers each request with text as it is, and returns the bytes of all requests.
 func (w *world) script(service, id, text string) *lockedBuffer {
 	w.t.Helper()
@@ -136,6 +139,7 @@ func (w *world) script(service, id, text string) *lockedBuffer {
 			}
 			go func() {
 				defer c.Close()
+				_, _ = io.WriteString(seen, newConnection) // never fails
 				r := bufio.NewReader(io.TeeReader(c, seen))
 				for {
 					req, err := http.ReadRequest(r)
