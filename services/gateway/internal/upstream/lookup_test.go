@@ -433,3 +433,58 @@ func TestLookupOverTheNetwork(t *testing.T) {
 		})
 	}
 }
+
+// FuzzResponse compares with a parser of whole messages.
+func FuzzResponse(f *testing.F) {
+	d := newDNSServer()
+	d.setHost("app.example.", 100, "10.0.0.1", "2001:db8::1")
+	d.set("srv.example.", dnsmessage.TypeSRV, answer{records: []dnsmessage.Resource{
+		srv("srv.example.", 50, 1, 80, "app.example."),
+		record("srv.example.", dnsmessage.TypeCNAME, 7, &dnsmessage.CNAMEResource{CNAME: dnsmessage.MustNewName("a.")}),
+	}})
+	for _, q := range []query{
+		{"app.example.", dnsmessage.TypeA},
+		{"app.example.", dnsmessage.TypeAAAA},
+		{"srv.example.", dnsmessage.TypeSRV},
+		{"missing.example.", dnsmessage.TypeA},
+	} {
+		m := dnsmessage.Message{Header: dnsmessage.Header{ID: 7}, Questions: []dnsmessage.Question{{
+			Name: dnsmessage.MustNewName(q.name), Type: q.kind, Class: dnsmessage.ClassINET,
+		}}}
+		packed, err := m.Pack()
+		if err != nil {
+			f.Fatal(err)
+		}
+		f.Add(uint16(7), d.respond(packed, nil))
+		f.Add(uint16(8), d.respond(packed, nil))
+	}
+	f.Fuzz(func(t *testing.T, id uint16, message []byte) {
+		ttl, v4, v6 := upstream.ReadResponse(id, message)
+		var m dnsmessage.Message
+		if m.Unpack(message) != nil {
+			return
+		}
+		want, wantV4, wantV6 := time.Duration(-1), 0, 0
+		if m.Response && m.ID == id && m.RCode == dnsmessage.RCodeSuccess && !m.Truncated {
+			for _, r := range m.Answers {
+				record := time.Duration(r.Header.TTL) * time.Second
+				if r.Header.TTL >= 1<<31 {
+					record = 0
+				}
+				if want < 0 || record < want {
+					want = record
+				}
+				switch r.Header.Type {
+				case dnsmessage.TypeA:
+					wantV4++
+				case dnsmessage.TypeAAAA:
+					wantV6++
+				}
+			}
+		}
+		if ttl != want || len(v4) != wantV4 || len(v6) != wantV6 {
+			t.Errorf("the TTL is %v with %d IPv4 and %d IPv6 addresses, want %v, %d and %d, in\n%s", ttl, len(v4), len(v6), want,
+				wantV4, wantV6, m.GoString())
+		}
+	})
+}
