@@ -4,6 +4,7 @@ import (
 	"errors"
 	"os"
 	"os/exec"
+	"regexp"
 	"strconv"
 	"strings"
 	"testing"
@@ -38,7 +39,9 @@ func TestScripts(t *testing.T) {
 			e.Setenv("GORACE", "atexit_sleep_ms=0")
 			return nil
 		},
-		Cmds: map[string]func(ts *testscript.TestScript, neg bool, args []string){"exits": exits, "await": await},
+		Cmds: map[string]func(ts *testscript.TestScript, neg bool, args []string){
+			"exits": exits, "await": await, "awaits": awaits,
+		},
 	})
 }
 
@@ -66,6 +69,23 @@ func await(ts *testscript.TestScript, _ bool, args []string) {
 		select {
 		case <-deadline:
 			ts.Fatalf("not within a minute: %v", args)
+		case <-time.After(20 * time.Millisecond):
+		}
+	}
+}
+
+// awaits runs a command until its output matches an expression: awaits 'ready$' bijou logs demo-1.
+func awaits(ts *testscript.TestScript, _ bool, args []string) {
+	pattern, err := regexp.Compile("(?m)" + args[0])
+	ts.Check(err)
+	deadline := time.After(time.Minute)
+	for {
+		if ts.Exec(args[1], args[2:]...) == nil && pattern.MatchString(ts.ReadFile("stdout")) {
+			return
+		}
+		select {
+		case <-deadline:
+			ts.Fatalf("no match for `%s` within a minute: %v", args[0], args[1:])
 		case <-time.After(20 * time.Millisecond):
 		}
 	}

@@ -1,10 +1,12 @@
 package gateway
 
 import (
+	"context"
 	"net/http"
 
 	"bijou.dev/platform/httpapi"
 	"bijou.dev/platform/route"
+	"bijou.dev/services/gateway/internal/upstream"
 	"bijou.dev/services/gateway/routes"
 )
 
@@ -26,12 +28,24 @@ type shownGroup struct {
 	Service   string                `json:"service"`
 	Endpoint  string                `json:"endpoint"`
 	Instances []route.EndpointState `json:"instances"`
+	// Upstream is what is known of a URL: look-ups and health checks. Nil: the origin is a service.
+	Upstream *upstream.State `json:"upstream,omitempty"`
 }
 
 // RoutesHandler serves the table in use as JSON: its revision, the routes in the order in which they are tried, and the
 // instances behind them as the balancer sees them.
 func (e *Edge) RoutesHandler() http.Handler {
 	return httpapi.Get(func(*http.Request) (shownTable, error) { return e.shown(), nil })
+}
+
+// CheckHandler says whether the edge would use a list of routes, and changes nothing. It answers a POST of
+// {"routes": [...]} with {}, or with a problem that names the route and the field.
+func (e *Edge) CheckHandler() http.Handler {
+	type question struct {
+		Routes routes.Routes `json:"routes"`
+	}
+	type answer struct{}
+	return httpapi.Post(func(_ context.Context, q *question) (answer, error) { return answer{}, q.Routes.Validate() })
 }
 
 func (e *Edge) shown() shownTable {
@@ -55,7 +69,12 @@ func (e *Edge) shown() shownTable {
 		for _, to := range u.targets {
 			if !seen[to.origin] {
 				seen[to.origin] = true
-				t.Origins = append(t.Origins, shownGroup{to.Service, to.Endpoint, to.origin.balancer.State()})
+				g := shownGroup{Service: to.name, Endpoint: to.Endpoint, Instances: to.origin.balancer.State()}
+				if w := to.origin.watch; w != nil {
+					state := w.State()
+					g.Upstream = &state
+				}
+				t.Origins = append(t.Origins, g)
 			}
 		}
 	}

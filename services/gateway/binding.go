@@ -22,8 +22,12 @@ type rule struct {
 // target is a target with its origin.
 type target struct {
 	routes.Target
+	name   string // of what is called: the service, or the host of the URL
 	origin *origin
 }
+
+// http2 reports whether all requests go over HTTP/2.
+func (t *target) http2() bool { return t.Endpoint == "grpc" || t.origin.url.H2C() }
 
 // bind joins a compiled table with the metrics and the origins of the edge.
 func (e *Edge) bind(compiled *routes.Table) *table {
@@ -31,10 +35,22 @@ func (e *Edge) bind(compiled *routes.Table) *table {
 	for _, r := range compiled.Rules {
 		u := &rule{Rule: r, seconds: e.metrics.seconds.WithLabelValues(r.Name)}
 		for _, to := range r.To {
-			u.targets = append(u.targets, &target{Target: to})
+			u.targets = append(u.targets, &target{Target: to, name: to.CalledName()})
 		}
 		t.rules = append(t.rules, u)
 	}
 	e.origins.bind(t)
 	return t
+}
+
+// pick draws a target by weight. A URL whose instances are unhealthy or cannot be reached is replaced by the next
+// target.
+func (u *rule) pick(sticky string) *target {
+	first := u.Pick(sticky)
+	for i := range u.targets {
+		if t := u.targets[(first+i)%len(u.targets)]; (i == 0 || t.Weight > 0) && t.origin.usable() {
+			return t
+		}
+	}
+	return u.targets[first]
 }

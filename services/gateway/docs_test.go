@@ -32,10 +32,15 @@ func TestExamplesOfTheReference(t *testing.T) {
 		known := map[string]bool{}
 		for _, r := range list {
 			for _, to := range r.To {
-				if !known[to.Service] {
-					known[to.Service] = true
+				switch name := to.Service + to.URL; {
+				case known[name]:
+				case to.URL != "":
+					_, addr, _ := strings.Cut(to.URL, "://")
+					w.at(addr, echo(addr))
+				default:
 					w.origin(to.Service, to.Service+"-1", to.Version, echo(to.Service))
 				}
+				known[to.Service+to.URL] = true
 			}
 		}
 		for line := range strings.Lines(string(e[2])) {

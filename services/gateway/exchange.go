@@ -333,7 +333,7 @@ func (x *exchange) choose() *failure {
 				sticky = c.Value
 			}
 		}
-		x.target = x.rule.targets[x.rule.Pick(sticky)]
+		x.target = x.rule.pick(sticky)
 	}
 	return nil
 }
@@ -378,7 +378,7 @@ func (x *exchange) forward() *failure {
 		return f
 	}
 	limiter := x.target.origin.limiter
-	key := circuit.Key{Group: x.target.Service, Method: x.rule.Name}
+	key := circuit.Key{Group: x.target.name, Method: x.rule.Name}
 	x.share = x.shareOf()
 	if free := min(limiter.Free(), float64(x.edge.opts.Circuits.Free(key))); free > 0 { // else these two refuse
 		if of := x.share.take(free); of != "" {
@@ -388,7 +388,7 @@ func (x *exchange) forward() *failure {
 	permit, ok := limiter.Acquire(kinds[int(x.share.path)%len(kinds)], x.rule.Class)
 	if !ok {
 		f := fail(FaultOverload, http.StatusServiceUnavailable, "%s is overloaded, and requests that are %s are shed",
-			x.target.Service, x.rule.Class)
+			x.target.name, x.rule.Class)
 		f.retry = limiter.RetryAfter()
 		x.share.release()
 		return f
@@ -447,7 +447,7 @@ func (x *exchange) streams() bool {
 }
 
 // uploads reports whether the body is passed on to an origin that speaks HTTP/1.1.
-func (x *exchange) uploads() bool { return x.streams() && x.target.Endpoint != "grpc" }
+func (x *exchange) uploads() bool { return x.streams() && !x.target.http2() }
 
 // settle reports the outcome to the circuit and the limiter. Only the first call has an effect.
 func (x *exchange) settle(err error) {
@@ -648,7 +648,7 @@ func (x *exchange) report() {
 			attrs = append(attrs, attribute.String("bijou.gateway.route", x.rule.Name))
 		}
 		if x.target != nil {
-			attrs = append(attrs, attribute.String("bijou.gateway.service", x.target.Service))
+			attrs = append(attrs, attribute.String("bijou.gateway.service", x.target.name))
 		}
 		x.span.SetAttributes(attrs...)
 	}

@@ -29,6 +29,7 @@ package gateway
 import (
 	"cmp"
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -46,6 +47,7 @@ import (
 	"bijou.dev/platform/overload"
 	"bijou.dev/platform/service"
 	"bijou.dev/platform/trace"
+	"bijou.dev/services/gateway/internal/upstream"
 	"bijou.dev/services/gateway/routes"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -69,6 +71,7 @@ func New(_ context.Context, setup *service.Setup, opts Options) error {
 	}
 	setup.Served().ServeInternet()
 	setup.Admin().Handle("/routes", e.RoutesHandler())
+	setup.Admin().Handle("/routes/check", e.CheckHandler())
 	setup.OnStop("edge", func(context.Context) error { return e.Close() })
 	return setup.Serve("http", e)
 }
@@ -97,6 +100,10 @@ type EdgeOptions struct {
 	MemoryLimit int64
 	// DialContext connects to instances. Nil: the real network.
 	DialContext func(ctx context.Context, network, addr string) (net.Conn, error)
+	// DialDNS connects to DNS servers, for targets with a name in a URL. Nil: the real network.
+	DialDNS func(ctx context.Context, network, addr string) (net.Conn, error)
+	// OriginTLS is for targets with an https URL. Nil: the certificate authorities of the system.
+	OriginTLS *tls.Config
 	// Log gets the access log and messages for operators. Nil: nothing is logged.
 	Log *slog.Logger
 }
@@ -147,8 +154,8 @@ type Edge struct {
 	origins   origins
 	table     atomic.Pointer[table]
 	server    *http.Server
-	wire      *wire
-	h1, h2    *http.Transport
+	client    client // of all services
+	upstreams *upstream.Set
 	conns     *connections
 	memory    *memory
 	longLived longLived
@@ -176,9 +183,10 @@ func NewEdge(opts EdgeOptions) (*Edge, error) {
 		e.log.Info("the memory limit allows fewer connections than gateway.maxConnections", "connections", most,
 			"limit", opts.MemoryLimit)
 	}
-	dial := boundDial(opts.DialContext)
-	e.wire = &wire{dial: dial}
-	e.h1, e.h2 = newTransports(dial)
+	e.client = newClient(opts.DialContext, opts.DialContext)
+	e.upstreams = upstream.New(upstream.Options{
+		DialContext: opts.DialContext, DialDNS: opts.DialDNS, TLS: opts.OriginTLS, Metrics: opts.Metrics, Log: opts.Log,
+	})
 	e.server = e.newServer()
 	e.apply(e.settings.routes.Get())
 	e.unwatch = e.settings.routes.Watch(func(_, list routes.Routes) { e.apply(list) })
@@ -235,46 +243,6 @@ func (e *Edge) newServer() *http.Server {
 	return s
 }
 
-// dialFunc connects to an address.
-type dialFunc = func(ctx context.Context, network, addr string) (net.Conn, error)
-
-func boundDial(dial dialFunc) dialFunc {
-	return func(ctx context.Context, network, addr string) (net.Conn, error) {
-		ctx, cancel := context.WithTimeout(ctx, dialTime)
-		defer cancel()
-		return dial(ctx, network, addr)
-	}
-}
-
-func newTransports(dial dialFunc) (h1, h2 *http.Transport) {
-	h1 = &http.Transport{
-		DialContext:            dial,
-		DisableCompression:     true, // bodies pass as they are
-		MaxIdleConnsPerHost:    maxIdle,
-		IdleConnTimeout:        keepIdle, // before the origin, whose idle time-out is two minutes
-		MaxResponseHeaderBytes: maxAnswerHead,
-		WriteBufferSize:        8 << 10,
-		ReadBufferSize:         8 << 10,
-		Protocols:              new(http.Protocols),
-	}
-	h1.Protocols.SetHTTP1(true)
-	h2 = &http.Transport{
-		DialContext:            dial,
-		DisableCompression:     true,
-		IdleConnTimeout:        keepIdle,
-		MaxResponseHeaderBytes: maxAnswerHead,
-		Protocols:              new(http.Protocols),
-		HTTP2: &http.HTTP2Config{
-			MaxReceiveBufferPerConnection: 4<<20 - 1,
-			MaxReceiveBufferPerStream:     1 << 20,
-			// No pings: by default, gRPC servers close connections that send more than one in five minutes.
-			WriteByteTimeout: writeTime,
-		},
-	}
-	h2.Protocols.SetUnencryptedHTTP2(true)
-	return h1, h2
-}
-
 // Serve takes connections from l until Shutdown or Close, and then returns nil.
 func (e *Edge) Serve(l net.Listener) error {
 	if err := e.server.Serve(e.conns.listener(l)); err != nil && !errors.Is(err, http.ErrServerClosed) {
@@ -312,9 +280,7 @@ func (e *Edge) Close() error {
 	err := e.server.Close()
 	e.longLived.close()
 	e.work.Wait()
-	e.wire.close()
-	e.h1.CloseIdleConnections()
-	e.h2.CloseIdleConnections()
+	e.client.close()
 	e.origins.close()
 	return err
 }

@@ -66,7 +66,7 @@ func (m *metrics) count(x *exchange) {
 		name = x.rule.Name
 	}
 	if x.target != nil {
-		service = x.target.Service
+		service = x.target.name
 	}
 	class := "none" // the client left before there was a status
 	if i := x.status/100 - 1; i >= 0 && i < len(classes) {
@@ -122,7 +122,7 @@ func (x *exchange) access() {
 		route = x.rule.Name
 	}
 	if x.target != nil {
-		service = x.target.Service
+		service = x.target.name
 	}
 	if len(x.tried) > 0 {
 		instance = x.tried[len(x.tried)-1]

@@ -1,6 +1,8 @@
 package gateway
 
 import (
+	"cmp"
+	"context"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -8,19 +10,45 @@ import (
 
 	"bijou.dev/platform/discovery"
 	"bijou.dev/platform/overload"
+	"bijou.dev/platform/pace"
 	"bijou.dev/platform/retry"
 	"bijou.dev/platform/route"
+	"bijou.dev/services/gateway/internal/upstream"
+	"bijou.dev/services/gateway/routes"
 )
 
-// originKey names a listener of a service.
-type originKey struct{ service, endpoint string }
+// originKey names a listener of a service, or what a URL leads to.
+type originKey struct {
+	service, endpoint string
+	url               upstream.Target // the zero value: a service
+	check             upstream.Check
+}
+
+// keyOf returns the key of a target that was checked.
+func keyOf(t *routes.Target) originKey {
+	if t.URL == "" {
+		return originKey{service: t.Service, endpoint: t.Endpoint}
+	}
+	url, check, _ := t.Upstream() // it was checked when the routes were compiled
+	return originKey{url: url, check: check}
+}
 
 // String names the origin's limiter.
-func (k originKey) String() string { return k.service + "/" + k.endpoint }
+func (k originKey) String() string {
+	if k.url != (upstream.Target{}) {
+		return k.url.String()
+	}
+	return k.service + "/" + k.endpoint
+}
 
-// origin is the set of instances behind one listener of a service. Discovery updates its balancer.
+// origin is a set of instances that give the same answers: those behind one listener of a service, or those of a URL.
+// Discovery, or a watch of the URL, updates its balancer.
 type origin struct {
 	originKey
+	client
+	watch    *upstream.Watch // nil: a service
+	allIll   atomic.Bool     // health checks say that no instance is healthy
+	outage   outage
 	balancer *route.Balancer
 	budget   *retry.Budget
 	limiter  *overload.Limiter
@@ -45,7 +73,7 @@ func (o *origins) bind(t *table) {
 	needed := map[originKey]*origin{}
 	for _, u := range t.rules {
 		for _, to := range u.targets {
-			key := originKey{to.Service, to.Endpoint}
+			key := keyOf(&to.Target)
 			if needed[key] == nil {
 				needed[key] = o.getLocked(key)
 			}
@@ -70,9 +98,9 @@ func (o *origins) getLocked(key originKey) *origin {
 		return or
 	}
 	or := &origin{
-		originKey: key,
+		originKey: key, client: o.edge.client,
 		balancer: route.New(route.Options{
-			Service: key.service, Zone: o.edge.opts.Zone,
+			Service: cmp.Or(key.service, key.url.Name()), Zone: o.edge.opts.Zone,
 			Settings: o.edge.settings.route,
 		}),
 		budget:  retry.NewBudget(o.edge.opts.Config),
@@ -80,12 +108,90 @@ func (o *origins) getLocked(key originKey) *origin {
 		shares:  shares{base: time.Now()},
 	}
 	or.versions.Store(&[]string{})
-	unwatch := o.edge.opts.Discovery.Watch(key.service, or.update)
+	unwatch := func() {}
+	if key.service != "" {
+		unwatch = o.edge.opts.Discovery.Watch(key.service, or.update)
+	} else {
+		or.client = o.edge.clientOf(key.url)
+		or.watch = o.edge.upstreams.Watch(key.url, key.check, or.updateURL)
+	}
 	or.stop = func() {
 		unwatch()
+		if or.watch != nil {
+			or.watch.Stop()
+			or.client.close()
+		}
 		o.edge.opts.Overload.Remove(key.String())
 	}
 	return or
+}
+
+// updateURL takes the instances of a URL.
+func (o *origin) updateURL(list []upstream.Instance) {
+	endpoints := make([]route.Endpoint, 0, len(list))
+	healthy := len(list) == 0
+	for _, in := range list {
+		endpoints = append(endpoints, route.Endpoint{ID: in.Addr, Addr: in.Addr})
+		healthy = healthy || in.Healthy
+	}
+	o.balancer.Update(endpoints)
+	o.allIll.Store(!healthy)
+	versions := []string{}
+	if len(list) > 0 {
+		versions = append(versions, "")
+	}
+	o.versions.Store(&versions)
+}
+
+// outage is the time in which a URL gets no requests if its route has other targets, because no instance could be
+// reached. A balancer does not eject its only instance, and each attempt at it would use up the budget of retries.
+type outage struct {
+	until atomic.Int64 // Unix nanoseconds
+	n     atomic.Int64 // outages since the last success
+}
+
+const firstOutage, maxOutage = time.Second, 30 * time.Second
+
+// begin starts an outage, or a longer one.
+func (o *outage) begin() {
+	now := time.Now()
+	if o.until.Load() > now.UnixNano() {
+		return
+	}
+	d := min(firstOutage<<min(o.n.Add(1)-1, 5), maxOutage)
+	o.until.Store(now.Add(pace.Jitter(d, 0.2)).UnixNano())
+}
+
+// end is called after each success.
+func (o *outage) end() {
+	if o.n.Load() > 0 {
+		o.n.Store(0)
+		o.until.Store(0)
+	}
+}
+
+// usable reports whether requests should go to the origin although there are other targets.
+func (o *origin) usable() bool {
+	return !o.allIll.Load() && o.outage.until.Load() <= time.Now().UnixNano()
+}
+
+// awaitFirst waits until the name of the URL was looked up for the first time, and reports whether it had to wait.
+func (o *origin) awaitFirst(ctx context.Context) bool {
+	if o.watch == nil {
+		return false
+	}
+	select {
+	case <-o.watch.Ready():
+		return false
+	default:
+	}
+	ctx, cancel := context.WithTimeout(ctx, dialTime)
+	defer cancel()
+	select {
+	case <-o.watch.Ready():
+	case <-ctx.Done():
+	}
+	return true
 }
 
 // close stops following discovery.

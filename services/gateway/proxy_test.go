@@ -9,6 +9,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/http/httptest"
 	"strconv"
 	"strings"
 	"sync"
@@ -714,6 +715,29 @@ func TestStopWaitsForRequests(t *testing.T) {
 			t.Errorf("the stop took %v", took)
 		}
 	})
+}
+
+// The check of routes refuses what cannot be used, and changes nothing.
+func TestRoutesAreChecked(t *testing.T) {
+	w := newWorld(t, toWeb)
+	for body, want := range map[string]string{
+		`{"routes":[{"name":"a","respond":{}}]}`:                           "{}",
+		`{"routes":[{"name":"a"}]}`:                                        "routes[0].to",
+		`{"routes":[{"name":"a","respond":{}},{"name":"b","respond":{}}]}`: `is the same as that of route \"a\"`,
+		`{"route":[]}`: "route",
+	} {
+		r := httptest.NewRequest(http.MethodPost, "/routes/check", strings.NewReader(body))
+		r.Header.Set("Content-Type", "application/json")
+		rec := httptest.NewRecorder()
+		w.edge.CheckHandler().ServeHTTP(rec, r)
+		if ok := want == "{}"; (rec.Code == http.StatusOK) != ok || !strings.Contains(rec.Body.String(), want) {
+			t.Errorf("%s: status %d, %s; want %s", body, rec.Code, rec.Body.String(), want)
+		}
+	}
+	httpapitest.Check(t, w.edge.CheckHandler(), "POST", "/routes/check", `{"routes":[]}`)
+	if res := w.get("http://x/"); res.StatusCode != http.StatusServiceUnavailable {
+		t.Errorf("after the checks: status %d, want 503 of the route that was in use before", res.StatusCode)
+	}
 }
 
 func TestRoutesPageShowsTheTableInUse(t *testing.T) {

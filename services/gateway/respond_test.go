@@ -78,7 +78,8 @@ func TestFiles(t *testing.T) {
 	dir := t.TempDir()
 	for name, text := range map[string]string{
 		"site/index.html": "<h1>home</h1>", "site/a b.txt": "0123456789", "site/app.js": "let a", "site/app.js.br": "BR",
-		"site/old.js": "let b", "site/old.js.br": "OLD", "site/.env": "secret", "site/sub/index.html": "sub", "site/empty/x.bin": "\x00", "outside.txt": "secret",
+		"site/old.js": "let b", "site/old.js.br": "OLD",
+		"site/.env": "secret", "site/sub/index.html": "sub", "site/empty/x.bin": "\x00", "outside.txt": "secret",
 	} {
 		file := filepath.Join(dir, name)
 		if err := os.MkdirAll(filepath.Dir(file), 0o755); err != nil {

@@ -108,6 +108,7 @@ func (x *exchange) attempt(ctx context.Context, n int, last *failure) (*failure,
 	x.res = res
 	x.judge()
 	x.picked.Answered(x.outcome)
+	x.target.origin.outage.end()
 	if x.repeatable && x.body == nil && x.outcome == route.Unreachable && !x.grpc &&
 		!strings.HasPrefix(res.Header.Get(errs.Pushback), "-") {
 		return nil, errAgain // 502, 503, 504: the client gets this answer unless there is a better one
@@ -123,6 +124,9 @@ func (x *exchange) pick() (route.Picked, error) {
 		info.Version = x.version
 	}
 	picked, err := x.target.origin.balancer.Pick(info)
+	if err != nil && len(x.tried) == 0 && x.target.origin.awaitFirst(x.r.Context()) {
+		picked, err = x.target.origin.balancer.Pick(info)
+	}
 	if err == nil || x.version != "" {
 		return picked, err
 	}
@@ -133,6 +137,9 @@ func (x *exchange) pick() (route.Picked, error) {
 			}
 			info.Version = t.Version
 			if picked, e := t.origin.balancer.Pick(info); e == nil {
+				if x.target.origin.watch != nil && len(x.tried) > 0 {
+					x.target.origin.outage.begin()
+				}
 				x.target = t
 				return picked, nil
 			}
@@ -143,7 +150,7 @@ func (x *exchange) pick() (route.Picked, error) {
 
 func (x *exchange) noInstance(err error) *failure {
 	f := fail(FaultUnreachable, http.StatusServiceUnavailable, "no instance of %s can take the request: %v",
-		x.target.Service, err)
+		x.target.name, err)
 	f.retry = time.Second
 	return f
 }
@@ -256,12 +263,12 @@ func (x *exchange) total() time.Duration {
 
 // exchangeWith sends the request to an address and waits for the answer's header.
 func (x *exchange) exchangeWith(ctx context.Context, addr string) (*http.Response, error) {
-	overHTTP2 := x.grpc || x.target.Endpoint == "grpc"
+	overHTTP2 := x.grpc || x.target.http2()
 	switch {
 	case x.uploads():
-		return x.edge.wire.upload(ctx, addr, x)
+		return x.target.origin.wire.upload(ctx, addr, x)
 	case x.repeatable && x.upgrade == "" && !overHTTP2:
-		return x.edge.wire.roundTrip(ctx, addr, x)
+		return x.target.origin.wire.roundTrip(ctx, addr, x)
 	}
 	req := (&http.Request{
 		Method: x.r.Method, URL: x.url(addr), Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1,
@@ -275,9 +282,9 @@ func (x *exchange) exchangeWith(ctx context.Context, addr string) (*http.Respons
 		req.GetBody = func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(x.replay)), nil }
 	}
 	if overHTTP2 {
-		return x.byTransport(x.edge.h2, req)
+		return x.byTransport(x.target.origin.h2, req)
 	}
-	return x.byTransport(x.edge.h1, req)
+	return x.byTransport(x.target.origin.h1, req)
 }
 
 // byTransport sends a request by http.Transport, which calls Got1xxResponse in another goroutine.
@@ -331,6 +338,9 @@ func (x *exchange) answerExpect() {
 }
 
 func (x *exchange) url(addr string) *url.URL {
+	if strings.HasPrefix(addr, "/") {
+		addr = "localhost" // a unix socket, which the dial function knows
+	}
 	u := &url.URL{Scheme: "http", Host: addr, RawQuery: x.r.URL.RawQuery, ForceQuery: x.r.URL.ForceQuery}
 	path := x.targetPath()
 	u.Path = path
@@ -354,11 +364,16 @@ func (x *exchange) targetPath() string {
 }
 
 // host is the Host for the origin, which HTTP/1.1 demands also where the client of HTTP/1.0 has sent none.
-func (x *exchange) host() string { return cmp.Or(x.rule.Rewrite.Host, x.r.Host, x.target.Service) }
+func (x *exchange) host() string {
+	if x.target.origin.url.TLS() {
+		return cmp.Or(x.rule.Rewrite.Host, x.target.origin.url.Host())
+	}
+	return cmp.Or(x.rule.Rewrite.Host, x.r.Host, x.target.name)
+}
 
 // explain returns the failure of an attempt, and whether there may be another attempt.
 func (x *exchange) explain(ctx context.Context, err error) (*failure, error) {
-	service := x.target.Service
+	service := x.target.name
 	x.outcome = route.Abandoned
 	if x.body != nil {
 		if f := x.body.failure(); f != nil {
@@ -433,12 +448,12 @@ func (x *exchange) startSpan(ctx context.Context, n int, to route.Endpoint) (con
 	p := x.edge.opts.Trace
 	var span oteltrace.Span
 	if x.span.IsRecording() {
-		ctx, span = p.Tracer().Start(ctx, trace.MethodName(x.r.Method)+" "+x.target.Service,
+		ctx, span = p.Tracer().Start(ctx, trace.MethodName(x.r.Method)+" "+x.target.name,
 			oteltrace.WithSpanKind(oteltrace.SpanKindClient))
 		span.SetAttributes(trace.MethodAttributes(x.r.Method)...)
 		span.SetAttributes(
 			attribute.String("server.address", to.Addr),
-			attribute.String("peer.service", x.target.Service),
+			attribute.String("peer.service", x.target.name),
 			attribute.Int("http.request.resend_count", n-1),
 		)
 		why := x.picked.Why()
@@ -683,7 +698,7 @@ func (x *exchange) broke(err error) {
 	}
 	if x.grpc && x.outcome == route.Unreachable {
 		// A trailer can carry the reason, which a reset cannot.
-		x.endGRPC(codes.Unavailable, "the instance of "+x.target.Service+" broke off")
+		x.endGRPC(codes.Unavailable, "the instance of "+x.target.name+" broke off")
 		return
 	}
 	x.abort = true

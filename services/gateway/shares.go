@@ -207,7 +207,7 @@ func fold(h uint32) uint16 { return uint16((h ^ h>>11 ^ h>>22) % slots) }
 
 // tooMany refuses a request whose URL or client holds its share of the places.
 func (x *exchange) tooMany(of string) *failure {
-	service := x.target.Service
+	service := x.target.name
 	if of == "client" {
 		f := fail(FaultClient, http.StatusTooManyRequests,
 			"this client has its share of the requests that %s can work on; wait for some of them", service)

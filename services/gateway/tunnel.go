@@ -60,7 +60,7 @@ func (x *exchange) tunnel() *failure {
 	if !ok || !strings.EqualFold(x.res.Header.Get("Upgrade"), x.upgrade) {
 		x.outcome = route.Failure
 		return fail(FaultOrigin, http.StatusBadGateway, "%s switched to another protocol than asked for",
-			x.target.Service)
+			x.target.name)
 	}
 	nc, rw, err := http.NewResponseController(x.w).Hijack()
 	if err != nil {

@@ -86,10 +86,18 @@ type Condition struct {
 	Regexp string `json:"regexp,omitempty"`
 }
 
-// Target is a service, or one version of it.
+// Target is a service, one version of it, or a URL.
 type Target struct {
-	// Service is the name in the registry. Required.
-	Service string `json:"service"`
+	// Service is the name in the registry. A target has Service or URL.
+	Service string `json:"service,omitempty"`
+	// URL leads to origins that are not in the registry: http://host:port, https://host, h2c://host:port (HTTP/2
+	// without TLS, as gRPC servers speak it) or unix:///path/of/socket. A name is looked up again when its TTL ends; one
+	// of the form _service._proto.domain is that of SRV records. The path of the request stays; see Rewrite. With https
+	// the origin gets its own name as Host, else that of the request. Empty: Service.
+	URL string `json:"url,omitempty"`
+	// Health is how the instances of a URL are checked. The zero value: only by the requests themselves, as the instances
+	// of services are.
+	Health Health `json:"health,omitzero"`
 	// Endpoint is the listener. Empty: "http". "grpc" is spoken to in HTTP/2; "admin" is refused.
 	Endpoint string `json:"endpoint,omitempty"`
 	// Version limits the target to the instances of this version. Empty: all.
@@ -97,6 +105,26 @@ type Target struct {
 	// Weight is the target's part of the requests, relative to the sum over all targets. Zero: it takes over only when
 	// the others have no instance. The only target of a route takes everything whatever its weight.
 	Weight int `json:"weight,omitempty"`
+}
+
+// Health is a check of the instances of a URL. Unhealthy ones get no requests, unless all are unhealthy.
+type Health struct {
+	// Kind is "http" (a status from 200 to 399 is healthy), "grpc" (grpc.health.v1) or "tcp" (a connection). Required.
+	Kind string `json:"kind,omitempty"`
+	// Path is what kind http asks for. Empty: "/".
+	Path string `json:"path,omitempty"`
+	// Host is the Host of the check. Empty: that of the URL.
+	Host string `json:"host,omitempty"`
+	// Service is the name for kind grpc. Empty: the server as a whole.
+	Service string `json:"service,omitempty"`
+	// Interval is the time between two checks of an instance, as a Go duration. Empty: "5s".
+	Interval string `json:"interval,omitempty"`
+	// Timeout is how long a check may take. Empty: "2s".
+	Timeout string `json:"timeout,omitempty"`
+	// Healthy is how many checks in a row must succeed until an unhealthy instance is healthy. Zero: 2.
+	Healthy int `json:"healthy,omitempty"`
+	// Unhealthy is how many checks in a row must fail until an instance is unhealthy. Zero: 3.
+	Unhealthy int `json:"unhealthy,omitempty"`
 }
 
 // Rewrite changes a request before it is sent on.

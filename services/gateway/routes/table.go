@@ -13,6 +13,7 @@ import (
 
 	"bijou.dev/platform/overload"
 	"bijou.dev/services/gateway/internal/syntax"
+	"bijou.dev/services/gateway/internal/upstream"
 )
 
 // Table is a compiled routing table. It does not change. The zero value routes nothing.
@@ -50,6 +51,40 @@ type Rule struct {
 
 	matcher matcher
 	weights int // the sum over all targets
+}
+
+// Upstream returns what URL leads to, and its check.
+func (t *Target) Upstream() (upstream.Target, upstream.Check, error) {
+	url, err := upstream.Parse(t.URL)
+	if err != nil {
+		return url, upstream.Check{}, err
+	}
+	h := t.Health
+	check := upstream.Check{
+		Kind: upstream.CheckKind(h.Kind), Path: h.Path, Host: h.Host, Service: h.Service, Healthy: h.Healthy,
+		Unhealthy: h.Unhealthy,
+	}
+	check.Interval, _ = time.ParseDuration(h.Interval) // validate has checked them
+	check.Timeout, _ = time.ParseDuration(h.Timeout)
+	check, err = check.Complete()
+	return url, check, err
+}
+
+// CalledName is what metrics, circuits and spans call the target: the service, or the host and port of the URL with
+// dashes, as in "10-0-0-5-3000".
+func (t *Target) CalledName() string {
+	if t.URL == "" {
+		return t.Service
+	}
+	_, rest, _ := strings.Cut(t.URL, "://")
+	name := strings.Map(func(c rune) rune {
+		if 'a' <= c && c <= 'z' || '0' <= c && c <= '9' {
+			return c
+		}
+		return '-'
+	}, strings.ToLower(rest))
+	name = strings.Trim(name, "-")
+	return name[:min(len(name), 63)]
 }
 
 // Changes are the changes of Fields, ready for use. The zero value changes nothing.

@@ -14,6 +14,7 @@ import (
 	"bijou.dev/platform/overload"
 	"bijou.dev/services/gateway/internal/fields"
 	"bijou.dev/services/gateway/internal/syntax"
+	"bijou.dev/services/gateway/internal/upstream"
 )
 
 // Bounds of a table.
@@ -277,34 +278,71 @@ func (r *Route) validateTargets() *violation {
 	seen := map[Target]bool{}
 	for i := range r.To {
 		t, field := &r.To[i], fmt.Sprintf("to[%d].", i)
-		if t.Endpoint == "" {
-			t.Endpoint = "http"
+		check := t.validateService
+		if t.URL != "" {
+			check = t.validateURL
 		}
-		if err := names.Service.Check(t.Service); err != nil {
-			return bad(field+"service", "%v", err)
-		}
-		if err := names.Service.Check(t.Endpoint); err != nil {
-			return bad(field+"endpoint", "%v", err)
-		}
-		if err := names.ID.Check(t.Version); t.Version != "" && err != nil {
-			return bad(field+"version", "%v", err)
+		if v := check(); v != nil {
+			return bad(field+v.field, "%s", v.problem)
 		}
 		switch {
-		case t.Endpoint == "admin":
-			return bad(field+"endpoint", "must not be admin: admin pages are not served by the edge")
 		case t.Weight < 0 || t.Weight > maxWeight:
 			return bad(field+"weight", "must be 0 to %d, is %d", maxWeight, t.Weight)
 		}
 		key := *t
 		key.Weight = 0
 		if seen[key] {
-			return bad(field+"service", "is in the list twice; add up the weights")
+			return bad(field+"service", "%s is in the list twice; add up the weights", cmp.Or(t.URL, t.Service))
 		}
 		seen[key] = true
 		sum += t.Weight
 	}
 	if sum == 0 && len(r.To) > 1 {
 		return bad("to", "must have weights: with several targets at least one must be above 0")
+	}
+	return nil
+}
+
+func (t *Target) validateService() *violation {
+	if t.Endpoint == "" {
+		t.Endpoint = "http"
+	}
+	if err := names.Service.Check(t.Service); err != nil {
+		return bad("service", "%v; or set url", err)
+	}
+	if err := names.Service.Check(t.Endpoint); err != nil {
+		return bad("endpoint", "%v", err)
+	}
+	if err := names.ID.Check(t.Version); t.Version != "" && err != nil {
+		return bad("version", "%v", err)
+	}
+	switch {
+	case t.Endpoint == "admin":
+		return bad("endpoint", "must not be admin: admin pages are not served by the edge")
+	case t.Health != Health{}:
+		return bad("health", "must be empty: services report their health to the registry")
+	}
+	return nil
+}
+
+func (t *Target) validateURL() *violation {
+	if t.Service+t.Endpoint+t.Version != "" {
+		return bad("url", "must be empty when service, endpoint or version is set")
+	}
+	url, err := upstream.Parse(t.URL)
+	if err != nil {
+		return bad("url", "%v", err)
+	}
+	t.URL = url.String()
+	for _, d := range []struct{ field, text string }{
+		{"health.interval", t.Health.Interval}, {"health.timeout", t.Health.Timeout},
+	} {
+		if _, err := time.ParseDuration(cmp.Or(d.text, "1s")); err != nil {
+			return bad(d.field, `must be a duration like "5s", is %q`, d.text)
+		}
+	}
+	if _, _, err := t.Upstream(); err != nil {
+		return bad("health", "%v", err)
 	}
 	return nil
 }

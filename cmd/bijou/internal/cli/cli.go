@@ -69,6 +69,7 @@ type program struct {
 	Services servicesCmd `cmd:"" group:"Platform" help:"List instances with zone, version and status. Take one out of service."`
 	Map      mapCmd      `cmd:"" group:"Platform" help:"Show which service calls which: rate, errors, percentiles."`
 	Routes   routesCmd   `cmd:"" group:"Platform" help:"Show the routes of the edge and the instances behind it."`
+	Route    routeCmd    `cmd:"" group:"Platform" help:"Add and remove routes of the edge."`
 	Config   configCmd   `cmd:"" group:"Platform" help:"Read and publish settings."`
 	Circuits circuitsCmd `cmd:"" group:"Platform" help:"Show circuit breakers, and force them open or closed."`
 	Trace    traceCmd    `cmd:"" group:"Platform" help:"Search traces, or draw one as a waterfall."`

@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -87,7 +88,7 @@ type routesCmd struct{}
 
 // Help is what `bijou routes --help` prints before the flags.
 func (routesCmd) Help() string {
-	return `Change them with the setting gateway.routes: see services/gateway/README.md.`
+	return `Change them with "bijou route" or the setting gateway.routes: see docs/api/gateway.md.`
 }
 
 // routeTable is the answer of a gateway's admin page /routes.
@@ -96,13 +97,16 @@ type routeTable struct {
 	Routes   []struct {
 		Name  string
 		Match struct {
-			Host, Path, Prefix string
-			Methods            []string
+			Host, Path, Prefix, Regexp string
+			Methods                    []string
 		}
 		To []struct {
-			Service, Endpoint, Version string
-			Weight                     int
+			Service, Endpoint, Version, URL string
+			Weight                          int
 		}
+		Redirect *struct{ To string }
+		Respond  *struct{ Status int }
+		Files    *struct{ Dir string }
 	}
 	Origins []struct {
 		Service   string
@@ -135,13 +139,22 @@ func (routesCmd) Run(ctx context.Context, e *env) error {
 		for _, to := range r.To {
 			sum += to.Weight
 		}
+		matches := strings.TrimSpace(strings.Join(r.Match.Methods, ",") + " " + r.Match.Host + r.Match.Path +
+			r.Match.Prefix + " " + r.Match.Regexp)
 		for _, to := range r.To {
 			share := "100%"
 			if len(r.To) > 1 {
 				share = fmt.Sprintf("%.0f%%", 100*float64(to.Weight)/float64(max(sum, 1)))
 			}
-			matches := strings.Join(r.Match.Methods, ",") + " " + r.Match.Host + r.Match.Path + r.Match.Prefix
-			routes.Add(r.Name, strings.TrimSpace(matches), share, strings.TrimSpace(to.Service+" "+to.Version))
+			routes.Add(r.Name, matches, share, strings.TrimSpace(to.URL+to.Service+" "+to.Version))
+		}
+		switch {
+		case r.Redirect != nil:
+			routes.Add(r.Name, matches, "100%", "redirect to "+r.Redirect.To)
+		case r.Respond != nil:
+			routes.Add(r.Name, matches, "100%", fmt.Sprintf("respond with %d", cmp.Or(r.Respond.Status, http.StatusOK)))
+		case r.Files != nil:
+			routes.Add(r.Name, matches, "100%", "files of "+r.Files.Dir)
 		}
 	}
 	if err := e.table(&routes); err != nil {

@@ -83,6 +83,7 @@ func (p *platform) start(t *testing.T) *platform {
 			Service: name, Id: name + "-1", Status: discoveryv1.Status_STATUS_UP, Zone: "a", Version: "1",
 			Endpoints: map[string]string{
 				"grpc": p.addr, "zipkin": zipkin.Listener.Addr().String(), "admin": admin.Listener.Addr().String(),
+				"http": "127.0.0.1:8080",
 			},
 		})
 	}

@@ -38,8 +38,8 @@ var (
 
 // Serve answers with the file at name: a path below the folder without escapes, which begins with a slash and has no
 // empty and no dot segments. Names that begin with a dot, other than .well-known (RFC 8615), are not found. Answers
-// have an ETag; conditions and ranges are http.ServeContent's. A path of a folder without the final slash is redirected.
-// Another error than those above means that the folder or the file cannot be read.
+// have an ETag; conditions and ranges are http.ServeContent's. A path of a folder without the final slash is
+// redirected. Another error than those above means that the folder or the file cannot be read.
 func (f *Folder) Serve(w http.ResponseWriter, r *http.Request, name string) error {
 	if r.Method != http.MethodGet && r.Method != http.MethodHead {
 		return ErrMethod

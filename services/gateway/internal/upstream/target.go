@@ -262,3 +262,11 @@ func (t Target) fixed() (addr string, ok bool) {
 	}
 	return "", false
 }
+
+// Instance returns the address for [Set.Dial] of one that came through a URL, which cannot hold the path of a socket.
+func (t Target) Instance(addr string) string {
+	if t.scheme == schemeUnix {
+		return t.host
+	}
+	return addr
+}
