@@ -73,7 +73,7 @@ func (x *exchange) outgoing() http.Header {
 		}
 		out[name] = lines
 	}
-	if hasWord(in["Te"], "trailers") {
+	if x.upgrade == "" && hasWord(in["Te"], "trailers") {
 		out["Te"] = trailers
 	}
 	if x.upgrade != "" {
@@ -145,6 +145,7 @@ func copyTrailer(to, from http.Header, connection []string) {
 // Lines that never change, shared by all requests.
 var (
 	trailers = []string{"trailers"}
+	te       = []string{"TE"}
 	upgrade  = []string{"Upgrade"}
 	none     = []string{""}
 	via10    = []string{"1.0 " + pseudonym}

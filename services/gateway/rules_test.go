@@ -232,3 +232,129 @@ func TestConnectionsOfHTTP10OriginsAreNotReused(t *testing.T) {
 		t.Errorf("the edge opened %d connections for two requests, want 2", n)
 	}
 }
+
+// RFC 9110, 10.1.4: TE is for the connection, so Connection names it. HTTP/2 has TE without Connection.
+func TestTEIsNamedInConnection(t *testing.T) {
+	w := newWorld(t, toWebInBothWays)
+	var got http.Header
+	w.origin("web", "web-1", "", http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+		_, _ = io.Copy(io.Discard, r.Body)
+		got = r.Header.Clone()
+	}))
+	for _, h2 := range []bool{false, true} {
+		for _, way := range ways {
+			for _, te := range []string{"trailers", "gzip, trailers", ""} {
+				if h2 && strings.HasPrefix(te, "gzip") {
+					continue // which HTTP/2 forbids
+				}
+				header := []string{"Te", te}
+				if te == "" {
+					header = nil
+				}
+				w.do(w.client(h2), way.method, "http://x"+way.path, stream(way.body), header...)
+				wantTE, wantConnection := "trailers", "TE"
+				if way.path == "/h2" {
+					wantConnection = ""
+				}
+				if te == "" {
+					wantTE, wantConnection = "", ""
+				}
+				if got.Get("Te") != wantTE || got.Get("Connection") != wantConnection {
+					t.Errorf("%s, client of HTTP/2 %v, TE %q: the origin got TE %q and Connection %q, want %q and %q", way.name, h2,
+						te, got.Get("Te"), got.Get("Connection"), wantTE, wantConnection)
+				}
+			}
+		}
+	}
+}
+
+// RFC 9113, 8.2.2 and 10.3: what is about a connection of HTTP/1 does not get into HTTP/2, nor the other way.
+func TestConnectionFieldsAreRemoved(t *testing.T) {
+	w := newWorld(t, toWebInBothWays)
+	var got http.Header
+	w.origin("web", "web-1", "", http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
+		_, _ = io.Copy(io.Discard, r.Body)
+		got = r.Header.Clone()
+		rw.Header().Set("Keep-Alive", "5")
+		rw.Header().Set("Proxy-Connection", "x")
+		rw.Header().Set("Proxy-Authenticate", "x")
+		if r.ProtoMajor == 1 {
+			rw.Header().Set("Connection", "X-Named")
+			rw.Header().Set("Upgrade", "h2c")
+			rw.Header().Set("X-Named", "1")
+		}
+	}))
+	for _, h2 := range []bool{false, true} {
+		for _, way := range ways {
+			header := []string{"Proxy-Authorization", "x", "Http2-Settings", "x"}
+			if !h2 {
+				header = append(header, "Keep-Alive", "5", "Proxy-Connection", "x", "Upgrade", "h2c", "X-Named", "1",
+					"Connection", "X-Named, Upgrade, HTTP2-Settings")
+			}
+			res := w.do(w.client(h2), way.method, "http://x"+way.path, stream(way.body), header...)
+			for _, name := range []string{
+				"Connection", "Keep-Alive", "Proxy-Connection", "Upgrade", "Http2-Settings", "X-Named", "Proxy-Authorization",
+				"Proxy-Authenticate",
+			} {
+				if got[name] != nil || res.Header[name] != nil {
+					t.Errorf("%s, client of HTTP/2 %v: the origin got %s %q, the client %q, want it removed", way.name, h2, name,
+						got[name], res.Header[name])
+				}
+			}
+		}
+	}
+}
+
+// RFC 9113, 8.2.3: cookies may come in pieces by HTTP/2.
+func TestCookiesOfHTTP2AreJoined(t *testing.T) {
+	w := newWorld(t, toWeb)
+	var got []string
+	w.origin("web", "web-1", "", http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) { got = r.Header["Cookie"] }))
+	c := w.h2()
+	defer c.Conn.Close()
+	if status := c.Outcome(c.Open("GET", "/", true, "cookie", "a=1", "cookie", "b=2", "cookie", "c=3")); status != "200" ||
+		!cmp.Equal(got, []string{"a=1; b=2; c=3"}) {
+		t.Errorf("status %s, the origin got the cookies %q, want one line a=1; b=2; c=3", status, got)
+	}
+}
+
+// RFC 9112, 6.1: HTTP/1.0 knows no chunks, so the end of the connection is that of the answer.
+func TestNoChunksToHTTP10(t *testing.T) {
+	w := newWorld(t, toWeb)
+	w.origin("web", "web-1", "", http.HandlerFunc(func(rw http.ResponseWriter, _ *http.Request) {
+		_, _ = io.WriteString(rw, "a")
+		_ = http.NewResponseController(rw).Flush()
+		_, _ = io.WriteString(rw, "b")
+	}))
+	c := w.dial()
+	_, _ = io.WriteString(c, "GET / HTTP/1.0\r\nHost: x\r\nConnection: keep-alive\r\n\r\n")
+	all, err := io.ReadAll(c)
+	if head, body, _ := strings.Cut(string(all), "\r\n\r\n"); err != nil || body != "ab" ||
+		strings.Contains(strings.ToLower(head), "transfer-encoding") || strings.Contains(head, "keep-alive") {
+		t.Errorf("the client got %q, %v, want the body ab as it is and the end of the connection", all, err)
+	}
+}
+
+// RFC 9112, 2.3: each side gets the version of the edge, not that of the other side.
+func TestTheEdgeSendsItsOwnVersion(t *testing.T) {
+	w := newWorld(t, toWeb)
+	seen := w.script("web", "web-1", "HTTP/1.0 200 OK\r\nContent-Length: 2\r\n\r\nok")
+	if res := w.get("http://x/"); res.Proto != "HTTP/1.1" {
+		t.Errorf("the client of HTTP/1.1 got %s from an origin of HTTP/1.0, want HTTP/1.1", res.Proto)
+	}
+	w.raw("GET /old HTTP/1.0\r\nHost: x\r\n\r\n")
+	if !strings.Contains(seen.String(), "GET /old HTTP/1.1\r\n") {
+		t.Errorf("the origin got %q, want HTTP/1.1 for a request of HTTP/1.0", seen)
+	}
+}
+
+// RFC 9110, 7.8: names of protocols are compared without regard to case.
+func TestUpgradeIgnoresCase(t *testing.T) {
+	w := newWorld(t, toWeb)
+	w.origin("web", "web-1", "", websocket(nil))
+	c := w.dial()
+	_, _ = io.WriteString(c, strings.Replace(upgrade, "Upgrade: websocket", "Upgrade: WebSocket", 1))
+	if res, err := http.ReadResponse(bufio.NewReader(c), nil); err != nil || res.StatusCode != 101 {
+		t.Errorf("got %v, %v, want 101", res, err)
+	}
+}

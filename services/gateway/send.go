@@ -264,6 +264,13 @@ func (x *exchange) total() time.Duration {
 // exchangeWith sends the request to an address and waits for the answer's header.
 func (x *exchange) exchangeWith(ctx context.Context, addr string) (*http.Response, error) {
 	overHTTP2 := x.grpc || x.target.http2()
+	switch { // here because another attempt may be by another protocol
+	case x.header["Te"] == nil:
+	case overHTTP2:
+		delete(x.header, "Connection")
+	default:
+		x.header["Connection"] = te // RFC 9110, 10.1.4
+	}
 	switch {
 	case x.uploads():
 		return x.target.origin.wire.upload(ctx, addr, x)
