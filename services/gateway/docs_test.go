@@ -55,15 +55,18 @@ func echo(name string) http.Handler {
 	})
 }
 
-// checkExample sends the request of a line "METHOD URL [Name: value] -> STATUS [body or Name: value]".
+// checkExample sends the request of a line
+// "METHOD URL [Name: value [and Name: value]] -> STATUS [body or Name: value]".
 func (w *world) checkExample(line string) {
 	w.t.Helper()
 	request, want, _ := strings.Cut(line, "->")
 	method, rest, _ := strings.Cut(strings.TrimSpace(request), " ")
 	url, field, _ := strings.Cut(rest, " ")
 	var header []string
-	if name, value, ok := strings.Cut(strings.TrimSpace(field), ": "); ok {
-		header = []string{name, value}
+	for line := range strings.SplitSeq(field, " and ") {
+		if name, value, ok := strings.Cut(strings.TrimSpace(line), ": "); ok {
+			header = append(header, name, value)
+		}
 	}
 	res := w.do(w.client(false), method, strings.TrimSpace(url), nil, header...)
 	status, answer, _ := strings.Cut(strings.TrimSpace(want), " ")

@@ -57,7 +57,9 @@ type exchange struct {
 	sent     string   // the path for the origin that rewrite.path has made; empty: path
 	upgrade  string   // the protocol the client wants to switch to; empty: none
 	grpc     bool
-	deadline time.Time // of a gRPC call, by its client; zero: none
+	// preflight: the request asks whether another one would be allowed, and the edge answers it
+	preflight bool
+	deadline  time.Time // of a gRPC call, by its client; zero: none
 
 	rule    *rule
 	target  *target
@@ -301,7 +303,7 @@ func (x *exchange) choose() *failure {
 	r := x.r
 	t := x.edge.table.Load()
 	x.trusted = x.trustedAddrs()
-	found, path, err := t.Find(r, x.path, x.client())
+	found, path, err := x.find(t)
 	if err != nil {
 		return hangUp(http.StatusBadRequest, "%v", err)
 	}
@@ -312,6 +314,9 @@ func (x *exchange) choose() *failure {
 	}
 	x.rule = t.rules[found.Number]
 	r.Pattern = x.rule.Match.Path + x.rule.Match.Prefix // names the span
+	if x.preflight {
+		return nil // the edge answers
+	}
 	if x.rule.RewritePath != nil {
 		if x.sent = x.rule.RewritePath.URL(x.vars()); routes.Unambiguous(x.sent) != nil {
 			return hangUp(http.StatusBadRequest, "the path that the route %s makes of this one is not valid", x.rule.Name)
@@ -532,6 +537,7 @@ func (x *exchange) refuse(f *failure) {
 		return
 	}
 	x.setCommonHeaders()
+	x.setOrigins(x.w.Header())
 	f.close = f.close || x.bodyRemains()
 	if f.close && x.conn != nil {
 		x.conn.refused.Store(true)

@@ -9,7 +9,8 @@
 //     before anything parses it (see framing).
 //  2. Trace: the span must show what every later step did.
 //  3. Checks of host, path, header and size. What fails here is the client's fault.
-//  4. The route, its target by weight, a pinned version.
+//  4. The route, its target by weight, a pinned version. The edge answers here for routes without targets, and CORS
+//     preflights of routes with origins: these have no cookies and no key, by which a later step could know the client.
 //  5. A place in the limit of the origin. When there are more requests than the origin can serve, those of the least
 //     critical routes are shed here: after the route is found, which has the criticality, and before all expensive
 //     steps. It comes before the circuit, which must not count requests that were not sent.

@@ -11,10 +11,12 @@ import (
 	"bijou.dev/services/gateway/routes"
 )
 
-// respond answers a request of a route without targets.
+// respond answers a preflight, or a request of a route without targets.
 func (x *exchange) respond() *failure {
 	w := ownResponse{x}
 	switch r := x.rule; {
+	case x.preflight:
+		w.WriteHeader(http.StatusNoContent)
 	case r.Redirect != nil:
 		w.Header().Set("Location", r.RedirectTo.URL(x.vars()))
 		w.WriteHeader(cmp.Or(r.Redirect.Status, http.StatusPermanentRedirect))
@@ -74,6 +76,7 @@ func (w ownResponse) WriteHeader(status int) {
 	if c := &x.rule.Response; c.Any() {
 		x.change(h, c)
 	}
+	x.setOrigins(h)
 	x.setCommonHeaders()
 	x.setStatus(status)
 	x.w.WriteHeader(status)

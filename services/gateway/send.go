@@ -559,6 +559,7 @@ func (x *exchange) answer() {
 	if c := &x.rule.Response; c.Any() {
 		x.change(h, c)
 	}
+	x.setOrigins(h)
 	x.setCommonHeaders()
 	if x.fault != "" {
 		x.set(h, faultHeader, string(x.fault))

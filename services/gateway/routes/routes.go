@@ -36,6 +36,8 @@ type Route struct {
 	Rewrite Rewrite `json:"rewrite,omitzero"`
 	// Headers changes header fields of requests and responses. The zero value: none.
 	Headers Headers `json:"headers,omitzero"`
+	// CORS lets programs of other origins in browsers use the answers. Nil: the edge leaves this to the origin server.
+	CORS *CORS `json:"cors,omitempty"`
 	// Timeout limits how long a request may take. The zero value: the settings gateway.timeout.*.
 	Timeout Timeout `json:"timeout,omitzero"`
 	// Retry is when a request is sent again. The zero value: up to 3 attempts where that is safe.
@@ -187,6 +189,25 @@ type Fields struct {
 	Set map[string]string `json:"set,omitempty"`
 	// Add adds a line.
 	Add map[string]string `json:"add,omitempty"`
+}
+
+// CORS says to browsers which other origins may use the answers of a route. The edge answers preflights; an origin
+// server gets none. Its own fields of this kind are replaced.
+type CORS struct {
+	// Origins lists who may use the answers: "https://app.example.org", "https://*.example.org" for all names below it,
+	// or "*" for everybody. Required.
+	Origins []string `json:"origins"`
+	// Methods may be used beside GET, HEAD and POST. "*": all. Empty: none.
+	Methods []string `json:"methods,omitempty"`
+	// Headers may be in requests. "*": all. Empty: those that browsers always allow.
+	Headers []string `json:"headers,omitempty"`
+	// Expose lists header fields of answers that programs may read. "*": all. Empty: those that browsers always allow.
+	Expose []string `json:"expose,omitempty"`
+	// Credentials allows requests with cookies. It cannot be used with the origin "*". False: it does not.
+	Credentials bool `json:"credentials,omitempty"`
+	// MaxAge is how long a browser may keep the answer to a preflight, as a Go duration up to "24h". Empty: the browser
+	// decides, which is 5 s.
+	MaxAge string `json:"maxAge,omitempty"`
 }
 
 // Timeout bounds how long an origin may keep a client waiting, as Go durations: "1m30s".

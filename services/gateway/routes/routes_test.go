@@ -227,6 +227,22 @@ func TestRoutesAreRefused(t *testing.T) {
 		{`[{"name":"a","headers":{"response":{"set":{"a":"1","A":"2"}}},` + to + `}]`, "is there twice", true},
 		{`[{"name":"a","headers":{"response":{"set":{"a":"x\n"}}},` + to + `}]`, "control characters", true},
 		{`[{"name":"a","path":"any",` + to + `}]`, "routes[0].path must be refuse, normalize or raw", false},
+		{`[{"name":"a","cors":{},` + to + `}]`, "cors.origins", false},
+		{`[{"name":"a","cors":{"origins":[]},` + to + `}]`, "cors.origins must have at least one origin", false},
+		{`[{"name":"a","cors":{"origins":["app.example.org"]},` + to + `}]`, "cors.origins[0] must be *, an origin", false},
+		{`[{"name":"a","cors":{"origins":["https://a.example/"]},` + to + `}]`, "cors.origins[0] must be *", false},
+		{`[{"name":"a","cors":{"origins":["https://a.*.example"]},` + to + `}]`, "cors.origins[0] must be *", false},
+		{`[{"name":"a","cors":{"origins":["https://*.org"]},` + to + `}]`, "cors.origins[0] must be *, an origin", true},
+		{`[{"name":"a","cors":{"origins":["*","null"]},` + to + `}]`, "cors.origins[1] must not be null", false},
+		{`[{"name":"a","cors":{"origins":["*"],"credentials":true},` + to + `}]`, "cors.credentials must be false", false},
+		{
+			`[{"name":"a","cors":{"origins":["https://a.example"],"credentials":true,"expose":["*"]},` + to + `}]`,
+			"cors.expose must list names", true,
+		},
+		{`[{"name":"a","cors":{"origins":["*"],"methods":["P T"]},` + to + `}]`, "cors.methods[0]", false},
+		{`[{"name":"a","cors":{"origins":["*"],"headers":["X-A, X-B"]},` + to + `}]`, "cors.headers[0]", false},
+		{`[{"name":"a","cors":{"origins":["*"],"maxAge":"600"},` + to + `}]`, "cors.maxAge must be a duration", false},
+		{`[{"name":"a","cors":{"origins":["*"],"maxAge":"48h"},` + to + `}]`, "cors.maxAge must be from 1s to 24h", true},
 		// The same conditions, and routes that no request can reach.
 		{
 			`[{"name":"a","match":{"prefix":"/"},` + to + `},{"name":"b",` + to +
@@ -446,7 +462,8 @@ const everything = `[{"name":"a","match":{"host":"*.x.y","prefix":"/a","methods"
 	"to":[{"service":"s","endpoint":"grpc","version":"v1","weight":1},{"service":"s"}],
 	"rewrite":{"prefix":"/","host":"z:80"}, "timeout":{"header":"1.5s","total":"1m30s"},
 	"retry":{"attempts":2,"methods":["POST"]},"criticality":"SHEDDABLE","sticky":"id","maxBody":-1,
-	"circuit":{"countErrors":true},"path":"raw",
+	"circuit":{"countErrors":true},"path":"raw","cors":{"origins":["https://a.example","https://*.b.example"],
+	"methods":["PUT"],"headers":["X-A"],"expose":["X-B"],"credentials":true,"maxAge":"10m"},
 	"headers":{"request":{"remove":["X-A"],"set":{"X-B":"{client}"}},"response":{"add":{"X-C":"{{1}"}}}},
 	{"name":"b","match":{"regexp":"/b/(?P<id>.*)","query":[{"name":"q","regexp":"[0-9]+"}],"cookies":[{"name":"c"}],
 	"clients":["10.0.0.0/8","::1"]},"rewrite":{"path":"/{id}"},"to":[{"service":"s"}]},

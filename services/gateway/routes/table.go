@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"bijou.dev/platform/overload"
+	"bijou.dev/services/gateway/internal/cors"
 	"bijou.dev/services/gateway/internal/syntax"
 	"bijou.dev/services/gateway/internal/upstream"
 )
@@ -48,6 +49,8 @@ type Rule struct {
 	RedirectTo, RewritePath *Template
 	// Request and Response are the changes of Headers.
 	Request, Response Changes
+	// Origins is CORS, ready for use. Nil: there is none.
+	Origins *cors.Policy
 
 	matcher matcher
 	weights int // the sum over all targets
@@ -174,6 +177,7 @@ func newRule(r Route) *Rule {
 		u.RewritePath = mustTemplate(r.Rewrite.Path, groups)
 	}
 	u.Request, u.Response = newChanges(r.Headers.Request, groups), newChanges(r.Headers.Response, groups)
+	u.Origins, _ = r.CORS.policy() // validate has checked it
 	if len(r.Retry.Methods) == 0 {
 		u.Retry.Methods = []string{
 			http.MethodGet, http.MethodHead, http.MethodOptions, http.MethodPut,

@@ -2,6 +2,7 @@ package routes
 
 import (
 	"cmp"
+	"errors"
 	"fmt"
 	"io/fs"
 	"net/netip"
@@ -12,6 +13,7 @@ import (
 	"bijou.dev/platform/errs"
 	"bijou.dev/platform/names"
 	"bijou.dev/platform/overload"
+	"bijou.dev/services/gateway/internal/cors"
 	"bijou.dev/services/gateway/internal/fields"
 	"bijou.dev/services/gateway/internal/syntax"
 	"bijou.dev/services/gateway/internal/upstream"
@@ -32,6 +34,7 @@ func (r *Route) validate() *violation {
 	}
 	for _, check := range []func() *violation{
 		r.validateMatch, r.validateKind, r.validateTargets, r.validateRewrite, r.validateHeaders, r.validateRetry,
+		r.validateCORS,
 	} {
 		if v := check(); v != nil {
 			return v
@@ -397,6 +400,31 @@ func (r *Route) validateRetry() *violation {
 		}
 	}
 	return nil
+}
+
+func (r *Route) validateCORS() *violation {
+	_, err := r.CORS.policy()
+	if p, ok := errors.AsType[*cors.Problem](err); ok {
+		return bad("cors."+p.Field, "%s", p.Text)
+	}
+	return nil
+}
+
+// policy returns the policy of a route. Nil: it has none. The error is a *cors.Problem.
+func (c *CORS) policy() (*cors.Policy, error) {
+	if c == nil {
+		return nil, nil //nolint:nilnil // as the comment says
+	}
+	o := cors.Options{
+		Origins: c.Origins, Methods: c.Methods, Headers: c.Headers, Expose: c.Expose, Credentials: c.Credentials,
+	}
+	if c.MaxAge != "" {
+		var err error
+		if o.MaxAge, err = time.ParseDuration(c.MaxAge); err != nil {
+			return nil, &cors.Problem{Field: "maxAge", Text: fmt.Sprintf(`must be a duration like "10m", is %q`, c.MaxAge)}
+		}
+	}
+	return cors.New(o)
 }
 
 // refuse makes the error for one route of a table.

@@ -1,7 +1,11 @@
 // Package fields knows the header fields that the edge treats in a special way.
 package fields
 
-import "strings"
+import (
+	"net/http"
+	"slices"
+	"strings"
+)
 
 // Stripped reports whether only the platform may set a field, so that it is removed from requests of clients: the
 // identity and address of the client, the original target, permissions and priorities.
@@ -37,4 +41,16 @@ func Traced(name string) bool {
 		return true
 	}
 	return strings.HasPrefix(name, "X-B3-")
+}
+
+// AddVary adds a name to Vary unless it is there. It does not change the lines that h has, which may be shared.
+func AddVary(h http.Header, name string) {
+	for _, line := range h["Vary"] {
+		for word := range strings.SplitSeq(line, ",") {
+			if word = strings.TrimSpace(word); word == "*" || strings.EqualFold(word, name) {
+				return
+			}
+		}
+	}
+	h["Vary"] = append(slices.Clip(h["Vary"]), name)
 }
