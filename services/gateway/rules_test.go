@@ -181,7 +181,7 @@ func TestBytesAfterAnAnswerAreNotTheNext(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer l.Close()
-	more := make(chan struct{}, 2)
+	more := make(chan struct{})
 	go func() {
 		for {
 			c, err := l.Accept()
