@@ -18,21 +18,29 @@ import (
 type conn struct {
 	// idleSince is when the connection became idle, in Unix nanoseconds; 0: requests are in progress, or it was upgraded.
 	idleSince atomic.Int64
-	net.Conn
-	conns    *connections
-	peer     *peer
-	used     atomic.Bool // a byte was read
-	timedOut atomic.Bool // a write took longer than writeTime
-	refused  atomic.Bool // a response was sent before its request was read to the end: Close lingers
-	framing  framing
-	little   [64]byte     // what is read for the server when it wants a byte
-	http2    *http2Guard  // nil: HTTP/1, or nothing has come yet
-	deadline atomic.Int64 // of writes, in Unix nanoseconds
-	closed   atomic.Bool
+	net.Conn           // over TLS if there is TLS
+	raw       net.Conn // below TLS
+	secure    *secure  // nil: without TLS
+	size      int64    // bytes of memory that it is counted with
+	conns     *connections
+	peer      *peer
+	used      atomic.Bool // a byte was read
+	timedOut  atomic.Bool // a write took longer than writeTime
+	refused   atomic.Bool // a response was sent before its request was read to the end: Close lingers
+	framing   framing
+	little    [64]byte     // what is read for the server when it wants a byte
+	http2     *http2Guard  // nil: HTTP/1, or nothing has come yet
+	deadline  atomic.Int64 // of writes, in Unix nanoseconds
+	closed    atomic.Bool
 }
 
 // Read reads checked bytes.
 func (c *conn) Read(p []byte) (int, error) {
+	if c.secure != nil && !c.secure.complete {
+		if err := c.secure.handshake(); err != nil {
+			return 0, err
+		}
+	}
 	if c.http2 != nil {
 		c.http2.beforeRead()
 	}
@@ -87,13 +95,10 @@ const writeEvery = 2 * time.Second
 
 // Write writes within writeTime.
 func (c *conn) Write(p []byte) (int, error) {
-	now := time.Now()
-	if c.deadline.Load()-now.UnixNano() < int64(writeTime-writeEvery) {
-		until := now.Add(writeTime)
-		if err := c.Conn.SetWriteDeadline(until); err != nil {
+	if c.secure == nil { // else tls writes to secure
+		if err := c.beforeWrite(); err != nil {
 			return 0, err
 		}
-		c.deadline.Store(until.UnixNano())
 	}
 	write := c.Conn.Write
 	if c.http2 != nil {
@@ -106,12 +111,31 @@ func (c *conn) Write(p []byte) (int, error) {
 	return n, err
 }
 
+// beforeWrite sets a new deadline for writing.
+func (c *conn) beforeWrite() error {
+	now := time.Now()
+	if c.deadline.Load()-now.UnixNano() >= int64(writeTime-writeEvery) {
+		return nil
+	}
+	until := now.Add(writeTime)
+	if err := c.raw.SetWriteDeadline(until); err != nil {
+		return err
+	}
+	c.deadline.Store(until.UnixNano())
+	return nil
+}
+
 // CloseWrite ends the sending direction: the client reads the end of the stream.
 func (c *conn) CloseWrite() error {
-	if half, ok := c.Conn.(interface{ CloseWrite() error }); ok {
+	if c.secure != nil {
+		if err := c.secure.closeWrite(); err != nil {
+			return err
+		}
+	}
+	if half, ok := c.raw.(interface{ CloseWrite() error }); ok {
 		return half.CloseWrite()
 	}
-	return c.Conn.Close()
+	return c.raw.Close()
 }
 
 // After a refusal the connection stays open for lingerTime, unless the client closes it before. At most lingerBytes of
@@ -132,8 +156,11 @@ func (c *conn) Close() error {
 	if refused && !c.conns.edge.stopping.Load() && c.CloseWrite() == nil {
 		c.linger()
 	}
-	if l, ok := c.Conn.(interface{ SetLinger(sec int) error }); ok && c.timedOut.Load() {
+	if l, ok := c.raw.(interface{ SetLinger(sec int) error }); ok && c.timedOut.Load() {
 		_ = l.SetLinger(0) // else the kernel would keep megabytes of unsent data for minutes
+	}
+	if c.secure != nil {
+		return c.secure.close()
 	}
 	return c.Conn.Close()
 }
@@ -142,8 +169,8 @@ func (c *conn) Close() error {
 // most lingerBytes. What comes after these stays unread, and TCP's flow control then stops the client.
 func (c *conn) linger() {
 	until := time.Now().Add(lingerTime)
-	_ = c.Conn.SetReadDeadline(until) // it fails only for a closed connection, and then reading fails, too
-	if _, err := io.CopyN(io.Discard, c.Conn, lingerBytes); err == nil {
+	_ = c.raw.SetReadDeadline(until) // it fails only for a closed connection, and then reading fails, too
+	if _, err := io.CopyN(io.Discard, c.raw, lingerBytes); err == nil {
 		pace.Sleep(context.Background(), time.Until(until))
 	}
 }

@@ -2,6 +2,7 @@ package gateway
 
 import (
 	"crypto/rand"
+	"crypto/tls"
 	"encoding/hex"
 	"net"
 	"net/http"
@@ -17,9 +18,12 @@ type connections struct {
 	edge *Edge
 	// refusal is the method of the request that replaces a refused one. It is random, so that no client can send it.
 	refusal string
+	// handshakes has an element for each TLS handshake that computes.
+	handshakes chan struct{}
 
 	mu     sync.Mutex
 	open   map[*conn]struct{}
+	bytes  int64            // of memory that those in open use
 	byPeer map[string]*peer // by address
 }
 
@@ -35,16 +39,19 @@ func newConnections(e *Edge) *connections {
 	_, _ = rand.Read(secret[:]) // never fails
 	return &connections{
 		edge: e, refusal: "X" + hex.EncodeToString(secret[:]), open: map[*conn]struct{}{},
-		byPeer: map[string]*peer{},
+		byPeer: map[string]*peer{}, handshakes: newHandshakes(),
 	}
 }
 
-// listener returns l with the limits on it.
-func (c *connections) listener(l net.Listener) net.Listener { return &listener{l, c} }
+// listener returns l with the limits on it. over is what TLS is done with; nil: without TLS.
+func (c *connections) listener(l net.Listener, over *tls.Config) net.Listener {
+	return &listener{l, c, over}
+}
 
 type listener struct {
 	net.Listener
 	conns *connections
+	tls   *tls.Config
 }
 
 // Accept returns the next connection that is within the limits. Others are closed without a response, which would cost
@@ -55,7 +62,7 @@ func (l *listener) Accept() (net.Conn, error) {
 		if err != nil {
 			return nil, err
 		}
-		if c, limit := l.conns.add(nc); limit != "" {
+		if c, limit := l.conns.add(nc, l.tls); limit != "" {
 			l.conns.edge.metrics.refused.WithLabelValues(limit).Inc()
 			_ = nc.Close()
 		} else {
@@ -64,16 +71,19 @@ func (l *listener) Accept() (net.Conn, error) {
 	}
 }
 
-func (c *connections) add(nc net.Conn) (_ *conn, limit string) {
+func (c *connections) add(nc net.Conn, over *tls.Config) (_ *conn, limit string) {
 	addr := nc.RemoteAddr().String()
 	if host, _, err := net.SplitHostPort(addr); err == nil {
 		addr = host
 	}
-	tight := c.edge.memory.isTight()
+	tight, size := c.edge.memory.isTight(), int64(memoryOfConn)
+	if over != nil {
+		size += memoryOfTLS
+	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	switch open := int64(len(c.open)); {
-	case tight || open >= c.edge.memory.maxConns():
+	case tight || !c.edge.memory.hasRoom(open+1, c.bytes+size):
 		limit = "memory"
 	case open >= c.edge.settings.maxConns.Get():
 		limit = "all"
@@ -89,10 +99,14 @@ func (c *connections) add(nc net.Conn) (_ *conn, limit string) {
 	if int64(p.conns) >= c.edge.settings.maxConnsClient.Get() {
 		return nil, "client"
 	}
-	k := &conn{Conn: nc, conns: c, peer: p}
+	k := &conn{Conn: nc, raw: nc, size: size, conns: c, peer: p}
+	if over != nil {
+		k.startTLS(over)
+	}
 	k.setState(http.StateIdle)
 	k.framing.refusal = c.refusal
 	c.open[k] = struct{}{}
+	c.bytes += size
 	p.conns++
 	c.edge.metrics.open.Set(float64(len(c.open)))
 	return k, ""
@@ -117,7 +131,7 @@ func (c *connections) closeIdleLocked() bool {
 		return false
 	}
 	c.removeLocked(oldest)
-	_ = oldest.Conn.Close() // nothing is lost
+	_ = oldest.raw.Close() // nothing is lost
 	c.edge.metrics.idleClosed.Inc()
 	return true
 }
@@ -138,6 +152,7 @@ func (c *connections) removeLocked(k *conn) {
 		return
 	}
 	delete(c.open, k)
+	c.bytes -= k.size
 	if k.peer.conns--; k.peer.conns == 0 {
 		delete(c.byPeer, k.peer.addr)
 	}
@@ -151,7 +166,7 @@ func (c *connections) closeUnused() {
 	defer c.mu.Unlock()
 	for k := range c.open {
 		if !k.used.Load() {
-			_ = k.Conn.Close()
+			_ = k.raw.Close()
 		}
 	}
 }

@@ -75,7 +75,7 @@ func Frames(pieces [][]byte) (whole int) {
 }
 
 // Limited is l with the edge's limits and checks on its connections.
-func Limited(e *Edge, l net.Listener) net.Listener { return e.conns.listener(l) }
+func Limited(e *Edge, l net.Listener) net.Listener { return e.conns.listener(l, nil) }
 
 // Disconnect disconnects the client of an HTTP/2 connection, as after many unread responses.
 func Disconnect(c net.Conn) {

@@ -33,6 +33,7 @@ import (
 // checked here, because its frames have only one meaning; see http2Guard for other attacks.
 type framing struct {
 	refusal string // method of the request in place of a refused one
+	only    protocol
 
 	buf     []byte  // what has come and was not given out
 	pool    *[]byte // to give back with buf; nil: buf is not from headBuffers
@@ -48,6 +49,15 @@ type framing struct {
 	err     error       // for the reader when all that is ready was given out
 	head    head
 }
+
+// protocol is what a client may send.
+type protocol uint8
+
+const (
+	anyProtocol protocol = iota
+	onlyHTTP1            // a preface of HTTP/2 is refused
+	onlyHTTP2            // anything but a preface of HTTP/2 ends the connection
+)
 
 type state uint8
 
@@ -198,7 +208,7 @@ func (f *framing) parse() {
 
 // parseHead reads whole lines up to the empty one.
 func (f *framing) parseHead(data []byte) {
-	if !f.any && len(data) > 0 {
+	if !f.any && len(data) > 0 && f.only != onlyHTTP1 {
 		if n := min(len(data), len(preface)); string(data[:n]) == preface[:n] {
 			if n == len(preface) {
 				f.state = inHTTP2
@@ -206,6 +216,11 @@ func (f *framing) parseHead(data []byte) {
 			if n == len(preface) || n > 4 { // "PRI " is no method of ours
 				return
 			}
+		} else if f.only == onlyHTTP2 {
+			f.tidyAll()
+			f.state, f.err = hasEnded, io.EOF
+			f.ended.Store(true)
+			return
 		}
 	}
 	h := &f.head

@@ -1,6 +1,6 @@
 // Package gateway is the edge of the platform: the only process that serves clients outside of it.
 //
-// It takes HTTP/1.1, HTTP/2 without TLS, gRPC, WebSocket and event streams, finds the route in the routing table, which
+// It takes HTTP/1.1 and HTTP/2 with and without TLS, gRPC, WebSocket and event streams, finds the route in the routing table, which
 // is a live setting, and passes the request to an instance that the balancer picks from those in discovery.
 //
 // # Order of steps
@@ -48,6 +48,7 @@ import (
 	"bijou.dev/platform/overload"
 	"bijou.dev/platform/service"
 	"bijou.dev/platform/trace"
+	"bijou.dev/services/gateway/internal/certs"
 	"bijou.dev/services/gateway/internal/upstream"
 	"bijou.dev/services/gateway/routes"
 
@@ -58,9 +59,13 @@ import (
 type Options struct {
 	// Routes are used until the setting gateway.routes has a value. Nil: none, every request gets 404.
 	Routes routes.Routes
+	// Certs is the folder of certificates for TLS, read again when it changes. A certificate NAME.crt or NAME.pem lies
+	// beside its key NAME.key, and fullchain.pem beside privkey.pem, there or in a folder directly below. Empty: there
+	// is no TLS.
+	Certs string
 }
 
-// New sets up the edge on the listener "http", and its table on the admin page /routes.
+// New sets up the edge on the listener "http", over TLS on "https" if there is such a listener, and its table on the admin page /routes.
 func New(_ context.Context, setup *service.Setup, opts Options) error {
 	e, err := NewEdge(EdgeOptions{
 		Options: opts, Zone: setup.Zone(), Config: setup.Config(), Discovery: setup.Discovery(),
@@ -74,6 +79,15 @@ func New(_ context.Context, setup *service.Setup, opts Options) error {
 	setup.Admin().Handle("/routes", e.RoutesHandler())
 	setup.Admin().Handle("/routes/check", e.CheckHandler())
 	setup.OnStop("edge", func(context.Context) error { return e.Close() })
+	if setup.Addr("https") != "" {
+		if e.tls == nil {
+			return errs.Errorf(errs.Invalid, `serving TLS on listener "https": there are no certificates; set -certs`)
+		}
+		if err := setup.Serve("https", tlsServer{e}); err != nil {
+			return err
+		}
+		setup.Note("certificates", e.certs.Check)
+	}
 	return setup.Serve("http", e)
 }
 
@@ -159,6 +173,8 @@ type Edge struct {
 	upstreams *upstream.Set
 	conns     *connections
 	memory    *memory
+	certs     *certs.Store // nil: there is no TLS
+	tls       *tls.Config  // nil: there is no TLS
 	longLived longLived
 	kept      atomic.Int64 // bytes of bodies that are kept to be sent again
 	unwatch   func()
@@ -188,6 +204,13 @@ func NewEdge(opts EdgeOptions) (*Edge, error) {
 	e.upstreams = upstream.New(upstream.Options{
 		DialContext: opts.DialContext, DialDNS: opts.DialDNS, TLS: opts.OriginTLS, Metrics: opts.Metrics, Log: opts.Log,
 	})
+	if opts.Certs != "" {
+		e.certs, err = certs.New(certs.Options{Dir: opts.Certs, Metrics: opts.Metrics, Log: opts.Log})
+		if err != nil {
+			return nil, err
+		}
+		e.tls = e.tlsConfig()
+	}
 	e.server = e.newServer()
 	e.apply(e.settings.routes.Get())
 	e.unwatch = e.settings.routes.Watch(func(_, list routes.Routes) { e.apply(list) })
@@ -246,7 +269,7 @@ func (e *Edge) newServer() *http.Server {
 
 // Serve takes connections from l until Shutdown or Close, and then returns nil.
 func (e *Edge) Serve(l net.Listener) error {
-	if err := e.server.Serve(e.conns.listener(l)); err != nil && !errors.Is(err, http.ErrServerClosed) {
+	if err := e.server.Serve(e.conns.listener(l, nil)); err != nil && !errors.Is(err, http.ErrServerClosed) {
 		return fmt.Errorf("serving the edge: %w", err)
 	}
 	return nil
@@ -283,6 +306,9 @@ func (e *Edge) Close() error {
 	e.work.Wait()
 	e.client.close()
 	e.origins.close()
+	if e.certs != nil {
+		e.certs.Close()
+	}
 	return err
 }
 

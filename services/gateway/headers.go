@@ -217,11 +217,14 @@ func (x *exchange) forwarded(out http.Header) {
 // seenByClient returns the host and the scheme that the client uses: those that trusted proxies give.
 func (x *exchange) seenByClient() (host, scheme string) {
 	host, scheme = x.r.Host, "http"
+	if x.conn != nil && x.conn.secure != nil {
+		scheme = "https"
+	}
 	if x.edge.settings.trustedHops.Get() > 0 {
 		if h := x.r.Header.Get("X-Forwarded-Host"); syntax.IsHost(h) {
 			host = h
 		}
-		if p := x.r.Header.Get("X-Forwarded-Proto"); p == "https" {
+		if p := x.r.Header.Get("X-Forwarded-Proto"); p == "https" || p == "http" {
 			scheme = p
 		}
 	}

@@ -293,7 +293,7 @@ func (g *http2Guard) stalled() {
 func (g *http2Guard) disconnect(kind string) {
 	if !g.mu.TryLock() {
 		g.conn.conns.edge.metrics.countHTTP2(kind)
-		_ = g.conn.Conn.Close() // the client is disconnected in any case
+		_ = g.conn.raw.Close() // the client is disconnected in any case
 		return
 	}
 	defer g.mu.Unlock()

@@ -32,6 +32,7 @@ const (
 	// memoryOfEdge is what the edge uses without connections, memoryOfConn what an idle one costs: buffers of the
 	// server, two goroutines, and the socket. Those that work need more; that is what tight is for.
 	memoryOfEdge, memoryOfConn = 24 << 20, 36 << 10
+	memoryOfTLS                = 12 << 10 // more for a connection over TLS: keys, and a buffer for a record
 	minConns                   = 100
 	memoryEvery                = 100 * time.Millisecond
 )
@@ -42,12 +43,20 @@ func newMemory(limit int64, log *slog.Logger) *memory {
 	}}
 }
 
-// maxConns returns how many connections there may be; math.MaxInt64 if there is no limit.
+// maxConns returns how many connections without TLS there may be; math.MaxInt64 if there is no limit.
 func (m *memory) maxConns() int64 {
 	if m.limit == 0 {
 		return math.MaxInt64
 	}
-	return max(minConns, (int64(ofMemory*float64(m.limit))-memoryOfEdge)/memoryOfConn)
+	return max(minConns, m.forConns()/memoryOfConn)
+}
+
+// forConns returns how many bytes of the limit connections may use.
+func (m *memory) forConns() int64 { return int64(ofMemory*float64(m.limit)) - memoryOfEdge }
+
+// hasRoom reports whether there may be this many connections, which use this many bytes.
+func (m *memory) hasRoom(conns, bytes int64) bool {
+	return m.limit == 0 || conns <= minConns || bytes <= m.forConns()
 }
 
 // isTight reports whether nothing more can be taken in. It looks at most every memoryEvery.

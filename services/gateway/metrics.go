@@ -18,6 +18,7 @@ type metrics struct {
 	refused    *prometheus.CounterVec
 	idleClosed prometheus.Counter
 	http2      *prometheus.CounterVec
+	handshakes *prometheus.CounterVec
 	inFlight   prometheus.Gauge
 	open       prometheus.Gauge
 	tunnels    prometheus.Gauge
@@ -45,13 +46,15 @@ func newMetrics(r prometheus.Registerer) *metrics {
 			Name: "bijou_gateway_connections_idle_closed_total",
 			Help: "Idle connections closed because there are too many, to make room for new ones.",
 		}),
-		http2:    counter("http2_errors_total", "Protocol errors and floods of HTTP/2 clients by kind.", "kind"),
+		http2: counter("http2_errors_total", "Protocol errors and floods of HTTP/2 clients by kind.", "kind"),
+		handshakes: counter("tls_handshakes_total", "TLS handshakes by result: ok, or why they were not completed.",
+			"result"),
 		inFlight: gauge("requests_in_flight", "Requests that are being answered."),
 		open:     gauge("connections_open", "Connections of clients."),
 		tunnels:  gauge("websockets_open", "Connections that were upgraded."),
 	}
 	if r != nil {
-		r.MustRegister(m.requests, m.seconds, m.retries, m.refused, m.idleClosed, m.http2, m.inFlight, m.open, m.tunnels)
+		r.MustRegister(m.requests, m.seconds, m.retries, m.refused, m.idleClosed, m.http2, m.handshakes, m.inFlight, m.open, m.tunnels)
 	}
 	return m
 }

@@ -12,5 +12,6 @@ func main() {
 	var o gateway.Options
 	service.Main("gateway", func(f *service.Flags) {
 		f.Var(&o.Routes, "routes", "routes as JSON, until the setting gateway.routes says otherwise")
+		f.StringVar(&o.Certs, "certs", "", `folder of certificates for the listener "https" (default: none)`)
 	}, func(ctx context.Context, setup *service.Setup) error { return gateway.New(ctx, setup, o) })
 }

@@ -1,0 +1,204 @@
+package gateway
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"runtime"
+	"sync/atomic"
+	"time"
+
+	"bijou.dev/platform/errs"
+)
+
+// ServeTLS takes connections over TLS from l until Shutdown or Close, and then returns nil. It needs certificates, see
+// Options.
+func (e *Edge) ServeTLS(l net.Listener) error {
+	if e.tls == nil {
+		return errs.Errorf(errs.Invalid, "serving TLS on %s: there are no certificates; set -certs", l.Addr())
+	}
+	if err := e.server.Serve(e.conns.listener(l, e.tls)); err != nil && !errors.Is(err, http.ErrServerClosed) {
+		return fmt.Errorf("serving the edge over TLS: %w", err)
+	}
+	return nil
+}
+
+// tlsServer serves the edge on the listener "https" of a process.
+type tlsServer struct{ *Edge }
+
+// Serve is Edge.ServeTLS.
+func (s tlsServer) Serve(l net.Listener) error { return s.ServeTLS(l) }
+
+// Shutdown does nothing: the shutdown of the listener "http" ends both.
+func (tlsServer) Shutdown(context.Context) error { return nil }
+
+const (
+	// Limits of a handshake: its time, what the client may send, how long it may wait for CPU time.
+	handshakeTime  = 10 * time.Second
+	handshakeBytes = 64 << 10
+	handshakeWait  = time.Second
+
+	// alertTime is how long telling the client that the connection ends may take. Only a client that reads nothing
+	// makes it wait.
+	alertTime = 5 * time.Millisecond
+)
+
+// tlsConfig returns what TLS is done with. Versions, cipher suites and curves are those of Go, from TLS 1.2 on. Keys of
+// session tickets are made by crypto/tls, which replaces them each day and accepts them for a week: that needs one
+// Config for all connections.
+func (e *Edge) tlsConfig() *tls.Config {
+	return &tls.Config{
+		MinVersion: tls.VersionTLS12,
+		NextProtos: []string{"h2", "http/1.1"},
+		GetConfigForClient: func(hello *tls.ClientHelloInfo) (*tls.Config, error) {
+			return nil, hello.Conn.(*secure).compute(hello.Context())
+		},
+		GetCertificate: e.certs.Get,
+	}
+}
+
+// newHandshakes returns the places for handshakes that compute at the same time. There is a core left for requests: a
+// signature with an RSA key takes more CPU time than most requests, and clients can ask for many.
+func newHandshakes() chan struct{} { return make(chan struct{}, max(1, runtime.GOMAXPROCS(0)-1)) }
+
+// secure is a connection over TLS. It is also the connection below TLS, as crypto/tls sees it.
+type secure struct {
+	net.Conn // below TLS
+	owner    *conn
+	tls      *tls.Conn
+	closing  atomic.Bool
+
+	// Used by the reader only.
+	complete bool  // the handshake
+	failed   error // of the handshake
+	left     int   // bytes that the client may send until the handshake is complete
+	computes bool  // it has a place in handshakes
+}
+
+var (
+	errHandshakeBytes = fmt.Errorf("the client has sent more than %d bytes before the end of the handshake",
+		handshakeBytes)
+	errHandshakeBusy = fmt.Errorf("there was no CPU time for a handshake within %v", handshakeWait)
+)
+
+// startTLS puts TLS on a new connection. The handshake is made by the first Read.
+func (c *conn) startTLS(config *tls.Config) {
+	s := &secure{Conn: c.raw, owner: c, left: handshakeBytes}
+	s.tls = tls.Server(s, config)
+	c.secure, c.Conn = s, s.tls
+}
+
+// handshake makes the handshake. After it has failed, it returns the same error: the server reads once more.
+func (s *secure) handshake() error {
+	if s.failed != nil {
+		return s.failed
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), handshakeTime)
+	defer cancel()
+	err := s.tls.HandshakeContext(ctx)
+	s.waits()
+	edge := s.owner.conns.edge
+	if err != nil {
+		reason := "protocol"
+		switch {
+		case errors.Is(err, errHandshakeBusy):
+			reason = "busy"
+		case errors.Is(err, context.DeadlineExceeded), isTimeout(err):
+			reason = "time"
+		case errors.Is(err, io.EOF), errors.Is(err, net.ErrClosed):
+			reason = "closed"
+		case s.tls.ConnectionState().ServerName != "" && !edge.certs.Has(s.tls.ConnectionState().ServerName):
+			reason = "name"
+		}
+		edge.metrics.handshakes.WithLabelValues(reason).Inc()
+		edge.log.Debug("a TLS handshake was not completed", "client", s.owner.peer.addr, "reason", reason,
+			"error", err.Error())
+		s.failed = err
+		return err
+	}
+	s.complete = true
+	edge.metrics.handshakes.WithLabelValues("ok").Inc()
+	s.owner.framing.only = onlyHTTP1 // HTTP/2 needs ALPN (RFC 9113, 3.2)
+	if s.tls.ConnectionState().NegotiatedProtocol == "h2" {
+		s.owner.framing.only = onlyHTTP2
+	}
+	return nil
+}
+
+func isTimeout(err error) bool {
+	var t net.Error
+	return errors.As(err, &t) && t.Timeout()
+}
+
+// compute waits for a place in handshakes. It is called when the client's first message is there, before anything that
+// takes much CPU time.
+func (s *secure) compute(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, handshakeWait)
+	defer cancel()
+	select {
+	case s.owner.conns.handshakes <- struct{}{}:
+		s.computes = true
+		return nil
+	case <-ctx.Done():
+		return errHandshakeBusy
+	}
+}
+
+// waits gives the place back: the handshake waits for the client or has ended.
+func (s *secure) waits() {
+	if s.computes {
+		s.computes = false
+		<-s.owner.conns.handshakes
+	}
+}
+
+// Read reads for crypto/tls.
+func (s *secure) Read(p []byte) (int, error) {
+	if s.complete {
+		return s.Conn.Read(p)
+	}
+	s.waits()
+	if s.left == 0 {
+		return 0, errHandshakeBytes
+	}
+	n, err := s.Conn.Read(p[:min(len(p), s.left)])
+	s.left -= n
+	return n, err
+}
+
+// Write writes for crypto/tls, within the time that the edge gives a client.
+func (s *secure) Write(p []byte) (int, error) {
+	if s.closing.Load() {
+		if err := s.Conn.SetWriteDeadline(time.Now().Add(alertTime)); err != nil {
+			return 0, err
+		}
+	} else if err := s.owner.beforeWrite(); err != nil {
+		return 0, err
+	}
+	return s.Conn.Write(p)
+}
+
+// SetWriteDeadline does nothing while the connection is being closed: crypto/tls would give a client that does not read
+// 5 s for the alert that the connection ends.
+func (s *secure) SetWriteDeadline(t time.Time) error {
+	if s.closing.Load() {
+		return nil
+	}
+	return s.Conn.SetWriteDeadline(t)
+}
+
+// closeWrite tells the client that nothing more comes.
+func (s *secure) closeWrite() error {
+	s.closing.Store(true)
+	return s.tls.CloseWrite()
+}
+
+// close tells the client that the connection ends, and ends it.
+func (s *secure) close() error {
+	s.closing.Store(true)
+	return s.tls.Close()
+}
