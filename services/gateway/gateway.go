@@ -1,7 +1,7 @@
 // Package gateway is the edge of the platform: the only process that serves clients outside of it.
 //
-// It takes HTTP/1.1 and HTTP/2 with and without TLS, gRPC, WebSocket and event streams, finds the route in the routing table, which
-// is a live setting, and passes the request to an instance that the balancer picks from those in discovery.
+// It takes HTTP/1.1 and HTTP/2 with and without TLS, gRPC, WebSocket and event streams, finds the route in the routing
+// table, which is a live setting, and passes the request to an instance that the balancer picks from those in discovery.
 //
 // # Order of steps
 //
