@@ -93,6 +93,9 @@ func (b *body) read(p []byte) (int, error) {
 	}
 	b.waited += time.Since(begin)
 	b.n += int64(n)
+	if b.x.conn != nil && b.x.conn.http2 != nil {
+		b.x.edge.memory.read(b.x.conn, n)
+	}
 	if b.limit >= 0 && b.n > b.limit {
 		return 0, errLimit
 	}

@@ -32,6 +32,9 @@ type conn struct {
 	http2     *http2Guard  // nil: HTTP/1, or nothing has come yet
 	deadline  atomic.Int64 // of writes, in Unix nanoseconds
 	closed    atomic.Bool
+
+	// Of an HTTP/2 connection: bytes of bodies that were received and not read, and requests in progress.
+	unread, requests atomic.Int64
 }
 
 // Read reads checked bytes.
@@ -152,6 +155,7 @@ func (c *conn) Close() error {
 		return nil
 	}
 	c.conns.remove(c)
+	c.conns.edge.memory.forget(c)
 	refused := c.refused.Load() || c.framing.ended.Load() || c.http2 != nil && c.http2.isCut()
 	if refused && !c.conns.edge.stopping.Load() && c.CloseWrite() == nil {
 		c.linger()

@@ -117,6 +117,9 @@ func (e *Edge) serve(w http.ResponseWriter, r *http.Request) {
 		conn: connOf(r.Context()), peer: peerOf(r), id: requestID(r.Header), grpc: isGRPC(r),
 	}
 	e.metrics.inFlight.Inc()
+	if x.conn != nil {
+		x.conn.requests.Add(1)
+	}
 	defer x.end()
 	f := x.admit()
 	if f == nil {
@@ -607,6 +610,9 @@ func (x *exchange) end() {
 	x.release()
 	x.boundUnread()
 	x.edge.kept.Add(-x.kept)
+	if x.conn != nil && x.conn.requests.Add(-1) == 0 {
+		x.edge.memory.forget(x.conn)
+	}
 	if x.counted {
 		x.conn.peer.requests.Add(-1)
 	}

@@ -196,6 +196,7 @@ func NewEdge(opts EdgeOptions) (*Edge, error) {
 	e.metrics = newMetrics(opts.Metrics)
 	e.conns = newConnections(e)
 	e.memory = newMemory(opts.MemoryLimit, opts.Log)
+	e.metrics.unread(opts.Metrics, &e.memory.unread)
 	if most := e.memory.maxConns(); most < e.settings.maxConns.Get() {
 		e.log.Info("the memory limit allows fewer connections than gateway.maxConnections", "connections", most,
 			"limit", opts.MemoryLimit)

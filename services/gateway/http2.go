@@ -16,7 +16,8 @@ import (
 //   - floods of frames that carry nothing: PING, SETTINGS, PRIORITY, WINDOW_UPDATE, empty DATA and CONTINUATION
 //     (CVE-2019-9512 and after, CVE-2024-27316);
 //   - a frame or a header block that is sent a few bytes at a time;
-//   - streams whose responses the client does not read.
+//   - streams whose responses the client does not read;
+//   - bodies that nobody reads, when they use up the memory of the process (see memory.receive).
 //
 // Each connection has two budgets, see [budget]. A client that has spent one gets GOAWAY with ENHANCE_YOUR_CALM, and
 // the connection is closed.
@@ -206,6 +207,9 @@ func (g *http2Guard) takeIn(now int64) (flood string) {
 	slot := &g.opened[h.stream()/2%recentStreams]
 	switch h.kind() {
 	case frameData:
+		if !g.conn.conns.edge.memory.receive(g.conn, h.length()) {
+			return "unread_bodies"
+		}
 		if h.length() > 0 || h.flag(flagEndStream) {
 			g.spare.earn(sparePerUpload)
 			return ""

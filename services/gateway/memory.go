@@ -19,6 +19,8 @@ type memory struct {
 	limit int64 // bytes; 0: there is none
 	log   *slog.Logger
 
+	unread atomic.Int64 // bytes of bodies on HTTP/2 connections that were received and not read; see conn.unread
+
 	tight   atomic.Bool
 	checked atomic.Int64 // when used was last read, in Unix nanoseconds
 	mu      sync.Mutex   // held while it is read
@@ -35,6 +37,11 @@ const (
 	memoryOfTLS                = 12 << 10 // more for a connection over TLS: keys, and a buffer for a record
 	minConns                   = 100
 	memoryEvery                = 100 * time.Millisecond
+
+	// A client of HTTP/2 may send bodies before anybody reads them: 1 MiB on each connection. All together may use this
+	// part of the limit, and each connection at least minUnread, which is the smallest window that the protocol has.
+	unreadOfMemory = 0.25
+	minUnread      = 64 << 10
 )
 
 func newMemory(limit int64, log *slog.Logger) *memory {
@@ -42,6 +49,35 @@ func newMemory(limit int64, log *slog.Logger) *memory {
 		{Name: "/gc/heap/live:bytes"}, {Name: "/memory/classes/heap/stacks:bytes"},
 	}}
 }
+
+// receive counts bytes of bodies that a connection of HTTP/2 has received; false: there is no memory for them. The
+// windows of HTTP/2 cannot limit this, because they are given for each connection and stream before it is known who
+// uses them.
+func (m *memory) receive(c *conn, n int) bool {
+	all, own := m.unread.Add(int64(n)), c.unread.Add(int64(n))
+	if c.closed.Load() {
+		m.forget(c) // Close has done so, perhaps before the lines above
+	}
+	return m.limit == 0 || own <= minUnread || float64(all) <= unreadOfMemory*float64(m.limit)
+}
+
+// read counts bytes that were read from a body. What was received and never read, because a request ended before, is
+// forgotten when the connection has no request in progress.
+func (m *memory) read(c *conn, n int) {
+	for {
+		own := c.unread.Load()
+		k := min(own, int64(n))
+		if k <= 0 { // it was forgotten
+			return
+		}
+		if c.unread.CompareAndSwap(own, own-k) {
+			m.unread.Add(-k)
+			return
+		}
+	}
+}
+
+func (m *memory) forget(c *conn) { m.unread.Add(-c.unread.Swap(0)) }
 
 // maxConns returns how many connections without TLS there may be; math.MaxInt64 if there is no limit.
 func (m *memory) maxConns() int64 {

@@ -3,16 +3,20 @@ package gateway_test
 import (
 	"bufio"
 	"fmt"
+	"io"
 	"net/http"
 	"runtime"
 	rtmetrics "runtime/metrics"
+	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	"bijou.dev/services/gateway"
+	"bijou.dev/services/gateway/gatewaytest"
 )
 
 // Connections cost memory. There are never more than the memory limit has room for, whatever the setting says.
@@ -127,6 +131,73 @@ func TestConnectionsWithRequestsAreKept(t *testing.T) {
 		}
 		if n := w.metric("bijou_gateway_connections_idle_closed_total"); n != 6 {
 			t.Errorf("%v idle connections were closed, want 6: every third meanwhile, and three at the end", n)
+		}
+	})
+}
+
+// Clients of HTTP/2 send bodies that the origin does not read. What the edge has received of them is bounded by the
+// memory limit: whoever has sent the most is disconnected, and others are served.
+func TestUnreadBodiesAreBounded(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		runtime.GC() // the memory of other tests must not count
+		w := worldWith(t, gateway.EdgeOptions{MemoryLimit: 256 << 20}, `[
+			{"name":"slow","match":{"path":"/slow"},"timeout":{"header":"1h","total":"0s"},"to":[{"service":"slow"}]},{"name":"web","to":[{"service":"web"}]}]`)
+		release := make(chan struct{})
+		read := func(rw http.ResponseWriter, r *http.Request) {
+			n, _ := io.Copy(io.Discard, r.Body) // fails for those that are disconnected
+			fmt.Fprint(rw, n)
+		}
+		w.origin("web", "web-1", "", http.HandlerFunc(read))
+		w.origin("slow", "slow-1", "", http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
+			<-release
+			read(rw, r)
+		}))
+		const attackers, room = 150, 256 << 20 / 4
+		var ended atomic.Int64
+		data := make([]byte, 16<<10)
+		for range attackers {
+			c := gatewaytest.NewClient(w.dial())
+			go func() {
+				for range 4 { // less than 256 KiB on each stream, and 1 MiB on the connection: what their windows allow
+					id := c.Open(http.MethodPost, "/slow", false)
+					for range 15 {
+						if c.WriteData(id, false, data) != nil {
+							break // it was disconnected
+						}
+					}
+				}
+			}()
+			go func() {
+				<-c.Done()
+				ended.Add(1)
+			}()
+		}
+		time.Sleep(time.Second)
+		synctest.Wait()
+		runtime.GC()
+		cut := w.metric("bijou_gateway_http2_errors_total", "kind=unread_bodies")
+		unread := w.metric("bijou_gateway_http2_unread_bytes")
+		if cut == 0 || cut == attackers || ended.Load() != int64(cut) || unread > room || unread < room/2 {
+			t.Errorf("of %d clients with 960 KiB each %v were disconnected, %d saw that, and %v bytes are unread; want some, "+
+				"and at most %d bytes", attackers, cut, ended.Load(), unread, room)
+		}
+		for _, size := range []int{0, 40 << 10} {
+			res := w.do(w.client(true), http.MethodPost, "http://x/", strings.NewReader(strings.Repeat("x", size)))
+			if res.StatusCode != http.StatusOK || res.body != strconv.Itoa(size) {
+				t.Errorf("meanwhile a request with %d bytes: %d %s, want 200", size, res.StatusCode, res.body)
+			}
+		}
+		close(release)
+		time.Sleep(time.Minute)
+		runtime.GC()
+		if unread := w.metric("bijou_gateway_http2_unread_bytes"); unread != 0 {
+			t.Errorf("%v bytes are unread when all requests have ended", unread)
+		}
+		for range 3 {
+			res := w.do(w.client(true), http.MethodPost, "http://x/", strings.NewReader(strings.Repeat("x", 4<<20)))
+			if res.StatusCode != http.StatusOK {
+				t.Errorf("afterwards a request with 4 MiB: %d %s, want 200", res.StatusCode, res.body)
+			}
 		}
 	})
 }

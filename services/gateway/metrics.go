@@ -2,6 +2,7 @@ package gateway
 
 import (
 	"log/slog"
+	"sync/atomic"
 	"time"
 
 	"bijou.dev/platform/load"
@@ -57,6 +58,17 @@ func newMetrics(r prometheus.Registerer) *metrics {
 		r.MustRegister(m.requests, m.seconds, m.retries, m.refused, m.idleClosed, m.http2, m.handshakes, m.inFlight, m.open, m.tunnels)
 	}
 	return m
+}
+
+// unread shows what HTTP/2 clients have sent of bodies that nobody has read yet.
+func (m *metrics) unread(reg prometheus.Registerer, bytes *atomic.Int64) {
+	if reg == nil {
+		return
+	}
+	reg.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+		Name: "bijou_gateway_http2_unread_bytes",
+		Help: "Bytes of request bodies that were received over HTTP/2 and not read yet.",
+	}, func() float64 { return float64(bytes.Load()) }))
 }
 
 func (m *metrics) countHTTP2(kind string) { m.http2.WithLabelValues(kind).Inc() }
