@@ -125,6 +125,9 @@ func (e *Edge) serve(w http.ResponseWriter, r *http.Request) {
 	if f == nil {
 		f = x.admitClient()
 	}
+	if f == nil && x.redirectToHTTPS() {
+		return
+	}
 	if f == nil {
 		f = x.choose()
 	}

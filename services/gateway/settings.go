@@ -18,6 +18,7 @@ type settings struct {
 	maxConns       *config.Value[int64]
 	maxConnsClient *config.Value[int64]
 	header, total  *config.Value[time.Duration]
+	toHTTPS        *config.Value[toHTTPS]
 	route          *route.Settings
 }
 
@@ -65,6 +66,10 @@ func declare(set config.Set, list routes.Routes) *settings {
 		total: config.Duration(set, "gateway.timeout.total", time.Minute, config.Spec{
 			Doc: "How long a request may take in all until its response begins, and how long the response may pause, unless " +
 				"the route has a limit. 0s: no limit.", Min: "0s", Max: "24h",
+		}),
+		toHTTPS: config.JSON(set, "gateway.redirectToHTTPS", toHTTPS{}, config.Spec{
+			Doc: `Which hosts are redirected from HTTP to HTTPS: {"hosts": ["example.org", "*.example.org"]}, {"hosts": ["*"]} ` +
+				`for all. "port" is the port of HTTPS as clients see it, 443 by default.`,
 		}),
 		route: route.NewSettings(set),
 	}

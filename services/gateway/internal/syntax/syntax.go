@@ -65,6 +65,12 @@ func splitHost(s string) (host, port string) {
 	return s, ""
 }
 
+// WithoutPort is host:port without the port.
+func WithoutPort(s string) string {
+	host, _ := splitHost(s)
+	return host
+}
+
 // HostName is the name of a host for matching: lower case, no port, no final dot.
 func HostName(s string) string {
 	host, _ := splitHost(s)
