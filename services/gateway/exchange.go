@@ -268,11 +268,11 @@ func (x *exchange) admitClient() *failure {
 	return f
 }
 
-// admitUpgrade checks a request to switch protocols. An upgrade to h2c is ignored, as RFC 9113 advises, and so is each of
-// HTTP/1.0 (RFC 9110, 7.8). HTTP/2 with prior knowledge works.
+// admitUpgrade checks a request to switch protocols. An upgrade to h2c is ignored, as RFC 9113 advises, and so is each
+// of HTTP/1.0 (RFC 9110, 7.8). HTTP/2 with prior knowledge works.
 func (x *exchange) admitUpgrade() *failure {
 	r := x.r
-	if r.ProtoMajor != 1 || !r.ProtoAtLeast(1, 1) || !hasWord(r.Header["Connection"], "upgrade") || len(r.Header["Upgrade"]) == 0 {
+	if r.Proto != "HTTP/1.1" || !hasWord(r.Header["Connection"], "upgrade") || len(r.Header["Upgrade"]) == 0 {
 		return nil
 	}
 	lines := r.Header["Upgrade"]

@@ -17,8 +17,8 @@ const byHost = `[{"name":"a","match":{"host":"a.example"},"to":[{"service":"web"
 	{"name":"h2","match":{"prefix":"/h2"},"to":[{"service":"web","endpoint":"grpc"}]},
 	{"name":"any","to":[{"service":"web"}]}]`
 
-// RFC 9112, 3.2.2: the host of a target in absolute form counts, and the Host beside it does not. Every part of the edge
-// and the origin must go by the same one.
+// RFC 9112, 3.2.2: the host of a target in absolute form counts, and the Host beside it does not. Every part of the
+// edge and the origin must go by the same one.
 func TestHostOfTheAbsoluteForm(t *testing.T) {
 	for _, c := range []struct{ name, in, route, host string }{
 		{"another Host", "GET http://a.example/ HTTP/1.1\r\nHost: c.b.example\r\n", "a", "a.example"},

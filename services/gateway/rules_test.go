@@ -35,7 +35,10 @@ func TestAnswersOfOrigins(t *testing.T) {
 			"length and chunks", "200 OK\r\nContent-Length: 9\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n", 200,
 			"Content-Length", nil, "ok",
 		},
-		{"chunk with an extension", "200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2;a=b\r\nok\r\n0\r\n\r\n", 200, "", nil, "ok"},
+		{
+			"chunk with an extension", "200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2;a=b\r\nok\r\n0\r\n\r\n", 200, "",
+			nil, "ok",
+		},
 		{"two lengths", "200 OK\r\nContent-Length: 2\r\nContent-Length: 3\r\n\r\nok", 502, "", nil, ""},
 		{
 			"same length twice", "200 OK\r\nContent-Length: 2\r\nContent-Length: 2\r\n\r\nok", 200, "Content-Length",
@@ -96,7 +99,8 @@ func TestFieldsOfTheEndsPass(t *testing.T) {
 		"Unknown: 1", "Unknown: 2", "Unknown: 0", "X.dot: a", "Empty: ",
 	}
 	answer := []string{
-		"Allow: GET, ODD", "Www-Authenticate: Basic realm=\"a\", Digest b=c", "Vary: A, b", "Etag: W/\"a\"", "Location: //a#b",
+		"Allow: GET, ODD", "Www-Authenticate: Basic realm=\"a\", Digest b=c", "Vary: A, b", "Etag: W/\"a\"",
+		"Location: //a#b",
 		"Last-Modified: never", "Content-Encoding: br", "Content-Range: odd 1-2/3", "Content-Location: /a", "Age: -1",
 		"Accept-Ranges: odd", "Warning: 199 - \"a\"", "Cache-Control: no-transform", "Retry-After: soon", "Server: a/1",
 		"Content-Language: de, en", "Unknown: 1", "Unknown: 2", "Unknown: 0", "Date: yesterday",
@@ -218,8 +222,8 @@ func TestBytesAfterAnAnswerAreNotTheNext(t *testing.T) {
 	}
 }
 
-// RFC 9112, 6.1 and 9.6: after an answer of HTTP/1.0, which may have had chunks, and after one with close the connection
-// is not used again.
+// RFC 9112, 6.1 and 9.6: after an answer of HTTP/1.0, which may have had chunks, and after one with close the
+// connection is not used again.
 func TestConnectionsOfHTTP10OriginsAreNotReused(t *testing.T) {
 	for _, answer := range []string{
 		"HTTP/1.0 200 OK\r\nConnection: keep-alive\r\nContent-Length: 2\r\nTransfer-Encoding: chunked\r\n\r\nok",
@@ -330,7 +334,9 @@ func TestConnectionFieldsAreRemoved(t *testing.T) {
 func TestCookiesOfHTTP2AreJoined(t *testing.T) {
 	w := newWorld(t, toWeb)
 	var got []string
-	w.origin("web", "web-1", "", http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) { got = r.Header["Cookie"] }))
+	w.origin("web", "web-1", "", http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+		got = r.Header["Cookie"]
+	}))
 	c := w.h2()
 	defer c.Conn.Close()
 	if status := c.Outcome(c.Open("GET", "/", true, "cookie", "a=1", "cookie", "b=2", "cookie", "c=3")); status != "200" ||

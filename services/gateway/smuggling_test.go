@@ -210,7 +210,10 @@ var messages = map[string][]message{
 		{"other and length", postA + "Content-Length: 3\r\nTransfer-Encoding: identity\r\n\r\nabc", refused},
 		{"gzip", postA + "Transfer-Encoding: gzip\r\n\r\n0\r\n\r\n", refused},
 		{"gzip, chunked", postA + "Transfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n", []int{501}},
-		{"gzip, then chunked on its own line", postA + "Transfer-Encoding: gzip\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", refused},
+		{
+			"gzip, then chunked on its own line",
+			postA + "Transfer-Encoding: gzip\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", refused,
+		},
 		{"chunked, gzip, chunked", postA + "Transfer-Encoding: chunked, gzip, chunked\r\n\r\n0\r\n\r\n", refused},
 		{"chunked, gzip", postA + "Transfer-Encoding: chunked, gzip\r\n\r\n0\r\n\r\n", refused},
 		{"chunked, chunked", postA + "Transfer-Encoding: chunked, chunked\r\n\r\n0\r\n\r\n", refused},

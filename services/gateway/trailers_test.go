@@ -13,8 +13,8 @@ import (
 	"golang.org/x/net/http/httpguts"
 )
 
-// forbidden are fields that must not pass in a trailer (RFC 9110, 6.5.1): a server that merges trailers into headers would
-// obey them.
+// forbidden are fields that must not pass in a trailer (RFC 9110, 6.5.1): a server that merges trailers into headers
+// would obey them.
 var forbidden = []string{
 	"Authorization", "Cookie", "Set-Cookie", "Www-Authenticate", "Proxy-Authorization", "Proxy-Authenticate", // who it is
 	"Connection", "Keep-Alive", "Upgrade", "Te", "X-Named", // the connection
@@ -24,7 +24,7 @@ var forbidden = []string{
 	"X-Forwarded-For", "X-Bijou-Pin", "X-Bijou-Fault", "X-Request-Id", "Baggage", "Traceparent", "X_Forwarded_For",
 }
 
-// lines returns fields of a trailer with all forbidden names and two others.
+// trailerLines returns fields of a trailer with all forbidden names and two others.
 func trailerLines(names []string) string {
 	var b strings.Builder
 	for _, name := range append(names, "X-Sum", "x-last") {
@@ -33,8 +33,8 @@ func trailerLines(names []string) string {
 	return b.String()
 }
 
-// Trailers of requests pass to origins of both protocols, less what must not be in a trailer. A client of HTTP/1 need not
-// announce them.
+// Trailers of requests pass to origins of both protocols, less what must not be in a trailer. A client of HTTP/1 need
+// not announce them.
 func TestTrailersOfRequests(t *testing.T) {
 	w := newWorld(t, toWebInBothWays)
 	var mu sync.Mutex
