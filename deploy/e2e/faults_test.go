@@ -434,7 +434,7 @@ func runFaults(t *testing.T, p platform, rows []fault, at timing, line func(stri
 	}
 	if len(quiet)+len(costly) > 0 {
 		url := waitForHome(t, p)
-		o := startOffer(t, *faultSeed, p.rate(), url, edge(p)+"/browse", edge(p)+"/")
+		o := startOffer(t, *faultSeed, rateFor(t, p, edge(p)+"/"), url, edge(p)+"/browse", edge(p)+"/")
 		var turns []faultRun
 		for _, f := range slices.Concat(quiet, costly) {
 			begun, done, skipped := false, false, false

@@ -32,8 +32,8 @@ type platform interface {
 	restart(t testing.TB, instance string)
 	// logs returns the last log lines of an instance.
 	logs(instance string) string
-	// rate is a number of requests per second that the platform serves with ease on two cores. The stories do not test
-	// capacity.
+	// rate is a number of requests per second that the platform serves with ease on two cores of an idle machine. The
+	// stories do not test capacity; see rateFor.
 	rate() int
 }
 
