@@ -621,7 +621,7 @@ func faultClientsReconnectAtOnce(t *testing.T, p platform, seed uint64) (f figur
 	for _, s := range clients {
 		s.drop()
 	}
-	o := startOffer(t, seed, rateFor(t, p, edge(p)+"/"), url, edge(p)+"/browse", edge(p)+"/")
+	o := startOffer(t, seed, p.rate(), url, edge(p)+"/browse", edge(p)+"/")
 	o.runFor(t, 3*time.Second)
 	settled := waitForBaseline(t, p, "hello-1") // the edge keeps its connections to hello-1 for a minute
 	broken := time.Since(o.begun)

@@ -778,7 +778,7 @@ func metrics(ctx context.Context, p platform, instance string) map[string]float6
 func withSpanCount(loses bool, f fault) fault {
 	return fault{row: f.row, name: f.name, on: f.on, run: func(t *testing.T, p platform, seed uint64) figures {
 		url := waitForHome(t, p)
-		o := startOffer(t, seed, rateFor(t, p, edge(p)+"/"), url, edge(p)+"/browse", edge(p)+"/")
+		o := startOffer(t, seed, p.rate(), url, edge(p)+"/browse", edge(p)+"/")
 		at := shortTiming
 		x := o.runFault(t, p, f, at)
 		o.runFor(t, x.healed+at.window-time.Since(o.begun))

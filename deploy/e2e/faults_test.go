@@ -107,9 +107,10 @@ type sample struct {
 
 // offer is open-loop load through the edge, at random times. The same seed gives the same times.
 type offer struct {
-	begun time.Time
-	stop  context.CancelFunc
-	wg    sync.WaitGroup
+	begun  time.Time
+	within time.Duration
+	stop   context.CancelFunc
+	wg     sync.WaitGroup
 
 	mu      sync.Mutex
 	samples []sample
@@ -117,7 +118,9 @@ type offer struct {
 
 func startOffer(t testing.TB, seed uint64, rate int, urls ...string) *offer {
 	ctx, cancel := context.WithCancel(t.Context())
-	o := &offer{begun: time.Now(), stop: cancel}
+	m := measure(t, rate, urls...)
+	rate = m.rate
+	o := &offer{begun: time.Now(), within: m.within, stop: cancel}
 	rng := rand.New(rand.NewPCG(seed, 0))
 	o.wg.Go(func() {
 		for due := time.Duration(0); ; {
@@ -137,7 +140,7 @@ func startOffer(t testing.TB, seed uint64, rate int, urls ...string) *offer {
 }
 
 func (o *offer) one(url string, due time.Duration) {
-	ctx, cancel := context.WithDeadline(context.Background(), o.begun.Add(due+within))
+	ctx, cancel := context.WithDeadline(context.Background(), o.begun.Add(due+o.within))
 	defer cancel()
 	a, err := get(ctx, url)
 	s := sample{at: due, took: time.Since(o.begun) - due}
@@ -434,7 +437,7 @@ func runFaults(t *testing.T, p platform, rows []fault, at timing, line func(stri
 	}
 	if len(quiet)+len(costly) > 0 {
 		url := waitForHome(t, p)
-		o := startOffer(t, *faultSeed, rateFor(t, p, edge(p)+"/"), url, edge(p)+"/browse", edge(p)+"/")
+		o := startOffer(t, *faultSeed, p.rate(), url, edge(p)+"/browse", edge(p)+"/")
 		var turns []faultRun
 		for _, f := range slices.Concat(quiet, costly) {
 			begun, done, skipped := false, false, false

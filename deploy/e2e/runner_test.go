@@ -33,7 +33,7 @@ type platform interface {
 	// logs returns the last log lines of an instance.
 	logs(instance string) string
 	// rate is a number of requests per second that the platform serves with ease on two cores of an idle machine. The
-	// stories do not test capacity; see rateFor.
+	// stories do not test capacity; see measure.
 	rate() int
 }
 
