@@ -204,7 +204,7 @@ func newMatcher(m *Match) matcher {
 		out.headers[i].Name = syntax.Canonical(out.headers[i].Name)
 	}
 	for _, text := range m.Clients {
-		network, _ := parseNetwork(text) // validate has checked it
+		network, _ := syntax.ParseNetwork(text) // validate has checked it
 		out.clients = append(out.clients, network)
 	}
 	return out

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"net/netip"
 	"regexp"
 	"strings"
 	"time"
@@ -88,7 +87,7 @@ func (r *Route) validateMatch() *violation {
 		return v
 	}
 	for i, text := range m.Clients {
-		if _, err := parseNetwork(text); err != nil {
+		if _, err := syntax.ParseNetwork(text); err != nil {
 			return bad(fmt.Sprintf("match.clients[%d]", i), "%v", err)
 		}
 	}
@@ -134,19 +133,6 @@ func checkRegexp(field, expression string) *violation {
 		return bad(field, "must be a regular expression of RE2, is %q: %v", expression, err)
 	}
 	return nil
-}
-
-// parseNetwork reads a network or an address.
-func parseNetwork(text string) (netip.Prefix, error) {
-	if addr, err := netip.ParseAddr(text); err == nil && addr.Zone() == "" {
-		return netip.PrefixFrom(addr.Unmap(), addr.Unmap().BitLen()), nil
-	}
-	network, err := netip.ParsePrefix(text)
-	if err != nil || network != network.Masked() {
-		return netip.Prefix{},
-			fmt.Errorf(`must be an address or a network like "10.0.0.0/8", with zeros behind it, is %q`, text)
-	}
-	return network, nil
 }
 
 // validateKind checks that there is one answer to requests, and those that the edge gives itself.

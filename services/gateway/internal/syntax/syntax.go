@@ -2,6 +2,8 @@
 package syntax
 
 import (
+	"fmt"
+	"net/netip"
 	"net/textproto"
 	"strings"
 )
@@ -99,4 +101,18 @@ func Unhex(c byte) (byte, bool) {
 		return c | 0x20 - 'a' + 10, true
 	}
 	return 0, false
+}
+
+// ParseNetwork reads a network or an address. Addresses of IPv4 in the form of IPv6 are as IPv4; networks in that form
+// are refused, because no address is in them.
+func ParseNetwork(text string) (netip.Prefix, error) {
+	if addr, err := netip.ParseAddr(text); err == nil && addr.Zone() == "" {
+		return netip.PrefixFrom(addr.Unmap(), addr.Unmap().BitLen()), nil
+	}
+	network, err := netip.ParsePrefix(text)
+	if err != nil || network != network.Masked() || network.Addr().Is4In6() {
+		return netip.Prefix{},
+			fmt.Errorf(`must be an address or a network like "10.0.0.0/8", with zeros behind it, is %q`, text)
+	}
+	return network, nil
 }
