@@ -81,6 +81,20 @@ func BenchmarkEdgeAllocs(b *testing.B) {
 	sendAll(b, b.N, "GET", "http://"+addr+"/", 32)
 }
 
+// BenchmarkLimits handles requests that a route answers itself, without a connection: what limits and bans cost, and
+// that a route without limits pays nothing for those of another.
+func BenchmarkLimits(b *testing.B) {
+	for _, c := range costs {
+		b.Run(c.name, func(b *testing.B) {
+			handle := handling(b, c.path, c.routes, c.banned)
+			b.ReportAllocs()
+			for b.Loop() {
+				handle()
+			}
+		})
+	}
+}
+
 // sendAll sends n requests and returns the process's CPU time for one in microseconds.
 func sendAll(b *testing.B, n int, method, target string, clients int) float64 {
 	tr := &http.Transport{MaxIdleConnsPerHost: clients, DisableCompression: true}

@@ -17,6 +17,9 @@ type rule struct {
 	*routes.Rule
 	targets []*target // in the order of To
 	seconds prometheus.Observer
+	limits  []*limiter // in the order of Limits
+	// policies is what RateLimit-Policy says about limits. Empty: there is no rate.
+	policies string
 }
 
 // target is a target with its origin.
@@ -40,6 +43,7 @@ func (e *Edge) bind(compiled *routes.Table) *table {
 		t.rules = append(t.rules, u)
 	}
 	e.origins.bind(t)
+	e.bindLimits(t)
 	return t
 }
 

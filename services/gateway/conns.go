@@ -88,6 +88,9 @@ func (c *connections) add(nc net.Conn, over *tls.Config) (_ *conn, limit string)
 	case open >= c.edge.settings.maxConns.Get():
 		limit = "all"
 	}
+	if c.isBanned(addr) { // asked with the lock held, so that closeBanned finds the connection if this does not
+		return nil, "banned"
+	}
 	if limit != "" && !c.closeIdleLocked() {
 		return nil, limit
 	}

@@ -24,7 +24,7 @@ import (
 
 // Limits of requests. They are not settings: for other limits put another server before or behind the edge.
 const (
-	maxHeader = 32 << 10 // bytes of a request's header
+	maxHeader = routes.MostHeader // bytes of a request's header
 	maxFields = 100
 	maxURL    = 8 << 10
 
@@ -66,6 +66,7 @@ type exchange struct {
 	version string          // of the pin; empty: none
 	permit  overload.Permit // given back when settled
 	share   share           // given back when settled
+	limited *limited        // nil: the route has no limits, or was not found
 	settled atomic.Pointer[func(error)]
 
 	header     http.Header // for the origin
@@ -130,6 +131,9 @@ func (e *Edge) serve(w http.ResponseWriter, r *http.Request) {
 	}
 	if f == nil {
 		f = x.choose()
+	}
+	if f == nil {
+		f = x.limit()
 	}
 	if f == nil {
 		if x.target == nil {
@@ -309,6 +313,9 @@ func (x *exchange) choose() *failure {
 	r := x.r
 	t := x.edge.table.Load()
 	x.trusted = x.trustedAddrs()
+	if f := x.refuseBanned(); f != nil {
+		return f
+	}
 	found, path, err := x.find(t)
 	if err != nil {
 		return hangUp(http.StatusBadRequest, "%v", err)
@@ -582,6 +589,9 @@ func (x *exchange) setCommonHeaders() {
 	if x.edge.settings.debug.Get() && len(x.attempts) > 0 {
 		h.Set(attemptsHeader, describe(x.attempts))
 	}
+	if x.limited != nil {
+		x.limited.setHeader(h, x.rule.policies)
+	}
 }
 
 // describe lists attempts on one line: "web-1 error 2ms; web-2 200 5ms".
@@ -611,6 +621,9 @@ func (x *exchange) end() {
 	}
 	x.settle(errAborted)
 	x.release()
+	if x.limited != nil {
+		x.limited.release()
+	}
 	x.boundUnread()
 	x.edge.kept.Add(-x.kept)
 	if x.conn != nil && x.conn.requests.Add(-1) == 0 {

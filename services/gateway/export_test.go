@@ -2,6 +2,7 @@ package gateway
 
 import (
 	"net"
+	"net/http"
 	"slices"
 )
 
@@ -73,6 +74,9 @@ func Frames(pieces [][]byte) (whole int) {
 	}
 	return whole
 }
+
+// Handler serves requests without a connection.
+func Handler(e *Edge) http.Handler { return e.server.Handler }
 
 // Limited is l with the edge's limits and checks on its connections.
 func Limited(e *Edge, l net.Listener) net.Listener { return e.conns.listener(l, nil) }

@@ -69,10 +69,12 @@ func hangUp(status int, format string, args ...any) *failure {
 func (f *failure) code() codes.Code {
 	switch f.fault {
 	case FaultClient:
-		if f.status == http.StatusRequestTimeout {
+		switch {
+		case f.status == http.StatusRequestTimeout:
 			return codes.DeadlineExceeded
-		}
-		if f.status >= 413 {
+		case f.status == http.StatusForbidden:
+			return codes.PermissionDenied
+		case f.status >= 413:
 			return codes.ResourceExhausted
 		}
 		return codes.InvalidArgument

@@ -11,6 +11,7 @@
 //  3. Checks of host, path, header and size. What fails here is the client's fault.
 //  4. The route, its target by weight, a pinned version. The edge answers here for routes without targets, and CORS
 //     preflights of routes with origins: these have no cookies and no key, by which a later step could know the client.
+//     Then the limits of the route: of all that can refuse a request because there are too many, they cost least.
 //  5. A place in the limit of the origin. When there are more requests than the origin can serve, those of the least
 //     critical routes are shed here: after the route is found, which has the criticality, and before all expensive
 //     steps. It comes before the circuit, which must not count requests that were not sent.
@@ -48,6 +49,7 @@ import (
 	"bijou.dev/platform/overload"
 	"bijou.dev/platform/service"
 	"bijou.dev/platform/trace"
+	"bijou.dev/services/gateway/internal/bans"
 	"bijou.dev/services/gateway/internal/certs"
 	"bijou.dev/services/gateway/internal/upstream"
 	"bijou.dev/services/gateway/routes"
@@ -68,7 +70,7 @@ type Options struct {
 // New sets up the edge on the listener "http", over TLS on "https" if there is such a listener, and its table on the admin page /routes.
 func New(_ context.Context, setup *service.Setup, opts Options) error {
 	e, err := NewEdge(EdgeOptions{
-		Options: opts, Zone: setup.Zone(), Config: setup.Config(), Discovery: setup.Discovery(),
+		Options: opts, Service: setup.Name(), Zone: setup.Zone(), Config: setup.Config(), Discovery: setup.Discovery(),
 		Circuits: setup.Circuits(), Overload: setup.Overload(), Served: setup.Served(), Trace: setup.Tracer(),
 		Metrics: setup.Metrics(), DialContext: setup.DialContext, Log: setup.Log(),
 	})
@@ -94,6 +96,9 @@ func New(_ context.Context, setup *service.Setup, opts Options) error {
 // EdgeOptions is what an Edge works with.
 type EdgeOptions struct {
 	Options
+	// Service is what the edge is called in Discovery. Limits that are shared are divided by the number of its instances.
+	// Empty: "gateway".
+	Service string
 	// Zone is where the edge runs; instances in it are preferred. Empty: no preference.
 	Zone string
 	// Config holds the settings. Nil: the defaults.
@@ -135,6 +140,7 @@ func (o EdgeOptions) complete() (EdgeOptions, error) {
 	if o.MemoryLimit < 0 {
 		return o, errs.Errorf(errs.Invalid, "option MemoryLimit: must not be negative, is %d", o.MemoryLimit)
 	}
+	o.Service = cmp.Or(o.Service, "gateway")
 	o.MemoryLimit = cmp.Or(o.MemoryLimit, memoryLimit())
 	if o.Config == nil {
 		o.Config = config.Static(nil)
@@ -177,7 +183,10 @@ type Edge struct {
 	tls       *tls.Config  // nil: there is no TLS
 	longLived longLived
 	kept      atomic.Int64 // bytes of bodies that are kept to be sent again
-	unwatch   func()
+	banned    atomic.Pointer[bans.Table]
+	gateways  atomic.Int64 // how many instances of the edge are up, at least 1
+	counting  time.Time    // the origin of the times in limits
+	unwatch   []func()
 	stopping  atomic.Bool
 
 	mu     sync.Mutex
@@ -191,7 +200,10 @@ func NewEdge(opts EdgeOptions) (*Edge, error) {
 	if err != nil {
 		return nil, err
 	}
-	e := &Edge{opts: opts, log: opts.Log, settings: declare(opts.Config, opts.Routes)}
+	e := &Edge{
+		opts: opts, log: opts.Log, settings: declare(opts.Config, opts.Routes),
+		counting: time.Now().Add(-time.Second), // so that no time is 0
+	}
 	e.origins.edge = e
 	e.metrics = newMetrics(opts.Metrics)
 	e.conns = newConnections(e)
@@ -214,7 +226,11 @@ func NewEdge(opts EdgeOptions) (*Edge, error) {
 	}
 	e.server = e.newServer()
 	e.apply(e.settings.routes.Get())
-	e.unwatch = e.settings.routes.Watch(func(_, list routes.Routes) { e.apply(list) })
+	e.ban(e.settings.banned.Get())
+	e.unwatch = append(e.unwatch,
+		e.settings.routes.Watch(func(_, list routes.Routes) { e.apply(list) }),
+		e.settings.banned.Watch(func(_, list bans.List) { e.ban(list) }),
+		opts.Discovery.Watch(opts.Service, e.countGateways))
 	return e, nil
 }
 
@@ -297,7 +313,9 @@ func (e *Edge) Shutdown(ctx context.Context) error {
 
 // Close closes all connections at once. It may be called more than once.
 func (e *Edge) Close() error {
-	e.unwatch()
+	for _, stop := range e.unwatch {
+		stop()
+	}
 	e.stopping.Store(true)
 	e.mu.Lock()
 	e.closed = true

@@ -17,6 +17,7 @@ type metrics struct {
 	seconds    *prometheus.HistogramVec
 	retries    *prometheus.CounterVec
 	refused    *prometheus.CounterVec
+	limited    *prometheus.CounterVec
 	idleClosed prometheus.Counter
 	http2      *prometheus.CounterVec
 	handshakes *prometheus.CounterVec
@@ -42,7 +43,10 @@ func newMetrics(r prometheus.Registerer) *metrics {
 		}, []string{"route"}),
 		retries: counter("retries_total", "Attempts after the first, by route.", "route"),
 		refused: counter("connections_refused_total",
-			"Connections closed at once because there are too many: in all, of one client, or for the memory.", "limit"),
+			"Connections closed at once because there are too many (in all, of one client, or for the memory), or because "+
+				"their address is banned.", "limit"),
+		limited: counter("limited_total", "Requests that a limit of their route refused, or the list of banned addresses.",
+			"route", "limit"),
 		idleClosed: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "bijou_gateway_connections_idle_closed_total",
 			Help: "Idle connections closed because there are too many, to make room for new ones.",
@@ -55,7 +59,8 @@ func newMetrics(r prometheus.Registerer) *metrics {
 		tunnels:  gauge("websockets_open", "Connections that were upgraded."),
 	}
 	if r != nil {
-		r.MustRegister(m.requests, m.seconds, m.retries, m.refused, m.idleClosed, m.http2, m.handshakes, m.inFlight, m.open, m.tunnels)
+		r.MustRegister(m.requests, m.seconds, m.retries, m.refused, m.limited, m.idleClosed, m.http2, m.handshakes,
+			m.inFlight, m.open, m.tunnels)
 	}
 	return m
 }

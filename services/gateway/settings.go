@@ -5,6 +5,7 @@ import (
 
 	"bijou.dev/platform/config"
 	"bijou.dev/platform/route"
+	"bijou.dev/services/gateway/internal/bans"
 	"bijou.dev/services/gateway/routes"
 )
 
@@ -13,6 +14,7 @@ type settings struct {
 	routes         *config.Value[routes.Routes]
 	pin, debug     *config.Value[bool]
 	accessLog      *config.Value[string]
+	banned         *config.Value[bans.List]
 	trustedHops    *config.Value[int64]
 	maxBody        *config.Value[int64]
 	maxConns       *config.Value[int64]
@@ -45,6 +47,10 @@ func declare(set config.Set, list routes.Routes) *settings {
 		}),
 		accessLog: config.Enum(set, "gateway.accessLog", logAll, []string{logAll, logErrors, logOff}, config.Spec{
 			Doc: "Which requests get a line in the log: all, those that failed, or none.",
+		}),
+		banned: config.JSON(set, "gateway.banned", bans.List{}, config.Spec{
+			Doc: "Addresses and networks of clients that are not served, up to 10,000. Their connections are closed; behind " +
+				"trusted proxies their requests get 403.",
 		}),
 		trustedHops: config.Int(set, "gateway.trustedHops", 0, config.Spec{
 			Doc: "How many proxies before the edge are trusted to set the address of the client.", Min: "0", Max: "10",

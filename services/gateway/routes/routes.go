@@ -53,7 +53,16 @@ type Route struct {
 	Sticky string `json:"sticky,omitempty"`
 	// MaxBody is the largest body of a request in bytes. Zero: the setting gateway.maxBody. Negative: no limit.
 	MaxBody int64 `json:"maxBody,omitempty"`
+	// MaxHeader is the largest header of a request in bytes, as HTTP/1.1 writes it, at most MostHeader. Zero: MostHeader.
+	MaxHeader int `json:"maxHeader,omitempty"`
+	// Limits says how many requests are taken. They are asked in this order, and each of them must allow a request. Nil:
+	// any number of requests.
+	Limits []Limit `json:"limits,omitempty"`
 }
+
+// MostHeader is how many bytes the header of a request may have on any route: a header is read before its route is
+// known.
+const MostHeader = 32 << 10
 
 // Match is a condition on requests. All parts that are set must hold; the zero value holds for every request.
 type Match struct {

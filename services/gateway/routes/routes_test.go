@@ -243,6 +243,30 @@ func TestRoutesAreRefused(t *testing.T) {
 		{`[{"name":"a","cors":{"origins":["*"],"headers":["X-A, X-B"]},` + to + `}]`, "cors.headers[0]", false},
 		{`[{"name":"a","cors":{"origins":["*"],"maxAge":"600"},` + to + `}]`, "cors.maxAge must be a duration", false},
 		{`[{"name":"a","cors":{"origins":["*"],"maxAge":"48h"},` + to + `}]`, "cors.maxAge must be from 1s to 24h", true},
+		{`[{"name":"a","limits":[{"rate":1}],` + to + `}]`, "limits[0].by must be route, client or", false},
+		{`[{"name":"a","limits":[{"by":"header:","rate":1}],` + to + `}]`, "limits[0].by must be route, client or", false},
+		{`[{"name":"a","limits":[{"by":"header:x-real-ip","rate":1}],` + to + `}]`, "must not be X-Real-Ip", true},
+		{`[{"name":"a","limits":[{"by":"client"}],` + to + `}]`, "limits[0].rate must be set, or concurrency", false},
+		{`[{"name":"a","limits":[{"by":"client","rate":-1}],` + to + `}]`, "limits[0].rate", false},
+		{`[{"name":"a","limits":[{"by":"client","rate":1,"name":"a b"}],` + to + `}]`, "limits[0].name", false},
+		{`[{"name":"a","limits":[{"by":"client","rate":1,"per":"soon"}],` + to + `}]`, "limits[0].per", false},
+		{`[{"name":"a","limits":[{"by":"client","rate":1,"per":"1.5s"}],` + to + `}]`, "limits[0].per", true},
+		{`[{"name":"a","limits":[{"by":"client","rate":1,"per":"25h"}],` + to + `}]`, "limits[0].per", true},
+		{`[{"name":"a","limits":[{"by":"client","concurrency":1,"burst":1}],` + to + `}]`, "limits[0].burst", true},
+		{`[{"name":"a","limits":[{"by":"client","concurrency":1,"per":"1s"}],` + to + `}]`, "limits[0].per", true},
+		{
+			`[{"name":"a","limits":[{"by":"client","rate":1,"per":"24h","burst":8}],` + to + `}]`, "limits[0].burst",
+			true,
+		},
+		{
+			`[{"name":"a","limits":[{"by":"client","rate":1},{"by":"client","concurrency":1}],` + to + `}]`,
+			"limits[1].name must differ", true,
+		},
+		{
+			`[{"name":"a","limits":[` + strings.Repeat(`{"by":"route","rate":1},`, 4) + `{"by":"route","rate":1}],` + to +
+				`}]`, "limits must have at most 4", false,
+		},
+		{`[{"name":"a","maxHeader":32769,` + to + `}]`, "maxHeader must be 1 to 32768", false},
 		// The same conditions, and routes that no request can reach.
 		{
 			`[{"name":"a","match":{"prefix":"/"},` + to + `},{"name":"b",` + to +
@@ -464,6 +488,9 @@ const everything = `[{"name":"a","match":{"host":"*.x.y","prefix":"/a","methods"
 	"retry":{"attempts":2,"methods":["POST"]},"criticality":"SHEDDABLE","sticky":"id","maxBody":-1,
 	"circuit":{"countErrors":true},"path":"raw","cors":{"origins":["https://a.example","https://*.b.example"],
 	"methods":["PUT"],"headers":["X-A"],"expose":["X-B"],"credentials":true,"maxAge":"10m"},
+	"maxHeader":4096,
+	"limits":[{"by":"header:x-key","rate":50,"per":"1m0s","burst":100,"shared":true},
+	{"by":"client","concurrency":8,"name":"c"}],
 	"headers":{"request":{"remove":["X-A"],"set":{"X-B":"{client}"}},"response":{"add":{"X-C":"{{1}"}}}},
 	{"name":"b","match":{"regexp":"/b/(?P<id>.*)","query":[{"name":"q","regexp":"[0-9]+"}],"cookies":[{"name":"c"}],
 	"clients":["10.0.0.0/8","::1"]},"rewrite":{"path":"/{id}"},"to":[{"service":"s"}]},

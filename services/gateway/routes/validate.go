@@ -33,7 +33,7 @@ func (r *Route) validate() *violation {
 	}
 	for _, check := range []func() *violation{
 		r.validateMatch, r.validateKind, r.validateTargets, r.validateRewrite, r.validateHeaders, r.validateRetry,
-		r.validateCORS,
+		r.validateCORS, r.validateLimits,
 	} {
 		if v := check(); v != nil {
 			return v
