@@ -29,11 +29,13 @@ type load struct {
 // within is the time in which a good response must arrive on an idle machine.
 const within = 2 * time.Second
 
-// measured is what a platform can do on this machine just now: other programs may use the machine. The stories are about
-// failures, not about capacity.
+// measured is what a platform can do on this machine just now: other programs may use the machine. The stories are
+// about failures, not about capacity.
 type measured struct {
-	rate   int           // requests per second to send: the platform's rate, or a quarter of what it serves if that is less
-	within time.Duration // in which a good response must arrive: within, or eight times what one takes if that is more
+	// requests per second to send: the platform's rate, or a quarter of what it serves if that is less
+	rate int
+	// in which a good response must arrive: within, or eight times what one takes if that is more
+	within time.Duration
 }
 
 // measure sends requests from a few clients for a second.

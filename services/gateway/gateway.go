@@ -1,7 +1,8 @@
 // Package gateway is the edge of the platform: the only process that serves clients outside of it.
 //
 // It takes HTTP/1.1 and HTTP/2 with and without TLS, gRPC, WebSocket and event streams, finds the route in the routing
-// table, which is a live setting, and passes the request to an instance that the balancer picks from those in discovery.
+// table, which is a live setting, and passes the request to an instance that the balancer picks from those in discovery
+// or behind a URL.
 //
 // # Order of steps
 //
@@ -67,7 +68,8 @@ type Options struct {
 	Certs string
 }
 
-// New sets up the edge on the listener "http", over TLS on "https" if there is such a listener, and its table on the admin page /routes.
+// New sets up the edge on the listener "http", over TLS on "https" if there is such a listener, and its table on the
+// admin page /routes.
 func New(_ context.Context, setup *service.Setup, opts Options) error {
 	e, err := NewEdge(EdgeOptions{
 		Options: opts, Service: setup.Name(), Zone: setup.Zone(), Config: setup.Config(), Discovery: setup.Discovery(),

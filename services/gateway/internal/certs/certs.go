@@ -1,5 +1,5 @@
-// Package certs holds the certificates of the edge. It reads them from a folder, again when they change, and chooses one
-// by the name that a client asks for.
+// Package certs holds the certificates of the edge. It reads them from a folder, again when they change, and chooses
+// one by the name that a client asks for.
 package certs
 
 import (
