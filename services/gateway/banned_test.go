@@ -29,6 +29,13 @@ func (w *world) onLoopback() string {
 	return l.Addr().String()
 }
 
+// grpc makes a gRPC call as a client with this address.
+func (w *world) grpc(client string) answer {
+	w.t.Helper()
+	return w.do(w.client(true), http.MethodPost, "http://x/a.B/C", nil, "X-Forwarded-For", client, "Content-Type",
+		"application/grpc", "Te", "trailers")
+}
+
 func dialTCP(t *testing.T, addr string) net.Conn {
 	t.Helper()
 	c, err := net.Dial("tcp", addr)
@@ -94,7 +101,15 @@ func TestRequestsOfBannedClientsAreRefused(t *testing.T) {
 		}
 	}
 	if got := w.metric("bijou_gateway_limited_total"); got != 4 {
-		t.Errorf("bijou_gateway_limited_total is %v, want 4", got)
+		t.Errorf("bijou_gateway_limited_total is %v, want 4: each refused request", got)
+	}
+	w.put("gateway.redirectToHTTPS", `{"hosts": ["*"]}`)
+	if res := w.get("http://x/", "X-Forwarded-For", "192.0.2.7"); res.StatusCode != 403 {
+		t.Errorf("a banned client where clients are redirected to https: %d, want 403", res.StatusCode)
+	}
+	w.put("gateway.redirectToHTTPS", `{}`)
+	if res := w.grpc("192.0.2.7"); res.Header.Get("Grpc-Status") != "7" {
+		t.Errorf("a gRPC call of a banned client: grpc-status %q, want 7, PERMISSION_DENIED", res.Header.Get("Grpc-Status"))
 	}
 	c := dialTCP(t, w.onLoopback())
 	if _, err := io.WriteString(c, "GET / HTTP/1.1\r\nHost: x\r\nX-Forwarded-For: 192.0.2.8\r\n\r\n"); err != nil {

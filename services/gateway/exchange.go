@@ -258,8 +258,13 @@ func admitHTTP2(r *http.Request) *failure {
 	return nil
 }
 
-// admitClient limits the requests of one address: with HTTP/2, the limit of connections does not limit them.
+// admitClient refuses clients that are banned, and limits the requests of one address: with HTTP/2, the limit of
+// connections does not limit them.
 func (x *exchange) admitClient() *failure {
+	x.trusted = x.trustedAddrs()
+	if f := x.refuseBanned(); f != nil {
+		return f
+	}
 	if x.conn == nil {
 		return nil
 	}
@@ -312,10 +317,6 @@ func rawPath(r *http.Request) string {
 func (x *exchange) choose() *failure {
 	r := x.r
 	t := x.edge.table.Load()
-	x.trusted = x.trustedAddrs()
-	if f := x.refuseBanned(); f != nil {
-		return f
-	}
 	found, path, err := x.find(t)
 	if err != nil {
 		return hangUp(http.StatusBadRequest, "%v", err)

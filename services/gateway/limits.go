@@ -16,7 +16,7 @@ import (
 )
 
 // Limits by client or header remember maxKeys keys each. With more than keyedLimits of them in the table the number is
-// halved, with more than twice as many halved again, and so on: all together take at most 75 MB.
+// halved, with more than twice as many halved again, and so on: all together take at most 80 MB.
 const (
 	maxKeys     = 1 << 17
 	keyedLimits = 32

@@ -1,7 +1,9 @@
 package gateway_test
 
 import (
+	"bufio"
 	"fmt"
+	"io"
 	"net/http"
 	"net/http/httptest"
 	"strings"
@@ -261,4 +263,37 @@ func TestPreflightsAreNotLimited(t *testing.T) {
 			t.Errorf("request %d, %s: %d, want %d", i, c.method, got, c.want)
 		}
 	}
+}
+
+// A WebSocket is in progress until it ends.
+func TestWebSocketsOfAClientAreLimited(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, `[{"name":"web","to":[{"service":"web"}],
+			"limits":[{"by":"client","rate":100,"per":"1m","concurrency":1}]}]`)
+		w.origin("web", "web-1", "", websocket(nil))
+		first, _ := w.upgrade()
+		if got, _ := w.raw(upgrade); len(got) != 1 || got[0] != 429 {
+			t.Errorf("the second WebSocket of a client: %v, want 429", got)
+		}
+		first.Close()
+		time.Sleep(10 * time.Second)
+		conn := w.dial()
+		_, _ = io.WriteString(conn, upgrade)
+		res, err := http.ReadResponse(bufio.NewReader(conn), nil)
+		if err != nil || res.StatusCode != 101 || res.Header.Get("RateLimit") != `"client";r=99;t=60` {
+			t.Errorf("after the end of the first: %v, %v; want 101 with RateLimit", res, err)
+		}
+	})
+}
+
+// gRPC clients read a status and when to come back.
+func TestRateOfGRPCCalls(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, limited(`{"by":"client","rate":1,"per":"1m"}`), "gateway.trustedHops", "1")
+		w.grpc("192.0.2.1")
+		res := w.grpc("192.0.2.1")
+		if got := res.Header.Get("Grpc-Status"); got != "8" || res.Header.Get("Grpc-Status-Details-Bin") == "" {
+			t.Errorf("a call over the limit has the header %v, want RESOURCE_EXHAUSTED (8) with RetryInfo", res.Header)
+		}
+	})
 }

@@ -93,6 +93,9 @@ func (x *exchange) switching() []byte {
 	h.Set("Connection", "Upgrade")
 	h.Set("Upgrade", x.upgrade)
 	h.Set("X-Request-Id", x.id)
+	if x.limited != nil {
+		x.limited.setHeader(h, x.rule.policies)
+	}
 	var b bytes.Buffer
 	b.WriteString("HTTP/1.1 101 Switching Protocols\r\n")
 	_ = h.Write(&b) // a buffer takes everything

@@ -43,7 +43,7 @@ type set struct {
 }
 
 // NewRates returns a counter for keys keys, rounded up to the next power of 2 and to 16. It takes 8 bytes for 16 keys,
-// and 272 bytes more when one of these is used.
+// and 288 bytes more when one of these is used.
 func NewRates(keys int) *Rates {
 	return &Rates{sets: make([]atomic.Pointer[set], 1<<bits.Len(uint(max(1, (keys+ways-1)/ways)-1)))}
 }
