@@ -7,11 +7,14 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"path/filepath"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
 
+	"bijou.dev/deploy/e2e/peers"
 	"bijou.dev/platform/discovery"
 	"bijou.dev/platform/pace"
 	"bijou.dev/services/gateway"
@@ -19,7 +22,7 @@ import (
 )
 
 // shareFaults are what one URL, or one client, does to all others of the same route. Each row starts an edge before two
-// instances of a site on real sockets.
+// instances of a site on real sockets. With -faults it then measures the same with other proxies, see [peers].
 var shareFaults = []fault{
 	{
 		row: "41", name: "one URL answers 500 and is requested 50 times a second", short: true,
@@ -40,10 +43,9 @@ var shareFaults = []fault{
 	{row: "43", name: "one client with 500 connections", short: true, run: faultGreedyClient},
 }
 
-// startSite starts an edge before two instances that serve mux, and returns the address of the edge.
-func startSite(t *testing.T, mux http.Handler) string {
-	list := []discovery.Instance{}
-	for i := range 2 {
+// startSite starts two instances that serve mux, and returns their addresses.
+func startSite(t *testing.T, mux http.Handler) (instances []string) {
+	for range 2 {
 		l, err := net.Listen("tcp", "127.0.0.1:0")
 		if err != nil {
 			t.Fatal(err)
@@ -51,9 +53,18 @@ func startSite(t *testing.T, mux http.Handler) string {
 		s := &http.Server{Handler: mux, ReadHeaderTimeout: time.Minute}
 		go func() { _ = s.Serve(l) }()
 		t.Cleanup(func() { _ = s.Close() })
+		instances = append(instances, l.Addr().String())
+	}
+	return instances
+}
+
+// startEdge starts an edge before instances, and returns its URL.
+func startEdge(t *testing.T, instances []string) string {
+	list := []discovery.Instance{}
+	for i, addr := range instances {
 		list = append(list, discovery.Instance{
 			Service: "site", ID: fmt.Sprintf("site-%d", i), Status: discovery.Up,
-			Endpoints: map[string]string{"http": l.Addr().String()},
+			Endpoints: map[string]string{"http": addr},
 		})
 	}
 	edge, err := gateway.NewEdge(gateway.EdgeOptions{
@@ -70,6 +81,29 @@ func startSite(t *testing.T, mux http.Handler) string {
 	go func() { _ = edge.Serve(l) }()
 	t.Cleanup(func() { _ = edge.Close() })
 	return "http://" + l.Addr().String()
+}
+
+// besidePeers measures with other proxies before the same instances, one after the other, what measure measures with the
+// edge, and adds it to f. It does so only with -faults. A proxy that is missing or does not start fails the row.
+func (f *figures) besidePeers(t *testing.T, instances []string, measure func(base string) figures) {
+	if *faultsFile == "" {
+		return
+	}
+	var others []string
+	for _, name := range peers.Names {
+		p, err := peers.Start(t.Context(), name, peers.Options{
+			Dir: filepath.Join(root, ".bijou", "peers"), Origins: instances,
+		})
+		if err != nil {
+			f.missed = append(f.missed, "not measured beside another proxy: "+err.Error())
+			continue
+		}
+		r := measure("http://" + p.HTTP)
+		p.Stop()
+		others = append(others, fmt.Sprintf("%s %d of %d, %v", name, r.failed, r.offered,
+			r.during.Round(time.Millisecond)))
+	}
+	f.note += "; failed of offered and p99 during it with other proxies: " + strings.Join(others, "; ")
 }
 
 // clientFrom returns a client whose connections come from an address of this machine.
@@ -112,24 +146,30 @@ func faultOfOne(t *testing.T, seed uint64, rate int, bad http.HandlerFunc) figur
 	mux := http.NewServeMux()
 	mux.HandleFunc("/report/slow", bad)
 	mux.HandleFunc("/", func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, "ok") })
-	base := startSite(t, mux)
+	instances := startSite(t, mux)
 	var sent, refused atomic.Int64
-	f := othersKeep(t, seed, base, func(ctx context.Context) {
-		var requests sync.WaitGroup
-		for i := 0; ctx.Err() == nil; i++ {
-			c := clientFrom(fmt.Sprintf("127.0.1.%d", 1+i%200))
-			requests.Go(func() {
-				defer c.CloseIdleConnections()
-				if status, _ := statusOf(ctx, c, base+"/report/slow"); status == http.StatusServiceUnavailable {
-					refused.Add(1)
-				}
-				sent.Add(1)
-			})
-			pace.Sleep(ctx, time.Second/time.Duration(rate))
-		}
-		requests.Wait()
-	})
+	measure := func(base string) figures {
+		sent.Store(0)
+		refused.Store(0)
+		return othersKeep(t, seed, base, func(ctx context.Context) {
+			var requests sync.WaitGroup
+			for i := 0; ctx.Err() == nil; i++ {
+				c := clientFrom(fmt.Sprintf("127.0.1.%d", 1+i%200))
+				requests.Go(func() {
+					defer c.CloseIdleConnections()
+					if status, _ := statusOf(ctx, c, base+"/report/slow"); status == http.StatusServiceUnavailable {
+						refused.Add(1)
+					}
+					sent.Add(1)
+				})
+				pace.Sleep(ctx, time.Second/time.Duration(rate))
+			}
+			requests.Wait()
+		})
+	}
+	f := measure(startEdge(t, instances))
 	f.note = fmt.Sprintf("%d requests for the URL, %d of them refused by the edge", sent.Load(), refused.Load())
+	f.besidePeers(t, instances, measure)
 	return f
 }
 
@@ -139,33 +179,39 @@ func faultGreedyClient(t *testing.T, _ platform, seed uint64) figures {
 		pace.Sleep(r.Context(), 300*time.Millisecond) // work that keeps a place
 		_, _ = io.WriteString(w, "ok")
 	})
-	base := startSite(t, mux)
+	instances := startSite(t, mux)
 	var sent, refused atomic.Int64
-	f := othersKeep(t, seed, base, func(ctx context.Context) {
-		c := clientFrom("127.0.2.1")
-		defer c.CloseIdleConnections()
-		var connections sync.WaitGroup
-		for range 500 {
-			connections.Go(func() {
-				for ctx.Err() == nil {
-					status, err := statusOf(ctx, c, base+"/films")
-					if errors.Is(err, context.Canceled) {
-						return
+	measure := func(base string) figures {
+		sent.Store(0)
+		refused.Store(0)
+		return othersKeep(t, seed, base, func(ctx context.Context) {
+			c := clientFrom("127.0.2.1")
+			defer c.CloseIdleConnections()
+			var connections sync.WaitGroup
+			for range 500 {
+				connections.Go(func() {
+					for ctx.Err() == nil {
+						status, err := statusOf(ctx, c, base+"/films")
+						if errors.Is(err, context.Canceled) {
+							return
+						}
+						sent.Add(1)
+						if status != http.StatusOK {
+							refused.Add(1)
+							pace.Sleep(ctx, 2*time.Second) // it is greedy, not an attack on the CPU
+						}
 					}
-					sent.Add(1)
-					if status != http.StatusOK {
-						refused.Add(1)
-						pace.Sleep(ctx, 2*time.Second) // it is greedy, not an attack on the CPU
-					}
-				}
-			})
-		}
-		connections.Wait()
-	})
+				})
+			}
+			connections.Wait()
+		})
+	}
+	f := measure(startEdge(t, instances))
 	f.note = fmt.Sprintf("%d requests of the client, %d of them refused by the edge", sent.Load(), refused.Load())
 	if refused.Load() == 0 {
 		f.missed = append(f.missed, "no request of the client was refused")
 	}
+	f.besidePeers(t, instances, measure)
 	return f
 }
 

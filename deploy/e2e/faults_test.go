@@ -529,7 +529,7 @@ func runShortFaults(t *testing.T, p platform, on where) {
 }
 
 // TestFaults injects one fault after the other. With -faults it runs every row and writes the table, which takes forty
-// minutes and needs a quiet machine. Without, it runs the short rows that need no platform.
+// five minutes and needs a quiet machine, and the proxies that `make peers` installs. Without, it runs the short rows that need no platform.
 func TestFaults(t *testing.T) {
 	t.Logf("seed %d", *faultSeed)
 	if *faultsFile == "" {
@@ -549,6 +549,11 @@ Recovery is from healing to the last failed request. Retries are those between a
 requests. After each fault goroutines, open files and memory of every instance were as before, and only victims were
 restarted. Rows are those of the scorecard; the text of a verdict has further figures of the row. "missed" fails the
 row; an aim that was not reached is in the text, with the reason.
+
+Rows 41 to 43 have the same figures of other proxies: the same load and the same two instances, one proxy after the
+other, each with the limits and protections that it has by default. HAProxy, nginx, Traefik and Caddy have no limit of
+requests and no circuit breaker by default; nginx has 768 connections for each worker (Debian's package); Envoy has 1,024
+connections, pending requests and requests. Their configurations are in deploy/e2e/peers/config.
 `, time.Now().Format(time.DateOnly), machine(), runtime.NumCPU(), runtime.GOOS, runtime.GOARCH, *faultSeed,
 		within, at.window, at.settle)
 	for _, r := range []struct {
