@@ -42,7 +42,7 @@ mutate: ## change one thing at a time in the core packages, see which tests noti
 	GOWORK=off go -C tools/mutate run . -n $(N) -seed $(SEED) -out $(CURDIR)/docs/mutation.md $(CORE)
 
 SEED ?= 1
-faults: ## inject one fault after the other under load, and write docs/faults.md; needs a quiet machine and 40 minutes
+faults: ## inject faults under load, and write docs/faults.md; needs make peers, a quiet machine and 45 minutes
 	go test -count=1 -timeout 60m -v -run '^TestFaults$$' ./deploy/e2e -faults $(CURDIR)/docs/faults.md -seed $(SEED)
 
 AGAINST ?= main
@@ -57,6 +57,12 @@ generate: $(TOOLS)/buf $(TOOLS)/protoc-gen-go $(TOOLS)/protoc-gen-go-grpc ## gen
 
 bench: ## measure, and print one table
 	go run ./deploy/e2e/bench
+
+peers: ## install other proxies, to measure them beside the edge (faults, bench-edge): linux/amd64, needs pip
+	deploy/peers.sh
+
+bench-edge: ## measure the edge beside other proxies, and write docs/benchmarks.md; needs make peers and 25 minutes
+	go run ./deploy/e2e/bench edge -write docs/benchmarks.md
 
 bench-stack: ## measure the stack as containers, print a table, fail over budget; needs Linux and an engine
 	deploy/base-image.sh
@@ -78,4 +84,4 @@ $(TOOLS)/buf: tools/buf/go.mod
 $(TOOLS)/%: tools/go.mod
 	GOWORK=off GOBIN=$(TOOLS) go -C tools install $$(GOWORK=off go -C tools list tool | grep '/$*$$')
 
-.PHONY: help up dev down build test test-containers mutate faults lint generate bench bench-stack screenshots fix tidy
+.PHONY: help up dev down build test test-containers mutate faults lint generate bench peers bench-edge bench-stack screenshots fix tidy

@@ -528,8 +528,9 @@ func runShortFaults(t *testing.T, p platform, on where) {
 	t.Run("Fault", func(t *testing.T) { runFaults(t, p, rowsOf(on, true), shortTiming, func(string) {}) })
 }
 
-// TestFaults injects one fault after the other. With -faults it runs every row and writes the table, which takes forty
-// five minutes and needs a quiet machine, and the proxies that `make peers` installs. Without, it runs the short rows that need no platform.
+// TestFaults injects one fault after the other. With -faults it runs every row and writes the table, which takes
+// forty-five minutes and needs a quiet machine and the proxies that `make peers` installs. Without, it runs the short
+// rows that need no platform.
 func TestFaults(t *testing.T) {
 	t.Logf("seed %d", *faultSeed)
 	if *faultsFile == "" {
@@ -550,12 +551,13 @@ requests. After each fault goroutines, open files and memory of every instance w
 restarted. Rows are those of the scorecard; the text of a verdict has further figures of the row. "missed" fails the
 row; an aim that was not reached is in the text, with the reason.
 
-Rows 41 to 43 have the same figures of other proxies: the same load and the same two instances, one proxy after the
-other, each with the limits and protections that it has by default. HAProxy, nginx, Traefik and Caddy have no limit of
-requests and no circuit breaker by default; nginx has 768 connections for each worker (Debian's package); Envoy has 1,024
-connections, pending requests and requests. Their configurations are in deploy/e2e/peers/config.
+Rows 41 to 43 have two instances that work on %d requests at once each. They have the same figures of other proxies:
+the same load and the same instances, one proxy after the other, each with the limits and protections that it has by
+default. HAProxy, nginx, Traefik and Caddy have no limit of requests and no circuit breaker by default; nginx has 768
+connections for each of its workers (Debian's package); Envoy has 1,024 connections, pending requests and requests. Their
+configurations are in deploy/e2e/peers/config.
 `, time.Now().Format(time.DateOnly), machine(), runtime.NumCPU(), runtime.GOOS, runtime.GOARCH, *faultSeed,
-		within, at.window, at.settle)
+		within, at.window, at.settle, workers)
 	for _, r := range []struct {
 		on    where
 		start func(t testing.TB) platform

@@ -54,7 +54,8 @@ var peers = map[string]peer{
 		return args
 	}},
 	"Traefik": {
-		"bin/traefik", "version", []string{"traefik.yaml", "traefik-routes.yaml"},
+		"bin/traefik", "version",
+		[]string{"traefik.yaml", "traefik-routes.yaml"},
 		func(c *configuration) []string { return []string{"--configFile=" + c.Dir + "/traefik.yaml"} },
 	},
 	"Caddy": {"bin/caddy", "version", []string{"Caddyfile"}, func(c *configuration) []string {
