@@ -61,7 +61,7 @@ bench: ## measure, and print one table
 peers: ## install other proxies, to measure them beside the edge (faults, bench-edge): linux/amd64, needs pip
 	deploy/peers.sh
 
-bench-edge: ## measure the edge beside other proxies, and write docs/benchmarks.md; needs make peers and 25 minutes
+bench-edge: ## measure the edge beside other proxies, and write docs/benchmarks.md; needs make peers and 20 minutes
 	go run ./deploy/e2e/bench edge -write docs/benchmarks.md
 
 bench-stack: ## measure the stack as containers, print a table, fail over budget; needs Linux and an engine

@@ -99,8 +99,8 @@ func startEdge(t *testing.T, instances []string) string {
 	return "http://" + l.Addr().String()
 }
 
-// besidePeers measures with other proxies before the same instances, one after the other, what measure measures with the
-// edge, and adds it to f. It does so only with -faults. A proxy that is missing or does not start fails the row.
+// besidePeers calls measure with other proxies before the same instances, one after the other, and adds their figures
+// to the note of f. It does so only with -faults. A proxy that is missing or does not start fails the row.
 func (f *figures) besidePeers(t *testing.T, instances []string, measure func(base string) figures) {
 	if *faultsFile == "" {
 		return

@@ -31,6 +31,9 @@ var roles = map[string]role{
 	"gateway":   runGateway,
 	"decoder":   runDecoder,
 	"tracing":   runTracing,
+	"site":      runSite,
+	"load":      runLoad,
+	"idle":      runIdle,
 }
 
 // process is a child process. The first line of its output is its address. For each line that it reads it writes the
@@ -71,11 +74,20 @@ func (t *tail) wrap(err error) error {
 
 // spawn starts a child and waits for its address.
 func spawn(ctx context.Context, role string, args ...string) (*process, error) {
+	return spawnOn(ctx, "", role, args...)
+}
+
+// spawnOn is spawn with the child pinned to a CPU, unless core is empty.
+func spawnOn(ctx context.Context, core, role string, args ...string) (*process, error) {
 	self, err := os.Executable()
 	if err != nil {
 		return nil, fmt.Errorf("finding this program, to start %s: %w", role, err)
 	}
-	p := &process{role: role, cmd: exec.CommandContext(ctx, self, append([]string{childArg, role}, args...)...)}
+	command := append([]string{self, childArg, role}, args...)
+	if core != "" {
+		command = append([]string{"taskset", "-c", core}, command...)
+	}
+	p := &process{role: role, cmd: exec.CommandContext(ctx, command[0], command[1:]...)}
 	p.stderr = new(tail)
 	p.cmd.Stderr = p.stderr
 	if p.in, err = p.cmd.StdinPipe(); err != nil {

@@ -12,6 +12,7 @@ import (
 	"net/http"
 	"net/http/httputil"
 	"net/url"
+	"os"
 	"strconv"
 	"sync"
 	"sync/atomic"
@@ -28,15 +29,31 @@ import (
 	"google.golang.org/grpc/credentials/insecure"
 )
 
-// answer is the body of all responses of the origin.
-const answer = `{"title":"Metropolis","year":1927,"rating":8.3}`
+// page is a path and the body with which the origin answers.
+type page struct {
+	path string
+	body []byte
+}
+
+var (
+	small = page{"/films/metropolis", []byte(`{"title":"Metropolis","year":1927,"rating":8.3}`)}
+	large = page{"/films/large", bytes.Repeat([]byte("0123456789abcdef"), 100<<10/16)}
+)
 
 // runOrigin serves HTTP and answers every request at once.
 func runOrigin(ctx context.Context, _ []string, ready func(string)) error {
-	return serveHTTP(ctx, ready, http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
-		w.Header().Set("Content-Type", "application/json")
-		_, _ = io.WriteString(w, answer) // fails only if the client disconnected
-	}))
+	return serveHTTP(ctx, ready, http.HandlerFunc(servePage))
+}
+
+// servePage answers with the large page at its path, and with the small one at any other.
+func servePage(w http.ResponseWriter, r *http.Request) {
+	body := small.body
+	if r.URL.Path == large.path {
+		body = large.body
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.Header().Set("Content-Length", strconv.Itoa(len(body)))
+	_, _ = w.Write(body) // fails only if the client disconnected
 }
 
 // runProxy runs httputil.ReverseProxy to the origin in args, with a transport that keeps connections, and with a pool
@@ -74,9 +91,19 @@ func serveHTTP(ctx context.Context, ready func(string), h http.Handler) error {
 }
 
 // runGateway runs the edge to the origin in args, with routes, circuit, metrics and tracing. The other arguments are
-// the receiver of spans, the share of requests that is recorded, and which requests are logged.
+// the receiver of spans, the share of requests that is recorded, which requests are logged, and optionally the address
+// of a gRPC server.
 func runGateway(ctx context.Context, args []string, ready func(string)) error {
 	origin, spans, share, log := args[0], args[1], args[2], args[3]
+	endpoints := map[string]string{"http": origin}
+	if len(args) > 4 {
+		endpoints["grpc"] = args[4]
+	}
+	lines, err := os.OpenFile(os.DevNull, os.O_WRONLY, 0) // a line of the log costs its system call
+	if err != nil {
+		return err
+	}
+	defer lines.Close()
 	set := config.Static(map[string]string{"trace.sampling": share, "gateway.accessLog": log})
 	conn, err := grpc.NewClient("passthrough:///"+spans, grpc.WithTransportCredentials(insecure.NewCredentials()))
 	if err != nil {
@@ -97,13 +124,15 @@ func runGateway(ctx context.Context, args []string, ready func(string)) error {
 		{"name": "api", "match": {"prefix": "/api"}, "to": [{"service": "catalog"}]},
 		{"name": "films", "match": {"prefix": "/films", "methods": ["GET"]},
 			"to": [{"service": "catalog", "weight": 90}, {"service": "catalog", "version": "v2", "weight": 10}]},
+		{"name": "calls", "match": {"prefix": "/grpc.health.v1.Health"},
+			"to": [{"service": "catalog", "endpoint": "grpc"}]},
 		{"name": "web", "match": {"prefix": "/"}, "to": [{"service": "web"}]}]`); err != nil {
 		return err
 	}
 	instance := func(service string) []discovery.Instance {
 		return []discovery.Instance{{
 			Service: service, ID: service + "-1", Zone: "a", Version: "v1", Status: discovery.Up,
-			Endpoints: map[string]string{"http": origin},
+			Endpoints: endpoints,
 		}}
 	}
 	edge, err := gateway.NewEdge(gateway.EdgeOptions{
@@ -112,7 +141,7 @@ func runGateway(ctx context.Context, args []string, ready func(string)) error {
 		Discovery: discovery.NewStatic(map[string][]discovery.Instance{
 			"web": instance("web"), "catalog": instance("catalog"),
 		}).Directory,
-		Log: slog.New(trace.Handler(slog.NewJSONHandler(io.Discard, nil))),
+		Log: slog.New(trace.Handler(slog.NewJSONHandler(lines, nil))),
 	})
 	if err != nil {
 		return err
@@ -186,7 +215,7 @@ func loadProcess(ctx context.Context, p *process, d time.Duration) (cpu, rate fl
 		return 0, 0, err
 	}
 	start := time.Now()
-	n, err := load(ctx, p.addr, start.Add(d))
+	n, err := load(ctx, p.addr, small, start.Add(d))
 	if err != nil {
 		return 0, 0, fmt.Errorf("sending requests to %s: %w", p.role, err)
 	}
@@ -195,18 +224,24 @@ func loadProcess(ctx context.Context, p *process, d time.Duration) (cpu, rate fl
 	return float64((after - before).Nanoseconds()) / 1000 / float64(n), float64(n) / took.Seconds(), err
 }
 
-// load sends requests over all connections until end, and returns the number of responses. A wrong response is an
-// error.
-func load(ctx context.Context, addr string, end time.Time) (int64, error) {
+// load gets a page over all connections until end, and returns the number of responses. A wrong response is an error.
+func load(ctx context.Context, addr string, p page, end time.Time) (int64, error) {
+	return concurrently(ctx, end, connections, func(ctx context.Context) (int64, error) {
+		return converse(ctx, addr, p, end)
+	})
+}
+
+// concurrently calls send n times at once, with a context that ends some time after end, and returns the sum.
+func concurrently(ctx context.Context, end time.Time, n int, send func(context.Context) (int64, error)) (int64, error) {
 	ctx, cancel := context.WithDeadline(ctx, end.Add(patience))
 	defer cancel()
-	var n atomic.Int64
+	var sum atomic.Int64
 	var wg sync.WaitGroup
-	problems := make(chan error, connections)
-	for range connections {
+	problems := make(chan error, n)
+	for range n {
 		wg.Go(func() {
-			sent, err := converse(ctx, addr, end)
-			n.Add(sent)
+			sent, err := send(ctx)
+			sum.Add(sent)
 			if err != nil {
 				problems <- err
 			}
@@ -217,36 +252,38 @@ func load(ctx context.Context, addr string, end time.Time) (int64, error) {
 	case err := <-problems:
 		return 0, err
 	default:
-		return n.Load(), nil
+		return sum.Load(), nil
 	}
 }
 
 // converse sends one request after the other on one connection. It does not use net/http, so that it uses little of the
 // CPU time of the machine.
-func converse(ctx context.Context, addr string, end time.Time) (n int64, err error) {
+func converse(ctx context.Context, addr string, p page, end time.Time) (n int64, err error) {
 	conn, err := new(net.Dialer).DialContext(ctx, "tcp", addr)
 	if err != nil {
 		return 0, err
 	}
 	defer conn.Close()
 	defer context.AfterFunc(ctx, func() { _ = conn.Close() })()
-	request := []byte("GET /films/metropolis HTTP/1.1\r\nHost: cinema.example\r\n" +
-		"User-Agent: bench\r\nAccept: */*\r\n\r\n")
-	in := bufio.NewReader(conn)
-	body := make([]byte, len(answer))
+	request, in, body := p.request(), bufio.NewReader(conn), make([]byte, len(p.body))
 	for ; time.Now().Before(end); n++ {
 		if _, err := conn.Write(request); err != nil {
 			return n, err
 		}
-		if err := readAnswer(in, body); err != nil {
+		if err := p.read(in, body); err != nil {
 			return n, err
 		}
 	}
 	return n, nil
 }
 
-// readAnswer reads one response of the origin into body.
-func readAnswer(in *bufio.Reader, body []byte) error {
+// request returns a request for the page, for HTTP/1.1.
+func (p page) request() []byte {
+	return []byte("GET " + p.path + " HTTP/1.1\r\nHost: cinema.example\r\nUser-Agent: bench\r\nAccept: */*\r\n\r\n")
+}
+
+// read reads one response, which must be the page, into body. body has the length of the page.
+func (p page) read(in *bufio.Reader, body []byte) error {
 	status, err := in.ReadSlice('\n')
 	if err != nil {
 		return err
@@ -273,8 +310,8 @@ func readAnswer(in *bufio.Reader, body []byte) error {
 	if _, err := io.ReadFull(in, body); err != nil {
 		return err
 	}
-	if string(body) != answer {
-		return fmt.Errorf("the response is %q, want 200 and the body of the origin", body)
+	if !bytes.Equal(body, p.body) {
+		return fmt.Errorf("the response is %.100q, want 200 and the body of the origin", body)
 	}
 	return nil
 }

@@ -3,6 +3,7 @@
 //
 //	go run ./deploy/e2e/bench            everything
 //	go run ./deploy/e2e/bench -run rpc   sections whose name contains "rpc"
+//	go run ./deploy/e2e/bench edge       the edge beside other proxies, as a table for docs/benchmarks.md
 //
 // What must not share CPU time with the program that measures it runs as a child process of this same program.
 package main
@@ -72,8 +73,11 @@ func child(role string, args []string) int {
 	return 0
 }
 
-// start parses the arguments and runs the benchmarks.
+// start parses the arguments and runs the benchmarks, or those of the edge beside other proxies.
 func start(ctx context.Context, args []string, out, problems io.Writer) error {
+	if len(args) > 0 && args[0] == "edge" {
+		return startEdge(ctx, args[1:], out, problems)
+	}
 	f := flag.NewFlagSet("bench", flag.ContinueOnError)
 	f.SetOutput(problems)
 	only := f.String("run", "", "only sections whose `name` contains this")

@@ -244,8 +244,8 @@ func start(ctx context.Context, name, program string, o Options) (_ *Proxy, err 
 	return p, nil
 }
 
-// wait waits until the proxy accepts connections and passes a request to an instance. Traefik accepts connections before
-// it has its routes.
+// wait waits until the proxy accepts connections and passes a request to an instance. Traefik accepts connections
+// before it has its routes.
 func (p *Proxy) wait(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
 	defer cancel()
