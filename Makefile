@@ -42,7 +42,7 @@ mutate: ## change one thing at a time in the core packages, see which tests noti
 	GOWORK=off go -C tools/mutate run . -n $(N) -seed $(SEED) -out $(CURDIR)/docs/mutation.md $(CORE)
 
 SEED ?= 1
-faults: ## inject faults under load, and write docs/faults.md; needs make peers, a quiet machine and 45 minutes
+faults: .bijou/peers/bin/caddy ## inject faults under load, and write docs/faults.md; needs a quiet machine and 45 minutes
 	go test -count=1 -timeout 60m -v -run '^TestFaults$$' ./deploy/e2e -faults $(CURDIR)/docs/faults.md -seed $(SEED)
 
 AGAINST ?= main
@@ -61,7 +61,10 @@ bench: ## measure, and print one table
 peers: ## install other proxies, to measure them beside the edge (faults, bench-edge): linux/amd64, needs pip
 	deploy/peers.sh
 
-bench-edge: ## measure the edge beside other proxies, and write docs/benchmarks.md; needs make peers and 20 minutes
+.bijou/peers/bin/caddy: deploy/peers.txt
+	deploy/peers.sh
+
+bench-edge: ## measure the edge beside other proxies (make peers), and write docs/benchmarks.md; needs 20 quiet minutes
 	go run ./deploy/e2e/bench edge -write docs/benchmarks.md
 
 bench-stack: ## measure the stack as containers, print a table, fail over budget; needs Linux and an engine

@@ -9,7 +9,7 @@
 //	make test-containers                      every story over containers; needs an engine
 //	go test ./deploy/e2e -run InProcess       one runner
 //	go test ./deploy/e2e -run Story/killed    one story
-//	make faults SEED=7                        every fault under load, as a table in docs/faults.md; needs make peers
+//	make faults SEED=7                        every fault under load, as a table in docs/faults.md
 //
 // A fault is a story with figures: requests at random times drawn from a seed, how many were sent and failed, how long
 // the recovery took, how many retries there were, and whether each instance used as much memory, files and goroutines
