@@ -50,6 +50,7 @@ import (
 	"bijou.dev/platform/overload"
 	"bijou.dev/platform/service"
 	"bijou.dev/platform/trace"
+	"bijou.dev/services/gateway/internal/acme"
 	"bijou.dev/services/gateway/internal/bans"
 	"bijou.dev/services/gateway/internal/certs"
 	"bijou.dev/services/gateway/internal/upstream"
@@ -66,6 +67,8 @@ type Options struct {
 	// beside its key NAME.key, and fullchain.pem beside privkey.pem, there or in a folder directly below. Empty: there
 	// is no TLS.
 	Certs string
+	// ACMEDir is the folder that keeps what is got by ACME, see the setting gateway.acme. Empty: there is no ACME.
+	ACMEDir string
 }
 
 // New sets up the edge on the listener "http", over TLS on "https" if there is such a listener, and its table on the
@@ -85,12 +88,15 @@ func New(_ context.Context, setup *service.Setup, opts Options) error {
 	setup.OnStop("edge", func(context.Context) error { return e.Close() })
 	if setup.Addr("https") != "" {
 		if e.tls == nil {
-			return errs.Errorf(errs.Invalid, `serving TLS on listener "https": there are no certificates; set -certs`)
+			return errs.Errorf(errs.Invalid, `serving TLS on listener "https": there are no certificates; set -certs or -acme-dir`)
 		}
 		if err := setup.Serve("https", tlsServer{e}); err != nil {
 			return err
 		}
 		setup.Note("certificates", e.certs.Check)
+		if e.acme != nil {
+			setup.Note("acme", e.acme.Check)
+		}
 	}
 	return setup.Serve("http", e)
 }
@@ -126,6 +132,8 @@ type EdgeOptions struct {
 	DialDNS func(ctx context.Context, network, addr string) (net.Conn, error)
 	// OriginTLS is for targets with an https URL. Nil: the certificate authorities of the system.
 	OriginTLS *tls.Config
+	// ACMEClient talks to the certificate authority of ACME. Nil: the certificate authorities of the system.
+	ACMEClient *http.Client
 	// Log gets the access log and messages for operators. Nil: nothing is logged.
 	Log *slog.Logger
 }
@@ -183,6 +191,7 @@ type Edge struct {
 	memory    *memory
 	certs     *certs.Store // nil: there is no TLS
 	tls       *tls.Config  // nil: there is no TLS
+	acme      *acme.Issuer // nil: there is no ACME
 	longLived longLived
 	kept      atomic.Int64 // bytes of bodies that are kept to be sent again
 	banned    atomic.Pointer[bans.Table]
@@ -219,12 +228,8 @@ func NewEdge(opts EdgeOptions) (*Edge, error) {
 	e.upstreams = upstream.New(upstream.Options{
 		DialContext: opts.DialContext, DialDNS: opts.DialDNS, TLS: opts.OriginTLS, Metrics: opts.Metrics, Log: opts.Log,
 	})
-	if opts.Certs != "" {
-		e.certs, err = certs.New(certs.Options{Dir: opts.Certs, Metrics: opts.Metrics, Log: opts.Log})
-		if err != nil {
-			return nil, err
-		}
-		e.tls = e.tlsConfig()
+	if err := e.openTLS(); err != nil {
+		return nil, err
 	}
 	e.server = e.newServer()
 	e.apply(e.settings.routes.Get())
@@ -254,6 +259,9 @@ func (e *Edge) newServer() *http.Server {
 			if r.ContentLength < 0 && r.Trailer == nil && r.ProtoMajor == 1 {
 				// net/http puts a trailer that was not announced here; without a map the copies of r would not see it.
 				r.Trailer = http.Header{}
+			}
+			if e.answerChallenge(w, r) {
+				return
 			}
 			traced.ServeHTTP(w, r)
 		}),
@@ -327,9 +335,7 @@ func (e *Edge) Close() error {
 	e.work.Wait()
 	e.client.close()
 	e.origins.close()
-	if e.certs != nil {
-		e.certs.Close()
-	}
+	e.closeTLS()
 	return err
 }
 

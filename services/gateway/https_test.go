@@ -72,3 +72,20 @@ func TestRedirectToHTTPSRefusesWrongSettings(t *testing.T) {
 		}
 	}
 }
+
+func TestACMERefusesWrongSettings(t *testing.T) {
+	w := newWorld(t, toWeb)
+	for value, want := range map[string]string{
+		`{"domains": ["*.example.org"], "agreeTerms": true}`:              "domains[0]: \"*.example.org\" is a wildcard",
+		`{"domains": ["Example.org"], "agreeTerms": true}`:                "domains[0]: must be a name in lower case",
+		`{"domains": ["localhost"], "agreeTerms": true}`:                  "domains[0]: must be a name in lower case with a dot",
+		`{"domains": ["a.example.org", "../x.org"], "agreeTerms": true}`:  "domains[1]: must be a name",
+		`{"domains": ["example.org", "example.org"], "agreeTerms": true}`: "domains[1]: \"example.org\" is there twice",
+		`{"domains": ["example.org"]}`:                                    "agreeTerms: must be true",
+		`{"directory": "http://example.org/"}`:                            "directory: must be an https URL",
+	} {
+		if err := w.set.Put("gateway.acme", value); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: the error is %v, want one with %q", value, err, want)
+		}
+	}
+}

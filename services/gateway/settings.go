@@ -5,6 +5,7 @@ import (
 
 	"bijou.dev/platform/config"
 	"bijou.dev/platform/route"
+	"bijou.dev/services/gateway/internal/acme"
 	"bijou.dev/services/gateway/internal/bans"
 	"bijou.dev/services/gateway/routes"
 )
@@ -21,6 +22,7 @@ type settings struct {
 	maxConnsClient *config.Value[int64]
 	header, total  *config.Value[time.Duration]
 	toHTTPS        *config.Value[toHTTPS]
+	acme           *config.Value[acme.Settings]
 	route          *route.Settings
 }
 
@@ -76,6 +78,10 @@ func declare(set config.Set, list routes.Routes) *settings {
 		toHTTPS: config.JSON(set, "gateway.redirectToHTTPS", toHTTPS{}, config.Spec{
 			Doc: `Which hosts are redirected from HTTP to HTTPS: {"hosts": ["example.org", "*.example.org"]}, {"hosts": ["*"]} ` +
 				`for all. "port" is the port of HTTPS as clients see it, 443 by default.`,
+		}),
+		acme: config.JSON(set, "gateway.acme", acme.Settings{}, config.Spec{
+			Doc: `Which certificates to get by ACME: {"domains": ["example.org"], "email": "me@example.org", "agreeTerms": ` +
+				`true}. "directory" is the URL of the authority, Let's Encrypt by default. It needs -acme-dir.`,
 		}),
 		route: route.NewSettings(set),
 	}

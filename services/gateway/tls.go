@@ -13,18 +13,68 @@ import (
 	"time"
 
 	"bijou.dev/platform/errs"
+	"bijou.dev/services/gateway/internal/acme"
+	"bijou.dev/services/gateway/internal/certs"
 )
 
 // ServeTLS takes connections over TLS from l until Shutdown or Close, and then returns nil. It needs certificates, see
 // Options.
 func (e *Edge) ServeTLS(l net.Listener) error {
 	if e.tls == nil {
-		return errs.Errorf(errs.Invalid, "serving TLS on %s: there are no certificates; set -certs", l.Addr())
+		return errs.Errorf(errs.Invalid, "serving TLS on %s: there are no certificates; set -certs or -acme-dir", l.Addr())
 	}
 	if err := e.server.Serve(e.conns.listener(l, e.tls)); err != nil && !errors.Is(err, http.ErrServerClosed) {
 		return fmt.Errorf("serving the edge over TLS: %w", err)
 	}
 	return nil
+}
+
+// openTLS opens the certificates.
+func (e *Edge) openTLS() (err error) {
+	if e.opts.Certs == "" && e.opts.ACMEDir == "" {
+		return nil
+	}
+	e.certs, err = certs.New(certs.Options{Dir: e.opts.Certs, Metrics: e.opts.Metrics, Log: e.log})
+	if err != nil {
+		return err
+	}
+	e.tls = e.tlsConfig()
+	if e.opts.ACMEDir == "" {
+		return nil
+	}
+	e.acme, err = acme.New(acme.Options{
+		Dir: e.opts.ACMEDir, Certs: e.certs, Client: e.opts.ACMEClient, Metrics: e.opts.Metrics, Log: e.log,
+	})
+	if err != nil {
+		e.certs.Close()
+		return err
+	}
+	e.acme.Apply(e.settings.acme.Get())
+	e.unwatch = append(e.unwatch, e.settings.acme.Watch(func(_, s acme.Settings) { e.acme.Apply(s) }))
+	return nil
+}
+
+func (e *Edge) closeTLS() {
+	if e.acme != nil {
+		e.acme.Close()
+	}
+	if e.certs != nil {
+		e.certs.Close()
+	}
+}
+
+// answerChallenge answers a certificate authority that checks a domain. False: the request is another one. Tokens are
+// long and random, so no request for a route is taken by mistake.
+func (e *Edge) answerChallenge(w http.ResponseWriter, r *http.Request) bool {
+	if e.acme == nil || r.Method != http.MethodGet {
+		return false
+	}
+	text, ok := e.acme.HTTP(r.URL.Path)
+	if ok {
+		w.Header().Set("Content-Type", "application/octet-stream")
+		_, _ = w.Write(text) // fails when the client has left
+	}
+	return ok
 }
 
 // tlsServer serves the edge on the listener "https" of a process.
@@ -55,7 +105,10 @@ func (e *Edge) tlsConfig() *tls.Config {
 		MinVersion: tls.VersionTLS12,
 		NextProtos: []string{"h2", "http/1.1"},
 		GetConfigForClient: func(hello *tls.ClientHelloInfo) (*tls.Config, error) {
-			return nil, hello.Conn.(*secure).compute(hello.Context())
+			if err := hello.Conn.(*secure).compute(hello.Context()); err != nil || e.acme == nil {
+				return nil, err
+			}
+			return e.acme.TLS(hello), nil
 		},
 		GetCertificate: e.certs.Get,
 	}
@@ -123,8 +176,12 @@ func (s *secure) handshake() error {
 	s.complete = true
 	edge.metrics.handshakes.WithLabelValues("ok").Inc()
 	s.owner.framing.only = onlyHTTP1 // HTTP/2 needs ALPN (RFC 9113, 3.2)
-	if s.tls.ConnectionState().NegotiatedProtocol == "h2" {
+	switch s.tls.ConnectionState().NegotiatedProtocol {
+	case "h2":
 		s.owner.framing.only = onlyHTTP2
+	case acme.Protocol:
+		s.failed = io.EOF // the authority has what it wants
+		return s.failed
 	}
 	return nil
 }

@@ -13,5 +13,7 @@ func main() {
 	service.Main("gateway", func(f *service.Flags) {
 		f.Var(&o.Routes, "routes", "routes as JSON, until the setting gateway.routes says otherwise")
 		f.StringVar(&o.Certs, "certs", "", `folder of certificates for the listener "https" (default: none)`)
+		f.StringVar(&o.ACMEDir, "acme-dir", "",
+			"folder for certificates that are got by ACME, see the setting gateway.acme (default: none)")
 	}, func(ctx context.Context, setup *service.Setup) error { return gateway.New(ctx, setup, o) })
 }
