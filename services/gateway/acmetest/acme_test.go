@@ -1,4 +1,4 @@
-// Package acmetest tests the edge with pebble, the certificate authority that the makers of Let's Encrypt use for tests.
+// Package acmetest tests the edge with pebble, the certificate authority for tests of the makers of Let's Encrypt.
 package acmetest
 
 import (

@@ -1,8 +1,8 @@
 // Package acme gets certificates for the edge from a certificate authority that speaks ACME (RFC 8555), such as Let's
 // Encrypt, and renews them.
 //
-// Each domain has a certificate of its own, so that one whose DNS is wrong does not keep the others from being renewed.
-// A certificate is renewed when a third of its time is left. The authority checks a domain by HTTP-01 (RFC 8555, 8.3) or
+// Each domain has a certificate of its own, so that one whose DNS is wrong does not keep the others from being
+// renewed. A certificate is renewed when a third of its time is left. The authority checks a domain by HTTP-01 (RFC 8555, 8.3) or
 // by TLS-ALPN-01 (RFC 8737).
 package acme
 
@@ -474,7 +474,8 @@ func (i *Issuer) HTTP(path string) (text []byte, ok bool) {
 	return text, err == nil && text != nil
 }
 
-// TLS returns what to do TLS with for a client of TLS-ALPN-01; nil: it is another client, or there is no such challenge.
+// TLS returns what to do TLS with for a client of TLS-ALPN-01; nil: it is another client, or there is no such
+// challenge.
 func (i *Issuer) TLS(hello *tls.ClientHelloInfo) *tls.Config {
 	name := strings.ToLower(hello.ServerName)
 	if len(hello.SupportedProtos) != 1 || hello.SupportedProtos[0] != Protocol || !syntax.IsHost(name) {
