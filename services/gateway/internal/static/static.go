@@ -10,9 +10,10 @@ import (
 	"net/url"
 	"os"
 	"path"
-	"strconv"
 	"strings"
 	"syscall"
+
+	"bijou.dev/services/gateway/internal/accept"
 )
 
 // Folder says what is served and how. Dir is required.
@@ -91,8 +92,8 @@ func redirect(w http.ResponseWriter, r *http.Request) {
 	w.WriteHeader(http.StatusPermanentRedirect)
 }
 
-// encodings of precompressed files, the best first.
-var encodings = []struct{ name, suffix string }{{"br", ".br"}, {"zstd", ".zst"}, {"gzip", ".gz"}}
+// suffixes of precompressed files.
+var suffixes = map[string]string{"br": ".br", "zstd": ".zst", "gzip": ".gz"}
 
 func (f *Folder) serveFile(w http.ResponseWriter, r *http.Request, root *os.Root, name string) error {
 	file, info, err := open(root, name)
@@ -106,18 +107,15 @@ func (f *Folder) serveFile(w http.ResponseWriter, r *http.Request, root *os.Root
 	encoding := ""
 	if f.Precompressed {
 		h.Add("Vary", "Accept-Encoding")
-		for _, e := range encodings {
-			if !accepts(r.Header["Accept-Encoding"], e.name) {
-				continue
-			}
-			small, smallInfo, err := open(root, name+e.suffix)
+		for _, coding := range accept.Encodings(r.Header["Accept-Encoding"], "br", "zstd", "gzip") { // the smallest first
+			small, smallInfo, err := open(root, name+suffixes[coding])
 			if err != nil {
 				continue
 			}
 			defer small.Close()
 			if !smallInfo.ModTime().Before(info.ModTime()) {
-				h.Set("Content-Encoding", e.name)
-				file, info, encoding = small, smallInfo, "-"+e.name
+				h.Set("Content-Encoding", coding)
+				file, info, encoding = small, smallInfo, "-"+coding
 				break
 			}
 		}
@@ -171,29 +169,6 @@ func typeOf(name string) string {
 		return t
 	}
 	return "application/octet-stream"
-}
-
-// accepts reports whether Accept-Encoding has a coding with a quality above 0 (RFC 9110, 12.5.3).
-func accepts(lines []string, coding string) bool {
-	rest := false
-	for _, line := range lines {
-		for item := range strings.SplitSeq(line, ",") {
-			name, params, _ := strings.Cut(item, ";")
-			name = strings.TrimSpace(name)
-			wanted := true
-			if q, ok := strings.CutPrefix(strings.TrimSpace(params), "q="); ok {
-				f, err := strconv.ParseFloat(q, 64)
-				wanted = err == nil && f > 0
-			}
-			switch {
-			case strings.EqualFold(name, coding):
-				return wanted
-			case name == "*":
-				rest = wanted
-			}
-		}
-	}
-	return rest
 }
 
 // isIO reports whether an error of the operating system is about the disk or the process, and not about the name.
