@@ -15,6 +15,8 @@ import (
 	"bijou.dev/platform/errs"
 	"bijou.dev/platform/overload"
 	"bijou.dev/platform/route"
+	"bijou.dev/services/gateway/internal/compress"
+	"bijou.dev/services/gateway/internal/fields"
 	"bijou.dev/services/gateway/internal/syntax"
 	"bijou.dev/services/gateway/routes"
 
@@ -85,6 +87,7 @@ type exchange struct {
 	late    atomic.Bool // the origin kept us waiting for too long
 	waiting atomic.Bool // for more of the response
 	out     sender
+	encoder *compress.Writer // compresses the answer; nil: it is sent as it is
 	timer   *time.Timer
 	outcome route.Outcome
 
@@ -281,7 +284,7 @@ func (x *exchange) admitClient() *failure {
 // of HTTP/1.0 (RFC 9110, 7.8). HTTP/2 with prior knowledge works.
 func (x *exchange) admitUpgrade() *failure {
 	r := x.r
-	if r.Proto != "HTTP/1.1" || !hasWord(r.Header["Connection"], "upgrade") || len(r.Header["Upgrade"]) == 0 {
+	if r.Proto != "HTTP/1.1" || !fields.HasWord(r.Header["Connection"], "upgrade") || len(r.Header["Upgrade"]) == 0 {
 		return nil
 	}
 	lines := r.Header["Upgrade"]
@@ -624,6 +627,9 @@ func (x *exchange) end() {
 	x.release()
 	if x.limited != nil {
 		x.limited.release()
+	}
+	if x.encoder != nil {
+		x.encoder.Release()
 	}
 	x.boundUnread()
 	x.edge.kept.Add(-x.kept)

@@ -53,6 +53,7 @@ import (
 	"bijou.dev/services/gateway/internal/acme"
 	"bijou.dev/services/gateway/internal/bans"
 	"bijou.dev/services/gateway/internal/certs"
+	"bijou.dev/services/gateway/internal/compress"
 	"bijou.dev/services/gateway/internal/upstream"
 	"bijou.dev/services/gateway/routes"
 
@@ -193,6 +194,7 @@ type Edge struct {
 	tls       *tls.Config  // nil: there is no TLS
 	acme      *acme.Issuer // nil: there is no ACME
 	longLived longLived
+	encoders  *compress.Limit
 	kept      atomic.Int64 // bytes of bodies that are kept to be sent again
 	banned    atomic.Pointer[bans.Table]
 	gateways  atomic.Int64 // how many instances of the edge are up, at least 1
@@ -220,6 +222,7 @@ func NewEdge(opts EdgeOptions) (*Edge, error) {
 	e.conns = newConnections(e)
 	e.memory = newMemory(opts.MemoryLimit, opts.Log)
 	e.metrics.unread(opts.Metrics, &e.memory.unread)
+	e.encoders = compress.NewLimit(opts.MemoryLimit)
 	if most := e.memory.maxConns(); most < e.settings.maxConns.Get() {
 		e.log.Info("the memory limit allows fewer connections than gateway.maxConnections", "connections", most,
 			"limit", opts.MemoryLimit)

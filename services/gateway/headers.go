@@ -43,24 +43,6 @@ func named(connection []string) (names []string) {
 	return names
 }
 
-// hasWord reports whether one of the comma separated lists holds a word, in any case.
-func hasWord(lines []string, word string) bool {
-	for _, line := range lines {
-		if strings.EqualFold(line, word) {
-			return true
-		}
-		if strings.IndexByte(line, ',') < 0 {
-			continue
-		}
-		for w := range strings.SplitSeq(line, ",") {
-			if strings.EqualFold(strings.TrimSpace(w), word) {
-				return true
-			}
-		}
-	}
-	return false
-}
-
 // outgoing returns the header to send to the origin. It shares lines with the request's.
 func (x *exchange) outgoing() http.Header {
 	in := x.r.Header
@@ -73,7 +55,7 @@ func (x *exchange) outgoing() http.Header {
 		}
 		out[name] = lines
 	}
-	if x.upgrade == "" && hasWord(in["Te"], "trailers") {
+	if x.upgrade == "" && fields.HasWord(in["Te"], "trailers") {
 		out["Te"] = trailers
 	}
 	if x.upgrade != "" {

@@ -6,6 +6,7 @@ import (
 	"io"
 	"net/http"
 	"net/url"
+	"strconv"
 
 	"bijou.dev/services/gateway/internal/static"
 	"bijou.dev/services/gateway/routes"
@@ -21,15 +22,21 @@ func (x *exchange) respond() *failure {
 		w.Header().Set("Location", r.RedirectTo.URL(x.vars()))
 		w.WriteHeader(cmp.Or(r.Redirect.Status, http.StatusPermanentRedirect))
 	case r.Respond != nil:
-		if r.Respond.Body != "" {
+		if body := r.Respond.Body; body != "" {
 			w.Header().Set("Content-Type", cmp.Or(r.Respond.Type, "text/plain; charset=utf-8"))
+			w.Header().Set("Content-Length", strconv.Itoa(len(body)))
 		}
 		w.WriteHeader(cmp.Or(r.Respond.Status, http.StatusOK))
 		if r.Respond.Body != "" && x.r.Method != http.MethodHead {
 			_, _ = io.WriteString(w, r.Respond.Body) // fails when the client has left
 		}
 	case r.Files != nil:
-		return x.serveFile(w)
+		if f := x.serveFile(w); f != nil {
+			return f
+		}
+	}
+	if x.encoder != nil && x.encoder.Close() != nil {
+		x.abort = true // the client has left, or a file has become shorter
 	}
 	return nil
 }
@@ -77,6 +84,7 @@ func (w ownResponse) WriteHeader(status int) {
 		x.change(h, c)
 	}
 	x.setOrigins(h)
+	x.compress(status, h, contentLength(h))
 	x.setCommonHeaders()
 	x.setStatus(status)
 	x.w.WriteHeader(status)
@@ -87,9 +95,18 @@ func (w ownResponse) Write(p []byte) (int, error) {
 	if w.x.status == 0 {
 		w.WriteHeader(http.StatusOK)
 	}
-	n, err := w.x.w.Write(p)
-	w.x.bytes += int64(n)
-	return n, err
+	if w.x.encoder != nil {
+		return w.x.encoder.Write(p)
+	}
+	return plainWriter(w).Write(p)
+}
+
+// contentLength is the length that a header of the edge says; -1: none.
+func contentLength(h http.Header) int64 {
+	if n, err := strconv.ParseInt(h.Get("Content-Length"), 10, 64); err == nil {
+		return n
+	}
+	return -1
 }
 
 // vars are the values for the templates of the route.

@@ -24,6 +24,7 @@ import (
 	"bijou.dev/platform/retry"
 	"bijou.dev/platform/route"
 	"bijou.dev/platform/trace"
+	"bijou.dev/services/gateway/internal/compress"
 	"bijou.dev/services/gateway/internal/syntax"
 	"bijou.dev/services/gateway/routes"
 
@@ -560,13 +561,14 @@ func (x *exchange) answer() {
 		x.change(h, c)
 	}
 	x.setOrigins(h)
+	x.compress(res.StatusCode, h, res.ContentLength)
 	x.setCommonHeaders()
 	if x.fault != "" {
 		x.set(h, faultHeader, string(x.fault))
 	}
 	connection := named(res.Header["Connection"])
 	for name := range res.Trailer {
-		if passesInTrailer(name, connection) {
+		if x.passesInTrailer(name, connection) {
 			h.Add("Trailer", name)
 		}
 	}
@@ -589,12 +591,18 @@ func (x *exchange) answer() {
 	}
 }
 
+// passesInTrailer reports whether a field may be passed on in the trailer of the answer. A digest of content that is
+// compressed here would be wrong.
+func (x *exchange) passesInTrailer(name string, connection []string) bool {
+	return passesInTrailer(name, connection) && (x.encoder == nil || !compress.IsDigest(name))
+}
+
 // sendTrailer passes the trailer on. The server sends it when the handler returns.
 func (x *exchange) sendTrailer(connection []string) {
 	h := x.w.Header()
 	late := false
 	for name, lines := range x.res.Trailer {
-		if !passesInTrailer(name, connection) {
+		if !x.passesInTrailer(name, connection) {
 			continue
 		}
 		if !slices.Contains(h["Trailer"], name) {
@@ -633,8 +641,10 @@ func (x *exchange) limitPauses() time.Duration {
 }
 
 func (x *exchange) isEventStream() bool {
-	return x.res.ContentLength < 0 && strings.HasPrefix(contentType(x.res.Header), "text/event-stream")
+	return x.res.ContentLength < 0 && isEventStream(x.res.Header)
 }
+
+func isEventStream(h http.Header) bool { return strings.HasPrefix(contentType(h), "text/event-stream") }
 
 // copy passes the body on.
 func (x *exchange) copy() error {
@@ -674,9 +684,9 @@ func (x *exchange) copy() error {
 		}
 		switch {
 		case err == io.EOF && n == read:
-			return nil
+			return out.finish()
 		case last || err != nil && s.leaving():
-			return errLeaving
+			return cmp.Or(out.finish(), errLeaving)
 		case err != nil:
 			return err
 		}

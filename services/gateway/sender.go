@@ -10,7 +10,8 @@ import (
 // bytes does not make the edge send single bytes.
 const flushEvery = time.Millisecond
 
-// sender writes the body of a response to the client.
+// sender writes the body of a response to the client. When it is compressed, a piece waits for the next ones for
+// flushEvery in any case: what is flushed is compressed by itself, and several small pieces become larger so.
 type sender struct {
 	x     *exchange
 	every time.Duration // 0: each piece is sent at once
@@ -22,6 +23,8 @@ type sender struct {
 	timer *time.Timer // nil: was not needed yet
 	sent  time.Time   // when the client was last sent something; zero: never
 	ended bool
+	armed bool  // the timer of a compressed response runs
+	held  bool  // the encoder may have bytes that were not sent
 	err   error // of flushNow
 }
 
@@ -51,6 +54,7 @@ func (s *sender) sendHeader() error {
 	}
 	if length := s.x.res.ContentLength; length < 0 || bufferedFromOrigin(s.x.res) < length {
 		s.lock = make(chan struct{}, 1)
+		s.armed = true
 		s.timer = time.AfterFunc(s.every, s.flushNow)
 	}
 	return nil
@@ -62,6 +66,9 @@ func (s *sender) send(p []byte) error {
 	defer s.release()
 	if s.err != nil {
 		return s.err
+	}
+	if s.x.encoder != nil {
+		return s.compress(p)
 	}
 	if s.timer != nil {
 		s.timer.Stop()
@@ -82,6 +89,37 @@ func (s *sender) send(p []byte) error {
 	return s.flush()
 }
 
+// compress writes one piece to the encoder, and sends it within the time.
+func (s *sender) compress(p []byte) error {
+	s.stall.begin()
+	defer s.stall.end()
+	s.held = true
+	if _, err := s.x.encoder.Write(p); err != nil {
+		return &clientError{err}
+	}
+	if s.timer != nil && !s.armed {
+		s.armed = true
+		s.timer.Reset(s.every)
+	}
+	return nil
+}
+
+// finish writes the end of what was compressed.
+func (s *sender) finish() error {
+	if s.x.encoder == nil {
+		return nil
+	}
+	s.acquire()
+	defer s.release()
+	s.stall.begin()
+	defer s.stall.end()
+	s.held = false // the timer may still fire
+	if err := s.x.encoder.Close(); s.err == nil && err != nil {
+		s.err = &clientError{err}
+	}
+	return s.err
+}
+
 // mayWait reports whether what was written can wait for the next piece. Nothing waits for longer than twice the time.
 func (s *sender) mayWait() bool {
 	ago := time.Since(s.sent)
@@ -92,6 +130,7 @@ func (s *sender) mayWait() bool {
 func (s *sender) flushNow() {
 	s.acquire()
 	defer s.release()
+	s.armed = false
 	if !s.ended && s.err == nil {
 		s.err = s.flush()
 	}
@@ -101,6 +140,12 @@ func (s *sender) flush() error {
 	s.stall.begin()
 	defer s.stall.end()
 	s.sent = time.Now()
+	if s.held {
+		s.held = false
+		if err := s.x.encoder.Flush(); err != nil {
+			return &clientError{err}
+		}
+	}
 	if err := http.NewResponseController(s.x.w).Flush(); err != nil {
 		return &clientError{err}
 	}

@@ -38,6 +38,8 @@ type Route struct {
 	Headers Headers `json:"headers,omitzero"`
 	// CORS lets programs of other origins in browsers use the answers. Nil: the edge leaves this to the origin server.
 	CORS *CORS `json:"cors,omitempty"`
+	// Compress compresses answers. Nil: they stay as they are.
+	Compress *Compress `json:"compress,omitempty"`
 	// Timeout limits how long a request may take. The zero value: the settings gateway.timeout.*.
 	Timeout Timeout `json:"timeout,omitzero"`
 	// Retry is when a request is sent again. The zero value: up to 3 attempts where that is safe.
@@ -217,6 +219,15 @@ type CORS struct {
 	// MaxAge is how long a browser may keep the answer to a preflight, as a Go duration up to "24h". Empty: the browser
 	// decides, which is 5 s.
 	MaxAge string `json:"maxAge,omitempty"`
+}
+
+// Compress says which answers are compressed, by zstd, gzip or br as the client wishes. An answer that has both a secret
+// and text of a stranger must not be: its size tells about the secret (BREACH).
+type Compress struct {
+	// Types lists media types without parameters: "text/html", "application/json". Required.
+	Types []string `json:"types"`
+	// MinBytes is the smallest content that is compressed. Content of unknown length always is. Zero: 1024.
+	MinBytes int64 `json:"minBytes,omitempty"`
 }
 
 // Timeout bounds how long an origin may keep a client waiting, as Go durations: "1m30s".

@@ -267,6 +267,12 @@ func TestRoutesAreRefused(t *testing.T) {
 				`}]`, "limits must have at most 4", false,
 		},
 		{`[{"name":"a","maxHeader":32769,` + to + `}]`, "maxHeader must be 1 to 32768", false},
+		{`[{"name":"a","compress":{},` + to + `}]`, "compress.types", false},
+		{`[{"name":"a","compress":{"types":[]},` + to + `}]`, "compress.types must have at least one", false},
+		{`[{"name":"a","compress":{"types":["text/*"]},` + to + `}]`, "compress.types[0] must be a media type", false},
+		{`[{"name":"a","compress":{"types":["text"]},` + to + `}]`, "compress.types[0] must be a media type", false},
+		{`[{"name":"a","compress":{"types":["text/html; charset=utf-8"]},` + to + `}]`, "compress.types[0]", false},
+		{`[{"name":"a","compress":{"types":["a/b"],"minBytes":-1},` + to + `}]`, "compress.minBytes", false},
 		// The same conditions, and routes that no request can reach.
 		{
 			`[{"name":"a","match":{"prefix":"/"},` + to + `},{"name":"b",` + to +
@@ -491,6 +497,7 @@ const everything = `[{"name":"a","match":{"host":"*.x.y","prefix":"/a","methods"
 	"maxHeader":4096,
 	"limits":[{"by":"header:x-key","rate":50,"per":"1m0s","burst":100,"shared":true},
 	{"by":"client","concurrency":8,"name":"c"}],
+	"compress":{"types":["text/html","Application/JSON"],"minBytes":1},
 	"headers":{"request":{"remove":["X-A"],"set":{"X-B":"{client}"}},"response":{"add":{"X-C":"{{1}"}}}},
 	{"name":"b","match":{"regexp":"/b/(?P<id>.*)","query":[{"name":"q","regexp":"[0-9]+"}],"cookies":[{"name":"c"}],
 	"clients":["10.0.0.0/8","::1"]},"rewrite":{"path":"/{id}"},"to":[{"service":"s"}]},

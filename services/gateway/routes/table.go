@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"bijou.dev/platform/overload"
+	"bijou.dev/services/gateway/internal/compress"
 	"bijou.dev/services/gateway/internal/cors"
 	"bijou.dev/services/gateway/internal/syntax"
 	"bijou.dev/services/gateway/internal/upstream"
@@ -51,6 +52,8 @@ type Rule struct {
 	Request, Response Changes
 	// Origins is CORS, ready for use. Nil: there is none.
 	Origins *cors.Policy
+	// Compressed is Compress, ready for use. Nil: there is none.
+	Compressed *compress.Policy
 
 	matcher matcher
 	weights int // the sum over all targets
@@ -178,6 +181,7 @@ func newRule(r Route) *Rule {
 	}
 	u.Request, u.Response = newChanges(r.Headers.Request, groups), newChanges(r.Headers.Response, groups)
 	u.Origins, _ = r.CORS.policy() // validate has checked it
+	u.Compressed = r.Compress.policy()
 	if len(r.Retry.Methods) == 0 {
 		u.Retry.Methods = []string{
 			http.MethodGet, http.MethodHead, http.MethodOptions, http.MethodPut,

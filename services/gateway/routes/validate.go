@@ -12,6 +12,7 @@ import (
 	"bijou.dev/platform/errs"
 	"bijou.dev/platform/names"
 	"bijou.dev/platform/overload"
+	"bijou.dev/services/gateway/internal/compress"
 	"bijou.dev/services/gateway/internal/cors"
 	"bijou.dev/services/gateway/internal/fields"
 	"bijou.dev/services/gateway/internal/syntax"
@@ -33,7 +34,7 @@ func (r *Route) validate() *violation {
 	}
 	for _, check := range []func() *violation{
 		r.validateMatch, r.validateKind, r.validateTargets, r.validateRewrite, r.validateHeaders, r.validateRetry,
-		r.validateCORS, r.validateLimits,
+		r.validateCORS, r.validateCompress, r.validateLimits,
 	} {
 		if v := check(); v != nil {
 			return v
@@ -394,6 +395,37 @@ func (r *Route) validateCORS() *violation {
 		return bad("cors."+p.Field, "%s", p.Text)
 	}
 	return nil
+}
+
+func (r *Route) validateCompress() *violation {
+	c := r.Compress
+	switch {
+	case c == nil:
+		return nil
+	case len(c.Types) == 0:
+		return bad("compress.types", "must have at least one media type")
+	case c.MinBytes < 0:
+		return bad("compress.minBytes", "must not be negative, is %d", c.MinBytes)
+	}
+	for i, text := range c.Types {
+		kind, sub, _ := strings.Cut(text, "/")
+		if !syntax.IsToken(kind) || !syntax.IsToken(sub) || strings.Contains(text, "*") {
+			return bad(fmt.Sprintf("compress.types[%d]", i), `must be a media type like "text/html", is %q`, text)
+		}
+	}
+	return nil
+}
+
+// policy returns what Compress says, with its defaults. Nil: it is nil.
+func (c *Compress) policy() *compress.Policy {
+	if c == nil {
+		return nil
+	}
+	p := &compress.Policy{MinBytes: cmp.Or(c.MinBytes, 1024)}
+	for _, text := range c.Types {
+		p.Types = append(p.Types, strings.ToLower(text))
+	}
+	return p
 }
 
 // policy returns the policy of a route. Nil: it has none. The error is a *cors.Problem.

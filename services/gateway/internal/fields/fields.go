@@ -43,14 +43,27 @@ func Traced(name string) bool {
 	return strings.HasPrefix(name, "X-B3-")
 }
 
-// AddVary adds a name to Vary unless it is there. It does not change the lines that h has, which may be shared.
-func AddVary(h http.Header, name string) {
-	for _, line := range h["Vary"] {
-		for word := range strings.SplitSeq(line, ",") {
-			if word = strings.TrimSpace(word); word == "*" || strings.EqualFold(word, name) {
-				return
+// HasWord reports whether one of the comma separated lists holds a word, in any case.
+func HasWord(lines []string, word string) bool {
+	for _, line := range lines {
+		if strings.EqualFold(line, word) {
+			return true
+		}
+		if strings.IndexByte(line, ',') < 0 {
+			continue
+		}
+		for w := range strings.SplitSeq(line, ",") {
+			if strings.EqualFold(strings.TrimSpace(w), word) {
+				return true
 			}
 		}
 	}
-	h["Vary"] = append(slices.Clip(h["Vary"]), name)
+	return false
+}
+
+// AddVary adds a name to Vary unless it is there. It does not change the lines that h has, which may be shared.
+func AddVary(h http.Header, name string) {
+	if lines := h["Vary"]; !HasWord(lines, name) && !HasWord(lines, "*") {
+		h["Vary"] = append(slices.Clip(lines), name)
+	}
 }
