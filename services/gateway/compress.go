@@ -6,8 +6,8 @@ import (
 	"bijou.dev/services/gateway/internal/compress"
 )
 
-// compress decides whether the answer is compressed, and changes its header if it is. length is that of the content; -1:
-// unknown. An answer to HEAD gets the header that the answer to GET would have (RFC 9110, 9.3.2).
+// compress decides whether the answer is compressed, and changes its header if it is. length is that of the content;
+// -1: unknown. An answer to HEAD gets the header that the answer to GET would have (RFC 9110, 9.3.2).
 func (x *exchange) compress(status int, h http.Header, length int64) {
 	p := x.rule.Compressed
 	if p == nil || x.grpc {

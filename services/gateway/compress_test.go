@@ -69,7 +69,9 @@ func TestAnswersAreCompressed(t *testing.T) {
 		"gzip, deflate, br, zstd": "zstd", "gzip, deflate, br": "gzip", "br": "br", "br, gzip;q=0.9": "br",
 		"identity, gzip;q=0.5": "", "": "", "deflate": "",
 	} {
-		for _, target := range []string{"/known?size=1024", "/known?size=50000", "/known?size=300000", "/chunks?size=200000"} {
+		for _, target := range []string{
+			"/known?size=1024", "/known?size=50000", "/known?size=300000", "/chunks?size=200000",
+		} {
 			for _, h2 := range []bool{false, true} {
 				res := w.do(w.client(h2), http.MethodGet, "http://x"+target, nil, "Accept-Encoding", accept)
 				_, size, _ := strings.Cut(target, "=")
@@ -238,7 +240,8 @@ func TestOwnAnswersAreCompressed(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	w := newWorld(t, `[{"name":"files","match":{"prefix":"/files"},"files":{"dir":"`+dir+`","precompressed":true},`+compressed+`},
+	w := newWorld(t, `[
+		{"name":"files","match":{"prefix":"/files"},"files":{"dir":"`+dir+`","precompressed":true},`+compressed+`},
 		{"name":"text","match":{"prefix":"/text"},"respond":{"body":"`+text+`"},`+compressed+`},
 		{"name":"moved","match":{"prefix":"/moved"},"redirect":{"to":"/"},`+compressed+`}]`)
 	for _, h2 := range []bool{false, true} {

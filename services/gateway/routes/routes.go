@@ -221,8 +221,8 @@ type CORS struct {
 	MaxAge string `json:"maxAge,omitempty"`
 }
 
-// Compress says which answers are compressed, by zstd, gzip or br as the client wishes. An answer that has both a secret
-// and text of a stranger must not be: its size tells about the secret (BREACH).
+// Compress says which answers are compressed, by zstd, gzip or br as the client wishes. An answer that has both a
+// secret and text of a stranger must not be: its size tells about the secret (BREACH).
 type Compress struct {
 	// Types lists media types without parameters: "text/html", "application/json". Required.
 	Types []string `json:"types"`

@@ -29,8 +29,8 @@ func Encodings(lines []string, offered ...string) []string {
 	return accepted
 }
 
-// quality returns how much a client wants a coding, from 0 to 1000, and whether it names the coding; if not, the quality
-// is that of "*". Of several, the first counts.
+// quality returns how much a client wants a coding, from 0 to 1000, and whether it names the coding; if not, the
+// quality is that of "*". Of several, the first counts.
 func quality(lines []string, coding string) (q int, named bool) {
 	rest := -1
 	for _, line := range lines {
