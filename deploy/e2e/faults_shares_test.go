@@ -131,7 +131,11 @@ func clientFrom(addr string) *http.Client {
 // othersKeep measures pages that others request before, during and after what disturb does.
 func othersKeep(t *testing.T, seed uint64, base string, disturb func(ctx context.Context)) figures {
 	const calm, disturbed = 2 * time.Second, 8 * time.Second
-	o := startOffer(t, seed, 30, base+"/", base+"/films", base+"/about")
+	urls, m := []string{base + "/", base + "/films", base + "/about"}, measured{rate: 30, within: within}
+	if *faultsFile == "" { // with it the load must be the same for all proxies, and the machine is quiet
+		m = measure(t, m.rate, urls...)
+	}
+	o := startOfferOf(t, seed, m, urls...)
 	o.runFor(t, calm)
 	ctx, cancel := context.WithCancel(t.Context())
 	var busy sync.WaitGroup

@@ -116,15 +116,19 @@ type offer struct {
 	samples []sample
 }
 
+// startOffer starts load at a rate, or a lower one if the platform cannot serve it now.
 func startOffer(t testing.TB, seed uint64, rate int, urls ...string) *offer {
+	t.Helper()
+	return startOfferOf(t, seed, measure(t, rate, urls...), urls...)
+}
+
+func startOfferOf(t testing.TB, seed uint64, m measured, urls ...string) *offer {
 	ctx, cancel := context.WithCancel(t.Context())
-	m := measure(t, rate, urls...)
-	rate = m.rate
 	o := &offer{begun: time.Now(), within: m.within, stop: cancel}
 	rng := rand.New(rand.NewPCG(seed, 0))
 	o.wg.Go(func() {
 		for due := time.Duration(0); ; {
-			due += time.Duration(rng.ExpFloat64() / float64(rate) * float64(time.Second))
+			due += time.Duration(rng.ExpFloat64() / float64(m.rate) * float64(time.Second))
 			url := urls[rng.IntN(len(urls))]
 			select {
 			case <-time.After(time.Until(o.begun.Add(due))):
