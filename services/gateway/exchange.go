@@ -61,7 +61,9 @@ type exchange struct {
 	grpc     bool
 	// preflight: the request asks whether another one would be allowed, and the edge answers it
 	preflight bool
-	deadline  time.Time // of a gRPC call, by its client; zero: none
+	// clientCert describes the certificate of the client for the origin; empty: it has none, or the route does not ask.
+	clientCert string
+	deadline   time.Time // of a gRPC call, by its client; zero: none
 
 	rule    *rule
 	target  *target
@@ -98,7 +100,7 @@ type exchange struct {
 	counted bool // in peer.requests
 	abort   bool // the connection or stream is reset, because the response is not complete
 
-	lines [12]string // see set
+	lines [13]string // see set
 	used  int
 }
 
@@ -333,6 +335,9 @@ func (x *exchange) choose() *failure {
 	r.Pattern = x.rule.Match.Path + x.rule.Match.Prefix // names the span
 	if x.preflight {
 		return nil // the edge answers
+	}
+	if f := x.admitClientCert(); f != nil {
+		return f
 	}
 	if x.rule.RewritePath != nil {
 		if x.sent = x.rule.RewritePath.URL(x.vars()); routes.Unambiguous(x.sent) != nil {

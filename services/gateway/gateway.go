@@ -179,28 +179,29 @@ func (o EdgeOptions) complete() (EdgeOptions, error) {
 
 // Edge is a gateway without a process. Make one with NewEdge, run it with Serve, end it with Shutdown.
 type Edge struct {
-	opts      EdgeOptions
-	log       *slog.Logger
-	settings  *settings
-	metrics   *metrics
-	origins   origins
-	table     atomic.Pointer[table]
-	server    *http.Server
-	client    client // of all services
-	upstreams *upstream.Set
-	conns     *connections
-	memory    *memory
-	certs     *certs.Store // nil: there is no TLS
-	tls       *tls.Config  // nil: there is no TLS
-	acme      *acme.Issuer // nil: there is no ACME
-	longLived longLived
-	encoders  *compress.Limit
-	kept      atomic.Int64 // bytes of bodies that are kept to be sent again
-	banned    atomic.Pointer[bans.Table]
-	gateways  atomic.Int64 // how many instances of the edge are up, at least 1
-	counting  time.Time    // the origin of the times in limits
-	unwatch   []func()
-	stopping  atomic.Bool
+	opts        EdgeOptions
+	log         *slog.Logger
+	settings    *settings
+	metrics     *metrics
+	origins     origins
+	table       atomic.Pointer[table]
+	server      *http.Server
+	client      client // of all services
+	upstreams   *upstream.Set
+	conns       *connections
+	memory      *memory
+	certs       *certs.Store                // nil: there is no TLS
+	tls         *tls.Config                 // nil: there is no TLS
+	acme        *acme.Issuer                // nil: there is no ACME
+	clientCerts atomic.Pointer[clientCerts] // nil: no client is asked for a certificate
+	longLived   longLived
+	encoders    *compress.Limit
+	kept        atomic.Int64 // bytes of bodies that are kept to be sent again
+	banned      atomic.Pointer[bans.Table]
+	gateways    atomic.Int64 // how many instances of the edge are up, at least 1
+	counting    time.Time    // the origin of the times in limits
+	unwatch     []func()
+	stopping    atomic.Bool
 
 	mu     sync.Mutex
 	closed bool
@@ -251,7 +252,9 @@ func (e *Edge) apply(list routes.Routes) {
 		e.log.Error("keeping the previous routes", "error", err)
 		return
 	}
-	e.table.Store(e.bind(t))
+	bound := e.bind(t)
+	e.clientCerts.Store(e.newClientCerts(bound)) // before requests need them
+	e.table.Store(bound)
 	e.log.Info("routes in use", "routes", len(t.Rules), "revision", e.opts.Config.Revision())
 }
 

@@ -194,6 +194,9 @@ func (x *exchange) forwarded(out http.Header) {
 		x.set(out, "X-Forwarded-Host", host)
 	}
 	x.set(out, "X-Forwarded-Proto", scheme)
+	if x.clientCert != "" {
+		x.set(out, clientCertHeader, x.clientCert)
+	}
 }
 
 // seenByClient returns the host and the scheme that the client uses: those that trusted proxies give.

@@ -105,10 +105,20 @@ func (e *Edge) tlsConfig() *tls.Config {
 		MinVersion: tls.VersionTLS12,
 		NextProtos: []string{"h2", "http/1.1"},
 		GetConfigForClient: func(hello *tls.ClientHelloInfo) (*tls.Config, error) {
-			if err := hello.Conn.(*secure).compute(hello.Context()); err != nil || e.acme == nil {
+			s := hello.Conn.(*secure)
+			if err := s.compute(hello.Context()); err != nil {
 				return nil, err
 			}
-			return e.acme.TLS(hello), nil
+			if e.acme != nil {
+				if c := e.acme.TLS(hello); c != nil {
+					return c, nil
+				}
+			}
+			if c := e.clientCerts.Load(); c != nil && c.asks(hello.ServerName) {
+				s.asked = true
+				return c.config, nil
+			}
+			return nil, nil //nolint:nilnil // this Config is used
 		},
 		GetCertificate: e.certs.Get,
 	}
@@ -124,6 +134,9 @@ type secure struct {
 	owner    *conn
 	tls      *tls.Conn
 	closing  atomic.Bool
+
+	asked    bool // for a certificate; set before the first request
+	verdicts verdicts
 
 	// Used by the reader only.
 	complete bool  // the handshake

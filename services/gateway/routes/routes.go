@@ -40,6 +40,8 @@ type Route struct {
 	CORS *CORS `json:"cors,omitempty"`
 	// Compress compresses answers. Nil: they stay as they are.
 	Compress *Compress `json:"compress,omitempty"`
+	// ClientCert takes only requests of clients that have a certificate. Nil: all clients.
+	ClientCert *ClientCert `json:"clientCert,omitempty"`
 	// Timeout limits how long a request may take. The zero value: the settings gateway.timeout.*.
 	Timeout Timeout `json:"timeout,omitzero"`
 	// Retry is when a request is sent again. The zero value: up to 3 attempts where that is safe.
@@ -228,6 +230,15 @@ type Compress struct {
 	Types []string `json:"types"`
 	// MinBytes is the smallest content that is compressed. Content of unknown length always is. Zero: 1024.
 	MinBytes int64 `json:"minBytes,omitempty"`
+}
+
+// ClientCert says which certificates clients must have. The origin gets what is known of the certificate in the header
+// X-Forwarded-Client-Cert. It needs TLS that ends at the edge.
+type ClientCert struct {
+	// CA has the certificates of the authorities that sign those of clients, in PEM, one behind the other. Required.
+	CA string `json:"ca"`
+	// Optional also takes requests without a certificate, or with one of another authority. False: they get 403.
+	Optional bool `json:"optional,omitempty"`
 }
 
 // Timeout bounds how long an origin may keep a client waiting, as Go durations: "1m30s".

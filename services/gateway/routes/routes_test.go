@@ -228,6 +228,13 @@ func TestRoutesAreRefused(t *testing.T) {
 		{`[{"name":"a","headers":{"response":{"set":{"a":"x\n"}}},` + to + `}]`, "control characters", true},
 		{`[{"name":"a","path":"any",` + to + `}]`, "routes[0].path must be refuse, normalize or raw", false},
 		{`[{"name":"a","cors":{},` + to + `}]`, "cors.origins", false},
+		{`[{"name":"a","clientCert":{},` + to + `}]`, "clientCert.ca", false},
+		{`[{"name":"a","clientCert":{"ca":""},` + to + `}]`, "clientCert.ca must be certificates", false},
+		{`[{"name":"a","clientCert":{"ca":"/etc/ca.pem"},` + to + `}]`, "clientCert.ca must be certificates", false},
+		{
+			`[{"name":"a","clientCert":{"ca":"-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----"},` + to + `}]`,
+			"clientCert.ca must be certificates", true,
+		},
 		{`[{"name":"a","cors":{"origins":[]},` + to + `}]`, "cors.origins must have at least one origin", false},
 		{`[{"name":"a","cors":{"origins":["app.example.org"]},` + to + `}]`, "cors.origins[0] must be *, an origin", false},
 		{`[{"name":"a","cors":{"origins":["https://a.example/"]},` + to + `}]`, "cors.origins[0] must be *", false},

@@ -2,6 +2,7 @@ package routes
 
 import (
 	"cmp"
+	"crypto/x509"
 	"hash/fnv"
 	"maps"
 	"math/rand/v2"
@@ -54,6 +55,8 @@ type Rule struct {
 	Origins *cors.Policy
 	// Compressed is Compress, ready for use. Nil: there is none.
 	Compressed *compress.Policy
+	// ClientCAs are those of ClientCert. Nil: there is none.
+	ClientCAs []*x509.Certificate
 
 	matcher matcher
 	weights int // the sum over all targets
@@ -182,6 +185,9 @@ func newRule(r Route) *Rule {
 	u.Request, u.Response = newChanges(r.Headers.Request, groups), newChanges(r.Headers.Response, groups)
 	u.Origins, _ = r.CORS.policy() // validate has checked it
 	u.Compressed = r.Compress.policy()
+	if r.ClientCert != nil {
+		u.ClientCAs, _ = r.ClientCert.authorities() // validate has checked them
+	}
 	if len(r.Retry.Methods) == 0 {
 		u.Retry.Methods = []string{
 			http.MethodGet, http.MethodHead, http.MethodOptions, http.MethodPut,

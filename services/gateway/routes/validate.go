@@ -1,7 +1,10 @@
 package routes
 
 import (
+	"bytes"
 	"cmp"
+	"crypto/x509"
+	"encoding/pem"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -34,7 +37,7 @@ func (r *Route) validate() *violation {
 	}
 	for _, check := range []func() *violation{
 		r.validateMatch, r.validateKind, r.validateTargets, r.validateRewrite, r.validateHeaders, r.validateRetry,
-		r.validateCORS, r.validateCompress, r.validateLimits,
+		r.validateCORS, r.validateCompress, r.validateClientCert, r.validateLimits,
 	} {
 		if v := check(); v != nil {
 			return v
@@ -416,6 +419,16 @@ func (r *Route) validateCompress() *violation {
 	return nil
 }
 
+func (r *Route) validateClientCert() *violation {
+	if r.ClientCert == nil {
+		return nil
+	}
+	if _, err := r.ClientCert.authorities(); err != nil {
+		return bad("clientCert.ca", "must be certificates of authorities in PEM: %v", err)
+	}
+	return nil
+}
+
 // policy returns what Compress says, with its defaults. Nil: it is nil.
 func (c *Compress) policy() *compress.Policy {
 	if c == nil {
@@ -426,6 +439,30 @@ func (c *Compress) policy() *compress.Policy {
 		p.Types = append(p.Types, strings.ToLower(text))
 	}
 	return p
+}
+
+// authorities parses CA.
+func (c *ClientCert) authorities() ([]*x509.Certificate, error) {
+	var list []*x509.Certificate
+	rest := []byte(c.CA)
+	for len(bytes.TrimSpace(rest)) > 0 {
+		var block *pem.Block
+		if block, rest = pem.Decode(rest); block == nil {
+			return nil, errors.New("there is text that is no PEM")
+		}
+		if block.Type != "CERTIFICATE" {
+			return nil, fmt.Errorf("there is a block %.64q", block.Type)
+		}
+		cert, err := x509.ParseCertificate(block.Bytes)
+		if err != nil {
+			return nil, err
+		}
+		list = append(list, cert)
+	}
+	if len(list) == 0 {
+		return nil, errors.New("there is none")
+	}
+	return list, nil
 }
 
 // policy returns the policy of a route. Nil: it has none. The error is a *cors.Problem.

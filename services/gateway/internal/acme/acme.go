@@ -2,8 +2,8 @@
 // Encrypt, and renews them.
 //
 // Each domain has a certificate of its own, so that one whose DNS is wrong does not keep the others from being
-// renewed. A certificate is renewed when a third of its time is left. The authority checks a domain by HTTP-01 (RFC 8555, 8.3) or
-// by TLS-ALPN-01 (RFC 8737).
+// renewed. A certificate is renewed when a third of its time is left. The authority checks a domain by HTTP-01 (RFC
+// 8555, 8.3) or by TLS-ALPN-01 (RFC 8737).
 package acme
 
 import (
