@@ -18,10 +18,10 @@ import (
 	"bijou.dev/services/gateway/internal/syntax"
 )
 
-// Options is what browsers may do. Origins is required.
+// Options is what browsers may do.
 type Options struct {
 	// Origins lists who may use the answers: "https://app.example.org", "https://*.example.org" for all names below it,
-	// or "*" for everybody.
+	// or "*" for everybody. Required.
 	Origins []string
 	// Methods lists methods that may be used beside GET, HEAD and POST. "*": all. Empty: none.
 	Methods []string
@@ -30,7 +30,7 @@ type Options struct {
 	// Expose lists header fields of answers that programs may read. "*": all. Empty: only those that browsers always
 	// allow.
 	Expose []string
-	// Credentials allows cookies, and answers to requests with them.
+	// Credentials allows requests with cookies. False: browsers do not show the answers to such requests.
 	Credentials bool
 	// MaxAge is how long a browser may keep the answer to a preflight, up to 24 h. Zero: the browser decides.
 	MaxAge time.Duration
