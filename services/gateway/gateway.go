@@ -21,7 +21,7 @@
 //     hold a place.
 //  7. Attempts within the budget, each at another instance, only before the client has got anything and only if the
 //     request may be repeated.
-//  8. The answer, as it comes.
+//  8. The answer, as it comes, or compressed if its route says so.
 //
 // # Faults
 //
