@@ -34,14 +34,14 @@ const within = 2 * time.Second
 type measured struct {
 	// requests per second to send: the platform's rate, or a quarter of what it serves if that is less
 	rate int
-	// in which a good response must arrive: within, or eight times what one takes if that is more
+	// in which a good response must arrive: within, or the time for 32 requests if that is more
 	within time.Duration
 }
 
-// measure sends requests from a few clients for a second.
+// measure sends requests from some clients for a second.
 func measure(t testing.TB, rate int, urls ...string) measured {
 	t.Helper()
-	const period, clients = time.Second, 4
+	const period, clients = time.Second, 16
 	var answered atomic.Int64
 	begin := time.Now()
 	var wg sync.WaitGroup
@@ -60,7 +60,7 @@ func measure(t testing.TB, rate int, urls ...string) measured {
 	capacity := max(1, float64(answered.Load())) / time.Since(begin).Seconds()
 	m := measured{
 		rate:   min(rate, max(1, int(capacity/4))),
-		within: max(within, time.Duration(8*clients/capacity*float64(time.Second))),
+		within: max(within, time.Duration(32/capacity*float64(time.Second))),
 	}
 	if m.rate < rate || m.within > within {
 		t.Logf("the platform serves %.0f requests per second here and now, so the load is %d/s and not %d/s, and a response "+
