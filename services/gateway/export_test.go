@@ -90,3 +90,16 @@ func Disconnect(c net.Conn) {
 
 // MarkTimedOut marks a connection as one whose client does not read.
 func MarkTimedOut(c net.Conn) { c.(*conn).timedOut.Store(true) }
+
+// OccupyHandshakes takes all places for handshakes that compute.
+func OccupyHandshakes(e *Edge) (free func()) {
+	places := e.conns.handshakes
+	for range cap(places) {
+		places <- struct{}{}
+	}
+	return func() {
+		for range cap(places) {
+			<-places
+		}
+	}
+}

@@ -87,10 +87,13 @@ func New(_ context.Context, setup *service.Setup, opts Options) error {
 	setup.Admin().Handle("/routes", e.RoutesHandler())
 	setup.Admin().Handle("/routes/check", e.CheckHandler())
 	setup.OnStop("edge", func(context.Context) error { return e.Close() })
-	if setup.Addr("https") != "" {
-		if e.tls == nil {
-			return errs.Errorf(errs.Invalid, `serving TLS on listener "https": there are no certificates; set -certs or -acme-dir`)
-		}
+	switch listens := setup.Addr("https") != ""; {
+	case listens && e.tls == nil:
+		return errs.Errorf(errs.Invalid, `serving TLS on listener "https": there are no certificates; set -certs or -acme-dir`)
+	case !listens && e.tls != nil:
+		return errs.Errorf(errs.Invalid,
+			`serving TLS with -certs or -acme-dir: there is no listener "https"; add https=:8443 to -listen`)
+	case listens:
 		if err := setup.Serve("https", tlsServer{e}); err != nil {
 			return err
 		}

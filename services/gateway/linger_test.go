@@ -2,6 +2,7 @@ package gateway_test
 
 import (
 	"bufio"
+	"crypto/tls"
 	"io"
 	"net"
 	"net/http"
@@ -13,7 +14,7 @@ import (
 // closing a socket with unread bytes resets the connection. The client must get the refusal and then the end of the
 // stream, not a reset, which can make it lose the refusal.
 func TestRefusalIsReadToItsEnd(t *testing.T) {
-	w := newWorld(t, toWeb, "gateway.maxBody", "100000")
+	w, a, _ := newTLSWorld(t, toWeb, "gateway.maxBody", "100000")
 	w.origin("web", "web-1", "", http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
 		if r.URL.Path == "/early" {
 			_ = http.NewResponseController(rw).EnableFullDuplex() // HTTP/1 supports it
@@ -22,16 +23,25 @@ func TestRefusalIsReadToItsEnd(t *testing.T) {
 		}
 		_, _ = io.Copy(io.Discard, r.Body) // the edge may end it
 	}))
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
+	listen := func(serve func(net.Listener) error) string {
+		l, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		served := make(chan error, 1)
+		go func() { served <- serve(l) }()
+		t.Cleanup(func() {
+			_ = l.Close()
+			<-served
+		})
+		return l.Addr().String()
 	}
-	served := make(chan error, 1)
-	go func() { served <- w.edge.Serve(l) }()
-	t.Cleanup(func() {
-		_ = l.Close()
-		<-served
-	})
+	dials := map[string]func(addr string) (net.Conn, error){
+		listen(w.edge.Serve): func(addr string) (net.Conn, error) { return net.Dial("tcp", addr) },
+		listen(w.edge.ServeTLS): func(addr string) (net.Conn, error) {
+			return tls.Dial("tcp", addr, &tls.Config{ServerName: "www.example.org", RootCAs: a.pool})
+		},
+	}
 
 	rest := strings.Repeat("x", 200<<10) // more than the edge has read when it refuses
 	for _, tt := range []struct {
@@ -55,25 +65,27 @@ func TestRefusalIsReadToItsEnd(t *testing.T) {
 			"POST /early HTTP/1.1\r\nHost: x\r\nContent-Length: 90000\r\n\r\n" + rest[:80000], 401,
 		},
 	} {
-		t.Run(tt.name, func(t *testing.T) {
-			c, err := net.Dial("tcp", l.Addr().String())
-			if err != nil {
-				t.Fatal(err)
-			}
-			defer c.Close()
-			go func() { _, _ = io.WriteString(c, tt.request) }() // the edge need not read all of it
-			r := bufio.NewReader(c)
-			res, err := http.ReadResponse(r, nil)
-			if err != nil {
-				t.Fatalf("reading the refusal: %v, want status %d", err, tt.status)
-			}
-			defer res.Body.Close()
-			if res.StatusCode != tt.status {
-				t.Errorf("status %d, want %d", res.StatusCode, tt.status)
-			}
-			if _, err := io.Copy(io.Discard, r); err != nil {
-				t.Errorf("after the refusal: %v, want the end of the stream", err)
-			}
-		})
+		for addr, dial := range dials {
+			t.Run(tt.name, func(t *testing.T) {
+				c, err := dial(addr)
+				if err != nil {
+					t.Fatal(err)
+				}
+				defer c.Close()
+				go func() { _, _ = io.WriteString(c, tt.request) }() // the edge need not read all of it
+				r := bufio.NewReader(c)
+				res, err := http.ReadResponse(r, nil)
+				if err != nil {
+					t.Fatalf("reading the refusal over a %T: %v, want status %d", c, err, tt.status)
+				}
+				defer res.Body.Close()
+				if res.StatusCode != tt.status {
+					t.Errorf("over a %T: status %d, want %d", c, res.StatusCode, tt.status)
+				}
+				if _, err := io.Copy(io.Discard, r); err != nil {
+					t.Errorf("after the refusal over a %T: %v, want the end of the stream", c, err)
+				}
+			})
+		}
 	}
 }

@@ -38,6 +38,9 @@ type authority struct {
 	log    *buffer
 }
 
+// blocked is a domain for which the authority gives no certificates.
+const blocked = "blocked.example.org"
+
 // buffer may be used by several goroutines.
 type buffer struct {
 	mu sync.Mutex
@@ -64,6 +67,9 @@ func newAuthority(t *testing.T, httpPort, tlsPort int, valid time.Duration) *aut
 	a := &authority{t: t, log: &buffer{}}
 	logger := log.New(a.log, "", 0)
 	store := db.NewMemoryStore()
+	if err := store.AddBlockedDomain(blocked); err != nil {
+		t.Fatal(err)
+	}
 	issuer := ca.New(logger, store, "", "ecdsa", 0, 1, map[string]ca.Profile{
 		"default": {Description: "default", ValidityPeriod: uint64(valid / time.Second)},
 	})
@@ -214,7 +220,7 @@ func TestCertificatesAreGotByHTTPAndKept(t *testing.T) {
 	if got := e.leaf("www.example.org"); !got.Equal(first) {
 		t.Error("after a restart there is another certificate")
 	}
-	if n := strings.Count(e.log.String(), "getting a certificate by ACME"); n != 0 {
+	if n := strings.Count(e.log.String(), "msg=\"getting a certificate by ACME\""); n != 0 {
 		t.Errorf("after a restart %d certificates were ordered, want none", n)
 	}
 	if e.has("shop.example.net") {
@@ -239,6 +245,19 @@ func TestCertificatesAreGotByTLS(t *testing.T) {
 	a := newAuthority(t, closed, tlsPort, 90*24*time.Hour) // nothing answers HTTP-01
 	e := a.edge(t.TempDir(), plain, secure, "www.example.org")
 	e.leaf("www.example.org")
+}
+
+// A domain that the authority refuses does not keep others from their certificates, and is not asked for again at once.
+func TestOneDomainIsRefused(t *testing.T) {
+	plain, secure, httpPort, tlsPort := listen(t)
+	a := newAuthority(t, httpPort, tlsPort, 90*24*time.Hour)
+	e := a.edge(t.TempDir(), plain, secure, blocked, "www.example.org", "shop.example.net")
+	e.leaf("shop.example.net")
+	e.leaf("www.example.org")
+	text := e.log.String()
+	if n := strings.Count(text, "no certificate by ACME"); n != 1 || !strings.Contains(text, "rejectedIdentifier") {
+		t.Errorf("the refusal is %d times in the log, want once, with rejectedIdentifier:\n%s", n, text)
+	}
 }
 
 // A certificate is renewed when a third of its time is left, which here is at once.

@@ -182,17 +182,20 @@ func (i *Issuer) Apply(s Settings) {
 // certName is the name of a certificate in the Store, in metrics and logs.
 func certName(domain string) string { return "acme/" + domain }
 
-// Check returns an error if a domain has no certificate or if the last attempt for one has failed.
+// Check returns an error if the last attempt to get a certificate for a domain has failed.
 func (i *Issuer) Check() error {
 	i.mu.Lock()
 	defer i.mu.Unlock()
-	var problems []error
+	var problems []string
 	for _, name := range i.settings.Domains {
 		if p := i.domains[name].problem; p != "" {
-			problems = append(problems, fmt.Errorf("%s: %s", name, p))
+			problems = append(problems, name+": "+p)
 		}
 	}
-	return errors.Join(problems...)
+	if len(problems) == 0 {
+		return nil
+	}
+	return errors.New(strings.Join(problems, "; "))
 }
 
 func (i *Issuer) run(ctx context.Context) {
@@ -262,7 +265,7 @@ func (i *Issuer) keep(ctx context.Context, a *account, s Settings, name string, 
 		}
 		d.retryAt = time.Now().Add(wait)
 		problem = "no certificate was got: " + err.Error()
-		i.opts.Log.Error("getting a certificate by ACME", "domain", name, "error", err.Error(), "next_attempt", d.retryAt)
+		i.opts.Log.Error("no certificate by ACME", "domain", name, "error", err.Error(), "next_attempt", d.retryAt)
 	}
 	i.mu.Lock()
 	d.problem = problem
@@ -364,9 +367,14 @@ func (i *Issuer) order(ctx context.Context, a *account, s Settings, name string)
 			err = nil
 			break
 		}
-		err = errors.Join(err, fmt.Errorf("checking the domain by %s: %w", kind, e))
-		if _, limited := xacme.RateLimit(e); limited || ctx.Err() != nil {
-			break
+		e = fmt.Errorf("checking the domain by %s: %w", kind, e)
+		if err == nil {
+			err = e
+		} else {
+			err = fmt.Errorf("%w; %w", err, e)
+		}
+		if _, failed := errors.AsType[*xacme.AuthorizationError](e); !failed && !errors.Is(e, errNotOffered) {
+			break // another kind would not help
 		}
 	}
 	if err != nil {
@@ -391,6 +399,8 @@ func (i *Issuer) order(ctx context.Context, a *account, s Settings, name string)
 	return i.store.write(i.certFile(s, name), data)
 }
 
+var errNotOffered = errors.New("the authority does not offer it")
+
 // authorize makes an order and shows the authority by one kind of challenge that the domain leads here.
 func (i *Issuer) authorize(ctx context.Context, c *xacme.Client, name, kind string) (*xacme.Order, error) {
 	order, err := c.AuthorizeOrder(ctx, xacme.DomainIDs(name))
@@ -407,7 +417,7 @@ func (i *Issuer) authorize(ctx context.Context, c *xacme.Client, name, kind stri
 		}
 		at := slices.IndexFunc(authz.Challenges, func(ch *xacme.Challenge) bool { return ch.Type == kind })
 		if at < 0 {
-			return nil, errors.New("the authority does not offer it")
+			return nil, errNotOffered
 		}
 		ch := authz.Challenges[at]
 		file, err := i.answer(c, name, ch)

@@ -273,19 +273,20 @@ const soon = 7 * 24 * time.Hour
 
 // Check returns an error if a certificate has expired or expires within a week.
 func (s *Store) Check() error {
-	var problems []error
+	var problems []string
 	now := time.Now()
 	for _, c := range s.All() {
 		switch left := c.Expires.Sub(now); {
 		case left <= 0:
-			problems = append(problems, fmt.Errorf("certificate %s: has expired at %s", c.Name,
-				c.Expires.UTC().Format(time.RFC3339)))
+			problems = append(problems, "certificate "+c.Name+" has expired at "+c.Expires.UTC().Format(time.RFC3339))
 		case left < soon:
-			problems = append(problems, fmt.Errorf("certificate %s: expires at %s", c.Name,
-				c.Expires.UTC().Format(time.RFC3339)))
+			problems = append(problems, "certificate "+c.Name+" expires at "+c.Expires.UTC().Format(time.RFC3339))
 		}
 	}
-	return errors.Join(problems...)
+	if len(problems) == 0 {
+		return nil
+	}
+	return errors.New(strings.Join(problems, "; "))
 }
 
 // checked returns the certificate if it can be used.
