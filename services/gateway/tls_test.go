@@ -529,7 +529,8 @@ func TestListenerHTTPS(t *testing.T) {
 	opts.Certs = dir
 	without := o
 	without.Listen = map[string]string{"http": "127.0.0.1:0", "admin": "127.0.0.1:0"}
-	if _, err := service.New(t.Context(), without, setup); err == nil || !strings.Contains(err.Error(), "add https=:8443") {
+	_, err := service.New(t.Context(), without, setup)
+	if err == nil || !strings.Contains(err.Error(), "add https=:8443") {
 		t.Errorf("without a listener the error is %v, want one with %q", err, "add https=:8443")
 	}
 	p, err := service.New(t.Context(), o, setup)
