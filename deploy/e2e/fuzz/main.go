@@ -156,7 +156,7 @@ func (t target) run(ctx context.Context, b binary, each time.Duration, keep int,
 ) {
 	begin := time.Now()
 	cmd := exec.CommandContext(ctx, b.file, "-test.run=^$", "-test.fuzz=^"+t.name+"$", "-test.fuzztime="+each.String(),
-		"-test.fuzzminimizetime=10x", "-test.fuzzcachedir="+b.cache) // in seconds, it can use up the whole time
+		"-test.fuzzminimizetime=1s", "-test.fuzzcachedir="+b.cache)
 	cmd.Dir = t.dir
 	out, err := cmd.CombinedOutput()
 	if err != nil {
