@@ -566,8 +566,8 @@ func assertSilentInstanceIsEjected(t *testing.T, c *containers, instance string,
 	t.Logf("%d of %d requests failed while it was ejected", len(l.failures), l.offered)
 	restoreOnce()
 	c.ready(t, instance)
-	before := c.served(t, instance)
 	l = startLoad(t, c, url, edge(c)+"/", edge(c)+"/browse")
+	before := c.served(t, instance) // after the requests by which startLoad measures
 	eventually(t, 90*time.Second, instance+" to be called again", func(context.Context) error {
 		if after := c.served(t, instance); after < before+10 {
 			return fmt.Errorf("it has served %v calls, want 10 more than the %v of before", after, before)
