@@ -87,6 +87,7 @@ func (w ownResponse) WriteHeader(status int) {
 	x.compress(status, h, contentLength(h))
 	x.setCommonHeaders()
 	x.setStatus(status)
+	x.boundUnread() // the server reads the rest of a body before it sends a header
 	x.w.WriteHeader(status)
 }
 

@@ -6,6 +6,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
@@ -162,6 +163,29 @@ func TestFiles(t *testing.T) {
 	}
 	if res := w.get("http://x/gone/"); res.StatusCode != 200 || res.body != "sub" {
 		t.Errorf("a folder that came later: %d %q, want 200 sub", res.StatusCode, res.body)
+	}
+}
+
+// A client that announces a body and does not send it gets the answer of the edge, and does not hold the connection.
+func TestAnswersDoNotWaitForABody(t *testing.T) {
+	dir := t.TempDir()
+	large := strings.Repeat("x", 100<<10)
+	if err := os.WriteFile(filepath.Join(dir, "large.txt"), []byte(large), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for path, routes := range map[string]string{
+		"/large.txt": `[{"name":"files","files":{"dir":"` + dir + `"}}]`,
+		"/body":      `[{"name":"text","respond":{"body":"` + large[:32<<10] + `"}}]`,
+		"/to":        `[{"name":"to","redirect":{"to":"/other"}}]`,
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			w := newWorld(t, routes)
+			begin := time.Now()
+			status, _ := w.raw("GET " + path + " HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\n")
+			if took := time.Since(begin); len(status) != 1 || took > 2*time.Second {
+				t.Errorf("%s: statuses %v and the end of the connection after %v, want one within 2 s", path, status, took)
+			}
+		})
 	}
 }
 
