@@ -1,16 +1,13 @@
 package cli
 
 import (
-	"bytes"
 	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
 	"net/http"
-	"net/url"
 	"slices"
 	"strings"
-	"time"
 
 	configv1 "bijou.dev/platform/api/config/v1"
 	"bijou.dev/platform/errs"
@@ -193,7 +190,8 @@ type namedRoute struct {
 	text json.RawMessage
 }
 
-// change publishes what edit makes of the routes, if a gateway accepts them and nobody has changed them meanwhile.
+// change calls edit with the routes that are in use and publishes the list that it returns. Nothing is published if a
+// gateway refuses the list, or if the routes were changed after they were read.
 func (p *publishFlags) change(ctx context.Context, e *env, edit func([]namedRoute) ([]namedRoute, error)) error {
 	var list []namedRoute
 	err := e.withConfig(ctx, func(client configv1.ConfigClient) (err error) {
@@ -218,7 +216,8 @@ func (p *publishFlags) change(ctx context.Context, e *env, edit func([]namedRout
 		return err
 	}
 	return p.publish(ctx, e, &configv1.Change{
-		Name: routesSetting, Value: string(value), Scope: &configv1.Scope{Layer: configv1.Layer_LAYER_APP, App: "gateway"},
+		Name: routesSetting, Value: string(value),
+		Scope: &configv1.Scope{Layer: configv1.Layer_LAYER_APP, App: "gateway"},
 	})
 }
 
@@ -232,7 +231,8 @@ func (p *publishFlags) currentRoutes(ctx context.Context, client configv1.Config
 	}
 	at := slices.IndexFunc(answer.GetCandidates(), (*configv1.Candidate).GetWins)
 	if at < 0 {
-		return nil, errs.Errorf(errs.NotFound, "no gateway has declared the setting %s yet; is one running?", routesSetting)
+		return nil, errs.Errorf(errs.NotFound, "no gateway has declared the setting %s yet; is one running?",
+			routesSetting)
 	}
 	v := answer.GetCandidates()[at].GetValue()
 	switch v.GetLayer() {
@@ -265,22 +265,13 @@ func checkRoutes(ctx context.Context, e *env, value []byte) error {
 	if err != nil {
 		return err
 	}
-	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
-	defer cancel()
-	at := url.URL{Scheme: "http", Host: addrs[0], Path: "/routes/check"}
 	body := append(append([]byte(`{"routes":`), value...), '}')
-	req, err := http.NewRequestWithContext(ctx, http.MethodPost, at.String(), bytes.NewReader(body))
-	if err != nil {
-		return fmt.Errorf("asking %s: %w", at.String(), err)
-	}
-	req.Header.Set("Content-Type", "application/json")
-	resp, err := (&http.Client{Timeout: 10 * time.Second}).Do(req)
-	if err != nil {
-		return errs.Errorf(errs.Unavailable, "asking a gateway to check the routes: %w", err)
-	}
-	defer resp.Body.Close()
-	if resp.StatusCode != http.StatusOK {
-		return fmt.Errorf("checking the routes: %w", errs.FromResponse(resp))
+	answer, err := askAdmin(ctx, http.MethodPost, addrs[0], "/routes/check", body)
+	switch {
+	case err != nil:
+		return fmt.Errorf("asking a gateway to check the routes: %w", err)
+	case answer.problem != nil:
+		return fmt.Errorf("checking the routes: %w", answer.problem)
 	}
 	return nil
 }
