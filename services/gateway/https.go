@@ -56,12 +56,8 @@ func (x *exchange) redirectToHTTPS() bool {
 	if t.Port != 0 && t.Port != 443 {
 		host += ":" + strconv.Itoa(t.Port)
 	}
-	query := ""
-	if u := x.r.URL; u.RawQuery != "" || u.ForceQuery {
-		query = "?" + u.RawQuery
-	}
 	h := x.w.Header()
-	h.Set("Location", "https://"+host+x.path+query)
+	h.Set("Location", "https://"+host+x.path+x.query())
 	h["Content-Type"] = nil // else the server would guess one
 	x.setCommonHeaders()
 	x.boundUnread()

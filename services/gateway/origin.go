@@ -146,11 +146,11 @@ func (o *origin) updateURL(list []upstream.Instance) {
 // outage is the time in which a URL gets no requests if its route has other targets, because no instance could be
 // reached. A balancer does not eject its only instance, and each attempt at it would use up the budget of retries.
 type outage struct {
-	until atomic.Int64 // Unix nanoseconds
+	until atomic.Int64 // Unix nanoseconds; 0: there is none
 	n     atomic.Int64 // outages since the last success
 }
 
-const firstOutage, maxOutage = time.Second, 30 * time.Second
+var outages = pace.Backoff{First: time.Second, Max: 30 * time.Second}
 
 // begin starts an outage, or a longer one.
 func (o *outage) begin() {
@@ -158,8 +158,7 @@ func (o *outage) begin() {
 	if o.until.Load() > now.UnixNano() {
 		return
 	}
-	d := min(firstOutage<<min(o.n.Add(1)-1, 5), maxOutage)
-	o.until.Store(now.Add(pace.Jitter(d, 0.2)).UnixNano())
+	o.until.Store(now.Add(outages.At(int(o.n.Add(1) - 1))).UnixNano())
 }
 
 // end is called after each success.
@@ -172,7 +171,8 @@ func (o *outage) end() {
 
 // usable reports whether requests should go to the origin although there are other targets.
 func (o *origin) usable() bool {
-	return !o.allIll.Load() && o.outage.until.Load() <= time.Now().UnixNano()
+	until := o.outage.until.Load()
+	return !o.allIll.Load() && (until == 0 || until <= time.Now().UnixNano())
 }
 
 // awaitFirst waits until the name of the URL was looked up for the first time, and reports whether it had to wait.

@@ -115,13 +115,18 @@ func (x *exchange) vars() *routes.Vars {
 	host, scheme := x.seenByClient()
 	v := &routes.Vars{
 		Scheme: scheme, Host: host, Path: x.path, Rest: x.path, Client: x.client(), ID: x.id,
-		Groups: x.rule.Groups(x.path),
+		Query: x.query(), Groups: x.rule.Groups(x.path),
 	}
 	if m := &x.rule.Match; m.Path == "" && m.Prefix != "/" {
 		v.Rest = routes.ReplacePrefix(x.path, len(m.Prefix), "/")
 	}
-	if u := x.r.URL; u.RawQuery != "" || u.ForceQuery {
-		v.Query = "?" + u.RawQuery
-	}
 	return v
+}
+
+// query is the query with its question mark. Empty: there is none.
+func (x *exchange) query() string {
+	if u := x.r.URL; u.RawQuery != "" || u.ForceQuery {
+		return "?" + u.RawQuery
+	}
+	return ""
 }

@@ -220,12 +220,15 @@ func newMatcher(m *Match) matcher {
 	return out
 }
 
+// anchored is an expression that matches only a whole text.
+func anchored(expression string) string { return "^(?:" + expression + ")$" }
+
 // wholly compiles an expression that must match a whole text. Nil: it is empty.
 func wholly(expression string) *regexp.Regexp {
 	if expression == "" {
 		return nil
 	}
-	return regexp.MustCompile("^(?:" + expression + ")$") // validate has compiled it
+	return regexp.MustCompile(anchored(expression)) // validate has compiled it
 }
 
 // mustTemplate is parseTemplate for a text that validate has checked.

@@ -133,7 +133,7 @@ func checkRegexp(field, expression string) *violation {
 	if len(expression) > maxRegexp {
 		return bad(field, "must have at most %d bytes, has %d", maxRegexp, len(expression))
 	}
-	if _, err := regexp.Compile("^(?:" + expression + ")$"); err != nil {
+	if _, err := regexp.Compile(anchored(expression)); err != nil {
 		return bad(field, "must be a regular expression of RE2, is %q: %v", expression, err)
 	}
 	return nil
