@@ -36,16 +36,7 @@ func newCapture(t *testing.T) *capture {
 		t.Fatal(err)
 	}
 	w := &capture{addr: l.Addr().String()}
-	srv := &http.Server{Handler: w}
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		_ = srv.Serve(l) // ends with Close
-	}()
-	t.Cleanup(func() {
-		srv.Close()
-		<-done
-	})
+	serve(t, l, &http.Server{Handler: w})
 	return w
 }
 
@@ -89,29 +80,48 @@ type backend struct {
 	capture *capture
 }
 
-var configs = map[string]struct {
-	command []string // CONF is the file
-	conf    string   // LISTEN, TO and DIR are replaced
-}{
-	"nginx": {[]string{"nginx", "-p", "DIR", "-e", "stderr", "-c", "CONF"}, `
-daemon off; master_process off; pid DIR/pid; error_log stderr;
-events {}
-http {
-  access_log off; merge_slashes off; ignore_invalid_headers off; underscores_in_headers on;
-  client_body_temp_path DIR/body; proxy_temp_path DIR/proxy;
-  fastcgi_temp_path DIR/f; uwsgi_temp_path DIR/u; scgi_temp_path DIR/s;
-  upstream up { server TO; keepalive 8; }
-  server { listen LISTEN; location / {
-    proxy_pass http://up; proxy_http_version 1.1; proxy_set_header Host $http_host; proxy_set_header Connection "";
-  } }
-}`},
-	"nginx, paths": {[]string{"nginx", "-p", "DIR", "-e", "stderr", "-c", "CONF"}, `
+// What configurations of one program have in common.
+var (
+	nginx   = []string{"nginx", "-p", "DIR", "-e", "stderr", "-c", "CONF"}
+	apache2 = []string{"apache2", "-DFOREGROUND", "-f", "CONF"}
+)
+
+const (
+	nginxConf = `
 daemon off; master_process off; pid DIR/pid; error_log stderr;
 events {}
 http {
   access_log off;
   client_body_temp_path DIR/body; proxy_temp_path DIR/proxy;
   fastcgi_temp_path DIR/f; uwsgi_temp_path DIR/u; scgi_temp_path DIR/s;
+`
+	apacheConf = `
+ServerRoot DIR
+LoadModule mpm_event_module /usr/lib/apache2/modules/mod_mpm_event.so
+LoadModule authz_core_module /usr/lib/apache2/modules/mod_authz_core.so
+User www-data
+Group www-data
+ServerName x
+Listen LISTEN
+PidFile DIR/pid
+Mutex posixsem
+ErrorLog DIR/error.log
+StartServers 1
+`
+)
+
+var configs = map[string]struct {
+	command []string // CONF is the file
+	conf    string   // LISTEN, TO and DIR are replaced
+}{
+	"nginx": {nginx, nginxConf + `
+  merge_slashes off; ignore_invalid_headers off; underscores_in_headers on;
+  upstream up { server TO; keepalive 8; }
+  server { listen LISTEN; location / {
+    proxy_pass http://up; proxy_http_version 1.1; proxy_set_header Host $http_host; proxy_set_header Connection "";
+  } }
+}`},
+	"nginx, paths": {nginx, nginxConf + `
   server { listen LISTEN; location = /s3 { return 410; } location /s3/ { return 410; } location / { return 404; } }
 }`},
 	"haproxy": {[]string{"haproxy", "-db", "-f", "CONF"}, `
@@ -126,37 +136,15 @@ frontend in
 backend out
   server capture TO
 `},
-	"apache2": {[]string{"apache2", "-DFOREGROUND", "-f", "CONF"}, `
-ServerRoot DIR
-LoadModule mpm_event_module /usr/lib/apache2/modules/mod_mpm_event.so
-LoadModule authz_core_module /usr/lib/apache2/modules/mod_authz_core.so
+	"apache2": {apache2, apacheConf + `
 LoadModule proxy_module /usr/lib/apache2/modules/mod_proxy.so
 LoadModule proxy_http_module /usr/lib/apache2/modules/mod_proxy_http.so
-User www-data
-Group www-data
-ServerName x
-Listen LISTEN
-PidFile DIR/pid
-Mutex posixsem
-ErrorLog DIR/error.log
-StartServers 1
 AllowEncodedSlashes NoDecode
 ProxyPreserveHost On
 ProxyPass / http://TO/ nocanon
 `},
-	"apache2, paths": {[]string{"apache2", "-DFOREGROUND", "-f", "CONF"}, `
-ServerRoot DIR
-LoadModule mpm_event_module /usr/lib/apache2/modules/mod_mpm_event.so
-LoadModule authz_core_module /usr/lib/apache2/modules/mod_authz_core.so
+	"apache2, paths": {apache2, apacheConf + `
 LoadModule alias_module /usr/lib/apache2/modules/mod_alias.so
-User www-data
-Group www-data
-ServerName x
-Listen LISTEN
-PidFile DIR/pid
-Mutex posixsem
-ErrorLog DIR/error.log
-StartServers 1
 AllowEncodedSlashes On
 Redirect gone /s3
 `},

@@ -126,22 +126,13 @@ func newReader(t *testing.T, read func(r *http.Request) string) (addr string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	srv := &http.Server{Handler: http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
+	serve(t, l, &http.Server{Handler: http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
 		if p := read(r); p == "/s3" || strings.HasPrefix(p, "/s3/") {
 			rw.WriteHeader(http.StatusGone)
 		} else {
 			rw.WriteHeader(http.StatusNotFound)
 		}
-	})}
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		_ = srv.Serve(l) // ends with Close
-	}()
-	t.Cleanup(func() {
-		srv.Close()
-		<-done
-	})
+	})})
 	return l.Addr().String()
 }
 

@@ -28,22 +28,7 @@ func (w *world) at(addr string, h http.Handler) (stop func()) {
 	if err != nil {
 		w.t.Fatal(err)
 	}
-	return w.serveOn(l, h)
-}
-
-func (w *world) serveOn(l net.Listener, h http.Handler) (stop func()) {
-	srv := &http.Server{Handler: h}
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		_ = srv.Serve(l) // ends with Close
-	}()
-	stop = func() {
-		_ = srv.Close() // it is not needed any more
-		<-done
-	}
-	w.t.Cleanup(stop)
-	return stop
+	return serve(w.t, l, &http.Server{Handler: h})
 }
 
 func echoBody(rw http.ResponseWriter, r *http.Request) {
@@ -110,7 +95,7 @@ func TestURLOfAUnixSocket(t *testing.T) {
 	}
 	w := worldWith(t, gateway.EdgeOptions{DialContext: (&net.Dialer{}).DialContext},
 		`[{"name":"app","to":[{"url":"unix://`+socket+`"}]}]`)
-	w.serveOn(l, http.HandlerFunc(echoBody))
+	serve(t, l, &http.Server{Handler: http.HandlerFunc(echoBody)})
 	for _, method := range []string{http.MethodGet, http.MethodPost} { // by the edge's own client and by net/http's
 		if res := w.do(w.client(false), method, "http://x/a", nil); res.body != method+" x /a " {
 			t.Errorf("%s: %d %q, want the answer of the program", method, res.StatusCode, res.body)

@@ -106,17 +106,24 @@ func (w *world) originWith(service, id, version string, srv *http.Server) *http.
 	srv.Protocols, srv.ErrorLog = new(http.Protocols), slog.NewLogLogger(slog.DiscardHandler, 0)
 	srv.Protocols.SetHTTP1(true)
 	srv.Protocols.SetUnencryptedHTTP2(true)
+	serve(w.t, l, srv)
+	w.register(service, id, version, id+":80")
+	return srv
+}
+
+// serve runs a server until the test ends or stop is called.
+func serve(t testing.TB, l net.Listener, srv *http.Server) (stop func()) {
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
 		_ = srv.Serve(l) // ends with Close
 	}()
-	w.t.Cleanup(func() {
-		_ = srv.Close() // the test is over
+	stop = func() {
+		_ = srv.Close() // it is not needed any more
 		<-done
-	})
-	w.register(service, id, version, id+":80")
-	return srv
+	}
+	t.Cleanup(stop)
+	return stop
 }
 
 // newConnection stands in what script returns where a connection begins.
