@@ -89,7 +89,8 @@ func New(_ context.Context, setup *service.Setup, opts Options) error {
 	setup.OnStop("edge", func(context.Context) error { return e.Close() })
 	switch listens := setup.Addr("https") != ""; {
 	case listens && e.tls == nil:
-		return errs.Errorf(errs.Invalid, `serving TLS on listener "https": there are no certificates; set -certs or -acme-dir`)
+		return errs.Errorf(errs.Invalid,
+			`serving TLS on listener "https": there are no certificates; set -certs or -acme-dir`)
 	case !listens && e.tls != nil:
 		return errs.Errorf(errs.Invalid,
 			`serving TLS with -certs or -acme-dir: there is no listener "https"; add https=:8443 to -listen`)

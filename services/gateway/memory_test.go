@@ -141,7 +141,8 @@ func TestUnreadBodiesAreBounded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		runtime.GC() // the memory of other tests must not count
 		w := worldWith(t, gateway.EdgeOptions{MemoryLimit: 256 << 20}, `[
-			{"name":"slow","match":{"path":"/slow"},"timeout":{"header":"1h","total":"0s"},"to":[{"service":"slow"}]},{"name":"web","to":[{"service":"web"}]}]`)
+			{"name":"slow","match":{"path":"/slow"},"timeout":{"header":"1h","total":"0s"},
+			"to":[{"service":"slow"}]},{"name":"web","to":[{"service":"web"}]}]`)
 		release := make(chan struct{})
 		read := func(rw http.ResponseWriter, r *http.Request) {
 			n, _ := io.Copy(io.Discard, r.Body) // fails for those that are disconnected

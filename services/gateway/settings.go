@@ -76,8 +76,8 @@ func declare(set config.Set, list routes.Routes) *settings {
 				"the route has a limit. 0s: no limit.", Min: "0s", Max: "24h",
 		}),
 		toHTTPS: config.JSON(set, "gateway.redirectToHTTPS", toHTTPS{}, config.Spec{
-			Doc: `Which hosts are redirected from HTTP to HTTPS: {"hosts": ["example.org", "*.example.org"]}, {"hosts": ["*"]} ` +
-				`for all. "port" is the port of HTTPS as clients see it, 443 by default.`,
+			Doc: `Which hosts are redirected from HTTP to HTTPS: {"hosts": ["example.org", "*.example.org"]}, ` +
+				`{"hosts": ["*"]} for all. "port" is the port of HTTPS as clients see it, 443 by default.`,
 		}),
 		acme: config.JSON(set, "gateway.acme", acme.Settings{}, config.Spec{
 			Doc: `Which certificates to get by ACME: {"domains": ["example.org"], "email": "me@example.org", "agreeTerms": ` +
