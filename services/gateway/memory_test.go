@@ -139,11 +139,18 @@ func TestConnectionsWithRequestsAreKept(t *testing.T) {
 // memory limit: whoever has sent the most is disconnected, and others are served.
 func TestUnreadBodiesAreBounded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		runtime.GC() // the memory of other tests must not count
-		w := worldWith(t, gateway.EdgeOptions{MemoryLimit: 256 << 20}, `[
+		runtime.GC()
+		used := []rtmetrics.Sample{{Name: "/gc/heap/live:bytes"}, {Name: "/memory/classes/heap/stacks:bytes"}}
+		rtmetrics.Read(used)
+		// What other tests have left must not make memory short.
+		limit := int64(256<<20 + 5*(used[0].Value.Uint64()+used[1].Value.Uint64())/2)
+		room, attackers := float64(limit/4), int(2*(limit/4)/(960<<10))
+		w := worldWith(t, gateway.EdgeOptions{MemoryLimit: limit}, `[
 			{"name":"slow","match":{"path":"/slow"},"timeout":{"header":"1h","total":"0s"},
 			"to":[{"service":"slow"}]},{"name":"web","to":[{"service":"web"}]}]`)
 		release := make(chan struct{})
+		end := sync.OnceFunc(func() { close(release) })
+		defer end()
 		read := func(rw http.ResponseWriter, r *http.Request) {
 			n, _ := io.Copy(io.Discard, r.Body) // fails for those that are disconnected
 			fmt.Fprint(rw, n)
@@ -153,7 +160,6 @@ func TestUnreadBodiesAreBounded(t *testing.T) {
 			<-release
 			read(rw, r)
 		}))
-		const attackers, room = 150, 256 << 20 / 4
 		var ended atomic.Int64
 		data := make([]byte, 16<<10)
 		for range attackers {
@@ -178,9 +184,9 @@ func TestUnreadBodiesAreBounded(t *testing.T) {
 		runtime.GC()
 		cut := w.metric("bijou_gateway_http2_errors_total", "kind=unread_bodies")
 		unread := w.metric("bijou_gateway_http2_unread_bytes")
-		if cut == 0 || cut == attackers || ended.Load() != int64(cut) || unread > room || unread < room/2 {
+		if cut == 0 || cut == float64(attackers) || ended.Load() != int64(cut) || unread > room || unread < room/2 {
 			t.Errorf("of %d clients with 960 KiB each %v were disconnected, %d saw that, and %v bytes are unread; want some, "+
-				"and at most %d bytes", attackers, cut, ended.Load(), unread, room)
+				"and at most %v bytes", attackers, cut, ended.Load(), unread, room)
 		}
 		for _, size := range []int{0, 40 << 10} {
 			res := w.do(w.client(true), http.MethodPost, "http://x/", strings.NewReader(strings.Repeat("x", size)))
@@ -188,7 +194,7 @@ func TestUnreadBodiesAreBounded(t *testing.T) {
 				t.Errorf("meanwhile a request with %d bytes: %d %s, want 200", size, res.StatusCode, res.body)
 			}
 		}
-		close(release)
+		end()
 		time.Sleep(time.Minute)
 		runtime.GC()
 		if unread := w.metric("bijou_gateway_http2_unread_bytes"); unread != 0 {

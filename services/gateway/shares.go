@@ -3,6 +3,7 @@ package gateway
 import (
 	"math/rand/v2"
 	"net/http"
+	"net/netip"
 	"strconv"
 	"strings"
 	"sync/atomic"
@@ -135,7 +136,7 @@ func (s *shares) now() int64 { return int64(max(1, time.Since(s.base))) }
 func (x *exchange) shareOf() share {
 	of := &x.target.origin.shares
 	return share{
-		of: of, path: hashPath(x.rule.Name, x.r.URL.Path), client: uint16(clientKey(x.client()) % slots), start: of.now(),
+		of: of, path: hashPath(x.rule.Name, x.r.URL.Path), client: hashAddr(x.client()), start: of.now(),
 	}
 }
 
@@ -179,6 +180,20 @@ func isWord(segment string) bool {
 		}
 	}
 	return len(segment) <= 24
+}
+
+// hashAddr hashes an address. All addresses of an IPv6 network of 64 bits count as one: a client has that many. It is
+// not clientKey, because with FNV-1a addresses that differ in one digit never share one of the few slots.
+func hashAddr(addr string) uint16 {
+	if a, err := netip.ParseAddr(addr); err == nil && a.Is6() && !a.Is4In6() {
+		b := a.As16()
+		h := hashSeed
+		for _, c := range b[:8] {
+			h = (h ^ uint32(c)) * 16777619
+		}
+		return fold(h)
+	}
+	return fold(hashText(hashSeed, addr))
 }
 
 // hashText is FNV-1a, with an end so that "ab", "c" and "a", "bc" differ.
