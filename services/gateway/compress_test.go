@@ -235,8 +235,13 @@ func TestAnswersThatAreNotCompressed(t *testing.T) {
 func TestOwnAnswersAreCompressed(t *testing.T) {
 	dir := t.TempDir()
 	text := strings.Repeat("0123456789", 500)
-	for name, text := range map[string]string{"a.txt": text, "b.txt": text, "b.txt.gz": "GZ", "c.png": text} {
-		if err := os.WriteFile(dir+"/"+name, []byte(text), 0o600); err != nil {
+	for _, f := range []struct{ name, text string }{
+		{"a.txt", text},
+		{"b.txt", text},
+		{"b.txt.gz", "GZ"}, // after b.txt: an older one would not be used
+		{"c.png", text},
+	} {
+		if err := os.WriteFile(dir+"/"+f.name, []byte(f.text), 0o600); err != nil {
 			t.Fatal(err)
 		}
 	}

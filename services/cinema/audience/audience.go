@@ -82,8 +82,12 @@ func New(_ context.Context, setup *service.Setup, o Options) error {
 	if err != nil {
 		return err
 	}
+	finish := stopWithin
+	if o.Once {
+		finish = finishWithin // the load ends by itself
+	}
 	load, err := NewLoad(LoadOptions{
-		Target: o.Target, Rate: o.Rate, Ramp: o.Ramp, Fixed: o.Once,
+		Finish: finish, Target: o.Target, Rate: o.Rate, Ramp: o.Ramp, Fixed: o.Once,
 		DialContext: setup.DialContext, Settings: setup.Config(), Metrics: setup.Metrics(), Log: setup.Log(),
 	})
 	if err != nil {

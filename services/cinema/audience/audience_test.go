@@ -487,6 +487,35 @@ func TestRunEndsThoughTheServerHangs(t *testing.T) {
 	})
 }
 
+// The sessions in progress do not hold up the stop of the process, which gives all background work 5 s.
+func TestStopOfTheProcessEndsSessions(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := open(t, func(w http.ResponseWriter, _ *http.Request) {
+			time.Sleep(4 * time.Second)
+			writeHome(w, nil)
+		})
+		p, err := service.New(t.Context(), service.Options{
+			Name: "audience", Net: service.Net{Listen: c.net.Listen, DialContext: c.net.DialContext}, StateDir: t.TempDir(),
+			Listen: map[string]string{"grpc": "audience:7000", "admin": "audience:9090"}, Drain: time.Second,
+		}, func(ctx context.Context, setup *service.Setup) error {
+			return audience.New(ctx, setup, audience.Options{Target: "http://cinema:80", Rate: 5})
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		ctx, stop := context.WithCancel(t.Context())
+		time.AfterFunc(10*time.Second, stop)
+		if err := p.Run(ctx); err != nil {
+			t.Errorf("the process stopped with %v, want no error", err)
+		}
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		if len(c.requests) == 0 {
+			t.Error("the cinema got no requests, want some in progress")
+		}
+	})
+}
+
 // A server that cannot be reached makes failures, not errors of Run.
 func TestUnreachableTarget(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

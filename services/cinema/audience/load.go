@@ -18,10 +18,12 @@ import (
 )
 
 const (
-	maxRate      = 10_000
-	maxRamp      = 24 * time.Hour
-	reportEvery  = 10 * time.Second // between lines in the log
-	finishWithin = 30 * time.Second // for the running sessions when the load ends
+	maxRate     = 10_000
+	maxRamp     = 24 * time.Hour
+	reportEvery = 10 * time.Second // between lines in the log
+
+	// For the running sessions when the load ends, and when the process stops, which takes at most 5 s.
+	finishWithin, stopWithin = 30 * time.Second, 2 * time.Second
 )
 
 // LoadOptions configures a Load.
@@ -35,6 +37,8 @@ type LoadOptions struct {
 	Ramp time.Duration
 	// Fixed uses Rate and Ramp and not the settings. False: Rate and Ramp are only the defaults of the settings.
 	Fixed bool
+	// Finish is how long the running sessions may take when the load ends; then they are canceled. Zero: 30 s.
+	Finish time.Duration
 	// Seed makes the random choices repeatable. Zero: a random seed.
 	Seed uint64
 	// DialContext connects to the cinema. Nil: as package net does.
@@ -50,6 +54,7 @@ type LoadOptions struct {
 // complete returns a copy with all defaults, or an error that names the fields that are wrong.
 func (o LoadOptions) complete() (LoadOptions, error) {
 	o.Rate = cmp.Or(o.Rate, 1)
+	o.Finish = cmp.Or(o.Finish, finishWithin)
 	o.Seed = cmp.Or(o.Seed, rand.Uint64()) //nolint:gosec // not for secrets
 	o.Settings = cmp.Or[config.Set](o.Settings, config.Static(nil))
 	o.Log = cmp.Or(o.Log, slog.New(slog.DiscardHandler))
@@ -109,7 +114,7 @@ func NewLoad(o LoadOptions) (*Load, error) {
 	return l, err
 }
 
-// Run starts sessions until ctx ends, then waits up to 30 s for the running ones. It logs a line every 10 s. Call it
+// Run starts sessions until ctx ends, then waits up to LoadOptions.Finish for the running ones. It logs a line every 10 s. Call it
 // once.
 func (l *Load) Run(ctx context.Context) error {
 	sessions, cancelSessions := context.WithCancel(context.WithoutCancel(ctx))
@@ -131,7 +136,7 @@ func (l *Load) Run(ctx context.Context) error {
 		})
 	})
 	stopReporting()
-	timer := time.AfterFunc(finishWithin, cancelSessions)
+	timer := time.AfterFunc(l.opts.Finish, cancelSessions)
 	defer timer.Stop()
 	wg.Wait()
 	return nil
