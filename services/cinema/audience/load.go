@@ -114,8 +114,8 @@ func NewLoad(o LoadOptions) (*Load, error) {
 	return l, err
 }
 
-// Run starts sessions until ctx ends, then waits up to LoadOptions.Finish for the running ones. It logs a line every 10 s. Call it
-// once.
+// Run starts sessions until ctx ends, then waits up to LoadOptions.Finish for the running ones. It logs a line every
+// 10 s. Call it once.
 func (l *Load) Run(ctx context.Context) error {
 	sessions, cancelSessions := context.WithCancel(context.WithoutCancel(ctx))
 	defer cancelSessions()
