@@ -273,12 +273,14 @@ import (
 	"os"
 	"os/signal"
 	"syscall"
+	"time"
 )
 
 func main() {
 	stop := make(chan os.Signal, 1)
 	if len(os.Args) > 1 {
 		signal.Ignore(syscall.SIGTERM)
+		time.AfterFunc(time.Hour, func() {}) // else the runtime would end the program: nothing can wake it
 	} else {
 		signal.Notify(stop, syscall.SIGTERM)
 	}
