@@ -2,6 +2,7 @@ package trace
 
 import (
 	"bufio"
+	"context"
 	"io"
 	"net"
 	"net/http"
@@ -30,49 +31,76 @@ var serverKind = []trace.SpanStartOption{trace.WithSpanKind(trace.SpanKindServer
 // A request that is not sampled gets a context with the trace id; its ResponseWriter is not wrapped.
 func (p *Provider) Middleware(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		ctx := propagator{}.Extract(r.Context(), propagation.HeaderCarrier(r.Header))
-		method := MethodName(r.Method)
-		ctx, span := p.tracer.Start(ctx, method, serverKind...)
+		in := Incoming{
+			Header: propagation.HeaderCarrier(r.Header), Method: r.Method, Scheme: "http", Path: r.URL.Path,
+			Version: strings.TrimPrefix(r.Proto, "HTTP/"),
+		}
+		if host, _, err := net.SplitHostPort(r.RemoteAddr); err == nil {
+			in.Client = host
+		}
+		if r.TLS != nil {
+			in.Scheme = "https"
+		}
+		ctx, span := p.StartServer(r.Context(), in)
 		defer span.End()
 		r = r.WithContext(ctx)
 		if !span.IsRecording() {
 			next.ServeHTTP(w, r)
 			return
 		}
-		span.SetAttributes(requestAttributes(r)...)
 		sw := &statusWriter{ResponseWriter: w}
 		status := http.StatusInternalServerError // if next panics
-		defer func() { finish(span, r, method, status) }()
+		defer func() {
+			// A pattern is "[METHOD ][HOST]/path"; the convention wants the path. For CONNECT it may be the client's own path:
+			// net/http sets that when it redirects to the path with a slash at its end (as of Go 1.26).
+			route := ""
+			if i := strings.IndexByte(r.Pattern, '/'); i >= 0 && r.Method != http.MethodConnect {
+				route = r.Pattern[i:]
+			}
+			FinishServer(span, r.Method, route, status)
+		}()
 		next.ServeHTTP(sw, r)
 		status = sw.code()
 	})
 }
 
-func requestAttributes(r *http.Request) []attribute.KeyValue {
-	scheme := "http"
-	if r.TLS != nil {
-		scheme = "https"
-	}
-	attrs := appendMethod(make([]attribute.KeyValue, 0, 6), r.Method)
-	attrs = append(attrs,
-		semconv.URLScheme(scheme),
-		semconv.URLPath(r.URL.Path),
-		semconv.NetworkProtocolVersion(strings.TrimPrefix(r.Proto, "HTTP/")),
-	)
-	if host, _, err := net.SplitHostPort(r.RemoteAddr); err == nil {
-		attrs = append(attrs, semconv.ClientAddress(host))
-	}
-	return attrs
+// Incoming is a request as its server has received it.
+type Incoming struct {
+	// Header may have the trace context of the caller.
+	Header propagation.TextMapCarrier
+	Method string
+	Scheme string // http or https
+	Path   string
+	// Version is the version of HTTP: 1.1.
+	Version string
+	// Client is the address of the client without a port. Empty: it is not known.
+	Client string
 }
 
-func finish(span trace.Span, r *http.Request, method string, status int) {
+// StartServer makes the span of a request for a server that is not net/http's; [Provider.Middleware] says what it has.
+// End it by [FinishServer] and End.
+func (p *Provider) StartServer(ctx context.Context, r Incoming) (context.Context, trace.Span) {
+	ctx, span := p.tracer.Start(propagator{}.Extract(ctx, r.Header), MethodName(r.Method), serverKind...)
+	if span.IsRecording() {
+		attrs := append(appendMethod(make([]attribute.KeyValue, 0, 6), r.Method),
+			semconv.URLScheme(r.Scheme), semconv.URLPath(r.Path), semconv.NetworkProtocolVersion(r.Version))
+		if r.Client != "" {
+			attrs = append(attrs, semconv.ClientAddress(r.Client))
+		}
+		span.SetAttributes(attrs...)
+	}
+	return ctx, span
+}
+
+// FinishServer puts the outcome on the span of a request. An empty route: there is none.
+func FinishServer(span trace.Span, method, route string, status int) {
+	if !span.IsRecording() {
+		return
+	}
 	span.SetAttributes(semconv.HTTPResponseStatusCode(status))
-	// A pattern is "[METHOD ][HOST]/path"; the convention wants the path. For CONNECT it may be the client's own path:
-	// net/http sets that when it redirects to the path with a slash at its end (as of Go 1.26).
-	if i := strings.IndexByte(r.Pattern, '/'); i >= 0 && r.Method != http.MethodConnect {
-		route := r.Pattern[i:]
+	if route != "" {
 		span.SetAttributes(semconv.HTTPRoute(route))
-		span.SetName(method + " " + route)
+		span.SetName(MethodName(method) + " " + route)
 	}
 	if status >= 500 {
 		span.SetAttributes(semconv.ErrorTypeKey.String(strconv.Itoa(status)))

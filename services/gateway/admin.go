@@ -6,6 +6,7 @@ import (
 
 	"bijou.dev/platform/httpapi"
 	"bijou.dev/platform/route"
+	"bijou.dev/services/gateway/internal/origin"
 	"bijou.dev/services/gateway/internal/upstream"
 	"bijou.dev/services/gateway/routes"
 )
@@ -50,7 +51,7 @@ func (e *Edge) CheckHandler() http.Handler {
 
 func (e *Edge) shown() shownTable {
 	t := shownTable{Revision: e.opts.Config.Revision(), Routes: []shownRoute{}, Origins: []shownGroup{}}
-	seen := map[*origin]bool{}
+	seen := map[*origin.Origin]bool{}
 	for _, u := range e.table.Load().rules {
 		r := shownRoute{
 			Route: u.Route, Header: e.settings.header.Get().String(), Total: e.settings.total.Get().String(),
@@ -67,10 +68,10 @@ func (e *Edge) shown() shownTable {
 		}
 		t.Routes = append(t.Routes, r)
 		for _, to := range u.targets {
-			if !seen[to.origin] {
-				seen[to.origin] = true
-				g := shownGroup{Service: to.name, Endpoint: to.Endpoint, Instances: to.origin.balancer.State()}
-				if w := to.origin.watch; w != nil {
+			if !seen[to.Origin] {
+				seen[to.Origin] = true
+				g := shownGroup{Service: to.Name, Endpoint: to.Endpoint, Instances: to.Balancer.State()}
+				if w := to.Watch; w != nil {
 					state := w.State()
 					g.Upstream = &state
 				}

@@ -4,6 +4,7 @@ import (
 	"net/http"
 
 	"bijou.dev/services/gateway/internal/bans"
+	"bijou.dev/services/gateway/internal/flow"
 )
 
 // ban puts a list of addresses into use. Connections of addresses that are in it are closed.
@@ -40,10 +41,10 @@ func (c *connections) closeBanned() int {
 }
 
 // refuseBanned refuses the request of a banned client.
-func (x *exchange) refuseBanned() *failure {
-	if t := x.edge.banned.Load(); t.Empty() || !t.Has(x.client()) {
+func (x *exchange) refuseBanned() *flow.Failure {
+	if t := x.edge.banned.Load(); t.Empty() || !t.Has(x.in.Client) {
 		return nil
 	}
 	x.edge.metrics.limited.WithLabelValues("", "banned").Inc()
-	return fail(FaultClient, http.StatusForbidden, "requests from this address are not served")
+	return flow.Fail(flow.FaultClient, http.StatusForbidden, "requests from this address are not served")
 }

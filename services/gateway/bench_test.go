@@ -29,7 +29,7 @@ import (
 // of eleven rounds with all contenders. The time for each op is that of one request to each of them.
 //
 //	edge           routing, circuit, balancer, trace context, metrics
-//	edge-post      the same for requests that may not be repeated, which go by http.Transport
+//	edge-post      the same for requests that may not be repeated
 //	edge-sampled   1 % of the requests recorded
 //	edge-logged    with the access log
 func BenchmarkGateway(b *testing.B) {
@@ -184,7 +184,7 @@ func reverseProxy(b *testing.B, origin string) string {
 	})
 }
 
-func edge(b *testing.B, origin string, sampled float64, log *slog.Logger) string {
+func edge(b testing.TB, origin string, sampled float64, log *slog.Logger) string {
 	set := config.Static(map[string]string{"gateway.routes": toWeb, "circuit.default.maxConcurrent": "1000"})
 	provider, err := trace.New(trace.Options{
 		Service: "gateway", Exporter: tracetest.NewNoopExporter(),

@@ -1,6 +1,7 @@
 package gateway
 
 import (
+	"bijou.dev/services/gateway/internal/origin"
 	"bijou.dev/services/gateway/routes"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -15,22 +16,20 @@ type table struct {
 // rule is a route with its targets.
 type rule struct {
 	*routes.Rule
-	targets []*target // in the order of To
+	targets []*origin.Target // in the order of To
 	seconds prometheus.Observer
 	limits  []*limiter // in the order of Limits
 	// policies is what RateLimit-Policy says about limits. Empty: there is no rate.
 	policies string
 }
 
-// target is a target with its origin.
-type target struct {
-	routes.Target
-	name   string // of what is called: the service, or the host of the URL
-	origin *origin
+// targets are the targets of all routes.
+func (t *table) targets() (all []*origin.Target) {
+	for _, u := range t.rules {
+		all = append(all, u.targets...)
+	}
+	return all
 }
-
-// http2 reports whether all requests go over HTTP/2.
-func (t *target) http2() bool { return t.Endpoint == "grpc" || t.origin.url.H2C() }
 
 // bind joins a compiled table with the metrics and the origins of the edge.
 func (e *Edge) bind(compiled *routes.Table) *table {
@@ -38,21 +37,21 @@ func (e *Edge) bind(compiled *routes.Table) *table {
 	for _, r := range compiled.Rules {
 		u := &rule{Rule: r, seconds: e.metrics.seconds.WithLabelValues(r.Name)}
 		for _, to := range r.To {
-			u.targets = append(u.targets, &target{Target: to, name: to.CalledName()})
+			u.targets = append(u.targets, &origin.Target{Target: to, Name: to.CalledName()})
 		}
 		t.rules = append(t.rules, u)
 	}
-	e.origins.bind(t)
+	e.origins.Bind(t.targets())
 	e.bindLimits(t)
 	return t
 }
 
 // pick draws a target by weight. A URL whose instances are unhealthy or cannot be reached is replaced by the next
 // target.
-func (u *rule) pick(sticky string) *target {
+func (u *rule) pick(sticky string) *origin.Target {
 	first := u.Pick(sticky)
 	for i := range u.targets {
-		if t := u.targets[(first+i)%len(u.targets)]; (i == 0 || t.Weight > 0) && t.origin.usable() {
+		if t := u.targets[(first+i)%len(u.targets)]; (i == 0 || t.Weight > 0) && t.Usable() {
 			return t
 		}
 	}

@@ -11,13 +11,11 @@ import (
 	"sync"
 	"time"
 
+	"bijou.dev/services/gateway/internal/flow"
 	"bijou.dev/services/gateway/internal/syntax"
 
 	"golang.org/x/net/http/httpguts"
 )
-
-// clientCertHeader is where the origin finds what is known of the client's certificate, in the form of Envoy.
-const clientCertHeader = "X-Forwarded-Client-Cert"
 
 // clientCerts say which clients are asked for a certificate.
 type clientCerts struct {
@@ -83,30 +81,31 @@ type verdict struct {
 // verdictFor bounds how long a verdict is used: verifying costs CPU time, and certificates expire.
 const verdictFor = time.Minute
 
-// admitClientCert refuses clients without the certificate that the route needs.
-func (x *exchange) admitClientCert() *failure {
+// checkClientCert refuses clients without the certificate that the route needs.
+func (x *exchange) checkClientCert() *flow.Failure {
 	if x.rule.ClientCert == nil {
 		return nil
 	}
 	var why error
 	switch {
-	case x.conn == nil || x.conn.secure == nil:
+	case x.conn.secure == nil:
 		why = errors.New("the connection has no TLS")
 	case !x.conn.secure.asked:
 		// The connection was made for a host without such routes, or before the route was there. RFC 9110, 15.5.20: the
 		// client may send the request again on another connection.
 		if !x.rule.ClientCert.Optional {
-			return hangUp(http.StatusMisdirectedRequest,
+			return flow.HangUp(http.StatusMisdirectedRequest,
 				"the route %s needs a client certificate, for which this connection was not asked", x.rule.Name)
 		}
 	default:
 		v := x.conn.secure.verify(x.rule.ClientCAs)
-		x.clientCert, why = v.text, v.why
+		x.to.ClientCert, why = v.text, v.why
 	}
 	if why == nil || x.rule.ClientCert.Optional {
 		return nil
 	}
-	return fail(FaultClient, http.StatusForbidden, "the route %s needs a client certificate: %v", x.rule.Name, why)
+	return flow.Fail(flow.FaultClient, http.StatusForbidden, "the route %s needs a client certificate: %v", x.rule.Name,
+		why)
 }
 
 // verify checks the client's certificate with the authorities of a route.

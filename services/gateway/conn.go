@@ -5,16 +5,18 @@ import (
 	"errors"
 	"io"
 	"net"
-	"net/http"
 	"os"
+	"runtime/debug"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"bijou.dev/platform/pace"
+	"bijou.dev/services/gateway/internal/http1"
+	"bijou.dev/services/gateway/internal/message"
 )
 
-// conn is a client's connection. Read returns only bytes that framing has found to be well formed. Write fails when the
-// client does not read. Like the server that uses it, it has one reader at a time.
+// conn is a client's connection. Write fails when the client does not read. It has one reader at a time.
 type conn struct {
 	// idleSince is when the connection became idle, in Unix nanoseconds; 0: requests are in progress, or it was upgraded.
 	idleSince atomic.Int64
@@ -24,74 +26,66 @@ type conn struct {
 	size      int64    // bytes of memory that it is counted with
 	conns     *connections
 	peer      *peer
-	used      atomic.Bool // a byte was read
-	timedOut  atomic.Bool // a write took longer than writeTime
-	refused   atomic.Bool // a response was sent before its request was read to the end: Close lingers
-	framing   framing
-	little    [64]byte     // what is read for the server when it wants a byte
-	http2     *http2Guard  // nil: HTTP/1, or nothing has come yet
+	used      atomic.Bool  // a byte was read
+	timedOut  atomic.Bool  // a write took longer than writeTime
+	lingers   atomic.Bool  // there may be bytes that nobody has read: Close lingers
 	deadline  atomic.Int64 // of writes, in Unix nanoseconds
 	closed    atomic.Bool
+	isHTTP2   atomic.Bool
 
-	// Of an HTTP/2 connection: bytes of bodies that were received and not read, and requests in progress.
+	// Of an HTTP/2 connection: bytes of bodies that were received and not read. Of all: requests in progress.
 	unread, requests atomic.Int64
 }
 
-// Read reads checked bytes.
-func (c *conn) Read(p []byte) (int, error) {
-	if c.secure != nil && !c.secure.complete {
-		if err := c.secure.handshake(); err != nil {
-			return 0, err
+// serve answers the requests of a client until the connection ends.
+func (c *conn) serve() {
+	e := c.conns.edge
+	defer func() {
+		if v := recover(); v != nil { // a defect must not end the connections of others
+			e.log.Error("a defect of the edge ended a connection", "panic", v, "stack", string(debug.Stack()))
+			c.Cut()
+			_ = c.Close() // it is not counted any more
+		}
+	}()
+	protocol := http1.Any
+	if c.secure != nil {
+		var err error
+		if protocol, err = c.secure.handshake(); err != nil {
+			_ = c.Close() // the client knows by the alert
+			return
 		}
 	}
-	if c.http2 != nil {
-		c.http2.beforeRead()
+	handle := func(r *message.Request, w message.Writer) { e.serve(c, r, w) }
+	received, isHTTP2 := http1.Serve(c, http1.Options{Protocol: protocol, Handle: handle, Stopping: e.stopping.Load})
+	if isHTTP2 {
+		c.isHTTP2.Store(true)
+		e.http2.Serve(c, received, handle)
 	}
-	n, err := c.read(p)
-	if n > 0 && c.framing.state == inHTTP2 {
-		if c.http2 == nil {
-			c.http2 = newHTTP2Guard(c)
-		}
-		if !c.http2.received(p[:n]) {
-			return 0, io.EOF
-		}
-	}
-	return n, err
 }
 
-func (c *conn) read(p []byte) (int, error) {
-	for len(p) > 0 {
-		n, want, err := c.framing.take(p)
-		if n > 0 || err != nil {
-			return n, err
-		}
-		if want > 0 && (len(p) >= minRead || c.framing.state != inHTTP2) { // a body or a tunnel: not parsed
-			n, err := c.Conn.Read(p[:min(len(p), want)])
-			c.framing.passed(n)
-			return n, err
-		}
-		in := p
-		switch {
-		case len(in) >= minRead:
-		case c.framing.state == inHTTP2:
-			in = c.framing.space()
-		default:
-			in = c.little[:]
-		}
-		n, err = c.Conn.Read(in)
-		if n > 0 {
-			c.used.Store(true)
-			c.framing.feed(in[:n])
-		} else if err != nil {
-			return 0, err
-		}
+// scheme is that of URLs which lead to the connection.
+func (c *conn) scheme() string {
+	if c.secure != nil {
+		return "https"
 	}
-	return 0, nil
+	return "http"
 }
 
-// minRead: smaller reads of HTTP/2 frame headers by the server are served from a buffer, to save system calls. During a
-// response of HTTP/1 the server reads one byte to notice when the client leaves; that read holds no buffer.
-const minRead = 512
+// RawConn is for waiting without memory. Nil: there is something between the bytes of the client and those read here.
+func (c *conn) RawConn() syscall.RawConn {
+	k, ok := c.raw.(syscall.Conn)
+	if !ok || c.secure != nil {
+		return nil
+	}
+	raw, err := k.SyscallConn()
+	if err != nil {
+		return nil
+	}
+	return raw
+}
+
+// writeTime is how long a client may take to read a piece of a response.
+const writeTime = 10 * time.Second
 
 // writeEvery is how old a deadline may be before a write sets a new one.
 const writeEvery = 2 * time.Second
@@ -103,11 +97,7 @@ func (c *conn) Write(p []byte) (int, error) {
 			return 0, err
 		}
 	}
-	write := c.Conn.Write
-	if c.http2 != nil {
-		write = c.http2.write
-	}
-	n, err := write(p)
+	n, err := c.Conn.Write(p)
 	if errors.Is(err, os.ErrDeadlineExceeded) {
 		c.timedOut.Store(true)
 	}
@@ -156,8 +146,7 @@ func (c *conn) Close() error {
 	}
 	c.conns.remove(c)
 	c.conns.edge.memory.forget(c)
-	refused := c.refused.Load() || c.framing.ended.Load() || c.http2 != nil && c.http2.isCut()
-	if refused && !c.conns.edge.stopping.Load() && c.CloseWrite() == nil {
+	if c.lingers.Load() && !c.conns.edge.stopping.Load() && c.CloseWrite() == nil {
 		c.linger()
 	}
 	if l, ok := c.raw.(interface{ SetLinger(sec int) error }); ok && c.timedOut.Load() {
@@ -179,32 +168,19 @@ func (c *conn) linger() {
 	}
 }
 
-// setState follows the server: it says whether requests of the connection are in progress.
-func (c *conn) setState(state http.ConnState) {
-	switch state {
-	case http.StateIdle:
-		c.idleSince.Store(time.Now().UnixNano())
-	case http.StateActive, http.StateHijacked:
-		c.idleSince.Store(0)
+// SetIdle takes note of whether requests of the connection are in progress.
+func (c *conn) SetIdle(idle bool) {
+	since := int64(0)
+	if idle {
+		since = time.Now().UnixNano()
+	} else {
+		c.used.Store(true)
 	}
+	c.idleSince.Store(since)
 }
 
-type connKey struct{}
+// Linger makes Close linger.
+func (c *conn) Linger() { c.lingers.Store(true) }
 
-// withConn adds the connection to the context of its requests.
-func withConn(ctx context.Context, c net.Conn) context.Context {
-	return context.WithValue(ctx, connKey{}, c)
-}
-
-// malformed reports whether the body of a request is not well formed. The error of reading the body does not always say
-// so, and it comes late: net/http cancels the request before Read returns the error.
-func malformed(ctx context.Context) bool {
-	c := connOf(ctx)
-	return c != nil && c.framing.cutBody.Load()
-}
-
-// connOf returns the connection of a request; nil: it did not come through connections.listener.
-func connOf(ctx context.Context) *conn {
-	c, _ := ctx.Value(connKey{}).(*conn)
-	return c
-}
+// Cut closes the connection at once.
+func (c *conn) Cut() { _ = c.raw.Close() } // it is not needed any more

@@ -1,23 +1,22 @@
 package gateway
 
 import (
-	"crypto/rand"
+	"context"
 	"crypto/tls"
-	"encoding/hex"
+	"errors"
+	"fmt"
 	"net"
-	"net/http"
-	"runtime/debug"
-	"strconv"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
+
+	"bijou.dev/platform/pace"
 )
 
 // connections counts the clients' connections and checks what comes in on them.
 type connections struct {
 	edge *Edge
-	// refusal is the method of the request that replaces a refused one. It is random, so that no client can send it.
-	refusal string
 	// handshakes has an element for each TLS handshake that computes.
 	handshakes chan struct{}
 
@@ -25,6 +24,7 @@ type connections struct {
 	open   map[*conn]struct{}
 	bytes  int64            // of memory that those in open use
 	byPeer map[string]*peer // by address
+	empty  chan struct{}    // closed when open is empty; nil: nobody waits for that
 }
 
 // peer is an address from which there are connections.
@@ -35,40 +35,51 @@ type peer struct {
 }
 
 func newConnections(e *Edge) *connections {
-	var secret [16]byte
-	_, _ = rand.Read(secret[:]) // never fails
 	return &connections{
-		edge: e, refusal: "X" + hex.EncodeToString(secret[:]), open: map[*conn]struct{}{},
-		byPeer: map[string]*peer{}, handshakes: newHandshakes(),
+		edge: e, open: map[*conn]struct{}{}, byPeer: map[string]*peer{}, handshakes: newHandshakes(),
 	}
 }
 
-// listener returns l with the limits on it. over is what TLS is done with; nil: without TLS.
-func (c *connections) listener(l net.Listener, over *tls.Config) net.Listener {
-	return &listener{l, c, over}
-}
-
-type listener struct {
-	net.Listener
-	conns *connections
-	tls   *tls.Config
-}
-
-// Accept returns the next connection that is within the limits. Others are closed without a response, which would cost
-// CPU time under attack.
-func (l *listener) Accept() (net.Conn, error) {
-	for {
-		nc, err := l.Listener.Accept()
+// serve takes connections from l and answers their requests until l is closed. over is what TLS is done with; nil:
+// without TLS.
+func (c *connections) serve(l net.Listener, over *tls.Config) error {
+	for delay := time.Duration(0); ; {
+		nc, err := l.Accept()
 		if err != nil {
-			return nil, err
+			if c.edge.stopping.Load() || errors.Is(err, net.ErrClosed) {
+				return nil
+			}
+			if temporary, ok := errors.AsType[net.Error](err); !ok || !temporary.Timeout() && !isExhausted(err) {
+				return fmt.Errorf("accepting a connection: %w", err)
+			}
+			delay = min(max(2*delay, 5*time.Millisecond), time.Second)
+			c.edge.log.Warn("accepting a connection failed; trying again", "error", err, "after", delay)
+			pace.Sleep(context.Background(), delay)
+			continue
 		}
-		if c, limit := l.conns.add(nc, l.tls); limit != "" {
-			l.conns.edge.metrics.refused.WithLabelValues(limit).Inc()
-			_ = nc.Close()
-		} else {
-			return c, nil
+		delay = 0
+		if k := c.accept(nc, over); k != nil {
+			go k.serve()
 		}
 	}
+}
+
+// isExhausted reports whether an error says that the process or the machine has no more of something, which others may
+// give back.
+func isExhausted(err error) bool {
+	return errors.Is(err, syscall.EMFILE) || errors.Is(err, syscall.ENFILE) || errors.Is(err, syscall.ENOBUFS) ||
+		errors.Is(err, syscall.ENOMEM) || errors.Is(err, syscall.ECONNABORTED)
+}
+
+// accept returns a connection that is within the limits. Nil: it was closed without a response, which would cost CPU
+// time under attack.
+func (c *connections) accept(nc net.Conn, over *tls.Config) *conn {
+	k, limit := c.add(nc, over)
+	if limit != "" {
+		c.edge.metrics.refused.WithLabelValues(limit).Inc()
+		_ = nc.Close() // it is not served
+	}
+	return k
 }
 
 func (c *connections) add(nc net.Conn, over *tls.Config) (_ *conn, limit string) {
@@ -106,8 +117,7 @@ func (c *connections) add(nc net.Conn, over *tls.Config) (_ *conn, limit string)
 	if over != nil {
 		k.startTLS(over)
 	}
-	k.setState(http.StateIdle)
-	k.framing.refusal = c.refusal
+	k.idleSince.Store(time.Now().UnixNano())
 	c.open[k] = struct{}{}
 	c.bytes += size
 	p.conns++
@@ -160,6 +170,30 @@ func (c *connections) removeLocked(k *conn) {
 		delete(c.byPeer, k.peer.addr)
 	}
 	c.edge.metrics.open.Set(float64(len(c.open)))
+	if len(c.open) == 0 && c.empty != nil {
+		close(c.empty)
+		c.empty = nil
+	}
+}
+
+// wait returns when there are no connections, or with ctx's error.
+func (c *connections) wait(ctx context.Context) error {
+	c.mu.Lock()
+	if len(c.open) == 0 {
+		c.mu.Unlock()
+		return nil
+	}
+	if c.empty == nil {
+		c.empty = make(chan struct{})
+	}
+	empty := c.empty
+	c.mu.Unlock()
+	select {
+	case <-empty:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
 }
 
 // closeUnused closes connections on which no byte was received. Browsers open such connections in advance, and a stop
@@ -174,19 +208,22 @@ func (c *connections) closeUnused() {
 	}
 }
 
-// refusalOf returns the problem of the refused request that r replaces; nil if r does not replace one.
-func (c *connections) refusalOf(r *http.Request) *failure {
-	if r.Method != c.refusal {
-		return nil
+// closeIdle closes connections of HTTP/1 without a request in progress.
+func (c *connections) closeIdle() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for k := range c.open {
+		if k.idleSince.Load() != 0 && !k.isHTTP2.Load() {
+			_ = k.raw.Close() // nothing is lost
+		}
 	}
-	code, err := strconv.Atoi(r.Header.Get("Status"))
-	if err != nil {
-		code = http.StatusBadRequest
-	}
-	detail := r.Header.Get("Detail")
-	r.Method, r.Host = "", "" // for the log
-	r.Header = http.Header{}
-	return hangUp(code, "%s", detail)
 }
 
-func stack() string { return string(debug.Stack()) }
+// closeAll closes all connections.
+func (c *connections) closeAll() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for k := range c.open {
+		_ = k.raw.Close() // they are not wanted any more
+	}
+}

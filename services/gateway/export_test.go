@@ -1,95 +1,48 @@
 package gateway
 
 import (
+	"context"
+	"errors"
+	"io"
 	"net"
 	"net/http"
-	"slices"
+	"strings"
+
+	"bijou.dev/services/gateway/internal/message"
 )
 
-// Which paths and clients share places must not differ from one run to the next: a pair does so with one seed in some
-// hundred.
-func init() { hashSeed = 1 }
-
-// Refusal is the method of the request that replaces a refused one in Frame.
-const Refusal = "XREFUSED"
-
-// Frame passes pieces through framing and returns its output, where each head begins in it, and the error.
-func Frame(pieces [][]byte, size int) (out []byte, heads []int, err error) {
-	f := framing{refusal: Refusal}
-	p := make([]byte, size)
-	for {
-		before := f.state
-		n, want, err := f.take(p)
-		if before == inHead && n > 0 && (len(heads) == 0 || heads[len(heads)-1] != len(out)) {
-			heads = append(heads, len(out))
-		}
-		out = append(out, p[:n]...)
-		switch {
-		case n > 0:
-		case err != nil:
-			return out, heads, err
-		case len(pieces) == 0:
-			return out, heads, nil
-		case want > 0:
-			k := min(want, len(pieces[0]), size)
-			out = append(out, pieces[0][:k]...)
-			f.passed(k)
-			pieces = rest(pieces, k)
-		default:
-			f.feed(pieces[0])
-			pieces = rest(pieces, len(pieces[0]))
-		}
+// Handler returns a function that handles one GET without a connection.
+func Handler(e *Edge, path string) func() {
+	c := &conn{conns: e.conns, peer: &peer{addr: "192.0.2.1"}}
+	r := &message.Request{
+		Version: message.HTTP11, Method: http.MethodGet, Target: path, Host: "x", Context: context.Background(),
 	}
+	r.Path = path
+	if i := strings.IndexByte(path, '?'); i >= 0 {
+		r.Path, r.Query = path[:i], path[i:]
+	}
+	return func() { e.serve(c, r, discard{}) }
 }
 
-func rest(pieces [][]byte, n int) [][]byte {
-	if n == len(pieces[0]) {
-		return pieces[1:]
+// discard is a writer for nobody.
+type discard struct{}
+
+func (discard) Interim(int, message.Header) error                 { return nil }
+func (discard) Last()                                             {}
+func (discard) Begin(int, message.Header, int64) error            { return nil }
+func (discard) Write(p []byte) (int, error)                       { return len(p), nil }
+func (discard) Flush() error                                      { return nil }
+func (discard) End(message.Header) error                          { return nil }
+func (discard) Abort()                                            {}
+func (discard) Tunnel(message.Header) (io.ReadWriteCloser, error) { return nil, errors.ErrUnsupported }
+
+// Accept takes one connection from l, without serving it.
+func Accept(e *Edge, l net.Listener) (net.Conn, error) {
+	nc, err := l.Accept()
+	if err != nil {
+		return nil, err
 	}
-	return append([][]byte{pieces[0][n:]}, slices.Clone(pieces[1:])...)
-}
-
-// Heads returns the kind, length and stream of each frame that pieces of a connection hold, and what is left over.
-func Heads(pieces [][]byte) (heads [][3]int, between bool) {
-	var h frameHeads
-	for _, p := range pieces {
-		for len(p) > 0 {
-			var found bool
-			if p, found = h.next(p); found {
-				heads = append(heads, [3]int{int(h.kind()), h.length(), int(h.stream())})
-			}
-		}
-	}
-	return heads, h.between()
-}
-
-// Frames returns how many bytes of WebSocket frames pieces hold up to the end of the last whole one.
-func Frames(pieces [][]byte) (whole int) {
-	var f frames
-	at := 0
-	for _, p := range pieces {
-		for len(p) > 0 {
-			n := f.pass(p)
-			p, at = p[n:], at+n
-			if f.between() {
-				whole = at
-			}
-		}
-	}
-	return whole
-}
-
-// Handler serves requests without a connection.
-func Handler(e *Edge) http.Handler { return e.server.Handler }
-
-// Limited is l with the edge's limits and checks on its connections.
-func Limited(e *Edge, l net.Listener) net.Listener { return e.conns.listener(l, nil) }
-
-// Disconnect disconnects the client of an HTTP/2 connection, as after many unread responses.
-func Disconnect(c net.Conn) {
-	for g := c.(*conn).http2; !g.isCut(); {
-		g.stalled()
-	}
+	return e.conns.accept(nc, nil), nil
 }
 
 // MarkTimedOut marks a connection as one whose client does not read.

@@ -36,6 +36,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math/rand/v2"
 	"net"
 	"net/http"
 	"sync"
@@ -54,6 +55,9 @@ import (
 	"bijou.dev/services/gateway/internal/bans"
 	"bijou.dev/services/gateway/internal/certs"
 	"bijou.dev/services/gateway/internal/compress"
+	"bijou.dev/services/gateway/internal/forward"
+	"bijou.dev/services/gateway/internal/http2"
+	"bijou.dev/services/gateway/internal/origin"
 	"bijou.dev/services/gateway/internal/upstream"
 	"bijou.dev/services/gateway/routes"
 
@@ -139,6 +143,8 @@ type EdgeOptions struct {
 	OriginTLS *tls.Config
 	// ACMEClient talks to the certificate authority of ACME. Nil: the certificate authorities of the system.
 	ACMEClient *http.Client
+	// Seed decides which paths and which clients share places in the limits of an origin. Zero: a random seed.
+	Seed uint32
 	// Log gets the access log and messages for operators. Nil: nothing is logged.
 	Log *slog.Logger
 }
@@ -175,6 +181,7 @@ func (o EdgeOptions) complete() (EdgeOptions, error) {
 	if o.DialContext == nil {
 		o.DialContext = (&net.Dialer{}).DialContext
 	}
+	o.Seed = cmp.Or(o.Seed, rand.Uint32())
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
@@ -187,10 +194,10 @@ type Edge struct {
 	log         *slog.Logger
 	settings    *settings
 	metrics     *metrics
-	origins     origins
+	origins     *origin.Set
+	forwarder   *forward.Forwarder
 	table       atomic.Pointer[table]
-	server      *http.Server
-	client      client // of all services
+	http2       *http2.Server
 	upstreams   *upstream.Set
 	conns       *connections
 	memory      *memory
@@ -198,18 +205,17 @@ type Edge struct {
 	tls         *tls.Config                 // nil: there is no TLS
 	acme        *acme.Issuer                // nil: there is no ACME
 	clientCerts atomic.Pointer[clientCerts] // nil: no client is asked for a certificate
-	longLived   longLived
 	encoders    *compress.Limit
-	kept        atomic.Int64 // bytes of bodies that are kept to be sent again
 	banned      atomic.Pointer[bans.Table]
 	gateways    atomic.Int64 // how many instances of the edge are up, at least 1
 	counting    time.Time    // the origin of the times in limits
 	unwatch     []func()
 	stopping    atomic.Bool
 
-	mu     sync.Mutex
-	closed bool
-	work   sync.WaitGroup // requests and tunnels under way
+	mu        sync.Mutex
+	listeners []net.Listener
+	closed    bool
+	work      sync.WaitGroup // requests and tunnels under way
 }
 
 // NewEdge returns an edge that follows its settings. It serves nothing before Serve, and must be closed.
@@ -222,7 +228,6 @@ func NewEdge(opts EdgeOptions) (*Edge, error) {
 		opts: opts, log: opts.Log, settings: declare(opts.Config, opts.Routes),
 		counting: time.Now().Add(-time.Second), // so that no time is 0
 	}
-	e.origins.edge = e
 	e.metrics = newMetrics(opts.Metrics)
 	e.conns = newConnections(e)
 	e.memory = newMemory(opts.MemoryLimit, opts.Log)
@@ -232,14 +237,21 @@ func NewEdge(opts EdgeOptions) (*Edge, error) {
 		e.log.Info("the memory limit allows fewer connections than gateway.maxConnections", "connections", most,
 			"limit", opts.MemoryLimit)
 	}
-	e.client = newClient(opts.DialContext, opts.DialContext)
 	e.upstreams = upstream.New(upstream.Options{
 		DialContext: opts.DialContext, DialDNS: opts.DialDNS, TLS: opts.OriginTLS, Metrics: opts.Metrics, Log: opts.Log,
+	})
+	e.origins = origin.NewSet(origin.Options{
+		Zone: opts.Zone, Config: opts.Config, Route: e.settings.route, Discovery: opts.Discovery, Overload: opts.Overload,
+		Upstreams: e.upstreams, DialContext: opts.DialContext, Seed: opts.Seed,
+	})
+	e.forwarder = forward.New(forward.Options{
+		Circuits: opts.Circuits, Trace: opts.Trace, Tunnels: e.metrics.tunnels.Add, Go: e.work.Go,
+		Retried: func(route string) { e.metrics.retries.WithLabelValues(route).Inc() },
 	})
 	if err := e.openTLS(); err != nil {
 		return nil, err
 	}
-	e.server = e.newServer()
+	e.http2 = e.newHTTP2()
 	e.apply(e.settings.routes.Get())
 	e.ban(e.settings.banned.Get())
 	e.unwatch = append(e.unwatch,
@@ -262,54 +274,39 @@ func (e *Edge) apply(list routes.Routes) {
 	e.log.Info("routes in use", "routes", len(t.Rules), "revision", e.opts.Config.Revision())
 }
 
-func (e *Edge) newServer() *http.Server {
-	traced := e.opts.Trace.Middleware(http.HandlerFunc(e.serve))
-	s := &http.Server{
-		Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-			if r.ContentLength < 0 && r.Trailer == nil && r.ProtoMajor == 1 {
-				// net/http puts a trailer that was not announced here; without a map the copies of r would not see it.
-				r.Trailer = http.Header{}
-			}
-			if e.answerChallenge(w, r) {
-				return
-			}
-			traced.ServeHTTP(w, r)
-		}),
-		ReadHeaderTimeout:            headerTime,
-		IdleTimeout:                  idleTime,
-		MaxHeaderBytes:               maxHeader,
-		DisableGeneralOptionsHandler: true, // admitForwarding answers "OPTIONS *"
-		ErrorLog:                     slog.NewLogLogger(e.log.Handler(), slog.LevelDebug),
-		ConnContext:                  withConn,
-		ConnState: func(c net.Conn, state http.ConnState) {
-			if c, ok := c.(*conn); ok {
-				c.setState(state)
-			}
-		},
-		Protocols: new(http.Protocols),
-		HTTP2: &http.HTTP2Config{
-			MaxConcurrentStreams:          100,
-			MaxDecoderHeaderTableSize:     4 << 10,
-			MaxReadFrameSize:              16 << 10,
-			MaxReceiveBufferPerConnection: 1 << 20,
-			MaxReceiveBufferPerStream:     256 << 10,
-			SendPingTimeout:               30 * time.Second, // finds clients that left without closing
-			PingTimeout:                   10 * time.Second,
-			WriteByteTimeout:              writeTime,
-			CountError:                    e.metrics.countHTTP2,
-		},
-	}
-	s.Protocols.SetHTTP1(true)
-	s.Protocols.SetUnencryptedHTTP2(true)
-	return s
+// newHTTP2 returns what serves clients of HTTP/2.
+func (e *Edge) newHTTP2() *http2.Server {
+	return http2.NewServer(http2.Options{
+		Count:   e.metrics.countHTTP2,
+		Receive: func(c http2.Conn, n int) bool { return e.memory.receive(c.(*conn), n) },
+		Read:    func(c http2.Conn, n int) { e.memory.read(c.(*conn), n) },
+		Log:     e.log,
+	})
 }
 
 // Serve takes connections from l until Shutdown or Close, and then returns nil.
-func (e *Edge) Serve(l net.Listener) error {
-	if err := e.server.Serve(e.conns.listener(l, nil)); err != nil && !errors.Is(err, http.ErrServerClosed) {
-		return fmt.Errorf("serving the edge: %w", err)
+func (e *Edge) Serve(l net.Listener) error { return e.listen(l, nil) }
+
+func (e *Edge) listen(l net.Listener, over *tls.Config) error {
+	e.mu.Lock()
+	if e.stopping.Load() {
+		e.mu.Unlock()
+		return l.Close()
 	}
-	return nil
+	e.listeners = append(e.listeners, l)
+	e.mu.Unlock()
+	return e.conns.serve(l, over)
+}
+
+// stopListening ends Serve and ServeTLS.
+func (e *Edge) stopListening() {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.stopping.Store(true)
+	for _, l := range e.listeners {
+		_ = l.Close() // it is not needed any more
+	}
+	e.listeners = nil
 }
 
 // Shutdown stops taking connections and waits for requests in progress: HTTP/1.1 responses have Connection: close,
@@ -317,12 +314,13 @@ func (e *Edge) Serve(l net.Listener) error {
 // their end, each at a random moment within half of the time that ctx leaves, so that not all clients reconnect at
 // once. When ctx ends, the connections that are left are closed; that is not an error.
 func (e *Edge) Shutdown(ctx context.Context) error {
-	e.stopping.Store(true)
+	e.stopListening()
 	e.conns.closeUnused()
-	e.longLived.drain(ctx)
-	err := e.server.Shutdown(ctx)
+	e.forwarder.Drain(ctx)
+	e.conns.closeIdle()
+	err := e.http2.Shutdown(ctx)
 	if err == nil || errors.Is(err, ctx.Err()) {
-		err = e.longLived.wait(ctx)
+		err = e.conns.wait(ctx)
 	}
 	if ctx.Err() != nil && errors.Is(err, ctx.Err()) {
 		e.log.Warn("stopping the edge: closing connections that did not end in time")
@@ -336,15 +334,15 @@ func (e *Edge) Close() error {
 	for _, stop := range e.unwatch {
 		stop()
 	}
-	e.stopping.Store(true)
+	e.stopListening()
 	e.mu.Lock()
 	e.closed = true
 	e.mu.Unlock()
-	err := e.server.Close()
-	e.longLived.close()
+	e.conns.closeAll()
+	err := e.http2.Close()
+	e.forwarder.Close()
 	e.work.Wait()
-	e.client.close()
-	e.origins.close()
+	e.origins.Close()
 	e.closeTLS()
 	return err
 }

@@ -2,14 +2,11 @@ package gateway_test
 
 import (
 	"encoding/binary"
-	"io"
 	"strings"
-	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
 
-	"bijou.dev/services/gateway"
 	"bijou.dev/services/gateway/gatewaytest"
 
 	"golang.org/x/net/http2"
@@ -94,51 +91,6 @@ func TestHTTP2ConnectionErrorsCloseAtOnce(t *testing.T) {
 		}
 		c.Conn.Close()
 		time.Sleep(2 * time.Second) // net/http keeps a goroutine for one
-	})
-}
-
-// A connection is closed soon after its client was disconnected, although the client keeps its side open and the server
-// begins to read during the close. net/http does both at the same time when a write fails.
-func TestHTTP2DisconnectEndsAReadThatBeginsLater(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		w := newWorld(t, toWeb)
-		l, err := w.net.Listen("tcp", "side:80")
-		if err != nil {
-			t.Fatal(err)
-		}
-		client, err := w.net.DialContext(t.Context(), "tcp", "side:80")
-		if err != nil {
-			t.Fatal(err)
-		}
-		server, err := gateway.Limited(w.edge, l).Accept()
-		if err != nil {
-			t.Fatal(err)
-		}
-		ping := "\x00\x00\x08\x06\x00\x00\x00\x00\x0012345678"
-		buf := make([]byte, 1<<10)
-		// in the middle of a frame there is a time limit
-		for _, piece := range []string{http2.ClientPreface + ping[:12], ping[12:]} {
-			_, _ = io.WriteString(client, piece)
-			for got := 0; got < len(piece); {
-				n, err := server.Read(buf)
-				if err != nil {
-					t.Fatal(err)
-				}
-				got += n
-			}
-		}
-		gateway.Disconnect(server)
-		var done sync.WaitGroup
-		done.Go(func() { _ = server.Close() })
-		synctest.Wait()
-		done.Go(func() { _, _ = server.Read(buf) })
-		time.Sleep(time.Second)
-		synctest.Wait()
-		if _, err := client.Write([]byte{0}); err == nil {
-			t.Error("a second after the disconnect the connection is still open")
-		}
-		client.Close()
-		done.Wait()
 	})
 }
 

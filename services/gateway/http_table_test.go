@@ -59,13 +59,15 @@ func TestTableOfHTTP(t *testing.T) {
 	}
 }
 
-// allTests returns the text of all tests of this package.
+// allTests returns the text of all tests of this package and of http1.
 func allTests(t *testing.T) string {
 	t.Helper()
 	files, err := filepath.Glob("*_test.go")
-	if err != nil {
-		t.Fatal(err)
+	below, err2 := filepath.Glob("internal/http1/*_test.go")
+	if err != nil || err2 != nil {
+		t.Fatal(err, err2)
 	}
+	files = append(files, below...)
 	var b strings.Builder
 	for _, f := range files {
 		text, err := os.ReadFile(f)

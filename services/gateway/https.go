@@ -7,6 +7,7 @@ import (
 	"strconv"
 	"strings"
 
+	"bijou.dev/services/gateway/internal/message"
 	"bijou.dev/services/gateway/internal/syntax"
 )
 
@@ -48,20 +49,14 @@ func (x *exchange) redirectToHTTPS() bool {
 	if len(t.Hosts) == 0 {
 		return false
 	}
-	host, scheme := x.seenByClient()
-	if scheme == "https" || !t.has(host) {
+	if x.in.SeenScheme == "https" || !t.has(x.in.SeenHost) {
 		return false
 	}
-	host = syntax.WithoutPort(host)
+	host := syntax.WithoutPort(x.in.SeenHost)
 	if t.Port != 0 && t.Port != 443 {
 		host += ":" + strconv.Itoa(t.Port)
 	}
-	h := x.w.Header()
-	h.Set("Location", "https://"+host+x.path+x.query())
-	h["Content-Type"] = nil // else the server would guess one
-	x.setCommonHeaders()
-	x.boundUnread()
-	x.setStatus(http.StatusPermanentRedirect)
-	x.w.WriteHeader(http.StatusPermanentRedirect)
+	location := message.Field{Name: "Location", Value: "https://" + host + x.in.Path + x.in.Query}
+	x.out.Plain(http.StatusPermanentRedirect, message.Header{location}, nil)
 	return true
 }

@@ -11,7 +11,9 @@ import (
 	"time"
 
 	"bijou.dev/platform/discovery"
+	"bijou.dev/services/gateway/internal/flow"
 	"bijou.dev/services/gateway/internal/limit"
+	"bijou.dev/services/gateway/internal/message"
 	"bijou.dev/services/gateway/routes"
 )
 
@@ -107,21 +109,25 @@ type limited struct {
 }
 
 // limit asks the limits of the route in their order. Those before the one that refuses have counted the request.
-func (x *exchange) limit() *failure {
+func (x *exchange) limit() *flow.Failure {
 	u := x.rule
-	if u.MaxHeader > 0 && headerSize(x.r) > u.MaxHeader {
+	if u.MaxHeader > 0 && x.in.Size > u.MaxHeader {
 		x.edge.metrics.limited.WithLabelValues(u.Name, "maxHeader").Inc()
-		return fail(FaultClient, http.StatusRequestHeaderFieldsTooLarge,
+		return flow.Fail(flow.FaultClient, http.StatusRequestHeaderFieldsTooLarge,
 			"the header must be at most %d bytes long for this route", u.MaxHeader)
 	}
-	if len(u.limits) == 0 || x.preflight { // a browser sends preflights by itself
+	if len(u.limits) == 0 || x.to.Preflight { // a browser sends preflights by itself
 		return nil
 	}
-	x.limited = &limited{limits: u.limits}
+	x.held = &limited{limits: u.limits}
 	now, gateways := int64(time.Since(x.edge.counting)), x.edge.gateways.Load()
 	for i, l := range u.limits {
-		x.limited.keys[i] = x.limitKey(l)
-		if f := x.limited.take(i, now, gateways); f != nil {
+		x.held.keys[i] = x.limitKey(l)
+		f := x.held.take(i, now, gateways)
+		if f != nil || i == len(u.limits)-1 {
+			x.held.setHeader(&x.out.Extra, u.policies)
+		}
+		if f != nil {
 			x.edge.metrics.limited.WithLabelValues(u.Name, l.Name).Inc()
 			return f
 		}
@@ -130,16 +136,16 @@ func (x *exchange) limit() *failure {
 }
 
 // take asks one limit.
-func (d *limited) take(i int, now, gateways int64) *failure {
+func (d *limited) take(i int, now, gateways int64) *flow.Failure {
 	l, key := d.limits[i], d.keys[i]
 	if !l.Shared {
 		gateways = 1
 	}
 	if l.places != nil {
 		if most := max(1, l.Concurrency/gateways); !l.places.Take(key, most) {
-			f := fail(FaultClient, http.StatusTooManyRequests,
+			f := flow.Fail(flow.FaultClient, http.StatusTooManyRequests,
 				"the limit %s of this route allows %d requests at a time; wait for some of them", l.Name, most)
-			d.state, f.retry = nil, max(time.Second, d.wait)
+			d.state, f.Retry = nil, max(time.Second, d.wait)
 			return f
 		}
 		d.held[i] = true
@@ -156,9 +162,9 @@ func (d *limited) take(i int, now, gateways int64) *failure {
 	}
 	d.state = nil
 	d.describe(l.Name, res, rate)
-	f := fail(FaultClient, http.StatusTooManyRequests, "the limit %s of this route allows %d requests in %s",
+	f := flow.Fail(flow.FaultClient, http.StatusTooManyRequests, "the limit %s of this route allows %d requests in %s",
 		l.Name, l.Rate, l.Per)
-	f.retry = d.wait
+	f.Retry = d.wait
 	return f
 }
 
@@ -180,13 +186,13 @@ func (d *limited) describe(name string, res limit.Result, rate limit.Rate) {
 func ceilSeconds(d time.Duration) int64 { return int64((d + time.Second - 1) / time.Second) }
 
 // setHeader adds the fields to the response, behind those of the origin, which may have limits of its own.
-func (d *limited) setHeader(h http.Header, policies string) {
+func (d *limited) setHeader(h *message.Header, policies string) {
 	if policies == "" {
 		return
 	}
-	h["Ratelimit-Policy"] = append(slices.Clip(h["Ratelimit-Policy"]), policies)
+	h.Add("Ratelimit-Policy", policies)
 	if len(d.state) > 0 {
-		h["Ratelimit"] = append(slices.Clip(h["Ratelimit"]), string(d.state))
+		h.Add("Ratelimit", string(d.state))
 	}
 }
 
@@ -208,15 +214,14 @@ func (x *exchange) limitKey(l *limiter) uint64 {
 	case routes.ByRoute:
 		return 0
 	case routes.ByClient:
-		return clientKey(x.client())
+		return clientKey(x.in.Client)
 	}
-	lines := x.r.Header[l.Header()]
-	if len(lines) == 0 {
-		return clientKey(x.client())
+	if !x.in.Header.Has(l.Header()) {
+		return clientKey(x.in.Client)
 	}
 	var h maphash.Hash
 	h.SetSeed(keySeed)
-	for _, line := range lines {
+	for line := range x.in.Header.Values(l.Header()) {
 		_, _ = h.WriteString(line) // never fails
 		_ = h.WriteByte('\n')      // never fails, and is in no value
 	}
@@ -233,17 +238,6 @@ func clientKey(addr string) uint64 {
 		return maphash.Bytes(keySeed, b[:])
 	}
 	return maphash.String(keySeed, addr)
-}
-
-// headerSize is how many bytes the header has when HTTP/1.1 writes it.
-func headerSize(r *http.Request) int {
-	n := len(r.Method) + len(" ") + len(r.RequestURI) + len(" HTTP/1.1\r\n") + len("Host: \r\n") + len(r.Host)
-	for name, lines := range r.Header {
-		for _, line := range lines {
-			n += len(name) + len(": \r\n") + len(line)
-		}
-	}
-	return n
 }
 
 // countGateways is called with the instances of the edge's own service: limits that are shared are divided by those

@@ -7,6 +7,7 @@ import (
 
 	"bijou.dev/platform/load"
 	"bijou.dev/platform/text"
+	"bijou.dev/services/gateway/internal/flow"
 
 	"github.com/prometheus/client_golang/prometheus"
 )
@@ -85,18 +86,17 @@ func (m *metrics) count(x *exchange) {
 	if x.rule != nil {
 		name = x.rule.Name
 	}
-	if x.target != nil {
-		service = x.target.name
+	if x.sent.Target != nil {
+		service = x.sent.Target.Name
 	}
 	class := "none" // the client left before there was a status
-	if i := x.status/100 - 1; i >= 0 && i < len(classes) {
+	if i := x.out.Status/100 - 1; i >= 0 && i < len(classes) {
 		class = classes[i]
 	}
 	m.requests.WithLabelValues(name, service, class, string(x.fault)).Inc()
 	if x.rule != nil {
-		x.rule.seconds.Observe(time.Since(x.start).Seconds())
+		x.rule.seconds.Observe(time.Since(x.in.Start).Seconds())
 	}
-	x.recordLoad()
 }
 
 // recordLoad adds the request to the load of the link from the internet. A request that its client gave up is not
@@ -104,23 +104,23 @@ func (m *metrics) count(x *exchange) {
 func (x *exchange) recordLoad() {
 	served := x.edge.opts.Served
 	switch x.fault {
-	case FaultClientGone:
-	case FaultOverload, FaultCircuit:
+	case flow.FaultClientGone:
+	case flow.FaultOverload, flow.FaultCircuit:
 		served.Record(load.Rejected, 0)
-	case FaultUnreachable, FaultTimeout, FaultOrigin, FaultGateway:
-		served.Record(load.Failed, x.took)
+	case flow.FaultUnreachable, flow.FaultTimeout, flow.FaultOrigin, flow.FaultGateway:
+		served.Record(load.Failed, x.out.Took)
 	default:
-		if x.status == 0 {
+		if x.out.Status == 0 {
 			return // closed before there was a response
 		}
-		served.Record(load.Succeeded, x.took)
+		served.Record(load.Succeeded, x.out.Took)
 	}
 }
 
-// Limits of what a line in the log has of a request that is refused, in bytes. A path has at most maxURL.
+// Limits of what a line in the log has of a request that is refused, in bytes. A path has at most message.MaxTarget.
 const (
 	maxLoggedMethod = 64
-	maxLoggedHost   = 255 // as isHost
+	maxLoggedHost   = 255 // as syntax.IsHost
 )
 
 // access writes the request's line in the log.
@@ -133,31 +133,25 @@ func (x *exchange) access() {
 			return
 		}
 	}
-	ctx := x.r.Context()
-	if !x.edge.log.Enabled(ctx, slog.LevelInfo) {
+	if !x.edge.log.Enabled(x.in.Ctx, slog.LevelInfo) {
 		return
 	}
 	route, service, instance := "", "", ""
 	if x.rule != nil {
 		route = x.rule.Name
 	}
-	if x.target != nil {
-		service = x.target.name
+	if x.sent.Target != nil {
+		service = x.sent.Target.Name
 	}
-	if len(x.tried) > 0 {
-		instance = x.tried[len(x.tried)-1]
+	if n := len(x.sent.Attempts); n > 0 {
+		instance = x.sent.Attempts[n-1].Instance
 	}
-	x.edge.log.LogAttrs(ctx, slog.LevelInfo, "request",
-		slog.String("method", text.Bound(x.r.Method, maxLoggedMethod)),
-		slog.String("host", text.Bound(x.r.Host, maxLoggedHost)), slog.String("path", x.path),
+	x.edge.log.LogAttrs(x.in.Ctx, slog.LevelInfo, "request",
+		slog.String("method", text.Bound(x.in.Method, maxLoggedMethod)),
+		slog.String("host", text.Bound(x.in.Host, maxLoggedHost)), slog.String("path", x.to.Path),
 		slog.String("route", route), slog.String("called", service), slog.String("by", instance),
-		slog.Int("status", x.status), slog.Int64("bytes", x.bytes), slog.Duration("took", time.Since(x.start)),
-		slog.Int("attempts", len(x.attempts)), slog.String("fault", string(x.fault)),
-		slog.String("client", x.peer), slog.String("request_id", x.id))
-}
-
-// panicked logs a panic of the edge and responds with 500.
-func (x *exchange) panicked(v any) {
-	x.edge.log.ErrorContext(x.r.Context(), "a defect of the edge ended a request", "panic", v, "stack", stack())
-	x.refuse(fail(FaultGateway, 500, "the edge has a defect; the log has more under the request's id"))
+		slog.Int("status", x.out.Status), slog.Int64("bytes", x.out.Bytes),
+		slog.Duration("took", time.Since(x.in.Start)),
+		slog.Int("attempts", len(x.sent.Attempts)), slog.String("fault", string(x.fault)),
+		slog.String("client", x.in.Peer), slog.String("request_id", x.in.ID))
 }

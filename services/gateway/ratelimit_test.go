@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"io"
 	"net/http"
-	"net/http/httptest"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -228,10 +227,7 @@ var costs = []struct{ name, path, routes, banned string }{
 // handling returns a function that handles one request.
 func handling(t testing.TB, path, routes, banned string) func() {
 	w := newWorld(t, routes, "gateway.banned", banned, "gateway.accessLog", "off")
-	h := gateway.Handler(w.edge)
-	r := httptest.NewRequest(http.MethodGet, "http://x"+path, nil)
-	r.RequestURI = path
-	return func() { h.ServeHTTP(newRecorder(), r) }
+	return gateway.Handler(w.edge, path)
 }
 
 func TestARouteWithoutLimitsPaysNothingForThem(t *testing.T) {

@@ -3,130 +3,102 @@ package gateway
 import (
 	"cmp"
 	"errors"
-	"io"
 	"net/http"
 	"net/url"
 	"strconv"
+	"strings"
 
+	"bijou.dev/services/gateway/internal/flow"
+	"bijou.dev/services/gateway/internal/message"
 	"bijou.dev/services/gateway/internal/static"
-	"bijou.dev/services/gateway/routes"
 )
 
 // respond answers a preflight, or a request of a route without targets.
-func (x *exchange) respond() *failure {
-	w := ownResponse{x}
+func (x *exchange) respond() *flow.Failure {
 	switch r := x.rule; {
-	case x.preflight:
-		w.WriteHeader(http.StatusNoContent)
+	case x.to.Preflight:
+		x.out.Whole(http.StatusNoContent, nil, "")
 	case r.Redirect != nil:
-		w.Header().Set("Location", r.RedirectTo.URL(x.vars()))
-		w.WriteHeader(cmp.Or(r.Redirect.Status, http.StatusPermanentRedirect))
+		location := message.Field{Name: "Location", Value: r.RedirectTo.URL(x.to.Vars())}
+		x.out.Whole(cmp.Or(r.Redirect.Status, http.StatusPermanentRedirect), message.Header{location}, "")
 	case r.Respond != nil:
-		if body := r.Respond.Body; body != "" {
-			w.Header().Set("Content-Type", cmp.Or(r.Respond.Type, "text/plain; charset=utf-8"))
-			w.Header().Set("Content-Length", strconv.Itoa(len(body)))
+		var h message.Header
+		if r.Respond.Body != "" {
+			h.Add("Content-Type", cmp.Or(r.Respond.Type, "text/plain; charset=utf-8"))
 		}
-		w.WriteHeader(cmp.Or(r.Respond.Status, http.StatusOK))
-		if r.Respond.Body != "" && x.r.Method != http.MethodHead {
-			_, _ = io.WriteString(w, r.Respond.Body) // fails when the client has left
-		}
+		x.out.Whole(cmp.Or(r.Respond.Status, http.StatusOK), h, r.Respond.Body)
 	case r.Files != nil:
-		if f := x.serveFile(w); f != nil {
-			return f
-		}
-	}
-	if x.encoder != nil && x.encoder.Close() != nil {
-		x.abort = true // the client has left, or a file has become shorter
+		return x.serveFile()
 	}
 	return nil
 }
 
 // serveFile answers with a file of the route's folder.
-func (x *exchange) serveFile(w ownResponse) *failure {
+func (x *exchange) serveFile() *flow.Failure {
 	f := x.rule.Files
 	folder := static.Folder{
 		Dir: f.Dir, Index: cmp.Or(f.Index, "index.html"), Fallback: f.Fallback, Precompressed: f.Precompressed,
 	}
-	name, err := url.PathUnescape(x.vars().Rest)
+	w := &fileWriter{x: x, header: http.Header{}}
+	name, err := url.PathUnescape(x.to.Vars().Rest)
 	if err == nil {
-		err = folder.Serve(w, x.r, name)
+		r := &http.Request{Method: x.in.Method, URL: &url.URL{Path: flow.PlainPath(x.in.Request)}, Header: x.in.Header.HTTP()}
+		r.URL.RawQuery, r.Proto, r.ProtoMajor, r.ProtoMinor = strings.TrimPrefix(x.in.Query, "?"), "HTTP/1.1", 1, 1
+		err = folder.Serve(w, r, name)
 	}
 	switch {
 	case err == nil:
+		w.WriteHeader(http.StatusOK)
+		if w.err == nil {
+			w.err = x.out.Finish() // a file may have become shorter
+		}
+		x.out.CompleteOr(w.err)
 		return nil
 	case errors.Is(err, static.ErrNotFound):
-		return fail(FaultClient, http.StatusNotFound, "there is no such file")
+		return flow.Fail(flow.FaultClient, http.StatusNotFound, "there is no such file")
 	case errors.Is(err, static.ErrMethod):
-		w.Header().Set("Allow", "GET, HEAD")
-		return fail(FaultClient, http.StatusMethodNotAllowed, "files can be read only, by GET and HEAD")
+		f := flow.Fail(flow.FaultClient, http.StatusMethodNotAllowed, "files can be read only, by GET and HEAD")
+		f.Allow = "GET, HEAD"
+		return f
 	}
 	x.edge.log.Error("serving a file", "route", x.rule.Name, "dir", f.Dir, "error", err)
-	return fail(FaultGateway, http.StatusInternalServerError, "the files of this route cannot be read")
+	return flow.Fail(flow.FaultGateway, http.StatusInternalServerError, "the files of this route cannot be read")
 }
 
-// ownResponse is the writer for responses that the edge makes itself.
-type ownResponse struct{ x *exchange }
+// fileWriter is the http.ResponseWriter for http.ServeContent.
+type fileWriter struct {
+	x      *exchange
+	header http.Header
+	began  bool
+	err    error
+}
 
-// Header returns the header that WriteHeader sends.
-func (w ownResponse) Header() http.Header { return w.x.w.Header() }
+// Header implements http.ResponseWriter.
+func (w *fileWriter) Header() http.Header { return w.header }
 
-// WriteHeader sends the header with the changes of the route.
-func (w ownResponse) WriteHeader(status int) {
-	x := w.x
-	if x.status != 0 {
+// WriteHeader implements http.ResponseWriter.
+func (w *fileWriter) WriteHeader(status int) {
+	if w.began {
 		return
 	}
-	h := x.w.Header()
-	if _, ok := h["Content-Type"]; !ok {
-		h["Content-Type"] = nil // else the server would guess one
+	w.began = true
+	length := int64(-1)
+	if n, err := strconv.ParseInt(w.header.Get("Content-Length"), 10, 64); err == nil {
+		length = n
 	}
-	if c := &x.rule.Response; c.Any() {
-		x.change(h, c)
-	}
-	x.setOrigins(h)
-	x.compress(status, h, contentLength(h))
-	x.setCommonHeaders()
-	x.setStatus(status)
-	x.boundUnread() // the server reads the rest of a body before it sends a header
-	x.w.WriteHeader(status)
+	w.header.Del("Content-Length")
+	var h message.Header
+	h.FromHTTP(w.header)
+	w.err = w.x.out.Begin(status, h, length)
 }
 
-// Write sends a part of the body.
-func (w ownResponse) Write(p []byte) (int, error) {
-	if w.x.status == 0 {
-		w.WriteHeader(http.StatusOK)
+// Write implements http.ResponseWriter.
+func (w *fileWriter) Write(p []byte) (int, error) {
+	w.WriteHeader(http.StatusOK)
+	if w.err != nil {
+		return 0, w.err
 	}
-	if w.x.encoder != nil {
-		return w.x.encoder.Write(p)
-	}
-	return plainWriter(w).Write(p)
-}
-
-// contentLength is the length that a header of the edge says; -1: none.
-func contentLength(h http.Header) int64 {
-	if n, err := strconv.ParseInt(h.Get("Content-Length"), 10, 64); err == nil {
-		return n
-	}
-	return -1
-}
-
-// vars are the values for the templates of the route.
-func (x *exchange) vars() *routes.Vars {
-	host, scheme := x.seenByClient()
-	v := &routes.Vars{
-		Scheme: scheme, Host: host, Path: x.path, Rest: x.path, Client: x.client(), ID: x.id,
-		Query: x.query(), Groups: x.rule.Groups(x.path),
-	}
-	if m := &x.rule.Match; m.Path == "" && m.Prefix != "/" {
-		v.Rest = routes.ReplacePrefix(x.path, len(m.Prefix), "/")
-	}
-	return v
-}
-
-// query is the query with its question mark. Empty: there is none.
-func (x *exchange) query() string {
-	if u := x.r.URL; u.RawQuery != "" || u.ForceQuery {
-		return "?" + u.RawQuery
-	}
-	return ""
+	n, err := w.x.out.Write(p)
+	w.err = err
+	return n, err //nolint:wrapcheck // it says that the client has left
 }

@@ -14,7 +14,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 )
 
-// Answers of an origin of HTTP/1 that are not well formed, by both ways that the edge has to such origins.
+// Answers of an origin of HTTP/1 that are not well formed.
 func TestAnswersOfOrigins(t *testing.T) {
 	for _, c := range []struct {
 		name, in string
@@ -357,7 +357,7 @@ func TestNoChunksToHTTP10(t *testing.T) {
 	_, _ = io.WriteString(c, "GET / HTTP/1.0\r\nHost: x\r\nConnection: keep-alive\r\n\r\n")
 	all, err := io.ReadAll(c)
 	if head, body, _ := strings.Cut(string(all), "\r\n\r\n"); err != nil || body != "ab" ||
-		!strings.HasPrefix(head, "HTTP/1.0 200 ") || // by net/http
+		!strings.HasPrefix(head, "HTTP/1.1 200 ") || // RFC 9110, 6.2
 		strings.Contains(strings.ToLower(head), "transfer-encoding") || strings.Contains(head, "keep-alive") {
 		t.Errorf("the client got %q, %v, want the body ab as it is and the end of the connection", all, err)
 	}

@@ -283,7 +283,7 @@ func TestConnectionOfAClientThatDoesNotReadIsReset(t *testing.T) {
 			t.Fatal(err)
 		}
 		defer client.Close()
-		server, err := gateway.Limited(w.edge, l).Accept()
+		server, err := gateway.Accept(w.edge, l)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -15,6 +15,8 @@ import (
 	"bijou.dev/platform/errs"
 	"bijou.dev/services/gateway/internal/acme"
 	"bijou.dev/services/gateway/internal/certs"
+	"bijou.dev/services/gateway/internal/http1"
+	"bijou.dev/services/gateway/internal/message"
 )
 
 // ServeTLS takes connections over TLS from l until Shutdown or Close, and then returns nil. It needs certificates, see
@@ -23,10 +25,7 @@ func (e *Edge) ServeTLS(l net.Listener) error {
 	if e.tls == nil {
 		return errs.Errorf(errs.Invalid, "serving TLS on %s: there are no certificates; set -certs or -acme-dir", l.Addr())
 	}
-	if err := e.server.Serve(e.conns.listener(l, e.tls)); err != nil && !errors.Is(err, http.ErrServerClosed) {
-		return fmt.Errorf("serving the edge over TLS: %w", err)
-	}
-	return nil
+	return e.listen(l, e.tls)
 }
 
 // openTLS opens the certificates.
@@ -65,16 +64,23 @@ func (e *Edge) closeTLS() {
 
 // answerChallenge answers a certificate authority that checks a domain. False: the request is another one. Tokens are
 // long and random, so no request for a route is taken by mistake.
-func (e *Edge) answerChallenge(w http.ResponseWriter, r *http.Request) bool {
+func (e *Edge) answerChallenge(r *message.Request, w message.Writer) bool {
 	if e.acme == nil || r.Method != http.MethodGet {
 		return false
 	}
-	text, ok := e.acme.HTTP(r.URL.Path)
-	if ok {
-		w.Header().Set("Content-Type", "application/octet-stream")
-		_, _ = w.Write(text) // fails when the client has left
+	text, ok := e.acme.HTTP(r.Path)
+	if !ok {
+		return false
 	}
-	return ok
+	h := message.Header{{Name: "Content-Type", Value: "application/octet-stream"}}
+	err := w.Begin(http.StatusOK, h, int64(len(text)))
+	if err == nil {
+		_, err = w.Write(text)
+	}
+	if err != nil || w.End(nil) != nil {
+		w.Abort() // the client has left
+	}
+	return true
 }
 
 // tlsServer serves the edge on the listener "https" of a process.
@@ -139,10 +145,9 @@ type secure struct {
 	verdicts verdicts
 
 	// Used by the reader only.
-	complete bool  // the handshake
-	failed   error // of the handshake
-	left     int   // bytes that the client may send until the handshake is complete
-	computes bool  // it has a place in handshakes
+	complete bool // the handshake
+	left     int  // bytes that the client may send until the handshake is complete
+	computes bool // it has a place in handshakes
 }
 
 var (
@@ -151,18 +156,15 @@ var (
 	errHandshakeBusy = fmt.Errorf("there was no CPU time for a handshake within %v", handshakeWait)
 )
 
-// startTLS puts TLS on a new connection. The handshake is made by the first Read.
+// startTLS puts TLS on a new connection. The handshake comes later.
 func (c *conn) startTLS(config *tls.Config) {
 	s := &secure{Conn: c.raw, owner: c, left: handshakeBytes}
 	s.tls = tls.Server(s, config)
 	c.secure, c.Conn = s, s.tls
 }
 
-// handshake makes the handshake. After it has failed, it returns the same error: the server reads once more.
-func (s *secure) handshake() error {
-	if s.failed != nil {
-		return s.failed
-	}
+// handshake makes the handshake, and returns what the client may speak.
+func (s *secure) handshake() (http1.Protocol, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), handshakeTime)
 	defer cancel()
 	err := s.tls.HandshakeContext(ctx)
@@ -183,20 +185,17 @@ func (s *secure) handshake() error {
 		edge.metrics.handshakes.WithLabelValues(reason).Inc()
 		edge.log.Debug("a TLS handshake was not completed", "client", s.owner.peer.addr, "reason", reason,
 			"error", err.Error())
-		s.failed = err
-		return err
+		return 0, err
 	}
 	s.complete = true
 	edge.metrics.handshakes.WithLabelValues("ok").Inc()
-	s.owner.framing.only = onlyHTTP1 // HTTP/2 needs ALPN (RFC 9113, 3.2)
 	switch s.tls.ConnectionState().NegotiatedProtocol {
 	case "h2":
-		s.owner.framing.only = onlyHTTP2
+		return http1.OnlyHTTP2, nil
 	case acme.Protocol:
-		s.failed = io.EOF // the authority has what it wants
-		return s.failed
+		return 0, io.EOF // the authority has what it wants
 	}
-	return nil
+	return http1.OnlyHTTP1, nil // HTTP/2 needs ALPN (RFC 9113, 3.2)
 }
 
 func isTimeout(err error) bool {

@@ -2,13 +2,15 @@ package routes
 
 import (
 	"net/http"
-	"net/url"
 
+	"bijou.dev/services/gateway/internal/message"
 	"bijou.dev/services/gateway/internal/syntax"
 )
 
-func request(method string, header http.Header) *http.Request {
-	return &http.Request{Method: method, Header: header, URL: &url.URL{}}
+func request(method string, header http.Header) *message.Request {
+	r := &message.Request{Method: method}
+	r.Header.FromHTTP(header)
+	return r
 }
 
 // Find returns the name of the route that takes a request, "" if none does.

@@ -1,11 +1,13 @@
 package routes
 
 import (
-	"net/http"
 	"net/netip"
 	"net/url"
 	"regexp"
 	"slices"
+	"strings"
+
+	"bijou.dev/services/gateway/internal/message"
 )
 
 // condition is a Condition that was compiled.
@@ -69,25 +71,25 @@ func (m *matcher) covers(other *matcher) bool {
 }
 
 // holds reports whether all conditions hold for a request of a client, which is an address as text.
-func (m *matcher) holds(r *http.Request, client string) bool {
+func (m *matcher) holds(r *message.Request, client string) bool {
 	for i := range m.headers {
 		c := &m.headers[i]
-		if !c.holds(r.Header[c.Name]) {
+		if !c.holds(slices.Collect(r.Header.Values(c.Name))) {
 			return false
 		}
 	}
 	for i := range m.cookies {
 		c := &m.cookies[i]
 		var values []string
-		for _, cookie := range r.CookiesNamed(c.Name) {
-			values = append(values, cookie.Value)
+		for value := range r.Cookies(c.Name) {
+			values = append(values, value)
 		}
 		if !c.holds(values) {
 			return false
 		}
 	}
 	if len(m.query) > 0 {
-		query, _ := url.ParseQuery(r.URL.RawQuery) // what cannot be parsed is not there
+		query, _ := url.ParseQuery(strings.TrimPrefix(r.Query, "?")) // what cannot be parsed is not there
 		for i := range m.query {
 			c := &m.query[i]
 			if !c.holds(query[c.Name]) {

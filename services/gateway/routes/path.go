@@ -2,10 +2,10 @@ package routes
 
 import (
 	"errors"
-	"net/http"
 	"slices"
 	"strings"
 
+	"bijou.dev/services/gateway/internal/message"
 	"bijou.dev/services/gateway/internal/syntax"
 )
 
@@ -97,7 +97,7 @@ func checkPath(path string) (err error) {
 // Find returns the rule for a request and its path, and the path to send. path is as it came, with its escapes and
 // without the query; client is the address of the client. Nil: no rule takes it. Most paths have one meaning. For
 // others there must be a rule whose mode allows the path; otherwise the error says what is wrong with the path.
-func (t *Table) Find(r *http.Request, path, client string) (u *Rule, sent string, err error) {
+func (t *Table) Find(r *message.Request, path, client string) (u *Rule, sent string, err error) {
 	host := syntax.HostName(r.Host)
 	find := func(plain string) *Rule { return t.find(host, plain, r, client) }
 	if err = checkPath(path); err == nil {

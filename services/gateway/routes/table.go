@@ -15,6 +15,7 @@ import (
 	"bijou.dev/platform/overload"
 	"bijou.dev/services/gateway/internal/compress"
 	"bijou.dev/services/gateway/internal/cors"
+	"bijou.dev/services/gateway/internal/message"
 	"bijou.dev/services/gateway/internal/syntax"
 	"bijou.dev/services/gateway/internal/upstream"
 )
@@ -325,7 +326,7 @@ func (u *Rule) covers(v *Rule) bool {
 }
 
 // find returns the rule for a request, or nil. The host is in lower case without port, the path is without escapes.
-func (t *Table) find(host, path string, r *http.Request, client string) *Rule {
+func (t *Table) find(host, path string, r *message.Request, client string) *Rule {
 	if u := first(t.exact[host], path, r, client); u != nil {
 		return u
 	}
@@ -339,7 +340,7 @@ func (t *Table) find(host, path string, r *http.Request, client string) *Rule {
 	return first(t.any, path, r, client)
 }
 
-func first(rules []*Rule, path string, r *http.Request, client string) *Rule {
+func first(rules []*Rule, path string, r *message.Request, client string) *Rule {
 	for _, u := range rules {
 		if u.matches(path, r, client) {
 			return u
@@ -348,7 +349,7 @@ func first(rules []*Rule, path string, r *http.Request, client string) *Rule {
 	return nil
 }
 
-func (u *Rule) matches(path string, r *http.Request, client string) bool {
+func (u *Rule) matches(path string, r *message.Request, client string) bool {
 	m := &u.Match
 	if m.Path != "" && m.Path != path || m.Path == "" && !hasPrefix(path, m.Prefix) {
 		return false

@@ -24,6 +24,7 @@ import (
 
 	"bijou.dev/services/gateway/internal/accept"
 	"bijou.dev/services/gateway/internal/fields"
+	"bijou.dev/services/gateway/internal/message"
 
 	"github.com/andybalholm/brotli"
 	"github.com/klauspost/compress/gzip"
@@ -40,62 +41,56 @@ type Policy struct {
 
 // Choose returns the coding for an answer with a status, a header and a length of content (-1: unknown). Empty: it
 // stays as it is. It sets Vary where another client may get another coding.
-func (p *Policy) Choose(r *http.Request, status int, h http.Header, length int64) string {
+func (p *Policy) Choose(r *message.Request, status int, h *message.Header, length int64) string {
 	switch {
 	case status == http.StatusNotModified:
 		p.notModified(r, h)
 		return ""
-	case !p.fits(status, h, length):
+	case !p.fits(status, *h, length):
 		return ""
 	}
 	fields.AddVary(h, "Accept-Encoding")
-	if fields.HasWord(r.Header["Cache-Control"], "no-transform") { // RFC 9111, 5.2.1.6
+	if r.Header.HasWord("Cache-Control", "no-transform") { // RFC 9111, 5.2.1.6
 		return ""
 	}
-	if codings := accept.Encodings(r.Header["Accept-Encoding"], "zstd", "gzip", "br"); len(codings) > 0 {
+	accepted := slices.Collect(r.Header.Values("Accept-Encoding"))
+	if codings := accept.Encodings(accepted, "zstd", "gzip", "br"); len(codings) > 0 {
 		return codings[0]
 	}
 	return ""
 }
 
 // fits reports whether an answer is compressed for clients that accept a coding.
-func (p *Policy) fits(status int, h http.Header, length int64) bool {
+func (p *Policy) fits(status int, h message.Header, length int64) bool {
 	switch {
 	case status < 200, status == http.StatusNoContent, status == http.StatusResetContent,
 		status == http.StatusPartialContent, length >= 0 && length < max(p.MinBytes, 1):
 		return false
-	case len(h["Content-Encoding"])+len(h["Content-Range"]) > 0, len(h["Content-Type"]) != 1,
-		fields.HasWord(h["Cache-Control"], "no-transform"): // RFC 9111, 5.2.2.6
+	case h.Has("Content-Encoding"), h.Has("Content-Range"), h.Count("Content-Type") != 1,
+		h.HasWord("Cache-Control", "no-transform"): // RFC 9111, 5.2.2.6
 		return false
 	}
-	kind, _, _ := strings.Cut(h["Content-Type"][0], ";")
+	kind, _, _ := strings.Cut(h.Get("Content-Type"), ";")
 	return slices.Contains(p.Types, strings.ToLower(strings.TrimSpace(kind)))
 }
 
 // notModified makes the fields of 304 those of the answer that the client has (RFC 9110, 15.4.5): if the client asks by
 // the weak form of the ETag, that answer was compressed here.
-func (p *Policy) notModified(r *http.Request, h http.Header) {
+func (p *Policy) notModified(r *message.Request, h *message.Header) {
 	fields.AddVary(h, "Accept-Encoding")
-	if tag := h.Get("Etag"); isStrong(tag) && fields.HasWord(r.Header["If-None-Match"], "W/"+tag) {
-		h["Etag"] = []string{"W/" + tag}
+	if tag := h.Get("Etag"); isStrong(tag) && r.Header.HasWord("If-None-Match", "W/"+tag) {
+		h.Set("Etag", "W/"+tag)
 	}
 }
 
 // SetFields changes the header of an answer that is compressed. A strong ETag becomes weak, because the bytes are
-// others (RFC 9110, 8.8.1). What was said about the bytes is removed: the length, ranges, and digests, which are those
+// others (RFC 9110, 8.8.1). What was said about the bytes is removed: ranges, and digests, which are those
 // of the content with its coding (RFC 9530, 2 and 3).
-func SetFields(h http.Header, coding string) {
-	h["Content-Encoding"] = []string{coding}
-	for _, name := range []string{"Content-Length", "Accept-Ranges"} {
-		delete(h, name)
-	}
-	for name := range h {
-		if IsDigest(name) {
-			delete(h, name)
-		}
-	}
+func SetFields(h *message.Header, coding string) {
+	*h = slices.DeleteFunc(*h, func(f message.Field) bool { return f.Name == "Accept-Ranges" || IsDigest(f.Name) })
+	h.Set("Content-Encoding", coding)
 	if tag := h.Get("Etag"); isStrong(tag) {
-		h["Etag"] = []string{"W/" + tag}
+		h.Set("Etag", "W/"+tag)
 	}
 }
 

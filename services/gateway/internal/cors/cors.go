@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"bijou.dev/services/gateway/internal/fields"
+	"bijou.dev/services/gateway/internal/message"
 	"bijou.dev/services/gateway/internal/syntax"
 )
 
@@ -66,12 +67,6 @@ type Policy struct {
 
 // pattern is an origin with a wildcard: all that begin with prefix, end with suffix, and have labels between.
 type pattern struct{ prefix, suffix string }
-
-// Lines that never change, shared by all answers.
-var (
-	anyLine  = []string{"*"}
-	trueLine = []string{"true"}
-)
 
 // answerFields are the fields by which a server answers.
 var answerFields = []string{
@@ -130,7 +125,7 @@ func list(field string, names []string) (line []string, hasAny bool, err error) 
 	}
 	switch {
 	case hasAny:
-		return anyLine, true, nil
+		return []string{"*"}, true, nil
 	case len(names) == 0:
 		return nil, false, nil
 	}
@@ -213,20 +208,18 @@ func areLabels(s string) bool {
 }
 
 // IsPreflight reports whether a request asks whether another one would be allowed, and returns the method of that one.
-func IsPreflight(r *http.Request) (method string, ok bool) {
-	if r.Method != http.MethodOptions {
+func IsPreflight(r *message.Request) (method string, ok bool) {
+	if r.Method != http.MethodOptions || r.Header.Count("Origin") != 1 ||
+		r.Header.Count("Access-Control-Request-Method") != 1 {
 		return "", false
 	}
-	methods := r.Header["Access-Control-Request-Method"]
-	if len(r.Header["Origin"]) != 1 || len(methods) != 1 || !syntax.IsToken(methods[0]) {
-		return "", false
-	}
-	return methods[0], true
+	method = r.Header.Get("Access-Control-Request-Method")
+	return method, syntax.IsToken(method)
 }
 
 // Preflight sets the fields of the answer to a preflight. For an origin that is not allowed only Vary is set, and the
 // browser refuses the request. Methods and header fields are listed, and the browser compares.
-func (p *Policy) Preflight(h, request http.Header) {
+func (p *Policy) Preflight(h *message.Header, request message.Header) {
 	fields.AddVary(h, "Origin")
 	if p.anyMethod {
 		fields.AddVary(h, "Access-Control-Request-Method")
@@ -241,10 +234,10 @@ func (p *Policy) Preflight(h, request http.Header) {
 	// asked for is named.
 	methods, headers := p.methods, p.headers
 	if p.anyMethod {
-		methods = request["Access-Control-Request-Method"]
+		methods = lines(request, "Access-Control-Request-Method")
 	}
 	if p.anyHeader {
-		headers = request["Access-Control-Request-Headers"]
+		headers = lines(request, "Access-Control-Request-Headers")
 	}
 	set(h, "Access-Control-Allow-Methods", methods)
 	set(h, "Access-Control-Allow-Headers", headers)
@@ -252,9 +245,9 @@ func (p *Policy) Preflight(h, request http.Header) {
 }
 
 // Answer sets the fields of the answer to any other request, in place of those that an origin server has set.
-func (p *Policy) Answer(h, request http.Header) {
+func (p *Policy) Answer(h *message.Header, request message.Header) {
 	for _, name := range answerFields {
-		delete(h, name)
+		h.Delete(name)
 	}
 	if !p.any {
 		// also on answers to requests without Origin: a cache must not give them to another origin
@@ -267,25 +260,27 @@ func (p *Policy) Answer(h, request http.Header) {
 
 // allowOrigin names the origin of the request if it is allowed, and reports whether it is. With "*" the field is the
 // same on all answers, so that caches can use them for every origin.
-func (p *Policy) allowOrigin(h, request http.Header) bool {
-	origin := request["Origin"]
+func (p *Policy) allowOrigin(h *message.Header, request message.Header) bool {
+	origin := request.Get("Origin")
 	switch {
 	case p.any:
-		h["Access-Control-Allow-Origin"] = anyLine
+		h.Set("Access-Control-Allow-Origin", "*")
 		return true
-	case len(origin) != 1 || !p.Allows(origin[0]):
+	case request.Count("Origin") != 1 || !p.Allows(origin):
 		return false
 	}
-	h["Access-Control-Allow-Origin"] = origin
+	h.Set("Access-Control-Allow-Origin", origin)
 	if p.credentials {
-		h["Access-Control-Allow-Credentials"] = trueLine
+		h.Set("Access-Control-Allow-Credentials", "true")
 	}
 	return true
 }
 
+func lines(h message.Header, name string) []string { return slices.Collect(h.Values(name)) }
+
 // set sets a field that has lines.
-func set(h http.Header, name string, lines []string) {
-	if len(lines) > 0 {
-		h[name] = lines
+func set(h *message.Header, name string, lines []string) {
+	for _, line := range lines {
+		h.Add(name, line)
 	}
 }

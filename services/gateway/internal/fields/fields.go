@@ -2,9 +2,11 @@
 package fields
 
 import (
-	"net/http"
 	"slices"
 	"strings"
+
+	"bijou.dev/services/gateway/internal/message"
+	"bijou.dev/services/gateway/internal/syntax"
 )
 
 // Stripped reports whether only the platform may set a field, so that it is removed from requests of clients: the
@@ -43,27 +45,74 @@ func Traced(name string) bool {
 	return strings.HasPrefix(name, "X-B3-")
 }
 
-// HasWord reports whether one of the comma separated lists holds a word, in any case.
-func HasWord(lines []string, word string) bool {
-	for _, line := range lines {
-		if strings.EqualFold(line, word) {
-			return true
-		}
-		if strings.IndexByte(line, ',') < 0 {
-			continue
-		}
-		for w := range strings.SplitSeq(line, ",") {
-			if strings.EqualFold(strings.TrimSpace(w), word) {
-				return true
-			}
-		}
+// Disguised reports whether a server that reads underscores as dashes, as CGI does, would take a field for one of those
+// that the edge handles.
+func Disguised(name string) bool {
+	if strings.IndexByte(name, '_') < 0 {
+		return false
 	}
-	return false
+	name = syntax.Canonical(strings.ReplaceAll(name, "_", "-"))
+	switch name {
+	case "Host", "Authorization", "Cookie", "Content-Type", "X-Request-Id":
+		return true
+	}
+	return HopByHop(name) || Stripped(name) || Traced(name)
 }
 
-// AddVary adds a name to Vary unless it is there. It does not change the lines that h has, which may be shared.
-func AddVary(h http.Header, name string) {
-	if lines := h["Vary"]; !HasWord(lines, name) && !HasWord(lines, "*") {
-		h["Vary"] = append(slices.Clip(lines), name)
+// Named returns the fields that Connection lists: they are about this connection, too. Nil in nearly all cases.
+func Named(h message.Header) (names []string) {
+	for name := range h.Words("Connection") {
+		switch name = message.Canonical(name); name {
+		case "", "Close", "Keep-Alive", "Upgrade", "Te":
+		default:
+			names = append(names, name)
+		}
+	}
+	return names
+}
+
+// PassesInTrailer reports whether a field may be passed on in a trailer (RFC 9110, 6.5.1): not if it is about framing,
+// routing, the connection, who somebody is, how a request is to be handled or what an answer is. A server may merge a
+// trailer into the header. connection is what Connection names (7.6.1).
+func PassesInTrailer(name string, connection []string) bool {
+	switch name {
+	case "Via", "Max-Forwards", "X-Request-Id", "Authorization", "Cookie", "Set-Cookie", "Www-Authenticate",
+		"Authentication-Info", "Proxy-Authentication-Info", "Cache-Control", "Pragma", "Range", "Idempotency-Key",
+		"Content-Type", "Content-Encoding", "Content-Range", "Age", "Date", "Expires", "Location", "Retry-After", "Vary",
+		"Warning":
+		return false
+	}
+	return !strings.HasPrefix(name, "If-") && !HopByHop(name) && !Stripped(name) && !Traced(name) &&
+		!Disguised(name) && !slices.Contains(connection, name)
+}
+
+// PassedTrailer returns those fields of a trailer that may be passed on.
+func PassedTrailer(from message.Header, connection []string) (to message.Header) {
+	for _, f := range from {
+		if PassesInTrailer(f.Name, connection) {
+			to = append(to, f)
+		}
+	}
+	return to
+}
+
+// Pseudonym is the name of every edge in Via. It is no name of a host, which would tell about the network inside
+// (RFC 9110, 7.6.3).
+const Pseudonym = "bijou"
+
+// Edges returns how many edges Via names.
+func Edges(h message.Header) (n int) {
+	for item := range h.Words("Via") {
+		if words := strings.Fields(item); len(words) > 1 && words[1] == Pseudonym {
+			n++
+		}
+	}
+	return n
+}
+
+// AddVary adds a name to Vary unless it is there.
+func AddVary(h *message.Header, name string) {
+	if !h.HasWord("Vary", name) && !h.HasWord("Vary", "*") {
+		h.Add("Vary", name)
 	}
 }

@@ -1,0 +1,93 @@
+//go:build !race
+
+package gateway_test
+
+import (
+	"bytes"
+	"net"
+	"testing"
+)
+
+// mostAllocs is how many allocations the edge may need for a small request that is not recorded, everything included:
+// client and origin of this test need none.
+const mostAllocs = 15
+
+func TestAllocationsOfARequest(t *testing.T) {
+	addr := edge(t, plainOrigin(t), 0, nil)
+	get := plainClient(t, addr)
+	if n := testing.AllocsPerRun(2000, get); n > mostAllocs {
+		t.Errorf("a small request takes %v allocations, want at most %d", n, mostAllocs)
+	} else {
+		t.Logf("a small request takes %v allocations", n)
+	}
+}
+
+// plainOrigin answers each request with the same bytes.
+func plainOrigin(t testing.TB) (addr string) {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = l.Close() })
+	answer := []byte("HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: 12\r\n" +
+		"Date: Mon, 30 Nov 2026 00:00:00 GMT\r\nServer: plain\r\n\r\nhello, world")
+	go func() {
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			go func() {
+				defer c.Close()
+				buf := make([]byte, 8<<10)
+				for n := 0; ; {
+					m, err := c.Read(buf[n:])
+					if err != nil {
+						return
+					}
+					if n += m; bytes.HasSuffix(buf[:n], []byte("\r\n\r\n")) {
+						n = 0
+						if _, err := c.Write(answer); err != nil {
+							return
+						}
+					}
+				}
+			}()
+		}
+	}()
+	return l.Addr().String()
+}
+
+// plainClient returns a function that sends a request as a browser does and reads the response.
+func plainClient(t testing.TB, addr string) func() {
+	t.Helper()
+	c, err := net.Dial("tcp", addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = c.Close() })
+	request := []byte("GET /films/42?a=b HTTP/1.1\r\nHost: cinema.example\r\nUser-Agent: plain/1.0\r\nAccept: text/html,*/*\r\n" +
+		"Accept-Language: en\r\nAccept-Encoding: gzip\r\nCookie: session=1234567890\r\n\r\n")
+	buf, end := make([]byte, 8<<10), []byte("hello, world")
+	return func() {
+		if _, err := c.Write(request); err != nil {
+			t.Fatal(err)
+		}
+		for n := 0; !bytes.HasSuffix(buf[:n], end); {
+			m, err := c.Read(buf[n:])
+			if err != nil {
+				t.Fatal(err)
+			}
+			n += m
+		}
+	}
+}
+
+func BenchmarkPlain(b *testing.B) {
+	get := plainClient(b, edge(b, plainOrigin(b), 0, nil))
+	b.ReportAllocs()
+	for b.Loop() {
+		get()
+	}
+}

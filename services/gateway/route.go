@@ -1,0 +1,123 @@
+package gateway
+
+import (
+	"net/http"
+	"strings"
+
+	"bijou.dev/services/gateway/internal/cors"
+	"bijou.dev/services/gateway/internal/flow"
+	"bijou.dev/services/gateway/internal/forward"
+	"bijou.dev/services/gateway/internal/origin"
+	"bijou.dev/services/gateway/internal/syntax"
+	"bijou.dev/services/gateway/routes"
+)
+
+// route finds the route of a request, and checks what the route asks of it.
+func (x *exchange) route() *flow.Failure {
+	t := x.edge.table.Load()
+	found, err := x.find(t)
+	if err != nil {
+		return flow.HangUp(http.StatusBadRequest, "%v", err)
+	}
+	if found == nil {
+		return flow.Fail(flow.FaultNoRoute, http.StatusNotFound, "no route takes %s %s for host %s",
+			x.in.Method, flow.PlainPath(x.in.Request), syntax.HostName(x.in.Host))
+	}
+	x.to.Rule, x.rule = found, t.rules[found.Number]
+	if x.to.Preflight {
+		return nil // the edge answers
+	}
+	if f := x.checkClientCert(); f != nil {
+		return f
+	}
+	if found.RewritePath != nil {
+		x.to.Rewritten = found.RewritePath.URL(x.to.Vars())
+		if routes.Unambiguous(x.to.Rewritten) != nil {
+			return flow.HangUp(http.StatusBadRequest, "the path that the route %s makes of this one is not valid",
+				found.Name)
+		}
+	}
+	if limit := x.maxBody(); limit >= 0 && x.in.Length > limit {
+		return forward.TooLarge(limit)
+	}
+	return nil
+}
+
+// find returns the route of the request, and sets the path to send. The route of a preflight is that of the request
+// that the preflight asks about, because only that one has the method to which a route may be limited; else it is the
+// route of the preflight itself. If this route has no origins, the preflight is a request as any other.
+func (x *exchange) find(t *table) (found *routes.Rule, err error) {
+	if method, ok := cors.IsPreflight(x.in.Request); ok {
+		asked := *x.in.Request
+		for _, asked.Method = range []string{method, http.MethodOptions} {
+			found, path, err := t.Find(&asked, x.in.Path, x.in.Client)
+			if err == nil && found != nil && found.Origins != nil {
+				x.to.Preflight, x.to.Path = true, path
+				return found, nil
+			}
+		}
+	}
+	found, path, err := t.Find(x.in.Request, x.in.Path, x.in.Client)
+	if err == nil {
+		x.to.Path = path
+	}
+	return found, err
+}
+
+// maxBody is the most bytes of body; -1: no limit. A gRPC call is a stream of messages, each limited by its server.
+func (x *exchange) maxBody() int64 {
+	switch limit := x.rule.MaxBody; {
+	case x.in.GRPC, limit < 0:
+		return -1
+	case limit > 0:
+		return limit
+	}
+	return x.edge.settings.maxBody.Get()
+}
+
+// forward sends the request to the target that is drawn for it.
+func (x *exchange) forward() *flow.Failure {
+	r := forward.Request{
+		Routed: &x.to, Targets: x.rule.targets, MaxBody: x.maxBody(), HeaderTimeout: x.rule.HeaderTimeout,
+		Total: x.rule.TotalTimeout, Debug: x.edge.settings.debug.Get(),
+	}
+	if r.HeaderTimeout < 0 {
+		r.HeaderTimeout = x.edge.settings.header.Get()
+	}
+	if r.Total < 0 {
+		r.Total = x.edge.settings.total.Get()
+	}
+	if x.edge.settings.pin.Get() {
+		r.Target, r.Version = x.pinned()
+	}
+	if r.Target == nil {
+		r.Target = x.rule.pick(x.sticky())
+	}
+	r.Attempts = x.attempts[:0]
+	var f *flow.Failure
+	x.sent, f = x.edge.forwarder.Forward(&r, &x.out)
+	return f
+}
+
+// pinned obeys X-Bijou-Pin: "web=v2, catalog=v1". Nil: it names no target of the route.
+func (x *exchange) pinned() (target *origin.Target, version string) {
+	for item := range x.in.Header.Words("X-Bijou-Pin") {
+		service, v, _ := strings.Cut(item, "=")
+		for _, t := range x.rule.targets {
+			if t.Service == service && v != "" && (t.Version == "" || t.Version == v || target == nil) {
+				target, version = t, v
+			}
+		}
+	}
+	return target, version
+}
+
+// sticky is the value by which the request always gets the same target. Empty: any.
+func (x *exchange) sticky() string {
+	if x.rule.Sticky != "" {
+		for value := range x.in.Cookies(x.rule.Sticky) {
+			return value
+		}
+	}
+	return ""
+}
