@@ -128,14 +128,13 @@ func clientFrom(addr string) *http.Client {
 	return &http.Client{Transport: &http.Transport{DialContext: dial.DialContext, MaxIdleConnsPerHost: 1000}}
 }
 
+// othersRate is how many requests per second others send.
+const othersRate = 30
+
 // othersKeep measures pages that others request before, during and after what disturb does.
-func othersKeep(t *testing.T, seed uint64, base string, disturb func(ctx context.Context)) figures {
+func othersKeep(t *testing.T, seed uint64, base string, m measured, disturb func(ctx context.Context)) figures {
 	const calm, disturbed = 2 * time.Second, 8 * time.Second
-	urls, m := []string{base + "/", base + "/films", base + "/about"}, measured{rate: 30, within: within}
-	if *faultsFile == "" { // with it the load must be the same for all proxies, and the machine is quiet
-		m = measure(t, m.rate, urls...)
-	}
-	o := startOfferOf(t, seed, m, urls...)
+	o := startOfferOf(t, seed, m, pagesOf(base)...)
 	o.runFor(t, calm)
 	ctx, cancel := context.WithCancel(t.Context())
 	var busy sync.WaitGroup
@@ -162,6 +161,17 @@ func othersKeep(t *testing.T, seed uint64, base string, disturb func(ctx context
 	return f
 }
 
+func pagesOf(base string) []string { return []string{base + "/", base + "/films", base + "/about"} }
+
+// othersOf is what others can expect of a site on this machine just now. With -faults the load must be the same for all
+// proxies, and the machine is quiet.
+func othersOf(t *testing.T, urls ...string) measured {
+	if *faultsFile != "" {
+		return measured{rate: othersRate, within: within}
+	}
+	return measure(t, othersRate, urls...)
+}
+
 func faultOfOne(t *testing.T, seed uint64, rate int, bad http.HandlerFunc) figures {
 	mux := http.NewServeMux()
 	mux.HandleFunc("/report/slow", bad)
@@ -171,7 +181,7 @@ func faultOfOne(t *testing.T, seed uint64, rate int, bad http.HandlerFunc) figur
 	measure := func(base string) figures {
 		sent.Store(0)
 		refused.Store(0)
-		return othersKeep(t, seed, base, func(ctx context.Context) {
+		return othersKeep(t, seed, base, othersOf(t, pagesOf(base)...), func(ctx context.Context) {
 			var requests sync.WaitGroup
 			for i := 0; ctx.Err() == nil; i++ {
 				c := clientFrom(fmt.Sprintf("127.0.1.%d", 1+i%200))
@@ -195,16 +205,24 @@ func faultOfOne(t *testing.T, seed uint64, rate int, bad http.HandlerFunc) figur
 
 func faultGreedyClient(t *testing.T, _ platform, seed uint64) figures {
 	mux := http.NewServeMux()
+	var slow, sent, refused atomic.Int64
+	slow.Store(1)
+	mux.HandleFunc("/quick", func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, "ok") })
 	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
-		pace.Sleep(r.Context(), 300*time.Millisecond) // work that keeps a place
+		pace.Sleep(r.Context(), time.Duration(slow.Load())*300*time.Millisecond) // work that keeps a place
 		_, _ = io.WriteString(w, "ok")
 	})
 	instances := startSite(t, mux)
-	var sent, refused atomic.Int64
 	measure := func(base string) figures {
 		sent.Store(0)
 		refused.Store(0)
-		return othersKeep(t, seed, base, func(ctx context.Context) {
+		m := othersOf(t, base+"/quick")
+		if m.capacity > 0 { // 0: it was not measured
+			// The row is about places. With work that is too short for a slow machine it would be about CPU time.
+			slow.Store(max(1, int64(1000/m.capacity)))
+			m.within *= time.Duration(slow.Load())
+		}
+		return othersKeep(t, seed, base, m, func(ctx context.Context) {
 			c := clientFrom("127.0.2.1")
 			defer c.CloseIdleConnections()
 			var connections sync.WaitGroup
@@ -218,7 +236,8 @@ func faultGreedyClient(t *testing.T, _ platform, seed uint64) figures {
 						sent.Add(1)
 						if status != http.StatusOK {
 							refused.Add(1)
-							pace.Sleep(ctx, 2*time.Second) // it is greedy, not an attack on the CPU
+							// it is greedy, not an attack on the CPU
+							pace.Sleep(ctx, time.Duration(slow.Load())*2*time.Second)
 						}
 					}
 				})

@@ -36,6 +36,8 @@ type measured struct {
 	rate int
 	// in which a good response must arrive: within, or the time for 32 requests if that is more
 	within time.Duration
+	// requests per second that the platform serves. Zero: it was not measured.
+	capacity float64
 }
 
 // measure sends requests from some clients for a second.
@@ -60,7 +62,7 @@ func measure(t testing.TB, rate int, urls ...string) measured {
 	capacity := max(1, float64(answered.Load())) / time.Since(begin).Seconds()
 	m := measured{
 		rate:   min(rate, max(1, int(capacity/4))),
-		within: max(within, time.Duration(32/capacity*float64(time.Second))),
+		within: max(within, time.Duration(32/capacity*float64(time.Second))), capacity: capacity,
 	}
 	if m.rate < rate || m.within > within {
 		t.Logf("the platform serves %.0f requests per second here and now, so the load is %d/s and not %d/s, and a response "+
