@@ -65,7 +65,7 @@ func (r *Routed) Vars() *routes.Vars {
 func (a *Accepted) Expired() bool { return !a.Deadline.IsZero() && !time.Now().Before(a.Deadline) }
 
 // HasLeft reports whether the client has closed its connection or reset its stream.
-func (a *Accepted) HasLeft() bool { return a.Leave.Has() }
+func (a *Accepted) HasLeft() bool { return a.Leave.IsSet() }
 
 // PlainPath is the path of a request without escapes, for people.
 func PlainPath(r *message.Request) string {

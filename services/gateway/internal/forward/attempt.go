@@ -46,16 +46,16 @@ var errLate = errors.New("the time for the response is over")
 type attempt struct {
 	picked  route.Picked
 	res     *message.Response // nil: there was none
-	stop    atomic.Pointer[http1.Stop]
-	first   http1.Stop // stop of the first attempt
+	cancel  atomic.Pointer[http1.Canceler]
+	first   http1.Canceler // cancel of the first attempt
 	outcome route.Outcome
 }
 
-// reset prepares a for another attempt. Goroutines of an earlier one may still have its stop.
+// reset prepares a for another attempt. Goroutines of an earlier one may still have its canceler.
 func (a *attempt) reset(picked route.Picked) {
 	a.picked, a.res, a.outcome = picked, nil, route.Success
 	a.first.Reset()
-	a.stop.Store(&a.first)
+	a.cancel.Store(&a.first)
 }
 
 // release frees what the last attempt holds. The request's body is detached first: an origin may have responded without
@@ -119,8 +119,8 @@ func (c *call) attempt(ctx context.Context, n int, before *flow.Failure) (*flow.
 		c.release()
 		c.body.stream = nil
 		c.header = slices.Clone(c.header) // the sender of the last attempt may still read it
-		c.last.stop.Store(&http1.Stop{})
-		c.Leave.Tell(c) // the client may have left just before
+		c.last.cancel.Store(&http1.Canceler{})
+		c.Leave.Notify(c) // the client may have left just before
 	}
 	a := &c.last
 	a.picked, a.outcome = picked, route.Success
@@ -190,8 +190,8 @@ func (c *call) roundTrip(parent context.Context, n int, to route.Endpoint) (*mes
 	c.startTimer()
 	ctx, span := c.startSpan(parent, n, to)
 	res, err := c.exchange(ctx, to.Addr)
-	if c.timer.stop(); err == nil && c.last.stop.Load().Cause() != nil {
-		err = c.last.stop.Load().Cause()
+	if c.timer.stop(); err == nil && c.last.cancel.Load().Cause() != nil {
+		err = c.last.cancel.Load().Cause()
 		closeBody(res)
 	}
 	if err == nil && c.body.stream != nil && c.body.stream.failure() != nil {
@@ -245,7 +245,7 @@ func (c *call) exchange(ctx context.Context, addr string) (*message.Response, er
 	out.Method, out.Path, out.Query, out.Host = c.Method, c.path(), c.Query, c.host()
 	out.Header, out.Length = header, c.Length
 	out.Content, out.Repeatable, out.Upgrade = c.body.whole, c.body.repeatable, c.Upgrade != ""
-	out.Stop, out.Late = c.last.stop.Load(), errLate
+	out.Cancel, out.Late = c.last.cancel.Load(), errLate
 	c.body.answerExpect(c)
 	if overHTTP2 {
 		return c.Target.H2.RoundTrip(ctx, addr, out) //nolint:wrapcheck // explain does
@@ -301,7 +301,7 @@ func (c *call) explain(err error) (*flow.Failure, error) {
 		}
 		return again
 	}
-	if errors.Is(a.stop.Load().Cause(), errLate) {
+	if errors.Is(a.cancel.Load().Cause(), errLate) {
 		if stream != nil && stream.waits() {
 			a.outcome = route.Abandoned
 			return flow.HangUp(http.StatusRequestTimeout, "the body came too slowly"), errFinal

@@ -282,7 +282,7 @@ func (c *call) broke(err error) {
 		c.result.Fault, c.last.outcome = f.Fault, route.Abandoned
 	case errors.As(err, &ce) || c.HasLeft():
 		c.result.Fault, c.last.outcome = flow.FaultClientGone, route.Abandoned
-	case errors.Is(c.last.stop.Load().Cause(), errLate):
+	case errors.Is(c.last.cancel.Load().Cause(), errLate):
 		c.result.Fault, c.last.outcome = flow.FaultTimeout, route.Unreachable
 	case c.Expired():
 		c.result.Fault, c.last.outcome = flow.FaultClient, route.Abandoned

@@ -122,7 +122,7 @@ func (f *Forwarder) Forward(r *Request, out *reply.Reply) (Result, *flow.Failure
 	c.Request, c.out = *r, out
 	c.result = Result{Target: r.Target, Attempts: r.Attempts}
 	defer c.end()
-	r.Leave.Tell(c)
+	r.Leave.Notify(c)
 	failure := c.forward()
 	if failure != nil {
 		c.result.Fault = failure.Fault
@@ -131,7 +131,7 @@ func (f *Forwarder) Forward(r *Request, out *reply.Reply) (Result, *flow.Failure
 }
 
 // ClientLeft implements message.Leaver.
-func (c *call) ClientLeft() { c.last.stop.Load().Now(errLeft) }
+func (c *call) ClientLeft() { c.last.cancel.Load().Cancel(errLeft) }
 
 // errLeft ends an attempt because the client has left.
 var errLeft = errors.New("the client has left")
@@ -162,7 +162,7 @@ func (c *call) forward() *flow.Failure {
 
 // end frees what is held, also after a panic.
 func (c *call) end() {
-	c.Leave.Tell(nil)
+	c.Leave.Notify(nil)
 	c.place.settle(errAborted)
 	c.release()
 	c.f.kept.Add(-c.body.kept)

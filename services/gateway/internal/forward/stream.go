@@ -33,13 +33,13 @@ func (c *call) streaming() *streaming {
 	if !c.GRPC && !c.isEventStream() {
 		return nil
 	}
-	body, stop := c.body.stream, c.last.stop.Load()
+	body, cancel := c.body.stream, c.last.cancel.Load()
 	s := &streaming{grpc: c.GRPC, cut: func() {
 		if body != nil {
 			// While a body is being sent, the end of the context is not noticed (golang/go#80085).
 			_ = body.Close() // never fails
 		}
-		stop.Now(errLeaving)
+		cancel.Cancel(errLeaving)
 	}}
 	if !c.f.streams.add(s) {
 		s.goAway(0)

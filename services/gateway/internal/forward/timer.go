@@ -58,7 +58,7 @@ func (t *timer) fire(run *int) {
 	}
 	switch t.wait {
 	case waitHeader, waitMore:
-		t.c.last.stop.Load().Now(errLate)
+		t.c.last.cancel.Load().Cancel(errLate)
 	case waitPlace:
 		t.c.place.settle(errAborted)
 	case waitMoreUpload:

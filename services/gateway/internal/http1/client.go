@@ -56,9 +56,9 @@ type Call struct {
 	Timeout time.Duration
 	// Interim gets 1xx responses.
 	Interim func(status int, h message.Header)
-	// Stop ends the call, its response included. Required.
-	Stop *Stop
-	// Late is the cause with which Stop ends the call when the origin does not read Body in time.
+	// Cancel ends the call, its response included. Required.
+	Cancel *Canceler
+	// Late is the cause with which Cancel ends the call when the origin does not read Body in time.
 	Late error
 	// Go runs a function in another goroutine. It is for sending Body.
 	Go func(func())
@@ -86,23 +86,23 @@ type originConn struct {
 }
 
 // RoundTrip sends a request to an address and returns the response, whose body must be read to its end or closed. Only
-// connecting ends with ctx, the rest with Stop.
+// connecting ends with ctx, the rest by call.Cancel.
 func (c *Client) RoundTrip(ctx context.Context, addr string, call *Call) (*message.Response, error) {
 	if call.Body != nil {
 		return c.upload(ctx, addr, call)
 	}
 	for {
-		oc, fresh, err := c.get(ctx, addr, call.Stop)
+		oc, fresh, err := c.get(ctx, addr, call.Cancel)
 		if err != nil {
 			return nil, err
 		}
-		call.Stop.hold(oc)
+		call.Cancel.hold(oc)
 		a, err := oc.exchange(call)
 		if err == nil {
-			oc.setBody(a, call.Stop)
+			oc.setBody(a, call.Cancel)
 			return &a.Response, nil
 		}
-		again := call.Stop.free()
+		again := call.Cancel.release()
 		_ = oc.Close() // the first error counts
 		if fresh || oc.came || !call.Repeatable || !again {
 			return nil, err
@@ -114,11 +114,11 @@ func (c *Client) RoundTrip(ctx context.Context, addr string, call *Call) (*messa
 // origin may answer before it has all of it, so another goroutine sends it. It uses a new connection: such a request
 // cannot be sent again.
 func (c *Client) upload(ctx context.Context, addr string, call *Call) (*message.Response, error) {
-	oc, err := c.connect(ctx, addr, call.Stop)
+	oc, err := c.connect(ctx, addr, call.Cancel)
 	if err != nil {
 		return nil, err
 	}
-	call.Stop.hold(oc)
+	call.Cancel.hold(oc)
 	u := &upload{c: oc, call: call, left: call.Length}
 	head, answered := call.appendHead(nil), make(chan struct{})
 	call.Go(func() {
@@ -137,18 +137,18 @@ func (c *Client) upload(ctx context.Context, addr string, call *Call) (*message.
 		select {
 		case <-answered:
 		default:
-			call.Stop.Now(call.Late)
+			call.Cancel.Cancel(call.Late)
 		}
 	})
 	defer close(answered)
 	a, err := oc.answer(call)
 	if err != nil {
-		call.Stop.free()
+		call.Cancel.release()
 		_ = oc.Close() // the first error counts
 		return nil, err
 	}
 	a.close = true // else the pool would grow with each of them
-	oc.setBody(a, call.Stop)
+	oc.setBody(a, call.Cancel)
 	return &a.Response, nil
 }
 
@@ -196,8 +196,8 @@ func (u *upload) send(head []byte) (fromClient, toOrigin error) {
 
 func (u *upload) write(p []byte) error {
 	_ = u.c.SetWriteDeadline(time.Now().Add(u.call.Timeout)) // fails only if c is closed, and so does writing
-	if u.call.Stop.Cause() != nil {
-		_ = u.c.SetDeadline(longAgo) // Stop did so before; the line above has undone it
+	if u.call.Cancel.Cause() != nil {
+		_ = u.c.SetDeadline(longAgo) // Cancel did so before; the line above has undone it
 	}
 	_, err := u.c.Write(p)
 	return err
@@ -285,13 +285,13 @@ func (call *Call) appendHead(b []byte) []byte {
 }
 
 // get returns a connection from the pool, else a fresh one.
-func (c *Client) get(ctx context.Context, addr string, stop *Stop) (oc *originConn, fresh bool, err error) {
+func (c *Client) get(ctx context.Context, addr string, cancel *Canceler) (oc *originConn, fresh bool, err error) {
 	for {
 		c.mu.Lock()
 		list := c.idle[addr]
 		if len(list) == 0 {
 			c.mu.Unlock()
-			oc, err = c.connect(ctx, addr, stop)
+			oc, err = c.connect(ctx, addr, cancel)
 			return oc, true, err
 		}
 		oc = list[len(list)-1]
@@ -304,9 +304,9 @@ func (c *Client) get(ctx context.Context, addr string, stop *Stop) (oc *originCo
 	}
 }
 
-func (c *Client) connect(ctx context.Context, addr string, stop *Stop) (*originConn, error) {
+func (c *Client) connect(ctx context.Context, addr string, cancel *Canceler) (*originConn, error) {
 	oc := &originConn{client: c, addr: addr}
-	ctx, free := stop.Context(ctx)
+	ctx, free := cancel.Context(ctx)
 	defer free()
 	var err error
 	done := make(chan struct{})
@@ -374,12 +374,12 @@ func (c *Client) Close() {
 }
 
 // setBody gives a response its body.
-func (c *originConn) setBody(a *answer, stop *Stop) {
+func (c *originConn) setBody(a *answer, cancel *Canceler) {
 	b := &a.body
-	*b = answerBody{a: a, c: c, stop: stop, left: a.Length}
+	*b = answerBody{a: a, c: c, cancel: cancel, left: a.Length}
 	switch {
 	case a.Status == http.StatusSwitchingProtocols:
-		stop.free()
+		cancel.release()
 		_ = c.SetDeadline(time.Time{}) // fails only when it is closed
 		a.Body = switched{c}
 		return
@@ -397,7 +397,7 @@ func (c *originConn) setBody(a *answer, stop *Stop) {
 type answerBody struct {
 	a      *answer
 	c      *originConn // nil: it was given back or closed
-	stop   *Stop
+	cancel *Canceler
 	left   int64 // bytes to come; -1: unknown
 	chunks chunks
 }
@@ -451,7 +451,7 @@ func (b *answerBody) done(whole bool) {
 		return
 	}
 	b.c = nil
-	if quiet := b.stop.free(); quiet && whole && !b.a.close && len(c.in.data()) == 0 {
+	if quiet := b.cancel.release(); quiet && whole && !b.a.close && len(c.in.data()) == 0 {
 		c.client.put(c)
 		return
 	}

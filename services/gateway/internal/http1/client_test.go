@@ -22,7 +22,7 @@ func ask(method string, pieces [][]byte) (string, error) {
 	}}
 	defer c.Close()
 	res, err := c.RoundTrip(context.Background(), "origin:80", &http1.Call{
-		Method: method, Path: "/", Host: "origin", Stop: &http1.Stop{}, Interim: func(int, message.Header) {},
+		Method: method, Path: "/", Host: "origin", Cancel: &http1.Canceler{}, Interim: func(int, message.Header) {},
 	})
 	if err != nil {
 		return "", err

@@ -325,7 +325,7 @@ func (c *conn) watch() {
 	if err != nil && c.busy {
 		c.failure = err
 		c.cancel()
-		c.leave.Now()
+		c.leave.Set()
 	}
 	c.ended.Broadcast()
 }

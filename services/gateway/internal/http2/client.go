@@ -51,9 +51,9 @@ func NewClient(dial func(ctx context.Context, network, addr string) (net.Conn, e
 func (c *Client) Close() { c.transport.CloseIdleConnections() }
 
 // RoundTrip sends a request to an address and returns the response, whose body must be closed. It ends with ctx and by
-// call.Stop.
+// call.Cancel.
 func (c *Client) RoundTrip(ctx context.Context, addr string, call *http1.Call) (*message.Response, error) {
-	ctx, free := call.Stop.Context(ctx)
+	ctx, free := call.Cancel.Context(ctx)
 	req := (&http.Request{
 		Method: call.Method, URL: urlOf(addr, call.Path, call.Query), Host: call.Host, Header: call.Header.HTTP(),
 		ContentLength: call.Length,

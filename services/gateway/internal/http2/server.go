@@ -264,7 +264,7 @@ func serve(rw http.ResponseWriter, hr *http.Request) {
 		r.Length = -1 // in HTTP/1.1 a trailer needs chunks
 	}
 	defer w.end()
-	defer context.AfterFunc(hr.Context(), r.Leave.Now)()
+	defer context.AfterFunc(hr.Context(), r.Leave.Set)()
 	c.handle(r, w)
 }
 

@@ -2,37 +2,37 @@ package message
 
 import "sync"
 
-// Leave tells when a client leaves. The zero value is of a client that is there.
+// Leave says when a client leaves. The zero value is of a client that is there.
 type Leave struct {
-	mu   sync.Mutex
-	left bool
-	tell Leaver // nil: nobody
+	mu     sync.Mutex
+	left   bool
+	notify Leaver // nil: nobody
 }
 
-// Leaver is told that a client has left. It must not wait, and not call methods of Leave.
+// Leaver is notified when a client leaves. It must not wait, and must not call methods of Leave.
 type Leaver interface{ ClientLeft() }
 
-// Now says that the client has left.
-func (l *Leave) Now() {
+// Set records that the client has left.
+func (l *Leave) Set() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.left = true; l.tell != nil {
-		l.tell.ClientLeft()
+	if l.left = true; l.notify != nil {
+		l.notify.ClientLeft()
 	}
 }
 
-// Has reports whether the client has left.
-func (l *Leave) Has() bool {
+// IsSet reports whether the client has left.
+func (l *Leave) IsSet() bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.left
 }
 
-// Tell makes Now tell somebody, in place of anybody else: at once if the client has left. Nil: nobody.
-func (l *Leave) Tell(to Leaver) {
+// Notify makes Set notify to, in place of anybody else. If the client has left, to is notified at once. Nil: nobody.
+func (l *Leave) Notify(to Leaver) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.tell = to; l.left && to != nil {
+	if l.notify = to; l.left && to != nil {
 		to.ClientLeft()
 	}
 }

@@ -6,17 +6,17 @@ import (
 	"time"
 )
 
-// Stop ends a call from another goroutine. The zero value is ready for a call. It is used instead of a context, which
-// costs eight allocations for each call.
-type Stop struct {
+// Canceler ends a call from another goroutine. The zero value is ready for a call. It is used instead of a context,
+// which costs eight allocations for each call.
+type Canceler struct {
 	mu     sync.Mutex
-	cause  error // nil: it was not stopped
+	cause  error // nil: it was not canceled
 	conn   interface{ SetDeadline(t time.Time) error }
 	cancel context.CancelFunc
 }
 
-// Now ends the call. Only the first call of Now has an effect.
-func (s *Stop) Now(cause error) {
+// Cancel ends the call. Only the first Cancel has an effect.
+func (s *Canceler) Cancel(cause error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.cause != nil {
@@ -31,18 +31,18 @@ func (s *Stop) Now(cause error) {
 	}
 }
 
-// Cause is why the call was stopped. Nil: it was not.
-func (s *Stop) Cause() error {
+// Cause is why the call was canceled. Nil: it was not.
+func (s *Canceler) Cause() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.cause
 }
 
 // Reset makes s ready for another call. Nobody may use it for an earlier one any more.
-func (s *Stop) Reset() { s.cause, s.conn, s.cancel = nil, nil, nil }
+func (s *Canceler) Reset() { s.cause, s.conn, s.cancel = nil, nil, nil }
 
-// hold makes Now end reads and writes of a connection.
-func (s *Stop) hold(c *originConn) {
+// hold makes Cancel end reads and writes of a connection.
+func (s *Canceler) hold(c *originConn) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.conn = c.Conn; s.cause != nil {
@@ -50,16 +50,16 @@ func (s *Stop) hold(c *originConn) {
 	}
 }
 
-// free ends hold, and reports whether Now was not called.
-func (s *Stop) free() bool {
+// release ends hold, and reports whether the call was not canceled.
+func (s *Canceler) release() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.conn = nil
 	return s.cause == nil
 }
 
-// Context returns a context that ends with parent and by Now. The function frees it.
-func (s *Stop) Context(parent context.Context) (context.Context, func()) {
+// Context returns a context that ends with parent and by Cancel. The function frees it.
+func (s *Canceler) Context(parent context.Context) (context.Context, func()) {
 	ctx, cancel := context.WithCancel(parent)
 	s.mu.Lock()
 	defer s.mu.Unlock()
