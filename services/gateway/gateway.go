@@ -6,27 +6,21 @@
 //
 // # Order of steps
 //
-//  1. The connection is counted and its bytes are checked: a request that two servers could read in two ways is refused
-//     before anything parses it (see framing).
-//  2. Trace: the span must show what every later step did.
-//  3. Checks of host, path, header and size. What fails here is the client's fault.
-//  4. The route, its target by weight, a pinned version. The edge answers here for routes without targets, and CORS
-//     preflights of routes with origins: these have no cookies and no key, by which a later step could know the client.
-//     Then the limits of the route: of all that can refuse a request because there are too many, they cost least.
-//  5. A place in the limit of the origin. When there are more requests than the origin can serve, those of the least
-//     critical routes are shed here: after the route is found, which has the criticality, and before all expensive
-//     steps. It comes before the circuit, which must not count requests that were not sent.
-//  6. Circuit of (service, route): one logical request, however many attempts it takes. The circuit is asked before. It
-//     gets the outcome, and the place in the limit is free again, when the answer's header is there: a stream does not
-//     hold a place.
-//  7. Attempts within the budget, each at another instance, only before the client has got anything and only if the
-//     request may be repeated.
-//  8. The answer, as it comes, or compressed if its route says so.
+//  1. The connection is counted ([connections]), and package http1 or http2 reads a request from it. A request that two
+//     servers could read in two ways is refused.
+//  2. accept: who has sent it, and its span, which must show what every later step did.
+//  3. check: host, path, header and client. What fails here is the client's fault.
+//  4. route: the route, and what it asks of the request. Then limit: of all that can refuse a request because there are
+//     too many, the limits of the route cost least.
+//  5. respond: the edge answers for routes without targets, and CORS preflights of routes with origins. These have no
+//     cookies and no key, by which an earlier step could know the client.
+//  6. forward: a place in limiter and circuit, attempts, and the response as it comes, see package forward.
+//  7. report: metrics, log and span. Then the end of the response is sent.
 //
 // # Faults
 //
 // Each response of 500 or above and each response that the edge makes itself has the side that caused the failure, see
-// [Fault]. The response of an origin is passed on unchanged, with any status.
+// flow.Fault. The response of an origin is passed on unchanged, with any status.
 package gateway
 
 import (
