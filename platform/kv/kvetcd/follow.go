@@ -9,6 +9,7 @@ import (
 
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	clientv3 "go.etcd.io/etcd/client/v3"
+	"google.golang.org/grpc/connectivity"
 
 	"bijou.dev/platform/errs"
 	"bijou.dev/platform/kv"
@@ -101,15 +102,18 @@ func (s *Store) lost(f *follower, err error) {
 // tail lists the prefix and then passes on its changes until the watch is lost; err says why. listed reports whether
 // the list succeeded.
 func (s *Store) tail(ctx context.Context, f *follower) (listed bool, err error) {
+	ctx, cancel := context.WithCancel(clientv3.WithRequireLeader(ctx))
+	defer cancel()
+	connected := s.whileConnected(ctx, cancel)
 	entries, rev, err := s.List(ctx, f.prefix)
+	if err == nil && !connected {
+		err = errCanceled // the connection came just now
+	}
 	if err != nil {
 		return false, err
 	}
 	s.count.lists.Add(1)
 	f.feed.Reset(entries, rev)
-
-	ctx, cancel := context.WithCancel(clientv3.WithRequireLeader(ctx))
-	defer cancel()
 	beat := s.opts.Heartbeat
 	giveUp := time.AfterFunc(2*beat, cancel) // Watch returns only when etcd has confirmed it
 	changes := s.client.Watch(ctx, f.prefix, clientv3.WithPrefix(), clientv3.WithRev(int64(rev)+1),
@@ -138,6 +142,32 @@ func (s *Store) tail(ctx context.Context, f *follower) (listed bool, err error) 
 			tick.Reset(pace.Jitter(beat*7/8, 0.1))
 		}
 	}
+}
+
+// whileConnected calls lost when there is no connection to etcd any more. False: there is none. etcd's client would go
+// on with the watch by itself, from the revision after the last one. If etcd was restored from an older copy meanwhile
+// and has got as many revisions as before, its changes up to that revision would be missing for ever, and nothing would
+// show it.
+func (s *Store) whileConnected(ctx context.Context, lost func()) bool {
+	conn := s.client.ActiveConnection()
+	bounded, cancel := context.WithTimeout(ctx, s.opts.Timeout)
+	defer cancel()
+	state := conn.GetState()
+	for ; state == connectivity.Idle || state == connectivity.Connecting; state = conn.GetState() {
+		conn.Connect()
+		if !conn.WaitForStateChange(bounded, state) {
+			return false
+		}
+	}
+	if state != connectivity.Ready {
+		return false
+	}
+	s.wg.Go(func() {
+		if conn.WaitForStateChange(ctx, connectivity.Ready) {
+			lost()
+		}
+	})
+	return true
 }
 
 // askProgress asks etcd for a progress notification. It comes by the watch itself, so an error of the call does not

@@ -237,6 +237,34 @@ func TestEtcdLostItsData(t *testing.T) {
 	}
 }
 
+// The same, but the new etcd has got more revisions than the old one had before the watch can reach it. The changes up
+// to the old revision would be lost.
+func TestEtcdLostItsDataAndGotMore(t *testing.T) {
+	t.Parallel()
+	etcd, wire, s := start(t, 0)
+	for range 5 {
+		put(t, s, "/a/old")
+	}
+	w := s.Watch(t.Context(), "/a/")
+	next(t, w)
+	wire.set(true)
+	etcd.Wipe()
+	etcd.Restart()
+	other := open(t, kvetcd.Options{Endpoints: etcd.Endpoints()})
+	want := map[string]bool{}
+	for i := range 20 {
+		key := fmt.Sprintf("/a/new%d", i)
+		put(t, other, key)
+		want[key] = true
+	}
+	wire.set(false)
+	for len(want) > 0 {
+		for _, e := range next(t, w).Puts {
+			delete(want, e.Key)
+		}
+	}
+}
+
 func TestNewDoesNotWaitForEtcd(t *testing.T) {
 	t.Parallel()
 	s := open(t, kvetcd.Options{Endpoints: []string{"unix:///nowhere/etcd.sock"}})
