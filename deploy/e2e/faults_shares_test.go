@@ -44,9 +44,10 @@ var shareFaults = []fault{
 }
 
 // workers is how many requests an instance of a site works on at once; others wait, as with most servers outside Go. An
-// instance without a limit would hide what a proxy lets through. With fewer than half of what one URL may hold at the
-// edge (80 requests, with the default limits) the edge does not keep others from waiting either.
-const workers = 64
+// instance without a limit would hide what a proxy lets through. With fewer than what one URL may hold at the edge (80
+// requests, with the default limits) others may wait: the balancer weighs requests in progress by the latency of those
+// that have ended, so nearly all that hang may be at the instance that was the faster one before.
+const workers = 96
 
 // startSite starts two instances that serve mux, and returns their addresses.
 func startSite(t *testing.T, mux http.Handler) (instances []string) {
