@@ -27,7 +27,7 @@ func (e *Edge) accept(c *conn, r *message.Request) flow.Accepted {
 		GRPC: flow.IsGRPC(r), SeenHost: r.Host, SeenScheme: c.scheme(),
 	}
 	a.Ctx, a.Span = e.opts.Trace.StartServer(r.Context, trace.Incoming{
-		Header: flow.TraceCarrier{Header: &r.Header}, Method: r.Method, Scheme: c.scheme(), Path: flow.PlainPath(r),
+		Header: flow.TraceCarrier{Header: &r.Header}, Method: r.Method, Scheme: a.SeenScheme, Path: flow.PlainPath(r),
 		Version: r.Version.String(), Client: c.peer.addr,
 	})
 	if a.GRPC {

@@ -67,8 +67,8 @@ func plainClient(t testing.TB, addr string) func() {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = c.Close() })
-	request := []byte("GET /films/42?a=b HTTP/1.1\r\nHost: cinema.example\r\nUser-Agent: plain/1.0\r\nAccept: text/html,*/*\r\n" +
-		"Accept-Language: en\r\nAccept-Encoding: gzip\r\nCookie: session=1234567890\r\n\r\n")
+	request := []byte("GET /films/42?a=b HTTP/1.1\r\nHost: cinema.example\r\nUser-Agent: plain/1.0\r\n" +
+		"Accept: text/html,*/*\r\nAccept-Language: en\r\nAccept-Encoding: gzip\r\nCookie: session=1234567890\r\n\r\n")
 	buf, end := make([]byte, 8<<10), []byte("hello, world")
 	return func() {
 		if _, err := c.Write(request); err != nil {

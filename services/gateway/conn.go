@@ -28,7 +28,7 @@ type conn struct {
 	peer      *peer
 	used      atomic.Bool  // a byte was read
 	timedOut  atomic.Bool  // a write took longer than writeTime
-	lingers   atomic.Bool  // there may be bytes that nobody has read: Close lingers
+	lingers   atomic.Bool  // Close lingers: the client may have sent bytes that were not read
 	deadline  atomic.Int64 // of writes, in Unix nanoseconds
 	closed    atomic.Bool
 	isHTTP2   atomic.Bool

@@ -24,7 +24,7 @@ type connections struct {
 	open   map[*conn]struct{}
 	bytes  int64            // of memory that those in open use
 	byPeer map[string]*peer // by address
-	empty  chan struct{}    // closed when open is empty; nil: nobody waits for that
+	empty  chan struct{}    // closed when open is empty; nil: no goroutine waits for that
 }
 
 // peer is an address from which there are connections.

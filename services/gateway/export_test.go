@@ -24,7 +24,7 @@ func Handler(e *Edge, path string) func() {
 	return func() { e.serve(c, r, discard{}) }
 }
 
-// discard is a writer for nobody.
+// discard is a message.Writer that drops what it gets.
 type discard struct{}
 
 func (discard) Interim(int, message.Header) error                 { return nil }

@@ -146,8 +146,8 @@ func (s *Store) tail(ctx context.Context, f *follower) (listed bool, err error) 
 
 // whileConnected calls lost when there is no connection to etcd any more. False: there is none. etcd's client would go
 // on with the watch by itself, from the revision after the last one. If etcd was restored from an older copy meanwhile
-// and has got as many revisions as before, its changes up to that revision would be missing for ever, and nothing would
-// show it.
+// and has got as many revisions as before, its changes up to that revision would never be seen here, and there would be
+// no error.
 func (s *Store) whileConnected(ctx context.Context, lost func()) bool {
 	conn := s.client.ActiveConnection()
 	bounded, cancel := context.WithTimeout(ctx, s.opts.Timeout)

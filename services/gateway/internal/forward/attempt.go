@@ -52,8 +52,8 @@ type attempt struct {
 }
 
 // reset prepares a for another attempt. Goroutines of an earlier one may still have its canceler.
-func (a *attempt) reset(picked route.Picked) {
-	a.picked, a.res, a.outcome = picked, nil, route.Success
+func (a *attempt) reset() {
+	a.picked, a.res, a.outcome = route.Picked{}, nil, route.Success
 	a.first.Reset()
 	a.cancel.Store(&a.first)
 }

@@ -52,7 +52,7 @@ type Forwarder struct {
 	opts    Options
 	kept    atomic.Int64 // bytes of bodies that are kept to be sent again
 	streams longLived
-	calls   sync.Pool // calls that nobody has a reference to any more
+	calls   sync.Pool // finished calls, whose memory is used again
 }
 
 // New returns a forwarder.
@@ -62,7 +62,7 @@ func New(opts Options) *Forwarder {
 		c := &call{f: f}
 		c.call.Interim = c.passInterim
 		c.timer.c = c
-		c.last.reset(route.Picked{})
+		c.last.reset()
 		return c
 	}
 	return f
@@ -174,7 +174,7 @@ func (c *call) end() {
 		c.Request, c.out, c.body, c.copier, c.result = Request{}, nil, content{}, copier{}, Result{}
 		c.call = http1.Call{Interim: c.call.Interim}
 		c.place.reset()
-		c.last.reset(route.Picked{})
+		c.last.reset()
 		c.header, c.tried = header, tried
 		c.f.calls.Put(c)
 	}

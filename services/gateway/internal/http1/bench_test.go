@@ -98,8 +98,9 @@ func benchmark(b *testing.B, serve func(net.Conn)) {
 		b.Fatal(err)
 	}
 	defer c.Close()
-	request := []byte("GET /films/42?a=b HTTP/1.1\r\nHost: cinema.example\r\nUser-Agent: plain/1.0\r\nAccept: text/html\r\n" +
-		"Accept-Language: en\r\nAccept-Encoding: gzip\r\nCookie: session=1\r\nReferer: http://cinema.example/\r\n" +
+	request := []byte("GET /films/42?a=b HTTP/1.1\r\nHost: cinema.example\r\nUser-Agent: plain/1.0\r\n" +
+		"Accept: text/html\r\nAccept-Language: en\r\nAccept-Encoding: gzip\r\n" +
+		"Cookie: session=1\r\nReferer: http://cinema.example/\r\n" +
 		"Cache-Control: no-cache\r\nDnt: 1\r\nX-Request-Id: 1\r\n\r\n")
 	buf := make([]byte, 4<<10)
 	b.ReportAllocs()

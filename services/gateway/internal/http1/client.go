@@ -466,8 +466,5 @@ func (s switched) Read(p []byte) (int, error) { return s.in.read(p) }
 
 // CloseWrite ends the sending direction.
 func (s switched) CloseWrite() error {
-	if half, ok := s.Conn.(interface{ CloseWrite() error }); ok {
-		return half.CloseWrite()
-	}
-	return nil
+	return closeWrite(s.Conn)
 }

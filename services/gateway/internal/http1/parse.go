@@ -33,7 +33,6 @@ type head struct {
 	host     place
 	length   int64 // -1: none
 	chunked  bool
-	expect   bool
 }
 
 // reset makes h empty for the next head. It keeps its memory.
@@ -165,7 +164,6 @@ func (h *head) field(data []byte, begin, end int) *message.Refusal {
 		if string(bytes.ToLower(value)) != "100-continue" {
 			return refuse(http.StatusExpectationFailed, "the only expectation is 100-continue")
 		}
-		h.expect = true
 	case "Content-Length":
 		var ok bool
 		switch {

@@ -188,13 +188,18 @@ func (a *answer) framing(method string) error {
 		return nil
 	}
 	if a.chunked {
-		for name := range a.Header.Words("Trailer") {
-			if name != "" {
-				a.Announced.Add(message.Canonical(name), "")
-			}
-		}
+		announced(&a.Announced, a.Header)
 	} else if a.Length < 0 {
 		a.close = true // the end of the connection is that of the body
 	}
 	return nil
+}
+
+// announced adds the names of the trailer that h announces to names, without values.
+func announced(names *message.Header, h message.Header) {
+	for name := range h.Words("Trailer") {
+		if name != "" {
+			names.Add(message.Canonical(name), "")
+		}
+	}
 }

@@ -255,11 +255,7 @@ func (c *conn) request(h *head, data []byte) *request {
 		r.content = body{c: c, left: r.Length}
 		if h.chunked {
 			r.content.chunks = chunks{in: &c.in, fields: h.fields}
-			for name := range r.Header.Words("Trailer") {
-				if name != "" {
-					r.content.chunks.names.Add(message.Canonical(name), "")
-				}
-			}
+			announced(&r.content.chunks.names, r.Header)
 		}
 		r.Body = &r.content
 	}
@@ -354,7 +350,7 @@ func (c *conn) stopTimer() {
 	}
 }
 
-// Status texts are those of net/http.
+// statusText returns the text of net/http for a status.
 func statusText(status int) string {
 	if text := http.StatusText(status); text != "" {
 		return text

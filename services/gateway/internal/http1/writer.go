@@ -3,6 +3,7 @@ package http1
 import (
 	"errors"
 	"io"
+	"net"
 	"net/http"
 	"strconv"
 	"strings"
@@ -83,10 +84,7 @@ func (w *writer) Begin(status int, h message.Header, length int64) error {
 }
 
 func (w *writer) statusLine(status int) {
-	if w.out == nil {
-		w.pooled = buffers.Get().(*[]byte)
-		w.out = *w.pooled
-	}
+	w.reserve()
 	w.out = strconv.AppendInt(append(w.out, "HTTP/1.1 "...), int64(status), 10) // also to HTTP/1.0 (RFC 9110, 6.2)
 	w.out = append(append(append(w.out, ' '), statusText(status)...), "\r\n"...)
 }
@@ -218,8 +216,13 @@ func (t *tunnel) Read(p []byte) (int, error) { return t.in.read(p) }
 
 // CloseWrite ends the sending direction.
 func (t *tunnel) CloseWrite() error {
-	if half, ok := t.Conn.(interface{ CloseWrite() error }); ok {
-		return half.CloseWrite()
+	return closeWrite(t.Conn)
+}
+
+// closeWrite ends the sending direction of c, if c can do that without closing the other one.
+func closeWrite(c net.Conn) error {
+	if half, ok := c.(interface{ CloseWrite() error }); ok {
+		return half.CloseWrite() //nolint:wrapcheck // it is the error of the connection
 	}
 	return nil
 }

@@ -227,14 +227,6 @@ func (c *conn) Close() error {
 	return c.Conn.Close() //nolint:wrapcheck // it is the error of the connection
 }
 
-// Stalled counts a response that the client of a connection did not read in time, and reports whether it was
-// disconnected.
-func Stalled(c net.Conn) (cut bool) {
-	k := c.(*conn)
-	k.guard.stalled()
-	return k.guard.isCut()
-}
-
 // serve answers a request that net/http has read.
 func serve(rw http.ResponseWriter, hr *http.Request) {
 	c := hr.Context().Value(connKey{}).(*conn)
