@@ -22,6 +22,7 @@ const (
 // chunks reads a body that comes in chunks (RFC 9112, 7.1).
 type chunks struct {
 	in      *input
+	padded  bool // there may be white space behind the size of a chunk: some origins write sizes of a fixed width
 	state   chunkState
 	left    int64 // bytes of the chunk to come
 	extra   int   // bytes spent on extensions and the trailer
@@ -157,6 +158,9 @@ func (c *chunks) trailerLine(line []byte) error {
 
 // size reads the line before a chunk.
 func (c *chunks) size(line []byte) error {
+	if c.padded {
+		line = bytes.TrimRight(line, " \t")
+	}
 	size, extensions := line, []byte(nil)
 	if i := bytes.IndexAny(line, "; \t"); i >= 0 {
 		size, extensions = line[:i], line[i:]

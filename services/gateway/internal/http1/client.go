@@ -384,7 +384,7 @@ func (c *originConn) setBody(a *answer, cancel *Canceler) {
 		a.Body = switched{c}
 		return
 	case a.chunked:
-		b.chunks = chunks{in: &c.in}
+		b.chunks = chunks{in: &c.in, padded: true}
 		b.left = -1
 	case a.Length == 0, a.empty:
 		b.done(true)

@@ -4,9 +4,11 @@ import (
 	"bufio"
 	"bytes"
 	"context"
+	"errors"
 	"io"
 	"net"
 	"net/http"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -29,8 +31,11 @@ func ask(method string, pieces [][]byte) (string, error) {
 	}
 	var body []byte
 	if res.Body != nil {
-		if body, err = io.ReadAll(res.Body); err != nil {
+		switch body, err = io.ReadAll(res.Body); {
+		case errors.Is(err, io.ErrUnexpectedEOF):
 			return describeResponse(res.Status, res.Header, "cut", nil), nil
+		case err != nil:
+			return "", err
 		}
 	}
 	return describeResponse(res.Status, res.Header, string(body), res.Trailer), nil
@@ -56,6 +61,9 @@ func FuzzAnswer(f *testing.F) {
 		"HTTP/1.1 200 OK\r\nContent-Length: 9\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
 		"HTTP/1.0 200 OK\r\nContent-Length: 2\r\nTransfer-Encoding: chunked\r\n\r\nok",
 		"HTTP/1.1 304 Not Modified\r\nContent-Length: 2\r\n\r\n", "HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nok",
+		"HTTP/1.1 200 OK\r\nContent-Length: a\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+		"HTTP/1.1 200 OK\r\nA\t: b\r\n\r\nok",
+		"HTTP/1.1 200 OK\nA: b\n \n c\n\nok", "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2 ;a\r\nok\r\n0;\r\n\r\n",
 	} {
 		f.Add([]byte(s), uint8(3), false)
 	}
@@ -73,11 +81,23 @@ func FuzzAnswer(f *testing.F) {
 			return // net/http may take it
 		}
 		want, err := byNetHTTP(method, in)
+		if errors.Is(err, errRefusedBody) {
+			return // net/http refuses white space before chunk extensions
+		}
+		if folded.Match(in) { // net/http writes a space also for an empty folded line
+			got, want = spaces.ReplaceAllString(got, " "), spaces.ReplaceAllString(want, " ")
+		}
 		if err != nil || got != want {
 			t.Fatalf("the client takes\n%s\nof %q, net/http takes, %v,\n%s", got, in, err, want)
 		}
 	})
 }
+
+var (
+	errRefusedBody = errors.New("net/http refuses the body")
+	folded         = regexp.MustCompile(`\n[ \t]+\r?\n`) // an empty folded line
+	spaces         = regexp.MustCompile(` *\n| +`)
+)
 
 func byNetHTTP(method string, in []byte) (string, error) {
 	r := bufio.NewReaderSize(bytes.NewReader(in), 64<<10)
@@ -92,11 +112,26 @@ func byNetHTTP(method string, in []byte) (string, error) {
 		var h, trailer message.Header
 		h.FromHTTP(res.Header)
 		body, err := io.ReadAll(res.Body)
-		if err != nil {
-			return describeResponse(res.StatusCode, h, "cut", nil), nil //nolint:nilerr // "cut" says it
+		switch {
+		case errors.Is(err, io.ErrUnexpectedEOF):
+			return describeResponse(res.StatusCode, h, "cut", nil), nil
+		case err != nil:
+			return "", errRefusedBody
 		}
 		trailer.FromHTTP(res.Trailer)
 		return describeResponse(res.StatusCode, h, string(body), trailer), nil
+	}
+}
+
+// Some servers write the size of a chunk with spaces behind it, so that it has a fixed width.
+func TestSpacesBehindTheSizeOfAChunk(t *testing.T) {
+	in := "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2  \r\nok\r\n0 \t\r\n\r\n"
+	want, err := byNetHTTP(http.MethodGet, []byte(in))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got, err := ask(http.MethodGet, [][]byte{[]byte(in)}); err != nil || got != want {
+		t.Errorf("the client takes, %v,\n%s\nwant\n%s", err, got, want)
 	}
 }
 

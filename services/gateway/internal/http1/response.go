@@ -124,7 +124,7 @@ const extraFields = 6
 
 func hasSpaceBeforeColon(line []byte) bool {
 	n := bytes.IndexByte(line, ':')
-	return n > 1 && isSpace(line[n-1]) && syntax.Only(bytes.TrimRight(line[:n], " \t"), &syntax.TokenChars)
+	return n > 1 && line[n-1] == ' ' && syntax.Only(bytes.TrimRight(line[:n], " "), &syntax.TokenChars)
 }
 
 // statusLine reads "HTTP/1.x 200 reason".
@@ -168,7 +168,7 @@ func (a *answer) framing(method string) error {
 			lengths++
 		}
 	}
-	if lengths > 0 && !a.chunked {
+	if lengths > 0 {
 		for value := range a.Header.Values("Content-Length") {
 			n, ok := readLength([]byte(value))
 			if !ok || a.Length >= 0 && n != a.Length {
@@ -176,9 +176,10 @@ func (a *answer) framing(method string) error {
 			}
 			a.Length = n
 		}
-	}
-	if lengths > 0 {
 		a.Header.Delete("Content-Length")
+	}
+	if a.chunked {
+		a.Length = -1 // whatever Content-Length says (RFC 9112, 6.3)
 	}
 	if codings > 0 {
 		a.Header.Delete("Transfer-Encoding")
