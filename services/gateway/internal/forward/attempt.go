@@ -245,6 +245,9 @@ func (c *call) exchange(ctx context.Context, addr string) (*message.Response, er
 	out.Method, out.Path, out.Query, out.Host = c.Method, c.path(), c.Query, c.host()
 	out.Header, out.Length = header, c.Length
 	out.Content, out.Repeatable, out.Upgrade = c.body.whole, c.body.repeatable, c.Upgrade != ""
+	if out.Length < 0 && out.Content != nil && !overHTTP2 {
+		out.Length = int64(len(out.Content))
+	}
 	out.Cancel, out.Late = c.last.cancel.Load(), errLate
 	c.body.answerExpect(c)
 	if overHTTP2 {

@@ -37,6 +37,11 @@ type content struct {
 // limit or the circuit meanwhile.
 func (b *content) prepare(c *call) *flow.Failure {
 	b.repeatable = c.Header.Has("Idempotency-Key") || c.Rule.Repeats(c.Method)
+	if c.Body != nil {
+		if n, whole := c.Body.Received(); whole && n <= maxReplay && b.keep(c.f, n) {
+			return b.take(c, n)
+		}
+	}
 	if c.Length <= 0 || c.Length > maxReplay || c.GRPC {
 		return nil
 	}
@@ -73,6 +78,23 @@ func (b *content) prepare(c *call) *flow.Failure {
 	}
 	b.whole = whole
 	return nil
+}
+
+// take reads a body of n bytes that has come as a whole.
+func (b *content) take(c *call, n int) *flow.Failure {
+	if c.MaxBody >= 0 && int64(n) > c.MaxBody {
+		return TooLarge(c.MaxBody)
+	}
+	b.whole = make([]byte, n)
+	for got := 0; ; {
+		k, err := c.Body.Read(b.whole[got:])
+		switch got += k; {
+		case err == io.EOF && got == n: //nolint:errorlint // a reader returns it as it is
+			return nil
+		case err != nil:
+			return flow.Fail(flow.FaultClientGone, flow.StatusClientGone, "the client left while it sent the body")
+		}
+	}
 }
 
 // keep reserves n bytes of maxKept; false: too little is left.

@@ -113,6 +113,7 @@ type call struct {
 	last   attempt        // its response goes to the client
 	timer  timer
 	copier copier
+	long   bool // the response is a stream
 	result Result
 }
 
@@ -166,12 +167,13 @@ func (c *call) end() {
 	c.place.settle(errAborted)
 	c.release()
 	c.f.kept.Add(-c.body.kept)
-	// A body that is passed on, HTTP/2, streams and tunnels have goroutines that may still use c.
-	if c.body.stream == nil && c.Upgrade == "" && !c.GRPC && !c.Target.HTTP2() && c.copier.timer == nil {
+	// A body that is passed on, streams and tunnels have goroutines that may still use c.
+	if c.body.stream == nil && c.Upgrade == "" && !c.long && c.copier.timer == nil {
 		header, tried := c.header[:0], c.tried[:0]
 		clear(header[:cap(header)])
 		clear(tried[:cap(tried)])
 		c.Request, c.out, c.body, c.copier, c.result = Request{}, nil, content{}, copier{}, Result{}
+		c.long = false
 		c.call = http1.Call{Interim: c.call.Interim}
 		c.place.reset()
 		c.last.reset()

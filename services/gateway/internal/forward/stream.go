@@ -30,9 +30,10 @@ type streaming struct {
 
 // streaming adds the response to the streams if it is a stream; nil: it is not. The caller removes it.
 func (c *call) streaming() *streaming {
-	if !c.GRPC && !c.isEventStream() {
+	if !c.GRPC && !c.isEventStream() || c.isWhole() {
 		return nil
 	}
+	c.long = true
 	body, cancel := c.body.stream, c.last.cancel.Load()
 	s := &streaming{grpc: c.GRPC, cut: func() {
 		if body != nil {
@@ -45,6 +46,12 @@ func (c *call) streaming() *streaming {
 		s.goAway(0)
 	}
 	return s
+}
+
+// isWhole reports whether the response has come to its end.
+func (c *call) isWhole() bool {
+	b, ok := c.last.res.Body.(interface{ Whole() bool })
+	return ok && b.Whole()
 }
 
 // goAway implements longResponse. The edge ends the response itself.

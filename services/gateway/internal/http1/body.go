@@ -79,6 +79,9 @@ func (b *body) Trailer() message.Header {
 	return b.chunks.names
 }
 
+// Received implements message.Body. What comes on a connection that has no other requests is read when it is needed.
+func (b *body) Received() (n int, whole bool) { return 0, false }
+
 // Interrupt implements message.Body.
 func (b *body) Interrupt() {
 	b.mu.Lock()

@@ -3,7 +3,6 @@ package http1
 import (
 	"context"
 	"sync"
-	"time"
 )
 
 // Canceler ends a call from another goroutine. The zero value is ready for a call. It is used instead of a context,
@@ -11,7 +10,7 @@ import (
 type Canceler struct {
 	mu     sync.Mutex
 	cause  error // nil: it was not canceled
-	conn   interface{ SetDeadline(t time.Time) error }
+	held   Interrupter // nil: nothing can be interrupted
 	cancel context.CancelFunc
 }
 
@@ -23,8 +22,8 @@ func (s *Canceler) Cancel(cause error) {
 		return
 	}
 	s.cause = cause
-	if s.conn != nil {
-		_ = s.conn.SetDeadline(longAgo) // fails only when it is closed
+	if s.held != nil {
+		s.held.Interrupt()
 	}
 	if s.cancel != nil {
 		s.cancel()
@@ -39,22 +38,28 @@ func (s *Canceler) Cause() error {
 }
 
 // Reset makes s ready for another call. Nobody may use it for an earlier one any more.
-func (s *Canceler) Reset() { s.cause, s.conn, s.cancel = nil, nil, nil }
+func (s *Canceler) Reset() { s.cause, s.held, s.cancel = nil, nil, nil }
 
-// hold makes Cancel end reads and writes of a connection.
-func (s *Canceler) hold(c *originConn) {
+// Interrupter is what waits for an origin.
+type Interrupter interface {
+	// Interrupt makes all reads and writes end, and those that begin later.
+	Interrupt()
+}
+
+// Hold makes Cancel interrupt what the call waits for. If the call was canceled, it is interrupted at once.
+func (s *Canceler) Hold(x Interrupter) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.conn = c.Conn; s.cause != nil {
-		_ = c.SetDeadline(longAgo) // fails only when it is closed
+	if s.held = x; s.cause != nil {
+		x.Interrupt()
 	}
 }
 
-// release ends hold, and reports whether the call was not canceled.
-func (s *Canceler) release() bool {
+// Release ends Hold, and reports whether the call was not canceled.
+func (s *Canceler) Release() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.conn = nil
+	s.held = nil
 	return s.cause == nil
 }
 

@@ -85,6 +85,9 @@ type originConn struct {
 	parked time.Time
 }
 
+// Interrupt implements Interrupter.
+func (c *originConn) Interrupt() { _ = c.SetDeadline(longAgo) } // fails only when it is closed
+
 // RoundTrip sends a request to an address and returns the response, whose body must be read to its end or closed. Only
 // connecting ends with ctx, the rest by call.Cancel.
 func (c *Client) RoundTrip(ctx context.Context, addr string, call *Call) (*message.Response, error) {
@@ -96,13 +99,13 @@ func (c *Client) RoundTrip(ctx context.Context, addr string, call *Call) (*messa
 		if err != nil {
 			return nil, err
 		}
-		call.Cancel.hold(oc)
+		call.Cancel.Hold(oc)
 		a, err := oc.exchange(call)
 		if err == nil {
 			oc.setBody(a, call.Cancel)
 			return &a.Response, nil
 		}
-		again := call.Cancel.release()
+		again := call.Cancel.Release()
 		_ = oc.Close() // the first error counts
 		if fresh || oc.came || !call.Repeatable || !again {
 			return nil, err
@@ -118,7 +121,7 @@ func (c *Client) upload(ctx context.Context, addr string, call *Call) (*message.
 	if err != nil {
 		return nil, err
 	}
-	call.Cancel.hold(oc)
+	call.Cancel.Hold(oc)
 	u := &upload{c: oc, call: call, left: call.Length}
 	head, answered := call.appendHead(nil), make(chan struct{})
 	call.Go(func() {
@@ -143,7 +146,7 @@ func (c *Client) upload(ctx context.Context, addr string, call *Call) (*message.
 	defer close(answered)
 	a, err := oc.answer(call)
 	if err != nil {
-		call.Cancel.release()
+		call.Cancel.Release()
 		_ = oc.Close() // the first error counts
 		return nil, err
 	}
@@ -257,9 +260,24 @@ func (c *originConn) readHead(method string) (*answer, error) {
 	}
 }
 
-// appendHead writes the request's head. Path and fields were checked when they came: they have no control characters.
-func (call *Call) appendHead(b []byte) []byte {
-	b = append(append(b, call.Method...), ' ')
+// Target is the path and the query, as they are sent.
+func (call *Call) Target() string {
+	if call.Query == "" && isASCII(call.Path) {
+		return call.Path
+	}
+	return string(call.appendTarget(nil))
+}
+
+func isASCII(s string) bool {
+	for i := range len(s) {
+		if s[i] >= 0x80 {
+			return false
+		}
+	}
+	return true
+}
+
+func (call *Call) appendTarget(b []byte) []byte {
 	for i := range len(call.Path) {
 		if c := call.Path[i]; c < 0x80 {
 			b = append(b, c)
@@ -267,7 +285,13 @@ func (call *Call) appendHead(b []byte) []byte {
 			b = fmt.Appendf(b, "%%%02X", c)
 		}
 	}
-	b = append(b, call.Query...)
+	return append(b, call.Query...)
+}
+
+// appendHead writes the request's head. Path and fields were checked when they came: they have no control characters.
+func (call *Call) appendHead(b []byte) []byte {
+	b = append(append(b, call.Method...), ' ')
+	b = call.appendTarget(b)
 	b = append(b, " HTTP/1.1\r\nHost: "...)
 	b = append(append(b, call.Host...), "\r\n"...)
 	b = appendFields(b, call.Header)
@@ -379,7 +403,7 @@ func (c *originConn) setBody(a *answer, cancel *Canceler) {
 	*b = answerBody{a: a, c: c, cancel: cancel, left: a.Length}
 	switch {
 	case a.Status == http.StatusSwitchingProtocols:
-		cancel.release()
+		cancel.Release()
 		_ = c.SetDeadline(time.Time{}) // fails only when it is closed
 		a.Body = switched{c}
 		return
@@ -451,7 +475,7 @@ func (b *answerBody) done(whole bool) {
 		return
 	}
 	b.c = nil
-	if quiet := b.cancel.release(); quiet && whole && !b.a.close && len(c.in.data()) == 0 {
+	if quiet := b.cancel.Release(); quiet && whole && !b.a.close && len(c.in.data()) == 0 {
 		c.client.put(c)
 		return
 	}

@@ -189,18 +189,9 @@ func (a *answer) framing(method string) error {
 		return nil
 	}
 	if a.chunked {
-		announced(&a.Announced, a.Header)
+		a.Announced = a.Header.Announced()
 	} else if a.Length < 0 {
 		a.close = true // the end of the connection is that of the body
 	}
 	return nil
-}
-
-// announced adds the names of the trailer that h announces to names, without values.
-func announced(names *message.Header, h message.Header) {
-	for name := range h.Words("Trailer") {
-		if name != "" {
-			names.Add(message.Canonical(name), "")
-		}
-	}
 }

@@ -255,7 +255,7 @@ func (c *conn) request(h *head, data []byte) *request {
 		r.content = body{c: c, left: r.Length}
 		if h.chunked {
 			r.content.chunks = chunks{in: &c.in, fields: h.fields}
-			announced(&r.content.chunks.names, r.Header)
+			r.content.chunks.names = r.Header.Announced()
 		}
 		r.Body = &r.content
 	}

@@ -59,7 +59,7 @@ func (w *writer) Begin(status int, h message.Header, length int64) error {
 	w.statusLine(status)
 	w.out = appendFields(w.out, h)
 	if !h.Has("Date") {
-		w.out = append(append(append(w.out, "Date: "...), date()...), "\r\n"...)
+		w.out = append(append(append(w.out, "Date: "...), Date()...), "\r\n"...)
 	}
 	switch {
 	case !message.HasBody(http.MethodGet, status): // RFC 9110, 8.6
@@ -235,8 +235,8 @@ type dateLine struct {
 	text   string
 }
 
-// date returns the value of Date (RFC 9110, 6.6.1).
-func date() string {
+// Date returns the value of Date (RFC 9110, 6.6.1).
+func Date() string {
 	t := time.Now()
 	if d := now.Load(); d != nil && d.second == t.Unix() {
 		return d.text

@@ -1,19 +1,19 @@
-// Package http2 speaks HTTP/2 (RFC 9113): to clients as a [Server], to origins as a [Client]. Frames and streams are
-// net/http's; a guard against floods reads the frame headers beside it.
+// Package http2 speaks HTTP/2 (RFC 9113): to clients as a [Server], to origins as a [Client].
+//
+// There are packages for that. net/http's passes each frame through several goroutines, which for a small call of gRPC
+// is nine tenths of the CPU time, and limits how many streams are open, but not how often they begin and end (as of Go
+// 1.26). HPACK is that of golang.org/x/net. See docs/adr/0030-an-http-2-stack-of-our-own.md.
 package http2
 
 import (
 	"context"
 	"errors"
-	"fmt"
 	"io"
 	"log/slog"
 	"net"
-	"net/http"
-	"net/textproto"
-	"strconv"
-	"strings"
+	"runtime/debug"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"bijou.dev/services/gateway/internal/message"
@@ -21,9 +21,22 @@ import (
 
 // Times for a client.
 const (
-	headTime  = 10 * time.Second // to send a header
-	bodyRate  = 1 << 10          // bytes per second of a body, at least
+	headTime  = 10 * time.Second // to send a frame or a header
+	bodyRate  = 1 << 10          // bytes per second of a frame of a body, at least
 	writeTime = 10 * time.Second // to read a piece of a response
+	idleTime  = time.Minute      // without a stream
+	pingAfter = 30 * time.Second // without a frame of a client that has streams: it may have left without closing
+	pongTime  = 10 * time.Second // to answer a ping
+	lastTime  = time.Second      // to read GOAWAY, and to answer the ping with it
+)
+
+// Limits of a connection with a client.
+const (
+	maxStreams   = 100
+	maxRunning   = 2 * maxStreams     // with those that the client has reset, and that have not ended yet
+	maxFieldList = message.MaxHead + 320 // bytes of fields as HTTP/2 counts them
+	streamRoom   = 256 << 10          // bytes of a body that are received before they are read
+	connRoom     = 1 << 20            // and of all bodies of a connection
 )
 
 var longAgo = time.Unix(1, 0)
@@ -39,9 +52,6 @@ type Conn interface {
 	Cut()
 }
 
-// preface is what a client sends first (RFC 9113, 3.4).
-const preface = "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
-
 // Handle answers a request. It returns when the response has ended.
 type Handle func(r *message.Request, w message.Writer)
 
@@ -54,393 +64,459 @@ type Options struct {
 	Receive func(c Conn, n int) bool
 	// Read takes note that bytes of bodies were read. Required.
 	Read func(c Conn, n int)
-	// Log gets the errors of net/http. Required.
+	// Log gets defects of the server. Required.
 	Log *slog.Logger
 }
 
 // Server serves clients. Make one with NewServer, and end it with Shutdown and Close.
 type Server struct {
-	opts   Options
-	server *http.Server
-	conns  handedOver
-	served chan struct{} // closed when server does not accept any more
+	opts Options
+
+	mu       sync.Mutex
+	conns    map[*serverConn]struct{}
+	draining bool
+	closed   bool
+	empty    chan struct{} // closed when conns is empty; nil: nobody waits for that
 }
 
 // NewServer returns a server.
-func NewServer(opts Options) *Server {
-	s := &Server{opts: opts, conns: handedOver{ch: make(chan net.Conn), closed: make(chan struct{})}}
-	s.served = make(chan struct{})
-	s.server = &http.Server{
-		Handler:                      http.HandlerFunc(serve),
-		ReadHeaderTimeout:            headTime,
-		IdleTimeout:                  time.Minute,
-		MaxHeaderBytes:               message.MaxHead,
-		DisableGeneralOptionsHandler: true,
-		ErrorLog:                     slog.NewLogLogger(opts.Log.Handler(), slog.LevelDebug),
-		ConnContext: func(ctx context.Context, c net.Conn) context.Context {
-			return context.WithValue(ctx, connKey{}, c)
-		},
-		ConnState: func(c net.Conn, state http.ConnState) {
-			if c, ok := c.(*conn); ok && (state == http.StateIdle || state == http.StateActive) {
-				c.Conn.SetIdle(state == http.StateIdle)
-			}
-		},
-		Protocols: new(http.Protocols),
-		HTTP2: &http.HTTP2Config{
-			MaxConcurrentStreams:          100,
-			MaxDecoderHeaderTableSize:     4 << 10,
-			MaxReadFrameSize:              16 << 10,
-			MaxReceiveBufferPerConnection: 1 << 20,
-			MaxReceiveBufferPerStream:     256 << 10,
-			SendPingTimeout:               30 * time.Second, // finds clients that left without closing
-			PingTimeout:                   10 * time.Second,
-			WriteByteTimeout:              writeTime,
-			CountError:                    opts.Count,
-		},
+func NewServer(opts Options) *Server { return &Server{opts: opts, conns: map[*serverConn]struct{}{}} }
+
+// Serve answers the requests of a client until either side ends the connection, and closes it. Received is what has come
+// already: it begins with the preface.
+func (s *Server) Serve(nc Conn, received []byte, handle Handle) {
+	c := &serverConn{server: s, nc: nc, handle: handle, idle: time.Now()}
+	c.budgets.init()
+	c.init(nc, received[len(preface):], c, streamRoom, connRoom, maxFieldList)
+	if !s.add(c) {
+		nc.Cut()
+		return
 	}
-	s.server.Protocols.SetUnencryptedHTTP2(true)
-	go func() {
-		defer close(s.served)
-		_ = s.server.Serve(&s.conns) // ends with Close or Shutdown
-	}()
-	return s
+	defer s.remove(c)
+	c.out.control(func(b []byte) []byte {
+		b = appendSettings(b, setting{settingStreams, maxStreams}, setting{settingWindow, streamRoom},
+			setting{settingFields, maxFieldList})
+		return appendWindow(b, 0, connRoom-firstWindow)
+	})
+	c.out.flushLater()
+	c.finish(c.readFrames())
 }
 
-// Serve answers the requests of a client, and closes the connection. Received is what has come already: it begins with
-// the preface. Serve does not wait.
-func (s *Server) Serve(c Conn, received []byte, handle Handle) {
-	k := &conn{Conn: c, server: s, handle: handle, ahead: received}
-	k.guard = newGuard(k)
-	if !s.conns.hand(k) {
-		c.Cut() // the server was closed
+func (s *Server) add(c *serverConn) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closed {
+		return false
+	}
+	s.conns[c] = struct{}{}
+	if s.draining {
+		c.drain()
+	}
+	return true
+}
+
+func (s *Server) remove(c *serverConn) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.conns, c)
+	if len(s.conns) == 0 && s.empty != nil {
+		close(s.empty)
+		s.empty = nil
 	}
 }
 
 // Shutdown sends GOAWAY to all clients and waits for requests in progress.
-func (s *Server) Shutdown(ctx context.Context) error { return s.server.Shutdown(ctx) }
+func (s *Server) Shutdown(ctx context.Context) error {
+	s.mu.Lock()
+	s.draining = true
+	for c := range s.conns {
+		c.drain()
+	}
+	if len(s.conns) == 0 {
+		s.mu.Unlock()
+		return nil
+	}
+	if s.empty == nil {
+		s.empty = make(chan struct{})
+	}
+	empty := s.empty
+	s.mu.Unlock()
+	select {
+	case <-empty:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err() //nolint:wrapcheck // the caller asks what it is
+	}
+}
 
 // Close closes all connections.
 func (s *Server) Close() error {
-	err := s.server.Close()
-	_ = s.conns.Close() // never fails
-	<-s.served
-	return err
-}
-
-// handedOver is a listener whose connections were accepted by somebody else.
-type handedOver struct {
-	ch     chan net.Conn
-	once   sync.Once
-	closed chan struct{}
-}
-
-func (h *handedOver) hand(c net.Conn) bool {
-	select {
-	case h.ch <- c:
-		return true
-	case <-h.closed:
-		return false
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.closed = true
+	for c := range s.conns {
+		c.nc.Cut()
 	}
-}
-
-// Accept returns the next connection.
-func (h *handedOver) Accept() (net.Conn, error) {
-	select {
-	case c := <-h.ch:
-		return c, nil
-	case <-h.closed:
-		return nil, net.ErrClosed
-	}
-}
-
-// Close ends Accept.
-func (h *handedOver) Close() error {
-	h.once.Do(func() { close(h.closed) })
 	return nil
 }
 
-// Addr is of no use.
-func (h *handedOver) Addr() net.Addr { return &net.TCPAddr{} }
+// serverConn is a connection with a client.
+type serverConn struct {
+	link
+	server  *Server
+	nc      Conn
+	handle  Handle
+	budgets budgets
+	running atomic.Int64 // requests that are handled
+	stalls  atomic.Bool  // too many responses were not read
 
-type connKey struct{}
+	// Used by the reader only.
+	deadline time.Time // for reading
+	heard    time.Time // when something was read last
+	pinged   time.Time // when a ping was sent that was not answered; zero: none was
 
-// conn is a connection with a client, for net/http. One goroutine reads from it.
-type conn struct {
-	Conn
-	server *Server
-	handle Handle
-	guard  *guard
-	ahead  []byte      // was received, and not read
-	pooled *[4096]byte // what ahead is in; nil: it is not from buffers
+	// Guarded by link.mu.
+	idle     time.Time // since when there is no stream
+	draining bool      // GOAWAY was sent
+	drained  bool      // and the last stream is known
+	final    uint32    // the last stream that is answered, if drained
+	timer    *time.Timer
 }
 
-// minRead: smaller reads of frame headers are served from a buffer, to save system calls.
-const minRead = 512
+// floodError ends a connection because of a flood.
+type floodError struct{ kind string }
 
-var buffers = sync.Pool{New: func() any { return new([4096]byte) }}
+// Error implements error.
+func (e *floodError) Error() string { return "the client floods: " + e.kind }
 
-// Read reads what the guard has seen.
-func (c *conn) Read(p []byte) (n int, err error) {
-	c.guard.beforeRead()
-	switch {
-	case len(c.ahead) > 0:
-	case len(p) >= minRead:
-		n, err = c.Conn.Read(p)
-		if n > 0 && !c.guard.received(p[:n]) {
-			return 0, io.EOF
-		}
-		return n, err //nolint:wrapcheck // it is the error of the connection
-	default:
-		c.pooled = buffers.Get().(*[4096]byte)
-		n, err = c.Conn.Read(c.pooled[:])
-		if c.ahead = c.pooled[:n]; n == 0 {
-			c.free()
-			return 0, err //nolint:wrapcheck // it is the error of the connection
-		}
+var errSlow = errors.New("the client sends too slowly")
+
+// finish ends the connection. Err is why reading has ended.
+func (c *serverConn) finish(err error) {
+	last, kind := code(0), ""
+	if e, ok := errors.AsType[*connError](err); ok {
+		last, kind = e.code, "goaway"
+	} else if e, ok := errors.AsType[*floodError](err); ok {
+		last, kind = codeCalm, e.kind
 	}
-	n = copy(p, c.ahead)
-	if c.ahead = c.ahead[n:]; len(c.ahead) == 0 {
-		c.free()
+	if kind != "" {
+		c.server.opts.Count(kind)
+		c.mu.Lock()
+		id := c.last
+		c.mu.Unlock()
+		c.out.control(func(b []byte) []byte { return appendGoAway(b, id, last) })
+		c.nc.Linger()
 	}
-	if !c.guard.received(p[:n]) {
-		return 0, io.EOF
+	limit := time.AfterFunc(lastTime, c.nc.Cut)
+	c.out.drain()
+	limit.Stop()
+	c.end(errClosed)
+	c.mu.Lock()
+	if c.timer != nil {
+		c.timer.Stop()
 	}
-	return n, nil
+	c.mu.Unlock()
+	_ = c.nc.Close() // the client knows, or has left
 }
 
-// free gives the memory of ahead back.
-func (c *conn) free() {
-	if c.pooled != nil {
-		buffers.Put(c.pooled)
-	}
-	c.ahead, c.pooled = nil, nil
+// stop makes the reader end.
+func (c *serverConn) stop() {
+	c.out.stopped.Store(true)
+	_ = c.nc.SetReadDeadline(longAgo) // fails only when it is closed
 }
 
-// Write writes what the guard has seen.
-func (c *conn) Write(p []byte) (int, error) { return c.guard.write(p) }
-
-// Close closes the connection. A client that was disconnected gets time to read why.
-func (c *conn) Close() error {
-	if c.guard.isCut() {
-		c.Linger()
-	}
-	return c.Conn.Close() //nolint:wrapcheck // it is the error of the connection
-}
-
-// serve answers a request that net/http has read.
-func serve(rw http.ResponseWriter, hr *http.Request) {
-	c := hr.Context().Value(connKey{}).(*conn)
-	r := &message.Request{
-		Version: message.HTTP2, Method: hr.Method, Target: hr.RequestURI, Host: hr.Host, Path: hr.RequestURI,
-		Length: hr.ContentLength, Context: hr.Context(), Leave: &message.Leave{},
-		Header: make(message.Header, 0, len(hr.Header)),
-	}
-	r.Size = len(r.Method) + len(" ") + len(r.Target) + len(" HTTP/1.1\r\n") + len("Host: \r\n") + len(r.Host)
-	for name, lines := range hr.Header {
-		for _, line := range lines {
-			r.Header.Add(name, line)
-			r.Size += len(name) + len(": \r\n") + len(line)
-		}
-	}
-	if i := strings.IndexByte(r.Target, '?'); i >= 0 {
-		r.Path, r.Query = r.Target[:i], r.Target[i:]
-	}
-	if detail := check(r); detail != "" {
-		r.Refused = &message.Refusal{Status: http.StatusBadRequest, Detail: detail}
-	}
-	w := &writer{rw: rw, control: http.NewResponseController(rw), conn: c, r: r}
-	if r.Length != 0 {
-		r.Body = newBody(c, w.control, hr)
-	}
-	if len(hr.Trailer) > 0 && r.Length > 0 {
-		r.Length = -1 // in HTTP/1.1 a trailer needs chunks
-	}
-	defer w.end()
-	defer context.AfterFunc(hr.Context(), r.Leave.Set)()
-	c.handle(r, w)
-}
-
-// check checks what package http1 checks for HTTP/1 and net/http does not for HTTP/2 (as of Go 1.26).
-func check(r *message.Request) (problem string) {
-	if strings.ContainsAny(r.Target, " #") {
-		return "the URL is not valid"
-	}
-	hosts := 0
-	for _, f := range r.Header {
-		if f.Name == "Host" {
-			if hosts++; hosts > 1 || !strings.EqualFold(f.Value, r.Host) {
-				return "the authority and the Host must name the same host, once"
-			}
-		}
-		if f.Value != textproto.TrimString(f.Value) { // RFC 9113, 8.2.1
-			return fmt.Sprintf("the header %q must not begin or end with white space", f.Name)
-		}
-	}
-	if !r.Header.Has("Content-Length") {
-		return ""
-	}
-	length, err := strconv.ParseUint(r.Header.Get("Content-Length"), 10, 63)
-	switch {
-	case err != nil || r.Header.Count("Content-Length") > 1:
-		return "there must be one Content-Length, of digits"
-	case int64(length) != max(0, r.Length):
-		return "the body is shorter than its Content-Length"
-	}
-	return ""
-}
-
-// body is the body of a request.
-type body struct {
-	conn    *conn
-	control *http.ResponseController
-	r       *http.Request
-	names   message.Header
-
-	mu    sync.Mutex
-	ended bool
-}
-
-func newBody(c *conn, control *http.ResponseController, r *http.Request) *body {
-	b := &body{conn: c, control: control, r: r}
-	for name := range r.Trailer {
-		b.names.Add(name, "")
-	}
-	return b
-}
-
-// Read implements message.Body.
-func (b *body) Read(p []byte) (int, error) {
-	n, err := b.r.Body.Read(p)
-	b.conn.server.opts.Read(b.conn.Conn, n)
-	if errors.Is(err, io.EOF) {
-		b.mu.Lock()
-		b.ended = true
-		b.mu.Unlock()
-	}
-	return n, err //nolint:wrapcheck // the caller asks what it is
-}
-
-// Trailer implements message.Body.
-func (b *body) Trailer() (h message.Header) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	if !b.ended {
-		return b.names
-	}
-	h.FromHTTP(b.r.Trailer)
-	return h
-}
-
-// Interrupt implements message.Body.
-func (b *body) Interrupt() { _ = b.control.SetReadDeadline(longAgo) } // fails only when the stream has ended
-
-// Malformed implements message.Body: net/http resets a stream whose body is not what was announced.
-func (b *body) Malformed() bool { return false }
-
-// writer sends a response.
-type writer struct {
-	rw      http.ResponseWriter
-	control *http.ResponseController
-	conn    *conn
-	r       *message.Request
-	stall   *time.Timer // ends the stream when its client does not read; nil: nothing was written
-	length  int64       // of the body; -1: unknown
-	aborted bool
-}
-
-// Interim implements message.Writer. net/http sends 100 by itself, when the body is first read.
-func (w *writer) Interim(status int, h message.Header) error {
-	if status == http.StatusContinue {
-		return nil
-	}
-	to := w.rw.Header()
-	w.set(h)
-	// WriteHeader does not send Content-Length. With it, the server clones the map, which it would else still read after
-	// WriteHeader has returned because the stream is closed (as of Go 1.26).
-	to["Content-Length"] = nil
-	w.rw.WriteHeader(status)
-	clear(to)
-	return nil
-}
-
-func (w *writer) set(h message.Header) {
-	to := w.rw.Header()
-	for _, f := range h {
-		to[f.Name] = append(to[f.Name], f.Value)
-	}
-}
-
-// Last implements message.Writer: other streams of the connection go on.
-func (w *writer) Last() {}
-
-// Begin implements message.Writer.
-func (w *writer) Begin(status int, h message.Header, length int64) error {
-	w.set(h)
-	to := w.rw.Header()
-	if to["Content-Type"] == nil {
-		to["Content-Type"] = nil // else net/http would guess one
-	}
-	if length >= 0 && message.HasBody(http.MethodGet, status) {
-		to["Content-Length"] = []string{strconv.FormatInt(length, 10)}
-	}
-	w.length = length
-	w.rw.WriteHeader(status)
-	return nil
-}
-
-// Write implements message.Writer.
-func (w *writer) Write(p []byte) (int, error) {
-	w.begin()
-	defer w.stall.Stop()
-	n, err := w.rw.Write(p)
-	if errors.Is(err, http.ErrBodyNotAllowed) {
-		return len(p), nil
-	}
-	return n, err //nolint:wrapcheck // it says that the client has left
-}
-
-// Flush implements message.Writer.
-func (w *writer) Flush() error {
-	w.begin()
-	defer w.stall.Stop()
-	return w.control.Flush() //nolint:wrapcheck // it says that the client has left
-}
-
-// begin limits the time for a write.
-func (w *writer) begin() {
-	if w.stall != nil {
-		w.stall.Reset(writeTime)
+// drain tells the client to open no more streams. Those that are on their way are answered: the last one is named when
+// the client has answered a ping.
+func (c *serverConn) drain() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.draining {
 		return
 	}
-	w.stall = time.AfterFunc(writeTime, func() {
-		w.conn.guard.stalled()
-		_ = w.control.SetWriteDeadline(longAgo) // fails only when the stream has ended
+	c.draining = true
+	c.out.control(func(b []byte) []byte {
+		return append(appendHead(appendGoAway(b, maxWindow, codeNo), 8, framePing, 0, 0), "draining"...)
 	})
+	c.out.flushLater()
+	c.timer = time.AfterFunc(lastTime, c.nameLast)
 }
 
-// End implements message.Writer.
-func (w *writer) End(trailer message.Header) error {
-	h := w.rw.Header()
-	for _, f := range trailer {
-		h[http.TrailerPrefix+f.Name] = append(h[http.TrailerPrefix+f.Name], f.Value)
+// nameLast sends GOAWAY with the last stream that is answered.
+func (c *serverConn) nameLast() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.drained {
+		return
 	}
-	// net/http writes the rest after the handler has returned, and would wait without a limit for a client that sends no
-	// window updates. A trailer needs no window.
-	if len(trailer) == 0 {
-		_ = w.control.SetWriteDeadline(time.Now().Add(writeTime)) // fails only when the stream has ended
+	c.drained, c.final = true, c.last
+	c.out.control(func(b []byte) []byte { return appendGoAway(b, c.final, codeNo) })
+	c.out.flushLater()
+	c.stopIfDrainedLocked()
+}
+
+func (c *serverConn) stopIfDrainedLocked() {
+	if c.drained && len(c.streams) == 0 {
+		c.stop()
+	}
+}
+
+// count implements role.
+func (c *serverConn) count(h frameHead) error {
+	switch {
+	case h.kind == frameHeaders:
+		return nil
+	case h.kind == frameData && (h.length > 0 || h.has(flagEndStream)):
+		c.budgets.upload()
+		return nil
+	}
+	if !c.budgets.frame() {
+		return &floodError{"frame_flood"}
 	}
 	return nil
 }
 
-// Abort implements message.Writer.
-func (w *writer) Abort() { w.aborted = true }
+// resets implements role.
+func (c *serverConn) resets(code) error {
+	c.server.opts.Count("reset")
+	if !c.budgets.early(1) {
+		return &floodError{"reset_flood"}
+	}
+	return nil
+}
 
-// end is called when the request was handled.
-func (w *writer) end() {
-	if w.aborted {
-		panic(http.ErrAbortHandler)
+// wasReset implements role.
+func (c *serverConn) wasReset(s *stream) error {
+	if time.Since(s.server.opened) < earlyTime && !c.budgets.early(1) {
+		return &floodError{"reset_flood"}
+	}
+	return nil
+}
+
+// ended implements role.
+func (c *serverConn) ended(s *stream) {
+	s.server.leave.Set()
+	s.server.cancel()
+	c.closed()
+}
+
+// closed takes note that a stream is not open any more.
+func (c *serverConn) closed() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if len(c.streams) == 0 {
+		c.idle = time.Now()
+		c.nc.SetIdle(true)
+		c.stopIfDrainedLocked()
 	}
 }
 
-// Tunnel implements message.Writer.
-func (w *writer) Tunnel(message.Header) (io.ReadWriteCloser, error) { return nil, http.ErrNotSupported }
+// late implements role.
+func (c *serverConn) late(id uint32, kind byte) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	switch {
+	case c.resetIDs[id/2%uint32(len(c.resetIDs))] == id, c.drained && id > c.final:
+		return nil // it was sent before the client knew
+	case kind == frameHeaders:
+		return broke(codeProtocol, "HEADERS of a stream that has ended")
+	}
+	return &streamError{id, codeClosed, "DATA of a stream that has ended"}
+}
+
+// received implements role.
+func (c *serverConn) received(n int) error {
+	if !c.server.opts.Receive(c.nc, n) {
+		return &floodError{"unread_bodies"}
+	}
+	return nil
+}
+
+// read implements role.
+func (c *serverConn) read(n int) { c.server.opts.Read(c.nc, n) }
+
+// goAway implements role: the client only says that it opens no more streams.
+func (c *serverConn) goAway(uint32, code) {}
+
+// pong implements role.
+func (c *serverConn) pong() {
+	c.mu.Lock()
+	draining := c.draining
+	c.mu.Unlock()
+	if draining {
+		c.nameLast()
+	}
+}
+
+// setting implements role.
+func (c *serverConn) setting(setting) {}
+
+// sentFrame implements role.
+func (c *serverConn) sentFrame(end bool) { c.budgets.answer(end) }
+
+// due is when waiting ends.
+func (c *serverConn) due() time.Time {
+	if !c.since.IsZero() {
+		limit := headTime
+		if c.within {
+			limit += time.Duration(c.frame.length/bodyRate) * time.Second
+		}
+		return c.since.Add(limit)
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	switch {
+	case len(c.streams) == 0:
+		return c.idle.Add(idleTime)
+	case c.pinged.IsZero():
+		return c.heard.Add(pingAfter)
+	}
+	return c.pinged.Add(pongTime)
+}
+
+// wait implements role. The deadline is set only if the one before is too late: one that is too early is noticed by
+// expired, and a timer is not changed for each read.
+func (c *serverConn) wait(again bool) {
+	now := time.Now()
+	if !again {
+		c.heard, c.pinged = now, time.Time{}
+	}
+	if due := c.due(); again || due.Before(c.deadline) || c.deadline.IsZero() {
+		c.deadline = due
+		_ = c.nc.SetReadDeadline(due) // fails only when it is closed, and then reading fails
+		if c.out.stopped.Load() {
+			_ = c.nc.SetReadDeadline(longAgo)
+		}
+	}
+}
+
+// expired implements role.
+func (c *serverConn) expired() error {
+	switch {
+	case c.stalls.Load():
+		return &floodError{"stall_flood"}
+	case c.out.stopped.Load():
+		return io.EOF
+	}
+	if time.Now().Before(c.due()) {
+		return nil
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	switch {
+	case !c.since.IsZero():
+		return errSlow
+	case len(c.streams) == 0:
+		c.out.control(func(b []byte) []byte { return appendGoAway(b, c.last, codeNo) })
+		return io.EOF
+	case !c.pinged.IsZero():
+		return errClosed
+	}
+	c.pinged = time.Now()
+	c.out.control(func(b []byte) []byte { return append(appendHead(b, 8, framePing, 0, 0), "is there"...) })
+	c.out.flushLater()
+	return nil
+}
+
+// header implements role.
+func (c *serverConn) header(id uint32, b *block, end bool) error {
+	if id%2 == 0 {
+		return broke(codeProtocol, "a client opens streams with odd numbers")
+	}
+	c.mu.Lock()
+	s, last, open := c.streams[id], c.last, len(c.streams)
+	if s == nil {
+		c.last = max(c.last, id)
+	}
+	drained := c.drained
+	c.mu.Unlock()
+	switch {
+	case s != nil:
+		return c.trailer(s, b, end)
+	case id <= last:
+		return c.late(id, frameHeaders)
+	case drained:
+		return nil // it is known that the stream is not answered
+	case open >= maxStreams || c.running.Load() >= maxRunning:
+		return &streamError{id, codeRefused, "too many streams"}
+	}
+	if problem := malformed(b); problem != "" && !b.tooLarge {
+		return &streamError{id, codeProtocol, problem}
+	}
+	s = c.newRequest(b, end)
+	c.mu.Lock()
+	c.openLocked(s, id)
+	if len(c.streams) == 1 {
+		c.nc.SetIdle(false)
+	}
+	c.mu.Unlock()
+	c.wake(s)
+	return nil
+}
+
+// trailer takes the end of a request.
+func (c *serverConn) trailer(s *stream, b *block, end bool) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	switch {
+	case s.ended:
+		return &streamError{s.id, codeClosed, "HEADERS after the end"}
+	case !end:
+		return &streamError{s.id, codeProtocol, "a trailer must end the stream"}
+	case b.bad != "":
+		return &streamError{s.id, codeProtocol, b.bad}
+	case b.seen != 0:
+		return &streamError{s.id, codeProtocol, "a pseudo field in a trailer"}
+	case b.tooLarge:
+		return &streamError{s.id, codeProtocol, "the trailer is too long"}
+	}
+	s.ended, s.trailer = true, b.fields
+	c.wake(s)
+	return nil
+}
+
+// start implements role.
+func (c *serverConn) start(s *stream) {
+	c.mu.Lock()
+	gone := s.err != nil
+	c.mu.Unlock()
+	if gone {
+		s.drop()
+		return
+	}
+	c.running.Add(1)
+	go c.run(s.server)
+}
+
+// run answers a request.
+func (c *serverConn) run(s *serverStream) {
+	defer c.running.Add(-1)
+	defer s.cancel()
+	how := codeInternal // unless the response is complete
+	defer func() {
+		if v := recover(); v != nil { // a defect must not end the connections of others
+			c.server.opts.Log.Error("a defect of the edge ended a request", "panic", v, "stack", string(debug.Stack()))
+		}
+		if s.close(how) {
+			c.closed()
+		}
+		c.out.flush(c.alone())
+	}()
+	c.handle(&s.request, &s.writer)
+	if s.writer.stalled {
+		how = codeCancel
+	} else if s.sentAll() {
+		how = codeNo
+	}
+}
+
+// alone reports whether no other stream may have something to send.
+func (c *serverConn) alone() bool { return c.running.Load() <= 1 }
+
+// stalled takes note of a response that the client did not read in time.
+func (c *serverConn) stalled() {
+	c.server.opts.Count("stalled_stream")
+	if !c.budgets.early(stallPrice) {
+		c.stalls.Store(true)
+		c.stop()
+	}
+}

@@ -85,6 +85,16 @@ func (h Header) HasWord(name, word string) bool {
 	return false
 }
 
+// Announced returns the names of the trailer that the header announces, without values.
+func (h Header) Announced() (names Header) {
+	for name := range h.Words("Trailer") {
+		if name != "" {
+			names.Add(Canonical(name), "")
+		}
+	}
+	return names
+}
+
 // Add adds a line.
 func (h *Header) Add(name, value string) { *h = append(*h, Field{name, value}) }
 

@@ -89,6 +89,8 @@ type Body interface {
 	// Trailer is what has come behind the body. Before its end it is the names that the client has announced, without
 	// values.
 	Trailer() Header
+	// Received is how many bytes can be read without waiting. Whole: that is the body, and it has no trailer.
+	Received() (n int, whole bool)
 	// Interrupt makes a Read that waits return an error, and all later ones.
 	Interrupt()
 	// Malformed reports whether Read failed because what came is no body.

@@ -121,7 +121,7 @@ type dialFunc = func(ctx context.Context, network, addr string) (net.Conn, error
 
 // newClients returns clients that connect for HTTP/1.1 and for HTTP/2 by these functions.
 func newClients(dial1, dial2 dialFunc) (*http1.Client, *http2.Client) {
-	return &http1.Client{Dial: boundDial(dial1)}, http2.NewClient(boundDial(dial2))
+	return &http1.Client{Dial: boundDial(dial1)}, &http2.Client{Dial: boundDial(dial2)}
 }
 
 func boundDial(dial dialFunc) dialFunc {

@@ -1,0 +1,306 @@
+package http2
+
+import (
+	"bytes"
+	"errors"
+	"net"
+	"runtime"
+	"strconv"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"bijou.dev/services/gateway/internal/message"
+
+	"golang.org/x/net/http2/hpack"
+)
+
+// output is what is sent on a connection. Any goroutine may add frames; who calls flush sends those of all, so that
+// streams which have something at the same time share a system call.
+type output struct {
+	conn net.Conn
+	// within is how long a write may take. Zero: the connection limits that.
+	within time.Duration
+
+	mu       sync.Mutex // never held while writing to conn
+	buf      []byte     // frames to be sent
+	other    []byte     // memory for buf, while buf is being written
+	flushing bool       // a goroutine is writing, and sends what is added meanwhile
+	room     sync.Cond  // signalled when buf was taken, and with err
+	err      error      // nothing is sent any more
+	stopped  atomic.Bool // the reader of the connection is to end
+	deadline time.Time  // of writes
+
+	enc   *hpack.Encoder
+	block bytes.Buffer // of enc
+}
+
+const (
+	// maxPending is how many bytes wait for a connection that does not take them, before who adds more has to wait.
+	maxPending = 64 << 10
+	// maxControl is how many bytes may wait in all. Frames that answer frames are not held back: who makes us send so many
+	// does not read them.
+	maxControl = 4 << 20
+	// keepOutput is how much memory a connection keeps while it is used.
+	keepOutput = 64 << 10
+	// maxRounds is how often a goroutine sends what others have added, before another goroutine does it.
+	maxRounds = 4
+)
+
+var (
+	errClosed  = errors.New("the connection was closed")
+	errNoReads = errors.New("the other side does not read")
+)
+
+func (o *output) init(c net.Conn) {
+	o.conn = c
+	o.room.L = &o.mu
+	o.enc = hpack.NewEncoder(&o.block)
+	o.enc.SetMaxDynamicTableSizeLimit(tableSize)
+}
+
+// await waits until not too many bytes wait to be sent.
+func (o *output) await() error {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	for o.err == nil && len(o.buf) > maxPending {
+		if !o.flushing {
+			o.flushing = true
+			go o.send()
+		}
+		o.room.Wait()
+	}
+	return o.err
+}
+
+// lock returns with the lock held unless there is an error.
+func (o *output) lock() error {
+	o.mu.Lock()
+	if len(o.buf) > maxControl && o.err == nil {
+		o.failLocked(errNoReads)
+	}
+	if o.err != nil {
+		o.mu.Unlock()
+		return o.err
+	}
+	return nil
+}
+
+// flush sends what was added. Alone: no other stream may have something to send.
+func (o *output) flush(alone bool) {
+	o.mu.Lock()
+	if o.flushing || len(o.buf) == 0 || o.err != nil {
+		o.mu.Unlock()
+		return // or it is sent by the goroutine that is flushing
+	}
+	o.flushing = true
+	o.mu.Unlock()
+	if !alone {
+		runtime.Gosched() // what other goroutines are about to add goes with the same system call
+	}
+	o.send()
+}
+
+// flushLater sends what was added without waiting for the connection. The reader of a connection must not wait: else
+// two sides that both wait for each other to read would do so for ever.
+func (o *output) flushLater() {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if !o.flushing && len(o.buf) > 0 && o.err == nil {
+		o.flushing = true
+		go o.send()
+	}
+}
+
+// send writes until there is nothing left. The caller has set flushing.
+func (o *output) send() {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	for round := 0; len(o.buf) > 0 && o.err == nil; round++ {
+		if round == maxRounds {
+			go o.send()
+			return
+		}
+		b := o.buf
+		o.buf, o.other = o.other[:0], nil
+		o.room.Broadcast()
+		if o.within > 0 {
+			o.setDeadline()
+		}
+		o.mu.Unlock()
+		_, err := o.conn.Write(b)
+		o.mu.Lock()
+		if err != nil {
+			o.failLocked(err)
+		}
+		if cap(b) <= keepOutput {
+			o.other = b[:0]
+		}
+	}
+	o.flushing = false
+	o.room.Broadcast()
+	if len(o.buf) == 0 {
+		o.free()
+	}
+}
+
+// free gives the memory back while nothing is sent.
+func (o *output) free() {
+	for _, b := range [][]byte{o.buf, o.other} {
+		if cap(b) > 0 && cap(b) <= keepOutput {
+			b = b[:0]
+			outputs.Put(&b)
+		}
+	}
+	o.buf, o.other = nil, nil
+}
+
+var outputs = sync.Pool{New: func() any { b := make([]byte, 0, 1<<10); return &b }}
+
+// grow takes memory from the pool.
+func (o *output) grow() {
+	if o.buf == nil {
+		o.buf = *outputs.Get().(*[]byte)
+	}
+}
+
+// slack is by how much a deadline for writing may be too early. It saves setting one for each write.
+const slack = 2 * time.Second
+
+func (o *output) setDeadline() {
+	now := time.Now()
+	if o.deadline.Sub(now) < o.within-slack {
+		o.deadline = now.Add(o.within)
+		_ = o.conn.SetWriteDeadline(o.deadline) // fails only when it is closed, and then writing fails
+	}
+}
+
+// drain waits until all was sent, or cannot be.
+func (o *output) drain() {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	for o.err == nil && (o.flushing || len(o.buf) > 0) {
+		if !o.flushing {
+			o.flushing = true
+			go o.send()
+		}
+		o.room.Wait()
+	}
+}
+
+// fail makes adding and sending return an error.
+func (o *output) fail(err error) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.failLocked(err)
+}
+
+func (o *output) failLocked(err error) {
+	if o.err != nil {
+		return
+	}
+	o.err = err
+	o.buf = nil
+	o.room.Broadcast()
+	o.stopped.Store(true)
+	_ = o.conn.SetReadDeadline(longAgo) // the reader ends the connection; it fails only when it is closed
+}
+
+// control adds a frame that is not about a body.
+func (o *output) control(add func(b []byte) []byte) {
+	if o.lock() == nil {
+		o.grow()
+		o.buf = add(o.buf)
+		o.mu.Unlock()
+	}
+}
+
+// data adds a piece of a body, of at most maxFrame bytes.
+func (o *output) data(stream uint32, p []byte, end bool) error {
+	if err := o.lock(); err != nil {
+		return err
+	}
+	defer o.mu.Unlock()
+	o.grow()
+	var flags byte
+	if end {
+		flags = flagEndStream
+	}
+	o.buf = append(appendHead(o.buf, len(p), frameData, flags, stream), p...)
+	return nil
+}
+
+// pseudo is a pseudo field.
+type pseudo struct{ name, value string }
+
+// headers adds a header or a trailer.
+func (o *output) headers(stream uint32, first []pseudo, h message.Header, length int64, end bool) error {
+	if err := o.lock(); err != nil {
+		return err
+	}
+	defer o.mu.Unlock()
+	o.grow()
+	o.block.Reset()
+	for _, f := range first {
+		o.field(f.name, f.value)
+	}
+	for _, f := range h {
+		if !aboutConnection(f.Name) {
+			o.field(lower(f.Name), f.Value)
+		}
+	}
+	if length >= 0 {
+		var room [20]byte
+		o.field("content-length", string(strconv.AppendInt(room[:0], length, 10)))
+	}
+	var flags byte
+	if end {
+		flags = flagEndStream
+	}
+	kind := byte(frameHeaders)
+	for block := o.block.Bytes(); ; {
+		n := min(len(block), maxFrame)
+		if n == len(block) {
+			flags |= flagEndHeaders
+		}
+		o.buf = append(appendHead(o.buf, n, kind, flags, stream), block[:n]...)
+		if block = block[n:]; len(block) == 0 {
+			break
+		}
+		kind, flags = frameContinuation, 0
+	}
+	if o.block.Cap() > keepOutput {
+		o.block = bytes.Buffer{}
+	}
+	return nil
+}
+
+// field encodes one field. Those that differ in each request are not put into the table, where they would replace those
+// that do not.
+func (o *output) field(name, value string) {
+	_ = o.enc.WriteField(hpack.HeaderField{Name: name, Value: value, Sensitive: once(name)}) // a buffer takes everything
+}
+
+func once(name string) bool {
+	switch name {
+	case "traceparent", "tracestate", "x-request-id", "grpc-timeout", "content-length", "date", "etag", "grpc-message":
+		return true
+	}
+	return false
+}
+
+// aboutConnection reports whether HTTP/2 forbids a field because it is about one connection (RFC 9113, 8.2.2).
+func aboutConnection(name string) bool {
+	switch name {
+	case "Connection", "Proxy-Connection", "Keep-Alive", "Transfer-Encoding", "Upgrade":
+		return true
+	}
+	return false
+}
+
+// tableSize takes the table size that the other side allows.
+func (o *output) tableSize(n uint32) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.enc.SetMaxDynamicTableSize(min(n, tableSize))
+}
