@@ -240,7 +240,7 @@ func (w *writer) Write(p []byte) (int, error) {
 	}
 	if err := w.s.send(p, false, writeTime); err != nil {
 		if errors.Is(err, errStalled) && !w.stalled {
-			if w.stalled = true; len(p) > stallBytes {
+			if w.stalled = true; w.length < 0 || w.length > stallBytes {
 				w.s.conn.stalled()
 			}
 		}
