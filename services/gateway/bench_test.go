@@ -185,7 +185,15 @@ func reverseProxy(b *testing.B, origin string) string {
 }
 
 func edge(b testing.TB, origin string, sampled float64, log *slog.Logger) string {
-	set := config.Static(map[string]string{"gateway.routes": toWeb, "circuit.default.maxConcurrent": "1000"})
+	return edgeTo(b, "http", origin, sampled, log)
+}
+
+// edgeTo starts an edge before an endpoint of one instance.
+func edgeTo(b testing.TB, endpoint, origin string, sampled float64, log *slog.Logger) string {
+	set := config.Static(map[string]string{
+		"gateway.routes":                `[{"name":"web","to":[{"service":"web","endpoint":"` + endpoint + `"}]}]`,
+		"circuit.default.maxConcurrent": "1000",
+	})
 	provider, err := trace.New(trace.Options{
 		Service: "gateway", Exporter: tracetest.NewNoopExporter(),
 		Sampling: share(sampled),
@@ -196,7 +204,7 @@ func edge(b testing.TB, origin string, sampled float64, log *slog.Logger) string
 	e, err := gateway.NewEdge(gateway.EdgeOptions{
 		Config: set, Log: log, Trace: provider, Metrics: prometheus.NewRegistry(),
 		Discovery: discovery.NewStatic(map[string][]discovery.Instance{
-			"web": {{ID: "web-1", Endpoints: map[string]string{"http": origin}}},
+			"web": {{ID: "web-1", Endpoints: map[string]string{endpoint: origin}}},
 		}).Directory,
 	})
 	if err != nil {

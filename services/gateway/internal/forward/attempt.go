@@ -336,7 +336,11 @@ func (c *call) judge() {
 
 // judgeGRPC does so from the status of a gRPC call, if h has it.
 func (c *call) judgeGRPC(h message.Header) {
-	n, err := strconv.Atoi(h.Get("Grpc-Status"))
+	text := h.Get("Grpc-Status")
+	if text == "" || text == "0" { // for most calls no error has to be made
+		return
+	}
+	n, err := strconv.Atoi(text)
 	if err != nil {
 		return
 	}

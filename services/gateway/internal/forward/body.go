@@ -85,7 +85,9 @@ func (b *content) take(c *call, n int) *flow.Failure {
 	if c.MaxBody >= 0 && int64(n) > c.MaxBody {
 		return TooLarge(c.MaxBody)
 	}
-	b.whole = make([]byte, n)
+	if b.whole = c.small[:min(n, len(c.small))]; n > len(c.small) {
+		b.whole = make([]byte, n)
+	}
 	for got := 0; ; {
 		k, err := c.Body.Read(b.whole[got:])
 		switch got += k; {

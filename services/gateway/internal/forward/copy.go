@@ -29,6 +29,7 @@ const flushEvery = time.Millisecond
 type copier struct {
 	c     *call
 	every time.Duration // 0: each piece is sent at once
+	whole bool          // the response has come to its end: all is sent with that
 
 	// lock guards the response, which is not safe for concurrent use, and what follows. Nil while there is no timer. It
 	// is a channel because writing may take long, and fake time stands still while a goroutine waits for a mutex.
@@ -43,7 +44,7 @@ type copier struct {
 func (s *copier) begin(c *call) {
 	s.c, s.every = c, flushEvery
 	if c.GRPC {
-		s.every = 0
+		s.every, s.whole = 0, c.isWhole()
 	}
 }
 
@@ -61,7 +62,10 @@ func (s *copier) release() {
 
 // sendHeader sends the header of the response, also when no piece of the body comes for a while.
 func (s *copier) sendHeader() error {
-	if s.every == 0 {
+	switch {
+	case s.whole:
+		return nil
+	case s.every == 0:
 		return s.flush()
 	}
 	if length := s.c.last.res.Length; length < 0 || bufferedFromOrigin(s.c.last.res) < length {
@@ -89,7 +93,7 @@ func (s *copier) send(p []byte) error {
 	switch {
 	case err != nil:
 		return &clientError{err}
-	case s.c.out.Bytes == s.c.last.res.Length:
+	case s.whole || s.c.out.Bytes == s.c.last.res.Length:
 		return nil // it is sent at the end
 	case s.timer != nil && s.mayWait():
 		s.timer.Reset(s.every)

@@ -115,6 +115,7 @@ type call struct {
 	copier copier
 	long   bool // the response is a stream
 	result Result
+	small  [512]byte // memory for a body that is read as a whole
 }
 
 // Forward forwards a request. A failure that is returned is still to be sent to the client.

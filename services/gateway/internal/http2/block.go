@@ -26,8 +26,8 @@ type block struct {
 	fields                                  message.Header
 }
 
-func (b *block) begin(id uint32, end bool) {
-	*b = block{most: b.most, id: id, end: end, fields: make(message.Header, 0, 16)}
+func (b *block) begin(id uint32, end bool, fields int) {
+	*b = block{most: b.most, id: id, end: end, fields: make(message.Header, 0, fields)}
 }
 
 // Pseudo fields that have come.

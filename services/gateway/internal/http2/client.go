@@ -397,6 +397,14 @@ func (k *clientConn) header(id uint32, b *block, end bool) error {
 	return nil
 }
 
+// fields implements role.
+func (k *clientConn) fields(end bool) int {
+	if end {
+		return 3 // the trailer of gRPC
+	}
+	return 10
+}
+
 // late implements role: the stream was given up here, or the origin has sent more than its end.
 func (k *clientConn) late(uint32, byte) error { return nil }
 
@@ -465,7 +473,8 @@ type clientStream struct {
 	interims int
 	res      *message.Response // nil: it has not come
 
-	body answerBody
+	response message.Response // memory of res
+	body     answerBody
 }
 
 // take takes the header of a response. An answer says why it is none.
@@ -483,7 +492,8 @@ func (s *clientStream) take(b *block, end bool) (problem string) {
 		s.interim = append(s.interim, message.Response{Status: status, Header: b.fields})
 		return ""
 	}
-	res := &message.Response{Status: status, Header: b.fields, Length: -1}
+	res := &s.response
+	*res = message.Response{Status: status, Header: b.fields, Length: -1}
 	if res.Header.Has("Content-Length") {
 		length, err := strconv.ParseUint(res.Header.Get("Content-Length"), 10, 63)
 		if err != nil || res.Header.Count("Content-Length") > 1 {
@@ -527,9 +537,9 @@ func (s *clientStream) Interrupt() {
 // exchange sends the body of the request and waits for the header of the response.
 func (s *clientStream) exchange(call *http1.Call) (*message.Response, error) {
 	call.Cancel.Hold(s)
-	answered := make(chan struct{})
 	switch {
 	case call.Body != nil:
+		answered := make(chan struct{})
 		s.conn.out.flush(false)
 		call.Go(func() { s.upload(call, answered) })
 		defer close(answered)

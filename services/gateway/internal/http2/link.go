@@ -53,6 +53,8 @@ type link struct {
 type role interface {
 	// count takes note of a frame that has come.
 	count(h frameHead) error
+	// fields is how many fields a header or a trailer usually has.
+	fields(end bool) int
 	// header takes a header block that is complete.
 	header(id uint32, b *block, end bool) error
 	// late says that a frame of a kind has come for a stream that is not open any more.
@@ -246,7 +248,7 @@ func (l *link) takeHeaders(h frameHead, p []byte) error {
 	if err != nil {
 		return err
 	}
-	l.block.begin(h.stream, h.has(flagEndStream))
+	l.block.begin(h.stream, h.has(flagEndStream), l.role.fields(h.has(flagEndStream)))
 	if h.has(flagPriority) {
 		if len(p) < 5 {
 			return broke(codeFrameSize, "HEADERS with priority is too short")

@@ -23,8 +23,8 @@ type output struct {
 	within time.Duration
 
 	mu       sync.Mutex // never held while writing to conn
-	buf      []byte     // frames to be sent
-	other    []byte     // memory for buf, while buf is being written
+	buf      *frames    // to be sent; nil: none
+	other    *frames    // memory for buf, while buf is being written
 	flushing bool       // a goroutine is writing, and sends what is added meanwhile
 	room     sync.Cond  // signalled when buf was taken, and with err
 	err      error      // nothing is sent any more
@@ -34,6 +34,11 @@ type output struct {
 	enc   *hpack.Encoder
 	block bytes.Buffer // of enc
 }
+
+// frames is memory for frames, from a pool.
+type frames struct{ b []byte }
+
+var framesPool = sync.Pool{New: func() any { return &frames{make([]byte, 0, 1<<10)} }}
 
 const (
 	// maxPending is how many bytes wait for a connection that does not take them, before who adds more has to wait.
@@ -63,7 +68,7 @@ func (o *output) init(c net.Conn) {
 func (o *output) await() error {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	for o.err == nil && len(o.buf) > maxPending {
+	for o.err == nil && o.pending() > maxPending {
 		if !o.flushing {
 			o.flushing = true
 			go o.send()
@@ -76,7 +81,7 @@ func (o *output) await() error {
 // lock returns with the lock held unless there is an error.
 func (o *output) lock() error {
 	o.mu.Lock()
-	if len(o.buf) > maxControl && o.err == nil {
+	if o.pending() > maxControl && o.err == nil {
 		o.failLocked(errNoReads)
 	}
 	if o.err != nil {
@@ -89,7 +94,7 @@ func (o *output) lock() error {
 // flush sends what was added. Alone: no other stream may have something to send.
 func (o *output) flush(alone bool) {
 	o.mu.Lock()
-	if o.flushing || len(o.buf) == 0 || o.err != nil {
+	if o.flushing || o.pending() == 0 || o.err != nil {
 		o.mu.Unlock()
 		return // or it is sent by the goroutine that is flushing
 	}
@@ -106,7 +111,7 @@ func (o *output) flush(alone bool) {
 func (o *output) flushLater() {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	if !o.flushing && len(o.buf) > 0 && o.err == nil {
+	if !o.flushing && o.pending() > 0 && o.err == nil {
 		o.flushing = true
 		go o.send()
 	}
@@ -116,52 +121,58 @@ func (o *output) flushLater() {
 func (o *output) send() {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	for round := 0; len(o.buf) > 0 && o.err == nil; round++ {
+	for round := 0; o.pending() > 0 && o.err == nil; round++ {
 		if round == maxRounds {
 			go o.send()
 			return
 		}
 		b := o.buf
-		o.buf, o.other = o.other[:0], nil
+		o.buf, o.other = o.other, nil
 		o.room.Broadcast()
 		if o.within > 0 {
 			o.setDeadline()
 		}
 		o.mu.Unlock()
-		_, err := o.conn.Write(b)
+		_, err := o.conn.Write(b.b)
 		o.mu.Lock()
 		if err != nil {
 			o.failLocked(err)
 		}
-		if cap(b) <= keepOutput {
-			o.other = b[:0]
+		if b.b = b.b[:0]; cap(b.b) <= keepOutput {
+			o.other = b
 		}
 	}
 	o.flushing = false
 	o.room.Broadcast()
-	if len(o.buf) == 0 {
-		o.free()
+	o.free()
+}
+
+// pending is how many bytes wait to be sent.
+func (o *output) pending() int {
+	if o.buf == nil {
+		return 0
 	}
+	return len(o.buf.b)
 }
 
 // free gives the memory back while nothing is sent.
 func (o *output) free() {
-	for _, b := range [][]byte{o.buf, o.other} {
-		if cap(b) > 0 && cap(b) <= keepOutput {
-			b = b[:0]
-			outputs.Put(&b)
-		}
+	if o.buf != nil && len(o.buf.b) == 0 {
+		framesPool.Put(o.buf)
+		o.buf = nil
 	}
-	o.buf, o.other = nil, nil
+	if o.other != nil {
+		framesPool.Put(o.other)
+		o.other = nil
+	}
 }
 
-var outputs = sync.Pool{New: func() any { b := make([]byte, 0, 1<<10); return &b }}
-
-// grow takes memory from the pool.
-func (o *output) grow() {
+// add returns memory for frames. The lock is held.
+func (o *output) add() *frames {
 	if o.buf == nil {
-		o.buf = *outputs.Get().(*[]byte)
+		o.buf = framesPool.Get().(*frames)
 	}
+	return o.buf
 }
 
 // slack is by how much a deadline for writing may be too early. It saves setting one for each write.
@@ -179,7 +190,7 @@ func (o *output) setDeadline() {
 func (o *output) drain() {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	for o.err == nil && (o.flushing || len(o.buf) > 0) {
+	for o.err == nil && (o.flushing || o.pending() > 0) {
 		if !o.flushing {
 			o.flushing = true
 			go o.send()
@@ -209,8 +220,8 @@ func (o *output) failLocked(err error) {
 // control adds a frame that is not about a body.
 func (o *output) control(add func(b []byte) []byte) {
 	if o.lock() == nil {
-		o.grow()
-		o.buf = add(o.buf)
+		to := o.add()
+		to.b = add(to.b)
 		o.mu.Unlock()
 	}
 }
@@ -221,12 +232,12 @@ func (o *output) data(stream uint32, p []byte, end bool) error {
 		return err
 	}
 	defer o.mu.Unlock()
-	o.grow()
+	to := o.add()
 	var flags byte
 	if end {
 		flags = flagEndStream
 	}
-	o.buf = append(appendHead(o.buf, len(p), frameData, flags, stream), p...)
+	to.b = append(appendHead(to.b, len(p), frameData, flags, stream), p...)
 	return nil
 }
 
@@ -239,7 +250,7 @@ func (o *output) headers(stream uint32, first []pseudo, h message.Header, length
 		return err
 	}
 	defer o.mu.Unlock()
-	o.grow()
+	to := o.add()
 	o.block.Reset()
 	for _, f := range first {
 		o.field(f.name, f.value)
@@ -263,7 +274,7 @@ func (o *output) headers(stream uint32, first []pseudo, h message.Header, length
 		if n == len(block) {
 			flags |= flagEndHeaders
 		}
-		o.buf = append(appendHead(o.buf, n, kind, flags, stream), block[:n]...)
+		to.b = append(appendHead(to.b, n, kind, flags, stream), block[:n]...)
 		if block = block[n:]; len(block) == 0 {
 			break
 		}

@@ -9,6 +9,7 @@ import (
 	"net/textproto"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"bijou.dev/services/gateway/internal/http1"
@@ -23,8 +24,60 @@ type serverStream struct {
 	body    body
 	writer  writer
 	leave   message.Leave
-	cancel  context.CancelFunc
+	context streamContext
 	opened  time.Time
+}
+
+// streamContext ends with its stream. It is not one of package context, which would be made anew for each request.
+type streamContext struct {
+	mu   sync.Mutex
+	done chan struct{} // nil: nobody has asked
+	err  error
+}
+
+// closedChan is Done of a context that had ended before anybody asked.
+var closedChan = func() chan struct{} {
+	c := make(chan struct{})
+	close(c)
+	return c
+}()
+
+// Deadline implements context.Context.
+func (*streamContext) Deadline() (at time.Time, ok bool) { return time.Time{}, false }
+
+// Done implements context.Context.
+func (c *streamContext) Done() <-chan struct{} {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	switch {
+	case c.done != nil:
+	case c.err != nil:
+		c.done = closedChan
+	default:
+		c.done = make(chan struct{})
+	}
+	return c.done
+}
+
+// Err implements context.Context.
+func (c *streamContext) Err() error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.err
+}
+
+// Value implements context.Context.
+func (*streamContext) Value(any) any { return nil }
+
+func (c *streamContext) cancel() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.err != nil {
+		return
+	}
+	if c.err = context.Canceled; c.done != nil {
+		close(c.done)
+	}
 }
 
 // malformed is why a header is not that of a request (RFC 9113, 8.3.1); empty: it is one.
@@ -53,8 +106,7 @@ func (c *serverConn) newRequest(b *block, end bool) *stream {
 	s.ended = end
 	s.writer = writer{s: s}
 	r := &s.request
-	r.Version, r.Leave = message.HTTP2, &s.leave
-	r.Context, s.cancel = context.WithCancel(context.Background())
+	r.Version, r.Leave, r.Context = message.HTTP2, &s.leave, &s.context
 	if b.tooLarge {
 		r.Refused = &message.Refusal{
 			Status: http.StatusRequestHeaderFieldsTooLarge,

@@ -70,7 +70,10 @@ type Options struct {
 
 // Server serves clients. Make one with NewServer, and end it with Shutdown and Close.
 type Server struct {
-	opts Options
+	opts  Options
+	work  chan *serverStream // for goroutines that wait
+	idle  atomic.Int64       // how many there are
+	ended chan struct{}      // closed by Close
 
 	mu       sync.Mutex
 	conns    map[*serverConn]struct{}
@@ -80,7 +83,11 @@ type Server struct {
 }
 
 // NewServer returns a server.
-func NewServer(opts Options) *Server { return &Server{opts: opts, conns: map[*serverConn]struct{}{}} }
+func NewServer(opts Options) *Server {
+	return &Server{
+		opts: opts, conns: map[*serverConn]struct{}{}, work: make(chan *serverStream), ended: make(chan struct{}),
+	}
+}
 
 // Serve answers the requests of a client until either side ends the connection, and closes it. Received is what has come
 // already: it begins with the preface.
@@ -153,6 +160,9 @@ func (s *Server) Shutdown(ctx context.Context) error {
 func (s *Server) Close() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if !s.closed {
+		close(s.ended)
+	}
 	s.closed = true
 	for c := range s.conns {
 		c.nc.Cut()
@@ -295,7 +305,7 @@ func (c *serverConn) wasReset(s *stream) error {
 // ended implements role.
 func (c *serverConn) ended(s *stream) {
 	s.server.leave.Set()
-	s.server.cancel()
+	s.server.context.cancel()
 	c.closed()
 }
 
@@ -417,6 +427,9 @@ func (c *serverConn) expired() error {
 	return nil
 }
 
+// fields implements role.
+func (c *serverConn) fields(bool) int { return 16 }
+
 // header implements role.
 func (c *serverConn) header(id uint32, b *block, end bool) error {
 	if id%2 == 0 {
@@ -484,13 +497,42 @@ func (c *serverConn) start(s *stream) {
 		return
 	}
 	c.running.Add(1)
-	go c.run(s.server)
+	select {
+	case c.server.work <- s.server:
+	default:
+		go c.server.serveStreams(s.server)
+	}
+}
+
+// maxIdle is how many goroutines wait for more requests. A new one would have to grow its stack with each request.
+const maxIdle = 64
+
+// serveStreams answers a request, and then others.
+func (s *Server) serveStreams(first *serverStream) {
+	first.conn.run(first)
+	if s.idle.Add(1) > maxIdle {
+		s.idle.Add(-1)
+		return
+	}
+	for {
+		select {
+		case next := <-s.work:
+			s.idle.Add(-1)
+			next.conn.run(next)
+			if s.idle.Add(1) > maxIdle {
+				s.idle.Add(-1)
+				return
+			}
+		case <-s.ended:
+			return
+		}
+	}
 }
 
 // run answers a request.
 func (c *serverConn) run(s *serverStream) {
 	defer c.running.Add(-1)
-	defer s.cancel()
+	defer s.context.cancel()
 	how := codeInternal // unless the response is complete
 	defer func() {
 		if v := recover(); v != nil { // a defect must not end the connections of others
