@@ -202,10 +202,10 @@ func (k *clientConn) serve() {
 	err := k.readFrames()
 	if e, ok := errors.AsType[*connError](err); ok {
 		k.out.control(func(b []byte) []byte { return appendGoAway(b, 0, e.code) })
-		limit := time.AfterFunc(lastTime, func() { _ = k.conn.Close() })
-		k.out.drain()
-		limit.Stop()
 	}
+	limit := time.AfterFunc(lastTime, func() { _ = k.conn.Close() })
+	k.out.drain() // what resets streams
+	limit.Stop()
 	k.client.remove(k)
 	k.mu.Lock()
 	k.retiring = true

@@ -641,6 +641,11 @@ func (l *link) end(err error) {
 		s.news.Broadcast()
 		l.role.ended(s)
 	}
+	for _, s := range l.batch {
+		if s.news.Broadcast(); !s.started { // and never will be
+			s.drop()
+		}
+	}
 	l.batch = nil
 	l.in.Free()
 }
