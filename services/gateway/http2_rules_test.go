@@ -241,7 +241,7 @@ var http2Rules = []struct {
 	{"8.3 no path", func(f framer) { f.header(1, block(fieldsOfGet[:6]...)) }, "1 PROTOCOL_ERROR"},
 }
 
-// TestHTTP2Rules is about HTTP/2 itself, which is net/http's. What is in the fields is in TestDowngrade.
+// TestHTTP2Rules is about HTTP/2 itself. What is in the fields is in TestDowngrade.
 func TestHTTP2Rules(t *testing.T) {
 	for _, c := range http2Rules {
 		t.Run(c.name, func(t *testing.T) {
@@ -301,5 +301,36 @@ func (w *world) frames(send func(f framer)) string {
 				got = append(got, "SETTINGS")
 			}
 		}
+	}
+}
+
+// RFC 9113, 4.3.1: a client that keeps no table can read all responses.
+func TestHTTP2ClientsWithoutATable(t *testing.T) {
+	w := newWorld(t, toWeb)
+	w.origin("web", "web-1", "", http.HandlerFunc(func(rw http.ResponseWriter, _ *http.Request) {
+		rw.Header().Set("X-Same", "in each response")
+	}))
+	c := w.dial()
+	defer c.Close()
+	f := http2.NewFramer(c, c)
+	f.ReadMetaHeaders = hpack.NewDecoder(0, nil)
+	_, _ = io.WriteString(c, http2.ClientPreface) // what does not arrive shows in what comes back
+	_ = f.WriteSettings(http2.Setting{ID: http2.SettingHeaderTableSize, Val: 0})
+	for id, got := uint32(1), 0; got < 3; {
+		framer{f}.open(id, true)
+		for {
+			in, err := f.ReadFrame()
+			if err != nil {
+				t.Fatalf("reading response %d: %v", got+1, err)
+			}
+			if in, ok := in.(*http2.MetaHeadersFrame); ok {
+				if in.PseudoValue("status") != "200" {
+					t.Fatalf("response %d has status %s, want 200", got+1, in.PseudoValue("status"))
+				}
+				break
+			}
+		}
+		id += 2
+		got++
 	}
 }

@@ -57,7 +57,6 @@ func TestHTTP2FloodsAreDisconnected(t *testing.T) {
 				if w.metric("bijou_gateway_http2_errors_total", "kind="+a.Kind) != 1 {
 					t.Errorf("it was not counted once as %s", a.Kind)
 				}
-				time.Sleep(2 * time.Second) // net/http keeps a goroutine for one after GOAWAY
 				synctest.Wait()
 				if n := w.metric("bijou_gateway_requests_in_flight"); n != 0 {
 					t.Errorf("%v requests are in progress, want none", n)
@@ -73,7 +72,7 @@ func TestHTTP2FloodsAreDisconnected(t *testing.T) {
 	}
 }
 
-// A connection is closed as soon as GOAWAY with an error was sent: net/http alone would read for another second, which
+// A connection is closed as soon as GOAWAY with an error was sent: net/http reads for another second, which
 // is 300,000 frames.
 func TestHTTP2ConnectionErrorsCloseAtOnce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
@@ -90,7 +89,6 @@ func TestHTTP2ConnectionErrorsCloseAtOnce(t *testing.T) {
 			t.Errorf("counted %v times, want once", n)
 		}
 		c.Conn.Close()
-		time.Sleep(2 * time.Second) // net/http keeps a goroutine for one
 	})
 }
 

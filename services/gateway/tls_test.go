@@ -231,6 +231,13 @@ func TestTLSVersions(t *testing.T) {
 			t.Errorf("%s: error %v, want a connection: %v", tls.VersionName(version), err, want)
 		}
 	}
+	_, err := w.handshake(&tls.Config{
+		ServerName: "www.example.org", RootCAs: a.pool, MaxVersion: tls.VersionTLS12,
+		CipherSuites: []uint16{tls.TLS_ECDHE_ECDSA_WITH_AES_128_CBC_SHA, tls.TLS_ECDHE_RSA_WITH_AES_128_CBC_SHA},
+	})
+	if err == nil {
+		t.Error("there is a connection with a cipher suite that HTTP/2 forbids")
+	}
 }
 
 // A client gets the certificate for the name that it asks for.
