@@ -52,6 +52,7 @@ import (
 	"bijou.dev/services/gateway/internal/forward"
 	"bijou.dev/services/gateway/internal/http2"
 	"bijou.dev/services/gateway/internal/origin"
+	"bijou.dev/services/gateway/internal/proxyproto"
 	"bijou.dev/services/gateway/internal/upstream"
 	"bijou.dev/services/gateway/routes"
 
@@ -201,6 +202,7 @@ type Edge struct {
 	clientCerts atomic.Pointer[clientCerts] // nil: no client is asked for a certificate
 	encoders    *compress.Limit
 	banned      atomic.Pointer[bans.Table]
+	proxies     atomic.Pointer[proxies]
 	gateways    atomic.Int64 // how many instances of the edge are up, at least 1
 	counting    time.Time    // the origin of the times in limits
 	unwatch     []func()
@@ -248,9 +250,11 @@ func NewEdge(opts EdgeOptions) (*Edge, error) {
 	e.http2 = e.newHTTP2()
 	e.apply(e.settings.routes.Get())
 	e.ban(e.settings.banned.Get())
+	e.trustProxies(e.settings.proxyProtocol.Get())
 	e.unwatch = append(e.unwatch,
 		e.settings.routes.Watch(func(_, list routes.Routes) { e.apply(list) }),
 		e.settings.banned.Watch(func(_, list bans.List) { e.ban(list) }),
+		e.settings.proxyProtocol.Watch(func(_, t proxyproto.Trusted) { e.trustProxies(t) }),
 		opts.Discovery.Watch(opts.Service, e.countGateways))
 	return e, nil
 }

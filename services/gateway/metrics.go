@@ -14,17 +14,18 @@ import (
 
 // metrics are the edge's own. All names begin with bijou_gateway_.
 type metrics struct {
-	requests   *prometheus.CounterVec
-	seconds    *prometheus.HistogramVec
-	retries    *prometheus.CounterVec
-	refused    *prometheus.CounterVec
-	limited    *prometheus.CounterVec
-	idleClosed prometheus.Counter
-	http2      *prometheus.CounterVec
-	handshakes *prometheus.CounterVec
-	inFlight   prometheus.Gauge
-	open       prometheus.Gauge
-	tunnels    prometheus.Gauge
+	requests     *prometheus.CounterVec
+	seconds      *prometheus.HistogramVec
+	retries      *prometheus.CounterVec
+	refused      *prometheus.CounterVec
+	limited      *prometheus.CounterVec
+	idleClosed   prometheus.Counter
+	http2        *prometheus.CounterVec
+	handshakes   *prometheus.CounterVec
+	proxyHeaders *prometheus.CounterVec
+	inFlight     prometheus.Gauge
+	open         prometheus.Gauge
+	tunnels      prometheus.Gauge
 }
 
 func newMetrics(r prometheus.Registerer) *metrics {
@@ -44,8 +45,8 @@ func newMetrics(r prometheus.Registerer) *metrics {
 		}, []string{"route"}),
 		retries: counter("retries_total", "Attempts after the first, by route.", "route"),
 		refused: counter("connections_refused_total",
-			"Connections closed at once because there are too many (in all, of one client, or for the memory), or because "+
-				"their address is banned.", "limit"),
+			"Connections closed at once because there are too many (in all, of one client, or for the memory), because their "+
+				"address is banned, or because it is not one of a proxy (gateway.proxyProtocol).", "limit"),
 		limited: counter("limited_total", "Requests that a limit of their route refused, or the list of banned addresses.",
 			"route", "limit"),
 		idleClosed: prometheus.NewCounter(prometheus.CounterOpts{
@@ -55,13 +56,15 @@ func newMetrics(r prometheus.Registerer) *metrics {
 		http2: counter("http2_errors_total", "Protocol errors and floods of HTTP/2 clients by kind.", "kind"),
 		handshakes: counter("tls_handshakes_total", "TLS handshakes by result: ok, or why they were not completed.",
 			"result"),
+		proxyHeaders: counter("proxy_headers_total",
+			"Headers of the PROXY protocol by result: ok, local, or why there was none.", "result"),
 		inFlight: gauge("requests_in_flight", "Requests that are being answered."),
 		open:     gauge("connections_open", "Connections of clients."),
 		tunnels:  gauge("websockets_open", "Connections that were upgraded."),
 	}
 	if r != nil {
 		r.MustRegister(m.requests, m.seconds, m.retries, m.refused, m.limited, m.idleClosed, m.http2, m.handshakes,
-			m.inFlight, m.open, m.tunnels)
+			m.proxyHeaders, m.inFlight, m.open, m.tunnels)
 	}
 	return m
 }

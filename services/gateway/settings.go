@@ -7,6 +7,7 @@ import (
 	"bijou.dev/platform/route"
 	"bijou.dev/services/gateway/internal/acme"
 	"bijou.dev/services/gateway/internal/bans"
+	"bijou.dev/services/gateway/internal/proxyproto"
 	"bijou.dev/services/gateway/routes"
 )
 
@@ -17,6 +18,7 @@ type settings struct {
 	accessLog      *config.Value[string]
 	banned         *config.Value[bans.List]
 	trustedHops    *config.Value[int64]
+	proxyProtocol  *config.Value[proxyproto.Trusted]
 	maxBody        *config.Value[int64]
 	maxConns       *config.Value[int64]
 	maxConnsClient *config.Value[int64]
@@ -56,6 +58,10 @@ func declare(set config.Set, list routes.Routes) *settings {
 		}),
 		trustedHops: config.Int(set, "gateway.trustedHops", 0, config.Spec{
 			Doc: "How many proxies before the edge are trusted to set the address of the client.", Min: "0", Max: "10",
+		}),
+		proxyProtocol: config.JSON(set, "gateway.proxyProtocol", proxyproto.Trusted{}, config.Spec{
+			Doc: `Which listeners have the PROXY protocol, with the networks of the proxies: {"https": ["10.0.0.0/8"]}. ` +
+				"All connections of such a listener must come from these networks and begin with the header.",
 		}),
 		maxBody: config.Int(set, "gateway.maxBody", 10<<20, config.Spec{
 			Doc: "The largest body of a request, unless its route has a limit.", Unit: "bytes", Min: "0",
