@@ -26,26 +26,34 @@ func (e *Edge) accept(c *conn, r *message.Request) flow.Accepted {
 		Request: r, Start: time.Now(), ID: requestID(r.Header), Peer: c.peer.addr, Client: c.peer.addr,
 		GRPC: flow.IsGRPC(r), SeenHost: r.Host, SeenScheme: c.scheme(),
 	}
-	a.Ctx, a.Span = e.opts.Trace.StartServer(r.Context, trace.Incoming{
-		Header: flow.TraceCarrier{Header: &r.Header}, Method: r.Method, Scheme: a.SeenScheme, Path: flow.PlainPath(r),
-		Version: r.Version.String(), Client: c.peer.addr,
-	})
-	if a.GRPC {
-		a.Deadline = forward.DeadlineOf(r.Header, a.Start)
-	}
 	if hops := int(e.settings.trustedHops.Get()); hops > 0 {
 		a.Proxies = trustedAddrs(r.Header, hops)
 		if len(a.Proxies) > 0 {
 			a.Client = a.Proxies[0]
 		}
-		if h := r.Header.Get("X-Forwarded-Host"); syntax.IsHost(h) {
+		if h := lastWord(r.Header, "X-Forwarded-Host"); syntax.IsHost(h) {
 			a.SeenHost = h
 		}
-		if p := r.Header.Get("X-Forwarded-Proto"); p == "https" || p == "http" {
+		if p := lastWord(r.Header, "X-Forwarded-Proto"); p == "https" || p == "http" {
 			a.SeenScheme = p
 		}
 	}
+	a.Ctx, a.Span = e.opts.Trace.StartServer(r.Context, trace.Incoming{
+		Header: flow.TraceCarrier{Header: &r.Header}, Method: r.Method, Scheme: a.SeenScheme, Path: flow.PlainPath(r),
+		Version: r.Version.String(), Client: a.Client,
+	})
+	if a.GRPC {
+		a.Deadline = forward.DeadlineOf(r.Header, a.Start)
+	}
 	return a
+}
+
+// lastWord is the last word of the lists of a field: what the nearest proxy has added. Those before may be the client's.
+func lastWord(h message.Header, name string) (last string) {
+	for word := range h.Words(name) {
+		last = word
+	}
+	return last
 }
 
 // requestID returns the request's id if it can be passed on, else a new one.

@@ -156,5 +156,5 @@ func (x *exchange) access() {
 		slog.Int("status", x.out.Status), slog.Int64("bytes", x.out.Bytes),
 		slog.Duration("took", time.Since(x.in.Start)),
 		slog.Int("attempts", len(x.sent.Attempts)), slog.String("fault", string(x.fault)),
-		slog.String("client", x.in.Peer), slog.String("request_id", x.in.ID))
+		slog.String("client", x.in.Client), slog.String("request_id", x.in.ID))
 }
