@@ -49,6 +49,7 @@ import (
 	"bijou.dev/services/gateway/internal/bans"
 	"bijou.dev/services/gateway/internal/certs"
 	"bijou.dev/services/gateway/internal/compress"
+	"bijou.dev/services/gateway/internal/errorpage"
 	"bijou.dev/services/gateway/internal/forward"
 	"bijou.dev/services/gateway/internal/http2"
 	"bijou.dev/services/gateway/internal/origin"
@@ -203,8 +204,9 @@ type Edge struct {
 	encoders    *compress.Limit
 	banned      atomic.Pointer[bans.Table]
 	proxies     atomic.Pointer[proxies]
-	gateways    atomic.Int64 // how many instances of the edge are up, at least 1
-	counting    time.Time    // the origin of the times in limits
+	pages       atomic.Pointer[errorpage.Table] // nil: none
+	gateways    atomic.Int64                    // how many instances of the edge are up, at least 1
+	counting    time.Time                       // the origin of the times in limits
 	unwatch     []func()
 	stopping    atomic.Bool
 
@@ -251,9 +253,11 @@ func NewEdge(opts EdgeOptions) (*Edge, error) {
 	e.apply(e.settings.routes.Get())
 	e.ban(e.settings.banned.Get())
 	e.trustProxies(e.settings.proxyProtocol.Get())
+	e.setPages(e.settings.errorPages.Get())
 	e.unwatch = append(e.unwatch,
 		e.settings.routes.Watch(func(_, list routes.Routes) { e.apply(list) }),
 		e.settings.banned.Watch(func(_, list bans.List) { e.ban(list) }),
+		e.settings.errorPages.Watch(func(_, list errorpage.Pages) { e.setPages(list) }),
 		e.settings.proxyProtocol.Watch(func(_, t proxyproto.Trusted) { e.trustProxies(t) }),
 		opts.Discovery.Watch(opts.Service, e.countGateways))
 	return e, nil
@@ -270,6 +274,16 @@ func (e *Edge) apply(list routes.Routes) {
 	e.clientCerts.Store(e.newClientCerts(bound)) // before requests need them
 	e.table.Store(bound)
 	e.log.Info("routes in use", "routes", len(t.Rules), "revision", e.opts.Config.Revision())
+}
+
+// setPages puts the pages for failures into use.
+func (e *Edge) setPages(list errorpage.Pages) {
+	t, err := errorpage.Compile(list)
+	if err != nil { // cannot happen: the setting was validated
+		e.log.Error("keeping the previous error pages", "error", err)
+		return
+	}
+	e.pages.Store(t)
 }
 
 // newHTTP2 returns what serves clients of HTTP/2.

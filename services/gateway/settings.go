@@ -7,6 +7,7 @@ import (
 	"bijou.dev/platform/route"
 	"bijou.dev/services/gateway/internal/acme"
 	"bijou.dev/services/gateway/internal/bans"
+	"bijou.dev/services/gateway/internal/errorpage"
 	"bijou.dev/services/gateway/internal/proxyproto"
 	"bijou.dev/services/gateway/routes"
 )
@@ -19,6 +20,7 @@ type settings struct {
 	banned         *config.Value[bans.List]
 	trustedHops    *config.Value[int64]
 	proxyProtocol  *config.Value[proxyproto.Trusted]
+	errorPages     *config.Value[errorpage.Pages]
 	maxBody        *config.Value[int64]
 	maxConns       *config.Value[int64]
 	maxConnsClient *config.Value[int64]
@@ -62,6 +64,10 @@ func declare(set config.Set, list routes.Routes) *settings {
 		proxyProtocol: config.JSON(set, "gateway.proxyProtocol", proxyproto.Trusted{}, config.Spec{
 			Doc: `Which listeners have the PROXY protocol, with the networks of the proxies: {"https": ["10.0.0.0/8"]}. ` +
 				"All connections of such a listener must come from these networks and begin with the header.",
+		}),
+		errorPages: config.JSON(set, "gateway.errorPages", errorpage.Pages{}, config.Spec{
+			Doc: `Pages that browsers get for failures: [{"host": "*.example.org", "status": [503], "html": "<h1>{title}</h1>` +
+				`{id}"}]. Without host: any; without status: all. Up to 100 pages of 64 KiB.`,
 		}),
 		maxBody: config.Int(set, "gateway.maxBody", 10<<20, config.Spec{
 			Doc: "The largest body of a request, unless its route has a limit.", Unit: "bytes", Min: "0",

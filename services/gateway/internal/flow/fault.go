@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"bijou.dev/platform/errs"
+	"bijou.dev/services/gateway/internal/errorpage"
 	"bijou.dev/services/gateway/internal/message"
 
 	"google.golang.org/grpc/codes"
@@ -105,8 +106,11 @@ func (f *Failure) details(ctx context.Context) string {
 	return base64.RawStdEncoding.EncodeToString(b)
 }
 
-// Render returns the failure in the form that the client reads.
-func (f *Failure) Render(ctx context.Context, r *message.Request, id, traceID string) (int, message.Header, []byte) {
+// Render returns the failure in the form that the client reads. pages are for browsers; nil: they get the page of the
+// edge.
+func (f *Failure) Render(ctx context.Context, r *message.Request, id, traceID string, pages *errorpage.Table) (
+	int, message.Header, []byte,
+) {
 	w := &recorder{header: http.Header{}}
 	h := w.header
 	if f.Fault == "" || f.Status == http.StatusMethodNotAllowed {
@@ -127,7 +131,7 @@ func (f *Failure) Render(ctx context.Context, r *message.Request, id, traceID st
 		}
 		return w.response(http.StatusOK)
 	case prefersHTML(r.Header):
-		f.writePage(w, id)
+		f.writePage(w, id, pages.Page(r.Host, errorpage.Values{Status: f.Status, ID: id, Trace: traceID}))
 	default:
 		errs.WriteProblemBody(w, errs.Problem{
 			Type: "about:blank", Title: http.StatusText(f.Status), Status: f.Status, Detail: f.Detail,
@@ -162,12 +166,18 @@ const page = `<!doctype html>
 <h1>%s</h1><p>%s<p><small>%d · request %s</small></html>
 `
 
-// writePage answers people: one sentence, and the id by which the request can be found.
-func (f *Failure) writePage(w *recorder, id string) {
+// writePage answers people: by the page of the site, or by one sentence and the id by which the request can be found.
+func (f *Failure) writePage(w *recorder, id string, own []byte) {
 	h := w.header
 	h.Set("Content-Type", "text/html; charset=utf-8")
 	h.Set("Cache-Control", "no-store")
 	h.Set("X-Content-Type-Options", "nosniff")
+	if own != nil {
+		h.Set("Content-Security-Policy", "default-src 'none'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; "+
+			"font-src 'self' data:")
+		_, _ = w.Write(own) // a buffer takes everything
+		return
+	}
 	h.Set("Content-Security-Policy", "default-src 'none'; style-src 'unsafe-inline'")
 	title := http.StatusText(f.Status)
 	// a buffer takes everything
