@@ -45,6 +45,7 @@ import (
 	"bijou.dev/platform/overload"
 	"bijou.dev/platform/service"
 	"bijou.dev/platform/trace"
+	"bijou.dev/services/gateway/internal/accesslog"
 	"bijou.dev/services/gateway/internal/acme"
 	"bijou.dev/services/gateway/internal/bans"
 	"bijou.dev/services/gateway/internal/certs"
@@ -70,6 +71,9 @@ type Options struct {
 	Certs string
 	// ACMEDir is the folder that keeps what is got by ACME, see the setting gateway.acme. Empty: there is no ACME.
 	ACMEDir string
+	// AccessLog is the file that gets the lines of the access log that are text, see the setting gateway.accessLog.form.
+	// Empty: they are in Log, as the field "line".
+	AccessLog string
 }
 
 // New sets up the edge on the listener "http", over TLS on "https" if there is such a listener, and its table on the
@@ -205,8 +209,9 @@ type Edge struct {
 	banned      atomic.Pointer[bans.Table]
 	proxies     atomic.Pointer[proxies]
 	pages       atomic.Pointer[errorpage.Table] // nil: none
-	gateways    atomic.Int64                    // how many instances of the edge are up, at least 1
-	counting    time.Time                       // the origin of the times in limits
+	access      accessLog
+	gateways    atomic.Int64 // how many instances of the edge are up, at least 1
+	counting    time.Time    // the origin of the times in limits
 	unwatch     []func()
 	stopping    atomic.Bool
 
@@ -246,6 +251,12 @@ func NewEdge(opts EdgeOptions) (*Edge, error) {
 		Circuits: opts.Circuits, Trace: opts.Trace, Tunnels: e.metrics.tunnels.Add, Go: e.work.Go,
 		Retried: func(route string) { e.metrics.retries.WithLabelValues(route).Inc() },
 	})
+	e.access.log = e.log
+	if opts.AccessLog != "" {
+		if e.access.file, err = accesslog.OpenFile(opts.AccessLog); err != nil {
+			return nil, err
+		}
+	}
 	if err := e.openTLS(); err != nil {
 		return nil, err
 	}
@@ -254,9 +265,11 @@ func NewEdge(opts EdgeOptions) (*Edge, error) {
 	e.ban(e.settings.banned.Get())
 	e.trustProxies(e.settings.proxyProtocol.Get())
 	e.setPages(e.settings.errorPages.Get())
+	e.setLogForm(e.settings.accessLogForm.Get())
 	e.unwatch = append(e.unwatch,
 		e.settings.routes.Watch(func(_, list routes.Routes) { e.apply(list) }),
 		e.settings.banned.Watch(func(_, list bans.List) { e.ban(list) }),
+		e.settings.accessLogForm.Watch(func(_, s accesslog.Settings) { e.setLogForm(s) }),
 		e.settings.errorPages.Watch(func(_, list errorpage.Pages) { e.setPages(list) }),
 		e.settings.proxyProtocol.Watch(func(_, t proxyproto.Trusted) { e.trustProxies(t) }),
 		opts.Discovery.Watch(opts.Service, e.countGateways))
@@ -356,6 +369,9 @@ func (e *Edge) Close() error {
 	e.work.Wait()
 	e.origins.Close()
 	e.closeTLS()
+	if e.access.file != nil {
+		err = errors.Join(err, e.access.file.Close())
+	}
 	return err
 }
 

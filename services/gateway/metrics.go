@@ -1,12 +1,10 @@
 package gateway
 
 import (
-	"log/slog"
 	"sync/atomic"
 	"time"
 
 	"bijou.dev/platform/load"
-	"bijou.dev/platform/text"
 	"bijou.dev/services/gateway/internal/flow"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -118,43 +116,4 @@ func (x *exchange) recordLoad() {
 		}
 		served.Record(load.Succeeded, x.out.Took)
 	}
-}
-
-// Limits of what a line in the log has of a request that is refused, in bytes. A path has at most message.MaxTarget.
-const (
-	maxLoggedMethod = 64
-	maxLoggedHost   = 255 // as syntax.IsHost
-)
-
-// access writes the request's line in the log.
-func (x *exchange) access() {
-	switch x.edge.settings.accessLog.Get() {
-	case logOff:
-		return
-	case logErrors:
-		if x.fault == "" {
-			return
-		}
-	}
-	if !x.edge.log.Enabled(x.in.Ctx, slog.LevelInfo) {
-		return
-	}
-	route, service, instance := "", "", ""
-	if x.rule != nil {
-		route = x.rule.Name
-	}
-	if x.sent.Target != nil {
-		service = x.sent.Target.Name
-	}
-	if n := len(x.sent.Attempts); n > 0 {
-		instance = x.sent.Attempts[n-1].Instance
-	}
-	x.edge.log.LogAttrs(x.in.Ctx, slog.LevelInfo, "request",
-		slog.String("method", text.Bound(x.in.Method, maxLoggedMethod)),
-		slog.String("host", text.Bound(x.in.Host, maxLoggedHost)), slog.String("path", x.to.Path),
-		slog.String("route", route), slog.String("called", service), slog.String("by", instance),
-		slog.Int("status", x.out.Status), slog.Int64("bytes", x.out.Bytes),
-		slog.Duration("took", time.Since(x.in.Start)),
-		slog.Int("attempts", len(x.sent.Attempts)), slog.String("fault", string(x.fault)),
-		slog.String("client", x.in.Client), slog.String("request_id", x.in.ID))
 }

@@ -5,6 +5,7 @@ import (
 
 	"bijou.dev/platform/config"
 	"bijou.dev/platform/route"
+	"bijou.dev/services/gateway/internal/accesslog"
 	"bijou.dev/services/gateway/internal/acme"
 	"bijou.dev/services/gateway/internal/bans"
 	"bijou.dev/services/gateway/internal/errorpage"
@@ -17,6 +18,7 @@ type settings struct {
 	routes         *config.Value[routes.Routes]
 	pin, debug     *config.Value[bool]
 	accessLog      *config.Value[string]
+	accessLogForm  *config.Value[accesslog.Settings]
 	banned         *config.Value[bans.List]
 	trustedHops    *config.Value[int64]
 	proxyProtocol  *config.Value[proxyproto.Trusted]
@@ -53,6 +55,10 @@ func declare(set config.Set, list routes.Routes) *settings {
 		}),
 		accessLog: config.Enum(set, "gateway.accessLog", logAll, []string{logAll, logErrors, logOff}, config.Spec{
 			Doc: "Which requests get a line in the log: all, those that failed, or none.",
+		}),
+		accessLogForm: config.JSON(set, "gateway.accessLog.form", accesslog.Settings{}, config.Spec{
+			Doc: `What a line has: {"fields": ["method", "path", "status", "header:User-Agent"]} in JSON, or {"template": ` +
+				`"combined"} in text, also with fields in braces. "share": 0.1 writes a tenth of those that did not fail.`,
 		}),
 		banned: config.JSON(set, "gateway.banned", bans.List{}, config.Spec{
 			Doc: "Addresses and networks of clients that are not served, up to 10,000. Their connections are closed; behind " +

@@ -59,6 +59,8 @@ type Route struct {
 	MaxBody int64 `json:"maxBody,omitempty"`
 	// MaxHeader is the largest header of a request in bytes, as HTTP/1.1 writes it, at most MostHeader. Zero: MostHeader.
 	MaxHeader int `json:"maxHeader,omitempty"`
+	// AccessLog says which requests get a line in the access log. Nil: as the settings gateway.accessLog.* say.
+	AccessLog *AccessLog `json:"accessLog,omitempty"`
 	// Limits says how many requests are taken. They are asked in this order, and each of them must allow a request. Nil:
 	// any number of requests.
 	Limits []Limit `json:"limits,omitempty"`
@@ -239,6 +241,15 @@ type ClientCert struct {
 	CA string `json:"ca"`
 	// Optional also takes requests without a certificate, or with one of another authority. False: they get 403.
 	Optional bool `json:"optional,omitempty"`
+}
+
+// AccessLog says which requests of a route get a line in the access log.
+type AccessLog struct {
+	// Mode is all, errors (only requests that failed) or off. Empty: the setting gateway.accessLog.
+	Mode string `json:"mode,omitempty"`
+	// Share is the part of the requests that did not fail which get a line, above 0 up to 1. Zero: that of the setting
+	// gateway.accessLog.form.
+	Share float64 `json:"share,omitempty"`
 }
 
 // Timeout bounds how long an origin may keep a client waiting, as Go durations: "1m30s".

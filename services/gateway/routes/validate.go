@@ -38,6 +38,7 @@ func (r *Route) validate() *violation {
 	for _, check := range []func() *violation{
 		r.validateMatch, r.validateKind, r.validateTargets, r.validateRewrite, r.validateHeaders, r.validateRetry,
 		r.validateCORS, r.validateCompress, r.validateClientCert, r.validateLimits,
+		r.validateAccessLog,
 	} {
 		if v := check(); v != nil {
 			return v
@@ -425,6 +426,22 @@ func (r *Route) validateClientCert() *violation {
 	}
 	if _, err := r.ClientCert.authorities(); err != nil {
 		return bad("clientCert.ca", "must be certificates of authorities in PEM: %v", err)
+	}
+	return nil
+}
+
+func (r *Route) validateAccessLog() *violation {
+	l := r.AccessLog
+	if l == nil {
+		return nil
+	}
+	switch l.Mode {
+	case "", "all", "errors", "off":
+	default:
+		return bad("accessLog.mode", "must be all, errors or off, is %q", l.Mode)
+	}
+	if l.Share < 0 || l.Share > 1 {
+		return bad("accessLog.share", "must be above 0 and at most 1, is %v", l.Share)
 	}
 	return nil
 }
