@@ -48,7 +48,8 @@ func (e *Edge) accept(c *conn, r *message.Request) flow.Accepted {
 	return a
 }
 
-// lastWord is the last word of the lists of a field: what the nearest proxy has added. Those before may be the client's.
+// lastWord is the last word of the lists of a field: what the nearest proxy has added. Words before it may be the
+// client's.
 func lastWord(h message.Header, name string) (last string) {
 	for word := range h.Words(name) {
 		last = word

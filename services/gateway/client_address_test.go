@@ -42,8 +42,8 @@ func (e addressExample) start(t *testing.T, to string) (addr string) {
 	conf = regexp.MustCompile(`listen \d+`).ReplaceAllString(conf, "listen LISTEN")
 	if strings.HasPrefix(conf, "stream") {
 		need(t, nginxStream)
-		conf = "load_module " + nginxStream + ";\ndaemon off; master_process off; pid DIR/pid; error_log stderr;\nevents {}\n" +
-			conf
+		conf = "load_module " + nginxStream +
+			";\ndaemon off; master_process off; pid DIR/pid; error_log stderr;\nevents {}\n" + conf
 	} else {
 		conf = nginxConf + conf + "}\n"
 	}

@@ -72,10 +72,11 @@ func TestErrorPagesTellNothingElse(t *testing.T) {
 
 func TestErrorPagesAreNotForGRPCNorForOrigins(t *testing.T) {
 	w := newWorld(t, shopRoutes, "gateway.errorPages", `[{"html": "own"}]`)
-	res := w.do(w.client(true), http.MethodPost, "http://x/shop", nil, "Content-Type", "application/grpc", "Te", "trailers",
-		"Accept", "text/html")
+	res := w.do(w.client(true), http.MethodPost, "http://x/shop", nil, "Content-Type", "application/grpc", "Te",
+		"trailers", "Accept", "text/html")
 	if res.StatusCode != 200 || res.Header.Get("Grpc-Status") != "14" || res.body != "" {
-		t.Errorf("gRPC: got %d, status %q, %q; want 200 and UNAVAILABLE", res.StatusCode, res.Header.Get("Grpc-Status"), res.body)
+		t.Errorf("gRPC: got %d, status %q, %q; want 200 and UNAVAILABLE", res.StatusCode, res.Header.Get("Grpc-Status"),
+			res.body)
 	}
 	w.origin("shop", "shop-1", "", http.HandlerFunc(func(rw http.ResponseWriter, _ *http.Request) {
 		http.Error(rw, "of the origin", http.StatusInternalServerError)

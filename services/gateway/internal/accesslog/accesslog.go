@@ -23,7 +23,8 @@ type Settings struct {
 	// Fields are those of a line of JSON, in their order. Empty: method, host, path, route, called, by, status, bytes,
 	// took, attempts, fault, client and request_id.
 	Fields []string `json:"fields,omitempty"`
-	// Template is a line of text: common, combined, or a text with fields in braces. "{{" and "}}" are braces. Empty: JSON.
+	// Template is a line of text: common, combined, or a text with fields in braces. "{{" and "}}" are braces.
+	// Empty: JSON.
 	Template string `json:"template,omitempty"`
 	// Share is the part of the requests without a fault that get a line, above 0 up to 1. Zero: all.
 	Share float64 `json:"share,omitempty"`

@@ -154,7 +154,10 @@ func FuzzLine(f *testing.F) {
 	f.Add("GET", "x", "/", "curl")
 	f.Add("G\"T", "a\\", "/\xff\n", "\" 200 0\n1.1.1.1")
 	f.Fuzz(func(t *testing.T, method, host, path, agent string) {
-		e := accesslog.Entry{Method: method, Host: host, Path: path, Share: 1, Header: message.Header{{Name: "User-Agent", Value: agent}}}
+		e := accesslog.Entry{
+			Method: method, Host: host, Path: path, Share: 1,
+			Header: message.Header{{Name: "User-Agent", Value: agent}},
+		}
 		form := compile(t, accesslog.Settings{Template: `{method} {host} {path} "{header:User-Agent}"`})
 		got := form.Append(nil, &e)
 		text := string(got[:len(got)-1])

@@ -148,8 +148,8 @@ func (f *Form) Append(to []byte, e *Entry) []byte {
 const hex = "0123456789abcdef"
 
 // appendEscaped appends a value so that it cannot be taken for a part of the line: as Apache does, quotation marks and
-// backslashes get a backslash, and what is no printable character of ASCII is \xhh. A space is, too, unless the value is
-// one that stands between quotation marks. An empty value is "-".
+// backslashes get a backslash, and what is not printable ASCII is \xhh. A space is, too, unless spaces says that the
+// value stands between quotation marks. An empty value is "-".
 func appendEscaped(to []byte, value string, most int, spaces bool) []byte {
 	if value == "" {
 		return append(to, '-')

@@ -14,8 +14,7 @@ import (
 	"bijou.dev/services/gateway/internal/syntax"
 )
 
-// Bounds of the setting. A value in a page has at most 128 bytes before it is escaped, so a filled page is at most twice
-// as long.
+// Bounds of the setting. A value has at most 128 characters that need no escape, so 32 of them add at most 4 KiB.
 const (
 	maxPages  = 100
 	maxHTML   = 64 << 10 // bytes

@@ -72,7 +72,8 @@ func TestValuesAreEscaped(t *testing.T) {
 			t.Errorf("%s: got %q, want %q", text, got, want)
 		}
 	}
-	if got := string(compile(t, errorpage.Pages{{HTML: "{title}"}}).Page("", errorpage.Values{Status: 599})); got != "Error" {
+	table := compile(t, errorpage.Pages{{HTML: "{title}"}})
+	if got := string(table.Page("", errorpage.Values{Status: 599})); got != "Error" {
 		t.Errorf("a status without a text: got title %q, want Error", got)
 	}
 }
