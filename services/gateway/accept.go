@@ -171,13 +171,16 @@ func (x *exchange) checkUpgrade() *flow.Failure {
 	if n == 1 && strings.EqualFold(to, "h2c") {
 		return nil
 	}
-	if n > 1 || !strings.EqualFold(to, "websocket") {
+	isWebSocket := n == 1 && strings.EqualFold(to, routes.WebSocket)
+	switch {
+	case !isWebSocket && (n > 1 || !x.edge.table.Load().Upgrades):
 		return flow.HangUp(http.StatusBadRequest, "the only protocol to upgrade to is websocket")
-	}
-	if r.Method != http.MethodGet || r.Length != 0 {
+	case isWebSocket && r.Method != http.MethodGet, r.Length != 0:
 		return flow.HangUp(http.StatusBadRequest, "an upgrade must be a GET without a body")
+	case isWebSocket:
+		to = routes.WebSocket
 	}
-	x.in.Upgrade = "websocket"
+	x.in.Upgrade = to
 	return nil
 }
 

@@ -27,6 +27,9 @@ func (x *exchange) route() *flow.Failure {
 	if x.to.Preflight {
 		return nil // the edge answers
 	}
+	if x.in.Upgrade != "" && !found.UpgradesTo(x.in.Upgrade) {
+		return flow.HangUp(http.StatusBadRequest, "the route %s does not upgrade to this protocol", found.Name)
+	}
 	if f := x.checkClientCert(); f != nil {
 		return f
 	}

@@ -59,6 +59,9 @@ type Route struct {
 	MaxBody int64 `json:"maxBody,omitempty"`
 	// MaxHeader is the largest header of a request in bytes, as HTTP/1.1 writes it, at most MostHeader. Zero: MostHeader.
 	MaxHeader int `json:"maxHeader,omitempty"`
+	// Upgrade lists the protocols to which clients of HTTP/1.1 may switch, as the header field Upgrade names them:
+	// "websocket", "SPDY/3.1". Case does not matter. Nil: websocket. Empty: none.
+	Upgrade []string `json:"upgrade,omitzero"`
 	// AccessLog says which requests get a line in the access log. Nil: as the settings gateway.accessLog.* say.
 	AccessLog *AccessLog `json:"accessLog,omitempty"`
 	// Limits says how many requests are taken. They are asked in this order, and each of them must allow a request. Nil:

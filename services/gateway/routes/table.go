@@ -29,6 +29,9 @@ type Table struct {
 	below []suffixRules      // "*.host", longest first
 	any   []*Rule            // for any host
 
+	// Upgrades: a rule lists the protocols to which its clients may switch.
+	Upgrades bool
+
 	lenient bool // a rule allows paths with more than one meaning
 }
 
@@ -136,6 +139,7 @@ func Compile(routes Routes) (*Table, error) {
 		places[u] = i
 		t.Rules = append(t.Rules, u)
 		t.lenient = t.lenient || u.Path != PathRefuse
+		t.Upgrades = t.Upgrades || len(u.Upgrade) > 0
 	}
 	slices.SortStableFunc(t.Rules, compare)
 	for i, b := range t.Rules {
@@ -399,6 +403,17 @@ func (u *Rule) Pick(sticky string) int {
 		}
 	}
 	return 0
+}
+
+// WebSocket is the name of the protocol in Upgrade.
+const WebSocket = "websocket"
+
+// UpgradesTo reports whether clients of the route may switch to a protocol.
+func (u *Rule) UpgradesTo(protocol string) bool {
+	if u.Upgrade == nil {
+		return protocol == WebSocket
+	}
+	return slices.ContainsFunc(u.Upgrade, func(p string) bool { return strings.EqualFold(p, protocol) })
 }
 
 // Repeats reports whether the route allows to send a request with this method twice.

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io/fs"
 	"regexp"
+	"slices"
 	"strings"
 	"time"
 
@@ -38,7 +39,7 @@ func (r *Route) validate() *violation {
 	for _, check := range []func() *violation{
 		r.validateMatch, r.validateKind, r.validateTargets, r.validateRewrite, r.validateHeaders, r.validateRetry,
 		r.validateCORS, r.validateCompress, r.validateClientCert, r.validateLimits,
-		r.validateAccessLog,
+		r.validateAccessLog, r.validateUpgrade,
 	} {
 		if v := check(); v != nil {
 			return v
@@ -426,6 +427,27 @@ func (r *Route) validateClientCert() *violation {
 	}
 	if _, err := r.ClientCert.authorities(); err != nil {
 		return bad("clientCert.ca", "must be certificates of authorities in PEM: %v", err)
+	}
+	return nil
+}
+
+// maxUpgrades is how many protocols a route may have.
+const maxUpgrades = 8
+
+// validateUpgrade refuses also what is HTTP: behind an upgrade to it, requests would pass the edge unseen.
+func (r *Route) validateUpgrade() *violation {
+	if len(r.Upgrade) > maxUpgrades {
+		return bad("upgrade", "must have at most %d protocols, has %d", maxUpgrades, len(r.Upgrade))
+	}
+	for i, protocol := range r.Upgrade {
+		name, version, versioned := strings.Cut(protocol, "/")
+		field := fmt.Sprintf("upgrade[%d]", i)
+		switch {
+		case len(protocol) > 64 || !syntax.IsToken(name) || versioned && !syntax.IsToken(version):
+			return bad(field, `must be a protocol like "websocket" or "SPDY/3.1", is %.100q`, protocol)
+		case slices.Contains([]string{"http", "h2", "h2c", "tls"}, strings.ToLower(name)):
+			return bad(field, "must not be %s: the edge could not see the requests in it", protocol)
+		}
 	}
 	return nil
 }
