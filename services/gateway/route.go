@@ -27,6 +27,7 @@ func (x *exchange) route() *flow.Failure {
 	if x.to.Preflight {
 		return nil // the edge answers
 	}
+	x.translate()
 	if x.in.Upgrade != "" && !found.UpgradesTo(x.in.Upgrade) {
 		return flow.HangUp(http.StatusBadRequest, "the route %s does not upgrade to this protocol", found.Name)
 	}

@@ -38,6 +38,9 @@ type Route struct {
 	Headers Headers `json:"headers,omitzero"`
 	// CORS lets programs of other origins in browsers use the answers. Nil: the edge leaves this to the origin server.
 	CORS *CORS `json:"cors,omitempty"`
+	// GRPCWeb takes calls of gRPC-Web, as programs in browsers make them, and sends them on as calls of gRPC. Programs of
+	// other origins also need CORS, which then has the fields of gRPC-Web. False: they pass as any other request.
+	GRPCWeb bool `json:"grpcWeb,omitempty"`
 	// Compress compresses answers. Nil: they stay as they are.
 	Compress *Compress `json:"compress,omitempty"`
 	// ClientCert takes only requests of clients that have a certificate. Nil: all clients.

@@ -188,7 +188,7 @@ func newRule(r Route) *Rule {
 		u.RewritePath = mustTemplate(r.Rewrite.Path, groups)
 	}
 	u.Request, u.Response = newChanges(r.Headers.Request, groups), newChanges(r.Headers.Response, groups)
-	u.Origins, _ = r.CORS.policy() // validate has checked it
+	u.Origins, _ = r.CORS.policy(r.GRPCWeb) // validate has checked it
 	u.Compressed = r.Compress.policy()
 	if r.ClientCert != nil {
 		u.ClientCAs, _ = r.ClientCert.authorities() // validate has checked them

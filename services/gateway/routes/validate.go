@@ -19,6 +19,7 @@ import (
 	"bijou.dev/services/gateway/internal/compress"
 	"bijou.dev/services/gateway/internal/cors"
 	"bijou.dev/services/gateway/internal/fields"
+	"bijou.dev/services/gateway/internal/grpcweb"
 	"bijou.dev/services/gateway/internal/syntax"
 	"bijou.dev/services/gateway/internal/upstream"
 )
@@ -151,6 +152,9 @@ func (r *Route) validateKind() *violation {
 	}
 	if kinds != 1 {
 		return bad("to", "must be set, or one of redirect, respond and files instead")
+	}
+	if r.GRPCWeb && len(r.To) == 0 {
+		return bad("grpcWeb", "must be false without targets: only an origin answers calls")
 	}
 	if r.Path == PathRaw && len(r.To) == 0 {
 		return bad("path", "must not be raw without targets: only an origin reads such paths")
@@ -395,7 +399,7 @@ func (r *Route) validateRetry() *violation {
 }
 
 func (r *Route) validateCORS() *violation {
-	_, err := r.CORS.policy()
+	_, err := r.CORS.policy(r.GRPCWeb)
 	if p, ok := errors.AsType[*cors.Problem](err); ok {
 		return bad("cors."+p.Field, "%s", p.Text)
 	}
@@ -504,8 +508,9 @@ func (c *ClientCert) authorities() ([]*x509.Certificate, error) {
 	return list, nil
 }
 
-// policy returns the policy of a route. Nil: it has none. The error is a *cors.Problem.
-func (c *CORS) policy() (*cors.Policy, error) {
+// policy returns the policy of a route. Nil: it has none. With gRPC-Web it allows what every call needs. The error is a
+// *cors.Problem.
+func (c *CORS) policy(grpcWeb bool) (*cors.Policy, error) {
 	if c == nil {
 		return nil, nil //nolint:nilnil // as the comment says
 	}
@@ -518,7 +523,21 @@ func (c *CORS) policy() (*cors.Policy, error) {
 			return nil, &cors.Problem{Field: "maxAge", Text: fmt.Sprintf(`must be a duration like "10m", is %q`, c.MaxAge)}
 		}
 	}
+	if grpcWeb {
+		o.Headers, o.Expose = with(o.Headers, grpcweb.RequestHeaders), with(o.Expose, grpcweb.ResponseHeaders)
+	}
 	return cors.New(o)
+}
+
+// with adds those names to a list that it does not have.
+func with(list, names []string) []string {
+	list = slices.Clone(list)
+	for _, name := range names {
+		if !slices.ContainsFunc(list, func(have string) bool { return have == "*" || strings.EqualFold(have, name) }) {
+			list = append(list, name)
+		}
+	}
+	return list
 }
 
 // refuse makes the error for one route of a table.

@@ -108,9 +108,7 @@ func (f *Failure) details(ctx context.Context) string {
 
 // Render returns the failure in the form that the client reads. pages are for browsers; nil: they get the page of the
 // edge.
-func (f *Failure) Render(ctx context.Context, r *message.Request, id, traceID string, pages *errorpage.Table) (
-	int, message.Header, []byte,
-) {
+func (f *Failure) Render(a *Accepted, traceID string, pages *errorpage.Table) (int, message.Header, []byte) {
 	w := &recorder{header: http.Header{}}
 	h := w.header
 	if f.Fault == "" || f.Status == http.StatusMethodNotAllowed {
@@ -122,21 +120,21 @@ func (f *Failure) Render(ctx context.Context, r *message.Request, id, traceID st
 	h.Set(FaultHeader, string(f.Fault))
 	errs.SetRetryAfter(h, f.Retry)
 	switch {
-	case IsGRPC(r):
+	case a.GRPC:
 		h.Set("Content-Type", "application/grpc")
 		h.Set("Grpc-Status", strconv.Itoa(int(f.Code())))
 		h.Set("Grpc-Message", GRPCMessage(f.Detail))
 		if f.Retry > 0 {
-			h.Set("Grpc-Status-Details-Bin", f.details(ctx))
+			h.Set("Grpc-Status-Details-Bin", f.details(a.Ctx))
 		}
 		return w.response(http.StatusOK)
-	case prefersHTML(r.Header):
-		f.writePage(w, id, pages.Page(r.Host, errorpage.Values{Status: f.Status, ID: id, Trace: traceID}))
+	case prefersHTML(a.Header):
+		f.writePage(w, a.ID, pages.Page(a.Host, errorpage.Values{Status: f.Status, ID: a.ID, Trace: traceID}))
 	default:
 		errs.WriteProblemBody(w, errs.Problem{
 			Type: "about:blank", Title: http.StatusText(f.Status), Status: f.Status, Detail: f.Detail,
-			Instance: PlainPath(r),
-			Code:     strings.ToUpper(string(f.Fault)), Meta: map[string]string{"requestId": id}, TraceID: traceID,
+			Instance: PlainPath(a.Request),
+			Code:     strings.ToUpper(string(f.Fault)), Meta: map[string]string{"requestId": a.ID}, TraceID: traceID,
 		})
 	}
 	return w.response(f.Status)
@@ -202,7 +200,8 @@ func (f *Failure) sentence() string {
 
 // IsGRPC reports whether the request is a gRPC call.
 func IsGRPC(r *message.Request) bool {
-	return r.Version == message.HTTP2 && strings.HasPrefix(r.Header.Get("Content-Type"), "application/grpc")
+	rest, ok := strings.CutPrefix(r.Header.Get("Content-Type"), "application/grpc")
+	return ok && r.Version == message.HTTP2 && (rest == "" || rest[0] == '+' || rest[0] == ';') // else it may be gRPC-Web
 }
 
 // GRPCMessage escapes a message as gRPC's HTTP/2 mapping says.

@@ -191,7 +191,7 @@ func (r *Reply) Refuse(f *flow.Failure) {
 	if sc := r.To.Span.SpanContext(); sc.IsValid() {
 		traceID = sc.TraceID().String()
 	}
-	status, h, body := f.Render(r.To.Ctx, r.To.Request, r.To.ID, traceID, r.Pages)
+	status, h, body := f.Render(r.To.Accepted, traceID, r.Pages)
 	r.setOrigins(&h)
 	if f.Close {
 		r.Last()
