@@ -53,6 +53,7 @@ import (
 	"bijou.dev/services/gateway/internal/errorpage"
 	"bijou.dev/services/gateway/internal/forward"
 	"bijou.dev/services/gateway/internal/http2"
+	"bijou.dev/services/gateway/internal/mirror"
 	"bijou.dev/services/gateway/internal/origin"
 	"bijou.dev/services/gateway/internal/proxyproto"
 	"bijou.dev/services/gateway/internal/upstream"
@@ -210,6 +211,9 @@ type Edge struct {
 	proxies     atomic.Pointer[proxies]
 	pages       atomic.Pointer[errorpage.Table] // nil: none
 	access      accessLog
+	mirrorBytes *mirror.Budget
+	mirroring   context.Context // ends with the edge, and then copies of requests do
+	stopMirrors context.CancelFunc
 	gateways    atomic.Int64 // how many instances of the edge are up, at least 1
 	counting    time.Time    // the origin of the times in limits
 	unwatch     []func()
@@ -231,6 +235,8 @@ func NewEdge(opts EdgeOptions) (*Edge, error) {
 		opts: opts, log: opts.Log, settings: declare(opts.Config, opts.Routes),
 		counting: time.Now().Add(-time.Second), // so that no time is 0
 	}
+	e.mirrorBytes = mirror.NewBudget(mostMirrored)
+	e.mirroring, e.stopMirrors = context.WithCancel(context.Background())
 	e.metrics = newMetrics(opts.Metrics)
 	e.conns = newConnections(e)
 	e.memory = newMemory(opts.MemoryLimit, opts.Log)
@@ -366,6 +372,7 @@ func (e *Edge) Close() error {
 	e.conns.closeAll()
 	err := e.http2.Close()
 	e.forwarder.Close()
+	e.stopMirrors()
 	e.work.Wait()
 	e.origins.Close()
 	e.closeTLS()

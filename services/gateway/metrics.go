@@ -21,6 +21,7 @@ type metrics struct {
 	http2        *prometheus.CounterVec
 	handshakes   *prometheus.CounterVec
 	proxyHeaders *prometheus.CounterVec
+	mirrored     *prometheus.CounterVec
 	inFlight     prometheus.Gauge
 	open         prometheus.Gauge
 	tunnels      prometheus.Gauge
@@ -56,13 +57,16 @@ func newMetrics(r prometheus.Registerer) *metrics {
 			"result"),
 		proxyHeaders: counter("proxy_headers_total",
 			"Headers of the PROXY protocol by result: ok, local, or why there was none.", "result"),
+		mirrored: counter("mirrored_total",
+			"Copies of requests by route and result: ok, failed, or why none was sent (busy, body, memory).", "route",
+			"result"),
 		inFlight: gauge("requests_in_flight", "Requests that are being answered."),
 		open:     gauge("connections_open", "Connections of clients."),
 		tunnels:  gauge("websockets_open", "Connections that were upgraded."),
 	}
 	if r != nil {
 		r.MustRegister(m.requests, m.seconds, m.retries, m.refused, m.limited, m.idleClosed, m.http2, m.handshakes,
-			m.proxyHeaders, m.inFlight, m.open, m.tunnels)
+			m.proxyHeaders, m.mirrored, m.inFlight, m.open, m.tunnels)
 	}
 	return m
 }

@@ -62,6 +62,8 @@ type Route struct {
 	MaxBody int64 `json:"maxBody,omitempty"`
 	// MaxHeader is the largest header of a request in bytes, as HTTP/1.1 writes it, at most MostHeader. Zero: MostHeader.
 	MaxHeader int `json:"maxHeader,omitempty"`
+	// Mirror sends copies of requests to another target, whose responses nobody gets. Nil: none.
+	Mirror *Mirror `json:"mirror,omitempty"`
 	// Upgrade lists the protocols to which clients of HTTP/1.1 may switch, as the header field Upgrade names them:
 	// "websocket", "SPDY/3.1". Case does not matter. Nil: websocket. Empty: none.
 	Upgrade []string `json:"upgrade,omitzero"`
@@ -247,6 +249,19 @@ type ClientCert struct {
 	CA string `json:"ca"`
 	// Optional also takes requests without a certificate, or with one of another authority. False: they get 403.
 	Optional bool `json:"optional,omitempty"`
+}
+
+// Mirror says which copies of requests are sent, and where. A copy never delays its request, and is dropped rather than
+// waited for.
+type Mirror struct {
+	// To is the target, without a weight. Required.
+	To Target `json:"to"`
+	// Share is the part of the requests that is copied, above 0 up to 1. Zero: all.
+	Share float64 `json:"share,omitempty"`
+	// Concurrency is how many copies may be in progress, at most 1000. Zero: 100.
+	Concurrency int64 `json:"concurrency,omitempty"`
+	// MaxBody is the largest body that is copied, in bytes, at most 1 MiB. Zero: 64 KiB.
+	MaxBody int64 `json:"maxBody,omitempty"`
 }
 
 // AccessLog says which requests of a route get a line in the access log.

@@ -61,6 +61,8 @@ type Rule struct {
 	Compressed *compress.Policy
 	// ClientCAs are those of ClientCert. Nil: there is none.
 	ClientCAs []*x509.Certificate
+	// Mirrored is the rule of copies of requests: it has the target of Mirror. Nil: there is none.
+	Mirrored *Rule
 
 	matcher matcher
 	weights int // the sum over all targets
@@ -164,6 +166,10 @@ func Compile(routes Routes) (*Table, error) {
 // clone makes a copy, so that validate does not change the routes of the caller.
 func clone(r Route) Route {
 	r.To = slices.Clone(r.To)
+	if r.Mirror != nil {
+		m := *r.Mirror
+		r.Mirror = &m
+	}
 	return r
 }
 
@@ -202,7 +208,24 @@ func newRule(r Route) *Rule {
 	for _, to := range r.To {
 		u.weights += to.Weight
 	}
+	if r.Mirror != nil {
+		u.Mirrored = newRule(r.mirrored())
+		u.Mirrored.Request.Set = append(u.Mirrored.Request.Set, Change{MirrorHeader, mustTemplate(r.Name, nil)})
+	}
 	return u
+}
+
+// MirrorHeader says to the target of a mirror that a request is a copy, and of which route.
+const MirrorHeader = "X-Bijou-Mirror"
+
+// mirrored returns the route of copies of requests. Their circuit is another one, and they are the first to be shed.
+func (r *Route) mirrored() Route {
+	const suffix = ":mirror"
+	return Route{
+		Name: r.Name[:min(len(r.Name), 128-len(suffix))] + suffix, Match: r.Match, To: []Target{r.Mirror.To},
+		Path: r.Path, Rewrite: r.Rewrite, Headers: Headers{Request: r.Headers.Request}, Retry: Retry{Attempts: 1},
+		Criticality: "SHEDDABLE",
+	}
 }
 
 func newMatcher(m *Match) matcher {

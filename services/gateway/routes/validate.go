@@ -40,7 +40,7 @@ func (r *Route) validate() *violation {
 	for _, check := range []func() *violation{
 		r.validateMatch, r.validateKind, r.validateTargets, r.validateRewrite, r.validateHeaders, r.validateRetry,
 		r.validateCORS, r.validateCompress, r.validateClientCert, r.validateLimits,
-		r.validateAccessLog, r.validateUpgrade,
+		r.validateAccessLog, r.validateUpgrade, r.validateMirror,
 	} {
 		if v := check(); v != nil {
 			return v
@@ -277,11 +277,7 @@ func (r *Route) validateTargets() *violation {
 	seen := map[Target]bool{}
 	for i := range r.To {
 		t, field := &r.To[i], fmt.Sprintf("to[%d].", i)
-		check := t.validateService
-		if t.URL != "" {
-			check = t.validateURL
-		}
-		if v := check(); v != nil {
+		if v := t.validate(); v != nil {
 			return bad(field+v.field, "%s", v.problem)
 		}
 		switch {
@@ -298,6 +294,42 @@ func (r *Route) validateTargets() *violation {
 	}
 	if sum == 0 && len(r.To) > 1 {
 		return bad("to", "must have weights: with several targets at least one must be above 0")
+	}
+	return nil
+}
+
+func (t *Target) validate() *violation {
+	if t.URL != "" {
+		return t.validateURL()
+	}
+	return t.validateService()
+}
+
+// Bounds of a mirror.
+const (
+	maxMirrors    = 1000
+	maxMirrorBody = 1 << 20
+)
+
+func (r *Route) validateMirror() *violation {
+	m := r.Mirror
+	if m == nil {
+		return nil
+	}
+	if v := m.To.validate(); v != nil {
+		return bad("mirror.to."+v.field, "%s", v.problem)
+	}
+	switch {
+	case len(r.To) == 0:
+		return bad("mirror", "must be empty without targets")
+	case m.To.Weight != 0:
+		return bad("mirror.to.weight", "must be 0: a mirror has one target; use share")
+	case m.Share < 0 || m.Share > 1:
+		return bad("mirror.share", "must be above 0 and at most 1, is %v", m.Share)
+	case m.Concurrency < 0 || m.Concurrency > maxMirrors:
+		return bad("mirror.concurrency", "must be 1 to %d, is %d", maxMirrors, m.Concurrency)
+	case m.MaxBody < 0 || m.MaxBody > maxMirrorBody:
+		return bad("mirror.maxBody", "must be 1 to %d, is %d", maxMirrorBody, m.MaxBody)
 	}
 	return nil
 }
