@@ -114,3 +114,18 @@ func TestAllocationsOfTheAccessLog(t *testing.T) {
 		}
 	}
 }
+
+// A route without a mirror pays nothing for that of another.
+func TestARouteWithoutAMirrorPaysNothing(t *testing.T) {
+	var plain float64
+	for _, extra := range []string{"", `,{"name":"b","match":{"prefix":"/b"},"to":[{"service":"b"}],"mirror":{"to":{"service":"c"}}}`} {
+		w := newWorld(t, `[{"name":"a","match":{"prefix":"/a"},"to":[{"service":"a"}]}`+extra+`]`, "gateway.accessLog", "off")
+		n := testing.AllocsPerRun(100, gateway.Handler(w.edge, "/a"))
+		if plain == 0 {
+			plain = n
+		}
+		if n > plain {
+			t.Errorf("a request takes %v allocations, want %v as without a mirror", n, plain)
+		}
+	}
+}

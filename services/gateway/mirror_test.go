@@ -9,8 +9,6 @@ import (
 	"testing/synctest"
 	"time"
 
-	"bijou.dev/services/gateway"
-
 	"google.golang.org/protobuf/types/known/wrapperspb"
 )
 
@@ -188,20 +186,5 @@ func TestCallsAreCopiedAndUpgradesAreNot(t *testing.T) {
 	w.edge.Close()
 	if res.StatusCode != 101 || len(copies) > 0 {
 		t.Errorf("got %d, and the mirror got %d requests; want 101 and none", res.StatusCode, len(copies))
-	}
-}
-
-// A route without a mirror pays nothing for that of another.
-func TestARouteWithoutAMirrorPaysNothing(t *testing.T) {
-	var plain float64
-	for _, extra := range []string{"", `,{"name":"b","match":{"prefix":"/b"},"to":[{"service":"b"}],"mirror":{"to":{"service":"c"}}}`} {
-		w := newWorld(t, `[{"name":"a","match":{"prefix":"/a"},"to":[{"service":"a"}]}`+extra+`]`, "gateway.accessLog", "off")
-		n := testing.AllocsPerRun(100, gateway.Handler(w.edge, "/a"))
-		if plain == 0 {
-			plain = n
-		}
-		if n > plain {
-			t.Errorf("a request takes %v allocations, want %v as without a mirror", n, plain)
-		}
 	}
 }

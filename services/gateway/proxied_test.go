@@ -8,6 +8,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"runtime"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -28,6 +29,9 @@ type proxied struct {
 
 func newProxied(t *testing.T, settings ...string) *proxied {
 	t.Helper()
+	if runtime.GOOS != "linux" {
+		t.Skip("only Linux has all of 127.0.0.0/8")
+	}
 	a, dir := newAuthority(t), t.TempDir()
 	a.write(dir+"/www.crt", dir+"/www.key", nextYear(), "www.example.org")
 	w := worldWith(t, gateway.EdgeOptions{Options: gateway.Options{Certs: dir}}, toWeb,
