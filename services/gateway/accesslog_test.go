@@ -99,7 +99,7 @@ func TestAccessLogOfAShareAndOfRoutes(t *testing.T) {
 	}
 }
 
-// Values cannot be told from the rest of a line, also those of requests that are refused.
+// No value of a client looks like another part of a line, also in requests that are refused.
 func TestAccessLogCannotBeForged(t *testing.T) {
 	w, lines := logged(t, toWeb, "gateway.accessLog.form", `{"template": "{client} \"{method} {host} {path}\" {status}"}`)
 	w.raw("GET /\x22\x20200 HTTP/1.1\r\nHost: x\r\n\r\n")

@@ -71,7 +71,7 @@ func seen(rw http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// Each example runs in front of the edge, and nobody can forge the address of the client.
+// Each example runs in front of the edge, and a client cannot forge its address.
 func TestExamplesOfClientAddresses(t *testing.T) {
 	for _, e := range addressExamples(t) {
 		overTCP := e.setting == "gateway.proxyProtocol"

@@ -79,7 +79,7 @@ func (x *exchange) mirror() (done func()) {
 	}}
 	x.in.Request = &original
 	return func() {
-		if !sent { // the body is too long, or nobody has read all of it
+		if !sent { // the body is too long, or was not read to its end
 			free()
 			x.dropCopy(m, "body")
 		}

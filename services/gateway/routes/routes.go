@@ -62,7 +62,7 @@ type Route struct {
 	MaxBody int64 `json:"maxBody,omitempty"`
 	// MaxHeader is the largest header of a request in bytes, as HTTP/1.1 writes it, at most MostHeader. Zero: MostHeader.
 	MaxHeader int `json:"maxHeader,omitempty"`
-	// Mirror sends copies of requests to another target, whose responses nobody gets. Nil: none.
+	// Mirror sends copies of requests to another target, and drops the responses. Nil: none.
 	Mirror *Mirror `json:"mirror,omitempty"`
 	// Upgrade lists the protocols to which clients of HTTP/1.1 may switch, as the header field Upgrade names them:
 	// "websocket", "SPDY/3.1". Case does not matter. Nil: websocket. Empty: none.
