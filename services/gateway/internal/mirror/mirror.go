@@ -1,5 +1,5 @@
-// Package mirror has what a copy of a request needs: its content, which is kept while the original is sent, and a writer
-// that drops the response.
+// Package mirror has what a copy of a request needs: its content, which is kept while the original is sent, and a
+// writer that drops the response.
 package mirror
 
 import (
