@@ -99,6 +99,19 @@ func TestAccessLogOfAShareAndOfRoutes(t *testing.T) {
 	}
 }
 
+// A line says for how many requests it stands.
+func TestAccessLogHasTheShare(t *testing.T) {
+	w, lines := logged(t, `[{"name":"web","to":[{"service":"web"}],"accessLog":{"share":0.9999999999}}]`, "gateway.accessLog.form",
+		`{"template": "{path} {share}", "share": 1e-12}`)
+	client := w.client(false)
+	for _, path := range []string{"/200", "/500"} {
+		w.do(client, http.MethodGet, "http://x"+path, nil)
+	}
+	if got, want := strings.Join(lines(), ", "), "/200 0.9999999999, /500 1"; got != want {
+		t.Errorf("the access log has %s, want %s: each failure has a line", got, want)
+	}
+}
+
 // No value of a client looks like another part of a line, also in requests that are refused.
 func TestAccessLogCannotBeForged(t *testing.T) {
 	w, lines := logged(t, toWeb, "gateway.accessLog.form", `{"template": "{client} \"{method} {host} {path}\" {status}"}`)

@@ -106,8 +106,6 @@ func (x *exchange) sendCopy(m *mirrored, content []byte, free func()) {
 	// What belongs to the original is not used after its end, nor changed here.
 	r, leave := *x.in.Request, &message.Leave{}
 	r.Header, r.Leave, r.Context = slices.Clone(r.Header), leave, context.WithoutCancel(x.in.Ctx)
-	r.Header.Delete("Expect")
-	r.Header.Delete("Trailer")
 	r.Body, r.Length = nil, int64(len(content))
 	if len(content) > 0 {
 		r.Body = mirror.NewContent(content)

@@ -177,8 +177,9 @@ func TestProxyProtocolIsOffByDefault(t *testing.T) {
 	}
 }
 
+// That the proxy itself is banned does not matter: its address is not that of a client.
 func TestBansAndLimitsCountTheClientOfTheProxyProtocol(t *testing.T) {
-	p := newProxied(t, "gateway.banned", `["198.51.100.0/24"]`, "gateway.maxConnectionsPerClient", "1")
+	p := newProxied(t, "gateway.banned", `["198.51.100.0/24", "127.0.0.1"]`, "gateway.maxConnectionsPerClient", "1")
 	if res, err := p.ask("http", "127.0.0.1", p.http, proxyV1, false); err == nil {
 		t.Errorf("a banned client got %d, want its connection closed", res.StatusCode)
 	}
@@ -202,7 +203,7 @@ func TestBansAndLimitsCountTheClientOfTheProxyProtocol(t *testing.T) {
 	}
 	c, _ := open("192.0.2.2")
 	assertClosed(t, "a second connection of a client that may have one", c)
-	p.put("gateway.banned", `["192.0.2.3"]`)
+	p.put("gateway.banned", `["192.0.2.3", "127.0.0.1"]`)
 	assertClosed(t, "an open connection of a client that is banned now", last)
 	if got := p.metric("bijou_gateway_connections_open"); got > 3 {
 		t.Errorf("%v connections are open, want at most 3", got)
