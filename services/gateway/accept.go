@@ -26,26 +26,35 @@ func (e *Edge) accept(c *conn, r *message.Request) flow.Accepted {
 		Request: r, Start: time.Now(), ID: requestID(r.Header), Peer: c.peer.addr, Client: c.peer.addr,
 		GRPC: flow.IsGRPC(r), SeenHost: r.Host, SeenScheme: c.scheme(),
 	}
-	a.Ctx, a.Span = e.opts.Trace.StartServer(r.Context, trace.Incoming{
-		Header: flow.TraceCarrier{Header: &r.Header}, Method: r.Method, Scheme: a.SeenScheme, Path: flow.PlainPath(r),
-		Version: r.Version.String(), Client: c.peer.addr,
-	})
-	if a.GRPC {
-		a.Deadline = forward.DeadlineOf(r.Header, a.Start)
-	}
 	if hops := int(e.settings.trustedHops.Get()); hops > 0 {
 		a.Proxies = trustedAddrs(r.Header, hops)
 		if len(a.Proxies) > 0 {
 			a.Client = a.Proxies[0]
 		}
-		if h := r.Header.Get("X-Forwarded-Host"); syntax.IsHost(h) {
+		if h := lastWord(r.Header, "X-Forwarded-Host"); syntax.IsHost(h) {
 			a.SeenHost = h
 		}
-		if p := r.Header.Get("X-Forwarded-Proto"); p == "https" || p == "http" {
+		if p := lastWord(r.Header, "X-Forwarded-Proto"); p == "https" || p == "http" {
 			a.SeenScheme = p
 		}
 	}
+	a.Ctx, a.Span = e.opts.Trace.StartServer(r.Context, trace.Incoming{
+		Header: flow.TraceCarrier{Header: &r.Header}, Method: r.Method, Scheme: a.SeenScheme, Path: flow.PlainPath(r),
+		Version: r.Version.String(), Client: a.Client,
+	})
+	if a.GRPC {
+		a.Deadline = forward.DeadlineOf(r.Header, a.Start)
+	}
 	return a
+}
+
+// lastWord is the last word of the lists of a field: what the nearest proxy has added. Words before it may be the
+// client's.
+func lastWord(h message.Header, name string) (last string) {
+	for word := range h.Words(name) {
+		last = word
+	}
+	return last
 }
 
 // requestID returns the request's id if it can be passed on, else a new one.
@@ -162,13 +171,16 @@ func (x *exchange) checkUpgrade() *flow.Failure {
 	if n == 1 && strings.EqualFold(to, "h2c") {
 		return nil
 	}
-	if n > 1 || !strings.EqualFold(to, "websocket") {
+	isWebSocket := n == 1 && strings.EqualFold(to, routes.WebSocket)
+	switch {
+	case !isWebSocket && (n > 1 || !x.edge.table.Load().Upgrades):
 		return flow.HangUp(http.StatusBadRequest, "the only protocol to upgrade to is websocket")
-	}
-	if r.Method != http.MethodGet || r.Length != 0 {
+	case isWebSocket && r.Method != http.MethodGet, r.Length != 0:
 		return flow.HangUp(http.StatusBadRequest, "an upgrade must be a GET without a body")
+	case isWebSocket:
+		to = routes.WebSocket
 	}
-	x.in.Upgrade = "websocket"
+	x.in.Upgrade = to
 	return nil
 }
 

@@ -67,7 +67,7 @@ func (e *Edge) shown() shownTable {
 			r.MaxBody = e.settings.maxBody.Get()
 		}
 		t.Routes = append(t.Routes, r)
-		for _, to := range u.targets {
+		for _, to := range u.all() {
 			if !seen[to.Origin] {
 				seen[to.Origin] = true
 				g := shownGroup{Service: to.Name, Endpoint: to.Endpoint, Instances: to.Balancer.State()}

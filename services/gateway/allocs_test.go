@@ -5,7 +5,10 @@ package gateway_test
 import (
 	"bytes"
 	"net"
+	"path/filepath"
 	"testing"
+
+	"bijou.dev/services/gateway"
 )
 
 // mostAllocs is how many allocations the edge may need for a small request that is not recorded, everything included:
@@ -89,5 +92,40 @@ func BenchmarkPlain(b *testing.B) {
 	b.ReportAllocs()
 	for b.Loop() {
 		get()
+	}
+}
+
+// A line of text takes no memory of its own, and a log that is off takes nothing.
+func TestAllocationsOfTheAccessLog(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "access.log")
+	var off float64
+	for _, c := range []struct{ mode, form string }{
+		{"off", `{}`}, {"off", `{"template": "combined"}`}, {"errors", `{"template": "combined"}`},
+		{"all", `{"template": "combined"}`}, {"all", `{"template": "combined", "share": 0.5}`},
+	} {
+		w := worldWith(t, gateway.EdgeOptions{Options: gateway.Options{AccessLog: file}},
+			`[{"name":"a","respond":{"body":"ok"}}]`, "gateway.accessLog", c.mode, "gateway.accessLog.form", c.form)
+		n := testing.AllocsPerRun(200, gateway.Handler(w.edge, "/"))
+		if off == 0 {
+			off = n
+		}
+		if n != off {
+			t.Errorf("%s, %s: %v allocations for a request, want %v as without a log", c.mode, c.form, n, off)
+		}
+	}
+}
+
+// A route without a mirror pays nothing for that of another.
+func TestARouteWithoutAMirrorPaysNothing(t *testing.T) {
+	var plain float64
+	for _, extra := range []string{"", `,{"name":"b","match":{"prefix":"/b"},"to":[{"service":"b"}],"mirror":{"to":{"service":"c"}}}`} {
+		w := newWorld(t, `[{"name":"a","match":{"prefix":"/a"},"to":[{"service":"a"}]}`+extra+`]`, "gateway.accessLog", "off")
+		n := testing.AllocsPerRun(100, gateway.Handler(w.edge, "/a"))
+		if plain == 0 {
+			plain = n
+		}
+		if n > plain {
+			t.Errorf("a request takes %v allocations, want %v as without a mirror", n, plain)
+		}
 	}
 }

@@ -153,42 +153,56 @@ Redirect gone /s3
 // newBackend starts a server from a Debian package.
 func newBackend(t *testing.T, name string) *backend {
 	t.Helper()
-	program := configs[name].command[0]
-	path, err := exec.LookPath(program)
-	if err != nil {
-		path = "/usr/sbin/" + program
-	}
-	if _, err := os.Stat(path); err != nil {
-		if os.Getenv("CI") != "" {
-			t.Fatalf("%s is not installed; CI needs the packages nginx, haproxy and apache2-bin", program)
-		}
-		t.Skipf("%s is not installed", program)
-	}
 	b := &backend{name: name, capture: newCapture(t)}
-	for range 5 { // another process may take the port first
-		if b.start(t, path) {
-			return b
-		}
-	}
-	t.Fatalf("%s does not start", name)
-	return nil
+	b.addr = startProgram(t, configs[name].command, configs[name].conf, b.capture.addr)
+	return b
 }
 
-func (b *backend) start(t *testing.T, path string) bool {
+// need skips the test without a file of a Debian package, and fails in CI.
+func need(t *testing.T, file string) {
+	t.Helper()
+	if _, err := os.Stat(file); err == nil {
+		return
+	}
+	if os.Getenv("CI") != "" {
+		t.Fatalf("%s is not installed; CI needs the packages nginx, libnginx-mod-stream, haproxy and apache2-bin", file)
+	}
+	t.Skipf("%s is not installed", file)
+}
+
+// startProgram starts a server from a Debian package in front of an address and returns where it listens.
+func startProgram(t *testing.T, command []string, conf, to string) (addr string) {
+	t.Helper()
+	path, err := exec.LookPath(command[0])
+	if err != nil {
+		path = "/usr/sbin/" + command[0]
+	}
+	need(t, path)
+	for range 5 { // another process may take the port first
+		if addr := tryProgram(t, path, command[1:], conf, to); addr != "" {
+			return addr
+		}
+	}
+	t.Fatalf("%s does not start", command[0])
+	return ""
+}
+
+// tryProgram returns the address of a program; empty: it has ended.
+func tryProgram(t *testing.T, path string, args []string, conf, to string) (addr string) {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
-	b.addr = l.Addr().String()
+	addr = l.Addr().String()
 	l.Close()
 	dir := t.TempDir()
 	file := filepath.Join(dir, "conf")
-	fill := strings.NewReplacer("LISTEN", b.addr, "TO", b.capture.addr, "DIR", dir, "CONF", file)
-	if err := os.WriteFile(file, []byte(fill.Replace(configs[b.name].conf)), 0o600); err != nil {
+	fill := strings.NewReplacer("LISTEN", addr, "TO", to, "DIR", dir, "CONF", file)
+	if err := os.WriteFile(file, []byte(fill.Replace(conf)), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	args := slices.Clone(configs[b.name].command[1:])
+	args = slices.Clone(args)
 	for i := range args {
 		args[i] = fill.Replace(args[i])
 	}
@@ -205,16 +219,16 @@ func (b *backend) start(t *testing.T, path string) bool {
 	for {
 		select {
 		case err := <-ended:
-			t.Logf("%s: %v: %s", b.name, err, output.String())
-			return false
+			t.Logf("%s: %v: %s", path, err, output.String())
+			return ""
 		case <-retry.C:
-			if c, err := net.Dial("tcp", b.addr); err == nil {
+			if c, err := net.Dial("tcp", addr); err == nil {
 				c.Close()
 				t.Cleanup(func() {
 					_ = cmd.Process.Signal(syscall.SIGTERM) // fails only if it has ended
 					<-ended
 				})
-				return true
+				return addr
 			}
 		}
 	}

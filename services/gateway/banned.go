@@ -32,7 +32,7 @@ func (c *connections) closeBanned() int {
 	defer c.mu.Unlock()
 	closed := 0
 	for k := range c.open {
-		if c.isBanned(k.peer.addr) {
+		if k.peer != nil && c.isBanned(k.peer.addr) {
 			_ = k.raw.Close() // the server notices, and ends its requests
 			closed++
 		}

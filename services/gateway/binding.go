@@ -1,6 +1,8 @@
 package gateway
 
 import (
+	"slices"
+
 	"bijou.dev/services/gateway/internal/origin"
 	"bijou.dev/services/gateway/routes"
 
@@ -19,6 +21,7 @@ type rule struct {
 	targets []*origin.Target // in the order of To
 	seconds prometheus.Observer
 	limits  []*limiter // in the order of Limits
+	mirror  *mirrored  // nil: no copies are sent
 	// policies is what RateLimit-Policy says about limits. Empty: there is no rate.
 	policies string
 }
@@ -26,16 +29,24 @@ type rule struct {
 // targets are the targets of all routes.
 func (t *table) targets() (all []*origin.Target) {
 	for _, u := range t.rules {
-		all = append(all, u.targets...)
+		all = append(all, u.all()...)
 	}
 	return all
+}
+
+// all are the targets of the route, that of copies last.
+func (u *rule) all() []*origin.Target {
+	if u.mirror == nil {
+		return u.targets
+	}
+	return append(slices.Clip(u.targets), u.mirror.target)
 }
 
 // bind joins a compiled table with the metrics and the origins of the edge.
 func (e *Edge) bind(compiled *routes.Table) *table {
 	t := &table{Table: compiled}
 	for _, r := range compiled.Rules {
-		u := &rule{Rule: r, seconds: e.metrics.seconds.WithLabelValues(r.Name)}
+		u := &rule{Rule: r, seconds: e.metrics.seconds.WithLabelValues(r.Name), mirror: newMirrored(r)}
 		for _, to := range r.To {
 			u.targets = append(u.targets, &origin.Target{Target: to, Name: to.CalledName()})
 		}

@@ -25,7 +25,7 @@ type conn struct {
 	secure    *secure  // nil: without TLS
 	size      int64    // bytes of memory that it is counted with
 	conns     *connections
-	peer      *peer
+	peer      *peer        // nil: a header of the PROXY protocol is yet to say who the client is
 	used      atomic.Bool  // a byte was read
 	timedOut  atomic.Bool  // a write took longer than writeTime
 	lingers   atomic.Bool  // Close lingers: the client may have sent bytes that were not read
@@ -47,6 +47,10 @@ func (c *conn) serve() {
 			_ = c.Close() // it is not counted any more
 		}
 	}()
+	if c.peer == nil && !c.readClient() {
+		_ = c.Close() // without a response: the other end does not know how a connection begins, or is refused
+		return
+	}
 	protocol := http1.Any
 	if c.secure != nil {
 		var err error

@@ -77,15 +77,19 @@ func (c *connections) accept(nc net.Conn, over *tls.Config) *conn {
 	k, limit := c.add(nc, over)
 	if limit != "" {
 		c.edge.metrics.refused.WithLabelValues(limit).Inc()
+		if limit == "proxy" && !c.edge.proxies.Load().warned.Swap(true) {
+			c.edge.log.Warn("a connection was refused because its address is not in gateway.proxyProtocol; "+
+				"further ones are only counted", "address", hostOf(nc.RemoteAddr()))
+		}
 		_ = nc.Close() // it is not served
 	}
 	return k
 }
 
 func (c *connections) add(nc net.Conn, over *tls.Config) (_ *conn, limit string) {
-	addr := nc.RemoteAddr().String()
-	if host, _, err := net.SplitHostPort(addr); err == nil {
-		addr = host
+	addr, proxies := hostOf(nc.RemoteAddr()), c.proxiesOf(over != nil)
+	if len(proxies) > 0 && !proxies.Has(addr) {
+		return nil, "proxy"
 	}
 	tight, size := c.edge.memory.isTight(), int64(memoryOfConn)
 	if over != nil {
@@ -99,28 +103,25 @@ func (c *connections) add(nc net.Conn, over *tls.Config) (_ *conn, limit string)
 	case open >= c.edge.settings.maxConns.Get():
 		limit = "all"
 	}
-	if c.isBanned(addr) { // asked with the lock held, so that closeBanned finds the connection if this does not
+	// Asked with the lock held, so that closeBanned finds the connection if this does not.
+	if len(proxies) == 0 && c.isBanned(addr) {
 		return nil, "banned"
 	}
 	if limit != "" && !c.closeIdleLocked() {
 		return nil, limit
 	}
-	p := c.byPeer[addr]
-	if p == nil {
-		p = &peer{addr: addr}
-		c.byPeer[addr] = p
+	k := &conn{Conn: nc, raw: nc, size: size, conns: c}
+	if len(proxies) == 0 { // else the client is not known yet
+		if limit := c.joinLocked(k, addr); limit != "" {
+			return nil, limit
+		}
 	}
-	if int64(p.conns) >= c.edge.settings.maxConnsClient.Get() {
-		return nil, "client"
-	}
-	k := &conn{Conn: nc, raw: nc, size: size, conns: c, peer: p}
 	if over != nil {
 		k.startTLS(over)
 	}
 	k.idleSince.Store(time.Now().UnixNano())
 	c.open[k] = struct{}{}
 	c.bytes += size
-	p.conns++
 	c.edge.metrics.open.Set(float64(len(c.open)))
 	return k, ""
 }
@@ -166,8 +167,10 @@ func (c *connections) removeLocked(k *conn) {
 	}
 	delete(c.open, k)
 	c.bytes -= k.size
-	if k.peer.conns--; k.peer.conns == 0 {
-		delete(c.byPeer, k.peer.addr)
+	if p := k.peer; p != nil {
+		if p.conns--; p.conns == 0 {
+			delete(c.byPeer, p.addr)
+		}
 	}
 	c.edge.metrics.open.Set(float64(len(c.open)))
 	if len(c.open) == 0 && c.empty != nil {

@@ -49,6 +49,29 @@ func TestExamplesOfTheReference(t *testing.T) {
 	}
 }
 
+// Each value of a setting of the edge in the documentation is one that the edge takes.
+func TestSettingsOfTheReference(t *testing.T) {
+	set := regexp.MustCompile(`config set (gateway\.\S+) ('[^']+'|[^'"\s]+)`)
+	count := 0
+	for _, file := range []string{"api/gateway.md", "api/client-address.md", "runbooks/gateway.md"} {
+		page, err := os.ReadFile("../../docs/" + file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		w := newWorld(t, "[]")
+		for _, m := range set.FindAllSubmatch(page, -1) {
+			name, value := string(m[1]), strings.Trim(string(m[2]), "'")
+			if err := w.set.Put(name, value); err != nil {
+				t.Errorf("%s: %s: %v\n%s", file, name, err, value)
+			}
+			count++
+		}
+	}
+	if count < 8 {
+		t.Errorf("the documentation has %d values of settings, want at least 8", count)
+	}
+}
+
 func echo(name string) http.Handler {
 	return http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
 		_, _ = rw.Write([]byte(name + " " + r.Method + " " + r.RequestURI)) // a client that left fails the test itself

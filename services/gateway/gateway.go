@@ -45,13 +45,17 @@ import (
 	"bijou.dev/platform/overload"
 	"bijou.dev/platform/service"
 	"bijou.dev/platform/trace"
+	"bijou.dev/services/gateway/internal/accesslog"
 	"bijou.dev/services/gateway/internal/acme"
 	"bijou.dev/services/gateway/internal/bans"
 	"bijou.dev/services/gateway/internal/certs"
 	"bijou.dev/services/gateway/internal/compress"
+	"bijou.dev/services/gateway/internal/errorpage"
 	"bijou.dev/services/gateway/internal/forward"
 	"bijou.dev/services/gateway/internal/http2"
+	"bijou.dev/services/gateway/internal/mirror"
 	"bijou.dev/services/gateway/internal/origin"
+	"bijou.dev/services/gateway/internal/proxyproto"
 	"bijou.dev/services/gateway/internal/upstream"
 	"bijou.dev/services/gateway/routes"
 
@@ -68,6 +72,9 @@ type Options struct {
 	Certs string
 	// ACMEDir is the folder that keeps what is got by ACME, see the setting gateway.acme. Empty: there is no ACME.
 	ACMEDir string
+	// AccessLog is the file that gets the lines of the access log that are text, see the setting gateway.accessLog.form.
+	// Empty: they are in Log, as the field "line".
+	AccessLog string
 }
 
 // New sets up the edge on the listener "http", over TLS on "https" if there is such a listener, and its table on the
@@ -201,6 +208,12 @@ type Edge struct {
 	clientCerts atomic.Pointer[clientCerts] // nil: no client is asked for a certificate
 	encoders    *compress.Limit
 	banned      atomic.Pointer[bans.Table]
+	proxies     atomic.Pointer[proxies]
+	pages       atomic.Pointer[errorpage.Table] // nil: none
+	access      accessLog
+	mirrorBytes *mirror.Budget
+	mirroring   context.Context // ends with the edge, and then copies of requests do
+	stopMirrors context.CancelFunc
 	gateways    atomic.Int64 // how many instances of the edge are up, at least 1
 	counting    time.Time    // the origin of the times in limits
 	unwatch     []func()
@@ -222,6 +235,8 @@ func NewEdge(opts EdgeOptions) (*Edge, error) {
 		opts: opts, log: opts.Log, settings: declare(opts.Config, opts.Routes),
 		counting: time.Now().Add(-time.Second), // so that no time is 0
 	}
+	e.mirrorBytes = mirror.NewBudget(mostMirrored)
+	e.mirroring, e.stopMirrors = context.WithCancel(context.Background())
 	e.metrics = newMetrics(opts.Metrics)
 	e.conns = newConnections(e)
 	e.memory = newMemory(opts.MemoryLimit, opts.Log)
@@ -242,15 +257,27 @@ func NewEdge(opts EdgeOptions) (*Edge, error) {
 		Circuits: opts.Circuits, Trace: opts.Trace, Tunnels: e.metrics.tunnels.Add, Go: e.work.Go,
 		Retried: func(route string) { e.metrics.retries.WithLabelValues(route).Inc() },
 	})
+	e.access.log = e.log
+	if opts.AccessLog != "" {
+		if e.access.file, err = accesslog.OpenFile(opts.AccessLog); err != nil {
+			return nil, err
+		}
+	}
 	if err := e.openTLS(); err != nil {
 		return nil, err
 	}
 	e.http2 = e.newHTTP2()
 	e.apply(e.settings.routes.Get())
 	e.ban(e.settings.banned.Get())
+	e.trustProxies(e.settings.proxyProtocol.Get())
+	e.setPages(e.settings.errorPages.Get())
+	e.setLogForm(e.settings.accessLogForm.Get())
 	e.unwatch = append(e.unwatch,
 		e.settings.routes.Watch(func(_, list routes.Routes) { e.apply(list) }),
 		e.settings.banned.Watch(func(_, list bans.List) { e.ban(list) }),
+		e.settings.accessLogForm.Watch(func(_, s accesslog.Settings) { e.setLogForm(s) }),
+		e.settings.errorPages.Watch(func(_, list errorpage.Pages) { e.setPages(list) }),
+		e.settings.proxyProtocol.Watch(func(_, t proxyproto.Trusted) { e.trustProxies(t) }),
 		opts.Discovery.Watch(opts.Service, e.countGateways))
 	return e, nil
 }
@@ -266,6 +293,16 @@ func (e *Edge) apply(list routes.Routes) {
 	e.clientCerts.Store(e.newClientCerts(bound)) // before requests need them
 	e.table.Store(bound)
 	e.log.Info("routes in use", "routes", len(t.Rules), "revision", e.opts.Config.Revision())
+}
+
+// setPages puts the pages for failures into use.
+func (e *Edge) setPages(list errorpage.Pages) {
+	t, err := errorpage.Compile(list)
+	if err != nil { // cannot happen: the setting was validated
+		e.log.Error("keeping the previous error pages", "error", err)
+		return
+	}
+	e.pages.Store(t)
 }
 
 // newHTTP2 returns what serves clients of HTTP/2.
@@ -335,9 +372,13 @@ func (e *Edge) Close() error {
 	e.conns.closeAll()
 	err := e.http2.Close()
 	e.forwarder.Close()
+	e.stopMirrors()
 	e.work.Wait()
 	e.origins.Close()
 	e.closeTLS()
+	if e.access.file != nil {
+		err = errors.Join(err, e.access.file.Close())
+	}
 	return err
 }
 

@@ -1,12 +1,10 @@
 package gateway
 
 import (
-	"log/slog"
 	"sync/atomic"
 	"time"
 
 	"bijou.dev/platform/load"
-	"bijou.dev/platform/text"
 	"bijou.dev/services/gateway/internal/flow"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -14,17 +12,19 @@ import (
 
 // metrics are the edge's own. All names begin with bijou_gateway_.
 type metrics struct {
-	requests   *prometheus.CounterVec
-	seconds    *prometheus.HistogramVec
-	retries    *prometheus.CounterVec
-	refused    *prometheus.CounterVec
-	limited    *prometheus.CounterVec
-	idleClosed prometheus.Counter
-	http2      *prometheus.CounterVec
-	handshakes *prometheus.CounterVec
-	inFlight   prometheus.Gauge
-	open       prometheus.Gauge
-	tunnels    prometheus.Gauge
+	requests     *prometheus.CounterVec
+	seconds      *prometheus.HistogramVec
+	retries      *prometheus.CounterVec
+	refused      *prometheus.CounterVec
+	limited      *prometheus.CounterVec
+	idleClosed   prometheus.Counter
+	http2        *prometheus.CounterVec
+	handshakes   *prometheus.CounterVec
+	proxyHeaders *prometheus.CounterVec
+	mirrored     *prometheus.CounterVec
+	inFlight     prometheus.Gauge
+	open         prometheus.Gauge
+	tunnels      prometheus.Gauge
 }
 
 func newMetrics(r prometheus.Registerer) *metrics {
@@ -44,8 +44,8 @@ func newMetrics(r prometheus.Registerer) *metrics {
 		}, []string{"route"}),
 		retries: counter("retries_total", "Attempts after the first, by route.", "route"),
 		refused: counter("connections_refused_total",
-			"Connections closed at once because there are too many (in all, of one client, or for the memory), or because "+
-				"their address is banned.", "limit"),
+			"Connections closed at once because there are too many (in all, of one client, or for the memory), because their "+
+				"address is banned, or because it is not one of a proxy (gateway.proxyProtocol).", "limit"),
 		limited: counter("limited_total", "Requests that a limit of their route refused, or the list of banned addresses.",
 			"route", "limit"),
 		idleClosed: prometheus.NewCounter(prometheus.CounterOpts{
@@ -55,13 +55,18 @@ func newMetrics(r prometheus.Registerer) *metrics {
 		http2: counter("http2_errors_total", "Protocol errors and floods of HTTP/2 clients by kind.", "kind"),
 		handshakes: counter("tls_handshakes_total", "TLS handshakes by result: ok, or why they were not completed.",
 			"result"),
+		proxyHeaders: counter("proxy_headers_total",
+			"Headers of the PROXY protocol by result: ok, local, or why there was none.", "result"),
+		mirrored: counter("mirrored_total",
+			"Copies of requests by route and result: ok, failed, or why none was sent (busy, body, memory).", "route",
+			"result"),
 		inFlight: gauge("requests_in_flight", "Requests that are being answered."),
 		open:     gauge("connections_open", "Connections of clients."),
 		tunnels:  gauge("websockets_open", "Connections that were upgraded."),
 	}
 	if r != nil {
 		r.MustRegister(m.requests, m.seconds, m.retries, m.refused, m.limited, m.idleClosed, m.http2, m.handshakes,
-			m.inFlight, m.open, m.tunnels)
+			m.proxyHeaders, m.mirrored, m.inFlight, m.open, m.tunnels)
 	}
 	return m
 }
@@ -115,43 +120,4 @@ func (x *exchange) recordLoad() {
 		}
 		served.Record(load.Succeeded, x.out.Took)
 	}
-}
-
-// Limits of what a line in the log has of a request that is refused, in bytes. A path has at most message.MaxTarget.
-const (
-	maxLoggedMethod = 64
-	maxLoggedHost   = 255 // as syntax.IsHost
-)
-
-// access writes the request's line in the log.
-func (x *exchange) access() {
-	switch x.edge.settings.accessLog.Get() {
-	case logOff:
-		return
-	case logErrors:
-		if x.fault == "" {
-			return
-		}
-	}
-	if !x.edge.log.Enabled(x.in.Ctx, slog.LevelInfo) {
-		return
-	}
-	route, service, instance := "", "", ""
-	if x.rule != nil {
-		route = x.rule.Name
-	}
-	if x.sent.Target != nil {
-		service = x.sent.Target.Name
-	}
-	if n := len(x.sent.Attempts); n > 0 {
-		instance = x.sent.Attempts[n-1].Instance
-	}
-	x.edge.log.LogAttrs(x.in.Ctx, slog.LevelInfo, "request",
-		slog.String("method", text.Bound(x.in.Method, maxLoggedMethod)),
-		slog.String("host", text.Bound(x.in.Host, maxLoggedHost)), slog.String("path", x.to.Path),
-		slog.String("route", route), slog.String("called", service), slog.String("by", instance),
-		slog.Int("status", x.out.Status), slog.Int64("bytes", x.out.Bytes),
-		slog.Duration("took", time.Since(x.in.Start)),
-		slog.Int("attempts", len(x.sent.Attempts)), slog.String("fault", string(x.fault)),
-		slog.String("client", x.in.Peer), slog.String("request_id", x.in.ID))
 }

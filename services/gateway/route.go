@@ -3,6 +3,7 @@ package gateway
 import (
 	"net/http"
 	"strings"
+	"time"
 
 	"bijou.dev/services/gateway/internal/cors"
 	"bijou.dev/services/gateway/internal/flow"
@@ -26,6 +27,10 @@ func (x *exchange) route() *flow.Failure {
 	x.to.Rule, x.rule = found, t.rules[found.Number]
 	if x.to.Preflight {
 		return nil // the edge answers
+	}
+	x.translate()
+	if x.in.Upgrade != "" && !found.UpgradesTo(x.in.Upgrade) {
+		return flow.HangUp(http.StatusBadRequest, "the route %s does not upgrade to this protocol", found.Name)
 	}
 	if f := x.checkClientCert(); f != nil {
 		return f
@@ -77,15 +82,12 @@ func (x *exchange) maxBody() int64 {
 
 // forward sends the request to the target that is drawn for it.
 func (x *exchange) forward() *flow.Failure {
+	if x.rule.mirror != nil {
+		defer x.mirror()()
+	}
 	r := forward.Request{
-		Routed: &x.to, Targets: x.rule.targets, MaxBody: x.maxBody(), HeaderTimeout: x.rule.HeaderTimeout,
-		Total: x.rule.TotalTimeout, Debug: x.edge.settings.debug.Get(),
-	}
-	if r.HeaderTimeout < 0 {
-		r.HeaderTimeout = x.edge.settings.header.Get()
-	}
-	if r.Total < 0 {
-		r.Total = x.edge.settings.total.Get()
+		Routed: &x.to, Targets: x.rule.targets, MaxBody: x.maxBody(), HeaderTimeout: x.headerTimeout(),
+		Total: x.totalTimeout(), Debug: x.edge.settings.debug.Get(),
 	}
 	if x.edge.settings.pin.Get() {
 		r.Target, r.Version = x.pinned()
@@ -97,6 +99,22 @@ func (x *exchange) forward() *flow.Failure {
 	var f *flow.Failure
 	x.sent, f = x.edge.forwarder.Forward(&r, &x.out)
 	return f
+}
+
+// headerTimeout is the time for the header of a response.
+func (x *exchange) headerTimeout() time.Duration {
+	if d := x.rule.HeaderTimeout; d >= 0 {
+		return d
+	}
+	return x.edge.settings.header.Get()
+}
+
+// totalTimeout is the time for all attempts; 0: no limit.
+func (x *exchange) totalTimeout() time.Duration {
+	if d := x.rule.TotalTimeout; d >= 0 {
+		return d
+	}
+	return x.edge.settings.total.Get()
 }
 
 // pinned obeys X-Bijou-Pin: "web=v2, catalog=v1". Nil: it names no target of the route.

@@ -41,7 +41,7 @@ func (e *Edge) serve(c *conn, r *message.Request, w message.Writer) {
 	}
 	x := &exchange{edge: e, conn: c, in: e.accept(c, r)}
 	x.to.Accepted = &x.in
-	x.out = reply.Reply{To: &x.to, Encoders: e.encoders, Writer: w}
+	x.out = reply.Reply{To: &x.to, Encoders: e.encoders, Pages: e.pages.Load(), Writer: w}
 	e.metrics.inFlight.Inc()
 	c.requests.Add(1)
 	defer x.end()

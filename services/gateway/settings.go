@@ -5,8 +5,11 @@ import (
 
 	"bijou.dev/platform/config"
 	"bijou.dev/platform/route"
+	"bijou.dev/services/gateway/internal/accesslog"
 	"bijou.dev/services/gateway/internal/acme"
 	"bijou.dev/services/gateway/internal/bans"
+	"bijou.dev/services/gateway/internal/errorpage"
+	"bijou.dev/services/gateway/internal/proxyproto"
 	"bijou.dev/services/gateway/routes"
 )
 
@@ -15,8 +18,11 @@ type settings struct {
 	routes         *config.Value[routes.Routes]
 	pin, debug     *config.Value[bool]
 	accessLog      *config.Value[string]
+	accessLogForm  *config.Value[accesslog.Settings]
 	banned         *config.Value[bans.List]
 	trustedHops    *config.Value[int64]
+	proxyProtocol  *config.Value[proxyproto.Trusted]
+	errorPages     *config.Value[errorpage.Pages]
 	maxBody        *config.Value[int64]
 	maxConns       *config.Value[int64]
 	maxConnsClient *config.Value[int64]
@@ -50,12 +56,24 @@ func declare(set config.Set, list routes.Routes) *settings {
 		accessLog: config.Enum(set, "gateway.accessLog", logAll, []string{logAll, logErrors, logOff}, config.Spec{
 			Doc: "Which requests get a line in the log: all, those that failed, or none.",
 		}),
+		accessLogForm: config.JSON(set, "gateway.accessLog.form", accesslog.Settings{}, config.Spec{
+			Doc: `What a line has: {"fields": ["method", "path", "status", "header:User-Agent"]} in JSON, or {"template": ` +
+				`"combined"} in text, also with fields in braces. "share": 0.1 writes a tenth of those that did not fail.`,
+		}),
 		banned: config.JSON(set, "gateway.banned", bans.List{}, config.Spec{
 			Doc: "Addresses and networks of clients that are not served, up to 10,000. Their connections are closed; behind " +
 				"trusted proxies their requests get 403.",
 		}),
 		trustedHops: config.Int(set, "gateway.trustedHops", 0, config.Spec{
 			Doc: "How many proxies before the edge are trusted to set the address of the client.", Min: "0", Max: "10",
+		}),
+		proxyProtocol: config.JSON(set, "gateway.proxyProtocol", proxyproto.Trusted{}, config.Spec{
+			Doc: `Which listeners have the PROXY protocol, with the networks of the proxies: {"https": ["10.0.0.0/8"]}. ` +
+				"All connections of such a listener must come from these networks and begin with the header.",
+		}),
+		errorPages: config.JSON(set, "gateway.errorPages", errorpage.Pages{}, config.Spec{
+			Doc: `Pages that browsers get for failures: [{"host": "*.example.org", "status": [503], "html": "<h1>{title}</h1>` +
+				`{id}"}]. Without host: any; without status: all. Up to 100 pages of 64 KiB.`,
 		}),
 		maxBody: config.Int(set, "gateway.maxBody", 10<<20, config.Spec{
 			Doc: "The largest body of a request, unless its route has a limit.", Unit: "bytes", Min: "0",

@@ -38,6 +38,9 @@ type Route struct {
 	Headers Headers `json:"headers,omitzero"`
 	// CORS lets programs of other origins in browsers use the answers. Nil: the edge leaves this to the origin server.
 	CORS *CORS `json:"cors,omitempty"`
+	// GRPCWeb takes calls of gRPC-Web, as programs in browsers make them, and sends them on as calls of gRPC. Programs of
+	// other origins also need CORS, which then has the fields of gRPC-Web. False: they pass as any other request.
+	GRPCWeb bool `json:"grpcWeb,omitempty"`
 	// Compress compresses answers. Nil: they stay as they are.
 	Compress *Compress `json:"compress,omitempty"`
 	// ClientCert takes only requests of clients that have a certificate. Nil: all clients.
@@ -59,6 +62,13 @@ type Route struct {
 	MaxBody int64 `json:"maxBody,omitempty"`
 	// MaxHeader is the largest header of a request in bytes, as HTTP/1.1 writes it, at most MostHeader. Zero: MostHeader.
 	MaxHeader int `json:"maxHeader,omitempty"`
+	// Mirror sends copies of requests to another target, and drops the responses. Nil: none.
+	Mirror *Mirror `json:"mirror,omitempty"`
+	// Upgrade lists the protocols to which clients of HTTP/1.1 may switch, as the header field Upgrade names them:
+	// "websocket", "SPDY/3.1". Case does not matter. Nil: websocket. Empty: none.
+	Upgrade []string `json:"upgrade,omitzero"`
+	// AccessLog says which requests get a line in the access log. Nil: as the settings gateway.accessLog.* say.
+	AccessLog *AccessLog `json:"accessLog,omitempty"`
 	// Limits says how many requests are taken. They are asked in this order, and each of them must allow a request. Nil:
 	// any number of requests.
 	Limits []Limit `json:"limits,omitempty"`
@@ -239,6 +249,28 @@ type ClientCert struct {
 	CA string `json:"ca"`
 	// Optional also takes requests without a certificate, or with one of another authority. False: they get 403.
 	Optional bool `json:"optional,omitempty"`
+}
+
+// Mirror says which copies of requests are sent, and where. A copy never delays its request, and is dropped rather than
+// waited for.
+type Mirror struct {
+	// To is the target, without a weight. Required.
+	To Target `json:"to"`
+	// Share is the part of the requests that is copied, above 0 up to 1. Zero: all.
+	Share float64 `json:"share,omitempty"`
+	// Concurrency is how many copies may be in progress, at most 1000. Zero: 100.
+	Concurrency int64 `json:"concurrency,omitempty"`
+	// MaxBody is the largest body that is copied, in bytes, at most 1 MiB. Zero: 64 KiB.
+	MaxBody int64 `json:"maxBody,omitempty"`
+}
+
+// AccessLog says which requests of a route get a line in the access log.
+type AccessLog struct {
+	// Mode is all, errors (only requests that failed) or off. Empty: the setting gateway.accessLog.
+	Mode string `json:"mode,omitempty"`
+	// Share is the part of the requests that did not fail which get a line, above 0 up to 1. Zero: that of the setting
+	// gateway.accessLog.form.
+	Share float64 `json:"share,omitempty"`
 }
 
 // Timeout bounds how long an origin may keep a client waiting, as Go durations: "1m30s".

@@ -29,6 +29,9 @@ type Table struct {
 	below []suffixRules      // "*.host", longest first
 	any   []*Rule            // for any host
 
+	// Upgrades: a rule lists the protocols to which its clients may switch.
+	Upgrades bool
+
 	lenient bool // a rule allows paths with more than one meaning
 }
 
@@ -58,6 +61,8 @@ type Rule struct {
 	Compressed *compress.Policy
 	// ClientCAs are those of ClientCert. Nil: there is none.
 	ClientCAs []*x509.Certificate
+	// Mirrored is the rule of copies of requests: it has the target of Mirror. Nil: there is none.
+	Mirrored *Rule
 
 	matcher matcher
 	weights int // the sum over all targets
@@ -136,6 +141,7 @@ func Compile(routes Routes) (*Table, error) {
 		places[u] = i
 		t.Rules = append(t.Rules, u)
 		t.lenient = t.lenient || u.Path != PathRefuse
+		t.Upgrades = t.Upgrades || len(u.Upgrade) > 0
 	}
 	slices.SortStableFunc(t.Rules, compare)
 	for i, b := range t.Rules {
@@ -160,6 +166,10 @@ func Compile(routes Routes) (*Table, error) {
 // clone makes a copy, so that validate does not change the routes of the caller.
 func clone(r Route) Route {
 	r.To = slices.Clone(r.To)
+	if r.Mirror != nil {
+		m := *r.Mirror
+		r.Mirror = &m
+	}
 	return r
 }
 
@@ -184,7 +194,7 @@ func newRule(r Route) *Rule {
 		u.RewritePath = mustTemplate(r.Rewrite.Path, groups)
 	}
 	u.Request, u.Response = newChanges(r.Headers.Request, groups), newChanges(r.Headers.Response, groups)
-	u.Origins, _ = r.CORS.policy() // validate has checked it
+	u.Origins, _ = r.CORS.policy(r.GRPCWeb) // validate has checked it
 	u.Compressed = r.Compress.policy()
 	if r.ClientCert != nil {
 		u.ClientCAs, _ = r.ClientCert.authorities() // validate has checked them
@@ -198,7 +208,24 @@ func newRule(r Route) *Rule {
 	for _, to := range r.To {
 		u.weights += to.Weight
 	}
+	if r.Mirror != nil {
+		u.Mirrored = newRule(r.mirrored())
+		u.Mirrored.Request.Set = append(u.Mirrored.Request.Set, Change{MirrorHeader, mustTemplate(r.Name, nil)})
+	}
 	return u
+}
+
+// MirrorHeader says to the target of a mirror that a request is a copy, and of which route.
+const MirrorHeader = "X-Bijou-Mirror"
+
+// mirrored returns the route of copies of requests. Their circuit is another one, and they are the first to be shed.
+func (r *Route) mirrored() Route {
+	const suffix = ":mirror"
+	return Route{
+		Name: r.Name[:min(len(r.Name), 128-len(suffix))] + suffix, Match: r.Match, To: []Target{r.Mirror.To},
+		Path: r.Path, Rewrite: r.Rewrite, Headers: Headers{Request: r.Headers.Request}, Retry: Retry{Attempts: 1},
+		Criticality: "SHEDDABLE",
+	}
 }
 
 func newMatcher(m *Match) matcher {
@@ -399,6 +426,17 @@ func (u *Rule) Pick(sticky string) int {
 		}
 	}
 	return 0
+}
+
+// WebSocket is the name of the protocol in Upgrade.
+const WebSocket = "websocket"
+
+// UpgradesTo reports whether clients of the route may switch to a protocol.
+func (u *Rule) UpgradesTo(protocol string) bool {
+	if u.Upgrade == nil {
+		return protocol == WebSocket
+	}
+	return slices.ContainsFunc(u.Upgrade, func(p string) bool { return strings.EqualFold(p, protocol) })
 }
 
 // Repeats reports whether the route allows to send a request with this method twice.

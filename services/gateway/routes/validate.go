@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io/fs"
 	"regexp"
+	"slices"
 	"strings"
 	"time"
 
@@ -18,6 +19,7 @@ import (
 	"bijou.dev/services/gateway/internal/compress"
 	"bijou.dev/services/gateway/internal/cors"
 	"bijou.dev/services/gateway/internal/fields"
+	"bijou.dev/services/gateway/internal/grpcweb"
 	"bijou.dev/services/gateway/internal/syntax"
 	"bijou.dev/services/gateway/internal/upstream"
 )
@@ -38,6 +40,7 @@ func (r *Route) validate() *violation {
 	for _, check := range []func() *violation{
 		r.validateMatch, r.validateKind, r.validateTargets, r.validateRewrite, r.validateHeaders, r.validateRetry,
 		r.validateCORS, r.validateCompress, r.validateClientCert, r.validateLimits,
+		r.validateAccessLog, r.validateUpgrade, r.validateMirror,
 	} {
 		if v := check(); v != nil {
 			return v
@@ -149,6 +152,9 @@ func (r *Route) validateKind() *violation {
 	}
 	if kinds != 1 {
 		return bad("to", "must be set, or one of redirect, respond and files instead")
+	}
+	if r.GRPCWeb && len(r.To) == 0 {
+		return bad("grpcWeb", "must be false without targets: only an origin answers calls")
 	}
 	if r.Path == PathRaw && len(r.To) == 0 {
 		return bad("path", "must not be raw without targets: only an origin reads such paths")
@@ -271,11 +277,7 @@ func (r *Route) validateTargets() *violation {
 	seen := map[Target]bool{}
 	for i := range r.To {
 		t, field := &r.To[i], fmt.Sprintf("to[%d].", i)
-		check := t.validateService
-		if t.URL != "" {
-			check = t.validateURL
-		}
-		if v := check(); v != nil {
+		if v := t.validate(); v != nil {
 			return bad(field+v.field, "%s", v.problem)
 		}
 		switch {
@@ -292,6 +294,42 @@ func (r *Route) validateTargets() *violation {
 	}
 	if sum == 0 && len(r.To) > 1 {
 		return bad("to", "must have weights: with several targets at least one must be above 0")
+	}
+	return nil
+}
+
+func (t *Target) validate() *violation {
+	if t.URL != "" {
+		return t.validateURL()
+	}
+	return t.validateService()
+}
+
+// Bounds of a mirror.
+const (
+	maxMirrors    = 1000
+	maxMirrorBody = 1 << 20
+)
+
+func (r *Route) validateMirror() *violation {
+	m := r.Mirror
+	if m == nil {
+		return nil
+	}
+	if v := m.To.validate(); v != nil {
+		return bad("mirror.to."+v.field, "%s", v.problem)
+	}
+	switch {
+	case len(r.To) == 0:
+		return bad("mirror", "must be empty without targets")
+	case m.To.Weight != 0:
+		return bad("mirror.to.weight", "must be 0: a mirror has one target; use share")
+	case m.Share < 0 || m.Share > 1:
+		return bad("mirror.share", "must be above 0 and at most 1, is %v", m.Share)
+	case m.Concurrency < 0 || m.Concurrency > maxMirrors:
+		return bad("mirror.concurrency", "must be 1 to %d, is %d", maxMirrors, m.Concurrency)
+	case m.MaxBody < 0 || m.MaxBody > maxMirrorBody:
+		return bad("mirror.maxBody", "must be 1 to %d, is %d", maxMirrorBody, m.MaxBody)
 	}
 	return nil
 }
@@ -393,7 +431,7 @@ func (r *Route) validateRetry() *violation {
 }
 
 func (r *Route) validateCORS() *violation {
-	_, err := r.CORS.policy()
+	_, err := r.CORS.policy(r.GRPCWeb)
 	if p, ok := errors.AsType[*cors.Problem](err); ok {
 		return bad("cors."+p.Field, "%s", p.Text)
 	}
@@ -425,6 +463,43 @@ func (r *Route) validateClientCert() *violation {
 	}
 	if _, err := r.ClientCert.authorities(); err != nil {
 		return bad("clientCert.ca", "must be certificates of authorities in PEM: %v", err)
+	}
+	return nil
+}
+
+// maxUpgrades is how many protocols a route may have.
+const maxUpgrades = 8
+
+// validateUpgrade refuses also what is HTTP: behind an upgrade to it, requests would pass the edge unseen.
+func (r *Route) validateUpgrade() *violation {
+	if len(r.Upgrade) > maxUpgrades {
+		return bad("upgrade", "must have at most %d protocols, has %d", maxUpgrades, len(r.Upgrade))
+	}
+	for i, protocol := range r.Upgrade {
+		name, version, versioned := strings.Cut(protocol, "/")
+		field := fmt.Sprintf("upgrade[%d]", i)
+		switch {
+		case len(protocol) > 64 || !syntax.IsToken(name) || versioned && !syntax.IsToken(version):
+			return bad(field, `must be a protocol like "websocket" or "SPDY/3.1", is %.100q`, protocol)
+		case slices.Contains([]string{"http", "h2", "h2c", "tls"}, strings.ToLower(name)):
+			return bad(field, "must not be %s: the edge could not see the requests in it", protocol)
+		}
+	}
+	return nil
+}
+
+func (r *Route) validateAccessLog() *violation {
+	l := r.AccessLog
+	if l == nil {
+		return nil
+	}
+	switch l.Mode {
+	case "", "all", "errors", "off":
+	default:
+		return bad("accessLog.mode", "must be all, errors or off, is %q", l.Mode)
+	}
+	if l.Share < 0 || l.Share > 1 {
+		return bad("accessLog.share", "must be above 0 and at most 1, is %v", l.Share)
 	}
 	return nil
 }
@@ -465,8 +540,9 @@ func (c *ClientCert) authorities() ([]*x509.Certificate, error) {
 	return list, nil
 }
 
-// policy returns the policy of a route. Nil: it has none. The error is a *cors.Problem.
-func (c *CORS) policy() (*cors.Policy, error) {
+// policy returns the policy of a route. Nil: it has none. With gRPC-Web it allows what every call needs. The error is a
+// *cors.Problem.
+func (c *CORS) policy(grpcWeb bool) (*cors.Policy, error) {
 	if c == nil {
 		return nil, nil //nolint:nilnil // as the comment says
 	}
@@ -479,7 +555,21 @@ func (c *CORS) policy() (*cors.Policy, error) {
 			return nil, &cors.Problem{Field: "maxAge", Text: fmt.Sprintf(`must be a duration like "10m", is %q`, c.MaxAge)}
 		}
 	}
+	if grpcWeb {
+		o.Headers, o.Expose = with(o.Headers, grpcweb.RequestHeaders), with(o.Expose, grpcweb.ResponseHeaders)
+	}
 	return cors.New(o)
+}
+
+// with adds those names to a list that it does not have.
+func with(list, names []string) []string {
+	list = slices.Clone(list)
+	for _, name := range names {
+		if !slices.ContainsFunc(list, func(have string) bool { return have == "*" || strings.EqualFold(have, name) }) {
+			list = append(list, name)
+		}
+	}
+	return list
 }
 
 // refuse makes the error for one route of a table.

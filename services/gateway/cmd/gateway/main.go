@@ -15,5 +15,7 @@ func main() {
 		f.StringVar(&o.Certs, "certs", "", `folder of certificates for the listener "https" (default: none)`)
 		f.StringVar(&o.ACMEDir, "acme-dir", "",
 			"folder for certificates that are got by ACME, see the setting gateway.acme (default: none)")
+		f.StringVar(&o.AccessLog, "access-log", "",
+			"file for lines of the access log that are text, see the setting gateway.accessLog.form (default: in the log)")
 	}, func(ctx context.Context, setup *service.Setup) error { return gateway.New(ctx, setup, o) })
 }

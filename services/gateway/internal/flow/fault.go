@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"bijou.dev/platform/errs"
+	"bijou.dev/services/gateway/internal/errorpage"
 	"bijou.dev/services/gateway/internal/message"
 
 	"google.golang.org/grpc/codes"
@@ -105,8 +106,9 @@ func (f *Failure) details(ctx context.Context) string {
 	return base64.RawStdEncoding.EncodeToString(b)
 }
 
-// Render returns the failure in the form that the client reads.
-func (f *Failure) Render(ctx context.Context, r *message.Request, id, traceID string) (int, message.Header, []byte) {
+// Render returns the failure in the form that the client reads. pages are for browsers; nil: they get the page of the
+// edge.
+func (f *Failure) Render(a *Accepted, traceID string, pages *errorpage.Table) (int, message.Header, []byte) {
 	w := &recorder{header: http.Header{}}
 	h := w.header
 	if f.Fault == "" || f.Status == http.StatusMethodNotAllowed {
@@ -118,21 +120,21 @@ func (f *Failure) Render(ctx context.Context, r *message.Request, id, traceID st
 	h.Set(FaultHeader, string(f.Fault))
 	errs.SetRetryAfter(h, f.Retry)
 	switch {
-	case IsGRPC(r):
+	case a.GRPC:
 		h.Set("Content-Type", "application/grpc")
 		h.Set("Grpc-Status", strconv.Itoa(int(f.Code())))
 		h.Set("Grpc-Message", GRPCMessage(f.Detail))
 		if f.Retry > 0 {
-			h.Set("Grpc-Status-Details-Bin", f.details(ctx))
+			h.Set("Grpc-Status-Details-Bin", f.details(a.Ctx))
 		}
 		return w.response(http.StatusOK)
-	case prefersHTML(r.Header):
-		f.writePage(w, id)
+	case prefersHTML(a.Header):
+		f.writePage(w, a.ID, pages.Page(a.Host, errorpage.Values{Status: f.Status, ID: a.ID, Trace: traceID}))
 	default:
 		errs.WriteProblemBody(w, errs.Problem{
 			Type: "about:blank", Title: http.StatusText(f.Status), Status: f.Status, Detail: f.Detail,
-			Instance: PlainPath(r),
-			Code:     strings.ToUpper(string(f.Fault)), Meta: map[string]string{"requestId": id}, TraceID: traceID,
+			Instance: PlainPath(a.Request),
+			Code:     strings.ToUpper(string(f.Fault)), Meta: map[string]string{"requestId": a.ID}, TraceID: traceID,
 		})
 	}
 	return w.response(f.Status)
@@ -162,12 +164,18 @@ const page = `<!doctype html>
 <h1>%s</h1><p>%s<p><small>%d · request %s</small></html>
 `
 
-// writePage answers people: one sentence, and the id by which the request can be found.
-func (f *Failure) writePage(w *recorder, id string) {
+// writePage answers people: by the page of the site, or by one sentence and the id by which the request can be found.
+func (f *Failure) writePage(w *recorder, id string, own []byte) {
 	h := w.header
 	h.Set("Content-Type", "text/html; charset=utf-8")
 	h.Set("Cache-Control", "no-store")
 	h.Set("X-Content-Type-Options", "nosniff")
+	if own != nil {
+		h.Set("Content-Security-Policy", "default-src 'none'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; "+
+			"font-src 'self' data:")
+		_, _ = w.Write(own) // a buffer takes everything
+		return
+	}
 	h.Set("Content-Security-Policy", "default-src 'none'; style-src 'unsafe-inline'")
 	title := http.StatusText(f.Status)
 	// a buffer takes everything
@@ -192,7 +200,8 @@ func (f *Failure) sentence() string {
 
 // IsGRPC reports whether the request is a gRPC call.
 func IsGRPC(r *message.Request) bool {
-	return r.Version == message.HTTP2 && strings.HasPrefix(r.Header.Get("Content-Type"), "application/grpc")
+	rest, ok := strings.CutPrefix(r.Header.Get("Content-Type"), "application/grpc")
+	return ok && r.Version == message.HTTP2 && (rest == "" || rest[0] == '+' || rest[0] == ';') // else it may be gRPC-Web
 }
 
 // GRPCMessage escapes a message as gRPC's HTTP/2 mapping says.

@@ -88,15 +88,11 @@ func (b *content) take(c *call, n int) *flow.Failure {
 	if b.whole = c.small[:min(n, len(c.small))]; n > len(c.small) {
 		b.whole = make([]byte, n)
 	}
-	for got := 0; ; {
-		k, err := c.Body.Read(b.whole[got:])
-		switch got += k; {
-		case err == io.EOF && got == n: //nolint:errorlint // a reader returns it as it is
-			return nil
-		case err != nil:
-			return flow.Fail(flow.FaultClientGone, flow.StatusClientGone, "the client left while it sent the body")
-		}
+	_, err := io.ReadFull(c.Body, b.whole)
+	if n, more := c.Body.Read(c.one[:]); err == nil && n == 0 && errors.Is(more, io.EOF) {
+		return nil
 	}
+	return flow.Fail(flow.FaultClientGone, flow.StatusClientGone, "the client left while it sent the body")
 }
 
 // keep reserves n bytes of maxKept; false: too little is left.

@@ -116,6 +116,7 @@ type call struct {
 	long   bool // the response is a stream
 	result Result
 	small  [512]byte // memory for a body that is read as a whole
+	one    [1]byte   // memory to read the end behind it
 }
 
 // Forward forwards a request. A failure that is returned is still to be sent to the client.

@@ -13,6 +13,7 @@ import (
 	"bijou.dev/services/gateway/internal/flow"
 	"bijou.dev/services/gateway/internal/http1"
 	"bijou.dev/services/gateway/internal/reply"
+	"bijou.dev/services/gateway/routes"
 )
 
 // longLived holds the responses that have no end of their own: upgraded connections and streams.
@@ -33,10 +34,11 @@ type longResponse interface {
 	close()
 }
 
-// tunnel passes WebSocket frames both ways. It finds the ends of frames to the client only to send a close frame
-// between two of them.
+// tunnel passes bytes both ways after the client has switched to another protocol. Of WebSockets it finds the ends of
+// frames to the client, only to send a close frame between two of them.
 type tunnel struct {
 	client, origin io.ReadWriteCloser
+	opaque         bool // the protocol is not WebSocket
 
 	mu     sync.Mutex // guards writing to the client
 	frames frames
@@ -71,7 +73,7 @@ func (c *call) tunnel() *flow.Failure {
 		c.result.Fault = flow.FaultClientGone
 		return nil
 	}
-	t := &tunnel{client: client, origin: origin}
+	t := &tunnel{client: client, origin: origin, opaque: c.Upgrade != routes.WebSocket}
 	defer t.close()
 	if !c.f.streams.add(t) {
 		return nil
@@ -138,7 +140,7 @@ func (t *tunnel) write(p []byte) (n int, err error) {
 		k := len(p)
 		if t.leave {
 			k = t.frames.pass(p)
-		} else {
+		} else if !t.opaque {
 			for rest := p; len(rest) > 0; {
 				rest = rest[t.frames.pass(rest):]
 			}
@@ -156,8 +158,13 @@ func (t *tunnel) write(p []byte) (n int, err error) {
 	return n, nil
 }
 
-// goAway sends the close frame after the current frame. The client then closes and reconnects.
+// goAway sends the close frame after the current frame. The client then closes and reconnects. In a protocol that the
+// edge does not know, the client has the same time to end by itself.
 func (t *tunnel) goAway(answer time.Duration) {
+	if t.opaque {
+		time.AfterFunc(answer, t.close)
+		return
+	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.leave, t.answer = true, answer

@@ -9,7 +9,7 @@ import (
 // which costs eight allocations for each call.
 type Canceler struct {
 	mu     sync.Mutex
-	cause  error // nil: it was not canceled
+	cause  error       // nil: it was not canceled
 	held   Interrupter // nil: nothing can be interrupted
 	cancel context.CancelFunc
 }

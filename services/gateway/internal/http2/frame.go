@@ -7,7 +7,7 @@ import (
 
 // Types and flags of frames (RFC 9113, 6).
 const (
-	frameData, frameHeaders, framePriority, frameReset, frameSettings  = 0x0, 0x1, 0x2, 0x3, 0x4
+	frameData, frameHeaders, framePriority, frameReset, frameSettings = 0x0, 0x1, 0x2, 0x3, 0x4
 	framePush, framePing, frameGoAway, frameWindow, frameContinuation = 0x5, 0x6, 0x7, 0x8, 0x9
 
 	flagEndStream, flagAck, flagEndHeaders, flagPadded, flagPriority = 0x1, 0x1, 0x4, 0x8, 0x20
@@ -37,11 +37,11 @@ const (
 )
 
 const (
-	headSize   = 9
-	maxFrame   = 16 << 10 // bytes of payload, both ways: the least that each side must take
-	maxWindow  = 1<<31 - 1
+	headSize    = 9
+	maxFrame    = 16 << 10 // bytes of payload, both ways: the least that each side must take
+	maxWindow   = 1<<31 - 1
 	firstWindow = 1<<16 - 1 // of a connection and of streams, until they are changed
-	tableSize  = 4 << 10 // bytes of the dynamic table of HPACK, both ways
+	tableSize   = 4 << 10   // bytes of the dynamic table of HPACK, both ways
 )
 
 // preface is what a client sends first (RFC 9113, 3.4).
@@ -117,10 +117,14 @@ type streamError struct {
 }
 
 // Error implements error.
-func (e *streamError) Error() string { return fmt.Sprintf("HTTP/2 stream error %d: %s", e.code, e.reason) }
+func (e *streamError) Error() string {
+	return fmt.Sprintf("HTTP/2 stream error %d: %s", e.code, e.reason)
+}
 
 // resetError says that the other side has reset a stream.
 type resetError struct{ code code }
 
 // Error implements error.
-func (e *resetError) Error() string { return fmt.Sprintf("the stream was reset with HTTP/2 error %d", e.code) }
+func (e *resetError) Error() string {
+	return fmt.Sprintf("the stream was reset with HTTP/2 error %d", e.code)
+}

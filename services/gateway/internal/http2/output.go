@@ -22,14 +22,14 @@ type output struct {
 	// within is how long a write may take. Zero: the connection limits that.
 	within time.Duration
 
-	mu       sync.Mutex // never held while writing to conn
-	buf      *frames    // to be sent; nil: none
-	other    *frames    // memory for buf, while buf is being written
-	flushing bool       // a goroutine is writing, and sends what is added meanwhile
-	room     sync.Cond  // signalled when buf was taken, and with err
-	err      error      // nothing is sent any more
+	mu       sync.Mutex  // never held while writing to conn
+	buf      *frames     // to be sent; nil: none
+	other    *frames     // memory for buf, while buf is being written
+	flushing bool        // a goroutine is writing, and sends what is added meanwhile
+	room     sync.Cond   // signalled when buf was taken, and with err
+	err      error       // nothing is sent any more
 	stopped  atomic.Bool // the reader of the connection is to end
-	deadline time.Time  // of writes
+	deadline time.Time   // of writes
 
 	enc   *hpack.Encoder
 	block bytes.Buffer // of enc

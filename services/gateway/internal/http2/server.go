@@ -33,10 +33,10 @@ const (
 // Limits of a connection with a client.
 const (
 	maxStreams   = 100
-	maxRunning   = 2 * maxStreams     // with those that the client has reset, and that have not ended yet
+	maxRunning   = 2 * maxStreams        // with those that the client has reset, and that have not ended yet
 	maxFieldList = message.MaxHead + 320 // bytes of fields as HTTP/2 counts them
-	streamRoom   = 256 << 10          // bytes of a body that are received before they are read
-	connRoom     = 1 << 20            // and of all bodies of a connection
+	streamRoom   = 256 << 10             // bytes of a body that are received before they are read
+	connRoom     = 1 << 20               // and of all bodies of a connection
 )
 
 var longAgo = time.Unix(1, 0)

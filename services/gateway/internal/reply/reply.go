@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"bijou.dev/services/gateway/internal/compress"
+	"bijou.dev/services/gateway/internal/errorpage"
 	"bijou.dev/services/gateway/internal/fields"
 	"bijou.dev/services/gateway/internal/flow"
 	"bijou.dev/services/gateway/internal/message"
@@ -22,6 +23,8 @@ import (
 type Reply struct {
 	To       *flow.Routed
 	Encoders *compress.Limit
+	// Pages are what browsers get for failures. Nil: the page of the edge.
+	Pages *errorpage.Table
 	// Extra is lines that every response gets, as a limit of the route adds them.
 	Extra message.Header
 	message.Writer
@@ -188,7 +191,7 @@ func (r *Reply) Refuse(f *flow.Failure) {
 	if sc := r.To.Span.SpanContext(); sc.IsValid() {
 		traceID = sc.TraceID().String()
 	}
-	status, h, body := f.Render(r.To.Ctx, r.To.Request, r.To.ID, traceID)
+	status, h, body := f.Render(r.To.Accepted, traceID, r.Pages)
 	r.setOrigins(&h)
 	if f.Close {
 		r.Last()
