@@ -18,8 +18,8 @@ import (
 	"bijou.dev/platform/text"
 )
 
-// serverKind is made once, because options made for each request cost an allocation, also when it is not sampled.
-var serverKind = []trace.SpanStartOption{trace.WithSpanKind(trace.SpanKindServer)}
+// serverSpan is made once, because options made for each request cost an allocation, also when it is not sampled.
+var serverSpan = trace.NewSpanStartConfig(trace.WithSpanKind(trace.SpanKindServer))
 
 // Middleware makes a server span for each request, as a child of the caller's span if the request has one. The span
 // has method, path, scheme, protocol version, client address, route and status, named as in the semantic conventions.
@@ -80,14 +80,19 @@ type Incoming struct {
 // StartServer makes the span of a request for a server that is not net/http's; [Provider.Middleware] says what it has.
 // End it by [FinishServer] and End.
 func (p *Provider) StartServer(ctx context.Context, r Incoming) (context.Context, trace.Span) {
-	ctx, span := p.tracer.Start(propagator{}.Extract(ctx, r.Header), MethodName(r.Method), serverKind...)
+	ctx, parent := extract(ctx, r.Header)
+	if !parent.IsValid() {
+		parent = trace.SpanContextFromContext(ctx)
+	}
+	ctx, span := p.tracer.start(ctx, parent, MethodName(r.Method), &serverSpan)
 	if span.IsRecording() {
-		attrs := append(appendMethod(make([]attribute.KeyValue, 0, 6), r.Method),
+		var known [8]attribute.KeyValue
+		attrs := append(appendMethod(known[:0], r.Method),
 			semconv.URLScheme(r.Scheme), semconv.URLPath(r.Path), semconv.NetworkProtocolVersion(r.Version))
 		if r.Client != "" {
 			attrs = append(attrs, semconv.ClientAddress(r.Client))
 		}
-		span.SetAttributes(attrs...)
+		SetAttributes(span, attrs...)
 	}
 	return ctx, span
 }
@@ -97,13 +102,13 @@ func FinishServer(span trace.Span, method, route string, status int) {
 	if !span.IsRecording() {
 		return
 	}
-	span.SetAttributes(semconv.HTTPResponseStatusCode(status))
+	SetAttributes(span, semconv.HTTPResponseStatusCode(status))
 	if route != "" {
-		span.SetAttributes(semconv.HTTPRoute(route))
+		SetAttributes(span, semconv.HTTPRoute(route))
 		span.SetName(MethodName(method) + " " + route)
 	}
 	if status >= 500 {
-		span.SetAttributes(semconv.ErrorTypeKey.String(strconv.Itoa(status)))
+		SetAttributes(span, semconv.ErrorTypeKey.String(strconv.Itoa(status)))
 		span.SetStatus(codes.Error, "")
 	}
 }

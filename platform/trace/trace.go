@@ -1,7 +1,8 @@
 // Package trace records what happened to a request and sends it to a trace store.
 //
-// A [Provider] has a tracer of the OpenTelemetry SDK, a propagator, a bounded queue and an exporter. A process has
-// one provider. Code that serves requests never waits for it: to end a span takes one append under a mutex. When the
+// A [Provider] has tracers, a propagator, a bounded queue and an exporter. The tracers are OpenTelemetry's API
+// (go.opentelemetry.io/otel/trace); what is below it is ours, because a span of OpenTelemetry's SDK costs ten times as
+// much (docs/adr/0028-spans-of-our-own.md). A process has one provider. Code that serves requests never waits for it: to end a span takes one append under a mutex. When the
 // queue is full, the store is unavailable or slow, or the process stops, spans are dropped and counted. Each recorded
 // span is in the end either in [Provider.Exported] or in [Provider.Dropped].
 //
@@ -114,8 +115,8 @@ func (o Options) complete() (Options, error) {
 
 // Provider records and exports the spans of one process. It is safe for concurrent use.
 type Provider struct {
-	provider tracerProvider
-	tracer   trace.Tracer
+	provider *tracerProvider
+	tracer   *tracer
 	queue    *queue // nil: records nothing
 }
 
@@ -126,29 +127,27 @@ func New(opts Options) (*Provider, error) {
 	if err != nil {
 		return nil, err
 	}
-	if opts.Exporter == nil {
-		opts.Exporter = newOTLP(opts.Conn)
+	// As OpenTelemetry's SDK does, so that its environment variables work: OTEL_RESOURCE_ATTRIBUTES and the limits.
+	res, err := resource.Merge(resource.Environment(), opts.resource())
+	if err != nil {
+		opts.Log.Warn("merging the resource of spans with OTEL_RESOURCE_ATTRIBUTES", "error", err)
 	}
-	q := newQueue(opts)
-	limits := sdktrace.NewSpanLimits()
-	limits.AttributeValueLengthLimit = maxValue
-	return provider(q,
-		sdktrace.WithSampler(sampler{opts.Sampling}),
-		sdktrace.WithSpanProcessor(q),
-		sdktrace.WithResource(opts.resource()),
-		sdktrace.WithRawSpanLimits(limits),
-	), nil
+	var e exporter = &otlpExporter{conn: opts.Conn, resource: encodeResource(res)}
+	if opts.Exporter != nil {
+		e = &sdkExporter{exporter: opts.Exporter, resource: res}
+	}
+	return newProvider(&tracerProvider{
+		queue: newQueue(opts, e), sampler: sampler{opts.Sampling}, limits: sdktrace.NewSpanLimits(),
+		revision: opts.Revision,
+	}), nil
 }
 
 // Discard returns a provider that records and exports nothing. It still makes trace ids and propagates them, so that
 // log lines of one request can be found in all processes.
-func Discard() *Provider {
-	return provider(nil, sdktrace.WithSampler(sdktrace.NeverSample()))
-}
+func Discard() *Provider { return newProvider(&tracerProvider{}) }
 
-func provider(q *queue, opts ...sdktrace.TracerProviderOption) *Provider {
-	tp := tracerProvider{sdk: sdktrace.NewTracerProvider(opts...)}
-	return &Provider{provider: tp, tracer: tp.Tracer(scope), queue: q}
+func newProvider(p *tracerProvider) *Provider {
+	return &Provider{provider: p, tracer: p.tracer(scope), queue: p.queue}
 }
 
 func (o Options) resource() *resource.Resource {
@@ -236,7 +235,7 @@ func (p *Provider) Flush(ctx context.Context) error {
 	if p.queue == nil {
 		return nil
 	}
-	return p.queue.ForceFlush(ctx)
+	return p.queue.flush(ctx)
 }
 
 // Shutdown exports the queued spans and stops. It takes at most Options.ExportTimeout and not longer than ctx, drops
@@ -246,8 +245,7 @@ func (p *Provider) Shutdown(ctx context.Context) error {
 	if p.queue == nil {
 		return nil
 	}
-	// The SDK's own Shutdown would detach the queue; spans that end later would not be counted.
-	if err := p.queue.Shutdown(ctx); err != nil {
+	if err := p.queue.shutdown(ctx); err != nil {
 		return fmt.Errorf("exporting the last spans: %w", err)
 	}
 	return nil
