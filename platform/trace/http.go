@@ -18,8 +18,8 @@ import (
 	"bijou.dev/platform/text"
 )
 
-// serverSpan is made once, because options made for each request cost an allocation, also when it is not sampled.
-var serverSpan = trace.NewSpanStartConfig(trace.WithSpanKind(trace.SpanKindServer))
+// serverKind is made once, because options made for each request cost an allocation, also when it is not sampled.
+var serverKind = []trace.SpanStartOption{trace.WithSpanKind(trace.SpanKindServer)}
 
 // Middleware makes a server span for each request, as a child of the caller's span if the request has one. The span
 // has method, path, scheme, protocol version, client address, route and status, named as in the semantic conventions.
@@ -80,14 +80,10 @@ type Incoming struct {
 // StartServer makes the span of a request for a server that is not net/http's; [Provider.Middleware] says what it has.
 // End it by [FinishServer] and End.
 func (p *Provider) StartServer(ctx context.Context, r Incoming) (context.Context, trace.Span) {
-	ctx, parent := extract(ctx, r.Header)
-	if !parent.IsValid() {
-		parent = trace.SpanContextFromContext(ctx)
-	}
-	ctx, span := p.tracer.start(ctx, parent, MethodName(r.Method), &serverSpan)
+	ctx, span := p.StartRemote(ctx, r.Header, MethodName(r.Method), serverKind...)
 	if span.IsRecording() {
 		var known [8]attribute.KeyValue
-		attrs := append(appendMethod(known[:0], r.Method),
+		attrs := append(AppendMethod(known[:0], r.Method),
 			semconv.URLScheme(r.Scheme), semconv.URLPath(r.Path), semconv.NetworkProtocolVersion(r.Version))
 		if r.Client != "" {
 			attrs = append(attrs, semconv.ClientAddress(r.Client))
@@ -122,14 +118,12 @@ func MethodName(method string) string {
 	return "HTTP"
 }
 
-// MethodAttributes returns the attributes of a span that have the method of a request. If HTTP does not define it, they
-// are _OTHER and the first 64 bytes of the method.
-func MethodAttributes(method string) []attribute.KeyValue { return appendMethod(nil, method) }
-
 // maxMethod bounds a method that HTTP does not define, in bytes.
 const maxMethod = 64
 
-func appendMethod(attrs []attribute.KeyValue, method string) []attribute.KeyValue {
+// AppendMethod appends the attributes of a span that have the method of a request. If HTTP does not define it, they are
+// _OTHER and the first 64 bytes of the method.
+func AppendMethod(attrs []attribute.KeyValue, method string) []attribute.KeyValue {
 	if isMethod(method) {
 		return append(attrs, semconv.HTTPRequestMethodKey.String(method))
 	}

@@ -35,6 +35,11 @@ func normalSet(set attribute.Set) attribute.Set {
 	return attribute.NewSet(attrs...)
 }
 
+// isNormal reports whether normal has nothing to do for an attribute of a span. That is so for most of them.
+func isNormal(v attribute.Value) bool {
+	return v.Type() <= attribute.STRING && len(v.AsString()) <= maxValue // no list, map or bytes
+}
+
 // normal returns a value with the last of equal keys of a map, without the lists and maps that are deeper than depth,
 // and with text of at most longest characters and byte slices of at most longest bytes.
 func normal(v attribute.Value, longest, depth int) attribute.Value {

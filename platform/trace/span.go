@@ -211,9 +211,13 @@ next:
 			r.droppedAttributes++
 			continue
 		}
+		v := a.Value
+		if !isNormal(v) {
+			v = normal(v, maxValue, maxNormalDepth)
+		}
 		for j := range r.attributes {
 			if r.attributes[j].Key == a.Key {
-				r.attributes[j].Value = normal(a.Value, maxValue, maxNormalDepth)
+				r.attributes[j].Value = v
 				continue next
 			}
 		}
@@ -221,9 +225,7 @@ next:
 			r.droppedAttributes++
 			continue
 		}
-		r.attributes = append(r.attributes, attribute.KeyValue{
-			Key: a.Key, Value: normal(a.Value, maxValue, maxNormalDepth),
-		})
+		r.attributes = append(r.attributes, attribute.KeyValue{Key: a.Key, Value: v})
 	}
 }
 

@@ -177,6 +177,22 @@ func (p *Provider) TracerProvider() trace.TracerProvider { return p.provider }
 // Tracer returns the tracer with which the platform makes its own spans.
 func (p *Provider) Tracer() trace.Tracer { return p.tracer }
 
+// StartRemote starts a span of the tracer below the span that the carrier names, or else below that of ctx. It does the
+// same as Extract of the propagator and Start of the tracer, with fewer allocations.
+func (p *Provider) StartRemote(
+	ctx context.Context, from propagation.TextMapCarrier, name string, opts ...trace.SpanStartOption,
+) (context.Context, trace.Span) {
+	ctx, parent := extract(ctx, from)
+	c := trace.NewSpanStartConfig(opts...)
+	switch {
+	case c.NewRoot():
+		parent = trace.SpanContext{}
+	case !parent.IsValid():
+		parent = trace.SpanContextFromContext(ctx)
+	}
+	return p.tracer.start(ctx, parent, name, &c)
+}
+
 // Propagator returns the propagator of this process. It writes W3C traceparent and tracestate (Trace Context Level 2).
 // It reads W3C, and B3 in one header or several when there is no valid traceparent. Two traceparent headers count as
 // none. Of the flags it keeps sampled and random, the others are not defined. All tracestate headers together are one
