@@ -18,6 +18,7 @@ import (
 	"go.opentelemetry.io/otel/sdk"
 	"go.opentelemetry.io/otel/sdk/resource"
 	sdktrace "go.opentelemetry.io/otel/sdk/trace"
+	"go.opentelemetry.io/otel/sdk/trace/tracetest"
 	semconv "go.opentelemetry.io/otel/semconv/v1.43.0"
 	oteltrace "go.opentelemetry.io/otel/trace"
 	common "go.opentelemetry.io/proto/otlp/common/v1"
@@ -93,13 +94,18 @@ func sdkProvider(service string) (*sdktrace.TracerProvider, *sdkProcessor) {
 	), p
 }
 
+// ownOptions returns options with the version and the revision of sdkProvider.
+func ownOptions(o trace.Options) trace.Options {
+	o.Version, o.Revision = "v3", func() int64 { return 7 }
+	return o
+}
+
 // ownProvider returns a provider of this package that sends to r.
 func ownProvider(t testing.TB, service string, r *receiver) *trace.Provider {
 	t.Helper()
-	p, err := trace.New(trace.Options{
-		Service: service, Version: "v3", Revision: func() int64 { return 7 },
-		Conn: func() grpc.ClientConnInterface { return r },
-	})
+	p, err := trace.New(ownOptions(trace.Options{
+		Service: service, Conn: func() grpc.ClientConnInterface { return r },
+	}))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -376,11 +382,12 @@ var operations = []struct {
 
 type key struct{}
 
-// Our spans are the same as those of OpenTelemetry's SDK, in each field of each message that a trace store gets.
+// Our spans are the same as those of OpenTelemetry's SDK, in each field of each message that a trace store gets, and in
+// what an exporter of the SDK gets.
 func TestSpansAreThoseOfTheSDK(t *testing.T) {
 	for _, op := range operations {
 		t.Run(op.name, func(t *testing.T) {
-			var want, got *request
+			var want, got, exported *request
 			// In a bubble time is fake, and begins at the same moment.
 			synctest.Test(t, func(t *testing.T) {
 				p, kept := sdkProvider(invalid)
@@ -400,9 +407,23 @@ func TestSpansAreThoseOfTheSDK(t *testing.T) {
 				}
 				got = requests[0]
 			})
-			rename(want)
-			rename(got)
+			synctest.Test(t, func(t *testing.T) {
+				kept := tracetest.NewInMemoryExporter()
+				p, err := trace.New(ownOptions(trace.Options{Service: invalid, Exporter: keep{kept}}))
+				if err != nil {
+					t.Fatal(err)
+				}
+				op.run(t.Context(), p.TracerProvider())
+				if err := p.Shutdown(t.Context()); err != nil {
+					t.Fatal(err)
+				}
+				exported = reference(kept.GetSpans().Snapshots())
+			})
+			for _, req := range []*request{want, got, exported} {
+				rename(req)
+			}
 			assertSame(t, want, got)
+			assertSame(t, want, exported)
 		})
 	}
 }
