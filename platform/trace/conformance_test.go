@@ -141,7 +141,8 @@ func texts(key string) (attrs []attribute.KeyValue) {
 		strings.Repeat(cutChar, 5000), strings.Repeat("x\xff", 3000), strings.Repeat("\xff", 5000),
 		strings.Repeat("x", 4095) + cutChar, strings.Repeat("\ufffd", 5000), strings.Repeat("x", 4096) + "\xff",
 	} {
-		attrs = append(attrs, attribute.String(fmt.Sprint(key, i), s), attribute.ByteSlice(fmt.Sprint(key, "b", i), []byte(s)),
+		attrs = append(attrs, attribute.String(fmt.Sprint(key, i), s),
+			attribute.ByteSlice(fmt.Sprint(key, "b", i), []byte(s)),
 			attribute.StringSlice(fmt.Sprint(key, "l", i), []string{"first", s}),
 			attribute.Slice(fmt.Sprint(key, "n", i), attribute.StringValue(s), attribute.ByteSliceValue([]byte(s)),
 				attribute.MapValue(attribute.String(invalid+s, s))))
@@ -152,10 +153,12 @@ func texts(key string) (attrs []attribute.KeyValue) {
 func ofAllTypes() []attribute.KeyValue {
 	return []attribute.KeyValue{
 		attribute.Bool("true", true), attribute.Bool("false", false), attribute.Int("zero", 0), attribute.Int("negative", -1),
-		attribute.Int64("largest", math.MaxInt64), attribute.Float64("float", 0.1), attribute.Float64("infinite", math.Inf(-1)),
+		attribute.Int64("largest", math.MaxInt64), attribute.Float64("float", 0.1),
+		attribute.Float64("infinite", math.Inf(-1)),
 		attribute.String("empty", ""), attribute.String("text", "a"), {Key: "no value"},
 		attribute.BoolSlice("bools", []bool{true, false}), attribute.IntSlice("ints", []int{0, -1, 1 << 40, 3, 4}),
-		attribute.Float64Slice("floats", []float64{0, 1.5}), attribute.StringSlice("strings", []string{"", "b", "c", "d", "e"}),
+		attribute.Float64Slice("floats", []float64{0, 1.5}),
+		attribute.StringSlice("strings", []string{"", "b", "c", "d", "e"}),
 		attribute.StringSlice("no strings", nil), attribute.ByteSlice("bytes", []byte{0, 0xff}),
 		attribute.ByteSlice("no bytes", nil), attribute.Slice("no values"), attribute.Map("no pairs"),
 		attribute.Slice("mixed", attribute.IntValue(1), attribute.StringValue("b"), attribute.Value{}, nested(3)),
@@ -168,6 +171,11 @@ func ofAllTypes() []attribute.KeyValue {
 		{Key: "70 deep", Value: nested(70)}, attribute.String(strings.Repeat("k", 600), "a long key"),
 	}
 }
+
+// sampledContext is that of a span in a trace that is recorded.
+var sampledContext = oteltrace.NewSpanContext(oteltrace.SpanContextConfig{
+	TraceID: [16]byte{1}, SpanID: [8]byte{2}, TraceFlags: oteltrace.FlagsSampled,
+})
 
 // operations are what users do with spans. Each may use several tracers and spans.
 var operations = []struct {
@@ -259,13 +267,14 @@ var operations = []struct {
 		s.End()
 	}},
 	{"links", func(ctx context.Context, p oteltrace.TracerProvider) {
-		local := oteltrace.NewSpanContext(oteltrace.SpanContextConfig{TraceID: [16]byte{1}, SpanID: [8]byte{2}, TraceFlags: 1})
+		local := sampledContext
 		state, err := oteltrace.ParseTraceState("a=1")
 		if err != nil {
 			panic(err)
 		}
 		_, s := p.Tracer("a").Start(ctx, "links", oteltrace.WithLinks(oteltrace.Link{SpanContext: local},
-			oteltrace.Link{SpanContext: local.WithRemote(true).WithTraceState(state), Attributes: numbered(130)}, oteltrace.Link{}))
+			oteltrace.Link{SpanContext: local.WithRemote(true).WithTraceState(state), Attributes: numbered(130)},
+			oteltrace.Link{}))
 		s.AddLink(oteltrace.Link{})
 		s.AddLink(oteltrace.Link{SpanContext: oteltrace.SpanContext{}.WithTraceState(state)})
 		s.AddLink(oteltrace.Link{SpanContext: local.WithSpanID([8]byte{}), Attributes: numbered(1)})
@@ -345,9 +354,7 @@ var operations = []struct {
 		if err != nil {
 			panic(err)
 		}
-		remote := oteltrace.NewSpanContext(oteltrace.SpanContextConfig{
-			TraceID: [16]byte{1}, SpanID: [8]byte{2}, TraceFlags: oteltrace.FlagsSampled, TraceState: state,
-		})
+		remote := sampledContext.WithTraceState(state)
 		for _, c := range []oteltrace.SpanContext{
 			remote, remote.WithTraceFlags(3), remote.WithTraceFlags(0xff), remote.WithTraceFlags(0), remote.WithTraceFlags(2),
 			remote.WithSpanID([8]byte{}), remote.WithTraceID([16]byte{}), {},
@@ -468,6 +475,16 @@ func rename(req *request) {
 	}
 }
 
+// noType is the first number that is no type of attributes.
+const noType = attribute.MAP + 1
+
+// A new type of attributes must be added to the encoder and to the script of FuzzEncode.
+func TestAllTypesAreKnown(t *testing.T) {
+	if name := noType.String(); name != fmt.Sprintf("Type(%d)", noType) {
+		t.Errorf("OpenTelemetry has the type %s, which is not encoded", name)
+	}
+}
+
 // script makes values and operations of bytes.
 type script struct {
 	bytes []byte
@@ -496,7 +513,7 @@ func list[T any](s *script, element func() T) (list []T) {
 }
 
 func (s *script) value() attribute.Value {
-	switch attribute.Type(s.next() % 12) {
+	switch attribute.Type(s.next()) % noType {
 	case attribute.BOOL:
 		return attribute.BoolValue(s.next()%2 == 1)
 	case attribute.INT64:
@@ -532,8 +549,7 @@ func (s *script) attributes() []attribute.KeyValue {
 // run does with a span what the bytes say.
 func (s script) run(p oteltrace.TracerProvider) {
 	at := oteltrace.WithTimestamp(time.Unix(1.7e9, 1))
-	parent := oteltrace.NewSpanContext(oteltrace.SpanContextConfig{TraceID: [16]byte{1}, SpanID: [8]byte{2}, TraceFlags: 1})
-	ctx := oteltrace.ContextWithRemoteSpanContext(context.Background(), parent)
+	ctx := oteltrace.ContextWithRemoteSpanContext(context.Background(), sampledContext)
 	_, span := p.Tracer(s.text(), oteltrace.WithInstrumentationAttributes(s.attributes()...)).Start(ctx, s.text(), at,
 		oteltrace.WithSpanKind(oteltrace.SpanKind(s.next()%8)), oteltrace.WithAttributes(s.attributes()...))
 	for len(s.bytes) > 0 {
@@ -543,7 +559,7 @@ func (s script) run(p oteltrace.TracerProvider) {
 		case 1:
 			span.AddEvent(s.text(), at, oteltrace.WithAttributes(s.attributes()...))
 		case 2:
-			span.AddLink(oteltrace.Link{SpanContext: parent, Attributes: s.attributes()})
+			span.AddLink(oteltrace.Link{SpanContext: sampledContext, Attributes: s.attributes()})
 		case 3:
 			span.SetStatus(codes.Code(s.next()%4), s.text())
 		case 4:
@@ -561,8 +577,10 @@ func (s script) run(p oteltrace.TracerProvider) {
 
 // FuzzEncode holds that any span is encoded as the SDK and protobuf do it.
 func FuzzEncode(f *testing.F) {
-	f.Add("name", "key", "value", []byte{0, 0, 0, 1, 2, 1, 4, 2, 0, 3, 1, 2, 1, 2, 3, 2, 4, 5, 11, 2, 1, 4, 2, 2, 10, 3, 4, 5, 6})
-	f.Add(invalid, strings.Repeat("x\xff", 100), strings.Repeat(cutChar, 400), []byte{255, 0, 254, 1, 7, 255, 10, 7, 255, 9, 250})
+	f.Add("name", "key", "value",
+		[]byte{0, 0, 0, 1, 2, 1, 4, 2, 0, 3, 1, 2, 1, 2, 3, 2, 4, 5, 11, 2, 1, 4, 2, 2, 10, 3, 4, 5, 6})
+	f.Add(invalid, strings.Repeat("x\xff", 100), strings.Repeat(cutChar, 400),
+		[]byte{255, 0, 254, 1, 7, 255, 10, 7, 255, 9, 250})
 	f.Add("", "a", "b", []byte{0, 0, 0, 0, 6, 200, 6, 127, 1, 6, 100, 4, 2, 5, 3, 3, 1, 2})
 	theirs, kept := sdkProvider("fuzz")
 	r := &receiver{}

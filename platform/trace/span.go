@@ -18,8 +18,8 @@ import (
 	"go.opentelemetry.io/otel/trace/embedded"
 )
 
-// span implements trace.Span. Users may keep it and its context as long as they like: it is never used again for another
-// span. What it has recorded is in rec, which is used again.
+// span implements trace.Span. Users may keep it and its context as long as they like: it is never used again for
+// another span. What it has recorded is in rec, which is used again.
 type span struct {
 	embedded.Span
 	within   spanContext

@@ -1,10 +1,11 @@
 // Package trace records what happened to a request and sends it to a trace store.
 //
 // A [Provider] has tracers, a propagator, a bounded queue and an exporter. The tracers are OpenTelemetry's API
-// (go.opentelemetry.io/otel/trace); what is below it is ours, because a span of OpenTelemetry's SDK costs ten times as
-// much (docs/adr/0028-spans-of-our-own.md). A process has one provider. Code that serves requests never waits for it: to end a span takes one append under a mutex. When the
-// queue is full, the store is unavailable or slow, or the process stops, spans are dropped and counted. Each recorded
-// span is in the end either in [Provider.Exported] or in [Provider.Dropped].
+// (go.opentelemetry.io/otel/trace); what is below it is ours, because a span of OpenTelemetry's SDK costs five times as
+// much (docs/adr/0028-spans-of-our-own.md). A process has one provider. Code that serves requests never waits for it:
+// to end a span takes one append under a mutex. When the queue is full, the store is unavailable or slow, or the
+// process stops, spans are dropped and counted. Each recorded span is in the end either in [Provider.Exported] or in
+// [Provider.Dropped].
 //
 // Outgoing requests carry W3C traceparent and tracestate, as Trace Context Level 2 defines them. Incoming requests may
 // carry those or Zipkin's B3 headers, see [Provider.Propagator]. Spans are sent as OTLP over a gRPC connection that the
@@ -55,7 +56,8 @@ type Options struct {
 	// unless there is an Exporter.
 	Conn func() grpc.ClientConnInterface
 	// Exporter replaces OTLP over Conn, for tests and for other destinations. Nil: OTLP over Conn. ExportSpans
-	// must return when its context ends: Shutdown waits for it. Text in its spans is not repaired.
+	// must return when its context ends: Shutdown waits for it. Text in its spans is not repaired, and they do not count
+	// their children.
 	Exporter sdktrace.SpanExporter
 
 	// Sampling is the share of new traces to record; 0 or less records none, 1 or more all. It is read for each new
