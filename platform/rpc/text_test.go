@@ -26,8 +26,8 @@ import (
 	"google.golang.org/protobuf/proto"
 )
 
-// encoding is a connection to a trace store that encodes requests and decodes them again, as gRPC does, and accepts what
-// can be decoded.
+// encoding is a connection to a trace store that encodes requests and decodes them again, as gRPC does, and accepts
+// what can be decoded.
 type encoding struct{ grpc.ClientConnInterface }
 
 func (encoding) Invoke(_ context.Context, _ string, args, _ any, _ ...grpc.CallOption) error {

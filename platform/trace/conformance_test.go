@@ -155,7 +155,8 @@ func ofAllTypes() []attribute.KeyValue {
 		attribute.Bool("true", true), attribute.Bool("false", false), attribute.Int("zero", 0), attribute.Int("negative", -1),
 		attribute.Int64("largest", math.MaxInt64), attribute.Float64("float", 0.1),
 		attribute.Float64("infinite", math.Inf(-1)),
-		attribute.String("empty", ""), attribute.String("text", "a"), {Key: "no value"},
+		attribute.String("empty", ""), attribute.String("text", "a"),
+		{Key: "no value"},
 		attribute.BoolSlice("bools", []bool{true, false}), attribute.IntSlice("ints", []int{0, -1, 1 << 40, 3, 4}),
 		attribute.Float64Slice("floats", []float64{0, 1.5}),
 		attribute.StringSlice("strings", []string{"", "b", "c", "d", "e"}),
@@ -167,8 +168,11 @@ func ofAllTypes() []attribute.KeyValue {
 		attribute.Slice("maps", attribute.MapValue(attribute.Int("a", 1), attribute.Slice("a", attribute.MapValue(
 			attribute.Int("c", 1), attribute.Int("c", 2))))),
 		attribute.StringSlice("300 strings", make([]string, 300)), attribute.Map("300 pairs", numbered(300)...),
-		{Key: "31 deep", Value: nested(31)}, {Key: "32 deep", Value: nested(32)}, {Key: "33 deep", Value: nested(33)},
-		{Key: "70 deep", Value: nested(70)}, attribute.String(strings.Repeat("k", 600), "a long key"),
+		{Key: "31 deep", Value: nested(31)},
+		{Key: "32 deep", Value: nested(32)},
+		{Key: "33 deep", Value: nested(33)},
+		{Key: "70 deep", Value: nested(70)},
+		attribute.String(strings.Repeat("k", 600), "a long key"),
 	}
 }
 
@@ -357,7 +361,8 @@ var operations = []struct {
 		remote := sampledContext.WithTraceState(state)
 		for _, c := range []oteltrace.SpanContext{
 			remote, remote.WithTraceFlags(3), remote.WithTraceFlags(0xff), remote.WithTraceFlags(0), remote.WithTraceFlags(2),
-			remote.WithSpanID([8]byte{}), remote.WithTraceID([16]byte{}), {},
+			remote.WithSpanID([8]byte{}), remote.WithTraceID([16]byte{}),
+			{},
 		} {
 			for _, ctx := range []context.Context{
 				oteltrace.ContextWithRemoteSpanContext(ctx, c), oteltrace.ContextWithSpanContext(ctx, c),

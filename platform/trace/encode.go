@@ -128,9 +128,9 @@ func encodeResource(r *resource.Resource) []byte {
 	return appendString(b, resourceSpansSchemaURL, r.SchemaURL())
 }
 
-// appendScope appends the fields of ScopeSpans that are the same for all spans of a tracer.
-func appendScope(b []byte, s instrumentation.Scope) []byte {
-	b, start := begin(b, scopeSpansScope)
+// encodeScope returns the fields of ScopeSpans that are the same for all spans of a tracer.
+func encodeScope(s instrumentation.Scope) []byte {
+	b, start := begin(nil, scopeSpansScope)
 	b = appendString(b, scopeName, text.Bound(s.Name, maxName))
 	b = appendString(b, scopeVersion, text.Bound(s.Version, maxName))
 	b = appendAttributes(b, scopeAttributes, s.Attributes.ToSlice(), 0)

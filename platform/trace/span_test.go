@@ -107,7 +107,7 @@ func TestContextOfASpan(t *testing.T) {
 		cause := errors.New("enough")
 		cancel(cause)
 		<-child.Done()
-		if context.Cause(child) != cause || ctx.Err() != context.Canceled {
+		if !errors.Is(context.Cause(child), cause) || !errors.Is(ctx.Err(), context.Canceled) {
 			t.Errorf("%s: the contexts end with %v and %v", name, context.Cause(child), ctx.Err())
 		}
 		var missing context.Context

@@ -48,7 +48,7 @@ func (p *tracerProvider) tracer(name string, opts ...trace.TracerOption) *tracer
 	defer p.mu.Unlock()
 	t := p.tracers[s]
 	if t == nil {
-		t = &tracer{provider: p, scope: s, encoded: appendScope(nil, s)}
+		t = &tracer{provider: p, scope: s, encoded: encodeScope(s)}
 		if p.tracers == nil {
 			p.tracers = map[instrumentation.Scope]*tracer{}
 		}

@@ -19,8 +19,8 @@ import (
 	"bijou.dev/services/gateway"
 )
 
-// encoding is a connection to a trace store that encodes requests and decodes them again, as gRPC does, and accepts what
-// can be decoded.
+// encoding is a connection to a trace store that encodes requests and decodes them again, as gRPC does, and accepts
+// what can be decoded.
 type encoding struct{ grpc.ClientConnInterface }
 
 func (encoding) Invoke(_ context.Context, _ string, args, _ any, _ ...grpc.CallOption) error {
