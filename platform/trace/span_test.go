@@ -186,3 +186,30 @@ func TestStartRemote(t *testing.T) {
 		}
 	}
 }
+
+// Each byte of the ids of new traces and spans is random.
+func TestIDsAreRandom(t *testing.T) {
+	var traces [16]map[byte]bool
+	var spans [8]map[byte]bool
+	tracer := trace.Discard().Tracer()
+	for range 100 {
+		_, s := tracer.Start(t.Context(), "new")
+		for i, b := range s.SpanContext().TraceID() {
+			if traces[i] == nil {
+				traces[i] = map[byte]bool{}
+			}
+			traces[i][b] = true
+		}
+		for i, b := range s.SpanContext().SpanID() {
+			if spans[i] == nil {
+				spans[i] = map[byte]bool{}
+			}
+			spans[i][b] = true
+		}
+	}
+	for i, values := range append(traces[:], spans[:]...) {
+		if len(values) < 50 { // of 256; of 100 random ones about 83 differ
+			t.Errorf("byte %d of trace id and span id has %d values in 100 spans", i, len(values))
+		}
+	}
+}
