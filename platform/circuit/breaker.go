@@ -193,13 +193,14 @@ func (c *circuit) explain(ctx context.Context, l *limits) {
 		state, why = c.state.String(), c.why
 	}
 	c.unlock()
-	span.SetAttributes(
+	attrs := append(make([]attribute.KeyValue, 0, 5),
 		attribute.String("bijou.circuit.name", c.name),
 		attribute.String("bijou.circuit.state", state),
 		attribute.Int64("bijou.circuit.concurrent", running),
 		attribute.Int64("bijou.circuit.limit", l.maxConcurrent),
 	)
 	if why != "" {
-		span.SetAttributes(attribute.String("bijou.circuit.reason", why))
+		attrs = append(attrs, attribute.String("bijou.circuit.reason", why))
 	}
+	span.SetAttributes(attrs...)
 }

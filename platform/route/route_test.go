@@ -702,7 +702,7 @@ func TestWhy(t *testing.T) {
 		t.Errorf("%+v", w)
 	}
 	keys := make(map[string]string)
-	for _, kv := range w.Attributes() {
+	for _, kv := range w.AppendAttributes(nil) {
 		keys[string(kv.Key)] = kv.Value.String()
 	}
 	if keys["bijou.route.scope"] != "widened" || keys["bijou.route.excluded"] != "2" ||

@@ -68,9 +68,9 @@ func (p *Picked) Why() Why {
 	return w
 }
 
-// Attributes returns the explanation as span attributes, all under "bijou.route.".
-func (w Why) Attributes() []attribute.KeyValue {
-	kv := []attribute.KeyValue{
+// AppendAttributes appends the explanation as span attributes, at most 13 and all under "bijou.route.".
+func (w Why) AppendAttributes(kv []attribute.KeyValue) []attribute.KeyValue {
+	kv = append(kv,
 		attribute.String("bijou.route.instance", w.Chosen.ID),
 		attribute.String("bijou.route.zone", w.Chosen.Zone),
 		attribute.Float64("bijou.route.cost_ms", millis(w.ChosenCost)),
@@ -78,7 +78,7 @@ func (w Why) Attributes() []attribute.KeyValue {
 		attribute.Int("bijou.route.known", w.Known),
 		attribute.Int("bijou.route.ready", w.Ready),
 		attribute.Int("bijou.route.ejected", w.Ejected),
-	}
+	)
 	if w.Other.ID != "" {
 		kv = append(kv, attribute.String("bijou.route.other", w.Other.ID),
 			attribute.Float64("bijou.route.other_cost_ms", millis(w.OtherCost)))

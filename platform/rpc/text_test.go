@@ -17,6 +17,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"go.opentelemetry.io/otel/sdk/trace/tracetest"
+	collector "go.opentelemetry.io/proto/otlp/collector/trace/v1"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials/insecure"
@@ -25,12 +26,16 @@ import (
 	"google.golang.org/protobuf/proto"
 )
 
-// encoding is a connection to a trace store that encodes requests as gRPC does, and accepts what can be encoded.
+// encoding is a connection to a trace store that encodes requests and decodes them again, as gRPC does, and accepts
+// what can be decoded.
 type encoding struct{ grpc.ClientConnInterface }
 
 func (encoding) Invoke(_ context.Context, _ string, args, _ any, _ ...grpc.CallOption) error {
-	_, err := proto.Marshal(args.(proto.Message))
-	return err
+	data, err := proto.Marshal(args.(proto.Message))
+	if err != nil {
+		return err
+	}
+	return proto.Unmarshal(data, &collector.ExportTraceServiceRequest{})
 }
 
 // An error text that is not UTF-8 reaches the caller, and the spans of all calls reach the trace store.

@@ -80,14 +80,15 @@ type Incoming struct {
 // StartServer makes the span of a request for a server that is not net/http's; [Provider.Middleware] says what it has.
 // End it by [FinishServer] and End.
 func (p *Provider) StartServer(ctx context.Context, r Incoming) (context.Context, trace.Span) {
-	ctx, span := p.tracer.Start(propagator{}.Extract(ctx, r.Header), MethodName(r.Method), serverKind...)
+	ctx, span := p.StartRemote(ctx, r.Header, MethodName(r.Method), serverKind...)
 	if span.IsRecording() {
-		attrs := append(appendMethod(make([]attribute.KeyValue, 0, 6), r.Method),
+		var known [8]attribute.KeyValue
+		attrs := append(AppendMethod(known[:0], r.Method),
 			semconv.URLScheme(r.Scheme), semconv.URLPath(r.Path), semconv.NetworkProtocolVersion(r.Version))
 		if r.Client != "" {
 			attrs = append(attrs, semconv.ClientAddress(r.Client))
 		}
-		span.SetAttributes(attrs...)
+		SetAttributes(span, attrs...)
 	}
 	return ctx, span
 }
@@ -97,13 +98,13 @@ func FinishServer(span trace.Span, method, route string, status int) {
 	if !span.IsRecording() {
 		return
 	}
-	span.SetAttributes(semconv.HTTPResponseStatusCode(status))
+	SetAttributes(span, semconv.HTTPResponseStatusCode(status))
 	if route != "" {
-		span.SetAttributes(semconv.HTTPRoute(route))
+		SetAttributes(span, semconv.HTTPRoute(route))
 		span.SetName(MethodName(method) + " " + route)
 	}
 	if status >= 500 {
-		span.SetAttributes(semconv.ErrorTypeKey.String(strconv.Itoa(status)))
+		SetAttributes(span, semconv.ErrorTypeKey.String(strconv.Itoa(status)))
 		span.SetStatus(codes.Error, "")
 	}
 }
@@ -117,14 +118,12 @@ func MethodName(method string) string {
 	return "HTTP"
 }
 
-// MethodAttributes returns the attributes of a span that have the method of a request. If HTTP does not define it, they
-// are _OTHER and the first 64 bytes of the method.
-func MethodAttributes(method string) []attribute.KeyValue { return appendMethod(nil, method) }
-
 // maxMethod bounds a method that HTTP does not define, in bytes.
 const maxMethod = 64
 
-func appendMethod(attrs []attribute.KeyValue, method string) []attribute.KeyValue {
+// AppendMethod appends the attributes of a span that have the method of a request. If HTTP does not define it, they are
+// _OTHER and the first 64 bytes of the method.
+func AppendMethod(attrs []attribute.KeyValue, method string) []attribute.KeyValue {
 	if isMethod(method) {
 		return append(attrs, semconv.HTTPRequestMethodKey.String(method))
 	}

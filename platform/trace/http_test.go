@@ -109,6 +109,9 @@ func TestMiddleware(t *testing.T) {
 			if diff := cmp.Diff(tt.want, got); diff != "" {
 				t.Errorf("attributes (-want +got):\n%s", diff)
 			}
+			if span.DroppedAttributes != 0 {
+				t.Errorf("%d attributes were dropped", span.DroppedAttributes)
+			}
 			if span.Name != tt.name || span.Status.Code != tt.status || span.SpanKind != oteltrace.SpanKindServer {
 				t.Errorf("name %q, status %v, kind %v", span.Name, span.Status.Code, span.SpanKind)
 			}

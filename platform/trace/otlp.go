@@ -6,12 +6,8 @@ import (
 	"fmt"
 	"time"
 
-	"go.opentelemetry.io/otel/exporters/otlp/otlptrace"
-	sdktrace "go.opentelemetry.io/otel/sdk/trace"
 	collector "go.opentelemetry.io/proto/otlp/collector/trace/v1"
-	otlp "go.opentelemetry.io/proto/otlp/trace/v1"
 	"google.golang.org/grpc"
-	"google.golang.org/protobuf/proto"
 
 	"bijou.dev/platform/errs"
 	"bijou.dev/platform/pace"
@@ -33,40 +29,44 @@ func (p *partialSuccess) Error() string {
 	return fmt.Sprintf("the trace store refused %d spans of a batch: %s", p.refused, p.reason)
 }
 
-// otlpClient sends spans over a connection that it does not own.
-type otlpClient struct {
-	conn    func() grpc.ClientConnInterface
-	service collector.TraceServiceClient // set by the first upload; uploads never overlap
+// otlpExporter sends spans over a connection that it does not own.
+type otlpExporter struct {
+	conn     func() grpc.ClientConnInterface
+	resource []byte // as encodeResource returns it
+
+	service collector.TraceServiceClient // set by the first export
+	request []byte                       // of the last export; its memory is used again
 }
 
-func newOTLP(conn func() grpc.ClientConnInterface) sdktrace.SpanExporter {
-	return otlptrace.NewUnstarted(&otlpClient{conn: conn})
-}
+// maxKept is how many bytes of memory are kept for the next request. A full batch rarely has so many.
+const maxKept = 1 << 20
 
-// Start implements otlptrace.Client.
-func (*otlpClient) Start(context.Context) error { return nil }
-
-// Stop implements otlptrace.Client.
-func (*otlpClient) Stop(context.Context) error { return nil }
+func (*otlpExporter) shutdown(context.Context) error { return nil }
 
 // stopKey is the context key of the channel that is closed when the process stops.
 type stopKey struct{}
 
-// UploadTraces implements otlptrace.Client. It retries what OTLP calls retryable until ctx ends. When the process
-// stops, it does not retry a store that is unavailable: the store will hardly be back in time.
-func (c *otlpClient) UploadTraces(ctx context.Context, spans []*otlp.ResourceSpans) error {
-	if c.service == nil {
-		c.service = collector.NewTraceServiceClient(c.conn())
+// export retries what OTLP calls retryable until ctx ends. When the process stops, it does not retry a store that is
+// unavailable: the store will hardly be back in time.
+func (e *otlpExporter) export(ctx context.Context, spans []*record) error {
+	if e.service == nil {
+		e.service = collector.NewTraceServiceClient(e.conn())
 	}
-	cleanSpans(spans)
-	req := &collector.ExportTraceServiceRequest{ResourceSpans: spans}
-	if proto.Size(req) > maxRequest {
+	request := appendRequest(e.request[:0], e.resource, spans)
+	if cap(request) <= maxKept {
+		e.request = request
+	}
+	if len(request) > maxRequest {
 		return errTooLarge
 	}
+	// What a message has in unknown fields is sent as it is. So any connection can send it as it sends all messages, and
+	// it is encoded before the call returns.
+	req := new(collector.ExportTraceServiceRequest)
+	req.ProtoReflect().SetUnknown(request)
 	stop, _ := ctx.Value(stopKey{}).(chan struct{})
 	backoff := pace.Backoff{First: 150 * time.Millisecond, Max: 5 * time.Second}
 	for {
-		resp, err := c.service.Export(ctx, req)
+		resp, err := e.service.Export(ctx, req)
 		if err == nil {
 			if p := resp.GetPartialSuccess(); p.GetRejectedSpans() > 0 {
 				return &partialSuccess{p.GetRejectedSpans(), p.GetErrorMessage()}

@@ -115,22 +115,31 @@ func (propagator) Inject(ctx context.Context, c propagation.TextMapCarrier) {
 
 // Extract returns ctx with the caller's span context and sampling decision, or ctx itself when there is none.
 func (propagator) Extract(ctx context.Context, c propagation.TextMapCarrier) context.Context {
-	if sc, ok := parseTraceparent(traceparent.one(c)); ok {
+	ctx, sc := extract(ctx, c)
+	if sc.IsValid() {
+		ctx = trace.ContextWithSpanContext(ctx, sc)
+	}
+	return ctx
+}
+
+// extract returns the caller's span context, which is not valid when there is none, and ctx with all else that comes
+// from the caller.
+func extract(ctx context.Context, c propagation.TextMapCarrier) (context.Context, trace.SpanContext) {
+	sc, ok := parseTraceparent(traceparent.one(c))
+	if ok {
 		state, all := parseTracestate(tracestate.values(c))
 		if all != "" {
 			ctx = context.WithValue(ctx, wholeStateKey{}, &wholeState{sc.TraceID, state.String(), all})
 		}
 		sc.TraceState = state
-		return trace.ContextWithRemoteSpanContext(ctx, trace.NewSpanContext(sc))
+	} else {
+		var d decision
+		if sc, d = extractB3(c); d != undecided {
+			ctx = context.WithValue(ctx, decisionKey{}, d)
+		}
 	}
-	sc, d := extractB3(c)
-	if d != undecided {
-		ctx = context.WithValue(ctx, decisionKey{}, d)
-	}
-	if sc.TraceID.IsValid() && sc.SpanID.IsValid() {
-		ctx = trace.ContextWithRemoteSpanContext(ctx, trace.NewSpanContext(sc))
-	}
-	return ctx
+	sc.Remote = true
+	return ctx, trace.NewSpanContext(sc)
 }
 
 // Fields returns the keys that Inject sets.

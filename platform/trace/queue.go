@@ -9,8 +9,6 @@ import (
 	"sync/atomic"
 	"time"
 
-	"go.opentelemetry.io/otel/attribute"
-	sdktrace "go.opentelemetry.io/otel/sdk/trace"
 	"go.opentelemetry.io/otel/trace"
 
 	"bijou.dev/platform/errs"
@@ -36,22 +34,28 @@ var dropNames = [dropReasons]string{"queue_full", "stopped", "failed", "refused"
 // span of 512 takes ten; a store that refuses everything is not asked more often than this per batch.
 const maxRefusals = 32
 
-// queue is the span processor between the code that serves requests and the exporter. The SDK's own batcher does the
-// same, but does not count the spans of failed and partly refused exports.
+// exporter delivers spans. One goroutine calls it.
+type exporter interface {
+	// export delivers spans. It keeps nothing of them, because they are used again. It returns errTooLarge, an
+	// errs.Invalid or a partialSuccess for spans that cannot be delivered.
+	export(ctx context.Context, spans []*record) error
+	shutdown(ctx context.Context) error
+}
+
+// queue is between the code that serves requests and the exporter. It counts what happens to each span.
 type queue struct {
-	exporter sdktrace.SpanExporter
+	exporter exporter
 	size     int
 	batch    int
 	interval time.Duration
 	timeout  time.Duration
 	log      *slog.Logger
-	revision func() int64 // nil: no attribute
 
 	ended, exported atomic.Uint64
 	dropped         [dropReasons]atomic.Uint64
 
 	mu     sync.Mutex
-	spans  []sdktrace.ReadOnlySpan // ended, not yet taken; at most size
+	spans  []*record // ended, not yet taken; at most size
 	closed bool
 
 	full    chan struct{}      // a batch is ready
@@ -62,14 +66,14 @@ type queue struct {
 	cancel  context.CancelFunc
 
 	// Used by run only.
+	taken   []*record // the spans of one export
 	failing bool      // the last export failed
 	warned  time.Time // when refused spans were last logged
 }
 
-func newQueue(o Options) *queue {
+func newQueue(o Options, e exporter) *queue {
 	q := &queue{
-		exporter: o.Exporter, size: o.QueueSize, batch: o.BatchSize, interval: o.FlushInterval,
-		timeout: o.ExportTimeout, log: o.Log, revision: o.Revision,
+		exporter: e, size: o.QueueSize, batch: o.BatchSize, interval: o.FlushInterval, timeout: o.ExportTimeout, log: o.Log,
 		full:    make(chan struct{}, 1),
 		flushes: make(chan chan struct{}),
 		stop:    make(chan struct{}),
@@ -83,28 +87,23 @@ func newQueue(o Options) *queue {
 	return q
 }
 
-// OnStart implements sdktrace.SpanProcessor. It is called for recorded spans only.
-func (q *queue) OnStart(_ context.Context, s sdktrace.ReadWriteSpan) {
-	if q.revision != nil {
-		s.SetAttributes(attribute.Int64("bijou.config.revision", q.revision()))
-	}
-}
-
-// OnEnd implements sdktrace.SpanProcessor. It never waits for an export.
-func (q *queue) OnEnd(s sdktrace.ReadOnlySpan) {
+// add queues a span that has ended, or drops it. It never waits for an export.
+func (q *queue) add(r *record) {
 	q.ended.Add(1)
 	q.mu.Lock()
 	closed, full := q.closed, len(q.spans) >= q.size
 	if !closed && !full {
-		q.spans = append(q.spans, s)
+		q.spans = append(q.spans, r)
 	}
 	ready := len(q.spans) == q.batch
 	q.mu.Unlock()
 	switch {
 	case closed:
 		q.drop(dropStopped, 1)
+		r.release()
 	case full:
 		q.drop(dropQueueFull, 1)
+		r.release()
 	case ready:
 		q.wake()
 	}
@@ -127,8 +126,8 @@ func (q *queue) wake() {
 	}
 }
 
-// ForceFlush implements sdktrace.SpanProcessor.
-func (q *queue) ForceFlush(ctx context.Context) error {
+// flush exports the spans that are queued when it is called.
+func (q *queue) flush(ctx context.Context) error {
 	flushed := make(chan struct{})
 	select {
 	case q.flushes <- flushed:
@@ -145,8 +144,8 @@ func (q *queue) ForceFlush(ctx context.Context) error {
 	}
 }
 
-// Shutdown implements sdktrace.SpanProcessor.
-func (q *queue) Shutdown(ctx context.Context) error {
+// shutdown exports the queued spans and ends run.
+func (q *queue) shutdown(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, q.timeout)
 	defer cancel()
 	q.mu.Lock()
@@ -183,7 +182,7 @@ func (q *queue) run() {
 		case <-q.stop:
 			timer.Stop()
 			q.drain(q.ctx)
-			if err := q.exporter.Shutdown(q.ctx); err != nil {
+			if err := q.exporter.shutdown(q.ctx); err != nil {
 				q.log.Warn("closing the span exporter", "error", err)
 			}
 			return
@@ -205,35 +204,39 @@ func (q *queue) drain(ctx context.Context) {
 	}
 }
 
-// take removes the oldest spans from the queue, at most one batch.
-func (q *queue) take() []sdktrace.ReadOnlySpan {
+// take removes the oldest spans from the queue, at most one batch. The list is valid until the next call.
+func (q *queue) take() []*record {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	n := min(q.batch, len(q.spans))
-	spans := append([]sdktrace.ReadOnlySpan(nil), q.spans[:n]...)
+	q.taken = append(q.taken[:0], q.spans[:n]...)
 	rest := copy(q.spans, q.spans[n:])
 	clear(q.spans[rest:])
 	q.spans = q.spans[:rest]
 	if rest >= q.batch {
 		q.wake()
 	}
-	return spans
+	return q.taken
 }
 
-// export sends one batch and counts each span of it as exported or dropped.
-func (q *queue) export(ctx context.Context, spans []sdktrace.ReadOnlySpan) {
+// export sends one batch, counts each span of it as exported or dropped, and releases it.
+func (q *queue) export(ctx context.Context, spans []*record) {
 	if len(spans) == 0 {
 		return
 	}
 	ctx, cancel := context.WithTimeout(ctx, q.timeout)
 	defer cancel()
 	q.report(q.send(ctx, spans, new(int)))
+	for _, r := range spans {
+		r.release()
+	}
+	clear(spans)
 }
 
 // send exports spans and counts them. When the store refuses them all as invalid, or they do not fit into one request,
 // it sends the two halves, so that a bad span does not take good ones with it. It returns the first error.
-func (q *queue) send(ctx context.Context, spans []sdktrace.ReadOnlySpan, refusals *int) error {
-	err := q.exporter.ExportSpans(ctx, spans)
+func (q *queue) send(ctx context.Context, spans []*record, refusals *int) error {
+	err := q.exporter.export(ctx, spans)
 	n, reason := uint64(len(spans)), dropFailed
 	partial, partly := errors.AsType[*partialSuccess](err)
 	switch {

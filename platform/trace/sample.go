@@ -4,7 +4,6 @@ import (
 	"context"
 	"encoding/binary"
 
-	sdktrace "go.opentelemetry.io/otel/sdk/trace"
 	"go.opentelemetry.io/otel/trace"
 )
 
@@ -31,16 +30,7 @@ type sampler struct {
 	ratio interface{ Get() float64 } // nil: 1
 }
 
-// ShouldSample implements sdktrace.Sampler.
-func (s sampler) ShouldSample(p sdktrace.SamplingParameters) sdktrace.SamplingResult {
-	parent := trace.SpanContextFromContext(p.ParentContext)
-	result := sdktrace.SamplingResult{Tracestate: parent.TraceState()}
-	if s.sample(p.ParentContext, parent, p.TraceID) {
-		result.Decision = sdktrace.RecordAndSample
-	}
-	return result
-}
-
+// sample reports whether a span with this parent, in the trace with this id, is recorded.
 func (s sampler) sample(ctx context.Context, parent trace.SpanContext, id trace.TraceID) bool {
 	if parent.IsValid() && !parent.IsRemote() {
 		return parent.IsSampled()
@@ -61,6 +51,3 @@ func (s sampler) sample(ctx context.Context, parent trace.SpanContext, id trace.
 func within(id trace.TraceID, ratio float64) bool {
 	return ratio >= 1 || float64(binary.BigEndian.Uint64(id[8:])>>1) < ratio*(1<<63)
 }
-
-// Description implements sdktrace.Sampler.
-func (sampler) Description() string { return "BijouParentBasedRatio" }

@@ -1,9 +1,11 @@
 // Package trace records what happened to a request and sends it to a trace store.
 //
-// A [Provider] has a tracer of the OpenTelemetry SDK, a propagator, a bounded queue and an exporter. A process has
-// one provider. Code that serves requests never waits for it: to end a span takes one append under a mutex. When the
-// queue is full, the store is unavailable or slow, or the process stops, spans are dropped and counted. Each recorded
-// span is in the end either in [Provider.Exported] or in [Provider.Dropped].
+// A [Provider] has tracers, a propagator, a bounded queue and an exporter. The tracers are OpenTelemetry's API
+// (go.opentelemetry.io/otel/trace); what is below it is ours, because a span of OpenTelemetry's SDK costs five times as
+// much (docs/adr/0028-spans-of-our-own.md). A process has one provider. Code that serves requests never waits for it:
+// to end a span takes one append under a mutex. When the queue is full, the store is unavailable or slow, or the
+// process stops, spans are dropped and counted. Each recorded span is in the end either in [Provider.Exported] or in
+// [Provider.Dropped].
 //
 // Outgoing requests carry W3C traceparent and tracestate, as Trace Context Level 2 defines them. Incoming requests may
 // carry those or Zipkin's B3 headers, see [Provider.Propagator]. Spans are sent as OTLP over a gRPC connection that the
@@ -54,7 +56,8 @@ type Options struct {
 	// unless there is an Exporter.
 	Conn func() grpc.ClientConnInterface
 	// Exporter replaces OTLP over Conn, for tests and for other destinations. Nil: OTLP over Conn. ExportSpans
-	// must return when its context ends: Shutdown waits for it. Text in its spans is not repaired.
+	// must return when its context ends: Shutdown waits for it. Text in its spans is not repaired, and they do not count
+	// their children.
 	Exporter sdktrace.SpanExporter
 
 	// Sampling is the share of new traces to record; 0 or less records none, 1 or more all. It is read for each new
@@ -114,8 +117,8 @@ func (o Options) complete() (Options, error) {
 
 // Provider records and exports the spans of one process. It is safe for concurrent use.
 type Provider struct {
-	provider tracerProvider
-	tracer   trace.Tracer
+	provider *tracerProvider
+	tracer   *tracer
 	queue    *queue // nil: records nothing
 }
 
@@ -126,29 +129,27 @@ func New(opts Options) (*Provider, error) {
 	if err != nil {
 		return nil, err
 	}
-	if opts.Exporter == nil {
-		opts.Exporter = newOTLP(opts.Conn)
+	// As OpenTelemetry's SDK does, so that its environment variables work: OTEL_RESOURCE_ATTRIBUTES and the limits.
+	res, err := resource.Merge(resource.Environment(), opts.resource())
+	if err != nil {
+		opts.Log.Warn("merging the resource of spans with OTEL_RESOURCE_ATTRIBUTES", "error", err)
 	}
-	q := newQueue(opts)
-	limits := sdktrace.NewSpanLimits()
-	limits.AttributeValueLengthLimit = maxValue
-	return provider(q,
-		sdktrace.WithSampler(sampler{opts.Sampling}),
-		sdktrace.WithSpanProcessor(q),
-		sdktrace.WithResource(opts.resource()),
-		sdktrace.WithRawSpanLimits(limits),
-	), nil
+	var e exporter = &otlpExporter{conn: opts.Conn, resource: encodeResource(res)}
+	if opts.Exporter != nil {
+		e = &sdkExporter{exporter: opts.Exporter, resource: res}
+	}
+	return newProvider(&tracerProvider{
+		queue: newQueue(opts, e), sampler: sampler{opts.Sampling}, limits: sdktrace.NewSpanLimits(),
+		revision: opts.Revision,
+	}), nil
 }
 
 // Discard returns a provider that records and exports nothing. It still makes trace ids and propagates them, so that
 // log lines of one request can be found in all processes.
-func Discard() *Provider {
-	return provider(nil, sdktrace.WithSampler(sdktrace.NeverSample()))
-}
+func Discard() *Provider { return newProvider(&tracerProvider{}) }
 
-func provider(q *queue, opts ...sdktrace.TracerProviderOption) *Provider {
-	tp := tracerProvider{sdk: sdktrace.NewTracerProvider(opts...)}
-	return &Provider{provider: tp, tracer: tp.Tracer(scope), queue: q}
+func newProvider(p *tracerProvider) *Provider {
+	return &Provider{provider: p, tracer: p.tracer(scope), queue: p.queue}
 }
 
 func (o Options) resource() *resource.Resource {
@@ -177,6 +178,22 @@ func (p *Provider) TracerProvider() trace.TracerProvider { return p.provider }
 
 // Tracer returns the tracer with which the platform makes its own spans.
 func (p *Provider) Tracer() trace.Tracer { return p.tracer }
+
+// StartRemote starts a span of the tracer below the span that the carrier names, or else below that of ctx. It does the
+// same as Extract of the propagator and Start of the tracer, with fewer allocations.
+func (p *Provider) StartRemote(
+	ctx context.Context, from propagation.TextMapCarrier, name string, opts ...trace.SpanStartOption,
+) (context.Context, trace.Span) {
+	ctx, parent := extract(ctx, from)
+	c := trace.NewSpanStartConfig(opts...)
+	switch {
+	case c.NewRoot():
+		parent = trace.SpanContext{}
+	case !parent.IsValid():
+		parent = trace.SpanContextFromContext(ctx)
+	}
+	return p.tracer.start(ctx, parent, name, &c)
+}
 
 // Propagator returns the propagator of this process. It writes W3C traceparent and tracestate (Trace Context Level 2).
 // It reads W3C, and B3 in one header or several when there is no valid traceparent. Two traceparent headers count as
@@ -236,7 +253,7 @@ func (p *Provider) Flush(ctx context.Context) error {
 	if p.queue == nil {
 		return nil
 	}
-	return p.queue.ForceFlush(ctx)
+	return p.queue.flush(ctx)
 }
 
 // Shutdown exports the queued spans and stops. It takes at most Options.ExportTimeout and not longer than ctx, drops
@@ -246,8 +263,7 @@ func (p *Provider) Shutdown(ctx context.Context) error {
 	if p.queue == nil {
 		return nil
 	}
-	// The SDK's own Shutdown would detach the queue; spans that end later would not be counted.
-	if err := p.queue.Shutdown(ctx); err != nil {
+	if err := p.queue.shutdown(ctx); err != nil {
 		return fmt.Errorf("exporting the last spans: %w", err)
 	}
 	return nil

@@ -11,17 +11,22 @@ import (
 	"bijou.dev/services/gateway"
 )
 
-// mostAllocs is how many allocations the edge may need for a small request that is not recorded, everything included:
-// client and origin of this test need none.
-const mostAllocs = 15
-
+// The edge may need so many allocations for a small request, everything included: client and origin of this test need
+// none. A request that is recorded has two spans.
 func TestAllocationsOfARequest(t *testing.T) {
-	addr := edge(t, plainOrigin(t), 0, nil)
-	get := plainClient(t, addr)
-	if n := testing.AllocsPerRun(2000, get); n > mostAllocs {
-		t.Errorf("a small request takes %v allocations, want at most %d", n, mostAllocs)
-	} else {
-		t.Logf("a small request takes %v allocations", n)
+	for _, tt := range []struct {
+		name    string
+		sampled float64
+		most    float64
+	}{{"not recorded", 0, 15}, {"recorded", 1, 19}} {
+		t.Run(tt.name, func(t *testing.T) {
+			get := plainClient(t, edge(t, plainOrigin(t), tt.sampled, nil))
+			if n := testing.AllocsPerRun(2000, get); n > tt.most {
+				t.Errorf("a small request takes %v allocations, want at most %v", n, tt.most)
+			} else {
+				t.Logf("a small request takes %v allocations", n)
+			}
+		})
 	}
 }
 
@@ -88,10 +93,14 @@ func plainClient(t testing.TB, addr string) func() {
 }
 
 func BenchmarkPlain(b *testing.B) {
-	get := plainClient(b, edge(b, plainOrigin(b), 0, nil))
-	b.ReportAllocs()
-	for b.Loop() {
-		get()
+	for name, sampled := range map[string]float64{"unsampled": 0, "sampled": 1} {
+		b.Run(name, func(b *testing.B) {
+			get := plainClient(b, edge(b, plainOrigin(b), sampled, nil))
+			b.ReportAllocs()
+			for b.Loop() {
+				get()
+			}
+		})
 	}
 }
 

@@ -20,7 +20,8 @@ import (
 	"bijou.dev/services/gateway"
 
 	"github.com/prometheus/client_golang/prometheus"
-	"go.opentelemetry.io/otel/sdk/trace/tracetest"
+	"google.golang.org/grpc"
+	"google.golang.org/protobuf/proto"
 )
 
 // BenchmarkGateway sends small requests over loopback, keep-alive, 32 at a time: to the origin directly, through a
@@ -75,10 +76,14 @@ func BenchmarkGateway(b *testing.B) {
 // BenchmarkEdgeAllocs is for profiles and allocations, which are those of client, edge and origin together.
 func BenchmarkEdgeAllocs(b *testing.B) {
 	origin := listen(b, responds("hello, world"))
-	addr := edge(b, origin, 0, nil)
-	b.ReportAllocs()
-	b.ResetTimer()
-	sendAll(b, b.N, "GET", "http://"+addr+"/", 32)
+	for name, sampled := range map[string]float64{"unsampled": 0, "sampled": 1} {
+		b.Run(name, func(b *testing.B) {
+			addr := edge(b, origin, sampled, nil)
+			b.ReportAllocs()
+			b.ResetTimer()
+			sendAll(b, b.N, "GET", "http://"+addr+"/", 32)
+		})
+	}
 }
 
 // BenchmarkLimits handles requests that a route answers itself, without a connection: what limits and bans cost, and
@@ -184,6 +189,14 @@ func reverseProxy(b *testing.B, origin string) string {
 	})
 }
 
+// discarding is a connection to a trace store that encodes requests as gRPC does, and sends none.
+type discarding struct{ grpc.ClientConnInterface }
+
+func (discarding) Invoke(_ context.Context, _ string, args, _ any, _ ...grpc.CallOption) error {
+	_, err := proto.Marshal(args.(proto.Message))
+	return err
+}
+
 func edge(b testing.TB, origin string, sampled float64, log *slog.Logger) string {
 	return edgeTo(b, "http", origin, sampled, log)
 }
@@ -195,8 +208,7 @@ func edgeTo(b testing.TB, endpoint, origin string, sampled float64, log *slog.Lo
 		"circuit.default.maxConcurrent": "1000",
 	})
 	provider, err := trace.New(trace.Options{
-		Service: "gateway", Exporter: tracetest.NewNoopExporter(),
-		Sampling: share(sampled),
+		Service: "gateway", Conn: func() grpc.ClientConnInterface { return discarding{} }, Sampling: share(sampled),
 	})
 	if err != nil {
 		b.Fatal(err)

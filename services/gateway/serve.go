@@ -100,8 +100,8 @@ func (x *exchange) report() {
 	x.edge.metrics.count(x)
 	x.recordLoad()
 	if x.in.Span.IsRecording() {
-		attrs := make([]attribute.KeyValue, 0, 6)
-		attrs = append(attrs, attribute.String("bijou.request_id", x.in.ID),
+		var known [6]attribute.KeyValue
+		attrs := append(known[:0], attribute.String("bijou.request_id", x.in.ID),
 			attribute.Int("bijou.gateway.attempts", len(x.sent.Attempts)))
 		if x.fault != "" {
 			attrs = append(attrs, attribute.String("bijou.gateway.fault", string(x.fault)))
@@ -114,7 +114,7 @@ func (x *exchange) report() {
 		if x.sent.Target != nil {
 			attrs = append(attrs, attribute.String("bijou.gateway.service", x.sent.Target.Name))
 		}
-		x.in.Span.SetAttributes(attrs...)
+		trace.SetAttributes(x.in.Span, attrs...)
 		trace.FinishServer(x.in.Span, x.in.Method, pattern, x.out.Status)
 	}
 	x.in.Span.End()

@@ -11,6 +11,7 @@ import (
 	"unicode"
 	"unicode/utf8"
 
+	collector "go.opentelemetry.io/proto/otlp/collector/trace/v1"
 	"google.golang.org/grpc"
 	"google.golang.org/protobuf/proto"
 
@@ -18,12 +19,16 @@ import (
 	"bijou.dev/services/gateway"
 )
 
-// encoding is a connection to a trace store that encodes requests as gRPC does, and accepts what can be encoded.
+// encoding is a connection to a trace store that encodes requests and decodes them again, as gRPC does, and accepts
+// what can be decoded.
 type encoding struct{ grpc.ClientConnInterface }
 
 func (encoding) Invoke(_ context.Context, _ string, args, _ any, _ ...grpc.CallOption) error {
-	_, err := proto.Marshal(args.(proto.Message))
-	return err
+	data, err := proto.Marshal(args.(proto.Message))
+	if err != nil {
+		return err
+	}
+	return proto.Unmarshal(data, &collector.ExportTraceServiceRequest{})
 }
 
 // A request whose path is not UTF-8 is answered, has a line in the log, and does not lose the spans of other requests.

@@ -24,7 +24,7 @@ import (
 	"bijou.dev/services/tracing/internal/spantest"
 )
 
-// export turns traces into a request, as the SDK of one service sends it: a resource, and spans of some 250 bytes.
+// export turns traces into a request, as one service sends it: a resource, and spans of some 250 bytes.
 func export(spans []span.Span) *collector.ExportTraceServiceRequest {
 	attr := func(k, v string) *common.KeyValue {
 		return &common.KeyValue{Key: k, Value: &common.AnyValue{Value: &common.AnyValue_StringValue{StringValue: v}}}

@@ -258,8 +258,12 @@ func checkImport(t *testing.T, file, imported string) {
 		dir != "services/etcd" {
 		t.Errorf("%s imports %s: only etcdtest and services/etcd may run an etcd server, see ADR 20", file, imported)
 	}
-	if strings.HasPrefix(imported, "go.opentelemetry.io/otel/exporters/") && dir != "platform/trace" {
-		t.Errorf("%s imports %s: only platform/trace may set up exporters", file, imported)
+	if strings.HasPrefix(imported, "go.opentelemetry.io/otel/exporters/") {
+		t.Errorf("%s imports %s: platform/trace exports spans, see ADR 28", file, imported)
+	}
+	if strings.HasPrefix(imported, "go.opentelemetry.io/otel/sdk") && dir != "platform/trace" &&
+		!strings.HasSuffix(file, "_test.go") {
+		t.Errorf("%s imports %s: spans are those of platform/trace, see ADR 28", file, imported)
 	}
 	target, ok := strings.CutPrefix(imported, "bijou.dev/")
 	if !ok || target == dir {

@@ -354,21 +354,22 @@ func (c *call) judgeGRPC(h message.Header) {
 	}
 }
 
+// clientKind is made once, because options made for each attempt cost allocations.
+var clientKind = []oteltrace.SpanStartOption{oteltrace.WithSpanKind(oteltrace.SpanKindClient)}
+
 // startSpan makes a span for the attempt if the request is recorded, and passes the trace on.
 func (c *call) startSpan(ctx context.Context, n int, to route.Endpoint) (context.Context, oteltrace.Span) {
 	p := c.f.opts.Trace
 	var span oteltrace.Span
 	if c.Span.IsRecording() {
-		ctx, span = p.Tracer().Start(ctx, trace.MethodName(c.Method)+" "+c.Target.Name,
-			oteltrace.WithSpanKind(oteltrace.SpanKindClient))
-		span.SetAttributes(trace.MethodAttributes(c.Method)...)
-		span.SetAttributes(
+		ctx, span = p.Tracer().Start(ctx, trace.MethodName(c.Method)+" "+c.Target.Name, clientKind...)
+		var known [20]attribute.KeyValue
+		attrs := append(trace.AppendMethod(known[:0], c.Method),
 			attribute.String("server.address", to.Addr),
 			attribute.String("peer.service", c.Target.Name),
 			attribute.Int("http.request.resend_count", n-1),
 		)
-		why := c.last.picked.Why()
-		span.SetAttributes(why.Attributes()...)
+		trace.SetAttributes(span, c.last.picked.Why().AppendAttributes(attrs)...)
 	}
 	p.Propagator().Inject(ctx, flow.TraceCarrier{Header: &c.header})
 	return ctx, span
@@ -381,7 +382,7 @@ func endSpan(span oteltrace.Span, res *message.Response, err error) {
 	if err != nil {
 		span.SetStatus(otelcodes.Error, err.Error())
 	} else {
-		span.SetAttributes(attribute.Int("http.response.status_code", res.Status))
+		trace.SetAttributes(span, attribute.Int("http.response.status_code", res.Status))
 		if res.Status >= 400 {
 			span.SetStatus(otelcodes.Error, "")
 		}
