@@ -109,8 +109,11 @@ func TestAllocationsOfTheAccessLog(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "access.log")
 	var off float64
 	for _, c := range []struct{ mode, form string }{
-		{"off", `{}`}, {"off", `{"template": "combined"}`}, {"errors", `{"template": "combined"}`},
-		{"all", `{"template": "combined"}`}, {"all", `{"template": "combined", "share": 0.5}`},
+		{"off", `{}`},
+		{"off", `{"template": "combined"}`},
+		{"errors", `{"template": "combined"}`},
+		{"all", `{"template": "combined"}`},
+		{"all", `{"template": "combined", "share": 0.5}`},
 	} {
 		w := worldWith(t, gateway.EdgeOptions{Options: gateway.Options{AccessLog: file}},
 			`[{"name":"a","respond":{"body":"ok"}}]`, "gateway.accessLog", c.mode, "gateway.accessLog.form", c.form)

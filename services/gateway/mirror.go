@@ -64,10 +64,10 @@ func (x *exchange) mirror() (done func()) {
 	}
 	switch {
 	case size > m.body:
-		x.dropCopy(m, "body")
+		x.dropCopy("body")
 		return func() {}
 	case !x.edge.mirrorBytes.Take(size):
-		x.dropCopy(m, "memory")
+		x.dropCopy("memory")
 		return func() {}
 	}
 	free := func() { x.edge.mirrorBytes.Release(size) }
@@ -81,12 +81,12 @@ func (x *exchange) mirror() (done func()) {
 	return func() {
 		if !sent { // the body is too long, or was not read to its end
 			free()
-			x.dropCopy(m, "body")
+			x.dropCopy("body")
 		}
 	}
 }
 
-func (x *exchange) dropCopy(m *mirrored, result string) {
+func (x *exchange) dropCopy(result string) {
 	x.edge.metrics.mirrored.WithLabelValues(x.rule.Name, result).Inc()
 }
 
@@ -95,7 +95,7 @@ func (x *exchange) sendCopy(m *mirrored, content []byte, free func()) {
 	if m.busy.Add(1) > m.most {
 		m.busy.Add(-1)
 		free()
-		x.dropCopy(m, "busy")
+		x.dropCopy("busy")
 		return
 	}
 	if !x.edge.begin() { // the edge is closed

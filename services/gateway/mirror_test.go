@@ -46,8 +46,11 @@ func TestCopiesOfRequestsAreSentToTheMirror(t *testing.T) {
 			body   io.Reader
 			want   string
 		}{
-			{"GET", nil, ""}, {"POST", strings.NewReader("abc"), "abc"}, {"PUT", strings.NewReader(long), long},
-			{"POST", io.MultiReader(strings.NewReader("of unknown length")), "of unknown length"}, {"DELETE", nil, ""},
+			{"GET", nil, ""},
+			{"POST", strings.NewReader("abc"), "abc"},
+			{"PUT", strings.NewReader(long), long},
+			{"POST", io.MultiReader(strings.NewReader("of unknown length")), "of unknown length"},
+			{"DELETE", nil, ""},
 		} {
 			res := w.do(w.client(h2), c.method, "http://x/app/a?b=c", c.body, "X-Bijou-Mirror", "forged")
 			if want := fmt.Sprintf(`%s /v2/a?b=c %q <nil> ""`, c.method, c.want); res.StatusCode != 200 || res.body != want ||

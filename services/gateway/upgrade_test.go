@@ -50,12 +50,20 @@ func TestUpgradesOfARoute(t *testing.T) {
 		method, path, protocol string
 		status                 int
 	}{
-		{"GET", "/", "websocket", 101}, {"GET", "/", "x-proto", 400}, {"GET", "/", "SPDY/3.1", 400},
-		{"GET", "/own", "WebSocket", 101}, {"GET", "/own", "x-proto", 101}, {"GET", "/own", "X-Proto", 101},
-		{"POST", "/own", "SPDY/3.1", 101}, {"GET", "/own", "SPDY/3.2", 400}, {"GET", "/own", "SPDY", 400},
-		{"POST", "/own", "websocket", 400}, {"GET", "/own", "x-proto, websocket", 400},
+		{"GET", "/", "websocket", 101},
+		{"GET", "/", "x-proto", 400},
+		{"GET", "/", "SPDY/3.1", 400},
+		{"GET", "/own", "WebSocket", 101},
+		{"GET", "/own", "x-proto", 101},
+		{"GET", "/own", "X-Proto", 101},
+		{"POST", "/own", "SPDY/3.1", 101},
+		{"GET", "/own", "SPDY/3.2", 400},
+		{"GET", "/own", "SPDY", 400},
+		{"POST", "/own", "websocket", 400},
+		{"GET", "/own", "x-proto, websocket", 400},
 		{"GET", "/own", "x-proto\r\nUpgrade: y", 400},
-		{"GET", "/none", "websocket", 400}, {"GET", "/none", "x-proto", 400},
+		{"GET", "/none", "websocket", 400},
+		{"GET", "/none", "x-proto", 400},
 	} {
 		w := newWorld(t, upgradeRoutes)
 		w.origin("web", "web-1", "", http.HandlerFunc(echoes))

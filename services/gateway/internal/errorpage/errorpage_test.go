@@ -35,8 +35,11 @@ func schema(t testing.TB) *config.Property {
 
 func TestTheMostSpecificPageIsUsed(t *testing.T) {
 	table := compile(t, errorpage.Pages{
-		{HTML: "any"}, {HTML: "any 404", Status: []int{404}}, {Host: "*.example.org", HTML: "below"},
-		{Host: "*.shop.example.org", HTML: "shop"}, {Host: "www.example.org", Status: []int{502, 503}, HTML: "www 50x"},
+		{HTML: "any"},
+		{HTML: "any 404", Status: []int{404}},
+		{Host: "*.example.org", HTML: "below"},
+		{Host: "*.shop.example.org", HTML: "shop"},
+		{Host: "www.example.org", Status: []int{502, 503}, HTML: "www 50x"},
 		{Host: "WWW.Example.org", Status: []int{404}, HTML: "www 404"},
 	})
 	for _, c := range []struct {
@@ -44,9 +47,15 @@ func TestTheMostSpecificPageIsUsed(t *testing.T) {
 		status int
 		want   string
 	}{
-		{"www.example.org", 404, "www 404"}, {"www.example.org:8080", 503, "www 50x"}, {"WWW.EXAMPLE.ORG", 502, "www 50x"},
-		{"www.example.org", 500, "below"}, {"a.shop.example.org", 404, "shop"}, {"shop.example.org", 404, "below"},
-		{"example.org", 500, "any"}, {"example.org", 404, "any 404"}, {"", 400, "any"},
+		{"www.example.org", 404, "www 404"},
+		{"www.example.org:8080", 503, "www 50x"},
+		{"WWW.EXAMPLE.ORG", 502, "www 50x"},
+		{"www.example.org", 500, "below"},
+		{"a.shop.example.org", 404, "shop"},
+		{"shop.example.org", 404, "below"},
+		{"example.org", 500, "any"},
+		{"example.org", 404, "any 404"},
+		{"", 400, "any"},
 	} {
 		if got := string(table.Page(c.host, errorpage.Values{Status: c.status})); got != c.want {
 			t.Errorf("%s, %d: got page %q, want %q", c.host, c.status, got, c.want)

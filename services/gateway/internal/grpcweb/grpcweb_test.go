@@ -166,24 +166,32 @@ func TestResponsesAreTurnedIntoGRPCWeb(t *testing.T) {
 		want         written
 	}{
 		"binary": {
-			"application/grpc-web+proto", "", message.Header{field("Content-Type", "application/grpc+proto"),
-				field("Trailer", "Grpc-Status")},
-			[]string{"ab", "c"}, trailer,
+			"application/grpc-web+proto", "",
+			message.Header{
+				field("Content-Type", "application/grpc+proto"),
+				field("Trailer", "Grpc-Status"),
+			},
+			[]string{"ab", "c"},
+			trailer,
 			written{
 				Header: message.Header{field("Content-Type", "application/grpc-web+proto")}, Length: -1, Body: "abc" + piece,
 			},
 		},
 		"text": {
-			"application/grpc-web-text", "*/*", message.Header{field("Content-Type", "application/grpc")},
-			[]string{"ab", "c"}, trailer,
+			"application/grpc-web-text", "*/*",
+			message.Header{field("Content-Type", "application/grpc")},
+			[]string{"ab", "c"},
+			trailer,
 			written{
 				Header: message.Header{field("Content-Type", "application/grpc-web-text")}, Length: -1,
 				Body: "YWI=Yw==" + base64.StdEncoding.EncodeToString([]byte(piece)),
 			},
 		},
 		"text for a binary request": {
-			"application/grpc-web", "application/grpc-web-text", message.Header{field("Content-Type", "application/grpc")},
-			[]string{"abc"}, nil,
+			"application/grpc-web", "application/grpc-web-text",
+			message.Header{field("Content-Type", "application/grpc")},
+			[]string{"abc"},
+			nil,
 			written{
 				Header: message.Header{field("Content-Type", "application/grpc-web-text")}, Length: -1,
 				Body: "YWJjgAAAAAA=",
@@ -191,13 +199,17 @@ func TestResponsesAreTurnedIntoGRPCWeb(t *testing.T) {
 		},
 		"the status in the header": {
 			"application/grpc-web-text", "",
-			message.Header{field("Content-Type", "application/grpc"), field("Grpc-Status", "14")}, nil, nil,
+			message.Header{field("Content-Type", "application/grpc"), field("Grpc-Status", "14")},
+			nil, nil,
 			written{Header: message.Header{
 				field("Content-Type", "application/grpc-web-text"), field("Grpc-Status", "14"),
 			}},
 		},
 		"not gRPC": {
-			"application/grpc-web-text", "", message.Header{field("Content-Type", "text/html")}, []string{"<p>"}, trailer,
+			"application/grpc-web-text", "",
+			message.Header{field("Content-Type", "text/html")},
+			[]string{"<p>"},
+			trailer,
 			written{Header: message.Header{field("Content-Type", "text/html")}, Body: "<p>", Trailer: trailer},
 		},
 	} {

@@ -37,8 +37,6 @@ const (
 	hasAuthority
 	hasPath
 	hasStatus
-
-	hasPseudo = hasMethod | hasScheme | hasAuthority | hasPath | hasStatus
 )
 
 // emit takes a field.

@@ -27,16 +27,11 @@ import (
 	"golang.org/x/net/http2/hpack"
 )
 
-// origin is an origin that a test writes frame by frame. Each connection is served by do.
-type origin struct {
-	n     *memnet.Network
-	dials atomic.Int64
-}
-
+// newOrigin starts an origin that a test writes frame by frame, and returns its client. Do serves each connection.
 func newOrigin(t *testing.T, do func(o *originConn, conn int)) *http2.Client {
 	t.Helper()
-	o := &origin{n: memnet.New()}
-	l, err := o.n.Listen("tcp", "origin:80")
+	n := memnet.New()
+	l, err := n.Listen("tcp", "origin:80")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -59,7 +54,7 @@ func newOrigin(t *testing.T, do func(o *originConn, conn int)) *http2.Client {
 			})
 		}
 	})
-	client := &http2.Client{Dial: o.n.DialContext}
+	client := &http2.Client{Dial: n.DialContext}
 	t.Cleanup(func() {
 		client.Close()
 		_ = l.Close()
@@ -175,21 +170,31 @@ func TestResponses(t *testing.T) {
 			o.head(id, false, ":status", "200", "content-length", "2")
 			_ = o.WriteData(id, true, []byte("abc"))
 		}, "200  error: HTTP/2 stream error 1: more DATA than Content-Length says"},
-		"no status": {"GET", func(o *originConn, id uint32) { o.head(id, true, "a", "b") },
-			"error: HTTP/2 stream error 1: a response has a status and no other pseudo field"},
-		"101": {"GET", func(o *originConn, id uint32) { o.head(id, true, ":status", "101") },
-			"error: HTTP/2 stream error 1: there is no 101 in HTTP/2"},
-		"name in capitals": {"GET", func(o *originConn, id uint32) { o.head(id, true, ":status", "200", "A", "b") },
-			"error: HTTP/2 stream error 1: the name of a field is not valid"},
-		"reset": {"GET", func(o *originConn, id uint32) { _ = o.WriteRSTStream(id, nethttp2.ErrCodeInternal) },
-			"error: the stream was reset with HTTP/2 error 2"},
+		"no status": {
+			"GET", func(o *originConn, id uint32) { o.head(id, true, "a", "b") },
+			"error: HTTP/2 stream error 1: a response has a status and no other pseudo field",
+		},
+		"101": {
+			"GET", func(o *originConn, id uint32) { o.head(id, true, ":status", "101") },
+			"error: HTTP/2 stream error 1: there is no 101 in HTTP/2",
+		},
+		"name in capitals": {
+			"GET", func(o *originConn, id uint32) { o.head(id, true, ":status", "200", "A", "b") },
+			"error: HTTP/2 stream error 1: the name of a field is not valid",
+		},
+		"reset": {
+			"GET", func(o *originConn, id uint32) { _ = o.WriteRSTStream(id, nethttp2.ErrCodeInternal) },
+			"error: the stream was reset with HTTP/2 error 2",
+		},
 		"reset in the body": {"GET", func(o *originConn, id uint32) {
 			o.head(id, false, ":status", "200")
 			_ = o.WriteData(id, false, []byte("a"))
 			_ = o.WriteRSTStream(id, nethttp2.ErrCodeInternal)
 		}, "200 a error: the stream was reset with HTTP/2 error 2"},
-		"end of the connection": {"GET", func(o *originConn, _ uint32) { o.conn.Close() },
-			"error: reading from the origin: unexpected EOF"},
+		"end of the connection": {
+			"GET", func(o *originConn, _ uint32) { o.conn.Close() },
+			"error: reading from the origin: unexpected EOF",
+		},
 		"promise": {"GET", func(o *originConn, id uint32) {
 			_ = o.WritePushPromise(nethttp2.PushPromiseParam{StreamID: id, PromiseID: 2, EndHeaders: true})
 		}, "error: reading from the origin: HTTP/2 error 1: PUSH_PROMISE is not allowed"},
