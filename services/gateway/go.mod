@@ -5,6 +5,7 @@ go 1.26.0
 require (
 	bijou.dev/platform v0.0.0
 	github.com/andybalholm/brotli v1.3.0
+	github.com/go-jose/go-jose/v4 v4.1.9
 	github.com/google/go-cmp v0.7.0
 	github.com/klauspost/compress v1.20.1
 	github.com/prometheus/client_golang v1.25.0
