@@ -12,10 +12,12 @@
 //  3. check: host, path, header and client. What fails here is the client's fault.
 //  4. route: the route, and what it asks of the request. Then limit: of all that can refuse a request because there are
 //     too many, the limits of the route cost least.
-//  5. respond: the edge answers for routes without targets, and CORS preflights of routes with origins. These have no
+//  5. authenticate: who calls, if the route asks. It costs more than limits, and less than what they protect. Then
+//     limitIdentity: the limits that count by caller.
+//  6. respond: the edge answers for routes without targets, and CORS preflights of routes with origins. These have no
 //     cookies and no key, by which an earlier step could know the client.
-//  6. forward: a place in limiter and circuit, attempts, and the response as it comes, see package forward.
-//  7. report: metrics, log and span. Then the end of the response is sent.
+//  7. forward: a place in limiter and circuit, attempts, and the response as it comes, see package forward.
+//  8. report: metrics, log and span. Then the end of the response is sent.
 //
 // # Faults
 //
@@ -46,6 +48,8 @@ import (
 	"bijou.dev/platform/service"
 	"bijou.dev/platform/trace"
 	"bijou.dev/services/gateway/internal/acme"
+	"bijou.dev/services/gateway/internal/auth/apikey"
+	"bijou.dev/services/gateway/internal/auth/jwks"
 	"bijou.dev/services/gateway/internal/bans"
 	"bijou.dev/services/gateway/internal/certs"
 	"bijou.dev/services/gateway/internal/compress"
@@ -84,6 +88,7 @@ func New(_ context.Context, setup *service.Setup, opts Options) error {
 	setup.Served().ServeInternet()
 	setup.Admin().Handle("/routes", e.RoutesHandler())
 	setup.Admin().Handle("/routes/check", e.CheckHandler())
+	setup.Note("identity providers", e.providers.Check)
 	setup.OnStop("edge", func(context.Context) error { return e.Close() })
 	switch listens := setup.Addr("https") != ""; {
 	case listens && e.tls == nil:
@@ -137,6 +142,8 @@ type EdgeOptions struct {
 	OriginTLS *tls.Config
 	// ACMEClient talks to the certificate authority of ACME. Nil: the certificate authorities of the system.
 	ACMEClient *http.Client
+	// AuthClient talks to identity providers. Nil: the certificate authorities of the system.
+	AuthClient *http.Client
 	// Seed decides which paths and which clients share places in the limits of an origin. Zero: a random seed.
 	Seed uint32
 	// Log gets the access log and messages for operators. Nil: nothing is logged.
@@ -175,6 +182,9 @@ func (o EdgeOptions) complete() (EdgeOptions, error) {
 	if o.DialContext == nil {
 		o.DialContext = (&net.Dialer{}).DialContext
 	}
+	if o.AuthClient == nil {
+		o.AuthClient = newAuthClient()
+	}
 	o.Seed = cmp.Or(o.Seed, rand.Uint32())
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
@@ -201,6 +211,8 @@ type Edge struct {
 	clientCerts atomic.Pointer[clientCerts] // nil: no client is asked for a certificate
 	encoders    *compress.Limit
 	banned      atomic.Pointer[bans.Table]
+	keys        atomic.Pointer[apikey.Table] // of API
+	providers   *jwks.Set
 	gateways    atomic.Int64 // how many instances of the edge are up, at least 1
 	counting    time.Time    // the origin of the times in limits
 	unwatch     []func()
@@ -245,12 +257,15 @@ func NewEdge(opts EdgeOptions) (*Edge, error) {
 	if err := e.openTLS(); err != nil {
 		return nil, err
 	}
+	e.providers = jwks.NewSet(jwks.Options{Client: opts.AuthClient, Log: opts.Log})
 	e.http2 = e.newHTTP2()
+	e.useKeys(e.settings.keys.Get())
 	e.apply(e.settings.routes.Get())
 	e.ban(e.settings.banned.Get())
 	e.unwatch = append(e.unwatch,
 		e.settings.routes.Watch(func(_, list routes.Routes) { e.apply(list) }),
 		e.settings.banned.Watch(func(_, list bans.List) { e.ban(list) }),
+		e.settings.keys.Watch(func(_, list apikey.List) { e.useKeys(list) }),
 		opts.Discovery.Watch(opts.Service, e.countGateways))
 	return e, nil
 }
@@ -337,6 +352,7 @@ func (e *Edge) Close() error {
 	e.forwarder.Close()
 	e.work.Wait()
 	e.origins.Close()
+	e.providers.Close()
 	e.closeTLS()
 	return err
 }

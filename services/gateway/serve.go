@@ -55,6 +55,12 @@ func (e *Edge) serve(c *conn, r *message.Request, w message.Writer) {
 	if f == nil {
 		f = x.limit()
 	}
+	if f == nil {
+		f = x.authenticate()
+	}
+	if f == nil {
+		f = x.limitIdentity()
+	}
 	switch {
 	case f != nil:
 	case x.to.Preflight || len(x.rule.targets) == 0:
@@ -100,7 +106,7 @@ func (x *exchange) report() {
 	x.edge.metrics.count(x)
 	x.recordLoad()
 	if x.in.Span.IsRecording() {
-		attrs := make([]attribute.KeyValue, 0, 6)
+		attrs := make([]attribute.KeyValue, 0, 7)
 		attrs = append(attrs, attribute.String("bijou.request_id", x.in.ID),
 			attribute.Int("bijou.gateway.attempts", len(x.sent.Attempts)))
 		if x.fault != "" {
@@ -109,6 +115,9 @@ func (x *exchange) report() {
 		pattern := ""
 		if x.rule != nil {
 			attrs = append(attrs, attribute.String("bijou.gateway.route", x.rule.Name))
+			if id := x.identity(); id != "" {
+				attrs = append(attrs, attribute.String("enduser.id", id))
+			}
 			pattern = x.rule.Match.Path + x.rule.Match.Prefix
 		}
 		if x.sent.Target != nil {

@@ -6,6 +6,7 @@ import (
 	"bijou.dev/platform/config"
 	"bijou.dev/platform/route"
 	"bijou.dev/services/gateway/internal/acme"
+	"bijou.dev/services/gateway/internal/auth/apikey"
 	"bijou.dev/services/gateway/internal/bans"
 	"bijou.dev/services/gateway/routes"
 )
@@ -16,6 +17,7 @@ type settings struct {
 	pin, debug     *config.Value[bool]
 	accessLog      *config.Value[string]
 	banned         *config.Value[bans.List]
+	keys           *config.Value[apikey.List]
 	trustedHops    *config.Value[int64]
 	maxBody        *config.Value[int64]
 	maxConns       *config.Value[int64]
@@ -53,6 +55,10 @@ func declare(set config.Set, list routes.Routes) *settings {
 		banned: config.JSON(set, "gateway.banned", bans.List{}, config.Spec{
 			Doc: "Addresses and networks of clients that are not served, up to 10,000. Their connections are closed; behind " +
 				"trusted proxies their requests get 403.",
+		}),
+		keys: config.JSON(set, "gateway.keys", apikey.List{}, config.Spec{
+			Doc: `The API keys that routes with the method apiKey take, up to 10,000: [{"name": "ci", "sha256": "..."}]. It ` +
+				"has only the hashes of the keys.",
 		}),
 		trustedHops: config.Int(set, "gateway.trustedHops", 0, config.Spec{
 			Doc: "How many proxies before the edge are trusted to set the address of the client.", Min: "0", Max: "10",

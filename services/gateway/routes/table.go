@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"bijou.dev/platform/overload"
+	"bijou.dev/services/gateway/internal/auth"
 	"bijou.dev/services/gateway/internal/compress"
 	"bijou.dev/services/gateway/internal/cors"
 	"bijou.dev/services/gateway/internal/message"
@@ -58,6 +59,8 @@ type Rule struct {
 	Compressed *compress.Policy
 	// ClientCAs are those of ClientCert. Nil: there is none.
 	ClientCAs []*x509.Certificate
+	// Callers is Auth, ready for use. Nil: there is none.
+	Callers *auth.Policy
 
 	matcher matcher
 	weights int // the sum over all targets
@@ -186,6 +189,7 @@ func newRule(r Route) *Rule {
 	u.Request, u.Response = newChanges(r.Headers.Request, groups), newChanges(r.Headers.Response, groups)
 	u.Origins, _ = r.CORS.policy() // validate has checked it
 	u.Compressed = r.Compress.policy()
+	u.Callers = r.Auth.policy()
 	if r.ClientCert != nil {
 		u.ClientCAs, _ = r.ClientCert.authorities() // validate has checked them
 	}

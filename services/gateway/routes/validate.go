@@ -37,7 +37,7 @@ func (r *Route) validate() *violation {
 	}
 	for _, check := range []func() *violation{
 		r.validateMatch, r.validateKind, r.validateTargets, r.validateRewrite, r.validateHeaders, r.validateRetry,
-		r.validateCORS, r.validateCompress, r.validateClientCert, r.validateLimits,
+		r.validateCORS, r.validateCompress, r.validateClientCert, r.validateAuth, r.validateLimits,
 	} {
 		if v := check(); v != nil {
 			return v
