@@ -8,6 +8,7 @@ import (
 
 	"bijou.dev/services/gateway/internal/auth"
 	"bijou.dev/services/gateway/internal/auth/apikey"
+	"bijou.dev/services/gateway/internal/auth/hook"
 	"bijou.dev/services/gateway/internal/auth/jwks"
 	"bijou.dev/services/gateway/internal/auth/jwt"
 	"bijou.dev/services/gateway/internal/flow"
@@ -29,8 +30,11 @@ type found struct {
 	caller *auth.Caller
 	// wrong says what is wrong with its credential. Empty: it has none, or it is right.
 	wrong string
-	// unknown says why the credential cannot be checked now.
+	// unknown says why the credential cannot be checked now, and open whether the request passes all the same.
 	unknown error
+	open    bool
+	// denied is the response of a hook that does not let the request pass.
+	denied *hook.Answer
 	// elsewhere: the client may have the credential on another connection.
 	elsewhere bool
 }
@@ -38,33 +42,46 @@ type found struct {
 // bindAuth makes the methods of a table.
 func (e *Edge) bindAuth(t *table) {
 	var providers []jwks.Provider
+	var hooks []string
 	for _, u := range t.rules {
 		if u.Auth == nil {
 			continue
 		}
 		for i := range u.Auth.Methods {
-			if j := u.Auth.Methods[i].JWT; j != nil {
-				providers = append(providers, j.Provider())
+			m := &u.Auth.Methods[i]
+			if m.JWT != nil {
+				providers = append(providers, m.JWT.Provider())
+			}
+			if m.Hook != nil {
+				hooks = append(hooks, m.Hook.URL)
 			}
 		}
 	}
-	sources := e.providers.Bind(providers)
+	with := authParts{sources: e.providers.Bind(providers), hooks: e.hooks.Bind(hooks)}
 	for _, u := range t.rules {
 		if u.Auth == nil {
 			continue
 		}
 		for i := range u.Auth.Methods {
-			u.auth = append(u.auth, e.newAuthMethod(&u.Auth.Methods[i], sources))
+			u.auth = append(u.auth, newAuthMethod(&u.Auth.Methods[i], with))
 		}
 	}
 }
 
-func (e *Edge) newAuthMethod(m *routes.AuthMethod, sources map[jwks.Provider]*jwks.Source) authMethod {
+// authParts is what methods of several routes share.
+type authParts struct {
+	sources map[jwks.Provider]*jwks.Source
+	hooks   map[string]*hook.Hook // URL -> hook
+}
+
+func newAuthMethod(m *routes.AuthMethod, with authParts) authMethod {
 	switch {
 	case m.JWT != nil:
 		return &jwtMethod{
-			verifier: jwt.New(m.JWT.Options(), sources[m.JWT.Provider()]), cookie: m.JWT.Cookie,
+			verifier: jwt.New(m.JWT.Options(), with.sources[m.JWT.Provider()]), cookie: m.JWT.Cookie,
 		}
+	case m.Hook != nil:
+		return newHookMethod(m.Hook, with.hooks[m.Hook.URL])
 	case m.APIKey != nil:
 		return keyMethod{field: m.APIKey.Field()}
 	}
@@ -109,9 +126,13 @@ func (x *exchange) identify() (result string, f *flow.Failure) {
 		if sum.wrong == "" {
 			sum.wrong = got.wrong
 		}
-		if sum.unknown == nil {
+		if sum.unknown == nil && !got.open {
 			sum.unknown = got.unknown
 		}
+		if sum.denied == nil {
+			sum.denied = got.denied
+		}
+		sum.open = sum.open || got.open
 		sum.elsewhere = sum.elsewhere || got.elsewhere
 		if c := m.challenge(u.Name, got.wrong); c != "" {
 			challenges = append(challenges, c)
@@ -122,6 +143,10 @@ func (x *exchange) identify() (result string, f *flow.Failure) {
 		f = flow.Fail(flow.FaultAuth, http.StatusServiceUnavailable, "it cannot be checked who calls: %v", sum.unknown)
 		f.Retry = time.Second
 		return authUnknown, f
+	case sum.denied != nil:
+		return authWrong, x.deny(sum.denied)
+	case sum.wrong == "" && sum.open:
+		return authUnknown, nil
 	case sum.wrong == "" && u.Callers.Optional:
 		return authAnonymous, nil
 	case sum.wrong == "" && sum.elsewhere:

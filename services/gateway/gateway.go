@@ -49,6 +49,7 @@ import (
 	"bijou.dev/platform/trace"
 	"bijou.dev/services/gateway/internal/acme"
 	"bijou.dev/services/gateway/internal/auth/apikey"
+	"bijou.dev/services/gateway/internal/auth/hook"
 	"bijou.dev/services/gateway/internal/auth/jwks"
 	"bijou.dev/services/gateway/internal/bans"
 	"bijou.dev/services/gateway/internal/certs"
@@ -138,7 +139,7 @@ type EdgeOptions struct {
 	DialContext func(ctx context.Context, network, addr string) (net.Conn, error)
 	// DialDNS connects to DNS servers, for targets with a name in a URL. Nil: the real network.
 	DialDNS func(ctx context.Context, network, addr string) (net.Conn, error)
-	// OriginTLS is for targets with an https URL. Nil: the certificate authorities of the system.
+	// OriginTLS is for targets with an https URL, and for hooks of auth. Nil: the certificate authorities of the system.
 	OriginTLS *tls.Config
 	// ACMEClient talks to the certificate authority of ACME. Nil: the certificate authorities of the system.
 	ACMEClient *http.Client
@@ -213,6 +214,7 @@ type Edge struct {
 	banned      atomic.Pointer[bans.Table]
 	keys        atomic.Pointer[apikey.Table] // of API
 	providers   *jwks.Set
+	hooks       *hook.Set
 	gateways    atomic.Int64 // how many instances of the edge are up, at least 1
 	counting    time.Time    // the origin of the times in limits
 	unwatch     []func()
@@ -258,6 +260,7 @@ func NewEdge(opts EdgeOptions) (*Edge, error) {
 		return nil, err
 	}
 	e.providers = jwks.NewSet(jwks.Options{Client: opts.AuthClient, Log: opts.Log})
+	e.hooks = hook.NewSet(hook.Options{DialContext: opts.DialContext, TLS: opts.OriginTLS})
 	e.http2 = e.newHTTP2()
 	e.useKeys(e.settings.keys.Get())
 	e.apply(e.settings.routes.Get())
@@ -353,6 +356,7 @@ func (e *Edge) Close() error {
 	e.work.Wait()
 	e.origins.Close()
 	e.providers.Close()
+	e.hooks.Close()
 	e.closeTLS()
 	return err
 }

@@ -25,8 +25,9 @@ type exchange struct {
 	attempts [2]forward.Attempt // memory of sent
 	out      reply.Reply        // the response
 
-	fault   flow.Fault
-	counted bool // in conn.peer.requests
+	fault flow.Fault
+	// counted in conn.peer.requests, and answered by a method of auth
+	counted, answered bool
 }
 
 // serve handles a request in the order of steps of the package comment.
@@ -57,6 +58,9 @@ func (e *Edge) serve(c *conn, r *message.Request, w message.Writer) {
 	}
 	if f == nil {
 		f = x.authenticate()
+	}
+	if x.answered {
+		return
 	}
 	if f == nil {
 		f = x.limitIdentity()

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"bijou.dev/services/gateway/internal/auth"
+	"bijou.dev/services/gateway/internal/auth/hook"
 	"bijou.dev/services/gateway/internal/auth/jwks"
 	"bijou.dev/services/gateway/internal/auth/jwt"
 	"bijou.dev/services/gateway/internal/fields"
@@ -38,6 +39,7 @@ type AuthMethod struct {
 	JWT        *AuthJWT        `json:"jwt,omitempty"`
 	APIKey     *AuthAPIKey     `json:"apiKey,omitempty"`
 	ClientCert *AuthClientCert `json:"clientCert,omitempty"`
+	Hook       *AuthHook       `json:"hook,omitempty"`
 }
 
 // AuthJWT takes JSON Web Tokens that an identity provider has signed.
@@ -69,6 +71,19 @@ type AuthAPIKey struct {
 // AuthClientCert takes the certificates of Route.ClientCert.
 type AuthClientCert struct{}
 
+// AuthHook asks an external service whether the request may pass, and who calls.
+type AuthHook struct {
+	// URL is http:// or https:// for a GET with the header of the request, as for auth_request of nginx, or grpc:// or
+	// grpcs:// with a port for Envoy's ext_authz. Required.
+	URL string `json:"url"`
+	// Claims says which fields of the hook's response are claims of the caller: claim -> header field. Empty: none.
+	Claims map[string]string `json:"claims,omitempty"`
+	// Timeout is how long the hook may take, as a Go duration up to "10s". Empty: "2s".
+	Timeout string `json:"timeout,omitempty"`
+	// FailOpen lets requests pass while the hook does not answer, with an unknown caller. False: they get 503.
+	FailOpen bool `json:"failOpen,omitempty"`
+}
+
 // AuthRule is a condition on callers. All parts that are set must hold.
 type AuthRule struct {
 	// Scopes must all be in the claim scope or scp. Empty: any.
@@ -87,6 +102,7 @@ const (
 	maxClaims    = 32
 	maxClaimName = 128
 	maxLeeway    = 5 * time.Minute
+	maxHookTime  = 10 * time.Second
 )
 
 // DefaultKeyHeader is the field with an API key if the route names no other.
@@ -126,18 +142,20 @@ func within(field string, v *violation) *violation {
 
 func (r *Route) validateMethod(m *AuthMethod) *violation {
 	kinds := 0
-	for _, has := range []bool{m.JWT != nil, m.APIKey != nil, m.ClientCert != nil} {
+	for _, has := range []bool{m.JWT != nil, m.APIKey != nil, m.ClientCert != nil, m.Hook != nil} {
 		if has {
 			kinds++
 		}
 	}
 	switch {
 	case kinds != 1:
-		return bad("", "must have one of jwt, apiKey and clientCert")
+		return bad("", "must have one of jwt, apiKey, clientCert and hook")
 	case m.JWT != nil:
 		return nested("jwt", m.JWT.validate())
 	case m.APIKey != nil:
 		return nested("apiKey", m.APIKey.validate())
+	case m.Hook != nil:
+		return nested("hook", m.Hook.validate())
 	case r.ClientCert == nil:
 		return bad("clientCert", "needs clientCert of the route, which has the authorities")
 	}
@@ -208,6 +226,44 @@ func (k *AuthAPIKey) validate() *violation {
 
 // Field is the canonical name of the field with the key.
 func (k *AuthAPIKey) Field() string { return auth.Canonical(cmp.Or(k.Header, DefaultKeyHeader)) }
+
+func (h *AuthHook) validate() *violation {
+	if err := hook.CheckURL(h.URL); err != nil {
+		return bad("url", "%v, is %.200q", err, h.URL)
+	}
+	if h.Timeout != "" {
+		if d, err := time.ParseDuration(h.Timeout); err != nil || d < time.Millisecond || d > maxHookTime {
+			return bad("timeout", `must be a duration like "2s" from 1ms to %v, is %q`, maxHookTime, h.Timeout)
+		}
+	}
+	if len(h.Claims) > maxClaims {
+		return bad("claims", "must have at most %d claims, has %d", maxClaims, len(h.Claims))
+	}
+	for _, claim := range slices.Sorted(maps.Keys(h.Claims)) {
+		field := fmt.Sprintf("claims[%q]", claim)
+		if v := checkClaim(field, claim); v != nil {
+			return v
+		}
+		if !isFieldName(h.Claims[claim]) {
+			return bad(field, "must be a header field with a name of letters, digits and dashes, is %q", h.Claims[claim])
+		}
+	}
+	return nil
+}
+
+// Time is Timeout, parsed.
+func (h *AuthHook) Time() time.Duration {
+	d, _ := time.ParseDuration(cmp.Or(h.Timeout, "2s")) // validate has checked it
+	return d
+}
+
+// Fields are Claims in the order of their names.
+func (h *AuthHook) Fields() (list []auth.Field) {
+	for _, claim := range slices.Sorted(maps.Keys(h.Claims)) {
+		list = append(list, auth.Field{Claim: claim, Name: auth.Canonical(h.Claims[claim])})
+	}
+	return list
+}
 
 func (u *AuthRule) validate() *violation {
 	if len(u.Scopes)+len(u.Claims)+len(u.Keys) == 0 {
