@@ -29,6 +29,7 @@ require (
 	github.com/anishathalye/porcupine v1.3.1 // indirect
 	github.com/go-jose/go-jose/v4 v4.1.9 // indirect
 	github.com/hashicorp/golang-lru/v2 v2.0.7 // indirect
+	golang.org/x/oauth2 v0.38.0 // indirect
 )
 
 require (

@@ -35,6 +35,10 @@ type found struct {
 	open    bool
 	// denied is the response of a hook that does not let the request pass.
 	denied *hook.Answer
+	// login can send a browser to a log-in.
+	login *loginMethod
+	// answers: the request is for the log-in itself.
+	answers bool
 	// elsewhere: the client may have the credential on another connection.
 	elsewhere bool
 }
@@ -55,26 +59,31 @@ func (e *Edge) bindAuth(t *table) {
 			if m.Hook != nil {
 				hooks = append(hooks, m.Hook.URL)
 			}
+			if m.Login != nil {
+				providers = append(providers, m.Login.Provider())
+			}
 		}
 	}
-	with := authParts{sources: e.providers.Bind(providers), hooks: e.hooks.Bind(hooks)}
+	with := authParts{sources: e.providers.Bind(providers), hooks: e.hooks.Bind(hooks), logins: map[string]*loginMethod{}}
 	for _, u := range t.rules {
 		if u.Auth == nil {
 			continue
 		}
 		for i := range u.Auth.Methods {
-			u.auth = append(u.auth, newAuthMethod(&u.Auth.Methods[i], with))
+			u.auth = append(u.auth, e.newAuthMethod(&u.Auth.Methods[i], with))
 		}
 	}
+	e.logins = with.logins
 }
 
 // authParts is what methods of several routes share.
 type authParts struct {
 	sources map[jwks.Provider]*jwks.Source
-	hooks   map[string]*hook.Hook // URL -> hook
+	hooks   map[string]*hook.Hook   // URL -> hook
+	logins  map[string]*loginMethod // settings -> log-in
 }
 
-func newAuthMethod(m *routes.AuthMethod, with authParts) authMethod {
+func (e *Edge) newAuthMethod(m *routes.AuthMethod, with authParts) authMethod {
 	switch {
 	case m.JWT != nil:
 		return &jwtMethod{
@@ -84,6 +93,8 @@ func newAuthMethod(m *routes.AuthMethod, with authParts) authMethod {
 		return newHookMethod(m.Hook, with.hooks[m.Hook.URL])
 	case m.APIKey != nil:
 		return keyMethod{field: m.APIKey.Field()}
+	case m.Login != nil:
+		return e.newLoginMethod(m.Login, with)
 	}
 	return certMethod{}
 }
@@ -95,6 +106,7 @@ const (
 	authMissing   = "missing"
 	authWrong     = "wrong"
 	authForbidden = "forbidden"
+	authLogin     = "login"
 	authUnknown   = "unavailable"
 )
 
@@ -116,6 +128,9 @@ func (x *exchange) identify() (result string, f *flow.Failure) {
 	var challenges []string
 	for _, m := range u.auth {
 		got := m.find(x)
+		if got.answers {
+			return authLogin, got.login.handle(x)
+		}
 		if got.caller != nil {
 			x.to.Caller = got.caller
 			if !u.Callers.Allows(got.caller) {
@@ -133,6 +148,9 @@ func (x *exchange) identify() (result string, f *flow.Failure) {
 			sum.denied = got.denied
 		}
 		sum.open = sum.open || got.open
+		if sum.login == nil {
+			sum.login = got.login
+		}
 		sum.elsewhere = sum.elsewhere || got.elsewhere
 		if c := m.challenge(u.Name, got.wrong); c != "" {
 			challenges = append(challenges, c)
@@ -149,6 +167,8 @@ func (x *exchange) identify() (result string, f *flow.Failure) {
 		return authUnknown, nil
 	case sum.wrong == "" && u.Callers.Optional:
 		return authAnonymous, nil
+	case sum.wrong == "" && sum.login != nil && sum.login.suits(x):
+		return authLogin, sum.login.begin(x)
 	case sum.wrong == "" && sum.elsewhere:
 		return authMissing, flow.HangUp(http.StatusMisdirectedRequest,
 			"the route %s needs a client certificate, for which this connection was not asked", u.Name)

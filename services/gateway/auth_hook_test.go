@@ -38,8 +38,8 @@ func TestHookLetsRequestsPass(t *testing.T) {
 		rw.WriteHeader(http.StatusNoContent)
 	})
 	res := w.do(w.client(false), http.MethodPost, "http://x/a?b=c", strings.NewReader("body"), "X-User", "root",
-		"Cookie", "session=1", "Accept", "text/html", "If-None-Match", `"a"`, "X-Forwarded-User", "root", "Range", "bytes=0-1",
-		"Accept-Encoding", "gzip", "User-Agent", "test")
+		"Cookie", "session=1", "Accept", "text/html", "If-None-Match", `"a"`, "X-Forwarded-User", "root",
+		"Range", "bytes=0-1", "Accept-Encoding", "gzip", "User-Agent", "test")
 	if want := "Cookie=session=1\nX-Groups=staff,it,dev\nX-User=ann\n"; res.StatusCode != 200 || res.body != want {
 		t.Errorf("%d %q, want 200 %q", res.StatusCode, res.body, want)
 	}
@@ -56,7 +56,8 @@ func TestHookLetsRequestsPass(t *testing.T) {
 			t.Errorf("the hook got %s: %q, want %q", name, got, want)
 		}
 	}
-	if r.Method != http.MethodGet || r.RequestURI != "/verify" || r.Header.Get("X-Request-Id") == "" || r.ContentLength != 0 {
+	if r.Method != http.MethodGet || r.RequestURI != "/verify" || r.Header.Get("X-Request-Id") == "" ||
+		r.ContentLength != 0 {
 		t.Errorf("the hook got %s %s, %v", r.Method, r.RequestURI, r.Header)
 	}
 }
@@ -119,7 +120,9 @@ func TestHookThatDoesNotAnswer(t *testing.T) {
 		}{
 			{"hangs", func(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done() }},
 			{"breaks off", func(http.ResponseWriter, *http.Request) { panic(http.ErrAbortHandler) }},
-			{"large header", func(rw http.ResponseWriter, _ *http.Request) { rw.Header().Set("A", strings.Repeat("x", 64<<10)) }},
+			{"large header", func(rw http.ResponseWriter, _ *http.Request) {
+				rw.Header().Set("A", strings.Repeat("x", 64<<10))
+			}},
 			{"is not there", nil},
 		} {
 			for _, open := range []bool{false, true} {

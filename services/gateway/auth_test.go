@@ -38,6 +38,8 @@ type identityProvider struct {
 	down bool
 	key  *ecdsa.PrivateKey
 	kid  string
+	// tokens answers requests for tokens, called with mu held. Nil: there are none.
+	tokens func(*http.Request) (*http.Response, error)
 }
 
 func newIdentityProvider() *identityProvider { return (&identityProvider{}).rotate("first") }
@@ -64,7 +66,12 @@ func (p *identityProvider) RoundTrip(r *http.Request) (*http.Response, error) {
 	if p.down || r.URL.Host != "id.example.org" {
 		return nil, errors.New("connection refused")
 	}
-	text := `{"issuer":"https://id.example.org","jwks_uri":"https://id.example.org/keys"}`
+	text := `{"issuer":"https://id.example.org","jwks_uri":"https://id.example.org/keys",
+		"authorization_endpoint":"https://id.example.org/authorize","token_endpoint":"https://id.example.org/token",
+		"end_session_endpoint":"https://id.example.org/logout?a=b"}`
+	if r.URL.Path == "/token" && p.tokens != nil {
+		return p.tokens(r)
+	}
 	if r.URL.Path == "/keys" {
 		set, err := json.Marshal(jose.JSONWebKeySet{Keys: []jose.JSONWebKey{{Key: p.key.Public(), KeyID: p.kid}}})
 		if err != nil {
@@ -82,12 +89,17 @@ func (p *identityProvider) token(t testing.TB, claims string) string {
 	t.Helper()
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	return p.sign(t, `"aud":"api",`+claims)
+}
+
+// sign is token without an audience, with mu held.
+func (p *identityProvider) sign(t testing.TB, claims string) string {
 	key := jose.JSONWebKey{Key: p.key, KeyID: p.kid}
 	signer, err := jose.NewSigner(jose.SigningKey{Algorithm: jose.ES256, Key: key}, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
-	jws, err := signer.Sign(fmt.Appendf(nil, `{"iss":"https://id.example.org","aud":"api","exp":%d,%s}`,
+	jws, err := signer.Sign(fmt.Appendf(nil, `{"iss":"https://id.example.org","exp":%d,%s}`,
 		time.Now().Add(time.Hour).Unix(), claims))
 	if err != nil {
 		t.Fatal(err)

@@ -3,6 +3,7 @@ package gateway_test
 import (
 	"net/http"
 	"os"
+	"path/filepath"
 	"regexp"
 	"strconv"
 	"strings"
@@ -26,13 +27,21 @@ func TestExamplesOfTheReference(t *testing.T) {
 	keys := string(regexp.MustCompile(`gateway\.keys '(.*?)'`).FindSubmatch(page)[1])
 	provider := newIdentityProvider()
 	token := provider.token(t, `"sub":"ann","scope":"read","groups":["staff"]`)
+	secrets := t.TempDir()
+	for name, text := range map[string]string{"oidc-secret": "hush", "cookie-keys": cookieKey1} {
+		if err := os.WriteFile(filepath.Join(secrets, name), []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
 	for _, e := range examples {
 		var list routes.Routes
 		if err := list.Set(string(e[1])); err != nil {
 			t.Errorf("%v: %s", err, e[1])
 			continue
 		}
-		w := worldWith(t, gateway.EdgeOptions{AuthClient: &http.Client{Transport: provider}}, string(e[1]), "gateway.keys", keys)
+		w := worldWith(t, gateway.EdgeOptions{
+			Options: gateway.Options{Secrets: secrets}, AuthClient: &http.Client{Transport: provider},
+		}, string(e[1]), "gateway.keys", keys)
 		known := map[string]bool{}
 		for _, r := range list {
 			for _, to := range r.To {

@@ -51,6 +51,7 @@ import (
 	"bijou.dev/services/gateway/internal/auth/apikey"
 	"bijou.dev/services/gateway/internal/auth/hook"
 	"bijou.dev/services/gateway/internal/auth/jwks"
+	"bijou.dev/services/gateway/internal/auth/login"
 	"bijou.dev/services/gateway/internal/bans"
 	"bijou.dev/services/gateway/internal/certs"
 	"bijou.dev/services/gateway/internal/compress"
@@ -73,6 +74,8 @@ type Options struct {
 	Certs string
 	// ACMEDir is the folder that keeps what is got by ACME, see the setting gateway.acme. Empty: there is no ACME.
 	ACMEDir string
+	// Secrets is the folder of the secrets whose names are in routes. Empty: there are none.
+	Secrets string
 }
 
 // New sets up the edge on the listener "http", over TLS on "https" if there is such a listener, and its table on the
@@ -215,8 +218,10 @@ type Edge struct {
 	keys        atomic.Pointer[apikey.Table] // of API
 	providers   *jwks.Set
 	hooks       *hook.Set
-	gateways    atomic.Int64 // how many instances of the edge are up, at least 1
-	counting    time.Time    // the origin of the times in limits
+	secrets     *login.Secrets
+	logins      map[string]*loginMethod // of the table in use: settings -> log-in; for apply alone
+	gateways    atomic.Int64            // how many instances of the edge are up, at least 1
+	counting    time.Time               // the origin of the times in limits
 	unwatch     []func()
 	stopping    atomic.Bool
 
@@ -261,6 +266,7 @@ func NewEdge(opts EdgeOptions) (*Edge, error) {
 	}
 	e.providers = jwks.NewSet(jwks.Options{Client: opts.AuthClient, Log: opts.Log})
 	e.hooks = hook.NewSet(hook.Options{DialContext: opts.DialContext, TLS: opts.OriginTLS})
+	e.secrets = login.NewSecrets(opts.Secrets)
 	e.http2 = e.newHTTP2()
 	e.useKeys(e.settings.keys.Get())
 	e.apply(e.settings.routes.Get())

@@ -1,4 +1,4 @@
-// Package authtest tests the methods of auth with the servers and the types of others: those of Envoy.
+// Package authtest tests the methods of auth with what others have made: the types of Envoy, and an OpenID provider.
 package authtest
 
 import (
@@ -101,6 +101,14 @@ func listen(t *testing.T) net.Listener {
 // edge starts an edge with routes as JSON and returns its URL.
 func edge(t *testing.T, opts gateway.EdgeOptions, routes string) string {
 	t.Helper()
+	l := listen(t)
+	edgeOn(t, l, opts, routes)
+	return "http://" + l.Addr().String()
+}
+
+// edgeOn starts an edge on a listener.
+func edgeOn(t *testing.T, l net.Listener, opts gateway.EdgeOptions, routes string) {
+	t.Helper()
 	opts.Config = config.Static(map[string]string{"gateway.routes": routes})
 	opts.Discovery = discovery.NewStatic(nil).Directory
 	e, err := gateway.NewEdge(opts)
@@ -112,7 +120,6 @@ func edge(t *testing.T, opts gateway.EdgeOptions, routes string) string {
 			t.Fatalf("%s: %s", entry.Name, entry.Problem)
 		}
 	}
-	l := listen(t)
 	served := make(chan error, 1)
 	go func() { served <- e.Serve(l) }()
 	t.Cleanup(func() {
@@ -123,7 +130,6 @@ func edge(t *testing.T, opts gateway.EdgeOptions, routes string) string {
 			t.Error(err)
 		}
 	})
-	return "http://" + l.Addr().String()
 }
 
 // get sends a request and does not follow redirects.

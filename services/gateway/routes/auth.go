@@ -2,8 +2,10 @@ package routes
 
 import (
 	"cmp"
+	"encoding/json"
 	"fmt"
 	"maps"
+	"net/http"
 	"net/url"
 	"slices"
 	"strings"
@@ -13,7 +15,9 @@ import (
 	"bijou.dev/services/gateway/internal/auth/hook"
 	"bijou.dev/services/gateway/internal/auth/jwks"
 	"bijou.dev/services/gateway/internal/auth/jwt"
+	"bijou.dev/services/gateway/internal/auth/login"
 	"bijou.dev/services/gateway/internal/fields"
+	"bijou.dev/services/gateway/internal/message"
 	"bijou.dev/services/gateway/internal/syntax"
 )
 
@@ -40,6 +44,7 @@ type AuthMethod struct {
 	APIKey     *AuthAPIKey     `json:"apiKey,omitempty"`
 	ClientCert *AuthClientCert `json:"clientCert,omitempty"`
 	Hook       *AuthHook       `json:"hook,omitempty"`
+	Login      *AuthLogin      `json:"login,omitempty"`
 }
 
 // AuthJWT takes JSON Web Tokens that an identity provider has signed.
@@ -84,6 +89,34 @@ type AuthHook struct {
 	FailOpen bool `json:"failOpen,omitempty"`
 }
 
+// AuthLogin logs people in at an identity provider (OpenID Connect) and remembers them by a cookie.
+type AuthLogin struct {
+	// Issuer is the URL of the provider. Required.
+	Issuer string `json:"issuer"`
+	// ClientID is what the provider calls the edge. Required.
+	ClientID string `json:"clientId"`
+	// ClientSecret is the name of the file with the client's secret, in the folder of the flag -secrets. Empty: the
+	// provider knows a public client.
+	ClientSecret string `json:"clientSecret,omitempty"`
+	// CookieKeys is the name of the file with the keys for cookies, in the same folder. Required.
+	CookieKeys string `json:"cookieKeys"`
+	// Scopes are asked for beside openid: "email", "profile", and for renewals "offline_access". Empty: none.
+	Scopes []string `json:"scopes,omitempty"`
+	// Claims are those that a session keeps beside sub. Empty: none.
+	Claims []string `json:"claims,omitempty"`
+	// Algorithms may sign the tokens of the provider. Empty: RS256 and ES256.
+	Algorithms []string `json:"algorithms,omitempty"`
+	// Session is how long a session lasts, as a Go duration up to "720h". Empty: "8h".
+	Session string `json:"session,omitempty"`
+	// Path is where the edge answers log-ins itself: below it are /callback, /start and /logout. A route with the same
+	// log-in must take requests for it. Empty: "/.login".
+	Path string `json:"path,omitempty"`
+	// Cookie is the name of the cookie, to which __Host- is added over TLS. Empty: "bijou-session".
+	Cookie string `json:"cookie,omitempty"`
+	// AfterLogout is the path to which people go after they have logged out. Empty: "/".
+	AfterLogout string `json:"afterLogout,omitempty"`
+}
+
 // AuthRule is a condition on callers. All parts that are set must hold.
 type AuthRule struct {
 	// Scopes must all be in the claim scope or scp. Empty: any.
@@ -103,6 +136,7 @@ const (
 	maxClaimName = 128
 	maxLeeway    = 5 * time.Minute
 	maxHookTime  = 10 * time.Second
+	maxSession   = 720 * time.Hour
 )
 
 // DefaultKeyHeader is the field with an API key if the route names no other.
@@ -142,20 +176,22 @@ func within(field string, v *violation) *violation {
 
 func (r *Route) validateMethod(m *AuthMethod) *violation {
 	kinds := 0
-	for _, has := range []bool{m.JWT != nil, m.APIKey != nil, m.ClientCert != nil, m.Hook != nil} {
+	for _, has := range []bool{m.JWT != nil, m.APIKey != nil, m.ClientCert != nil, m.Hook != nil, m.Login != nil} {
 		if has {
 			kinds++
 		}
 	}
 	switch {
 	case kinds != 1:
-		return bad("", "must have one of jwt, apiKey, clientCert and hook")
+		return bad("", "must have one of jwt, apiKey, clientCert, hook and login")
 	case m.JWT != nil:
 		return nested("jwt", m.JWT.validate())
 	case m.APIKey != nil:
 		return nested("apiKey", m.APIKey.validate())
 	case m.Hook != nil:
 		return nested("hook", m.Hook.validate())
+	case m.Login != nil:
+		return nested("login", m.Login.validate())
 	case r.ClientCert == nil:
 		return bad("clientCert", "needs clientCert of the route, which has the authorities")
 	}
@@ -187,10 +223,8 @@ func (j *AuthJWT) validate() *violation {
 	if v := checkList("audiences", j.Audiences); v != nil {
 		return v
 	}
-	for i, a := range j.Algorithms {
-		if !slices.Contains(jwt.Algorithms, a) {
-			return bad(fmt.Sprintf("algorithms[%d]", i), "must be one of %s, is %q", strings.Join(jwt.Algorithms, ", "), a)
-		}
+	if v := checkAlgorithms(j.Algorithms); v != nil {
+		return v
 	}
 	if j.Leeway != "" {
 		if d, err := time.ParseDuration(j.Leeway); err != nil || d <= 0 || d > maxLeeway {
@@ -199,6 +233,15 @@ func (j *AuthJWT) validate() *violation {
 	}
 	if j.Cookie != "" && !syntax.IsToken(j.Cookie) {
 		return bad("cookie", "must be the name of a cookie")
+	}
+	return nil
+}
+
+func checkAlgorithms(list []string) *violation {
+	for i, a := range list {
+		if !slices.Contains(jwt.Algorithms, a) {
+			return bad(fmt.Sprintf("algorithms[%d]", i), "must be one of %s, is %q", strings.Join(jwt.Algorithms, ", "), a)
+		}
 	}
 	return nil
 }
@@ -226,6 +269,92 @@ func (k *AuthAPIKey) validate() *violation {
 
 // Field is the canonical name of the field with the key.
 func (k *AuthAPIKey) Field() string { return auth.Canonical(cmp.Or(k.Header, DefaultKeyHeader)) }
+
+func (l *AuthLogin) validate() *violation {
+	if v := checkURL("issuer", l.Issuer); v != nil {
+		return v
+	}
+	if v := checkAlgorithms(l.Algorithms); v != nil {
+		return v
+	}
+	for i, scope := range l.Scopes {
+		if !isScope(scope) {
+			return bad(fmt.Sprintf("scopes[%d]", i), "must be a scope without spaces, is %q", scope)
+		}
+	}
+	o := l.Options()
+	switch {
+	case l.ClientID == "" || len(l.ClientID) > 512:
+		return bad("clientId", "must have 1 to 512 bytes")
+	case l.ClientSecret != "" && !login.IsSecretName(l.ClientSecret):
+		return bad("clientSecret", "must be the name of a file in the folder -secrets")
+	case !login.IsSecretName(l.CookieKeys):
+		return bad("cookieKeys", "must be the name of a file in the folder -secrets")
+	case o.Session < time.Minute || o.Session > maxSession:
+		return bad("session", `must be a duration like "8h" from 1m to %v, is %q`, maxSession, l.Session)
+	case checkPath(o.Path) != nil || strings.ContainsAny(o.Path, "%?#") || strings.HasSuffix(o.Path, "/"):
+		return bad("path", "must begin with / and hold no query, no escapes, no empty and no dot segments, is %q", l.Path)
+	case checkPath(o.AfterLogout) != nil || strings.ContainsAny(o.AfterLogout, "%?#"):
+		return bad("afterLogout", "must begin with / and hold no query, no escapes, no empty and no dot segments, is %q",
+			l.AfterLogout)
+	case !syntax.IsToken(o.Cookie) || len(o.Cookie) > 64 || strings.HasPrefix(o.Cookie, "__"):
+		return bad("cookie", "must be the name of a cookie, of up to 64 letters")
+	}
+	return cmp.Or(checkList("scopes", l.Scopes), checkList("claims", l.Claims))
+}
+
+// Options are for login.New.
+func (l *AuthLogin) Options() login.Options {
+	o := login.Options{
+		Issuer: l.Issuer, ClientID: l.ClientID, ClientSecret: l.ClientSecret, CookieKeys: l.CookieKeys, Scopes: l.Scopes,
+		Claims: l.Claims, Algorithms: l.Algorithms, Path: cmp.Or(l.Path, "/.login"),
+		Cookie: cmp.Or(l.Cookie, "bijou-session"), AfterLogout: cmp.Or(l.AfterLogout, "/"),
+	}
+	o.Session, _ = time.ParseDuration(cmp.Or(l.Session, "8h")) // validate refuses zero
+	return o
+}
+
+// Provider is where the keys are.
+func (l *AuthLogin) Provider() jwks.Provider { return jwks.Provider{Issuer: l.Issuer} }
+
+// Key is the same for the same settings.
+func (l *AuthLogin) Key() string {
+	text, err := json.Marshal(l)
+	if err != nil {
+		return err.Error() // cannot happen: all fields can be encoded
+	}
+	return string(text)
+}
+
+// checkCallbacks refuses log-ins whose callbacks would not reach the edge. It is asked when all routes are known: the
+// route of the callback may be another one with the same log-in.
+func (t *Table) checkCallbacks(u *Rule) *violation {
+	if u.Auth == nil {
+		return nil
+	}
+	for i := range u.Auth.Methods {
+		l := u.Auth.Methods[i].Login
+		if l == nil {
+			continue
+		}
+		path := l.Options().Path + login.CallbackPath
+		host := strings.Replace(u.Match.Host, "*", "any", 1)
+		found := t.find(host, path, &message.Request{Method: http.MethodGet}, "192.0.2.1")
+		if found.hasLogin(l) || u.matcher.conditions() > 0 && u.Match.Path == "" && hasPrefix(path, u.Match.Prefix) {
+			continue
+		}
+		return bad(fmt.Sprintf("auth.methods[%d].login.path", i),
+			"leads to no route with this log-in: requests for %s must reach this route, or another one with the same log-in",
+			path)
+	}
+	return nil
+}
+
+func (u *Rule) hasLogin(l *AuthLogin) bool {
+	return u != nil && u.Auth != nil && slices.ContainsFunc(u.Auth.Methods, func(m AuthMethod) bool {
+		return m.Login != nil && m.Login.Key() == l.Key()
+	})
+}
 
 func (h *AuthHook) validate() *violation {
 	if err := hook.CheckURL(h.URL); err != nil {
@@ -403,6 +532,9 @@ func (a *Auth) policy() *auth.Policy {
 			}
 		case m.APIKey != nil && m.APIKey.Field() == "Authorization":
 			p.Bearer = true
+		case m.Login != nil:
+			o := m.Login.Options()
+			p.Cookies = append(p.Cookies, o.CookieNames()...)
 		case m.APIKey != nil:
 			p.Secrets = append(p.Secrets, m.APIKey.Field())
 		}

@@ -310,6 +310,30 @@ func TestRoutesAreRefused(t *testing.T) {
 		{withAuth(`"methods":[{"hook":{"url":"http://a","timeout":"11s"}}]`), "hook.timeout must be", true},
 		{withAuth(`"methods":[{"hook":{"url":"http://a","timeout":"x"}}]`), "hook.timeout must be", false},
 		{withAuth(`"methods":[{"hook":{"url":"http://a","claims":{"sub":"A_B"}}}]`), `hook.claims["sub"] must be`, false},
+		{withLogin(``), "login.issuer must be a URL", false},
+		{withLogin(`"issuer":"https://id.example","cookieKeys":"k"`), "login.clientId must have", false},
+		{withLogin(`"issuer":"https://id.example","clientId":"a"`), "login.cookieKeys must be the name", false},
+		{withLogin(loginOf + `,"clientSecret":"/etc/passwd"`), "login.clientSecret must be the name", false},
+		{withLogin(loginOf + `,"clientSecret":"../x"`), "login.clientSecret must be the name", false},
+		{withLogin(loginOf + `,"session":"1000h"`), "login.session must be", true},
+		{withLogin(loginOf + `,"session":"long"`), "login.session must be", false},
+		{withLogin(loginOf + `,"path":"login"`), "login.path must begin", false},
+		{withLogin(loginOf + `,"path":"/a/../b"`), "login.path must begin", true},
+		{withLogin(loginOf + `,"path":"/a/"`), "login.path must begin", true},
+		{withLogin(loginOf + `,"cookie":"a b"`), "login.cookie must be", false},
+		{withLogin(loginOf + `,"cookie":"__Host-a"`), "login.cookie must be", true},
+		{withLogin(loginOf + `,"afterLogout":"https://evil.example"`), "login.afterLogout must begin", false},
+		{withLogin(loginOf + `,"scopes":["a b"]`), "login.scopes[0]", false},
+		{withLogin(loginOf + `,"algorithms":["HS256"]`), "login.algorithms[0]", false},
+		{
+			`[{"name":"a","match":{"prefix":"/a"},` + to + `,"auth":{"methods":[{"login":{` + loginOf + `}}]}}]`,
+			"login.path leads to no route with this log-in: requests for /.login/callback", true,
+		},
+		{
+			`[{"name":"a","match":{"prefix":"/a"},` + to + `,"auth":{"methods":[{"login":{` + loginOf + `}}]}},{"name":"b",` + to +
+				`,"auth":{"methods":[{"login":{` + loginOf + `,"cookie":"other"}}]}}]`,
+			"login.path leads to no route", true,
+		},
 		{withAuth(keyed + `"allow":[{}]`), "auth.allow[0] must have scopes", false},
 		{withAuth(keyed + `"allow":[{"scopes":["a b"]}]`), "auth.allow[0].scopes[0]", false},
 		{withAuth(keyed + `"allow":[{"claims":{"a":[]}}]`), `auth.allow[0].claims["a"] must have at least one`, false},
@@ -359,6 +383,11 @@ func withAuth(text string) string {
 }
 
 func withJWT(text string) string { return withAuth(`"methods":[{"jwt":{` + text + `}}]`) }
+
+// withLogin is a route with the inside of the method login.
+func withLogin(text string) string { return withAuth(`"methods":[{"login":{` + text + `}}]`) }
+
+const loginOf = `"issuer":"https://id.example","clientId":"a","cookieKeys":"k"`
 
 const keyed = `"methods":[{"apiKey":{}}],`
 
@@ -561,7 +590,9 @@ const everything = `[{"name":"a","match":{"host":"*.x.y","prefix":"/a","methods"
 	"methods":["PUT"],"headers":["X-A"],"expose":["X-B"],"credentials":true,"maxAge":"10m"},
 	"maxHeader":4096,"auth":{"methods":[{"jwt":{"issuer":"https://id.example","jwks":"https://id.example/keys",
 	"audiences":["a"],"algorithms":["ES256","EdDSA"],"leeway":"30s","cookie":"t","pass":true}},
-	{"apiKey":{"header":"X-Key"}},{"hook":{"url":"grpc://a:1","claims":{"sub":"X-U"},"timeout":"1s","failOpen":true}}],"optional":true,"allow":[{"scopes":["a"],"claims":{"g":["x","y"]}},{"keys":["ci"]}],
+	{"apiKey":{"header":"X-Key"}},{"hook":{"url":"grpc://a:1","claims":{"sub":"X-U"},"timeout":"1s","failOpen":true}},
+	{"login":{"issuer":"https://id.example","clientId":"c","clientSecret":"s","cookieKeys":"k","scopes":["email"],
+	"claims":["email"],"algorithms":["ES256"],"session":"1h","path":"/a/in","cookie":"c","afterLogout":"/a"}}],"optional":true,"allow":[{"scopes":["a"],"claims":{"g":["x","y"]}},{"keys":["ci"]}],
 	"claims":{"sub":"X-User","email":"X-Forwarded-Email"}},
 	"limits":[{"by":"header:x-key","rate":50,"per":"1m0s","burst":100,"shared":true},
 	{"by":"client","concurrency":8,"name":"c"},{"by":"identity","rate":5}],

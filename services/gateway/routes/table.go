@@ -157,6 +157,11 @@ func Compile(routes Routes) (*Table, error) {
 		u.Number = i
 	}
 	t.index()
+	for _, u := range t.Rules {
+		if v := t.checkCallbacks(u); v != nil {
+			return nil, refuse(places[u], u.Name, v)
+		}
+	}
 	return t, nil
 }
 

@@ -15,5 +15,6 @@ func main() {
 		f.StringVar(&o.Certs, "certs", "", `folder of certificates for the listener "https" (default: none)`)
 		f.StringVar(&o.ACMEDir, "acme-dir", "",
 			"folder for certificates that are got by ACME, see the setting gateway.acme (default: none)")
+		f.StringVar(&o.Secrets, "secrets", "/run/secrets", "folder of the secrets whose names are in routes")
 	}, func(ctx context.Context, setup *service.Setup) error { return gateway.New(ctx, setup, o) })
 }

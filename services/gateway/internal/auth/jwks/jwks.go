@@ -58,6 +58,8 @@ type Metadata struct {
 	Authorization string // authorization_endpoint; empty: there is none, as for the next two
 	Token         string // token_endpoint
 	EndSession    string // end_session_endpoint
+	// SecretInParams: the token endpoint takes the secret of a client as parameter, and not by the scheme Basic.
+	SecretInParams bool // token_endpoint_auth_methods_supported
 }
 
 // Options are what all sources share.
@@ -377,6 +379,9 @@ func (s *Source) discover(ctx context.Context) (*Metadata, error) {
 		"end_session_endpoint": &m.EndSession,
 	} {
 		*to, _ = raw[name].(string)
+	}
+	if list, ok := raw["token_endpoint_auth_methods_supported"].([]any); ok { // missing: client_secret_basic
+		m.SecretInParams = !slices.Contains(list, any("client_secret_basic"))
 	}
 	if m.Issuer != s.provider.Issuer {
 		return nil, fmt.Errorf("reading %s: it says that the issuer is %.200q; use that in the route", at, m.Issuer)
