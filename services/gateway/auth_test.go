@@ -5,7 +5,9 @@ import (
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
+	"crypto/sha256"
 	"crypto/tls"
+	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -21,7 +23,6 @@ import (
 
 	"bijou.dev/platform/trace"
 	"bijou.dev/services/gateway"
-	"bijou.dev/services/gateway/internal/auth/apikey"
 
 	"github.com/go-jose/go-jose/v4"
 	"github.com/google/go-cmp/cmp"
@@ -79,7 +80,7 @@ func (p *identityProvider) RoundTrip(r *http.Request) (*http.Response, error) {
 		}
 		text = string(set)
 	}
-	res := &http.Response{StatusCode: 200, Header: http.Header{}, Request: r}
+	res := &http.Response{StatusCode: http.StatusOK, Header: http.Header{}, Request: r}
 	res.Body = io.NopCloser(strings.NewReader(text))
 	return res, nil
 }
@@ -273,7 +274,7 @@ func TestIdentityProviderThatIsDown(t *testing.T) {
 
 // A call of gRPC gets the code of its protocol, and the span of a request has the name of the caller.
 func TestAuthOfGRPCAndSpans(t *testing.T) {
-	key, sum := apikey.New()
+	key, sum := newAPIKey()
 	spans := tracetest.NewInMemoryExporter()
 	tracer, err := trace.New(trace.Options{Service: "gateway", Exporter: spans})
 	if err != nil {
@@ -349,9 +350,16 @@ func TestCredentialsStayAtTheEdge(t *testing.T) {
 	})
 }
 
+// newAPIKey makes a key and its hash.
+func newAPIKey() (key, sum string) {
+	key = rand.Text() + rand.Text()
+	hash := sha256.Sum256([]byte(key))
+	return key, hex.EncodeToString(hash[:])
+}
+
 func TestAPIKeys(t *testing.T) {
-	ci, ciSum := apikey.New()
-	ops, opsSum := apikey.New()
+	ci, ciSum := newAPIKey()
+	ops, opsSum := newAPIKey()
 	keys := fmt.Sprintf(`[{"name":"ci","sha256":%q},{"name":"ops","sha256":%q}]`, ciSum, opsSum)
 	w := authWorld(t, newIdentityProvider(), `[{"name":"api","to":[{"service":"web"}],"auth":{"methods":[{"apiKey":{}}],
 		"allow":[{"keys":["ci"]}],"claims":{"sub":"X-User"}}},
@@ -394,7 +402,7 @@ func TestAPIKeys(t *testing.T) {
 func TestMethodsAreTriedInOrder(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := newIdentityProvider()
-		key, sum := apikey.New()
+		key, sum := newAPIKey()
 		w := authWorld(t, p, protected(`"methods":[`+jwtMethod+`,{"apiKey":{}}],"claims":{"sub":"X-User"}`),
 			"gateway.keys", fmt.Sprintf(`[{"name":"ci","sha256":%q}]`, sum))
 		token := "Bearer " + p.token(t, `"sub":"ann"`)
@@ -488,7 +496,7 @@ func TestLimitsByIdentity(t *testing.T) {
 // A client certificate is one of the methods.
 func TestClientCertificateAsAMethod(t *testing.T) {
 	staff := newAuthority(t)
-	key, sum := apikey.New()
+	key, sum := newAPIKey()
 	routes := strings.ReplaceAll(withClientCert(t, staff), `"optional": true}}]`, `"optional": true},
 		"auth":{"methods":[{"clientCert":{}},{"apiKey":{}}],"allow":[{"claims":{"sub":["ann"]}},{"keys":["ci"]}],
 		"claims":{"sub":"X-User"}}}]`)
@@ -546,7 +554,7 @@ type authCost struct {
 func authCosts(t testing.TB) (list []authCost) {
 	t.Helper()
 	p := newIdentityProvider()
-	key, sum := apikey.New()
+	key, sum := newAPIKey()
 	for _, c := range []struct {
 		name, path, method string
 		header             []string

@@ -50,7 +50,7 @@ func newMetrics(r prometheus.Registerer) *metrics {
 		limited: counter("limited_total", "Requests that a limit of their route refused, or the list of banned addresses.",
 			"route", "limit"),
 		auth: counter("auth_total", "Requests of routes with auth, by route and what was found: ok, anonymous, missing, "+
-			"wrong, forbidden or unavailable.", "route", "result"),
+			"wrong, forbidden, login (sent to a log-in, or back) or unavailable.", "route", "result"),
 		idleClosed: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "bijou_gateway_connections_idle_closed_total",
 			Help: "Idle connections closed because there are too many, to make room for new ones.",

@@ -6,10 +6,8 @@
 package apikey
 
 import (
-	"crypto/rand"
 	"crypto/sha256"
 	"crypto/subtle"
-	"encoding/base64"
 	"encoding/hex"
 	"fmt"
 	"hash/maphash"
@@ -113,13 +111,4 @@ func (t *Table) Find(key string) (name string, ok bool) {
 	}
 	sum := sha256.Sum256([]byte(key))
 	return t.find(&sum)
-}
-
-// New makes a key, and its hash for the setting.
-func New() (key, sum string) {
-	var raw [32]byte
-	_, _ = rand.Read(raw[:]) // never fails
-	key = base64.RawURLEncoding.EncodeToString(raw[:])
-	hash := sha256.Sum256([]byte(key))
-	return key, hex.EncodeToString(hash[:])
 }

@@ -531,18 +531,18 @@ func (l *Login) logout(ctx context.Context, r *Request) (*Response, error) {
 	case !slices.Contains([]string{"", "none", "same-origin", "same-site"}, r.Header.Get("Sec-Fetch-Site")):
 		return nil, refuse(http.StatusForbidden, "another site wants to log you out")
 	}
-	clear := []string{l.setCookie(r, "", "", 0), l.setCookie(r, bindingSuffix, "", 0)}
+	cleared := []string{l.setCookie(r, "", "", 0), l.setCookie(r, bindingSuffix, "", 0)}
 	meta, err := l.parts.Source.Metadata(ctx)
 	if err != nil || meta.EndSession == "" {
-		return redirect(http.StatusSeeOther, l.opts.AfterLogout, clear...), nil
+		return redirect(http.StatusSeeOther, l.opts.AfterLogout, cleared...), nil
 	}
 	to, err := url.Parse(meta.EndSession)
 	if err != nil {
-		return redirect(http.StatusSeeOther, l.opts.AfterLogout, clear...), nil
+		return redirect(http.StatusSeeOther, l.opts.AfterLogout, cleared...), nil
 	}
 	query := to.Query()
 	query.Set("client_id", l.opts.ClientID)
 	query.Set("post_logout_redirect_uri", r.Scheme+"://"+r.Host+l.opts.AfterLogout)
 	to.RawQuery = query.Encode()
-	return redirect(http.StatusSeeOther, to.String(), clear...), nil
+	return redirect(http.StatusSeeOther, to.String(), cleared...), nil
 }
