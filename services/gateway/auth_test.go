@@ -430,7 +430,7 @@ func TestMethodsAreTriedInOrder(t *testing.T) {
 		}
 		p.setDown(true)
 		w.put("gateway.routes", `[{"name":"down","to":[{"service":"web"}],"auth":{"methods":[
-			{"jwt":{"issuer":"https://down.example","anyAudience":true}},{"apiKey":{}}]}}]`)
+			{"jwt":{"issuer":"https://id.example.org","jwks":"https://down.example/keys","anyAudience":true}},{"apiKey":{}}]}}]`)
 		if res := w.get("http://x/", "Authorization", token, "X-Api-Key", key); res.StatusCode != 200 {
 			t.Errorf("a key beside a token that cannot be checked: %d, want 200", res.StatusCode)
 		}

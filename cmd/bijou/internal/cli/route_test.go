@@ -113,16 +113,18 @@ func TestRouteKey(t *testing.T) {
 			t.Fatalf("exit code %d, %q, %q, %v", code, stdout, stderr, err)
 		}
 		sum := sha256.Sum256([]byte(got.Key))
-		if got.Entry.Name != "ci" || got.Entry.SHA256 != hex.EncodeToString(sum[:]) || len(got.Key) != 64 || got.Key == seen {
+		if got.Entry.Name != "ci" || got.Entry.SHA256 != hex.EncodeToString(sum[:]) || len(got.Key) != 64 ||
+			got.Key == seen {
 			t.Errorf("key %+v, want a new one with its hash", got)
 		}
 		seen = got.Key
 	}
-	if stdout, _, code := runCommand(t, nil, "route", "key", "ci"); code != 0 ||
-		!strings.Contains(stdout, "\nentry: {\"name\": \"ci\", \"sha256\": \"") {
+	stdout, _, code := runCommand(t, nil, "route", "key", "ci")
+	if code != 0 || !strings.Contains(stdout, "\nentry: {\"name\": \"ci\", \"sha256\": \"") {
 		t.Errorf("exit code %d, %q; want an entry of the setting", code, stdout)
 	}
-	if _, stderr, code := runCommand(t, nil, "route", "key", "a b"); code == 0 || !strings.Contains(stderr, "making a key") {
+	_, stderr, code := runCommand(t, nil, "route", "key", "a b")
+	if code == 0 || !strings.Contains(stderr, "making a key") {
 		t.Errorf("exit code %d, %q; want an error", code, stderr)
 	}
 }

@@ -180,7 +180,7 @@ func TestTokensThatAreRefused(t *testing.T) {
 			"nbf as text":     {with(`"sub"`, `"nbf":"0","sub"`), jwt.ErrClaims},
 			"claim twice":     {with(`"sub":"ann"`, `"sub":"ann","sub":"eve"`), jwt.ErrClaims},
 			"not an object":   {sign(t, jose.ES256, p256, "p256", `["iss"]`), jwt.ErrClaims},
-			"null":            {sign(t, jose.ES256, p256, "p256", `null`), jwt.ErrClaims},
+			"null":            {sign(t, jose.ES256, p256, "p256", `null`), jwt.ErrIssuer},
 			"more behind":     {sign(t, jose.ES256, p256, "p256", good+"}"), jwt.ErrClaims},
 			"not JSON":        {sign(t, jose.ES256, p256, "p256", `iss`), jwt.ErrClaims},
 		} {
@@ -206,6 +206,41 @@ func TestOnlyListedAlgorithmsAreTaken(t *testing.T) {
 			v := jwt.New(jwt.Options{Issuer: issuer, Algorithms: c.algorithms}, published(t, publishedKeys...))
 			if _, err := v.Verify(t.Context(), token); !errors.Is(err, c.want) {
 				t.Errorf("%v: error %v, want %v", c.algorithms, err, c.want)
+			}
+		}
+	})
+}
+
+// asked is a set of keys that counts how often newer ones are asked for.
+type asked struct {
+	fixed
+	times int
+}
+
+func (a *asked) Refetch(context.Context, *jwks.KeySet) *jwks.KeySet {
+	a.times++
+	return nil
+}
+
+// Only a token that may be of the issuer is a reason to look for newer keys.
+func TestTokensOfOthersCauseNoFetch(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		keys := &asked{fixed: published(t, publishedKeys...)}
+		v := jwt.New(everyAlg, keys)
+		for name, c := range map[string]struct {
+			token string
+			times int
+		}{
+			"other issuer": {sign(t, jose.ES256, strange, "new", strings.Replace(good, "id.example", "other.example", 1)), 0},
+			"no issuer":    {sign(t, jose.ES256, strange, "new", `{}`), 0},
+			"object":       {sign(t, jose.ES256, strange, "new", `{"iss":{"a":1}}`), 0},
+			"known key":    {sign(t, jose.ES256, strange, "p256", good), 0},
+			"new key":      {sign(t, jose.ES256, strange, "new", good), 1},
+			"no key id":    {sign(t, jose.ES256, strange, "", good), 1},
+		} {
+			keys.times = 0
+			if _, err := v.Verify(t.Context(), c.token); err == nil || keys.times != c.times {
+				t.Errorf("%s: error %v, newer keys were asked for %d times, want %d", name, err, keys.times, c.times)
 			}
 		}
 	})
