@@ -8,6 +8,7 @@ import (
 	"context"
 	"crypto"
 	"crypto/rsa"
+	"crypto/sha256"
 	"encoding/base64"
 	"encoding/json"
 	"errors"
@@ -46,6 +47,7 @@ type Verifier struct {
 	opts       Options
 	algorithms []jose.SignatureAlgorithm
 	keys       Keys
+	memory     memory
 }
 
 // Keys has the keys of a provider. It is a *jwks.Source.
@@ -115,20 +117,32 @@ func IsToken(text string) bool {
 
 // Verify returns the claims of a token. The error is Invalid, or jwks.ErrUnavailable if the keys are not known.
 func (v *Verifier) Verify(ctx context.Context, token string) (auth.Claims, error) {
+	if !IsToken(token) {
+		return nil, ErrMalformed
+	}
+	sum := sha256.Sum256([]byte(token))
+	keys, unavailable := v.keys.Keys(ctx)
+	if unavailable == nil {
+		if claims := v.memory.get(sum, keys); claims != nil {
+			return claims, nil
+		}
+	}
 	if !v.isOfIssuer(token) {
 		return nil, ErrIssuer
 	}
-	payload, err := v.Signed(ctx, token)
+	payload, keys, err := v.signed(ctx, token, keys, unavailable)
 	if err != nil {
 		return nil, err
 	}
 	claims, err := parse(payload)
-	if err == nil {
-		err = v.check(claims, time.Now())
-	}
 	if err != nil {
 		return nil, err
 	}
+	until, err := v.check(claims, time.Now())
+	if err != nil {
+		return nil, err
+	}
+	v.memory.put(sum, remembered{claims, until, keys})
 	return claims, nil
 }
 
@@ -150,40 +164,50 @@ func (v *Verifier) isOfIssuer(token string) bool {
 
 // Signed returns the payload of a token whose signature is right. Its claims are not checked.
 func (v *Verifier) Signed(ctx context.Context, token string) ([]byte, error) {
+	set, unavailable := v.keys.Keys(ctx)
+	payload, _, err := v.signed(ctx, token, set, unavailable)
+	return payload, err
+}
+
+// signed is Signed with the keys that are known, or why they are not. It also returns the keys of which one has signed
+// the token.
+func (v *Verifier) signed(ctx context.Context, token string, set *jwks.KeySet, unavailable error) (
+	[]byte, *jwks.KeySet, error,
+) {
 	if !IsToken(token) {
-		return nil, ErrMalformed
+		return nil, nil, ErrMalformed
 	}
 	jws, err := jose.ParseSignedCompact(token, v.algorithms)
 	if err != nil {
 		if _, ok := errors.AsType[*jose.ErrUnexpectedSignatureAlgorithm](err); ok {
-			return nil, ErrAlgorithm
+			return nil, nil, ErrAlgorithm
 		}
-		return nil, ErrMalformed
+		return nil, nil, ErrMalformed
 	}
 	if len(jws.Signatures) != 1 {
-		return nil, ErrMalformed
+		return nil, nil, ErrMalformed
 	}
 	header := jws.Signatures[0].Protected
 	// RFC 7515, 4.1.11: what a header marks as critical must be understood. The only such header that go-jose knows is
 	// b64, which a JWT must not have (RFC 7797, 7).
 	for _, name := range []jose.HeaderKey{"crit", "b64"} {
 		if _, ok := header.ExtraHeaders[name]; ok {
-			return nil, ErrCritical
+			return nil, nil, ErrCritical
 		}
 	}
-	set, err := v.keys.Keys(ctx)
-	if err != nil {
-		return nil, err //nolint:wrapcheck // it is jwks.ErrUnavailable
+	if unavailable != nil {
+		return nil, nil, unavailable
 	}
 	payload, err := verify(token, jws, header, set)
 	if err == nil || errors.Is(err, ErrSignature) && header.KeyID != "" {
-		return payload, err
+		return payload, set, err
 	}
 	newer := v.keys.Refetch(ctx, set)
 	if newer == nil {
-		return nil, err
+		return nil, nil, err
 	}
-	return verify(token, jws, header, newer)
+	payload, err = verify(token, jws, header, newer)
+	return payload, newer, err
 }
 
 func verify(token string, jws *jose.JSONWebSignature, header jose.Header, set *jwks.KeySet) ([]byte, error) {
@@ -248,34 +272,36 @@ func plain(v any) any {
 	return v
 }
 
-func (v *Verifier) check(c auth.Claims, now time.Time) error {
+// check checks the claims of a token, and returns when it expires.
+func (v *Verifier) check(c auth.Claims, now time.Time) (time.Time, error) {
 	if iss, ok := c["iss"].(string); !ok || iss != v.opts.Issuer {
-		return ErrIssuer
+		return time.Time{}, ErrIssuer
 	}
 	if len(v.opts.Audiences) > 0 && !hasAudience(c["aud"], v.opts.Audiences) {
-		return ErrAudience
+		return time.Time{}, ErrAudience
 	}
 	raw, ok := c["exp"]
 	if !ok {
-		return ErrNoExpiry
+		return time.Time{}, ErrNoExpiry
 	}
 	until, ok := date(raw)
+	until = until.Add(v.opts.Leeway)
 	switch {
 	case !ok:
-		return ErrClaims
-	case !now.Before(until.Add(v.opts.Leeway)):
-		return ErrExpired
+		return time.Time{}, ErrClaims
+	case !now.Before(until):
+		return time.Time{}, ErrExpired
 	}
 	if raw, ok := c["nbf"]; ok {
 		from, ok := date(raw)
 		switch {
 		case !ok:
-			return ErrClaims
+			return time.Time{}, ErrClaims
 		case now.Before(from.Add(-v.opts.Leeway)):
-			return ErrNotYet
+			return time.Time{}, ErrNotYet
 		}
 	}
-	return nil
+	return until, nil
 }
 
 // hasAudience reports whether aud, which is a text or a list of texts, has one of the audiences.

@@ -12,9 +12,11 @@ import (
 	"encoding/base64"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"strings"
 	"testing"
 	"testing/synctest"
+	"time"
 
 	"bijou.dev/services/gateway/internal/auth/jwks"
 	"bijou.dev/services/gateway/internal/auth/jwt"
@@ -211,6 +213,39 @@ func TestOnlyListedAlgorithmsAreTaken(t *testing.T) {
 	})
 }
 
+// A token that was verified before is refused when it has expired, and when the provider takes its key back.
+func TestRememberedTokens(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		keys := &fixed{published(t, publishedKeys...).set}
+		v := jwt.New(everyAlg, keys)
+		token := sign(t, jose.ES256, p256, "p256", good)
+		check := func(when string, want error) {
+			t.Helper()
+			for range 2 {
+				if claims, err := v.Verify(t.Context(), token); !errors.Is(err, want) || (claims["sub"] == "ann") != (want == nil) {
+					t.Errorf("%s: claims %v, error %v; want %v", when, claims, err, want)
+				}
+			}
+		}
+		check("at first", nil)
+		for i := range 5000 { // more than are remembered
+			other := sign(t, jose.EdDSA, ed, "ed", strings.Replace(good, `"ann"`, fmt.Sprint(i), 1))
+			if claims, err := v.Verify(t.Context(), other); err != nil || fmt.Sprint(claims["sub"]) != fmt.Sprint(i) {
+				t.Fatalf("claims %v, error %v; want those of %d", claims, err, i)
+			}
+		}
+		check("after many others", nil)
+		keys.set = published(t, publishedKeys[0]).set
+		check("the key was taken back", jwt.ErrKey)
+		keys.set = published(t, publishedKeys...).set
+		check("the key is there again", nil)
+		time.Sleep(time.Hour)
+		check("within the leeway", nil)
+		time.Sleep(time.Minute)
+		check("expired", jwt.ErrExpired)
+	})
+}
+
 // asked is a set of keys that counts how often newer ones are asked for.
 type asked struct {
 	fixed
@@ -285,14 +320,24 @@ func BenchmarkVerify(b *testing.B) {
 		kid string
 	}{{jose.RS256, rsaKey, "rsa"}, {jose.ES256, p256, "p256"}, {jose.EdDSA, ed, "ed"}} {
 		b.Run(string(c.alg), func(b *testing.B) {
-			v := jwt.New(everyAlg, published(b, publishedKeys...))
+			keys := published(b, publishedKeys...)
 			token := sign(b, c.alg, c.key, c.kid, payload)
 			b.ReportAllocs()
 			for b.Loop() {
-				if _, err := v.Verify(b.Context(), token); err != nil {
+				if _, err := jwt.New(everyAlg, keys).Verify(b.Context(), token); err != nil {
 					b.Fatal(err)
 				}
 			}
 		})
 	}
+	b.Run("again", func(b *testing.B) {
+		v := jwt.New(everyAlg, published(b, publishedKeys...))
+		token := sign(b, jose.ES256, p256, "p256", payload)
+		b.ReportAllocs()
+		for b.Loop() {
+			if _, err := v.Verify(b.Context(), token); err != nil {
+				b.Fatal(err)
+			}
+		}
+	})
 }
