@@ -173,6 +173,10 @@ func (x *exchange) identify() (result string, f *flow.Failure) {
 		return authMissing, flow.HangUp(http.StatusMisdirectedRequest,
 			"the route %s needs a client certificate, for which this connection was not asked", u.Name)
 	}
+	if len(challenges) == 0 { // RFC 9110, 15.5.2: 401 has a challenge, and there is none for client certificates
+		return authMissing, flow.Fail(flow.FaultClient, http.StatusForbidden, "the route %s needs a client certificate",
+			u.Name)
+	}
 	for _, c := range challenges {
 		x.out.Extra.Add("Www-Authenticate", c)
 	}

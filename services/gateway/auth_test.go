@@ -532,6 +532,22 @@ func TestClientCertificateAsAMethod(t *testing.T) {
 	}
 }
 
+// HTTP has no challenge for certificates, so a route that takes nothing else refuses with 403.
+func TestOnlyClientCertificates(t *testing.T) {
+	staff := newAuthority(t)
+	routes := strings.ReplaceAll(withClientCert(t, staff), `"optional": true}}]`, `"optional": true},
+		"auth":{"methods":[{"clientCert":{}}],"claims":{"sub":"X-User"}}}]`)
+	w, a, _ := tlsWorldFor(t, routes, "www.example.org")
+	w.origin("web", "web-1", "", responds("ok"))
+	ann := staff.clientCert(nextYear(), "ann")
+	for want, cert := range map[int]*tls.Certificate{200: &ann, 403: nil} {
+		res := w.do(w.certClient(a, "www.example.org", cert), "GET", "https://www.example.org/guests", nil)
+		if res.StatusCode != want {
+			t.Errorf("%d %s, want %d", res.StatusCode, res.body, want)
+		}
+	}
+}
+
 // certClient returns a client with a certificate, or none, whose connections are for a host.
 func (w *world) certClient(a *authority, host string, cert *tls.Certificate) *http.Client {
 	return w.tlsClient(&tls.Config{
