@@ -163,7 +163,42 @@ func (r *Route) validateAuth() *violation {
 			return within(fmt.Sprintf("auth.allow[%d]", i), v)
 		}
 	}
-	return r.validateClaims()
+	return cmp.Or(r.validateClaims(), a.checkKept())
+}
+
+// checkKept refuses claims that no caller of the route can have, because no session keeps them. Tokens and hooks may
+// have any claim.
+func (a *Auth) checkKept() *violation {
+	kept := []string{auth.Subject}
+	for i := range a.Methods {
+		m := &a.Methods[i]
+		if m.JWT != nil || m.Hook != nil {
+			return nil
+		}
+		if m.Login != nil {
+			kept = append(kept, m.Login.Claims...)
+		}
+	}
+	check := func(field, name string) *violation {
+		first, _, _ := strings.Cut(name, ".")
+		if slices.Contains(kept, name) || slices.Contains(kept, first) {
+			return nil
+		}
+		return bad(field, "is a claim that no method of the route knows: with login, list it in claims of login")
+	}
+	for _, name := range slices.Sorted(maps.Keys(a.Claims)) {
+		if v := check(fmt.Sprintf("auth.claims[%q]", name), name); v != nil {
+			return v
+		}
+	}
+	for i, rule := range a.Allow {
+		for _, name := range slices.Sorted(maps.Keys(rule.Claims)) {
+			if v := check(fmt.Sprintf("auth.allow[%d].claims[%q]", i, name), name); v != nil {
+				return v
+			}
+		}
+	}
+	return nil
 }
 
 // within puts a violation of a part of a field behind the field's name.

@@ -344,6 +344,12 @@ func TestRoutesAreRefused(t *testing.T) {
 		{withAuth(keyed + `"claims":{"sub":"x-forwarded-for"}`), `auth.claims["sub"] must not be X-Forwarded-For`, true},
 		{withAuth(keyed + `"claims":{"":"X-User"}`), `auth.claims[""] must be the name`, false},
 		{withAuth(keyed + `"claims":{"a":"X-User","b":"x-user"}`), `auth.claims["b"] must differ`, true},
+		{withAuth(keyed + `"claims":{"email":"X-User"}`), `auth.claims["email"] is a claim that no method`, true},
+		{
+			withAuth(`"methods":[{"login":{` + loginOf + `,"claims":["realm"]}}],"claims":{"realm.roles":"X-Roles"},` +
+				`"allow":[{"claims":{"sub":["a"]}},{"claims":{"groups":["a"]}}]`),
+			`auth.allow[1].claims["groups"] is a claim that no method`, true,
+		},
 		{
 			`[{"name":"a","match":{"headers":[{"name":"x_user"}]},` + to + `,"auth":{` + keyed + `"claims":{"sub":"X-User"}}}]`,
 			`auth.claims["sub"] must not be X-User, by which`, true,

@@ -64,8 +64,9 @@ type Options struct {
 type Set struct {
 	opts Options
 
-	mu  sync.Mutex
-	all map[string]*Hook // URL -> hook
+	mu      sync.Mutex
+	all     map[string]*Hook // URL -> hook
+	closing sync.WaitGroup   // hooks that no route needs any more, and that still have questions
 }
 
 // NewSet returns a set without hooks.
@@ -83,17 +84,18 @@ func (s *Set) Bind(urls []string) map[string]*Hook {
 	}
 	for u, h := range s.all {
 		if bound[u] == nil {
-			go h.close()
+			s.closing.Go(h.close)
 		}
 	}
 	s.all = bound
 	return bound
 }
 
-// Close closes all hooks. No question may be in progress.
+// Close closes all hooks. Questions in progress are waited for: they have time-outs.
 func (s *Set) Close() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	s.closing.Wait()
 	for _, h := range s.all {
 		h.close()
 	}
