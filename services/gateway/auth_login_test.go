@@ -486,11 +486,15 @@ func TestLoginThatIsNotPossible(t *testing.T) {
 		} {
 			spoil()
 			time.Sleep(31 * time.Second)
+			w.get("http://x/", "Accept", "text/html")
 			res := w.get("http://x/", "Accept", "text/html")
 			if res.StatusCode != 503 || res.Header.Get("X-Bijou-Fault") != "auth_unavailable" ||
 				strings.Contains(res.body, w.secrets) {
 				t.Errorf("%s: %d %s, want 503", name, res.StatusCode, res.body)
 			}
+		}
+		if n := strings.Count(w.log.String(), "log-ins are not possible"); n < 1 || n > 2 {
+			t.Errorf("the log says %d times why, want once for each secret", n)
 		}
 		down := newLoginWorld(t, toWeb)
 		down.provider.setDown(true)

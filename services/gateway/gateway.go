@@ -266,7 +266,7 @@ func NewEdge(opts EdgeOptions) (*Edge, error) {
 	}
 	e.providers = jwks.NewSet(jwks.Options{Client: opts.AuthClient, Log: opts.Log})
 	e.hooks = hook.NewSet(hook.Options{DialContext: opts.DialContext, TLS: opts.OriginTLS})
-	e.secrets = login.NewSecrets(opts.Secrets)
+	e.secrets = login.NewSecrets(opts.Secrets, opts.Log)
 	e.http2 = e.newHTTP2()
 	e.useKeys(e.settings.keys.Get())
 	e.apply(e.settings.routes.Get())

@@ -24,6 +24,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"bijou.dev/services/gateway/internal/auth"
@@ -74,6 +75,16 @@ type Login struct {
 	parts     Parts
 	verifier  *jwt.Verifier
 	refreshes refreshes
+
+	mu         sync.Mutex
+	cookieKeys parsedKeys
+}
+
+// parsedKeys are the keys of a text.
+type parsedKeys struct {
+	text string
+	keys *Keys
+	err  error
 }
 
 // New returns a way to log in.
@@ -160,16 +171,24 @@ func (l *Login) purpose(use string) string {
 }
 
 func (l *Login) keys() (*Keys, error) {
+	unreadable := refuse(http.StatusServiceUnavailable, "the keys for cookies cannot be read")
 	text, err := l.parts.Secrets.Read(l.opts.CookieKeys)
-	if err == nil {
-		var k *Keys
-		if k, err = ParseKeys(text); err == nil {
-			return k, nil
-		}
-		err = fmt.Errorf("reading the secret %q: %w", l.opts.CookieKeys, err)
+	if err != nil {
+		return nil, unreadable
 	}
-	l.parts.Log.Error("log-in is not possible", "issuer", l.opts.Issuer, "error", err)
-	return nil, refuse(http.StatusServiceUnavailable, "the keys for cookies cannot be read")
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if p := &l.cookieKeys; p.text != text {
+		p.text = text
+		if p.keys, p.err = ParseKeys(text); p.err != nil {
+			l.parts.Log.Error("log-ins are not possible", "error",
+				fmt.Errorf("reading the secret %q: %w", l.opts.CookieKeys, p.err))
+		}
+	}
+	if l.cookieKeys.err != nil {
+		return nil, unreadable
+	}
+	return l.cookieKeys.keys, nil
 }
 
 // state is a log-in in progress.
@@ -291,7 +310,6 @@ func (l *Login) config(ctx context.Context, r *Request) (*oauth2.Config, error) 
 		c.Endpoint.AuthStyle = oauth2.AuthStyleInHeader
 	}
 	if c.ClientSecret, err = l.parts.Secrets.Read(l.opts.ClientSecret); err != nil {
-		l.parts.Log.Error("log-in is not possible", "issuer", l.opts.Issuer, "error", err)
 		return nil, refuse(http.StatusServiceUnavailable, "the secret for the identity provider cannot be read")
 	}
 	return c, nil
@@ -455,7 +473,9 @@ func (s *session) renewAt(token *oauth2.Token, now time.Time) {
 }
 
 // seal makes the cookie of a session. One that is too long is kept without its refresh token.
-func (l *Login) seal(keys *Keys, r *Request, s *session) (string, error) {
+func (l *Login) seal(keys *Keys, r *Request, from *session) (string, error) {
+	copied := *from // requests that wait for one renewal share it
+	s := &copied
 	for {
 		text, err := json.Marshal(s)
 		if err != nil {

@@ -2,6 +2,7 @@ package login_test
 
 import (
 	"bytes"
+	"log/slog"
 	"net/url"
 	"os"
 	"path/filepath"
@@ -64,6 +65,10 @@ func TestKeysThatAreRefused(t *testing.T) {
 	}
 }
 
+func newSecrets(dir string) *login.Secrets {
+	return login.NewSecrets(dir, slog.New(slog.DiscardHandler))
+}
+
 // A route names a file of the folder, and no other.
 func TestSecrets(t *testing.T) {
 	dir := t.TempDir()
@@ -76,20 +81,20 @@ func TestSecrets(t *testing.T) {
 	if err := os.Mkdir(below, 0o700); err != nil {
 		t.Fatal(err)
 	}
-	if text, err := login.NewSecrets(dir).Read("good"); text != "s" || err != nil {
+	if text, err := newSecrets(dir).Read("good"); text != "s" || err != nil {
 		t.Errorf("%q, %v; want s", text, err)
 	}
 	for _, name := range []string{
 		"", ".", "..", "../good", "empty", "large", "missing", "below", dir + "/good", ".good", "a b",
 	} {
-		if text, err := login.NewSecrets(dir).Read(name); err == nil {
+		if text, err := newSecrets(dir).Read(name); err == nil {
 			t.Errorf("%q: %.20q, want an error", name, text)
 		}
 	}
-	if _, err := login.NewSecrets(below).Read("../good"); err == nil {
+	if _, err := newSecrets(below).Read("../good"); err == nil {
 		t.Error("a file outside of the folder was read")
 	}
-	if _, err := login.NewSecrets("").Read("good"); err == nil {
+	if _, err := newSecrets("").Read("good"); err == nil {
 		t.Error("without a folder a secret was read")
 	}
 }

@@ -3,6 +3,7 @@ package login
 import (
 	"fmt"
 	"io"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"strings"
@@ -14,6 +15,7 @@ import (
 // reads routes, and who may change them must not be able to read any file of the edge.
 type Secrets struct {
 	dir string
+	log *slog.Logger
 
 	mu    sync.Mutex
 	files map[string]secret // name -> what was read
@@ -32,17 +34,24 @@ const (
 )
 
 // NewSecrets returns the secrets of a folder. Empty: there is none, and each secret is an error.
-func NewSecrets(dir string) *Secrets { return &Secrets{dir: dir, files: map[string]secret{}} }
+func NewSecrets(dir string, log *slog.Logger) *Secrets {
+	return &Secrets{dir: dir, log: log, files: map[string]secret{}}
+}
 
-// Read returns a secret without white space around it. A file is read again after 30 s, so that it can be replaced.
+// Read returns a secret without white space around it. A file is read again after 30 s, so that it can be replaced. An
+// error is logged when it is new: strangers cause many requests for one secret.
 func (s *Secrets) Read(name string) (string, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	f, ok := s.files[name]
 	if !ok || time.Since(f.at) > secretsFor {
+		before := f.err
 		f = secret{at: time.Now()}
 		f.text, f.err = s.read(name)
 		s.files[name] = f
+		if f.err != nil && before == nil {
+			s.log.Error("log-ins are not possible", "error", f.err)
+		}
 	}
 	return f.text, f.err
 }
