@@ -1,5 +1,5 @@
 # Logic lives in Go; a target is one to three lines. Tools are pinned in tools/, outside the workspace.
-MODULES := platform platform/kv/kvetcd/etcdtest services/gateway/acmetest services/gateway/grpcwebtest $(patsubst %/go.mod,%,$(wildcard services/*/go.mod)) cmd/bijou deploy/e2e
+MODULES := platform platform/kv/kvetcd/etcdtest services/gateway/acmetest services/gateway/authtest services/gateway/grpcwebtest $(patsubst %/go.mod,%,$(wildcard services/*/go.mod)) cmd/bijou deploy/e2e
 PROTOS  := $(patsubst %/buf.yaml,%,$(wildcard platform/buf.yaml services/*/buf.yaml))
 TOOLS   := $(CURDIR)/.bijou/tools
 export PATH := $(TOOLS):$(PATH)

@@ -70,7 +70,7 @@ func (x *exchange) access() {
 		At: x.in.Start, Took: time.Since(x.in.Start), Method: x.in.Method, Host: x.in.Host, Path: x.to.Path,
 		Query: x.in.Query, Protocol: x.in.Version.String(), Scheme: x.in.SeenScheme, Status: x.out.Status,
 		Bytes: x.out.Bytes, Attempts: len(x.sent.Attempts), Fault: string(x.fault), Client: x.in.Client, Peer: x.in.Peer,
-		RequestID: x.in.ID, Header: x.in.Header, Share: share,
+		Identity: x.identity(), RequestID: x.in.ID, Header: x.in.Header, Share: share,
 	}
 	if x.rule != nil {
 		e.Route = x.rule.Name

@@ -6,6 +6,7 @@ import (
 
 	"bijou.dev/platform/httpapi"
 	"bijou.dev/platform/route"
+	"bijou.dev/services/gateway/internal/auth/jwks"
 	"bijou.dev/services/gateway/internal/origin"
 	"bijou.dev/services/gateway/internal/upstream"
 	"bijou.dev/services/gateway/routes"
@@ -16,6 +17,8 @@ type shownTable struct {
 	Revision int64        `json:"revision"`
 	Routes   []shownRoute `json:"routes"` // in the order in which they are tried
 	Origins  []shownGroup `json:"origins"`
+	// Providers are those whose tokens routes take.
+	Providers []jwks.State `json:"providers,omitempty"`
 }
 
 type shownRoute struct {
@@ -50,7 +53,9 @@ func (e *Edge) CheckHandler() http.Handler {
 }
 
 func (e *Edge) shown() shownTable {
-	t := shownTable{Revision: e.opts.Config.Revision(), Routes: []shownRoute{}, Origins: []shownGroup{}}
+	t := shownTable{
+		Revision: e.opts.Config.Revision(), Routes: []shownRoute{}, Origins: []shownGroup{}, Providers: e.providers.State(),
+	}
 	seen := map[*origin.Origin]bool{}
 	for _, u := range e.table.Load().rules {
 		r := shownRoute{

@@ -20,8 +20,9 @@ type rule struct {
 	*routes.Rule
 	targets []*origin.Target // in the order of To
 	seconds prometheus.Observer
-	limits  []*limiter // in the order of Limits
-	mirror  *mirrored  // nil: no copies are sent
+	limits  []*limiter   // in the order of Limits
+	mirror  *mirrored    // nil: no copies are sent
+	auth    []authMethod // in the order of Auth.Methods
 	// policies is what RateLimit-Policy says about limits. Empty: there is no rate.
 	policies string
 }
@@ -54,6 +55,7 @@ func (e *Edge) bind(compiled *routes.Table) *table {
 	}
 	e.origins.Bind(t.targets())
 	e.bindLimits(t)
+	e.bindAuth(t)
 	return t
 }
 

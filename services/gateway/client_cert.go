@@ -74,6 +74,7 @@ type verdicts struct {
 
 type verdict struct {
 	text  string // for the origin; empty: the certificate is refused
+	name  string // of the client
 	why   error
 	until time.Time
 }
@@ -99,7 +100,7 @@ func (x *exchange) checkClientCert() *flow.Failure {
 		}
 	default:
 		v := x.conn.secure.verify(x.rule.ClientCAs)
-		x.to.ClientCert, why = v.text, v.why
+		x.to.ClientCert, x.to.CertName, why = v.text, v.name, v.why
 	}
 	if why == nil || x.rule.ClientCert.Optional {
 		return nil
@@ -145,7 +146,19 @@ func check(chain, authorities []*x509.Certificate, now time.Time) verdict {
 	if err != nil {
 		return verdict{why: err}
 	}
-	return verdict{text: describeCert(chain[0])}
+	return verdict{text: describeCert(chain[0]), name: certName(chain[0])}
+}
+
+// certName is what the client is called in logs, limits and rules of auth: the first URI, else the first DNS name, else
+// the subject.
+func certName(cert *x509.Certificate) string {
+	switch {
+	case len(cert.URIs) > 0:
+		return cert.URIs[0].String()
+	case len(cert.DNSNames) > 0:
+		return cert.DNSNames[0]
+	}
+	return cert.Subject.String()
 }
 
 // describeCert returns what the origin gets: Hash=...;Subject="...";URI=...;DNS=...

@@ -3,16 +3,18 @@ package gateway_test
 import (
 	"net/http"
 	"os"
+	"path/filepath"
 	"regexp"
 	"strconv"
 	"strings"
 	"testing"
 
+	"bijou.dev/services/gateway"
 	"bijou.dev/services/gateway/routes"
 )
 
 // Each list of routes in docs/api/gateway.md is in use while the requests of the block behind it are sent. Each service
-// answers with its name, the method and the path.
+// answers with its name, the method and the path. TOKEN is one of the provider https://id.example.org.
 func TestExamplesOfTheReference(t *testing.T) {
 	page, err := os.ReadFile("../../docs/api/gateway.md")
 	if err != nil {
@@ -22,13 +24,24 @@ func TestExamplesOfTheReference(t *testing.T) {
 	if lists := strings.Count(string(page), "```json\n["); len(examples) != lists || lists < 5 {
 		t.Fatalf("%d of %d lists of routes have requests behind them", len(examples), lists)
 	}
+	keys := string(regexp.MustCompile(`gateway\.keys '(.*?)'`).FindSubmatch(page)[1])
+	provider := newIdentityProvider()
+	token := provider.token(t, `"sub":"ann","scope":"read","groups":["staff"]`)
+	secrets := t.TempDir()
+	for name, text := range map[string]string{"oidc-secret": "hush", "cookie-keys": cookieKey1} {
+		if err := os.WriteFile(filepath.Join(secrets, name), []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
 	for _, e := range examples {
 		var list routes.Routes
 		if err := list.Set(string(e[1])); err != nil {
 			t.Errorf("%v: %s", err, e[1])
 			continue
 		}
-		w := newWorld(t, string(e[1]))
+		w := worldWith(t, gateway.EdgeOptions{
+			Options: gateway.Options{Secrets: secrets}, AuthClient: &http.Client{Transport: provider},
+		}, string(e[1]), "gateway.keys", keys)
 		known := map[string]bool{}
 		for _, r := range list {
 			for _, to := range r.To {
@@ -44,7 +57,7 @@ func TestExamplesOfTheReference(t *testing.T) {
 			}
 		}
 		for line := range strings.Lines(string(e[2])) {
-			w.checkExample(strings.TrimSpace(line))
+			w.checkExample(strings.ReplaceAll(strings.TrimSpace(line), "TOKEN", token))
 		}
 	}
 }

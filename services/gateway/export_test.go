@@ -11,8 +11,8 @@ import (
 	"bijou.dev/services/gateway/internal/message"
 )
 
-// Handler returns a function that handles one GET without a connection.
-func Handler(e *Edge, path string) func() {
+// Handler returns a function that handles one GET with these header lines, names and values, without a connection.
+func Handler(e *Edge, path string, lines ...string) func() {
 	c := &conn{conns: e.conns, peer: &peer{addr: "192.0.2.1"}}
 	r := &message.Request{
 		Version: message.HTTP11, Method: http.MethodGet, Target: path, Host: "x", Context: context.Background(),
@@ -20,6 +20,9 @@ func Handler(e *Edge, path string) func() {
 	r.Path = path
 	if i := strings.IndexByte(path, '?'); i >= 0 {
 		r.Path, r.Query = path[:i], path[i:]
+	}
+	for i := 0; i < len(lines); i += 2 {
+		r.Header.Add(lines[i], lines[i+1])
 	}
 	return func() { e.serve(c, r, discard{}) }
 }

@@ -12,10 +12,12 @@
 //  3. check: host, path, header and client. What fails here is the client's fault.
 //  4. route: the route, and what it asks of the request. Then limit: of all that can refuse a request because there are
 //     too many, the limits of the route cost least.
-//  5. respond: the edge answers for routes without targets, and CORS preflights of routes with origins. These have no
+//  5. authenticate: who calls, if the route asks. It costs more than limits, and less than what they protect. Then
+//     limitIdentity: the limits that count by caller.
+//  6. respond: the edge answers for routes without targets, and CORS preflights of routes with origins. These have no
 //     cookies and no key, by which an earlier step could know the client.
-//  6. forward: a place in limiter and circuit, attempts, and the response as it comes, see package forward.
-//  7. report: metrics, log and span. Then the end of the response is sent.
+//  7. forward: a place in limiter and circuit, attempts, and the response as it comes, see package forward.
+//  8. report: metrics, log and span. Then the end of the response is sent.
 //
 // # Faults
 //
@@ -47,6 +49,10 @@ import (
 	"bijou.dev/platform/trace"
 	"bijou.dev/services/gateway/internal/accesslog"
 	"bijou.dev/services/gateway/internal/acme"
+	"bijou.dev/services/gateway/internal/auth/apikey"
+	"bijou.dev/services/gateway/internal/auth/hook"
+	"bijou.dev/services/gateway/internal/auth/jwks"
+	"bijou.dev/services/gateway/internal/auth/login"
 	"bijou.dev/services/gateway/internal/bans"
 	"bijou.dev/services/gateway/internal/certs"
 	"bijou.dev/services/gateway/internal/compress"
@@ -75,6 +81,8 @@ type Options struct {
 	// AccessLog is the file that gets the lines of the access log that are text, see the setting gateway.accessLog.form.
 	// Empty: they are in Log, as the field "line".
 	AccessLog string
+	// Secrets is the folder of the secrets whose names are in routes. Empty: there are none.
+	Secrets string
 }
 
 // New sets up the edge on the listener "http", over TLS on "https" if there is such a listener, and its table on the
@@ -91,6 +99,7 @@ func New(_ context.Context, setup *service.Setup, opts Options) error {
 	setup.Served().ServeInternet()
 	setup.Admin().Handle("/routes", e.RoutesHandler())
 	setup.Admin().Handle("/routes/check", e.CheckHandler())
+	setup.Note("identity providers", e.providers.Check)
 	setup.OnStop("edge", func(context.Context) error { return e.Close() })
 	switch listens := setup.Addr("https") != ""; {
 	case listens && e.tls == nil:
@@ -140,10 +149,12 @@ type EdgeOptions struct {
 	DialContext func(ctx context.Context, network, addr string) (net.Conn, error)
 	// DialDNS connects to DNS servers, for targets with a name in a URL. Nil: the real network.
 	DialDNS func(ctx context.Context, network, addr string) (net.Conn, error)
-	// OriginTLS is for targets with an https URL. Nil: the certificate authorities of the system.
+	// OriginTLS is for targets with an https URL, and for hooks of auth. Nil: the certificate authorities of the system.
 	OriginTLS *tls.Config
 	// ACMEClient talks to the certificate authority of ACME. Nil: the certificate authorities of the system.
 	ACMEClient *http.Client
+	// AuthClient talks to identity providers. Nil: the certificate authorities of the system.
+	AuthClient *http.Client
 	// Seed decides which paths and which clients share places in the limits of an origin. Zero: a random seed.
 	Seed uint32
 	// Log gets the access log and messages for operators. Nil: nothing is logged.
@@ -182,6 +193,9 @@ func (o EdgeOptions) complete() (EdgeOptions, error) {
 	if o.DialContext == nil {
 		o.DialContext = (&net.Dialer{}).DialContext
 	}
+	if o.AuthClient == nil {
+		o.AuthClient = newAuthClient()
+	}
 	o.Seed = cmp.Or(o.Seed, rand.Uint32())
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
@@ -214,8 +228,13 @@ type Edge struct {
 	mirrorBytes *mirror.Budget
 	mirroring   context.Context // ends with the edge, and then copies of requests do
 	stopMirrors context.CancelFunc
-	gateways    atomic.Int64 // how many instances of the edge are up, at least 1
-	counting    time.Time    // the origin of the times in limits
+	keys        atomic.Pointer[apikey.Table] // of API
+	providers   *jwks.Set
+	hooks       *hook.Set
+	secrets     *login.Secrets
+	logins      map[string]*loginMethod // of the table in use: settings -> log-in; for apply alone
+	gateways    atomic.Int64            // how many instances of the edge are up, at least 1
+	counting    time.Time               // the origin of the times in limits
 	unwatch     []func()
 	stopping    atomic.Bool
 
@@ -266,7 +285,11 @@ func NewEdge(opts EdgeOptions) (*Edge, error) {
 	if err := e.openTLS(); err != nil {
 		return nil, err
 	}
+	e.providers = jwks.NewSet(jwks.Options{Client: opts.AuthClient, Log: opts.Log})
+	e.hooks = hook.NewSet(hook.Options{DialContext: opts.DialContext, TLS: opts.OriginTLS})
+	e.secrets = login.NewSecrets(opts.Secrets, opts.Log)
 	e.http2 = e.newHTTP2()
+	e.useKeys(e.settings.keys.Get())
 	e.apply(e.settings.routes.Get())
 	e.ban(e.settings.banned.Get())
 	e.trustProxies(e.settings.proxyProtocol.Get())
@@ -278,6 +301,7 @@ func NewEdge(opts EdgeOptions) (*Edge, error) {
 		e.settings.accessLogForm.Watch(func(_, s accesslog.Settings) { e.setLogForm(s) }),
 		e.settings.errorPages.Watch(func(_, list errorpage.Pages) { e.setPages(list) }),
 		e.settings.proxyProtocol.Watch(func(_, t proxyproto.Trusted) { e.trustProxies(t) }),
+		e.settings.keys.Watch(func(_, list apikey.List) { e.useKeys(list) }),
 		opts.Discovery.Watch(opts.Service, e.countGateways))
 	return e, nil
 }
@@ -375,6 +399,8 @@ func (e *Edge) Close() error {
 	e.stopMirrors()
 	e.work.Wait()
 	e.origins.Close()
+	e.providers.Close()
+	e.hooks.Close()
 	e.closeTLS()
 	if e.access.file != nil {
 		err = errors.Join(err, e.access.file.Close())

@@ -120,17 +120,35 @@ func (x *exchange) limit() *flow.Failure {
 		return nil
 	}
 	x.held = &limited{limits: u.limits}
-	now, gateways := int64(time.Since(x.edge.counting)), x.edge.gateways.Load()
+	return x.askLimits(false)
+}
+
+// limitIdentity asks the limits that count by caller, once the caller is known.
+func (x *exchange) limitIdentity() *flow.Failure {
+	if x.held == nil {
+		return nil
+	}
+	return x.askLimits(true)
+}
+
+// askLimits asks the limits of the route that count by the identity of the caller, or all others.
+func (x *exchange) askLimits(byIdentity bool) *flow.Failure {
+	u := x.rule
+	now, gateways, asked := int64(time.Since(x.edge.counting)), x.edge.gateways.Load(), false
 	for i, l := range u.limits {
-		x.held.keys[i] = x.limitKey(l)
-		f := x.held.take(i, now, gateways)
-		if f != nil || i == len(u.limits)-1 {
-			x.held.setHeader(&x.out.Extra, u.policies)
+		if (l.By == routes.ByIdentity) != byIdentity {
+			continue
 		}
-		if f != nil {
+		asked = true
+		x.held.keys[i] = x.limitKey(l)
+		if f := x.held.take(i, now, gateways); f != nil {
+			x.held.setHeader(&x.out.Extra, u.policies)
 			x.edge.metrics.limited.WithLabelValues(u.Name, l.Name).Inc()
 			return f
 		}
+	}
+	if asked {
+		x.held.setHeader(&x.out.Extra, u.policies)
 	}
 	return nil
 }
@@ -185,14 +203,15 @@ func (d *limited) describe(name string, res limit.Result, rate limit.Rate) {
 
 func ceilSeconds(d time.Duration) int64 { return int64((d + time.Second - 1) / time.Second) }
 
-// setHeader adds the fields to the response, behind those of the origin, which may have limits of its own.
+// setHeader sets the fields that are added to the response, behind those of the origin, which may have limits of its
+// own.
 func (d *limited) setHeader(h *message.Header, policies string) {
 	if policies == "" {
 		return
 	}
-	h.Add("Ratelimit-Policy", policies)
+	h.Set("Ratelimit-Policy", policies)
 	if len(d.state) > 0 {
-		h.Add("Ratelimit", string(d.state))
+		h.Set("Ratelimit", string(d.state))
 	}
 }
 
@@ -215,6 +234,8 @@ func (x *exchange) limitKey(l *limiter) uint64 {
 		return 0
 	case routes.ByClient:
 		return clientKey(x.in.Client)
+	case routes.ByIdentity:
+		return x.identityKey()
 	}
 	if !x.in.Header.Has(l.Header()) {
 		return clientKey(x.in.Client)
@@ -224,6 +245,23 @@ func (x *exchange) limitKey(l *limiter) uint64 {
 	for line := range x.in.Header.Values(l.Header()) {
 		_, _ = h.WriteString(line) // never fails
 		_ = h.WriteByte('\n')      // never fails, and is in no value
+	}
+	return h.Sum64()
+}
+
+// identityKey hashes the name of the caller, with the method and the issuer that know it: an API key may be called as
+// somebody's claim is. Requests without a caller are counted by client.
+func (x *exchange) identityKey() uint64 {
+	id := x.identity()
+	if id == "" {
+		return clientKey(x.in.Client)
+	}
+	var h maphash.Hash
+	h.SetSeed(keySeed)
+	issuer, _ := x.to.Caller.Claims["iss"].(string)
+	for _, part := range []string{x.to.Caller.Method, issuer, id} {
+		_, _ = h.WriteString(part) // never fails
+		_ = h.WriteByte('\n')      // never fails
 	}
 	return h.Sum64()
 }

@@ -17,6 +17,7 @@ type metrics struct {
 	retries      *prometheus.CounterVec
 	refused      *prometheus.CounterVec
 	limited      *prometheus.CounterVec
+	auth         *prometheus.CounterVec
 	idleClosed   prometheus.Counter
 	http2        *prometheus.CounterVec
 	handshakes   *prometheus.CounterVec
@@ -48,6 +49,8 @@ func newMetrics(r prometheus.Registerer) *metrics {
 				"address is banned, or because it is not one of a proxy (gateway.proxyProtocol).", "limit"),
 		limited: counter("limited_total", "Requests that a limit of their route refused, or the list of banned addresses.",
 			"route", "limit"),
+		auth: counter("auth_total", "Requests of routes with auth, by route and what was found: ok, anonymous, missing, "+
+			"wrong, forbidden, login (sent to a log-in, or back) or unavailable.", "route", "result"),
 		idleClosed: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "bijou_gateway_connections_idle_closed_total",
 			Help: "Idle connections closed because there are too many, to make room for new ones.",
@@ -65,7 +68,7 @@ func newMetrics(r prometheus.Registerer) *metrics {
 		tunnels:  gauge("websockets_open", "Connections that were upgraded."),
 	}
 	if r != nil {
-		r.MustRegister(m.requests, m.seconds, m.retries, m.refused, m.limited, m.idleClosed, m.http2, m.handshakes,
+		r.MustRegister(m.requests, m.seconds, m.retries, m.refused, m.limited, m.auth, m.idleClosed, m.http2, m.handshakes,
 			m.proxyHeaders, m.mirrored, m.inFlight, m.open, m.tunnels)
 	}
 	return m
@@ -112,7 +115,7 @@ func (x *exchange) recordLoad() {
 	case flow.FaultClientGone:
 	case flow.FaultOverload, flow.FaultCircuit:
 		served.Record(load.Rejected, 0)
-	case flow.FaultUnreachable, flow.FaultTimeout, flow.FaultOrigin, flow.FaultGateway:
+	case flow.FaultUnreachable, flow.FaultTimeout, flow.FaultOrigin, flow.FaultAuth, flow.FaultGateway:
 		served.Record(load.Failed, x.out.Took)
 	default:
 		if x.out.Status == 0 {

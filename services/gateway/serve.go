@@ -25,8 +25,9 @@ type exchange struct {
 	attempts [2]forward.Attempt // memory of sent
 	out      reply.Reply        // the response
 
-	fault   flow.Fault
-	counted bool // in conn.peer.requests
+	fault flow.Fault
+	// counted in conn.peer.requests, and answered by a method of auth
+	counted, answered bool
 }
 
 // serve handles a request in the order of steps of the package comment.
@@ -54,6 +55,15 @@ func (e *Edge) serve(c *conn, r *message.Request, w message.Writer) {
 	}
 	if f == nil {
 		f = x.limit()
+	}
+	if f == nil {
+		f = x.authenticate()
+	}
+	if x.answered {
+		return
+	}
+	if f == nil {
+		f = x.limitIdentity()
 	}
 	switch {
 	case f != nil:
@@ -100,7 +110,7 @@ func (x *exchange) report() {
 	x.edge.metrics.count(x)
 	x.recordLoad()
 	if x.in.Span.IsRecording() {
-		var known [6]attribute.KeyValue
+		var known [7]attribute.KeyValue
 		attrs := append(known[:0], attribute.String("bijou.request_id", x.in.ID),
 			attribute.Int("bijou.gateway.attempts", len(x.sent.Attempts)))
 		if x.fault != "" {
@@ -109,6 +119,9 @@ func (x *exchange) report() {
 		pattern := ""
 		if x.rule != nil {
 			attrs = append(attrs, attribute.String("bijou.gateway.route", x.rule.Name))
+			if id := x.identity(); id != "" {
+				attrs = append(attrs, attribute.String("enduser.id", id))
+			}
 			pattern = x.rule.Match.Path + x.rule.Match.Prefix
 		}
 		if x.sent.Target != nil {

@@ -7,6 +7,7 @@ import (
 	"bijou.dev/platform/route"
 	"bijou.dev/services/gateway/internal/accesslog"
 	"bijou.dev/services/gateway/internal/acme"
+	"bijou.dev/services/gateway/internal/auth/apikey"
 	"bijou.dev/services/gateway/internal/bans"
 	"bijou.dev/services/gateway/internal/errorpage"
 	"bijou.dev/services/gateway/internal/proxyproto"
@@ -20,6 +21,7 @@ type settings struct {
 	accessLog      *config.Value[string]
 	accessLogForm  *config.Value[accesslog.Settings]
 	banned         *config.Value[bans.List]
+	keys           *config.Value[apikey.List]
 	trustedHops    *config.Value[int64]
 	proxyProtocol  *config.Value[proxyproto.Trusted]
 	errorPages     *config.Value[errorpage.Pages]
@@ -63,6 +65,10 @@ func declare(set config.Set, list routes.Routes) *settings {
 		banned: config.JSON(set, "gateway.banned", bans.List{}, config.Spec{
 			Doc: "Addresses and networks of clients that are not served, up to 10,000. Their connections are closed; behind " +
 				"trusted proxies their requests get 403.",
+		}),
+		keys: config.JSON(set, "gateway.keys", apikey.List{}, config.Spec{
+			Doc: `The API keys that routes with the method apiKey take, up to 10,000: [{"name": "ci", "sha256": "..."}]. It ` +
+				"has only the hashes of the keys.",
 		}),
 		trustedHops: config.Int(set, "gateway.trustedHops", 0, config.Spec{
 			Doc: "How many proxies before the edge are trusted to set the address of the client.", Min: "0", Max: "10",

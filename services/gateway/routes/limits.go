@@ -15,7 +15,8 @@ import (
 type Limit struct {
 	// By says what the key is. ByRoute: all requests of the route are counted together. ByClient: those of an address, or
 	// of an IPv6 network of 64 bits. "header:NAME": those with the same value of a header field; requests without it are
-	// counted by client. Required.
+	// counted by client. ByIdentity: those of a caller whom Route.Auth knows; requests without one are counted by client.
+	// Required.
 	By string `json:"by"`
 	// Name is what the header fields RateLimit and RateLimit-Policy and the metrics call the limit. Empty: By.
 	Name string `json:"name,omitempty"`
@@ -33,8 +34,9 @@ type Limit struct {
 
 // What Limit.By can be, besides "header:NAME".
 const (
-	ByRoute  = "route"
-	ByClient = "client"
+	ByRoute    = "route"
+	ByClient   = "client"
+	ByIdentity = "identity"
 )
 
 // MaxLimits is how many limits a route may have.
@@ -86,6 +88,9 @@ func (r *Route) validateLimits() *violation {
 		if v := l.validate(); v != nil {
 			return bad(field+v.field, "%s", v.problem)
 		}
+		if l.By == ByIdentity && r.Auth == nil {
+			return bad(field+"by", "must not be identity without auth, which knows the caller")
+		}
 		name := l.Complete().Name
 		if seen[name] {
 			return bad(field+"name", "must differ from those of the other limits of the route, is %q", name)
@@ -97,9 +102,9 @@ func (r *Route) validateLimits() *violation {
 
 func (l Limit) validate() *violation {
 	switch name := l.Header(); {
-	case l.By == ByRoute, l.By == ByClient:
+	case l.By == ByRoute, l.By == ByClient, l.By == ByIdentity:
 	case !syntax.IsToken(name):
-		return bad("by", `must be route, client or "header:" and the name of a header field, is %q`, l.By)
+		return bad("by", `must be route, client, identity or "header:" and the name of a header field, is %q`, l.By)
 	case name == "Host" || fields.Stripped(name) || fields.HopByHop(name):
 		return bad("by", "must not be %s, which is taken off requests", name)
 	}

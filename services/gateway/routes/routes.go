@@ -45,6 +45,8 @@ type Route struct {
 	Compress *Compress `json:"compress,omitempty"`
 	// ClientCert takes only requests of clients that have a certificate. Nil: all clients.
 	ClientCert *ClientCert `json:"clientCert,omitempty"`
+	// Auth says who may call. Nil: everybody.
+	Auth *Auth `json:"auth,omitempty"`
 	// Timeout limits how long a request may take. The zero value: the settings gateway.timeout.*.
 	Timeout Timeout `json:"timeout,omitzero"`
 	// Retry is when a request is sent again. The zero value: up to 3 attempts where that is safe.

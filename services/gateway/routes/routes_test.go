@@ -251,8 +251,8 @@ func TestRoutesAreRefused(t *testing.T) {
 		{`[{"name":"a","cors":{"origins":["*"],"headers":["X-A, X-B"]},` + to + `}]`, "cors.headers[0]", false},
 		{`[{"name":"a","cors":{"origins":["*"],"maxAge":"600"},` + to + `}]`, "cors.maxAge must be a duration", false},
 		{`[{"name":"a","cors":{"origins":["*"],"maxAge":"48h"},` + to + `}]`, "cors.maxAge must be from 1s to 24h", true},
-		{`[{"name":"a","limits":[{"rate":1}],` + to + `}]`, "limits[0].by must be route, client or", false},
-		{`[{"name":"a","limits":[{"by":"header:","rate":1}],` + to + `}]`, "limits[0].by must be route, client or", false},
+		{`[{"name":"a","limits":[{"rate":1}],` + to + `}]`, "limits[0].by must be route, client, identity or", false},
+		{`[{"name":"a","limits":[{"by":"header:","rate":1}],` + to + `}]`, "limits[0].by must be route, client, identity or", false},
 		{`[{"name":"a","limits":[{"by":"header:x-real-ip","rate":1}],` + to + `}]`, "must not be X-Real-Ip", true},
 		{`[{"name":"a","limits":[{"by":"client"}],` + to + `}]`, "limits[0].rate must be set, or concurrency", false},
 		{`[{"name":"a","limits":[{"by":"client","rate":-1}],` + to + `}]`, "limits[0].rate", false},
@@ -302,6 +302,84 @@ func TestRoutesAreRefused(t *testing.T) {
 		{`[{"name":"a","compress":{"types":["text"]},` + to + `}]`, "compress.types[0] must be a media type", false},
 		{`[{"name":"a","compress":{"types":["text/html; charset=utf-8"]},` + to + `}]`, "compress.types[0]", false},
 		{`[{"name":"a","compress":{"types":["a/b"],"minBytes":-1},` + to + `}]`, "compress.minBytes", false},
+		{withAuth(``), "auth.methods must have 1 to 8", false},
+		{withAuth(`"methods":[]`), "auth.methods must have 1 to 8", false},
+		{withAuth(`"methods":[` + strings.Repeat(`{"apiKey":{}},`, 8) + `{"apiKey":{}}]`), "auth.methods must have", false},
+		{withAuth(`"methods":[{}]`), "auth.methods[0] must have one of jwt", false},
+		{withAuth(`"methods":[{"apiKey":{},"jwt":{"issuer":"https://a","anyAudience":true}}]`), "auth.methods[0] must", false},
+		{withAuth(`"methods":[{"clientCert":{}}]`), "auth.methods[0].clientCert needs clientCert", true},
+		{withJWT(`"anyAudience":true`), "auth.methods[0].jwt.issuer must be a URL", false},
+		{withJWT(`"issuer":"id.example","anyAudience":true`), "jwt.issuer must be a URL", false},
+		{withJWT(`"issuer":"file:///etc/passwd","anyAudience":true`), "jwt.issuer must be a URL", false},
+		{withJWT(`"issuer":"https://a:b@id.example","anyAudience":true`), "jwt.issuer must be a URL", true},
+		{withJWT(`"issuer":"https://id.example","jwks":"keys","anyAudience":true`), "jwt.jwks must be a URL", false},
+		{withJWT(`"issuer":"https://id.example"`), "jwt.audiences must have a value", false},
+		{withJWT(`"issuer":"https://id.example","audiences":["a"],"anyAudience":true`), "jwt.anyAudience must be false", true},
+		{withJWT(`"issuer":"https://id.example","audiences":[""]`), "jwt.audiences[0]", false},
+		{withJWT(`"issuer":"https://id.example","audiences":["a"],"algorithms":["none"]`), "jwt.algorithms[0]", false},
+		{withJWT(`"issuer":"https://id.example","audiences":["a"],"algorithms":["HS256"]`), "jwt.algorithms[0]", false},
+		{withJWT(`"issuer":"https://id.example","audiences":["a"],"leeway":"1h"`), "jwt.leeway", true},
+		{withJWT(`"issuer":"https://id.example","audiences":["a"],"leeway":"some"`), "jwt.leeway", false},
+		{withJWT(`"issuer":"https://id.example","audiences":["a"],"cookie":"a b"`), "jwt.cookie", false},
+		{withAuth(`"methods":[{"apiKey":{"header":"X_Key"}}]`), "apiKey.header must be a name", false},
+		{withAuth(`"methods":[{"apiKey":{"header":"Cookie"}}]`), "apiKey.header must not be Cookie", true},
+		{withAuth(`"methods":[{"hook":{}}]`), "auth.methods[0].hook.url must be a URL", false},
+		{withAuth(`"methods":[{"hook":{"url":"tcp://a:1"}}]`), "hook.url must begin with http://", false},
+		{withAuth(`"methods":[{"hook":{"url":"http://a/x?y=z"}}]`), "hook.url must be a URL", false},
+		{withAuth(`"methods":[{"hook":{"url":"grpc://a:1/x"}}]`), "hook.url must have a port", true},
+		{withAuth(`"methods":[{"hook":{"url":"grpc://a"}}]`), "hook.url must have a port", true},
+		{withAuth(`"methods":[{"hook":{"url":"http://a","timeout":"11s"}}]`), "hook.timeout must be", true},
+		{withAuth(`"methods":[{"hook":{"url":"http://a","timeout":"x"}}]`), "hook.timeout must be", false},
+		{withAuth(`"methods":[{"hook":{"url":"http://a","claims":{"sub":"A_B"}}}]`), `hook.claims["sub"] must be`, false},
+		{withLogin(``), "login.issuer must be a URL", false},
+		{withLogin(`"issuer":"https://id.example","cookieKeys":"k"`), "login.clientId must have", false},
+		{withLogin(`"issuer":"https://id.example","clientId":"a"`), "login.cookieKeys must be the name", false},
+		{withLogin(loginOf + `,"clientSecret":"/etc/passwd"`), "login.clientSecret must be the name", false},
+		{withLogin(loginOf + `,"clientSecret":"../x"`), "login.clientSecret must be the name", false},
+		{withLogin(loginOf + `,"session":"1000h"`), "login.session must be", true},
+		{withLogin(loginOf + `,"session":"long"`), "login.session must be", false},
+		{withLogin(loginOf + `,"path":"login"`), "login.path must begin", false},
+		{withLogin(loginOf + `,"path":"/a/../b"`), "login.path must begin", true},
+		{withLogin(loginOf + `,"path":"/a/"`), "login.path must begin", true},
+		{withLogin(loginOf + `,"cookie":"a b"`), "login.cookie must be", false},
+		{withLogin(loginOf + `,"cookie":"__Host-a"`), "login.cookie must be", true},
+		{withLogin(loginOf + `,"afterLogout":"https://evil.example"`), "login.afterLogout must begin", false},
+		{withLogin(loginOf + `,"scopes":["a b"]`), "login.scopes[0]", false},
+		{withLogin(loginOf + `,"algorithms":["HS256"]`), "login.algorithms[0]", false},
+		{
+			`[{"name":"a","match":{"prefix":"/a"},` + to + `,"auth":{"methods":[{"login":{` + loginOf + `}}]}}]`,
+			"login.path leads to no route with this log-in: requests for /.login/callback", true,
+		},
+		{
+			`[{"name":"a","match":{"prefix":"/a"},` + to + `,"auth":{"methods":[{"login":{` + loginOf + `}}]}},{"name":"b",` + to +
+				`,"auth":{"methods":[{"login":{` + loginOf + `,"cookie":"other"}}]}}]`,
+			"login.path leads to no route", true,
+		},
+		{withAuth(keyed + `"allow":[{}]`), "auth.allow[0] must have scopes", false},
+		{withAuth(keyed + `"allow":[{"scopes":["a b"]}]`), "auth.allow[0].scopes[0]", false},
+		{withAuth(keyed + `"allow":[{"claims":{"a":[]}}]`), `auth.allow[0].claims["a"] must have at least one`, false},
+		{withAuth(keyed + `"allow":[{"claims":{"":["a"]}}]`), `auth.allow[0].claims[""] must be the name`, true},
+		{withAuth(keyed + `"allow":[{"keys":[""]}]`), "auth.allow[0].keys[0]", false},
+		{withAuth(keyed + `"claims":{"sub":"X_User"}`), `auth.claims["sub"] must be a header field`, false},
+		{withAuth(keyed + `"claims":{"sub":"Authorization"}`), `auth.claims["sub"] must not be Authorization`, true},
+		{withAuth(keyed + `"claims":{"sub":"x-forwarded-for"}`), `auth.claims["sub"] must not be X-Forwarded-For`, true},
+		{withAuth(keyed + `"claims":{"":"X-User"}`), `auth.claims[""] must be the name`, false},
+		{withAuth(keyed + `"claims":{"a":"X-User","b":"x-user"}`), `auth.claims["b"] must differ`, true},
+		{withAuth(keyed + `"claims":{"email":"X-User"}`), `auth.claims["email"] is a claim that no method`, true},
+		{
+			withAuth(`"methods":[{"login":{` + loginOf + `,"claims":["realm"]}}],"claims":{"realm.roles":"X-Roles"},` +
+				`"allow":[{"claims":{"sub":["a"]}},{"claims":{"groups":["a"]}}]`),
+			`auth.allow[1].claims["groups"] is a claim that no method`, true,
+		},
+		{
+			`[{"name":"a","match":{"headers":[{"name":"x_user"}]},` + to + `,"auth":{` + keyed + `"claims":{"sub":"X-User"}}}]`,
+			`auth.claims["sub"] must not be X-User, by which`, true,
+		},
+		{
+			`[{"name":"a","headers":{"request":{"add":{"x-user":"b"}}},` + to + `,"auth":{` + keyed + `"claims":{"sub":"X-User"}}}]`,
+			`auth.claims["sub"] must not be X-User, which headers.request`, true,
+		},
+		{`[{"name":"a","limits":[{"by":"identity","rate":1}],` + to + `}]`, "limits[0].by must not be identity without auth", true},
 		// The same conditions, and routes that no request can reach.
 		{
 			`[{"name":"a","match":{"prefix":"/"},` + to + `},{"name":"b",` + to +
@@ -325,6 +403,20 @@ func TestRoutesAreRefused(t *testing.T) {
 		}
 	}
 }
+
+// withAuth is a route with the inside of auth, withJWT one with the inside of the method jwt.
+func withAuth(text string) string {
+	return `[{"name":"a","to":[{"service":"s"}],"auth":{` + text + `}}]`
+}
+
+func withJWT(text string) string { return withAuth(`"methods":[{"jwt":{` + text + `}}]`) }
+
+// withLogin is a route with the inside of the method login.
+func withLogin(text string) string { return withAuth(`"methods":[{"login":{` + text + `}}]`) }
+
+const loginOf = `"issuer":"https://id.example","clientId":"a","cookieKeys":"k"`
+
+const keyed = `"methods":[{"apiKey":{}}],`
 
 // The edge, which has the routes, and the config service, which has only their schema, must give the same answer.
 func TestNamesInRoutesFollowTheCommonRules(t *testing.T) {
@@ -523,9 +615,14 @@ const everything = `[{"name":"a","match":{"host":"*.x.y","prefix":"/a","methods"
 	"retry":{"attempts":2,"methods":["POST"]},"criticality":"SHEDDABLE","sticky":"id","maxBody":-1,
 	"circuit":{"countErrors":true},"grpcWeb":true,"mirror":{"to":{"service":"m"},"share":0.5,"concurrency":2,"maxBody":3},"accessLog":{"mode":"errors","share":0.5},"upgrade":["websocket","SPDY/3.1"],"path":"raw","cors":{"origins":["https://a.example","https://*.b.example"],
 	"methods":["PUT"],"headers":["X-A"],"expose":["X-B"],"credentials":true,"maxAge":"10m"},
-	"maxHeader":4096,
+	"maxHeader":4096,"auth":{"methods":[{"jwt":{"issuer":"https://id.example","jwks":"https://id.example/keys",
+	"audiences":["a"],"algorithms":["ES256","EdDSA"],"leeway":"30s","cookie":"t","pass":true}},
+	{"apiKey":{"header":"X-Key"}},{"hook":{"url":"grpc://a:1","claims":{"sub":"X-U"},"timeout":"1s","failOpen":true}},
+	{"login":{"issuer":"https://id.example","clientId":"c","clientSecret":"s","cookieKeys":"k","scopes":["email"],
+	"claims":["email"],"algorithms":["ES256"],"session":"1h","path":"/a/in","cookie":"c","afterLogout":"/a"}}],"optional":true,"allow":[{"scopes":["a"],"claims":{"g":["x","y"]}},{"keys":["ci"]}],
+	"claims":{"sub":"X-User","email":"X-Forwarded-Email"}},
 	"limits":[{"by":"header:x-key","rate":50,"per":"1m0s","burst":100,"shared":true},
-	{"by":"client","concurrency":8,"name":"c"}],
+	{"by":"client","concurrency":8,"name":"c"},{"by":"identity","rate":5}],
 	"compress":{"types":["text/html","Application/JSON"],"minBytes":1},
 	"headers":{"request":{"remove":["X-A"],"set":{"X-B":"{client}"}},"response":{"add":{"X-C":"{{1}"}}}},
 	{"name":"b","match":{"regexp":"/b/(?P<id>.*)","query":[{"name":"q","regexp":"[0-9]+"}],"cookies":[{"name":"c"}],

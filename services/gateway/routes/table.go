@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"bijou.dev/platform/overload"
+	"bijou.dev/services/gateway/internal/auth"
 	"bijou.dev/services/gateway/internal/compress"
 	"bijou.dev/services/gateway/internal/cors"
 	"bijou.dev/services/gateway/internal/message"
@@ -63,6 +64,8 @@ type Rule struct {
 	ClientCAs []*x509.Certificate
 	// Mirrored is the rule of copies of requests: it has the target of Mirror. Nil: there is none.
 	Mirrored *Rule
+	// Callers is Auth, ready for use. Nil: there is none.
+	Callers *auth.Policy
 
 	matcher matcher
 	weights int // the sum over all targets
@@ -160,6 +163,11 @@ func Compile(routes Routes) (*Table, error) {
 		u.Number = i
 	}
 	t.index()
+	for _, u := range t.Rules {
+		if v := t.checkCallbacks(u); v != nil {
+			return nil, refuse(places[u], u.Name, v)
+		}
+	}
 	return t, nil
 }
 
@@ -196,6 +204,7 @@ func newRule(r Route) *Rule {
 	u.Request, u.Response = newChanges(r.Headers.Request, groups), newChanges(r.Headers.Response, groups)
 	u.Origins, _ = r.CORS.policy(r.GRPCWeb) // validate has checked it
 	u.Compressed = r.Compress.policy()
+	u.Callers = r.Auth.policy()
 	if r.ClientCert != nil {
 		u.ClientCAs, _ = r.ClientCert.authorities() // validate has checked them
 	}

@@ -16,6 +16,7 @@ import (
 type routeCmd struct {
 	Add    routeAddCmd    `cmd:"" help:"Lead requests to a program, a service, a folder or another URL."`
 	Remove routeRemoveCmd `cmd:"" help:"Remove a route."`
+	Key    routeKeyCmd    `cmd:"" help:"Make an API key for routes with auth."`
 }
 
 // Help is what `bijou route --help` prints before the flags.

@@ -1,6 +1,9 @@
 package cli_test
 
 import (
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
 	"io"
 	"net/http"
 	"strings"
@@ -94,6 +97,35 @@ func TestRouteOfTheSameNameIsReplacedOnDemand(t *testing.T) {
 	want := `[{"name":"app","match":{"path":"/"},"to":[{"service":"c"}]},{"name":"b"}]`
 	if got := (*published)[0].GetChanges()[0].GetValue(); got != want || !(*published)[0].GetDryRun() {
 		t.Errorf("published %s, dry %t; want %s, dry", got, (*published)[0].GetDryRun(), want)
+	}
+}
+
+// The entry has the hash of the key, each time of another one.
+func TestRouteKey(t *testing.T) {
+	seen := ""
+	for range 2 {
+		stdout, stderr, code := runCommand(t, nil, "route", "key", "ci", "--json")
+		var got struct {
+			Key   string
+			Entry struct{ Name, SHA256 string }
+		}
+		if err := json.Unmarshal([]byte(stdout), &got); err != nil || code != 0 {
+			t.Fatalf("exit code %d, %q, %q, %v", code, stdout, stderr, err)
+		}
+		sum := sha256.Sum256([]byte(got.Key))
+		if got.Entry.Name != "ci" || got.Entry.SHA256 != hex.EncodeToString(sum[:]) || len(got.Key) != 64 ||
+			got.Key == seen {
+			t.Errorf("key %+v, want a new one with its hash", got)
+		}
+		seen = got.Key
+	}
+	stdout, _, code := runCommand(t, nil, "route", "key", "ci")
+	if code != 0 || !strings.Contains(stdout, "\nentry: {\"name\": \"ci\", \"sha256\": \"") {
+		t.Errorf("exit code %d, %q; want an entry of the setting", code, stdout)
+	}
+	_, stderr, code := runCommand(t, nil, "route", "key", "a b")
+	if code == 0 || !strings.Contains(stderr, "making a key") {
+		t.Errorf("exit code %d, %q; want an error", code, stderr)
 	}
 }
 

@@ -17,5 +17,6 @@ func main() {
 			"folder for certificates that are got by ACME, see the setting gateway.acme (default: none)")
 		f.StringVar(&o.AccessLog, "access-log", "",
 			"file for lines of the access log that are text, see the setting gateway.accessLog.form (default: in the log)")
+		f.StringVar(&o.Secrets, "secrets", "/run/secrets", "folder of the secrets whose names are in routes")
 	}, func(ctx context.Context, setup *service.Setup) error { return gateway.New(ctx, setup, o) })
 }

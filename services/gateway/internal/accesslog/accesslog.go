@@ -21,7 +21,7 @@ const (
 // before.
 type Settings struct {
 	// Fields are those of a line of JSON, in their order. Empty: method, host, path, route, called, by, status, bytes,
-	// took, attempts, fault, client and request_id.
+	// took, attempts, fault, client, identity and request_id.
 	Fields []string `json:"fields,omitempty"`
 	// Template is a line of text: common, combined, or a text with fields in braces. "{{" and "}}" are braces.
 	// Empty: JSON.
@@ -32,9 +32,9 @@ type Settings struct {
 
 // templates have names.
 var templates = map[string]string{
-	"common": `{client} - - [{clf_time}] "{method} {path} HTTP/{protocol}" {status} {bytes}`,
-	"combined": `{client} - - [{clf_time}] "{method} {path} HTTP/{protocol}" {status} {bytes} "{header:Referer}" ` +
-		`"{header:User-Agent}"`,
+	"common": `{client} - {identity} [{clf_time}] "{method} {path} HTTP/{protocol}" {status} {bytes}`,
+	"combined": `{client} - {identity} [{clf_time}] "{method} {path} HTTP/{protocol}" {status} {bytes} ` +
+		`"{header:Referer}" "{header:User-Agent}"`,
 }
 
 // Form is Settings, ready for use. It does not change.
@@ -81,6 +81,7 @@ const (
 	kindFault
 	kindClient
 	kindPeer
+	kindIdentity
 	kindRequestID
 	kindTraceID
 	kindShare
@@ -111,6 +112,7 @@ var names = []struct {
 	{"fault", kindFault, false},
 	{"client", kindClient, false},
 	{"peer", kindPeer, false},
+	{"identity", kindIdentity, false},
 	{"request_id", kindRequestID, false},
 	{"share", kindShare, false},
 }

@@ -26,7 +26,8 @@ var entry = accesslog.Entry{
 	At:   time.Date(2026, 11, 30, 20, 15, 4, 123456789, time.FixedZone("", 3600)),
 	Took: 12345 * time.Microsecond, Method: "GET", Host: "www.example.org", Path: "/a%20b", Query: "?q=1",
 	Protocol: "1.1", Scheme: "https", Route: "web", Called: "shop", By: "shop-1", Status: 200, Attempts: 2, Bytes: 512,
-	Client: "198.51.100.7", Peer: "10.0.0.9", RequestID: "r-1", TraceID: "463ac35c9f6413ad48485a3953bb6124", Share: 1,
+	Client: "198.51.100.7", Peer: "10.0.0.9", Identity: "ann", RequestID: "r-1", Share: 1,
+	TraceID: "463ac35c9f6413ad48485a3953bb6124",
 	Header: message.Header{{Name: "User-Agent", Value: `curl "8" \`}, {Name: "Referer", Value: "https://x/é\t"}},
 }
 
@@ -41,12 +42,12 @@ func compile(t testing.TB, s accesslog.Settings) *accesslog.Form {
 
 func TestLinesOfText(t *testing.T) {
 	for template, want := range map[string]string{
-		"common": `198.51.100.7 - - [30/Nov/2026:20:15:04 +0100] "GET /a%20b HTTP/1.1" 200 512`,
-		"combined": `198.51.100.7 - - [30/Nov/2026:20:15:04 +0100] "GET /a%20b HTTP/1.1" 200 512 "https://x/\xc3\xa9\x09" ` +
-			`"curl \"8\" \\"`,
+		"common": `198.51.100.7 - ann [30/Nov/2026:20:15:04 +0100] "GET /a%20b HTTP/1.1" 200 512`,
+		"combined": `198.51.100.7 - ann [30/Nov/2026:20:15:04 +0100] "GET /a%20b HTTP/1.1" 200 512 ` +
+			`"https://x/\xc3\xa9\x09" "curl \"8\" \\"`,
 		"{time} {took} {{x}} {header:x-none} {fault}": `2026-11-30T19:15:04.123Z 0.012345 {x} - -`,
-		"{path}{query}|{scheme}|{host}|{route}|{called}|{by}|{attempts}|{peer}|{request_id}|{trace_id}|{share}": `/a%20b?q=1|` +
-			`https|www.example.org|web|shop|shop-1|2|10.0.0.9|r-1|463ac35c9f6413ad48485a3953bb6124|1`,
+		"{path}{query}|{scheme}|{host}|{route}|{called}|{by}|{attempts}|{peer}|{request_id}|{trace_id}|{share}": `/a%20b` +
+			`?q=1|https|www.example.org|web|shop|shop-1|2|10.0.0.9|r-1|463ac35c9f6413ad48485a3953bb6124|1`,
 	} {
 		got := string(compile(t, accesslog.Settings{Template: template}).Append(nil, &entry))
 		if diff := cmp.Diff(want+"\n", got); diff != "" {
@@ -81,7 +82,8 @@ func TestLinesOfJSON(t *testing.T) {
 		want   string
 	}{
 		{nil, `{"method":"GET","host":"www.example.org","path":"/a%20b","route":"web","called":"shop","by":"shop-1",` +
-			`"status":200,"bytes":512,"took":12345000,"attempts":2,"fault":"","client":"198.51.100.7","request_id":"r-1"}`},
+			`"status":200,"bytes":512,"took":12345000,"attempts":2,"fault":"","client":"198.51.100.7","identity":"ann",` +
+			`"request_id":"r-1"}`},
 		{
 			[]string{"status", "header:user-agent", "query", "took", "bytes", "attempts", "share", "peer"},
 			`{"status":200,"header_user_agent":"curl \"8\" \\","query":"?q=1","took":12345000,"bytes":512,"attempts":2,` +

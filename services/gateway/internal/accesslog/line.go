@@ -27,7 +27,7 @@ type Entry struct {
 	Status, Attempts          int
 	Bytes                     int64
 	Fault                     string
-	Client, Peer              string
+	Client, Peer, Identity    string
 	RequestID, TraceID        string
 	Header                    message.Header
 	Share                     float64 // of the requests like this one that get a line
@@ -50,7 +50,7 @@ func (f *Form) Attrs(to []slog.Attr, e *Entry) []slog.Attr {
 			slog.String("route", e.Route), slog.String("called", e.Called), slog.String("by", e.By),
 			slog.Int("status", e.Status), slog.Int64("bytes", e.Bytes), slog.Duration("took", e.Took),
 			slog.Int("attempts", e.Attempts), slog.String("fault", e.Fault), slog.String("client", e.Client),
-			slog.String("request_id", e.RequestID))
+			slog.String("identity", e.Identity), slog.String("request_id", e.RequestID))
 	}
 	for i := range f.fields {
 		v := &f.fields[i]
@@ -103,6 +103,8 @@ func (e *Entry) text(v *field) (value string, most int) {
 		return e.Client, maxHost
 	case kindPeer:
 		return e.Peer, maxHost
+	case kindIdentity:
+		return e.Identity, maxHost
 	case kindRequestID:
 		return e.RequestID, maxHost
 	case kindTraceID:

@@ -36,6 +36,7 @@ const (
 	FaultUnreachable Fault = "origin_unreachable" // no instance is known, or none accepts connections
 	FaultTimeout     Fault = "origin_timeout"     // the origin took too long
 	FaultOrigin      Fault = "origin_error"       // the origin sent 500 or above or an invalid response, or broke off
+	FaultAuth        Fault = "auth_unavailable"   // it cannot be checked who calls
 	FaultGateway     Fault = "gateway"            // a defect of the edge itself
 )
 
@@ -79,6 +80,8 @@ func (f *Failure) Code() codes.Code {
 		switch {
 		case f.Status == http.StatusRequestTimeout:
 			return codes.DeadlineExceeded
+		case f.Status == http.StatusUnauthorized:
+			return codes.Unauthenticated
 		case f.Status == http.StatusForbidden:
 			return codes.PermissionDenied
 		case f.Status >= 413:
@@ -190,7 +193,7 @@ func (f *Failure) sentence() string {
 		return "This request cannot be answered: " + f.Detail + "."
 	case FaultNoRoute:
 		return "There is no such page here."
-	case FaultOverload, FaultCircuit, FaultUnreachable:
+	case FaultOverload, FaultCircuit, FaultUnreachable, FaultAuth:
 		return "This part of the site is not available right now. Please try again in a moment."
 	case FaultTimeout:
 		return "The answer took too long. Please try again in a moment."

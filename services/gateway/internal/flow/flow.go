@@ -13,6 +13,7 @@ import (
 	"slices"
 	"time"
 
+	"bijou.dev/services/gateway/internal/auth"
 	"bijou.dev/services/gateway/internal/message"
 	"bijou.dev/services/gateway/routes"
 
@@ -46,6 +47,8 @@ type Routed struct {
 	Rewritten  string       // the path for the origin that rewrite.path has made; empty: see Path
 	Preflight  bool         // the request asks whether another one would be allowed, and the edge answers it
 	ClientCert string       // describes the certificate of the client; empty: there is none, or the route does not ask
+	CertName   string       // the name of the client in that certificate
+	Caller     *auth.Caller // nil: the caller is not known, or the route does not ask
 }
 
 // Vars are the values for the templates of the route.

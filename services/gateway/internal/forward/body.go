@@ -213,7 +213,8 @@ func (b *stream) read(p []byte) (int, error) {
 
 // Trailer is the trailer for the origin. Before the end of the body it is the names that the client has announced.
 func (b *stream) Trailer() message.Header {
-	return fields.PassedTrailer(b.c.Body.Trailer(), fields.Named(b.c.Header))
+	t := fields.PassedTrailer(b.c.Body.Trailer(), fields.Named(b.c.Header))
+	return slices.DeleteFunc(t, func(f message.Field) bool { return b.c.Rule.Callers.Removes(f.Name) })
 }
 
 // arm limits the next read: all reads together may take bodyTime, and a second for each bodyRate bytes that came. The

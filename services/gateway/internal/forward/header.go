@@ -31,6 +31,9 @@ func (c *call) outgoing() message.Header {
 		out.Add("Connection", "Upgrade")
 		out.Add("Upgrade", c.Upgrade)
 	}
+	if c.Rule.Callers != nil {
+		c.Rule.Callers.Apply(&out, c.Caller)
+	}
 	if changes := &c.Rule.Request; changes.Any() {
 		reply.Change(&out, changes, c.Routed)
 	}
