@@ -365,8 +365,10 @@ func TestSessionsEnd(t *testing.T) {
 		w := newLoginWorld(t, strings.Replace(toLogin, `"scopes"`, `"session":"2h","scopes"`, 1))
 		b := w.browser()
 		b.login("http://x/")
-		for _, forged := range []string{"", "x", b.cookies["bijou-session-login"], b.cookies["bijou-session"] + "A",
-			b.cookies["bijou-session"][1:]} {
+		for _, forged := range []string{
+			"", "x", b.cookies["bijou-session-login"], b.cookies["bijou-session"] + "A",
+			b.cookies["bijou-session"][1:],
+		} {
 			if res := w.get("http://x/", "Cookie", "bijou-session="+forged); res.StatusCode != 401 {
 				t.Errorf("the session %.20q: %d, want 401", forged, res.StatusCode)
 			}

@@ -158,12 +158,18 @@ func TestTokensOfCallers(t *testing.T) {
 			{"valid since 1970", "Bearer " + since1970, 200, "X-User=ann\n", ""},
 			{"none", "", 401, "", `Bearer realm="api"`},
 			{"other scheme", "Basic YTpi", 401, "", `Bearer realm="api"`},
-			{"no JWT", "Bearer abc", 401, "",
-				`Bearer realm="api", error="invalid_token", error_description="the token is not a signed JWT"`},
-			{"other payload", "Bearer " + strings.Replace(reader, ".", ".e30", 1), 401, "",
-				`Bearer realm="api", error="invalid_token", error_description="the signature of the token is wrong"`},
-			{"no scope", "Bearer " + p.token(t, `"sub":"eve","groups":["st"]`), 403, "",
-				`Bearer realm="api", error="insufficient_scope", scope="read"`},
+			{
+				"no JWT", "Bearer abc", 401, "",
+				`Bearer realm="api", error="invalid_token", error_description="the token is not a signed JWT"`,
+			},
+			{
+				"other payload", "Bearer " + strings.Replace(reader, ".", ".e30", 1), 401, "",
+				`Bearer realm="api", error="invalid_token", error_description="the signature of the token is wrong"`,
+			},
+			{
+				"no scope", "Bearer " + p.token(t, `"sub":"eve","groups":["st"]`), 403, "",
+				`Bearer realm="api", error="insufficient_scope", scope="read"`,
+			},
 		} {
 			header := []string{"Accept", "application/json", "X-User", "root", "X-Groups", "admin"}
 			if c.header != "" {
@@ -412,8 +418,11 @@ func TestMethodsAreTriedInOrder(t *testing.T) {
 		}
 		var got []string
 		for _, header := range [][]string{
-			{"Authorization", token, "X-Api-Key", key}, {"X-Api-Key", key},
-			{"Authorization", "Bearer wrong", "X-Api-Key", key}, {"X-Api-Key", "wrong"}, {},
+			{"Authorization", token, "X-Api-Key", key},
+			{"X-Api-Key", key},
+			{"Authorization", "Bearer wrong", "X-Api-Key", key},
+			{"X-Api-Key", "wrong"},
+			{},
 		} {
 			got = append(got, ask(header...))
 		}

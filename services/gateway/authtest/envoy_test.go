@@ -41,7 +41,8 @@ func (a *authorization) Check(_ context.Context, r *authv3.CheckRequest) (*authv
 	}
 	ok := &authv3.CheckResponse_OkResponse{OkResponse: &authv3.OkHttpResponse{
 		Headers: []*corev3.HeaderValueOption{
-			header("x-name", "ann"), {Header: &corev3.HeaderValue{Key: "x-teams", RawValue: []byte("it,dev")}},
+			header("x-name", "ann"),
+			{Header: &corev3.HeaderValue{Key: "x-teams", RawValue: []byte("it,dev")}},
 			header("X-Broken", "a\r\nX-User: root"),
 		},
 		ResponseHeadersToAdd: []*corev3.HeaderValueOption{header("set-cookie", "a=1"), header("x-a", "b")},

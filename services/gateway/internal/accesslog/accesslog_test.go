@@ -28,7 +28,7 @@ var entry = accesslog.Entry{
 	Protocol: "1.1", Scheme: "https", Route: "web", Called: "shop", By: "shop-1", Status: 200, Attempts: 2, Bytes: 512,
 	Client: "198.51.100.7", Peer: "10.0.0.9", Identity: "ann", RequestID: "r-1", Share: 1,
 	TraceID: "463ac35c9f6413ad48485a3953bb6124",
-	Header: message.Header{{Name: "User-Agent", Value: `curl "8" \`}, {Name: "Referer", Value: "https://x/é\t"}},
+	Header:  message.Header{{Name: "User-Agent", Value: `curl "8" \`}, {Name: "Referer", Value: "https://x/é\t"}},
 }
 
 func compile(t testing.TB, s accesslog.Settings) *accesslog.Form {

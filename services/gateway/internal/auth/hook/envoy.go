@@ -139,8 +139,13 @@ func (e *encoder) httpRequest(q *Question) {
 	e.text(1, q.ID)
 	e.text(2, q.Method)
 	for _, pseudo := range [][2]string{
-		{":authority", q.Host}, {":method", q.Method}, {":path", q.Path}, {":scheme", q.Scheme},
-		{"x-forwarded-for", strings.Join(q.Chain, ",")}, {"x-forwarded-proto", q.Scheme}, {"x-request-id", q.ID},
+		{":authority", q.Host},
+		{":method", q.Method},
+		{":path", q.Path},
+		{":scheme", q.Scheme},
+		{"x-forwarded-for", strings.Join(q.Chain, ",")},
+		{"x-forwarded-proto", q.Scheme},
+		{"x-request-id", q.ID},
 	} {
 		e.entry(3, pseudo[0], pseudo[1])
 	}

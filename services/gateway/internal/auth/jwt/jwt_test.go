@@ -40,8 +40,11 @@ var (
 	strange, _    = ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	everyAlg      = jwt.Options{Issuer: issuer, Audiences: []string{"api", "web"}, Algorithms: jwt.Algorithms}
 	publishedKeys = []jose.JSONWebKey{
-		{Key: rsaKey.Public(), KeyID: "rsa"}, {Key: p256.Public(), KeyID: "p256"}, {Key: p384.Public(), KeyID: "p384"},
-		{Key: ed.Public(), KeyID: "ed"}, {Key: p256.Public(), KeyID: "for-encryption", Use: "enc"},
+		{Key: rsaKey.Public(), KeyID: "rsa"},
+		{Key: p256.Public(), KeyID: "p256"},
+		{Key: p384.Public(), KeyID: "p384"},
+		{Key: ed.Public(), KeyID: "ed"},
+		{Key: p256.Public(), KeyID: "for-encryption", Use: "enc"},
 		{Key: rsaKey.Public(), KeyID: "only-ps", Algorithm: "PS256", Use: "sig"},
 		{Key: []byte(secret), KeyID: "secret"},
 	}
@@ -202,7 +205,9 @@ func TestOnlyListedAlgorithmsAreTaken(t *testing.T) {
 			algorithms []string
 			want       error
 		}{
-			{nil, jwt.ErrAlgorithm}, {[]string{"RS256"}, jwt.ErrAlgorithm}, {[]string{"PS256"}, nil},
+			{nil, jwt.ErrAlgorithm},
+			{[]string{"RS256"}, jwt.ErrAlgorithm},
+			{[]string{"PS256"}, nil},
 			{[]string{"HS256", "none"}, jwt.ErrMalformed},
 		} {
 			v := jwt.New(jwt.Options{Issuer: issuer, Algorithms: c.algorithms}, published(t, publishedKeys...))

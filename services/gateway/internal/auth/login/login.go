@@ -532,7 +532,7 @@ func (l *Login) Session(ctx context.Context, r *Request) (claims auth.Claims, co
 	renewed, err := l.renew(ctx, r, s)
 	switch {
 	case err != nil: // the provider is down: the session ends by itself
-		return s.Claims, "", nil
+		return s.Claims, "", nil //nolint:nilerr // renew has logged it
 	case renewed == nil:
 		return nil, "", nil
 	}
@@ -554,10 +554,12 @@ func (l *Login) logout(ctx context.Context, r *Request) (*Response, error) {
 	cleared := []string{l.setCookie(r, "", "", 0), l.setCookie(r, bindingSuffix, "", 0)}
 	meta, err := l.parts.Source.Metadata(ctx)
 	if err != nil || meta.EndSession == "" {
+		//nolint:nilerr // the session here ends in any case, and Metadata has logged the error
 		return redirect(http.StatusSeeOther, l.opts.AfterLogout, cleared...), nil
 	}
 	to, err := url.Parse(meta.EndSession)
 	if err != nil {
+		//nolint:nilerr // as if the provider had no such page
 		return redirect(http.StatusSeeOther, l.opts.AfterLogout, cleared...), nil
 	}
 	query := to.Query()
