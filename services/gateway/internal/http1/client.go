@@ -77,8 +77,6 @@ type originConn struct {
 	client *Client
 	addr   string
 	in     input
-	lines  []place // memory for parsing
-	out    []byte
 	heads  int  // bytes of heads that came since the request
 	came   bool // a byte of the response was read
 	unread unread
@@ -206,11 +204,9 @@ func (u *upload) write(p []byte) error {
 // exchange sends the request and reads the answer's head.
 func (c *originConn) exchange(call *Call) (*answer, error) {
 	c.heads, c.came = 0, false
-	c.out = append(call.appendHead(c.out[:0]), call.Content...)
-	_, err := c.Write(c.out)
-	if cap(c.out) > 2*bufferSize {
-		c.out = nil
-	}
+	pooled := buffers.Get().(*[]byte)
+	_, err := c.Write(append(call.appendHead(*pooled), call.Content...))
+	buffers.Put(pooled)
 	if err != nil {
 		return nil, err
 	}
@@ -235,6 +231,9 @@ func (c *originConn) answer(call *Call) (*answer, error) {
 	}
 }
 
+// answerLines is memory for parsing.
+var answerLines = sync.Pool{New: func() any { return new([]place) }}
+
 func (c *originConn) readHead(method string) (*answer, error) {
 	for from := 0; ; {
 		data := c.in.data()
@@ -242,7 +241,9 @@ func (c *originConn) readHead(method string) (*answer, error) {
 			if c.heads += n; c.heads > maxAnswerHead {
 				return nil, errAnswerHead
 			}
-			a, err := parseAnswer(data[:n], method, &c.lines)
+			lines := answerLines.Get().(*[]place)
+			a, err := parseAnswer(data[:n], method, lines)
+			answerLines.Put(lines)
 			c.in.use(n)
 			return a, err
 		}
