@@ -144,7 +144,7 @@ func cpuTime() time.Duration {
 	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
 }
 
-func listen(b *testing.B, h http.Handler) string {
+func listen(b testing.TB, h http.Handler) string {
 	b.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -184,8 +184,12 @@ func reverseProxy(b *testing.B, origin string) string {
 	})
 }
 
-func edge(b testing.TB, origin string, sampled float64, log *slog.Logger) string {
-	set := config.Static(map[string]string{"gateway.routes": toWeb, "circuit.default.maxConcurrent": "1000"})
+func edge(b testing.TB, origin string, sampled float64, log *slog.Logger, settings ...string) string {
+	values := map[string]string{"gateway.routes": toWeb, "circuit.default.maxConcurrent": "1000"}
+	for i := 0; i < len(settings); i += 2 {
+		values[settings[i]] = settings[i+1]
+	}
+	set := config.Static(values)
 	provider, err := trace.New(trace.Options{
 		Service: "gateway", Exporter: tracetest.NewNoopExporter(),
 		Sampling: share(sampled),

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"bijou.dev/platform/pace"
+	"bijou.dev/services/gateway/internal/http1"
 )
 
 // connections counts the clients' connections and checks what comes in on them.
@@ -59,7 +60,11 @@ func (c *connections) serve(l net.Listener, over *tls.Config) error {
 		}
 		delay = 0
 		if k := c.accept(nc, over); k != nil {
-			go k.serve()
+			if over != nil {
+				go k.serveTLS()
+			} else {
+				go k.answer(http1.Any)
+			}
 		}
 	}
 }

@@ -382,7 +382,7 @@ func (c *originConn) setBody(a *answer, cancel *Canceler) {
 	case a.Status == http.StatusSwitchingProtocols:
 		cancel.release()
 		_ = c.SetDeadline(time.Time{}) // fails only when it is closed
-		a.Body = switched{c}
+		a.Body = switched{c, newPieces(c.in.src)}
 		return
 	case a.chunked:
 		b.chunks = chunks{in: &c.in, padded: true}
@@ -460,10 +460,16 @@ func (b *answerBody) done(whole bool) {
 }
 
 // switched is a connection that has switched to another protocol.
-type switched struct{ *originConn }
+type switched struct {
+	*originConn
+	pieces pieces
+}
 
 // Read reads what the origin has sent.
 func (s switched) Read(p []byte) (int, error) { return s.in.read(p) }
+
+// WriteTo writes what the origin sends to w, until the origin ends it, or until ErrIdle.
+func (s switched) WriteTo(w io.Writer) (int64, error) { return s.in.copyTo(w, s.Conn, s.pieces) }
 
 // CloseWrite ends the sending direction.
 func (s switched) CloseWrite() error {

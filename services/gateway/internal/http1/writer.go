@@ -205,14 +205,23 @@ func (w *writer) Tunnel(h message.Header) (io.ReadWriteCloser, error) {
 	w.statusLine(http.StatusSwitchingProtocols)
 	w.out = append(appendFields(w.out, h), "\r\n"...)
 	c.readUntil(time.Time{})
-	return &tunnel{c}, w.Flush()
+	t := &tunnel{c.Conn, c.in, newPieces(c.in.src)} // without the rest of c, which is large
+	c.in = input{}
+	return t, w.Flush()
 }
 
 // tunnel is a connection that does not speak HTTP any more.
-type tunnel struct{ *conn }
+type tunnel struct {
+	Conn
+	in     input
+	pieces pieces
+}
 
 // Read reads what the client has sent.
 func (t *tunnel) Read(p []byte) (int, error) { return t.in.read(p) }
+
+// WriteTo writes what the client sends to w, until the client ends it, or until ErrIdle.
+func (t *tunnel) WriteTo(w io.Writer) (int64, error) { return t.in.copyTo(w, t.Conn, t.pieces) }
 
 // CloseWrite ends the sending direction.
 func (t *tunnel) CloseWrite() error {
