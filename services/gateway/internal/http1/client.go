@@ -158,7 +158,7 @@ type upload struct {
 }
 
 // chunkHead is the space for the size of a chunk.
-const chunkHead = len("8000\r\n")
+const chunkHead = len("fff8\r\n")
 
 // send sends the head of the request, and the body as it comes.
 func (u *upload) send(head []byte) (fromClient, toOrigin error) {

@@ -115,18 +115,26 @@ func readByte(r io.Reader) ([]byte, error) {
 	return nil, err
 }
 
-// read reads what was received before, or else directly from the connection.
+// read reads what was received before, and directly from the connection. It waits only if there is nothing.
 func (in *input) read(p []byte) (int, error) {
-	if data := in.data(); len(data) > 0 {
-		n := copy(p, data)
-		in.use(n)
-		return n, nil
+	data := in.data()
+	if len(data) == 0 {
+		return in.src.Read(p)
 	}
-	return in.src.Read(p)
+	n := copy(p, data)
+	in.use(n)
+	if w, ok := in.src.(waiter); ok && n < len(p) {
+		n += w.poll(p[n:]) // one large piece is less work than a small and a large one
+	}
+	return n, nil
 }
 
 // waiter is a connection that waits for bytes without a buffer.
-type waiter interface{ fill(in *input) error }
+type waiter interface {
+	fill(in *input) error
+	// poll reads what has come, without waiting. An error comes again.
+	poll(p []byte) int
+}
 
 // ErrIdle is why WriteTo of a tunnel has returned although its connection has not ended: something has come, and then
 // nothing for a while. WriteTo can be called again. A new goroutine should do so: its stack is smaller.

@@ -38,8 +38,20 @@ type kernelSource struct {
 	net.Conn
 	raw  syscall.RawConn
 	step func(fd uintptr) bool // made once
-	in   *input
+	in   *input                // for fill; nil: for poll
+	p    []byte                // for poll
+	n    int                   // that poll has read
 	err  error
+}
+
+// poll implements waiter.
+func (s *kernelSource) poll(p []byte) int {
+	s.p, s.n = p, 0
+	if err := s.raw.Read(s.step); err != nil {
+		s.n = 0
+	}
+	s.p = nil
+	return s.n
 }
 
 // fill implements waiter.
@@ -53,9 +65,16 @@ func (s *kernelSource) fill(in *input) error {
 	return s.err
 }
 
-// receive reads without waiting; false: nothing has come.
+// receive reads without waiting; false: nothing has come, and fill waits.
 func (s *kernelSource) receive(fd uintptr) bool {
 	in := s.in
+	if in == nil {
+		n, err := syscall.Read(int(fd), s.p)
+		if err == nil {
+			s.n = n
+		}
+		return true
+	}
 	in.reserve(minRead)
 	for {
 		n, err := syscall.Read(int(fd), in.buf[len(in.buf):cap(in.buf)])
