@@ -59,6 +59,11 @@ func (c *conn) answer(protocol http1.Protocol) {
 		go c.wait()
 		e.release.becameIdle()
 	case http1.HTTP2:
+		if !c.conns.grow(c, memoryOfHTTP2) {
+			e.metrics.refused.WithLabelValues("memory").Inc()
+			_ = c.Close() // it is not served
+			return
+		}
 		c.isHTTP2.Store(true)
 		e.http2.Serve(c, c.http1.Received(), handle)
 	}

@@ -130,6 +130,21 @@ func (c *connections) add(nc net.Conn, over *tls.Config) (_ *conn, limit string)
 	return k, ""
 }
 
+// grow counts a connection with more bytes of memory, and reports whether there is room for them.
+func (c *connections) grow(k *conn, more int64) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if _, ok := c.open[k]; !ok {
+		return true // it was closed, which its reader notices
+	}
+	if !c.edge.memory.hasRoom(int64(len(c.open)), c.bytes+more) && !c.closeIdleLocked() {
+		return false
+	}
+	k.size += more
+	c.bytes += more
+	return true
+}
+
 // closeIdleLocked makes room for a new connection: it closes one that is idle, and reports whether there was one.
 // Without this, clients that open connections and keep them idle would keep all others out. It takes the one that has
 // been idle for longest of a few, because looking at all would cost time under attack.
