@@ -1,7 +1,9 @@
 package gateway_test
 
 import (
+	"context"
 	"io"
+	"net"
 	"net/http"
 	"strings"
 	"testing"
@@ -69,4 +71,29 @@ func TestAPanicWhileABodyIsSentEndsOnlyTheRequest(t *testing.T) {
 			})
 		}
 	}
+}
+
+// A defect in the goroutine that connects to an origin ends the request, and not the process.
+func TestAPanicWhileConnectingEndsOnlyTheRequest(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var w *world
+		w = worldWith(t, gateway.EdgeOptions{DialContext: func(ctx context.Context, network, addr string) (net.Conn, error) {
+			if addr == "bad-1:80" {
+				panic("a defect in a test")
+			}
+			return w.net.DialContext(ctx, network, addr)
+		}}, `[{"name":"bad","match":{"prefix":"/bad"},"to":[{"service":"bad"}]},{"name":"web","to":[{"service":"web"}]}]`)
+		w.origin("web", "web-1", "", responds("ok"))
+		w.register("bad", "bad-1", "", "bad-1:80")
+		if res := w.get("http://x/bad"); res.StatusCode != http.StatusInternalServerError {
+			t.Errorf("a request whose connection has a defect: status %d %s, want 500", res.StatusCode, res.body)
+		}
+		if res := w.get("http://x/"); res.StatusCode != http.StatusOK {
+			t.Errorf("another request: status %d %s, want 200", res.StatusCode, res.body)
+		}
+		if text := w.log.String(); !strings.Contains(text, "a defect of the edge ended a request") ||
+			!strings.Contains(text, "a defect in a test") {
+			t.Errorf("the log does not tell of the defect: %s", text)
+		}
+	})
 }
