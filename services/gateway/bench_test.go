@@ -149,7 +149,7 @@ func cpuTime() time.Duration {
 	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
 }
 
-func listen(b *testing.B, h http.Handler) string {
+func listen(b testing.TB, h http.Handler) string {
 	b.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -197,16 +197,22 @@ func (discarding) Invoke(_ context.Context, _ string, args, _ any, _ ...grpc.Cal
 	return err
 }
 
-func edge(b testing.TB, origin string, sampled float64, log *slog.Logger) string {
-	return edgeTo(b, "http", origin, sampled, log)
+func edge(b testing.TB, origin string, sampled float64, log *slog.Logger, settings ...string) string {
+	return edgeTo(b, "http", origin, sampled, log, settings...)
 }
 
 // edgeTo starts an edge before an endpoint of one instance.
-func edgeTo(b testing.TB, endpoint, origin string, sampled float64, log *slog.Logger) string {
-	set := config.Static(map[string]string{
+func edgeTo(
+	b testing.TB, endpoint, origin string, sampled float64, log *slog.Logger, settings ...string,
+) string {
+	values := map[string]string{
 		"gateway.routes":                `[{"name":"web","to":[{"service":"web","endpoint":"` + endpoint + `"}]}]`,
 		"circuit.default.maxConcurrent": "1000",
-	})
+	}
+	for i := 0; i < len(settings); i += 2 {
+		values[settings[i]] = settings[i+1]
+	}
+	set := config.Static(values)
 	provider, err := trace.New(trace.Options{
 		Service: "gateway", Conn: func() grpc.ClientConnInterface { return discarding{} }, Sampling: share(sampled),
 	})

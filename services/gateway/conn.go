@@ -6,7 +6,6 @@ import (
 	"io"
 	"net"
 	"os"
-	"runtime/debug"
 	"sync/atomic"
 	"syscall"
 	"time"
@@ -32,38 +31,71 @@ type conn struct {
 	deadline  atomic.Int64 // of writes, in Unix nanoseconds
 	closed    atomic.Bool
 	isHTTP2   atomic.Bool
+	http1     http1.State
 
 	// Of an HTTP/2 connection: bytes of bodies that were received and not read. Of all: requests in progress.
 	unread, requests atomic.Int64
 }
 
-// serve answers the requests of a client until the connection ends.
-func (c *conn) serve() {
-	e := c.conns.edge
-	defer func() {
-		if v := recover(); v != nil { // a defect must not end the connections of others
-			e.log.Error("a defect of the edge ended a connection", "panic", v, "stack", string(debug.Stack()))
-			c.Cut()
-			_ = c.Close() // it is not counted any more
-		}
-	}()
-	if c.peer == nil && !c.readClient() {
+// serveProxied reads who the client of a proxy is, and answers its requests.
+func (c *conn) serveProxied() {
+	defer c.catch()
+	switch {
+	case !c.readClient():
 		_ = c.Close() // without a response: the other end does not know how a connection begins, or is refused
+	case c.secure != nil:
+		c.serveTLS()
+	default:
+		c.answer(http1.Any)
+	}
+}
+
+// serveTLS makes the handshake of TLS, and answers the requests of a client.
+func (c *conn) serveTLS() {
+	defer c.catch()
+	protocol, err := c.secure.handshake()
+	if err != nil {
+		_ = c.Close() // the client knows by the alert
 		return
 	}
-	protocol := http1.Any
-	if c.secure != nil {
-		var err error
-		if protocol, err = c.secure.handshake(); err != nil {
-			_ = c.Close() // the client knows by the alert
+	go c.answer(protocol) // a handshake needs a larger stack than requests, and stacks stay large
+}
+
+// answer answers requests until the connection ends or has been idle for a while.
+func (c *conn) answer(protocol http1.Protocol) {
+	defer c.catch()
+	e := c.conns.edge
+	handle := func(r *message.Request, w message.Writer) { e.serve(c, r, w) }
+	switch c.http1.Serve(c, http1.Options{Protocol: protocol, Handle: handle, Stopping: e.stopping.Load}) {
+	case http1.Closed:
+	case http1.Idle:
+		go c.wait()
+		e.release.becameIdle()
+	case http1.HTTP2:
+		if !c.conns.grow(c, memoryOfHTTP2) {
+			e.metrics.refused.WithLabelValues("memory").Inc()
+			_ = c.Close() // it is not served
 			return
 		}
-	}
-	handle := func(r *message.Request, w message.Writer) { e.serve(c, r, w) }
-	received, isHTTP2 := http1.Serve(c, http1.Options{Protocol: protocol, Handle: handle, Stopping: e.stopping.Load})
-	if isHTTP2 {
 		c.isHTTP2.Store(true)
-		e.http2.Serve(c, received, handle)
+		e.http2.Serve(c, c.http1.Received(), handle)
+	}
+}
+
+// wait waits for the next request of a connection that is idle.
+func (c *conn) wait() {
+	defer c.catch()
+	if c.http1.Wait(c, kernelConn(c.raw)) {
+		c.answer(http1.OnlyHTTP1)
+	}
+}
+
+// catch ends the connection after a panic: a defect must not end the connections of others.
+func (c *conn) catch() {
+	if v := recover(); v != nil {
+		c.conns.edge.defect("a connection", v)
+		c.Cut()
+		_ = c.Close() // it is not counted any more
 	}
 }
 
@@ -77,8 +109,16 @@ func (c *conn) scheme() string {
 
 // RawConn is for waiting without memory. Nil: there is something between the bytes of the client and those read here.
 func (c *conn) RawConn() syscall.RawConn {
-	k, ok := c.raw.(syscall.Conn)
-	if !ok || c.secure != nil {
+	if c.secure != nil {
+		return nil
+	}
+	return kernelConn(c.raw)
+}
+
+// kernelConn returns the kernel's connection of c. Nil: it has none.
+func kernelConn(c net.Conn) syscall.RawConn {
+	k, ok := c.(syscall.Conn)
+	if !ok {
 		return nil
 	}
 	raw, err := k.SyscallConn()
@@ -106,6 +146,20 @@ func (c *conn) Write(p []byte) (int, error) {
 		c.timedOut.Store(true)
 	}
 	return n, err
+}
+
+// WriteVector writes several pieces as Write does: with one system call if there is no TLS.
+func (c *conn) WriteVector(v *net.Buffers) error {
+	if c.secure == nil {
+		if err := c.beforeWrite(); err != nil {
+			return err
+		}
+	}
+	_, err := v.WriteTo(c.Conn)
+	if errors.Is(err, os.ErrDeadlineExceeded) {
+		c.timedOut.Store(true)
+	}
+	return err
 }
 
 // beforeWrite sets a new deadline for writing.

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"bijou.dev/platform/pace"
+	"bijou.dev/services/gateway/internal/http1"
 )
 
 // connections counts the clients' connections and checks what comes in on them.
@@ -59,7 +60,14 @@ func (c *connections) serve(l net.Listener, over *tls.Config) error {
 		}
 		delay = 0
 		if k := c.accept(nc, over); k != nil {
-			go k.serve()
+			switch {
+			case k.peer == nil:
+				go k.serveProxied()
+			case over != nil:
+				go k.serveTLS()
+			default:
+				go k.answer(http1.Any)
+			}
 		}
 	}
 }
@@ -124,6 +132,21 @@ func (c *connections) add(nc net.Conn, over *tls.Config) (_ *conn, limit string)
 	c.bytes += size
 	c.edge.metrics.open.Set(float64(len(c.open)))
 	return k, ""
+}
+
+// grow counts a connection with more bytes of memory, and reports whether there is room for them.
+func (c *connections) grow(k *conn, more int64) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if _, ok := c.open[k]; !ok {
+		return true // it was closed, which its reader notices
+	}
+	if !c.edge.memory.hasRoom(int64(len(c.open)), c.bytes+more) && !c.closeIdleLocked() {
+		return false
+	}
+	k.size += more
+	c.bytes += more
+	return true
 }
 
 // closeIdleLocked makes room for a new connection: it closes one that is idle, and reports whether there was one.

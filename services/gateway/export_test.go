@@ -27,6 +27,29 @@ func Handler(e *Edge, path string, lines ...string) func() {
 	return func() { e.serve(c, r, discard{}) }
 }
 
+// Upload handles one POST of a body without a connection, and returns the status of the response.
+func Upload(e *Edge, body message.Body) int {
+	c := &conn{conns: e.conns, peer: &peer{addr: "192.0.2.1"}}
+	r := &message.Request{
+		Version: message.HTTP11, Method: http.MethodPost, Target: "/", Path: "/", Host: "x", Length: -1, Body: body,
+		Context: context.Background(), Leave: &message.Leave{},
+	}
+	w := &noted{}
+	e.serve(c, r, w)
+	return w.status
+}
+
+// noted is a message.Writer that notes the status.
+type noted struct {
+	discard
+	status int
+}
+
+func (w *noted) Begin(status int, _ message.Header, _ int64) error {
+	w.status = status
+	return nil
+}
+
 // discard is a message.Writer that drops what it gets.
 type discard struct{}
 

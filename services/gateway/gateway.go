@@ -216,6 +216,7 @@ type Edge struct {
 	upstreams   *upstream.Set
 	conns       *connections
 	memory      *memory
+	release     release
 	certs       *certs.Store                // nil: there is no TLS
 	tls         *tls.Config                 // nil: there is no TLS
 	acme        *acme.Issuer                // nil: there is no ACME
@@ -273,7 +274,7 @@ func NewEdge(opts EdgeOptions) (*Edge, error) {
 		Upstreams: e.upstreams, DialContext: opts.DialContext, Seed: opts.Seed,
 	})
 	e.forwarder = forward.New(forward.Options{
-		Circuits: opts.Circuits, Trace: opts.Trace, Tunnels: e.metrics.tunnels.Add, Go: e.work.Go,
+		Circuits: opts.Circuits, Trace: opts.Trace, Tunnels: e.metrics.tunnels.Add, Go: e.work.Go, Defect: e.defect,
 		Retried: func(route string) { e.metrics.retries.WithLabelValues(route).Inc() },
 	})
 	e.access.log = e.log
@@ -394,6 +395,7 @@ func (e *Edge) Close() error {
 	e.closed = true
 	e.mu.Unlock()
 	e.conns.closeAll()
+	e.release.stop()
 	err := e.http2.Close()
 	e.forwarder.Close()
 	e.stopMirrors()

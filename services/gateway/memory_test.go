@@ -17,6 +17,8 @@ import (
 
 	"bijou.dev/services/gateway"
 	"bijou.dev/services/gateway/gatewaytest"
+
+	"golang.org/x/net/http2"
 )
 
 // Connections cost memory. There are never more than the memory limit has room for, whatever the setting says.
@@ -25,7 +27,7 @@ func TestConnectionsFollowTheMemoryLimit(t *testing.T) {
 		runtime.GC() // the memory of other tests must not count
 		w := worldWith(t, gateway.EdgeOptions{MemoryLimit: 96 << 20}, toWeb)
 		w.origin("web", "web-1", "", responds("ok"))
-		const offered, room = 1500, 1228
+		const offered, room = 2000, 1701
 		for range offered {
 			w.dial()
 		}
@@ -45,6 +47,27 @@ func TestConnectionsFollowTheMemoryLimit(t *testing.T) {
 		}
 		if !strings.Contains(w.log.String(), "the memory limit allows fewer connections") {
 			t.Error("the log does not say that the memory limit allows fewer connections than the setting")
+		}
+	})
+}
+
+// A connection of HTTP/2 is counted with more memory as soon as its client speaks HTTP/2.
+func TestConnectionsOfHTTP2FollowTheMemoryLimit(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		runtime.GC() // the memory of other tests must not count
+		w := worldWith(t, gateway.EdgeOptions{MemoryLimit: 96 << 20}, toWeb)
+		const offered, room = 1300, 1228
+		for range offered {
+			c := w.dial()
+			go func() { _, _ = io.WriteString(c, http2.ClientPreface+"\x00\x00\x00\x04\x00\x00\x00\x00\x00") }() // SETTINGS
+			go func() { _, _ = io.Copy(io.Discard, c) }()
+		}
+		synctest.Wait()
+		open := w.metric("bijou_gateway_connections_open")
+		refused := w.metric("bijou_gateway_connections_refused_total", "limit=memory")
+		if open != room || refused != offered-room {
+			t.Errorf("of %d connections of HTTP/2 %v are open and %v were refused, want %d and %d", offered, open, refused,
+				room, offered-room)
 		}
 	})
 }

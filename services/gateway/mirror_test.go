@@ -174,7 +174,7 @@ func TestCallsAreCopiedAndUpgradesAreNot(t *testing.T) {
 		{"name":"web","to":[{"service":"web"}],"mirror":{"to":{"service":"shadow"}}}]`)
 	copies := w.shadow()
 	w.grpcOrigin("calls", "calls-1")
-	w.origin("web", "web-1", "", http.HandlerFunc(echoes))
+	w.origin("web", "web-1", "", http.HandlerFunc(switches))
 	out := new(wrapperspb.StringValue)
 	if err := w.grpcClient().Invoke(t.Context(), "/test.v1.Calls/Echo", wrapperspb.String("hi"), out); err != nil ||
 		out.GetValue() != "hi" {

@@ -3,6 +3,7 @@ package gateway
 import (
 	"net/http"
 	"runtime/debug"
+	"strings"
 
 	"bijou.dev/platform/trace"
 	"bijou.dev/services/gateway/internal/flow"
@@ -28,6 +29,11 @@ type exchange struct {
 	fault flow.Fault
 	// counted in conn.peer.requests, and answered by a method of auth
 	counted, answered bool
+}
+
+// defect logs a panic that was caught, and what it has ended.
+func (e *Edge) defect(ended string, v any) {
+	e.log.Error("a defect of the edge ended "+ended, "panic", v, "stack", string(debug.Stack()))
 }
 
 // serve handles a request in the order of steps of the package comment.
@@ -83,8 +89,33 @@ func (x *exchange) refuse(f *flow.Failure) {
 	x.out.Refuse(f)
 }
 
+// keepTunnel starts the tunnel that the request became, and leaves the end of the request to it.
+func (x *exchange) keepTunnel() {
+	tunnel := x.sent.Tunnel
+	x.sent.Tunnel = nil
+	// What is kept is what report needs: the header of the request alone may have 32 KiB.
+	r := x.in.Request
+	x.in = flow.Accepted{
+		Request: &message.Request{Version: r.Version, Method: strings.Clone(r.Method), Host: strings.Clone(r.Host)},
+		Ctx:     x.in.Ctx, Span: x.in.Span, Start: x.in.Start, ID: strings.Clone(x.in.ID), Peer: x.in.Peer,
+	}
+	x.to = flow.Routed{Accepted: &x.in, Rule: x.to.Rule, Path: strings.Clone(x.to.Path)}
+	x.out.Writer, x.out.Extra = nil, nil
+	x.edge.work.Add(1)
+	x.edge.release.becameIdle()
+	tunnel.Start(func(sent int64) {
+		defer x.edge.work.Done()
+		x.out.Bytes = sent
+		x.end()
+	})
+}
+
 // end is called at the end of every request, also after a failure or a panic.
 func (x *exchange) end() {
+	if x.sent.Tunnel != nil {
+		x.keepTunnel()
+		return
+	}
 	if v := recover(); v != nil {
 		x.edge.log.ErrorContext(x.in.Ctx, "a defect of the edge ended a request", "panic", v, "stack", string(debug.Stack()))
 		x.refuse(flow.Fail(flow.FaultGateway, http.StatusInternalServerError,

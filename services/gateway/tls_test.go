@@ -572,7 +572,7 @@ func TestListenerHTTPS(t *testing.T) {
 func TestMemoryLimitsConnectionsOverTLS(t *testing.T) {
 	a, dir := newAuthority(t), t.TempDir()
 	a.write(dir+"/www.crt", dir+"/www.key", nextYear(), "www.example.org")
-	const limit, room = 96 << 20, (96<<20*7/10 - 24<<20) / (48 << 10)
+	const limit, room = 96 << 20, (96<<20*7/10 - 24<<20) / (38 << 10)
 	synctest.Test(t, func(t *testing.T) { // no connection is idle for long
 		runtime.GC() // the memory of other tests must not count
 		w := worldWith(t, gateway.EdgeOptions{Options: gateway.Options{Certs: dir}, MemoryLimit: limit}, toWeb)

@@ -17,8 +17,8 @@ const upgradeRoutes = `[{"name":"web","to":[{"service":"web"}]},
 	{"name":"own","match":{"prefix":"/own"},"to":[{"service":"web"}],"upgrade":["websocket","x-proto","SPDY/3.1"]},
 	{"name":"none","match":{"prefix":"/none"},"to":[{"service":"web"}],"upgrade":[]}]`
 
-// echoes switches to the protocol that the client asks for, says which method it got, and sends back what comes.
-func echoes(rw http.ResponseWriter, r *http.Request) {
+// switches switches to the protocol that the client asks for, says which method it got, and sends back what comes.
+func switches(rw http.ResponseWriter, r *http.Request) {
 	c, buf, err := http.NewResponseController(rw).Hijack()
 	if err != nil {
 		return
@@ -66,7 +66,7 @@ func TestUpgradesOfARoute(t *testing.T) {
 		{"GET", "/none", "x-proto", 400},
 	} {
 		w := newWorld(t, upgradeRoutes)
-		w.origin("web", "web-1", "", http.HandlerFunc(echoes))
+		w.origin("web", "web-1", "", http.HandlerFunc(switches))
 		conn, r, res := w.switchTo(c.method, c.path, c.protocol)
 		if res.StatusCode != c.status {
 			t.Errorf("%s %s to %q: got %d, want %d", c.method, c.path, c.protocol, res.StatusCode, c.status)
@@ -105,7 +105,7 @@ func TestOtherUpgradesAreRefusedByDefault(t *testing.T) {
 func TestStopClosesOtherProtocols(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t, upgradeRoutes)
-		w.origin("web", "web-1", "", http.HandlerFunc(echoes))
+		w.origin("web", "web-1", "", http.HandlerFunc(switches))
 		begin := time.Now()
 		conn, r, _ := w.switchTo("GET", "/own", "x-proto")
 		read(t, r, "GET ")

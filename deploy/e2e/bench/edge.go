@@ -295,9 +295,11 @@ func (o edgeOptions) measureMemory(ctx context.Context, out io.Writer, all []can
 	return m, nil
 }
 
-// idle starts a candidate, and returns the KiB of memory that it uses for an idle connection.
+// idle starts a candidate, and returns the KiB of memory that it uses for an idle connection. Some connections are
+// opened before memory is measured for the first time: the edge gives memory back when many connections are idle, and
+// what it needed for the requests before must not count for the connections.
 func (o edgeOptions) idle(ctx context.Context, kind string, c candidate) (float64, error) {
-	const quiet = 2 * time.Second // until memory is measured
+	const before, settle = 300, 15 * time.Second // longer than a proxy waits until it gives memory back
 	p, err := c.start(ctx)
 	if err != nil {
 		return 0, err
@@ -306,23 +308,26 @@ func (o edgeOptions) idle(ctx context.Context, kind string, c candidate) (float6
 	if _, err := o.request(ctx, "small", c.name, p, time.Second); err != nil { // memory that it needs once
 		return 0, err
 	}
-	if !pace.Sleep(ctx, quiet) {
-		return 0, ctx.Err()
+	var resident [2]int64
+	var opened [2]*process
+	for i, n := range []int{before, o.connections} {
+		open, err := spawnOn(ctx, o.loadCore, "idle", kind, p.http, strconv.Itoa(n))
+		if err != nil {
+			return 0, err
+		}
+		defer open.kill()
+		opened[i] = open
+		if !pace.Sleep(ctx, settle) {
+			return 0, ctx.Err()
+		}
+		if resident[i], err = residentOf(p.pid); err != nil {
+			return 0, err
+		}
 	}
-	before, err := residentOf(p.pid)
-	if err != nil {
+	if err := errors.Join(opened[0].stop(), opened[1].stop()); err != nil { // it is an error if one was closed
 		return 0, err
 	}
-	open, err := spawnOn(ctx, o.loadCore, "idle", kind, p.http, strconv.Itoa(o.connections))
-	if err != nil {
-		return 0, err
-	}
-	pace.Sleep(ctx, quiet)
-	after, err := residentOf(p.pid)
-	if err := errors.Join(err, open.stop(), ctx.Err()); err != nil {
-		return 0, err
-	}
-	return float64(after-before) / 1024 / float64(o.connections), nil
+	return float64(resident[1]-resident[0]) / 1024 / float64(o.connections), nil
 }
 
 // table returns the text of the section.

@@ -240,7 +240,9 @@ func (c *call) exchange(ctx context.Context, addr string) (*message.Response, er
 	out := &c.call
 	if c.body.stream != nil {
 		// A goroutine may still send for an earlier attempt.
-		out = &http1.Call{Interim: c.call.Interim, Body: c.body.stream, Timeout: c.HeaderTimeout, Go: c.f.opts.Go}
+		body, cancel := c.body.stream, c.last.cancel.Load()
+		send := func(f func()) { body.send(f, cancel) }
+		out = &http1.Call{Interim: c.call.Interim, Body: body, Timeout: c.HeaderTimeout, Go: send}
 	}
 	out.Method, out.Path, out.Query, out.Host = c.Method, c.path(), c.Query, c.host()
 	out.Header, out.Length = header, c.Length

@@ -10,6 +10,7 @@ import (
 
 	"bijou.dev/services/gateway/internal/fields"
 	"bijou.dev/services/gateway/internal/flow"
+	"bijou.dev/services/gateway/internal/http1"
 	"bijou.dev/services/gateway/internal/message"
 )
 
@@ -156,6 +157,7 @@ var (
 	errDetached = errors.New("the body was detached")
 	errLimit    = errors.New("the body is too large")
 	errTrailer  = errors.New("the trailer has too many fields")
+	errDefect   = errors.New("the edge has a defect")
 )
 
 func newStream(c *call) *stream {
@@ -193,10 +195,16 @@ func (b *stream) Read(p []byte) (int, error) {
 	return n, err
 }
 
-func (b *stream) read(p []byte) (int, error) {
+func (b *stream) read(p []byte) (n int, err error) {
+	defer func() {
+		if v := recover(); v != nil { // the sender is a goroutine that does not belong to the request
+			b.c.f.opts.Defect("reading a body", v)
+			n, err = 0, errDefect
+		}
+	}()
 	begin := time.Now()
 	b.arm()
-	n, err := b.c.Body.Read(p)
+	n, err = b.c.Body.Read(p)
 	if b.timer != nil {
 		b.timer.Stop()
 	}
@@ -209,6 +217,22 @@ func (b *stream) read(p []byte) (int, error) {
 		return n, errTrailer
 	}
 	return n, err
+}
+
+// send runs a function that sends the body to an origin, in another goroutine. A panic must not end the process.
+func (b *stream) send(f func(), cancel *http1.Canceler) {
+	b.c.f.opts.Go(func() {
+		defer func() {
+			if v := recover(); v != nil {
+				b.c.f.opts.Defect("sending a body", v)
+				b.mu.Lock()
+				b.err = errDefect
+				b.mu.Unlock()
+				cancel.Cancel(errDefect)
+			}
+		}()
+		f()
+	})
 }
 
 // Trailer is the trailer for the origin. Before the end of the body it is the names that the client has announced.
@@ -306,6 +330,9 @@ func (b *stream) failure() *flow.Failure {
 		return flow.HangUp(http.StatusBadRequest, "the body is not well formed")
 	case b.err == nil:
 		return nil
+	case errors.Is(b.err, errDefect):
+		return flow.Fail(flow.FaultGateway, http.StatusInternalServerError,
+			"the edge has a defect; the log has more under the request's id")
 	case errors.Is(b.err, errLimit):
 		return TooLarge(b.c.MaxBody)
 	case errors.Is(b.err, errTrailer):

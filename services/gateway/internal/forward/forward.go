@@ -45,6 +45,8 @@ type Options struct {
 	Tunnels func(n float64)
 	// Go runs what may go on after the request has ended. Required.
 	Go func(func())
+	// Defect is called where a panic was caught, with what it has ended and its value. Required.
+	Defect func(what string, v any)
 }
 
 // Forwarder forwards requests. Make one with New.
@@ -89,6 +91,8 @@ type Result struct {
 	Target   *origin.Target // the last one
 	Attempts []Attempt
 	Fault    flow.Fault
+	// Tunnel is what the request became. The caller starts it. Nil: no tunnel.
+	Tunnel *Tunnel
 }
 
 // Attempt is one attempt at one instance, as logs and X-Bijou-Attempts show it.
@@ -169,8 +173,8 @@ func (c *call) end() {
 	c.place.settle(errAborted)
 	c.release()
 	c.f.kept.Add(-c.body.kept)
-	// A body that is passed on, streams and tunnels have goroutines that may still use c.
-	if c.body.stream == nil && c.Upgrade == "" && !c.long && c.copier.timer == nil {
+	// A body that is passed on and streams have goroutines that may still use c.
+	if c.body.stream == nil && !c.long && c.copier.timer == nil {
 		header, tried := c.header[:0], c.tried[:0]
 		clear(header[:cap(header)])
 		clear(tried[:cap(tried)])

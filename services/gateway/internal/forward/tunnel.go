@@ -2,6 +2,7 @@ package forward
 
 import (
 	"context"
+	"errors"
 	"io"
 	"net/http"
 	"strings"
@@ -34,17 +35,26 @@ type longResponse interface {
 	close()
 }
 
-// tunnel passes bytes both ways after the client has switched to another protocol. Of WebSockets it finds the ends of
+// Tunnel passes bytes both ways after the client has switched to another protocol. Of WebSockets it finds the ends of
 // frames to the client, only to send a close frame between two of them.
-type tunnel struct {
+type Tunnel struct {
 	client, origin io.ReadWriteCloser
 	opaque         bool // the protocol is not WebSocket
+	f              *Forwarder
+	picked         route.Picked // is done when the tunnel ends
+	outcome        route.Outcome
+	end            func(sent int64)
 
 	mu     sync.Mutex // guards writing to the client
 	frames frames
 	leave  bool          // send the close frame after the frame that is being written
 	closed bool          // the close frame was sent
 	answer time.Duration // for the client to close after the close frame
+	sent   int64         // bytes that the client got
+
+	ending sync.Mutex
+	ended  int         // directions that have ended
+	rest   *time.Timer // closes the tunnel when the other direction takes too long
 }
 
 // closeGoingAway is a WebSocket close frame with code 1001, going away.
@@ -57,7 +67,8 @@ const maxCloseAnswer = 5 * time.Second
 // halfOpen is how long one direction may go on after the other has ended.
 const halfOpen = 5 * time.Second
 
-// tunnel joins the client's connection with the origin's until either ends.
+// tunnel joins the client's connection with the origin's. It goes on when the call has ended: the goroutine of a
+// request has a large stack, and a call much memory, and a tunnel may be open for days.
 func (c *call) tunnel() *flow.Failure {
 	origin, ok := c.last.res.Body.(io.ReadWriteCloser)
 	if !ok || !strings.EqualFold(c.last.res.Header.Get("Upgrade"), c.Upgrade) {
@@ -71,71 +82,123 @@ func (c *call) tunnel() *flow.Failure {
 	client, err := c.out.Tunnel(h)
 	if err != nil {
 		c.result.Fault = flow.FaultClientGone
+		if client != nil {
+			_ = client.Close() // the client has left
+		}
 		return nil
 	}
-	t := &tunnel{client: client, origin: origin, opaque: c.Upgrade != routes.WebSocket}
-	defer t.close()
+	t := &Tunnel{client: client, origin: origin, opaque: c.Upgrade != routes.WebSocket, f: c.f}
 	if !c.f.streams.add(t) {
+		t.close()
 		return nil
 	}
-	defer c.f.streams.remove(t)
+	t.picked, t.outcome = c.last.picked, c.last.outcome
+	c.last.picked, c.last.res = route.Picked{}, nil
 	c.f.opts.Tunnels(1)
-	defer c.f.opts.Tunnels(-1)
-	c.out.Bytes = t.run()
+	c.result.Tunnel = t
 	return nil
 }
 
-// run copies both ways and returns how many bytes the client got.
-func (t *tunnel) run() (sent int64) {
-	ended := make(chan struct{}, 2)
-	go func() {
-		_, _ = io.Copy(t.origin, t.client) // either side may close at any time
-		closeWrite(t.origin)
-		ended <- struct{}{}
-	}()
-	go func() {
-		sent = t.copyToClient()
-		closeWrite(t.client)
-		ended <- struct{}{}
-	}()
-	<-ended
-	rest := time.AfterFunc(halfOpen, t.close)
-	<-ended
-	rest.Stop()
-	t.close()
-	return sent
+// Start passes frames in two goroutines until either side ends the tunnel. Then one of the goroutines calls end with
+// how many bytes the client got. It must be called.
+func (t *Tunnel) Start(end func(sent int64)) {
+	t.end = end
+	go t.toOrigin()
+	go t.toClient()
 }
 
-func closeWrite(c io.Closer) {
-	if half, ok := c.(interface{ CloseWrite() error }); ok {
-		_ = half.CloseWrite() // the connection is closed soon in any case
+func (t *Tunnel) toOrigin() {
+	again := false
+	defer t.catch()
+	defer func() {
+		if !again {
+			t.endOne()
+		}
+	}()
+	if again = pass(t.origin, t.client); again {
+		go t.toOrigin()
 	}
 }
 
-func (t *tunnel) close() {
+func (t *Tunnel) toClient() {
+	again := false
+	defer t.catch()
+	defer func() {
+		if !again {
+			t.endOne()
+		}
+	}()
+	if again = pass((*clientSide)(t), t.origin); again {
+		go t.toClient()
+	}
+}
+
+// pass copies until either side ends, and ends the sending direction; or until it is to be called again in a new
+// goroutine. Both ends are connections of package http1, which hold no memory while nothing comes.
+func pass(to io.Writer, from io.Reader) (again bool) {
+	if w, ok := from.(io.WriterTo); ok {
+		if _, err := w.WriteTo(to); errors.Is(err, http1.ErrIdle) {
+			return true
+		} // else either side has ended it
+	} else {
+		_, _ = io.Copy(to, from) // either side may end it
+	}
+	if half, ok := to.(interface{ CloseWrite() error }); ok {
+		_ = half.CloseWrite() // the connection is closed soon in any case
+	}
+	return false
+}
+
+// endOne is called when a direction has ended.
+func (t *Tunnel) endOne() {
+	t.ending.Lock()
+	if t.ended++; t.ended == 1 {
+		t.rest = time.AfterFunc(halfOpen, t.close)
+		t.ending.Unlock()
+		return
+	}
+	t.ending.Unlock()
+	t.rest.Stop()
+	t.close()
+	t.f.streams.remove(t)
+	t.f.opts.Tunnels(-1)
+	t.picked.Done(t.outcome)
+	t.end(t.sent)
+}
+
+// catch ends the tunnel after a panic, which must not end the connections of others.
+func (t *Tunnel) catch() {
+	if v := recover(); v != nil {
+		t.f.opts.Defect("a tunnel", v)
+		t.close()
+	}
+}
+
+func (t *Tunnel) close() {
 	_ = t.client.Close()
 	_ = t.origin.Close()
 }
 
-func (t *tunnel) copyToClient() (sent int64) {
-	var buf http1.Buffer
-	defer buf.Free()
-	for n := 0; ; {
-		p := buf.Next(n)
-		var err error
-		n, err = t.origin.Read(p)
-		m, werr := t.write(p[:n])
-		sent += int64(m)
-		if err != nil || werr != nil {
-			return sent
-		}
+// clientSide is what the origin's frames are written to.
+type clientSide Tunnel
+
+// Write passes frames on.
+func (t *clientSide) Write(p []byte) (int, error) { return (*Tunnel)(t).write(p) }
+
+// CloseWrite ends the sending direction.
+func (t *clientSide) CloseWrite() error {
+	if half, ok := t.client.(interface{ CloseWrite() error }); ok {
+		return half.CloseWrite() //nolint:wrapcheck // it is not used
 	}
+	return nil
 }
 
-// write passes frames on, as long as the close frame was not sent.
-func (t *tunnel) write(p []byte) (n int, err error) {
+// write passes frames on, as long as the close frame was not sent. What comes after it is dropped: the origin goes on
+// until the client has closed the connection.
+func (t *Tunnel) write(p []byte) (n int, err error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	all := len(p)
 	for len(p) > 0 && !t.closed {
 		k := len(p)
 		if t.leave {
@@ -147,6 +210,7 @@ func (t *tunnel) write(p []byte) (n int, err error) {
 		}
 		m, err := t.client.Write(p[:k])
 		n += m
+		t.sent += int64(m)
 		if err != nil {
 			return n, err
 		}
@@ -155,12 +219,12 @@ func (t *tunnel) write(p []byte) (n int, err error) {
 			t.sendCloseLocked()
 		}
 	}
-	return n, nil
+	return all, nil
 }
 
 // goAway sends the close frame after the current frame. The client then closes and reconnects. In a protocol that the
 // edge does not know, the client has the same time to end by itself.
-func (t *tunnel) goAway(answer time.Duration) {
+func (t *Tunnel) goAway(answer time.Duration) {
 	if t.opaque {
 		time.AfterFunc(answer, t.close)
 		return
@@ -173,7 +237,7 @@ func (t *tunnel) goAway(answer time.Duration) {
 	}
 }
 
-func (t *tunnel) sendCloseLocked() {
+func (t *Tunnel) sendCloseLocked() {
 	t.closed = true
 	time.AfterFunc(t.answer, t.close)     // the client may not read, so that writing blocks, or not answer
 	_, _ = t.client.Write(closeGoingAway) // a client that has left needs none

@@ -32,7 +32,7 @@ func BenchmarkServe(b *testing.B) {
 	})
 	b.Run("this package", func(b *testing.B) {
 		benchmark(b, func(c net.Conn) {
-			http1.Serve(kernelClient{client{c}}, http1.Options{
+			new(http1.State).Serve(kernelClient{client{c}}, http1.Options{
 				Stopping: func() bool { return false },
 				Handle: func(_ *message.Request, w message.Writer) {
 					_ = w.Begin(http.StatusOK, message.Header{{Name: "Content-Type", Value: "text/plain"}}, 5)

@@ -13,7 +13,7 @@ type Buffer struct {
 }
 
 const (
-	smallBuffer, largeBuffer = 4 << 10, 32 << 10
+	smallBuffer, largeBuffer = 4 << 10, 64 << 10
 	maxLarge                 = 64
 )
 

@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"runtime/debug"
 	"strconv"
 	"sync"
 	"time"
@@ -77,8 +78,6 @@ type originConn struct {
 	client *Client
 	addr   string
 	in     input
-	lines  []place // memory for parsing
-	out    []byte
 	heads  int  // bytes of heads that came since the request
 	came   bool // a byte of the response was read
 	unread unread
@@ -163,7 +162,7 @@ type upload struct {
 }
 
 // chunkHead is the space for the size of a chunk.
-const chunkHead = len("8000\r\n")
+const chunkHead = len("fff8\r\n")
 
 // send sends the head of the request, and the body as it comes.
 func (u *upload) send(head []byte) (fromClient, toOrigin error) {
@@ -209,11 +208,9 @@ func (u *upload) write(p []byte) error {
 // exchange sends the request and reads the answer's head.
 func (c *originConn) exchange(call *Call) (*answer, error) {
 	c.heads, c.came = 0, false
-	c.out = append(call.appendHead(c.out[:0]), call.Content...)
-	_, err := c.Write(c.out)
-	if cap(c.out) > 2*bufferSize {
-		c.out = nil
-	}
+	pooled := buffers.Get().(*[]byte)
+	_, err := c.Write(append(call.appendHead(*pooled), call.Content...))
+	buffers.Put(pooled)
 	if err != nil {
 		return nil, err
 	}
@@ -238,6 +235,9 @@ func (c *originConn) answer(call *Call) (*answer, error) {
 	}
 }
 
+// answerLines is memory for parsing.
+var answerLines = sync.Pool{New: func() any { return new([]place) }}
+
 func (c *originConn) readHead(method string) (*answer, error) {
 	for from := 0; ; {
 		data := c.in.data()
@@ -245,7 +245,9 @@ func (c *originConn) readHead(method string) (*answer, error) {
 			if c.heads += n; c.heads > maxAnswerHead {
 				return nil, errAnswerHead
 			}
-			a, err := parseAnswer(data[:n], method, &c.lines)
+			lines := answerLines.Get().(*[]place)
+			a, err := parseAnswer(data[:n], method, lines)
+			answerLines.Put(lines)
 			c.in.use(n)
 			return a, err
 		}
@@ -333,12 +335,22 @@ func (c *Client) connect(ctx context.Context, addr string, cancel *Canceler) (*o
 	ctx, free := cancel.Context(ctx)
 	defer free()
 	var err error
+	var defect string // what a panic said, and where it was
 	done := make(chan struct{})
 	go func() { // else the stack of the request would grow to 16 KiB, and not shrink
 		defer close(done)
+		defer func() {
+			if v := recover(); v != nil {
+				defect = fmt.Sprintf("%v\n%s", v, debug.Stack())
+			}
+		}()
 		oc.Conn, err = c.Dial(ctx, "tcp", addr)
 	}()
-	if <-done; err != nil {
+	<-done
+	switch {
+	case defect != "":
+		panic(defect) // in the goroutine of the request, where it is caught
+	case err != nil:
 		return nil, &net.OpError{Op: "dial", Net: "tcp", Err: err}
 	}
 	oc.unread.init(oc.Conn)
@@ -405,7 +417,7 @@ func (c *originConn) setBody(a *answer, cancel *Canceler) {
 	case a.Status == http.StatusSwitchingProtocols:
 		cancel.Release()
 		_ = c.SetDeadline(time.Time{}) // fails only when it is closed
-		a.Body = switched{c}
+		a.Body = switched{c, newPieces(c.in.src)}
 		return
 	case a.chunked:
 		b.chunks = chunks{in: &c.in, padded: true}
@@ -483,10 +495,16 @@ func (b *answerBody) done(whole bool) {
 }
 
 // switched is a connection that has switched to another protocol.
-type switched struct{ *originConn }
+type switched struct {
+	*originConn
+	pieces pieces
+}
 
 // Read reads what the origin has sent.
 func (s switched) Read(p []byte) (int, error) { return s.in.read(p) }
+
+// WriteTo writes what the origin sends to w, until the origin ends it, or until ErrIdle.
+func (s switched) WriteTo(w io.Writer) (int64, error) { return s.in.copyTo(w, s.Conn, s.pieces) }
 
 // CloseWrite ends the sending direction.
 func (s switched) CloseWrite() error {

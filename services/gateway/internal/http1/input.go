@@ -1,8 +1,13 @@
 package http1
 
 import (
+	"cmp"
+	"errors"
 	"io"
+	"net"
+	"os"
 	"sync"
+	"time"
 )
 
 // input is what was received on a connection and not used yet. It holds memory only while there is something.
@@ -33,6 +38,14 @@ func (in *input) free() {
 		buffers.Put(in.pooled)
 	}
 	in.buf, in.pooled, in.off = nil, nil, 0
+}
+
+// add adds bytes to what was received.
+func (in *input) add(b []byte) {
+	if len(b) > 0 {
+		in.reserve(len(b))
+		in.buf = append(in.buf, b...)
+	}
 }
 
 // reserve makes room for n more bytes.
@@ -81,31 +94,106 @@ const minRead = 512
 
 // await waits for more bytes when there are none, without holding memory meanwhile where that is possible.
 func (in *input) await() error {
-	var little [1]byte
-	if _, ok := in.src.(waiter); ok {
-		return in.fill()
+	if w, ok := in.src.(waiter); ok && len(in.data()) == 0 {
+		return w.fill(in)
 	}
-	n, err := in.src.Read(little[:])
-	if n > 0 {
-		in.reserve(1)
-		in.buf = append(in.buf, little[:n]...)
-		return nil
-	}
-	if err == nil {
-		err = io.ErrNoProgress
-	}
+	b, err := readByte(in.src)
+	in.add(b)
 	return err
 }
 
-// read reads what was received before, or else directly from the connection.
-func (in *input) read(p []byte) (int, error) {
-	if data := in.data(); len(data) > 0 {
-		n := copy(p, data)
-		in.use(n)
-		return n, nil
+// readByte waits for one byte.
+func readByte(r io.Reader) ([]byte, error) {
+	b := make([]byte, 1)
+	n, err := r.Read(b)
+	switch {
+	case n > 0:
+		return b, nil // an error comes again
+	case err == nil:
+		err = io.ErrNoProgress
 	}
-	return in.src.Read(p)
+	return nil, err
+}
+
+// read reads what was received before, and directly from the connection. It waits only if there is nothing.
+func (in *input) read(p []byte) (int, error) {
+	data := in.data()
+	if len(data) == 0 {
+		return in.src.Read(p)
+	}
+	n := copy(p, data)
+	in.use(n)
+	if w, ok := in.src.(waiter); ok && n < len(p) {
+		n += w.poll(p[n:]) // one large piece is less work than a small and a large one
+	}
+	return n, nil
 }
 
 // waiter is a connection that waits for bytes without a buffer.
-type waiter interface{ fill(in *input) error }
+type waiter interface {
+	fill(in *input) error
+	// poll reads what has come, without waiting. An error comes again.
+	poll(p []byte) int
+}
+
+// ErrIdle is why WriteTo of a tunnel has returned although its connection has not ended: something has come, and then
+// nothing for a while. WriteTo can be called again. A new goroutine should do so: its stack is smaller.
+var ErrIdle = errors.New("nothing has come for a while")
+
+// copyTo writes what was received and what comes to w, until the other side of c ends it, or until ErrIdle. It holds
+// memory only while something comes, where that is possible. p reads from c.
+func (in *input) copyTo(w io.Writer, c net.Conn, p pieces) (sent int64, err error) {
+	if data := in.data(); len(data) > 0 {
+		n, err := w.Write(data)
+		sent = int64(n)
+		if in.free(); err != nil {
+			return sent, err
+		}
+	}
+	defer p.free()
+	var idle time.Time // the deadline for the next piece; zero: there is none
+	for {
+		piece, err := p.next()
+		if len(piece) > 0 {
+			n, werr := w.Write(piece)
+			if sent += int64(n); werr != nil {
+				return sent, werr
+			}
+		}
+		switch {
+		case err == io.EOF: //nolint:errorlint // it is not wrapped
+			return sent, nil
+		case err != nil && !idle.IsZero() && errors.Is(err, os.ErrDeadlineExceeded):
+			return sent, cmp.Or(c.SetReadDeadline(time.Time{}), ErrIdle)
+		case err != nil:
+			return sent, err
+		}
+		if now := time.Now(); idle.Before(now.Add(idleAfter / 2)) {
+			idle = now.Add(idleAfter)
+			_ = c.SetReadDeadline(idle) // fails only when it is closed, and then reading fails
+		}
+	}
+}
+
+// pieces reads what comes on a connection.
+type pieces interface {
+	// next waits for the next piece, which is valid until the next call.
+	next() ([]byte, error)
+	free()
+}
+
+// bufferedPieces holds a buffer while it waits.
+type bufferedPieces struct {
+	src io.Reader
+	buf Buffer
+	n   int // bytes of the last piece
+}
+
+func (s *bufferedPieces) next() ([]byte, error) {
+	p := s.buf.Next(s.n)
+	var err error
+	s.n, err = s.src.Read(p)
+	return p[:s.n], err
+}
+
+func (s *bufferedPieces) free() { s.buf.Free() }

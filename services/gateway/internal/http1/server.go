@@ -1,4 +1,4 @@
-// Package http1 speaks HTTP/1.1 and HTTP/1.0 (RFC 9112): to clients by [Serve], to origins as a [Client].
+// Package http1 speaks HTTP/1.1 and HTTP/1.0 (RFC 9112): to clients by [State.Serve], to origins as a [Client].
 //
 // There are packages for that, but not for the first server before all others. net/http reads some requests in two ways
 // and accepts what another server may read in another way (as of Go 1.26): such bytes had to be checked before, and so
@@ -7,12 +7,15 @@
 package http1
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"io"
 	"net"
 	"net/http"
+	"os"
 	"sync"
+	"syscall"
 	"time"
 
 	"bijou.dev/services/gateway/internal/message"
@@ -25,8 +28,9 @@ const (
 
 	// watchAfter is how long a request must take until its connection is watched for the client to leave.
 	watchAfter = 100 * time.Millisecond
-	// slack is by how much a deadline for an idle connection may be too early. It saves setting one for each request.
-	slack = 2 * time.Second
+	// idleAfter is how long a connection waits for a request until Serve returns Idle. It may be up to a half less: the
+	// deadline of a wait before is kept, which saves setting one for each request.
+	idleAfter = 3 * time.Second
 )
 
 var longAgo = time.Unix(1, 0)
@@ -60,21 +64,71 @@ type Options struct {
 	// Stopping reports whether connections are to be closed after the response in progress. Required. Who makes it true
 	// also closes the connections that are idle then.
 	Stopping func() bool
+	// IdleAfter is how long a connection waits for a request, after the first one, until Serve returns Idle. It may be up
+	// to a half less. Zero: 3 s.
+	IdleAfter time.Duration
 }
 
 // preface is what a client of HTTP/2 sends first (RFC 9113, 3.4).
 const preface = "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 
-// Serve answers the requests of a client until either side ends the connection, and closes it. If the client speaks
-// HTTP/2, it returns what was received, and does not close the connection.
-func Serve(nc Conn, opts Options) (received []byte, isHTTP2 bool) {
-	c := &conn{Conn: nc, opts: opts, first: true}
+// End is why Serve has returned.
+type End uint8
+
+const (
+	// Closed says that the connection was closed, or is a tunnel now.
+	Closed End = iota
+	// Idle says that no request has come for a while. Call Wait, and then Serve again, both in a new goroutine: the stack
+	// of the one that has answered requests is large, and Go does not make it as small as that of a new one.
+	Idle
+	// HTTP2 says that the client speaks HTTP/2. The connection is open.
+	HTTP2
+)
+
+// State is what a connection with a client keeps between calls of Serve. The zero value is for a new connection.
+type State struct {
+	received []byte    // and not used yet
+	until    time.Time // when the connection is closed if no request has come; zero: Serve was not called yet
+}
+
+// Received is what was received and not used. It is to be asked for when Serve has returned HTTP2.
+func (s *State) Received() []byte { return s.received }
+
+// Serve answers the requests of a client until either side ends the connection, and closes it; or until one of the
+// other reasons.
+func (s *State) Serve(nc Conn, opts Options) End {
+	c := s.open(nc, opts)
+	end := c.serve()
+	switch end {
+	case Idle:
+		s.until = c.until
+	case HTTP2:
+		s.received = c.in.data()
+	}
+	return end
+}
+
+func (s *State) open(nc Conn, opts Options) *conn {
+	c := &conn{Conn: nc, opts: opts, first: s.until.IsZero(), until: s.until, deadline: s.until}
+	c.opts.IdleAfter = cmp.Or(opts.IdleAfter, idleAfter)
 	c.ended.L = &c.mu
 	c.in.src = source(nc)
-	if c.serve() {
-		return c.in.data(), true
+	c.in.add(s.received)
+	s.received = nil
+	return c
+}
+
+// Wait waits for a request after Serve has returned Idle. It holds no buffer, and its goroutine needs a small stack. If
+// it returns false, the connection was closed. raw is the kernel's connection below nc; nil: there is none.
+func (s *State) Wait(nc Conn, raw syscall.RawConn) bool {
+	err := nc.SetReadDeadline(s.until)
+	if err == nil {
+		s.received, err = await(nc, raw)
 	}
-	return nil, false
+	if err != nil {
+		_ = nc.Close() // nothing is lost
+	}
+	return err == nil
 }
 
 // conn is a connection with a client. One goroutine reads requests from it and answers them.
@@ -84,7 +138,9 @@ type conn struct {
 	in       input
 	head     head
 	first    bool      // no request has come yet
+	timed    bool      // the request that has begun has a deadline
 	deadline time.Time // for reading; zero: none
+	until    time.Time // when Wait, which came before, would have ended; zero: a request has come since
 	last     bool      // nothing is read from it any more
 	tunneled bool      // it is not the server's any more
 
@@ -103,34 +159,50 @@ type conn struct {
 	failure  error // of that read
 }
 
-// errHTTP2 says that the client speaks HTTP/2.
-var errHTTP2 = errors.New("the client speaks HTTP/2")
+var (
+	errHTTP2 = errors.New("the client speaks HTTP/2")
+	errIdle  = errors.New("no request has come for a while")
+)
 
-func (c *conn) serve() (isHTTP2 bool) {
+func (c *conn) serve() (end End) {
 	defer func() {
 		if c.cancel != nil {
 			c.cancel()
 			c.stopTimer()
 		}
-		if !isHTTP2 && !c.tunneled {
+		if end == Closed && !c.tunneled {
 			c.in.free()
 			_ = c.Close() // the client knows by the last response, or has left
 		}
 	}()
-	for {
+	for c.head.reset(); ; {
 		r, err := c.next()
-		if err != nil {
-			return errors.Is(err, errHTTP2)
+		if r == nil && err == nil {
+			if err = c.await(); err == nil {
+				continue
+			}
 		}
-		w := &r.writer
-		*w = writer{c: c, r: &r.Request, body: r.body(), close: r.close}
-		c.begin(r)
-		c.opts.Handle(&r.Request, w)
-		c.watchNoMore()
-		if c.tunneled || !w.finish() || c.failure != nil {
-			return false
+		switch {
+		case errors.Is(err, errHTTP2):
+			return HTTP2
+		case errors.Is(err, errIdle):
+			return Idle
+		case err != nil || !c.handle(r):
+			return Closed
 		}
+		c.head.reset()
+		c.timed = false
 	}
+}
+
+// handle answers a request, and reports whether there may be another one.
+func (c *conn) handle(r *request) bool {
+	w := &r.writer
+	*w = writer{c: c, r: &r.Request, body: r.body(), close: r.close}
+	c.begin(r)
+	c.opts.Handle(&r.Request, w)
+	c.watchNoMore()
+	return !c.tunneled && w.finish() && c.failure == nil
 }
 
 // request is a request with what the server keeps about it.
@@ -149,38 +221,41 @@ func (r *request) body() *body {
 	return &r.content
 }
 
-// next waits for the next request.
+// next returns the next request. Nil: more must come.
 func (c *conn) next() (*request, error) {
 	h := &c.head
-	h.reset()
-	for began := false; ; {
-		data := c.in.data()
-		if len(data) > 0 {
-			if !began {
-				c.SetIdle(false)
-			}
-			if c.skipsEmptyLine(data) {
-				continue
-			}
-			if isHTTP2, more := c.isPreface(data); isHTTP2 {
-				return nil, errHTTP2
-			} else if more {
-				// it is waited for
-			} else if c.first && c.opts.Protocol == OnlyHTTP2 {
-				return nil, io.EOF
-			} else if done, refused := h.parse(data); refused != nil {
-				c.last = true
-				r := &request{}
-				r.Version, r.Refused, r.Context, r.Leave = message.HTTP11, refused, c.context(), &c.leave
-				return r, nil
-			} else if done {
-				return c.request(h, data), nil
-			}
-		}
-		if err := c.await(len(data) > 0 || h.empty > 0, &began); err != nil {
-			return nil, err
-		}
+	data := c.in.data()
+	if len(data) == 0 {
+		return nil, nil //nolint:nilnil // there is none yet
 	}
+	if !c.timed {
+		c.SetIdle(false)
+	}
+	for c.skipsEmptyLine(data) {
+		data = c.in.data()
+	}
+	if len(data) == 0 {
+		return nil, nil //nolint:nilnil // there is none yet
+	}
+	switch isHTTP2, more := c.isPreface(data); {
+	case isHTTP2:
+		return nil, errHTTP2
+	case more:
+		return nil, nil //nolint:nilnil // there is none yet
+	case c.first && c.opts.Protocol == OnlyHTTP2:
+		return nil, io.EOF
+	}
+	done, refused := h.parse(data)
+	switch {
+	case refused != nil:
+		c.last = true
+		r := &request{}
+		r.Version, r.Refused, r.Context, r.Leave = message.HTTP11, refused, c.context(), &c.leave
+		return r, nil
+	case done:
+		return c.request(h, data), nil
+	}
+	return nil, nil //nolint:nilnil // there is none yet
 }
 
 // skipsEmptyLine takes an empty line before a request (RFC 9112, 2.2).
@@ -206,29 +281,56 @@ func (c *conn) isPreface(data []byte) (isHTTP2, more bool) {
 }
 
 // await waits for more bytes: of a request that has begun, or of the next one.
-func (c *conn) await(hasBegun bool, timed *bool) error {
-	switch {
-	case hasBegun && !*timed:
-		*timed = true
+func (c *conn) await() error {
+	if len(c.in.data()) == 0 && c.head.empty == 0 {
+		return c.awaitNext()
+	}
+	if !c.timed {
+		c.timed = true
 		if !c.first { // else the time runs since the connection was accepted
 			c.readUntil(time.Now().Add(headTime))
 		}
-		if len(c.in.data()) > 0 {
-			return c.in.fill()
-		}
-		return c.in.await()
-	case hasBegun:
+	}
+	if len(c.in.data()) > 0 {
 		return c.in.fill()
 	}
+	return c.in.await()
+}
+
+// awaitNext waits for the next request. Its goroutine should need a small stack meanwhile.
+func (c *conn) awaitNext() error {
 	if c.SetIdle(true); c.opts.Stopping() {
 		return io.EOF
 	}
-	if c.first {
-		c.readUntil(time.Now().Add(headTime))
-	} else if now := time.Now(); c.deadline.Before(now.Add(idleTime - slack)) {
-		c.readUntil(now.Add(idleTime))
+	now := c.limitWait()
+	err := c.in.await()
+	if c.first || !errors.Is(err, os.ErrDeadlineExceeded) {
+		return err
 	}
-	return c.in.await()
+	if c.until.IsZero() {
+		c.until = now.Add(idleTime)
+	}
+	if !time.Now().Before(c.until) {
+		return io.EOF
+	}
+	return errIdle
+}
+
+// limitWait sets the deadline for the wait for a request that begins now.
+func (c *conn) limitWait() (now time.Time) {
+	now = time.Now()
+	wait := c.opts.IdleAfter
+	switch {
+	case c.first:
+		c.readUntil(now.Add(headTime))
+	case !c.until.IsZero():
+		c.readUntil(now.Add(min(wait, c.until.Sub(now))))
+	default:
+		if left := c.deadline.Sub(now); left < wait/2 || left > wait {
+			c.readUntil(now.Add(wait))
+		}
+	}
+	return now
 }
 
 // readUntil sets the deadline for reading; zero: there is none.
@@ -244,7 +346,7 @@ func (c *conn) request(h *head, data []byte) *request {
 	r := &request{}
 	r.Header = r.room[:0]
 	h.fill(&r.Request, string(data[:h.next]))
-	c.first = false
+	c.first, c.until = false, time.Time{}
 	c.in.use(h.next)
 	r.close = r.Header.HasWord("Connection", "close")
 	if r.Version == message.HTTP10 {

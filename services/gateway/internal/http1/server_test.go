@@ -49,7 +49,7 @@ func (c *received) Linger()                        { c.lingers = true }
 // serve returns what each request of a client says, as text, and what the client got.
 func serve(pieces [][]byte) (requests []string, responses string, isHTTP2 bool) {
 	c := &received{pieces: pieces}
-	_, isHTTP2 = http1.Serve(c, http1.Options{
+	end := new(http1.State).Serve(c, http1.Options{
 		Stopping: func() bool { return false },
 		Handle: func(r *message.Request, w message.Writer) {
 			if r.Refused != nil {
@@ -73,7 +73,7 @@ func serve(pieces [][]byte) (requests []string, responses string, isHTTP2 bool) 
 			_ = w.End(nil)
 		},
 	})
-	return requests, c.String(), isHTTP2
+	return requests, c.String(), end == http1.HTTP2
 }
 
 func describe(method, target, host string, h message.Header, body, trailer string) string {
@@ -121,7 +121,7 @@ func TestLooseFormsAreReadAsStrictOnes(t *testing.T) {
 func TestWatchingEndsWithTheRequest(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		here, there := net.Pipe()
-		go http1.Serve(client{there}, http1.Options{
+		go new(http1.State).Serve(client{there}, http1.Options{
 			Stopping: func() bool { return false },
 			Handle: func(r *message.Request, w message.Writer) {
 				time.Sleep(http1.WatchAfter)

@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"strconv"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -113,42 +114,65 @@ func (w *writer) Write(p []byte) (int, error) {
 	case w.left >= 0 && int64(len(p)) > w.left:
 		return 0, errLength
 	}
+	var end []byte
 	if w.chunked {
 		w.reserve()
-		w.out = append(strconv.AppendInt(w.out, int64(len(p)), 16), "\r\n"...)
+		w.out = append(strconv.AppendInt(w.out, int64(len(p)), 16), crlf...)
+		end = crlf
 	}
-	if err := w.write(p); err != nil {
+	if err := w.write(p, end); err != nil {
 		return 0, err
 	}
-	if w.chunked {
-		w.out = append(w.out, "\r\n"...)
-	} else if w.left >= 0 {
+	if w.left >= 0 {
 		w.left -= int64(len(p))
 	}
 	return len(p), nil
 }
 
-// write keeps p, or sends what was kept and p.
-func (w *writer) write(p []byte) error {
-	w.reserve()
-	if len(w.out)+len(p)+2 <= cap(w.out) { // with the end of a chunk
-		w.out = append(w.out, p...)
+var crlf = []byte("\r\n")
+
+// write keeps p and what ends it, or sends it together with what was kept.
+func (w *writer) write(p, end []byte) error {
+	if size := len(p) + len(end); size <= bufferSize {
+		w.reserve()
+		if len(w.out)+size <= cap(w.out) {
+			w.out = append(append(w.out, p...), end...)
+			return w.err
+		}
+	}
+	if w.err != nil {
 		return w.err
 	}
-	if len(w.out) > 0 {
-		n := min(len(p), max(0, cap(w.out)-len(w.out)))
-		w.out = append(w.out, p[:n]...)
-		p = p[n:]
-		if err := w.Flush(); err != nil {
-			return err
-		}
-		w.reserve()
-	}
-	if w.err == nil && len(p) > 0 {
+	if len(w.out)+len(end) == 0 {
 		_, w.err = w.c.Write(p)
+		return w.err
 	}
+	v := vectors.Get().(*vector)
+	if v.all = append(v.room[:0], w.out, p); end != nil {
+		v.all = append(v.all, end)
+	}
+	if c, ok := w.c.Conn.(vectorWriter); ok {
+		w.err = c.WriteVector(&v.all)
+	} else {
+		_, w.err = v.all.WriteTo(w.c)
+	}
+	*v = vector{}
+	vectors.Put(v)
+	w.free()
 	return w.err
 }
+
+// vectorWriter is a connection that can write several pieces with one system call. net.Buffers finds only those of the
+// kernel by itself.
+type vectorWriter interface{ WriteVector(v *net.Buffers) error }
+
+// vector is memory for one write of several pieces.
+type vector struct {
+	all  net.Buffers
+	room [3][]byte
+}
+
+var vectors = sync.Pool{New: func() any { return new(vector) }}
 
 func (w *writer) reserve() {
 	if w.out == nil {
@@ -205,14 +229,23 @@ func (w *writer) Tunnel(h message.Header) (io.ReadWriteCloser, error) {
 	w.statusLine(http.StatusSwitchingProtocols)
 	w.out = append(appendFields(w.out, h), "\r\n"...)
 	c.readUntil(time.Time{})
-	return &tunnel{c}, w.Flush()
+	t := &tunnel{c.Conn, c.in, newPieces(c.in.src)} // without the rest of c, which is large
+	c.in = input{}
+	return t, w.Flush()
 }
 
 // tunnel is a connection that does not speak HTTP any more.
-type tunnel struct{ *conn }
+type tunnel struct {
+	Conn
+	in     input
+	pieces pieces
+}
 
 // Read reads what the client has sent.
 func (t *tunnel) Read(p []byte) (int, error) { return t.in.read(p) }
+
+// WriteTo writes what the client sends to w, until the client ends it, or until ErrIdle.
+func (t *tunnel) WriteTo(w io.Writer) (int64, error) { return t.in.copyTo(w, t.Conn, t.pieces) }
 
 // CloseWrite ends the sending direction.
 func (t *tunnel) CloseWrite() error {

@@ -7,6 +7,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"runtime/debug"
 	"slices"
 	"strconv"
 	"sync"
@@ -45,6 +46,26 @@ var (
 
 // notTaken is the error of a request that the origin has not looked at: it may be sent again.
 type notTaken struct{ error }
+
+// defect is a panic in a goroutine that belongs to no request. It goes on in those of the requests, where it is caught.
+type defect struct{ text string }
+
+// Error implements error.
+func (d *defect) Error() string { return d.text }
+
+// catch makes an error of a panic.
+func catch(err *error) {
+	if v := recover(); v != nil {
+		*err = &defect{fmt.Sprintf("%v\n%s", v, debug.Stack())}
+	}
+}
+
+// raise panics if err is a defect.
+func raise(err error) {
+	if d, ok := errors.AsType[*defect](err); ok {
+		panic(d.text)
+	}
+}
 
 // dial is a connection that is being made. Those who need it wait for it together.
 type dial struct {
@@ -120,6 +141,7 @@ func (d *dial) wait(ctx context.Context, cancel *http1.Canceler) error {
 	defer free()
 	select {
 	case <-d.done:
+		raise(d.err)
 		return d.err
 	case <-ctx.Done():
 	}
@@ -131,7 +153,7 @@ func (d *dial) wait(ctx context.Context, cancel *http1.Canceler) error {
 
 // connect makes a connection. It does not end with the request that needed it first, because others wait, too.
 func (c *Client) connect(addr string, d *dial) {
-	nc, err := c.Dial(context.Background(), network(addr), addr)
+	nc, err := c.dial(addr)
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	defer close(d.done)
@@ -156,6 +178,11 @@ func (c *Client) connect(addr string, d *dial) {
 	}
 	c.conns[addr] = append(slices.Clip(c.conns[addr]), k)
 	go k.serve()
+}
+
+func (c *Client) dial(addr string) (nc net.Conn, err error) {
+	defer catch(&err)
+	return c.Dial(context.Background(), network(addr), addr)
 }
 
 func network(addr string) string {
@@ -199,7 +226,7 @@ type clientConn struct {
 
 // serve reads until the connection ends.
 func (k *clientConn) serve() {
-	err := k.readFrames()
+	err := k.readAll()
 	if e, ok := errors.AsType[*connError](err); ok {
 		k.out.control(func(b []byte) []byte { return appendGoAway(b, 0, e.code) })
 	}
@@ -218,6 +245,11 @@ func (k *clientConn) serve() {
 	}
 	k.end(fmt.Errorf("reading from the origin: %w", err))
 	_ = k.conn.Close() // it is not needed any more
+}
+
+func (k *clientConn) readAll() (err error) {
+	defer catch(&err)
+	return k.readFrames()
 }
 
 // open opens a stream and sends the header of a request. Nil: the connection takes no more streams now.
@@ -573,6 +605,7 @@ func (s *clientStream) await(call *http1.Call) (*message.Response, error) {
 			s.setBody(call.Cancel)
 			return s.res, nil
 		case s.err != nil:
+			raise(s.err)
 			return nil, taken(s.err)
 		}
 		s.news.Wait()
@@ -654,6 +687,7 @@ func (b *answerBody) Read(p []byte) (int, error) {
 		return 0, io.EOF
 	}
 	n, err := s.read(p)
+	raise(err)
 	if errors.Is(err, io.EOF) {
 		s.res.Trailer = s.trailer
 		b.finish(codeNo)
