@@ -14,8 +14,8 @@ import (
 	"golang.org/x/net/http2/hpack"
 )
 
-// link is what both sides of a connection have in common: frames are read by one goroutine, which gives them to streams,
-// and written by the goroutines that have something to send.
+// link is what both sides of a connection have in common. One goroutine reads frames and gives them to streams. The
+// goroutines that have something to send write them.
 type link struct {
 	conn net.Conn
 	in   *http1.Input

@@ -2,8 +2,8 @@ package http2
 
 import "sync"
 
-// pieces is what was received of a body and not read yet. Its memory comes from pools, in pieces as large as what comes,
-// so that nothing is copied when it grows.
+// pieces is what was received of a body and not read yet. Its memory comes from pools, in pieces as large as what
+// comes, so that nothing is copied when it grows.
 type pieces struct {
 	first, last *piece
 	n           int // bytes

@@ -89,8 +89,8 @@ func NewServer(opts Options) *Server {
 	}
 }
 
-// Serve answers the requests of a client until either side ends the connection, and closes it. Received is what has come
-// already: it begins with the preface.
+// Serve answers the requests of a client until either side ends the connection, and closes it. Received is what has
+// come already: it begins with the preface.
 func (s *Server) Serve(nc Conn, received []byte, handle Handle) {
 	c := &serverConn{server: s, nc: nc, handle: handle, idle: time.Now()}
 	c.budgets.init()

@@ -5,10 +5,12 @@ import (
 	"errors"
 	"io"
 	"log/slog"
+	"net"
 	"slices"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
+	"time"
 
 	"bijou.dev/services/gateway/internal/http2"
 	"bijou.dev/services/gateway/internal/message"
@@ -17,8 +19,8 @@ import (
 	"golang.org/x/net/http2/hpack"
 )
 
-// FuzzServer reads what a client sends. Whatever it is, the server ends all requests with the connection, gives back the
-// memory of bodies, and sends frames that another implementation can read.
+// FuzzServer reads what a client sends. Whatever it is, the server ends all requests with the connection, gives back
+// the memory of bodies, and sends frames that another implementation can read.
 func FuzzServer(f *testing.F) {
 	var b bytes.Buffer
 	var block bytes.Buffer
@@ -64,6 +66,52 @@ func FuzzServer(f *testing.F) {
 		for _, pieces := range [][][]byte{{in}, slices.Collect(slices.Chunk(in, int(max(size, 1))))} {
 			synctest.Test(t, func(t *testing.T) { serveScript(t, pieces) })
 		}
+	})
+}
+
+// client is a connection as the edge has it.
+type client struct{ net.Conn }
+
+func (client) SetIdle(bool) {}
+func (client) Linger()      {}
+func (c client) Cut()       { _ = c.Close() }
+
+// A client that floods and does not read what it gets is disconnected all the same, with its requests.
+func TestFloodByAClientThatDoesNotReadEnds(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		kinds := map[string]int{}
+		s := http2.NewServer(http2.Options{
+			Count:   func(kind string) { kinds[kind]++ },
+			Receive: func(http2.Conn, int) bool { return true }, Read: func(http2.Conn, int) {},
+			Log: slog.New(slog.DiscardHandler),
+		})
+		here, there := net.Pipe() // a write waits until it is read
+		ended := false
+		go s.Serve(client{there}, []byte(nethttp2.ClientPreface), func(r *message.Request, _ message.Writer) {
+			<-r.Context.Done()
+			ended = true
+		})
+		w := nethttp2.NewFramer(here, nil)
+		_ = w.WriteSettings()
+		var block bytes.Buffer
+		enc := hpack.NewEncoder(&block)
+		for name, value := range map[string]string{":method": "GET", ":scheme": "http", ":authority": "x", ":path": "/"} {
+			_ = enc.WriteField(hpack.HeaderField{Name: name, Value: value}) // a buffer takes everything
+		}
+		_ = w.WriteHeaders(nethttp2.HeadersFrameParam{
+			StreamID: 1, EndHeaders: true, EndStream: true, BlockFragment: block.Bytes(),
+		})
+		begin := time.Now()
+		for i := 0; w.WritePing(false, [8]byte{}) == nil; i++ {
+			if i > 1000 {
+				t.Fatal("the client could send a thousand pings")
+			}
+		}
+		synctest.Wait()
+		if took := time.Since(begin); took > 2*time.Second || !ended || kinds["frame_flood"] != 1 {
+			t.Errorf("after %v the request has ended: %t, counted as %v; want a frame_flood within 2 s", took, ended, kinds)
+		}
+		_ = s.Close()
 	})
 }
 
