@@ -88,7 +88,7 @@ func (b *body) Interrupt() {
 	defer b.mu.Unlock()
 	if !b.interrupted && !b.whole {
 		b.interrupted = true
-		_ = b.c.SetReadDeadline(longAgo) // fails only when it is closed
+		_ = b.c.SetReadDeadline(message.LongAgo) // fails only when it is closed
 	}
 }
 

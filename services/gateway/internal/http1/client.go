@@ -34,7 +34,6 @@ type Client struct {
 // Bounds of the pool.
 const (
 	maxIdle    = 512 // connections to one address
-	keepIdle   = 55 * time.Second
 	sweepEvery = 30 * time.Second
 )
 
@@ -85,7 +84,7 @@ type originConn struct {
 }
 
 // Interrupt implements Interrupter.
-func (c *originConn) Interrupt() { _ = c.SetDeadline(longAgo) } // fails only when it is closed
+func (c *originConn) Interrupt() { _ = c.SetDeadline(message.LongAgo) } // fails only when it is closed
 
 // RoundTrip sends a request to an address and returns the response, whose body must be read to its end or closed. Only
 // connecting ends with ctx, the rest by call.Cancel.
@@ -199,7 +198,7 @@ func (u *upload) send(head []byte) (fromClient, toOrigin error) {
 func (u *upload) write(p []byte) error {
 	_ = u.c.SetWriteDeadline(time.Now().Add(u.call.Timeout)) // fails only if c is closed, and so does writing
 	if u.call.Cancel.Cause() != nil {
-		_ = u.c.SetDeadline(longAgo) // Cancel did so before; the line above has undone it
+		_ = u.c.SetDeadline(message.LongAgo) // Cancel did so before; the line above has undone it
 	}
 	_, err := u.c.Write(p)
 	return err
@@ -228,8 +227,8 @@ func (c *originConn) answer(call *Call) (*answer, error) {
 			return nil, errSwitched
 		case a.Status >= 200 || a.Status == http.StatusSwitchingProtocols:
 			return a, nil
-		case n == maxInterim:
-			return nil, errInterim
+		case n == message.MaxInterim:
+			return nil, message.ErrInterim
 		}
 		call.Interim(a.Status, a.Header)
 	}
@@ -242,7 +241,7 @@ func (c *originConn) readHead(method string) (*answer, error) {
 	for from := 0; ; {
 		data := c.in.data()
 		if n := endOfHead(data, from); n > 0 {
-			if c.heads += n; c.heads > maxAnswerHead {
+			if c.heads += n; c.heads > message.MaxAnswerHead {
 				return nil, errAnswerHead
 			}
 			lines := answerLines.Get().(*[]place)
@@ -251,7 +250,7 @@ func (c *originConn) readHead(method string) (*answer, error) {
 			c.in.use(n)
 			return a, err
 		}
-		if c.heads+len(data) > maxAnswerHead {
+		if c.heads+len(data) > message.MaxAnswerHead {
 			return nil, errAnswerHead
 		}
 		from = max(0, len(data)-len("\n\r"))
@@ -382,7 +381,7 @@ func (c *Client) clean() {
 	defer c.mu.Unlock()
 	for addr, list := range c.idle {
 		n := 0
-		for n < len(list) && (c.closed || time.Since(list[n].parked) > keepIdle) {
+		for n < len(list) && (c.closed || time.Since(list[n].parked) > message.KeepIdle) {
 			_ = list[n].Close() // it is not needed
 			n++
 		}

@@ -10,15 +10,11 @@ import (
 	"bijou.dev/services/gateway/internal/syntax"
 )
 
-const (
-	maxAnswerHead = 64 << 10 // bytes of the heads of a response and those before it
-	maxInterim    = 8        // 1xx responses before the response
-)
+const ()
 
 // Errors of an origin.
 var (
 	errAnswerHead = errors.New("the origin's header is too large")
-	errInterim    = errors.New("the origin sent too many interim answers")
 	errSwitched   = errors.New("the origin switched protocols without being asked")
 )
 

@@ -33,8 +33,6 @@ const (
 	idleAfter = 3 * time.Second
 )
 
-var longAgo = time.Unix(1, 0)
-
 // Conn is what a server needs to know about a connection with a client.
 type Conn interface {
 	net.Conn
@@ -69,8 +67,8 @@ type Options struct {
 	IdleAfter time.Duration
 }
 
-// preface is what a client of HTTP/2 sends first (RFC 9113, 3.4).
-const preface = "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
+// Preface is what a client of HTTP/2 sends first (RFC 9113, 3.4).
+const Preface = "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 
 // End is why Serve has returned.
 type End uint8
@@ -272,12 +270,12 @@ func (c *conn) skipsEmptyLine(data []byte) bool {
 
 // isPreface reports whether a connection begins with the preface of HTTP/2, or whether more bytes must come to know.
 func (c *conn) isPreface(data []byte) (isHTTP2, more bool) {
-	n := min(len(data), len(preface))
-	if !c.first || c.opts.Protocol == OnlyHTTP1 || string(data[:n]) != preface[:n] {
+	n := min(len(data), len(Preface))
+	if !c.first || c.opts.Protocol == OnlyHTTP1 || string(data[:n]) != Preface[:n] {
 		return false, false
 	}
 	// no client of HTTP/1 has a method PRI
-	return n == len(preface), n < len(preface) && (n > len("PRI ") || c.opts.Protocol == OnlyHTTP2)
+	return n == len(Preface), n < len(Preface) && (n > len("PRI ") || c.opts.Protocol == OnlyHTTP2)
 }
 
 // await waits for more bytes: of a request that has begun, or of the next one.
@@ -436,7 +434,7 @@ func (c *conn) watchNoMore() {
 	if !c.watching {
 		return
 	}
-	c.readUntil(longAgo)
+	c.readUntil(message.LongAgo)
 	for c.watching {
 		c.ended.Wait()
 	}

@@ -31,17 +31,13 @@ type Client struct {
 
 // Bounds of connections to origins.
 const (
-	keepIdle      = 55 * time.Second // before the origin, whose idle time-out is two minutes
-	maxAnswerHead = 64 << 10
-	maxInterim    = 8 // 1xx responses before the response
-	answerRoom    = 1 << 20
-	answersRoom   = 4<<20 - 1
-	maxTries      = 4
+	answerRoom  = 1 << 20
+	answersRoom = 4<<20 - 1
+	maxTries    = 4
 )
 
 var (
-	errInterim = errors.New("the origin sent too many interim answers")
-	errSilent  = errors.New("the origin's connection is silent")
+	errSilent = errors.New("the origin's connection is silent")
 )
 
 // notTaken is the error of a request that the origin has not looked at: it may be sent again.
@@ -162,12 +158,12 @@ func (c *Client) connect(addr string, d *dial) {
 		return
 	}
 	k := &clientConn{client: c, addr: addr, most: 100, heard: time.Now()}
-	k.init(nc, nil, k, answerRoom, answersRoom, maxAnswerHead)
+	k.init(nc, nil, k, answerRoom, answersRoom, message.MaxAnswerHead)
 	k.out.within = writeTime
 	k.last = ^uint32(0) // the next one is 1
 	k.out.control(func(b []byte) []byte {
-		b = appendSettings(append(b, preface...), setting{settingPush, 0}, setting{settingWindow, answerRoom},
-			setting{settingFields, maxAnswerHead})
+		b = appendSettings(append(b, http1.Preface...), setting{settingPush, 0}, setting{settingWindow, answerRoom},
+			setting{settingFields, message.MaxAnswerHead})
 		return appendWindow(b, 0, answersRoom-firstWindow)
 	})
 	if c.closed {
@@ -304,7 +300,7 @@ func (k *clientConn) retire() {
 func (k *clientConn) closeIfIdleLocked() {
 	if len(k.streams) == 0 {
 		k.out.stopped.Store(true)
-		_ = k.conn.SetReadDeadline(longAgo) // fails only when it is closed
+		_ = k.conn.SetReadDeadline(message.LongAgo) // fails only when it is closed
 	}
 }
 
@@ -324,9 +320,9 @@ func (k *clientConn) restLocked() {
 	case k.retiring || !k.doubt.IsZero():
 		k.closeIfIdleLocked()
 	case k.idle == nil:
-		k.idle = time.AfterFunc(keepIdle, k.rest)
+		k.idle = time.AfterFunc(message.KeepIdle, k.rest)
 	default:
-		k.idle.Reset(keepIdle)
+		k.idle.Reset(message.KeepIdle)
 	}
 }
 
@@ -380,7 +376,7 @@ func (k *clientConn) wait(again bool) {
 		}
 	}
 	if k.out.stopped.Load() {
-		_ = k.conn.SetReadDeadline(longAgo)
+		_ = k.conn.SetReadDeadline(message.LongAgo)
 	}
 }
 
@@ -413,7 +409,7 @@ func (k *clientConn) header(id uint32, b *block, end bool) error {
 	case b.bad != "":
 		return &streamError{id, codeProtocol, b.bad}
 	case b.tooLarge:
-		return &streamError{id, codeProtocol, fmt.Sprintf("the header is longer than %d bytes", maxAnswerHead)}
+		return &streamError{id, codeProtocol, fmt.Sprintf("the header is longer than %d bytes", message.MaxAnswerHead)}
 	case s.client.res != nil:
 		if !end || b.seen != 0 {
 			return &streamError{id, codeProtocol, "what comes behind a body is not a trailer"}
@@ -518,8 +514,8 @@ func (s *clientStream) take(b *block, end bool) (problem string) {
 	case status == http.StatusSwitchingProtocols:
 		return "there is no 101 in HTTP/2"
 	case status < 200:
-		if s.interims++; end || s.interims > maxInterim {
-			return errInterim.Error()
+		if s.interims++; end || s.interims > message.MaxInterim {
+			return message.ErrInterim.Error()
 		}
 		s.interim = append(s.interim, message.Response{Status: status, Header: b.fields})
 		return ""

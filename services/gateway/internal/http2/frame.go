@@ -44,9 +44,6 @@ const (
 	tableSize   = 4 << 10   // bytes of the dynamic table of HPACK, both ways
 )
 
-// preface is what a client sends first (RFC 9113, 3.4).
-const preface = "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
-
 // frameHead is the head of a frame.
 type frameHead struct {
 	length int

@@ -214,7 +214,7 @@ func (o *output) failLocked(err error) {
 	o.buf = nil
 	o.room.Broadcast()
 	o.stopped.Store(true)
-	_ = o.conn.SetReadDeadline(longAgo) // the reader ends the connection; it fails only when it is closed
+	_ = o.conn.SetReadDeadline(message.LongAgo) // the reader ends the connection; it fails only when it is closed
 }
 
 // control adds a frame that is not about a body.

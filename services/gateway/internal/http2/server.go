@@ -16,6 +16,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"bijou.dev/services/gateway/internal/http1"
 	"bijou.dev/services/gateway/internal/message"
 )
 
@@ -38,8 +39,6 @@ const (
 	streamRoom   = 256 << 10             // bytes of a body that are received before they are read
 	connRoom     = 1 << 20               // and of all bodies of a connection
 )
-
-var longAgo = time.Unix(1, 0)
 
 // Conn is what a server needs to know about a connection with a client.
 type Conn interface {
@@ -94,7 +93,7 @@ func NewServer(opts Options) *Server {
 func (s *Server) Serve(nc Conn, received []byte, handle Handle) {
 	c := &serverConn{server: s, nc: nc, handle: handle, idle: time.Now()}
 	c.budgets.init()
-	c.init(nc, received[len(preface):], c, streamRoom, connRoom, maxFieldList)
+	c.init(nc, received[len(http1.Preface):], c, streamRoom, connRoom, maxFieldList)
 	if !s.add(c) {
 		nc.Cut()
 		return
@@ -232,7 +231,7 @@ func (c *serverConn) finish(err error) {
 // stop makes the reader end.
 func (c *serverConn) stop() {
 	c.out.stopped.Store(true)
-	_ = c.nc.SetReadDeadline(longAgo) // fails only when it is closed
+	_ = c.nc.SetReadDeadline(message.LongAgo) // fails only when it is closed
 }
 
 // drain tells the client to open no more streams. Those that are on their way are answered: the last one is named when
@@ -394,7 +393,7 @@ func (c *serverConn) wait(again bool) {
 		c.deadline = due
 		_ = c.nc.SetReadDeadline(due) // fails only when it is closed, and then reading fails
 		if c.out.stopped.Load() {
-			_ = c.nc.SetReadDeadline(longAgo)
+			_ = c.nc.SetReadDeadline(message.LongAgo)
 		}
 	}
 }

@@ -4,10 +4,12 @@ package message
 
 import (
 	"context"
+	"errors"
 	"io"
 	"iter"
 	"net/http"
 	"slices"
+	"time"
 
 	"bijou.dev/services/gateway/internal/syntax"
 )
@@ -19,6 +21,19 @@ const (
 	MaxFields = 100      // lines of a header and a trailer together
 	MaxTarget = 8 << 10  // bytes of a URL
 )
+
+// Limits of responses of origins.
+const (
+	MaxAnswerHead = 64 << 10         // bytes of the heads of a response and those before it
+	MaxInterim    = 8                // 1xx responses before the response
+	KeepIdle      = 55 * time.Second // of a connection: before the origin, whose idle time-out is two minutes
+)
+
+// ErrInterim says that an origin has sent more than MaxInterim.
+var ErrInterim = errors.New("the origin sent too many interim answers")
+
+// LongAgo is a deadline that ends what waits.
+var LongAgo = time.Unix(1, 0)
 
 // Version is a version of HTTP.
 type Version uint8
