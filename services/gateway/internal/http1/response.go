@@ -10,8 +10,6 @@ import (
 	"bijou.dev/services/gateway/internal/syntax"
 )
 
-const ()
-
 // Errors of an origin.
 var (
 	errAnswerHead = errors.New("the origin's header is too large")
