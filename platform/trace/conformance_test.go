@@ -15,7 +15,6 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"go.opentelemetry.io/otel/attribute"
 	"go.opentelemetry.io/otel/codes"
-	"go.opentelemetry.io/otel/sdk"
 	"go.opentelemetry.io/otel/sdk/resource"
 	sdktrace "go.opentelemetry.io/otel/sdk/trace"
 	"go.opentelemetry.io/otel/sdk/trace/tracetest"
@@ -89,8 +88,8 @@ func sdkProvider(service string) (*sdktrace.TracerProvider, *sdkProcessor) {
 		sdktrace.WithSampler(sdktrace.ParentBased(sdktrace.AlwaysSample())), sdktrace.WithSpanProcessor(p),
 		sdktrace.WithRawSpanLimits(limits),
 		sdktrace.WithResource(resource.NewWithAttributes(semconv.SchemaURL, semconv.ServiceName(service),
-			semconv.ServiceVersion("v3"), semconv.TelemetrySDKName("opentelemetry"), semconv.TelemetrySDKLanguageGo,
-			semconv.TelemetrySDKVersion(sdk.Version()))),
+			semconv.ServiceVersion("v3"), semconv.TelemetrySDKName("bijou"), semconv.TelemetrySDKLanguageGo,
+			semconv.TelemetrySDKVersion("1"))),
 	), p
 }
 

@@ -27,7 +27,6 @@ import (
 
 	"go.opentelemetry.io/otel/attribute"
 	"go.opentelemetry.io/otel/propagation"
-	"go.opentelemetry.io/otel/sdk"
 	"go.opentelemetry.io/otel/sdk/resource"
 	sdktrace "go.opentelemetry.io/otel/sdk/trace"
 	semconv "go.opentelemetry.io/otel/semconv/v1.43.0"
@@ -37,6 +36,13 @@ import (
 
 // scope is the name of the instrumentation in exported spans.
 const scope = "bijou.dev/platform"
+
+// What makes the spans, in telemetry.sdk.name and telemetry.sdk.version. The name "opentelemetry" is for the SDK of
+// OpenTelemetry only, see its conventions.
+const (
+	sdkName    = "bijou"
+	sdkVersion = "1"
+)
 
 // Options of a [Provider]. Service and one of Conn and Exporter are required.
 type Options struct {
@@ -155,9 +161,9 @@ func newProvider(p *tracerProvider) *Provider {
 func (o Options) resource() *resource.Resource {
 	attrs := []attribute.KeyValue{
 		semconv.ServiceName(o.Service),
-		semconv.TelemetrySDKName("opentelemetry"),
+		semconv.TelemetrySDKName(sdkName),
 		semconv.TelemetrySDKLanguageGo,
-		semconv.TelemetrySDKVersion(sdk.Version()),
+		semconv.TelemetrySDKVersion(sdkVersion),
 	}
 	for _, a := range []attribute.KeyValue{
 		semconv.ServiceInstanceID(o.Instance),

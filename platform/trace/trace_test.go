@@ -92,7 +92,7 @@ func TestResource(t *testing.T) {
 	want := map[attribute.Key]string{
 		"service.name": "catalog", "service.instance.id": "catalog-1", "service.version": "v3",
 		"deployment.environment.name": "prod", "cloud.availability_zone": "b",
-		"telemetry.sdk.name": "opentelemetry", "telemetry.sdk.language": "go",
+		"telemetry.sdk.name": "bijou", "telemetry.sdk.language": "go",
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("resource (-want +got):\n%s", diff)
