@@ -37,6 +37,7 @@ const (
 )
 
 var (
+	errFull   = errors.New("the origin takes no more requests on any connection")
 	errSilent = errors.New("the origin's connection is silent")
 )
 
@@ -106,7 +107,7 @@ func (c *Client) RoundTrip(ctx context.Context, addr string, call *http1.Call) (
 
 // open returns a new stream on which the header was sent.
 func (c *Client) open(ctx context.Context, addr string, call *http1.Call) (*clientStream, error) {
-	for {
+	for dials := 0; ; dials++ {
 		c.mu.Lock()
 		list := c.conns[addr] // it is replaced, never changed
 		c.mu.Unlock()
@@ -114,6 +115,9 @@ func (c *Client) open(ctx context.Context, addr string, call *http1.Call) (*clie
 			if s := k.open(call); s != nil {
 				return s, nil
 			}
+		}
+		if dials == maxTries {
+			return nil, errFull
 		}
 		c.mu.Lock()
 		d := c.dials[addr]
@@ -154,6 +158,9 @@ func (c *Client) connect(addr string, d *dial) {
 	defer c.mu.Unlock()
 	defer close(d.done)
 	delete(c.dials, addr)
+	if _, ok := errors.AsType[*defect](err); err != nil && !ok {
+		err = &net.OpError{Op: "dial", Net: network(addr), Err: err}
+	}
 	if d.err = err; err != nil {
 		return
 	}

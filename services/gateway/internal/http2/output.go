@@ -287,9 +287,33 @@ func (o *output) headers(stream uint32, first []pseudo, h message.Header, length
 }
 
 // field encodes one field. Those that differ in each request are not put into the table, where they would replace those
-// that do not.
+// that do not, and are not looked for in it.
 func (o *output) field(name, value string) {
-	_ = o.enc.WriteField(hpack.HeaderField{Name: name, Value: value, Sensitive: once(name)}) // a buffer takes everything
+	if !once(name) || o.block.Len() == 0 { // the first field of a block may need a change of the table's size before it
+		_ = o.enc.WriteField(hpack.HeaderField{Name: name, Value: value, Sensitive: once(name)}) // a buffer takes all
+		return
+	}
+	o.block.WriteByte(neverIndexed)
+	o.text(name)
+	o.text(value)
+}
+
+// neverIndexed begins a field that no table has (RFC 7541, 6.2.3), with a name that is no number.
+const neverIndexed = 0x10
+
+// text encodes a text as it is (RFC 7541, 5.2).
+func (o *output) text(s string) {
+	const most = 1<<7 - 1 // that the first byte can say
+	if n := len(s); n < most {
+		o.block.WriteByte(byte(n))
+	} else {
+		o.block.WriteByte(most)
+		for n -= most; n >= 1<<7; n >>= 7 {
+			o.block.WriteByte(byte(n) | 1<<7)
+		}
+		o.block.WriteByte(byte(n))
+	}
+	o.block.WriteString(s)
 }
 
 func once(name string) bool {

@@ -198,7 +198,10 @@ type floodError struct{ kind string }
 // Error implements error.
 func (e *floodError) Error() string { return "the client floods: " + e.kind }
 
-var errSlow = errors.New("the client sends too slowly")
+var (
+	errSlow    = errors.New("the client sends too slowly")
+	errStopped = errors.New("the server has sent GOAWAY and has no more to do")
+)
 
 // finish ends the connection. Err is why reading has ended.
 func (c *serverConn) finish(err error) {
@@ -218,6 +221,9 @@ func (c *serverConn) finish(err error) {
 	}
 	limit := time.AfterFunc(lastTime, c.nc.Cut)
 	c.out.drain()
+	if errors.Is(err, errStopped) {
+		c.awaitClient()
+	}
 	limit.Stop()
 	c.end(errClosed)
 	c.mu.Lock()
@@ -226,6 +232,13 @@ func (c *serverConn) finish(err error) {
 	}
 	c.mu.Unlock()
 	_ = c.nc.Close() // the client knows, or has left
+}
+
+// awaitClient waits until the client closes the connection, as it should after GOAWAY. If the server closed first, TCP
+// could reset the connection for what the client still sends, and the client could lose the last response.
+func (c *serverConn) awaitClient() {
+	_ = c.nc.SetReadDeadline(time.Now().Add(lastTime)) // fails only when it is closed, and then reading fails
+	_, _ = io.CopyN(io.Discard, c.nc, connRoom)        // what still comes is not needed
 }
 
 // stop makes the reader end.
@@ -404,7 +417,7 @@ func (c *serverConn) expired() error {
 	case c.stalls.Load():
 		return &floodError{"stall_flood"}
 	case c.out.stopped.Load():
-		return io.EOF
+		return errStopped
 	}
 	if time.Now().Before(c.due()) {
 		return nil
@@ -416,7 +429,7 @@ func (c *serverConn) expired() error {
 		return errSlow
 	case len(c.streams) == 0:
 		c.out.control(func(b []byte) []byte { return appendGoAway(b, c.last, codeNo) })
-		return io.EOF
+		return errStopped
 	case !c.pinged.IsZero():
 		return errClosed
 	}

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"net"
 	"slices"
+	"strings"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -154,4 +155,63 @@ func serveScript(t *testing.T, pieces [][]byte) {
 			t.Fatalf("what the server has sent cannot be read: %v", err)
 		}
 	}
+}
+
+// Fields that are not put into the table of HPACK are encoded here, and with all lengths.
+func TestFieldsOfAllLengths(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var values []string
+		for _, n := range []int{0, 1, 126, 127, 128, 254, 255, 256, 16509, 16510, 16511, 40000} {
+			values = append(values, strings.Repeat("x", n))
+		}
+		var h message.Header
+		for _, v := range values {
+			h.Add("Etag", v)
+		}
+		s := http2.NewServer(http2.Options{
+			Count: func(string) {}, Receive: func(http2.Conn, int) bool { return true }, Read: func(http2.Conn, int) {},
+			Log: slog.New(slog.DiscardHandler),
+		})
+		here, there := net.Pipe()
+		go s.Serve(client{there}, []byte(nethttp2.ClientPreface), func(_ *message.Request, w message.Writer) {
+			_ = w.Begin(200, h, 0)
+			_ = w.End(nil)
+		})
+		f := nethttp2.NewFramer(here, here)
+		var block bytes.Buffer
+		enc := hpack.NewEncoder(&block)
+		for _, p := range [][2]string{{":method", "GET"}, {":scheme", "http"}, {":authority", "x"}, {":path", "/"}} {
+			_ = enc.WriteField(hpack.HeaderField{Name: p[0], Value: p[1]}) // a buffer takes everything
+		}
+		go func() {
+			_ = f.WriteSettings()
+			_ = f.WriteHeaders(nethttp2.HeadersFrameParam{
+				StreamID: 1, EndHeaders: true, EndStream: true, BlockFragment: block.Bytes(),
+			})
+		}()
+		f.ReadMetaHeaders = hpack.NewDecoder(4096, nil)
+		f.MaxHeaderListSize = 1 << 20
+		for {
+			in, err := f.ReadFrame()
+			if err != nil {
+				t.Fatal(err)
+			}
+			m, ok := in.(*nethttp2.MetaHeadersFrame)
+			if !ok {
+				continue
+			}
+			var got []string
+			for _, field := range m.RegularFields() {
+				if field.Name == "etag" {
+					got = append(got, field.Value)
+				}
+			}
+			if !slices.Equal(got, values) {
+				t.Errorf("the client got %d fields, want the %d that were sent", len(got), len(values))
+			}
+			break
+		}
+		_ = here.Close()
+		_ = s.Close()
+	})
 }
