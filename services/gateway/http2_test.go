@@ -1,7 +1,9 @@
 package gateway_test
 
 import (
+	"bytes"
 	"encoding/binary"
+	"slices"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -338,4 +340,39 @@ func TestRequestsOfOneClientAreLimited(t *testing.T) {
 		}
 		a.Conn.Close()
 	})
+}
+
+// A request that is refused gets its response although its body comes at the same time.
+func TestHTTP2RefusalsDoNotDependOnTheBody(t *testing.T) {
+	for name, c := range map[string]struct {
+		fields []string
+		want   string
+	}{
+		"header that is too large": {
+			slices.Concat([]string{":path", "/"}, slices.Repeat([]string{"a", strings.Repeat("x", 900)}, 40)), "431",
+		},
+		"field about the connection": {[]string{":path", "/", "connection", "close"}, "400"},
+		"two lengths":                {[]string{":path", "/", "content-length", "1", "content-length", "1"}, "400"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				w := newWorld(t, toWeb)
+				w.origin("web", "web-1", "", gatewaytest.Origin)
+				h := w.h2()
+				var all bytes.Buffer // so that the edge has the whole request at once
+				f := http2.NewFramer(&all, nil)
+				_ = f.WriteHeaders(http2.HeadersFrameParam{
+					StreamID: 1, EndHeaders: true,
+					BlockFragment: h.Fields(append([]string{":method", "POST", ":scheme", "http", ":authority", "x"}, c.fields...)...),
+				})
+				_ = f.WriteData(1, true, []byte("x"))
+				_, _ = h.Conn.Write(all.Bytes())
+				synctest.Wait()
+				if got := h.Status(1); got != c.want {
+					t.Errorf("status %q, want %q", got, c.want)
+				}
+				_ = h.Conn.Close()
+			})
+		})
+	}
 }

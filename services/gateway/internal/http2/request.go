@@ -102,6 +102,7 @@ func malformed(b *block) string {
 // newRequest returns the stream of a request whose header has come.
 func (c *serverConn) newRequest(b *block, end bool) *stream {
 	s := &serverStream{conn: c, opened: time.Now()}
+	s.left = -1
 	s.server = s
 	s.ended = end
 	s.writer = writer{s: s}
