@@ -142,7 +142,7 @@ func (c *call) attempt(ctx context.Context, n int, before *flow.Failure) (*flow.
 	c.result.Attempts = append(c.result.Attempts, seen)
 	a.res = res
 	c.judge()
-	picked.Answered(a.outcome)
+	a.picked.Answered(a.outcome)
 	c.Target.Answers()
 	if c.body.repeatable && c.body.stream == nil && a.outcome == route.Unreachable && !c.GRPC &&
 		!strings.HasPrefix(res.Header.Get(errs.Pushback), "-") {
