@@ -72,12 +72,17 @@ func (s *stats) load(stream bool) int64 {
 	return s.pending.Load()
 }
 
-// hashOf is FNV-1a of 64 bits, mixed, because FNV-1a changes few bits for the last letters. It is the same in every
-// process, so that all of them choose the same endpoint.
-func hashOf(id string) uint64 {
+// HashOf returns the hash of parts for [PickInfo.Hash]. It is the same in every process, so that all of them choose the
+// same endpoint, and never zero. It is FNV-1a of 64 bits, mixed, because the last letters change few bits of FNV-1a.
+func HashOf(parts ...string) uint64 {
 	h := uint64(14695981039346656037)
-	for i := range len(id) {
-		h = (h ^ uint64(id[i])) * 1099511628211
+	for _, part := range parts {
+		for i := range len(part) {
+			h = (h ^ uint64(part[i])) * fnvPrime
+		}
+		h *= fnvPrime // as a byte of zero: "a", "b" is not "ab"
 	}
-	return mix(h)
+	return max(1, mix(h))
 }
+
+const fnvPrime = 1099511628211

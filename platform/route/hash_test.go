@@ -12,17 +12,23 @@ import (
 	"bijou.dev/platform/route"
 )
 
-// hashes returns n hashes as they come from FNV-1a of short names.
+// hashes returns n different hashes.
 func hashes(n int) []uint64 {
 	all := make([]uint64, n)
 	for i := range all {
-		h := uint64(14695981039346656037)
-		for _, c := range []byte(fmt.Sprint("client-", i)) {
-			h = (h ^ uint64(c)) * 1099511628211
-		}
-		all[i] = h
+		all[i] = route.HashOf(fmt.Sprint("client-", i))
 	}
 	return all
+}
+
+func TestHashOf(t *testing.T) {
+	// All replicas of all releases must choose the same endpoint, so the value is fixed.
+	if got := route.HashOf("client-0"); got != 0x1c30f0595443f3ab {
+		t.Errorf("the hash of client-0 is %#x, want that of all other releases", got)
+	}
+	if route.HashOf("a", "b") == route.HashOf("ab") || route.HashOf("a", "") == route.HashOf("a") {
+		t.Error("the hash does not depend on where a part ends")
+	}
 }
 
 // homes returns the endpoint of each hash while nothing is in progress.

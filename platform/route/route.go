@@ -161,7 +161,7 @@ func (b *Balancer) update(members []*member) {
 			continue
 		}
 		seen[m.ID] = true
-		m.hash = hashOf(m.ID)
+		m.hash = HashOf(m.ID)
 		b.recallLocked(m, known[m.ID], now)
 		next = append(next, m)
 	}
@@ -200,10 +200,10 @@ type PickInfo struct {
 	// Stream says that the request may stay open for long, so that its duration is not a latency. Such a request
 	// still counts as pending, and may report the time to its first answer with [Picked.Answered].
 	Stream bool
-	// Hash is what requests have in common that should go to the same endpoint. They do in all processes that have the
+	// Hash is the hash of what requests have in common that should go to the same endpoint. They do in all processes that have the
 	// same endpoints, until it is ejected or has more than 1.25 times its part of the requests in progress. A request that
 	// probes an ejected endpoint goes there all the same. Requests at the same moment may pass the bound by their number.
-	// Zero: the request goes to any endpoint.
+	// [HashOf] makes one. Zero: the request goes to any endpoint.
 	Hash uint64
 }
 
