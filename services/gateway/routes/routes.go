@@ -60,6 +60,9 @@ type Route struct {
 	// Sticky names a cookie: requests with the same value go to the same target while the weights stay as they are.
 	// Empty, or a request without the cookie: each request draws its target.
 	Sticky string `json:"sticky,omitempty"`
+	// Hash says which requests go to the same instance of the target. Nil: the instance with the lowest cost gets a
+	// request.
+	Hash *Hash `json:"hash,omitempty"`
 	// MaxBody is the largest body of a request in bytes. Zero: the setting gateway.maxBody. Negative: no limit.
 	MaxBody int64 `json:"maxBody,omitempty"`
 	// MaxHeader is the largest header of a request in bytes, as HTTP/1.1 writes it, at most MostHeader. Zero: MostHeader.

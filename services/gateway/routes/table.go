@@ -66,6 +66,8 @@ type Rule struct {
 	Mirrored *Rule
 	// Callers is Auth, ready for use. Nil: there is none.
 	Callers *auth.Policy
+	// HashBy is Hash.By, ready for use. The zero value: there is none.
+	HashBy HashRule
 
 	matcher matcher
 	weights int // the sum over all targets
@@ -205,6 +207,7 @@ func newRule(r Route) *Rule {
 	u.Origins, _ = r.CORS.policy(r.GRPCWeb) // validate has checked it
 	u.Compressed = r.Compress.policy()
 	u.Callers = r.Auth.policy()
+	u.HashBy = r.Hash.rule()
 	if r.ClientCert != nil {
 		u.ClientCAs, _ = r.ClientCert.authorities() // validate has checked them
 	}

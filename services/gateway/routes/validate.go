@@ -40,7 +40,7 @@ func (r *Route) validate() *violation {
 	for _, check := range []func() *violation{
 		r.validateMatch, r.validateKind, r.validateTargets, r.validateRewrite, r.validateHeaders, r.validateRetry,
 		r.validateCORS, r.validateCompress, r.validateClientCert, r.validateAuth, r.validateLimits,
-		r.validateAccessLog, r.validateUpgrade, r.validateMirror,
+		r.validateAccessLog, r.validateUpgrade, r.validateMirror, r.validateHash,
 	} {
 		if v := check(); v != nil {
 			return v

@@ -154,7 +154,9 @@ func (c *call) attempt(ctx context.Context, n int, before *flow.Failure) (*flow.
 // pick chooses an instance of the target, or, if none is left, of the route's other targets: requests do not fail
 // because a canary has no instance. A pinned version is not replaced.
 func (c *call) pick() (route.Picked, error) {
-	info := route.PickInfo{Exclude: c.tried, Version: c.Target.Version, Stream: c.GRPC || c.Upgrade != ""}
+	info := route.PickInfo{
+		Exclude: c.tried, Version: c.Target.Version, Stream: c.GRPC || c.Upgrade != "", Hash: c.Hash,
+	}
 	if c.Version != "" {
 		info.Version = c.Version
 	}

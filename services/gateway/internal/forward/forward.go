@@ -76,6 +76,7 @@ type Request struct {
 	Targets []*origin.Target // of the route
 	Target  *origin.Target   // the one to try first
 	Version string           // of the pin; empty: none
+	Hash    uint64           // requests with the same one go to the same instance; 0: none
 	MaxBody int64            // bytes; -1: no limit
 	// HeaderTimeout is the time for the header of the response, Total for all attempts until a response begins, and for
 	// each pause of it; 0: no limit.
