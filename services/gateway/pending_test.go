@@ -9,8 +9,8 @@ import (
 	"testing/synctest"
 )
 
-// Requests that have ended are not in progress. If they were subtracted twice, the cost of the instance that has got most
-// requests would be negative, and it would get all others, too.
+// Requests that have ended are not in progress. If they were subtracted twice, the cost of the instance that has got
+// most requests would be negative, and it would get all others, too.
 func TestInstancesHaveNoRequestsAfterTheyHaveEnded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t, `[{"name":"web","to":[{"service":"web"}]}]`)
