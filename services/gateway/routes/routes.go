@@ -51,6 +51,8 @@ type Route struct {
 	Timeout Timeout `json:"timeout,omitzero"`
 	// Retry is when a request is sent again. The zero value: up to 3 attempts where that is safe.
 	Retry Retry `json:"retry,omitzero"`
+	// Hedge sends a request to a second instance when the first one is slow. Nil: it does not.
+	Hedge *Hedge `json:"hedge,omitempty"`
 	// Criticality is CRITICAL_PLUS, CRITICAL, SHEDDABLE_PLUS or SHEDDABLE. Under overload, requests of the least
 	// critical routes are shed first. It is sent with the request to every service. Empty: CRITICAL.
 	Criticality string `json:"criticality,omitempty"`
@@ -296,6 +298,14 @@ type Retry struct {
 	// Methods may be repeated although an instance may have seen the request. Empty: GET, HEAD, OPTIONS, PUT and
 	// DELETE. Requests with an Idempotency-Key may always be.
 	Methods []string `json:"methods,omitempty"`
+}
+
+// Hedge says when a second attempt is made beside the first one. The first response counts that is worth no retry. It is
+// for GET, HEAD and OPTIONS, where Retry allows to send the request again, and takes from the budget of retries.
+type Hedge struct {
+	// After is how long the first attempt may take to the header of its response, as a Go duration from "1ms" to "1m".
+	// Required.
+	After string `json:"after"`
 }
 
 // Circuit says when the circuit of a route opens.

@@ -52,6 +52,8 @@ type Rule struct {
 	HeaderTimeout, TotalTimeout time.Duration
 	// Attempts is how often a request is sent at most.
 	Attempts int
+	// HedgeAfter is Hedge.After, parsed. Zero: there is none.
+	HedgeAfter time.Duration
 	// RedirectTo is Redirect.To, RewritePath is Rewrite.Path. Nil: there is none.
 	RedirectTo, RewritePath *Template
 	// Request and Response are the changes of Headers.
@@ -208,6 +210,9 @@ func newRule(r Route) *Rule {
 	u.Compressed = r.Compress.policy()
 	u.Callers = r.Auth.policy()
 	u.HashBy = r.Hash.rule()
+	if r.Hedge != nil {
+		u.HedgeAfter, _ = time.ParseDuration(r.Hedge.After) // validate has checked it
+	}
 	if r.ClientCert != nil {
 		u.ClientCAs, _ = r.ClientCert.authorities() // validate has checked them
 	}
