@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"strings"
@@ -19,8 +20,8 @@ import (
 	"go.opentelemetry.io/otel/sdk/trace/tracetest"
 )
 
-// hedging is an edge with a route that hedges after 200 ms, and instances that do what the test says. Which instance gets
-// the first attempt is random, so steps are given by the order in which instances are asked.
+// hedging is an edge with a route that hedges after 200 ms, and instances that do what the test says. Which instance
+// gets the first attempt is random, so steps are given by the order in which instances are asked.
 type hedging struct {
 	*world
 	asked atomic.Int64 // requests that instances have got
@@ -70,12 +71,18 @@ func (h *hedging) addInstances(n int, steps []step) {
 	}
 }
 
-// attempts are the words that X-Bijou-Attempts has about each attempt, without instance and time.
+// attempts are the words that X-Bijou-Attempts has about each attempt, without instance and time. An instance that was
+// asked twice is "again".
 func attempts(res answer) string {
 	var words []string
+	seen := map[string]bool{}
 	for a := range strings.SplitSeq(res.Header.Get("X-Bijou-Attempts"), "; ") {
 		if f := strings.Fields(a); len(f) == 3 {
 			words = append(words, f[1])
+			if seen[f[0]] {
+				words = append(words, "again")
+			}
+			seen[f[0]] = true
 		}
 	}
 	return strings.Join(words, " ")
@@ -404,4 +411,67 @@ func TestManyHedges(t *testing.T) {
 			}
 		})
 	}
+}
+
+// A defect in one of two attempts ends that attempt, and nothing stays behind. In the first attempt it ends the
+// request.
+func TestAPanicDuringAHedge(t *testing.T) {
+	for _, tt := range []struct {
+		dial, status int // the connection that has the defect
+	}{{1, 500}, {2, 200}} {
+		synctest.Test(t, func(t *testing.T) {
+			h := &hedging{canceled: map[int64]bool{}}
+			var dials atomic.Int64
+			h.world = worldWith(t, gateway.EdgeOptions{
+				DialContext: func(ctx context.Context, network, addr string) (net.Conn, error) {
+					if dials.Add(1) == int64(tt.dial) {
+						time.Sleep(300 * time.Millisecond)
+						panic("a defect in a test")
+					}
+					return h.net.DialContext(ctx, network, addr)
+				},
+			}, fmt.Sprintf(hedgeRoute, "http"))
+			h.addInstances(3, []step{{time.Second, 200}})
+			if res := h.get("http://x/"); res.StatusCode != tt.status {
+				t.Errorf("a defect in connection %d: got %d %s, want %d", tt.dial, res.StatusCode, res.body, tt.status)
+			}
+			synctest.Wait()
+			if text := h.log.String(); !strings.Contains(text, "a defect of the edge ended") {
+				t.Errorf("the log does not tell of the defect: %s", text)
+			}
+			h.mu.Lock()
+			defer h.mu.Unlock()
+			if tt.dial == 1 && len(h.canceled) != 1 {
+				t.Error("the first attempt had a defect, and the hedge was not canceled")
+			}
+			if state := h.state(); strings.Count(state, `"pending": 0`) != 3 {
+				t.Errorf("a defect in connection %d: instances have requests in progress: %s", tt.dial, state)
+			}
+		})
+	}
+}
+
+// The client gets interim responses of the first attempt only.
+func TestInterimResponsesOfHedges(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := &hedging{}
+		h.world = newWorld(t, fmt.Sprintf(hedgeRoute, "http"))
+		for i := range 2 {
+			h.origin("web", fmt.Sprint("web-", i), "", http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
+				n := h.asked.Add(1)
+				rw.Header().Set("Link", fmt.Sprint("</", n, ">"))
+				rw.WriteHeader(http.StatusEarlyHints)
+				select {
+				case <-time.After(time.Second / time.Duration(n)):
+				case <-r.Context().Done(): // the edge has canceled it
+				}
+				_, _ = fmt.Fprint(rw, n) // the same
+			}))
+		}
+		statuses, headers := h.raw("GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+		if len(statuses) != 2 || statuses[0] != 103 || headers[0].Get("Link") != "</1>" || statuses[1] != 200 ||
+			headers[1].Get("Link") != "</2>" {
+			t.Errorf("got %v with %v, want 103 of the first attempt and 200 of the hedge", statuses, headers)
+		}
+	})
 }

@@ -131,7 +131,7 @@ func (h *hedge) run() {
 	defer close(h.done)
 	defer func() {
 		if v := recover(); v != nil { // the goroutine does not belong to the request
-			h.c.f.opts.Defect("hedging a request", v)
+			h.c.f.opts.Defect("a hedge", v)
 			h.picked.Done(route.Abandoned)
 		}
 	}()
