@@ -350,7 +350,7 @@ func TestSpansOfHedges(t *testing.T) {
 		for _, s := range spans.GetSpans() {
 			attrs := map[string]string{}
 			for _, kv := range s.Attributes {
-				attrs[string(kv.Key)] = kv.Value.Emit()
+				attrs[string(kv.Key)] = kv.Value.String()
 			}
 			if attrs["bijou.route.instance"] == "" {
 				continue

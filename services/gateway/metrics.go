@@ -71,8 +71,8 @@ func newMetrics(r prometheus.Registerer) *metrics {
 		tunnels:  gauge("websockets_open", "Connections that were upgraded."),
 	}
 	if r != nil {
-		r.MustRegister(m.requests, m.seconds, m.retries, m.hedges, m.refused, m.limited, m.auth, m.idleClosed, m.http2, m.handshakes,
-			m.proxyHeaders, m.mirrored, m.inFlight, m.open, m.tunnels)
+		r.MustRegister(m.requests, m.seconds, m.retries, m.hedges, m.refused, m.limited, m.auth, m.idleClosed, m.http2,
+			m.handshakes, m.proxyHeaders, m.mirrored, m.inFlight, m.open, m.tunnels)
 	}
 	return m
 }

@@ -300,8 +300,8 @@ type Retry struct {
 	Methods []string `json:"methods,omitempty"`
 }
 
-// Hedge says when a second attempt is made beside the first one. The first response counts that is worth no retry. It is
-// for GET, HEAD and OPTIONS, where Retry allows to send the request again, and takes from the budget of retries.
+// Hedge says when a second attempt is made beside the first one. The first response counts that is worth no retry. It
+// is for GET, HEAD and OPTIONS, where Retry allows to send the request again, and takes from the budget of retries.
 type Hedge struct {
 	// After is how long the first attempt may take to the header of its response, as a Go duration from "1ms" to "1m".
 	// Required.
