@@ -131,6 +131,13 @@ func (b *Budget) takeRetry() bool {
 	return true
 }
 
+// TakeRetry counts a retry that is made outside [Do], such as a hedge: a second attempt beside the first one. False:
+// the budget is used up, and there must be no further attempt.
+func (b *Budget) TakeRetry() bool { return b.takeRetry() }
+
+// MaxAttempts is how many attempts a call has at most.
+func (b *Budget) MaxAttempts() int { return int(b.maxAttempts.Get()) }
+
 // backoff returns the wait before attempt n+1. Half of it is random, so that callers that failed together do not retry
 // together.
 func (b *Budget) backoff(n int) time.Duration {

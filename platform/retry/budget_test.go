@@ -91,3 +91,30 @@ func TestChangedTTLKeepsTheCounts(t *testing.T) {
 		})
 	}
 }
+
+// What is taken outside Do leaves less for Do, and the other way round.
+func TestRetriesOutsideDoTakeFromTheBudget(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		policy := idempotent("retry.budget.ratio", "0", "retry.budget.floorPerSecond", "1", "retry.budget.ttl", "3s",
+			"retry.maxAttempts", "2")
+		if got := policy.Budget.MaxAttempts(); got != 2 {
+			t.Errorf("MaxAttempts is %d, want 2", got)
+		}
+		attempts := 0
+		call := func() {
+			_ = retry.Do(t.Context(), policy, func(context.Context, int) error { attempts++; return errDown })
+		}
+		first, second := policy.Budget.TakeRetry(), policy.Budget.TakeRetry()
+		call()
+		if !first || !second || attempts != 2 {
+			t.Errorf("took %t, %t and made %d attempts, want both and a retry", first, second, attempts)
+		}
+		if call(); policy.Budget.TakeRetry() || attempts != 3 {
+			t.Errorf("after 3 retries in 3s there was another one, or %d attempts, want 3", attempts)
+		}
+		time.Sleep(4 * time.Second)
+		if !policy.Budget.TakeRetry() {
+			t.Error("after the time of the budget nothing could be taken")
+		}
+	})
+}

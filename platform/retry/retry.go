@@ -62,7 +62,7 @@ func Do(ctx context.Context, policy Policy, attempt func(ctx context.Context, n 
 		if errs.Reason(err) != circuit.ReasonShed {
 			wait += errs.RetryAfter(err)
 		}
-		if n >= int(b.maxAttempts.Get()) || !timeFor(ctx, wait) || !b.takeRetry() || !pace.Sleep(ctx, wait) {
+		if n >= b.MaxAttempts() || !timeFor(ctx, wait) || !b.takeRetry() || !pace.Sleep(ctx, wait) {
 			return &givenUp{err}
 		}
 	}

@@ -52,6 +52,30 @@ func BenchmarkPick(b *testing.B) {
 	}
 }
 
+// BenchmarkPickHashed measures Pick and Done of requests with a hash, which look at every endpoint.
+func BenchmarkPickHashed(b *testing.B) {
+	for _, n := range []int{3, 30, 300} {
+		core := route.New(route.Options{})
+		core.Update(endpoints("a", "", n))
+		bench := func(name string, exclude []string) {
+			b.Run(fmt.Sprintf("%s/n=%d", name, n), func(b *testing.B) {
+				b.ReportAllocs()
+				hash := uint64(0)
+				for b.Loop() {
+					hash += 0x9e3779b97f4a7c15
+					p, err := core.Pick(route.PickInfo{Hash: hash | 1, Exclude: exclude})
+					if err != nil {
+						b.Fatal(err)
+					}
+					p.Done(route.Success)
+				}
+			})
+		}
+		bench("hash", nil)
+		bench("hashExclude", []string{"a1"})
+	}
+}
+
 // BenchmarkPickParallel is the same from all processors at once.
 func BenchmarkPickParallel(b *testing.B) {
 	es := endpoints("a", "", 10)

@@ -24,6 +24,8 @@
 //   - No more than route.ejection.maxShare of the endpoints are ejected. Should more than route.panicThreshold be
 //     out anyhow, because others left, everybody is used: when most look bad, the judgement is at fault.
 //   - An excluded endpoint is never chosen. If all others are ejected, an ejected one is.
+//   - Requests with one hash ([PickInfo.Hash]) go to one endpoint while it is not ejected and has no more than 1.25
+//     times its part of the requests in progress. Then cost, zone and slow start play no part.
 //
 // Every decision can be explained: see [Picked.Why] and [Balancer.State].
 package route
@@ -88,6 +90,7 @@ type Balancer struct {
 type member struct {
 	Endpoint
 	*stats
+	hash    uint64 // of ID
 	ready   bool
 	waiting bool            // for its gRPC connection to be made
 	picker  balancer.Picker // of the gRPC connection; nil elsewhere
@@ -158,6 +161,7 @@ func (b *Balancer) update(members []*member) {
 			continue
 		}
 		seen[m.ID] = true
+		m.hash = HashOf(m.ID)
 		b.recallLocked(m, known[m.ID], now)
 		next = append(next, m)
 	}
@@ -196,6 +200,11 @@ type PickInfo struct {
 	// Stream says that the request may stay open for long, so that its duration is not a latency. Such a request
 	// still counts as pending, and may report the time to its first answer with [Picked.Answered].
 	Stream bool
+	// Hash is the hash of what requests have in common that should go to the same endpoint; [HashOf] makes one. All
+	// processes with the same endpoints choose the same one, until it is ejected or has more than 1.25 times its part of
+	// the requests in progress: see hash.go. Picks at the same moment may exceed this bound by their number. A request
+	// that probes an ejected endpoint goes there whatever its hash is. Zero: the request goes to any endpoint.
+	Hash uint64
 }
 
 // Picked is the endpoint chosen for one request. Done must be called on one of its copies. It is not safe for
@@ -228,7 +237,13 @@ func (b *Balancer) Pick(info PickInfo) (Picked, error) {
 	if len(pl.probes) > 0 && len(info.Exclude) == 0 && p.takeProbe(s.tuning) {
 		return p, nil
 	}
-	if !p.choose(s.tuning, info.Exclude) {
+	var found bool
+	if info.Hash != 0 {
+		found = p.pickHashed(s.tuning, info.Hash, info.Exclude)
+	} else {
+		found = p.choose(s.tuning, info.Exclude)
+	}
+	if !found {
 		return Picked{}, b.noEndpoint(pl, info.Exclude)
 	}
 	p.open().Add(1)

@@ -141,6 +141,9 @@ func TestExcludeIsKept(t *testing.T) {
 			b.Update(es)
 			for range 60 {
 				info := route.PickInfo{Version: []string{"", "", "v0", "v1"}[rnd.IntN(4)], Stream: rnd.IntN(8) == 0}
+				if rnd.IntN(2) == 0 {
+					info.Hash = rnd.Uint64()
+				}
 				allowed := 0
 				for _, e := range es {
 					switch {

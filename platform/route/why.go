@@ -18,16 +18,18 @@ const (
 	Spilled                 // the other zones: the caller's zone cannot carry its share
 	Widened                 // beyond the zone, or even the ejected: the others were excluded
 	Probe                   // one endpoint, to see whether it is well again after its ejection
+	Hashed                  // the endpoint of the request's hash, or the next one that has room
 )
 
 // String returns the scope in a word: "local".
 func (s Scope) String() string {
-	return [...]string{"everywhere", "local", "spilled", "widened", "probe"}[s]
+	return [...]string{"everywhere", "local", "spilled", "widened", "probe", "hashed"}[s]
 }
 
 // Why explains a pick.
 type Why struct {
-	// Chosen is the endpoint picked, Other the one it was compared with. Other is empty if there was no choice.
+	// Chosen is the endpoint picked, Other the one it was compared with, or whose hash it is and which was too busy. Other
+	// is empty if there was no choice.
 	Chosen, Other Endpoint
 	// ChosenCost and OtherCost are latency x (pending + 1) at the time of the pick. Zero: never used, or long ago.
 	ChosenCost, OtherCost time.Duration

@@ -37,12 +37,7 @@ func (e *Edge) newLoginMethod(from *routes.AuthLogin, with authParts) *loginMeth
 func (x *exchange) loginRequest() *login.Request {
 	return &login.Request{
 		Method: x.in.Method, Scheme: x.in.SeenScheme, Host: x.in.SeenHost, Path: x.to.Path, Query: x.in.Query,
-		Header: x.in.Header, Cookies: func(name string) string {
-			for value := range x.in.Cookies(name) {
-				return value
-			}
-			return ""
-		},
+		Header: x.in.Header, Cookies: x.cookie,
 	}
 }
 

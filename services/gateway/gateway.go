@@ -276,6 +276,7 @@ func NewEdge(opts EdgeOptions) (*Edge, error) {
 	e.forwarder = forward.New(forward.Options{
 		Circuits: opts.Circuits, Trace: opts.Trace, Tunnels: e.metrics.tunnels.Add, Go: e.work.Go, Defect: e.defect,
 		Retried: func(route string) { e.metrics.retries.WithLabelValues(route).Inc() },
+		Hedged:  func(route, result string) { e.metrics.hedges.WithLabelValues(route, result).Inc() },
 	})
 	e.access.log = e.log
 	if opts.AccessLog != "" {

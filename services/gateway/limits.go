@@ -266,16 +266,26 @@ func (x *exchange) identityKey() uint64 {
 	return h.Sum64()
 }
 
-// clientKey hashes an address. All addresses of an IPv6 network of 64 bits count as one: a client has that many.
+// clientKey hashes a client.
 func clientKey(addr string) uint64 {
-	if a, err := netip.ParseAddr(addr); err == nil {
-		b := a.Unmap().As16()
-		if a.Is6() && !a.Is4In6() {
-			clear(b[8:])
-		}
+	if b, ok := clientNetwork(addr); ok {
 		return maphash.Bytes(keySeed, b[:])
 	}
 	return maphash.String(keySeed, addr)
+}
+
+// clientNetwork is what counts as one client: an address, or all addresses of an IPv6 network of 64 bits, because a
+// client has that many. False: addr is no address.
+func clientNetwork(addr string) (b [16]byte, ok bool) {
+	a, err := netip.ParseAddr(addr)
+	if err != nil {
+		return b, false
+	}
+	b = a.Unmap().As16()
+	if a.Is6() && !a.Is4In6() {
+		clear(b[8:])
+	}
+	return b, true
 }
 
 // countGateways is called with the instances of the edge's own service: limits that are shared are divided by those

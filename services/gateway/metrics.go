@@ -15,6 +15,7 @@ type metrics struct {
 	requests     *prometheus.CounterVec
 	seconds      *prometheus.HistogramVec
 	retries      *prometheus.CounterVec
+	hedges       *prometheus.CounterVec
 	refused      *prometheus.CounterVec
 	limited      *prometheus.CounterVec
 	auth         *prometheus.CounterVec
@@ -44,6 +45,8 @@ func newMetrics(r prometheus.Registerer) *metrics {
 			Buckets: []float64{.001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10},
 		}, []string{"route"}),
 		retries: counter("retries_total", "Attempts after the first, by route.", "route"),
+		hedges: counter("hedges_total", "Second attempts beside slow ones, by route and result: won, lost, failed, or why "+
+			"none was sent (budget, no_instance).", "route", "result"),
 		refused: counter("connections_refused_total",
 			"Connections closed at once because there are too many (in all, of one client, or for the memory), because their "+
 				"address is banned, or because it is not one of a proxy (gateway.proxyProtocol).", "limit"),
@@ -68,8 +71,8 @@ func newMetrics(r prometheus.Registerer) *metrics {
 		tunnels:  gauge("websockets_open", "Connections that were upgraded."),
 	}
 	if r != nil {
-		r.MustRegister(m.requests, m.seconds, m.retries, m.refused, m.limited, m.auth, m.idleClosed, m.http2, m.handshakes,
-			m.proxyHeaders, m.mirrored, m.inFlight, m.open, m.tunnels)
+		r.MustRegister(m.requests, m.seconds, m.retries, m.hedges, m.refused, m.limited, m.auth, m.idleClosed, m.http2,
+			m.handshakes, m.proxyHeaders, m.mirrored, m.inFlight, m.open, m.tunnels)
 	}
 	return m
 }

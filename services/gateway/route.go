@@ -92,8 +92,12 @@ func (x *exchange) forward() *flow.Failure {
 	if x.edge.settings.pin.Get() {
 		r.Target, r.Version = x.pinned()
 	}
+	var given string
+	if x.rule.Hash != nil {
+		r.Hash, given = x.hash()
+	}
 	if r.Target == nil {
-		r.Target = x.rule.pick(x.sticky())
+		r.Target = x.rule.pick(x.sticky(given))
 	}
 	r.Attempts = x.attempts[:0]
 	var f *flow.Failure
@@ -130,12 +134,22 @@ func (x *exchange) pinned() (target *origin.Target, version string) {
 	return target, version
 }
 
-// sticky is the value by which the request always gets the same target. Empty: any.
-func (x *exchange) sticky() string {
-	if x.rule.Sticky != "" {
-		for value := range x.in.Cookies(x.rule.Sticky) {
-			return value
-		}
+// sticky is the value by which the request always gets the same target. Empty: any. given is the value of the cookie of
+// the route's hash that the client gets with the response.
+func (x *exchange) sticky(given string) string {
+	if x.rule.Sticky == "" {
+		return ""
+	}
+	if given != "" && x.rule.Sticky == x.rule.HashBy.Cookie {
+		return given
+	}
+	return x.cookie(x.rule.Sticky)
+}
+
+// cookie is the first value of a cookie of the request. Empty: there is none.
+func (x *exchange) cookie(name string) string {
+	for value := range x.in.Cookies(name) {
+		return value
 	}
 	return ""
 }

@@ -51,6 +51,8 @@ type Route struct {
 	Timeout Timeout `json:"timeout,omitzero"`
 	// Retry is when a request is sent again. The zero value: up to 3 attempts where that is safe.
 	Retry Retry `json:"retry,omitzero"`
+	// Hedge sends a request to a second instance when the first one is slow. Nil: it does not.
+	Hedge *Hedge `json:"hedge,omitempty"`
 	// Criticality is CRITICAL_PLUS, CRITICAL, SHEDDABLE_PLUS or SHEDDABLE. Under overload, requests of the least
 	// critical routes are shed first. It is sent with the request to every service. Empty: CRITICAL.
 	Criticality string `json:"criticality,omitempty"`
@@ -60,6 +62,9 @@ type Route struct {
 	// Sticky names a cookie: requests with the same value go to the same target while the weights stay as they are.
 	// Empty, or a request without the cookie: each request draws its target.
 	Sticky string `json:"sticky,omitempty"`
+	// Hash says which requests go to the same instance of the target. Nil: the instance with the lowest cost gets a
+	// request.
+	Hash *Hash `json:"hash,omitempty"`
 	// MaxBody is the largest body of a request in bytes. Zero: the setting gateway.maxBody. Negative: no limit.
 	MaxBody int64 `json:"maxBody,omitempty"`
 	// MaxHeader is the largest header of a request in bytes, as HTTP/1.1 writes it, at most MostHeader. Zero: MostHeader.
@@ -293,6 +298,14 @@ type Retry struct {
 	// Methods may be repeated although an instance may have seen the request. Empty: GET, HEAD, OPTIONS, PUT and
 	// DELETE. Requests with an Idempotency-Key may always be.
 	Methods []string `json:"methods,omitempty"`
+}
+
+// Hedge says when a second attempt is made beside the first one. The first response counts that is worth no retry. It
+// is for GET, HEAD and OPTIONS, where Retry allows to send the request again, and takes from the budget of retries.
+type Hedge struct {
+	// After is how long the first attempt may take to the header of its response, as a Go duration from "1ms" to "1m".
+	// Required.
+	After string `json:"after"`
 }
 
 // Circuit says when the circuit of a route opens.

@@ -380,6 +380,23 @@ func TestRoutesAreRefused(t *testing.T) {
 			`auth.claims["sub"] must not be X-User, which headers.request`, true,
 		},
 		{`[{"name":"a","limits":[{"by":"identity","rate":1}],` + to + `}]`, "limits[0].by must not be identity without auth", true},
+		{`[{"name":"a","hedge":{},` + to + `}]`, "hedge.after must be a duration", false},
+		{`[{"name":"a","hedge":{"after":"soon"},` + to + `}]`, "hedge.after must be a duration", false},
+		{`[{"name":"a","hedge":{"after":"2m"},` + to + `}]`, "hedge.after must be a duration", true},
+		{`[{"name":"a","hedge":{"after":"1s"},"respond":{}}]`, "hedge must be empty without targets", true},
+		{`[{"name":"a","hedge":{"after":"1s"},"retry":{"attempts":1},` + to + `}]`, "hedge must be empty with retry.attempts 1", true},
+		{`[{"name":"a","hash":{},` + to + `}]`, "hash.by must be client, path, identity or", false},
+		{`[{"name":"a","hash":{"by":"client:a"},` + to + `}]`, "hash.by must be client, path, identity or", false},
+		{`[{"name":"a","hash":{"by":"cookie:"},` + to + `}]`, "hash.by must be client, path, identity or", false},
+		{`[{"name":"a","hash":{"by":"header:a b"},` + to + `}]`, "hash.by must be client, path, identity or", false},
+		{`[{"name":"a","hash":{"by":"header:x-real-ip"},` + to + `}]`, "hash.by must not be X-Real-Ip", true},
+		{`[{"name":"a","hash":{"by":"identity"},` + to + `}]`, "hash.by must not be identity without auth", true},
+		{`[{"name":"a","hash":{"by":"query:a","set":true},` + to + `}]`, "hash.set must be false: only a cookie", false},
+		{`[{"name":"a","hash":{"by":"path"},"respond":{}}]`, "hash must be empty without targets", true},
+		{
+			`[{"name":"a","hash":{"by":"cookie:bijou-session","set":true},` + to + `,"auth":{"methods":[{"login":{` + loginOf +
+				`}}]}}]`, "hash.set must be false: bijou-session is a cookie of auth", true,
+		},
 		// The same conditions, and routes that no request can reach.
 		{
 			`[{"name":"a","match":{"prefix":"/"},` + to + `},{"name":"b",` + to +
@@ -612,7 +629,7 @@ const everything = `[{"name":"a","match":{"host":"*.x.y","prefix":"/a","methods"
 		"headers":[{"name":"q","value":"1"}]},
 	"to":[{"service":"s","endpoint":"grpc","version":"v1","weight":1},{"service":"s"}],
 	"rewrite":{"prefix":"/","host":"z:80"}, "timeout":{"header":"1.5s","total":"1m30s"},
-	"retry":{"attempts":2,"methods":["POST"]},"criticality":"SHEDDABLE","sticky":"id","maxBody":-1,
+	"retry":{"attempts":2,"methods":["POST"]},"criticality":"SHEDDABLE","sticky":"id","hash":{"by":"cookie:id","set":true},"hedge":{"after":"200ms"},"maxBody":-1,
 	"circuit":{"countErrors":true},"grpcWeb":true,"mirror":{"to":{"service":"m"},"share":0.5,"concurrency":2,"maxBody":3},"accessLog":{"mode":"errors","share":0.5},"upgrade":["websocket","SPDY/3.1"],"path":"raw","cors":{"origins":["https://a.example","https://*.b.example"],
 	"methods":["PUT"],"headers":["X-A"],"expose":["X-B"],"credentials":true,"maxAge":"10m"},
 	"maxHeader":4096,"auth":{"methods":[{"jwt":{"issuer":"https://id.example","jwks":"https://id.example/keys",

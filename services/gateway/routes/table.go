@@ -52,6 +52,8 @@ type Rule struct {
 	HeaderTimeout, TotalTimeout time.Duration
 	// Attempts is how often a request is sent at most.
 	Attempts int
+	// HedgeAfter is Hedge.After, parsed. Zero: there is none.
+	HedgeAfter time.Duration
 	// RedirectTo is Redirect.To, RewritePath is Rewrite.Path. Nil: there is none.
 	RedirectTo, RewritePath *Template
 	// Request and Response are the changes of Headers.
@@ -66,6 +68,8 @@ type Rule struct {
 	Mirrored *Rule
 	// Callers is Auth, ready for use. Nil: there is none.
 	Callers *auth.Policy
+	// HashBy is Hash.By, ready for use. The zero value: there is none.
+	HashBy HashRule
 
 	matcher matcher
 	weights int // the sum over all targets
@@ -205,6 +209,10 @@ func newRule(r Route) *Rule {
 	u.Origins, _ = r.CORS.policy(r.GRPCWeb) // validate has checked it
 	u.Compressed = r.Compress.policy()
 	u.Callers = r.Auth.policy()
+	u.HashBy = r.Hash.rule()
+	if r.Hedge != nil {
+		u.HedgeAfter, _ = time.ParseDuration(r.Hedge.After) // validate has checked it
+	}
 	if r.ClientCert != nil {
 		u.ClientCAs, _ = r.ClientCert.authorities() // validate has checked them
 	}

@@ -40,7 +40,8 @@ func (r *Route) validate() *violation {
 	for _, check := range []func() *violation{
 		r.validateMatch, r.validateKind, r.validateTargets, r.validateRewrite, r.validateHeaders, r.validateRetry,
 		r.validateCORS, r.validateCompress, r.validateClientCert, r.validateAuth, r.validateLimits,
-		r.validateAccessLog, r.validateUpgrade, r.validateMirror,
+		r.validateAccessLog, r.validateUpgrade, r.validateMirror, r.validateHash,
+		r.validateHedge,
 	} {
 		if v := check(); v != nil {
 			return v
@@ -303,6 +304,27 @@ func (t *Target) validate() *violation {
 		return t.validateURL()
 	}
 	return t.validateService()
+}
+
+const (
+	minHedge = time.Millisecond
+	maxHedge = time.Minute
+)
+
+func (r *Route) validateHedge() *violation {
+	if r.Hedge == nil {
+		return nil
+	}
+	after, err := time.ParseDuration(r.Hedge.After)
+	switch {
+	case len(r.To) == 0:
+		return bad("hedge", "must be empty without targets")
+	case err != nil || after < minHedge || after > maxHedge:
+		return bad("hedge.after", `must be a duration like "200ms" from 1ms to 1m, is %q`, r.Hedge.After)
+	case r.Retry.Attempts == 1:
+		return bad("hedge", "must be empty with retry.attempts 1: a hedge is a second attempt")
+	}
+	return nil
 }
 
 // Bounds of a mirror.

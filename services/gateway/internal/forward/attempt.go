@@ -79,7 +79,7 @@ func (c *call) send() (f *flow.Failure) {
 	_ = retry.Do(c.Ctx, policy, func(ctx context.Context, n int) error { // f and c.last have more than the error
 		var again error
 		f, again = c.attempt(ctx, n, f)
-		if again != nil && n >= c.Rule.Attempts {
+		if again != nil && c.sent(n) >= c.mostAttempts() {
 			return errFinal
 		}
 		return again
@@ -129,9 +129,14 @@ func (c *call) attempt(ctx context.Context, n int, before *flow.Failure) (*flow.
 	}
 	to := picked.Endpoint()
 	c.tried = append(c.tried, to.ID)
+	h := c.startHedge(ctx, n)
 	begin := time.Now()
 	res, f, again := c.roundTrip(ctx, n, to)
 	seen := Attempt{Instance: to.ID, Took: time.Since(begin)}
+	if h != nil && c.joinHedge(h, f == nil && !c.retries(res)) {
+		c.takeHedge(h, res, f, seen)
+		return nil, nil
+	}
 	if f != nil {
 		seen.Problem = string(f.Fault)
 		c.result.Attempts = append(c.result.Attempts, seen)
@@ -142,22 +147,35 @@ func (c *call) attempt(ctx context.Context, n int, before *flow.Failure) (*flow.
 	c.result.Attempts = append(c.result.Attempts, seen)
 	a.res = res
 	c.judge()
-	picked.Answered(a.outcome)
+	a.picked.Answered(a.outcome)
 	c.Target.Answers()
-	if c.body.repeatable && c.body.stream == nil && a.outcome == route.Unreachable && !c.GRPC &&
-		!strings.HasPrefix(res.Header.Get(errs.Pushback), "-") {
-		return nil, errAgain // 502, 503, 504: the client gets this response unless there is a better one
+	if c.retries(res) {
+		return nil, errAgain // the client gets this response unless there is a better one
 	}
 	return nil, nil
+}
+
+// retries reports whether a response is worth another attempt: 502, 503 and 504 are, if that is safe.
+func (c *call) retries(res *message.Response) bool {
+	return c.body.repeatable && c.body.stream == nil && !c.GRPC &&
+		route.OutcomeOfHTTP(res.Status) == route.Unreachable && !strings.HasPrefix(res.Header.Get(errs.Pushback), "-")
+}
+
+// mostAttempts is how often the request is sent at most.
+func (c *call) mostAttempts() int { return min(c.Rule.Attempts, c.Target.Budget.MaxAttempts()) }
+
+// sent is how often the request was sent after n attempts, a hedge included.
+func (c *call) sent(n int) int {
+	if c.hedged {
+		n++
+	}
+	return n
 }
 
 // pick chooses an instance of the target, or, if none is left, of the route's other targets: requests do not fail
 // because a canary has no instance. A pinned version is not replaced.
 func (c *call) pick() (route.Picked, error) {
-	info := route.PickInfo{Exclude: c.tried, Version: c.Target.Version, Stream: c.GRPC || c.Upgrade != ""}
-	if c.Version != "" {
-		info.Version = c.Version
-	}
+	info := c.pickInfo()
 	picked, err := c.Target.Balancer.Pick(info)
 	if err != nil && len(c.tried) == 0 && c.Target.AwaitFirst(c.Ctx) {
 		picked, err = c.Target.Balancer.Pick(info)
@@ -183,16 +201,26 @@ func (c *call) pick() (route.Picked, error) {
 	return picked, err //nolint:wrapcheck // the caller says what could not be done
 }
 
+// pickInfo is what an instance of the target must be.
+func (c *call) pickInfo() route.PickInfo {
+	return route.PickInfo{
+		Exclude: c.tried, Version: cmp.Or(c.Version, c.Target.Version), Stream: c.GRPC || c.Upgrade != "", Hash: c.Hash,
+	}
+}
+
 // roundTrip sends the request to one instance and returns its response, or what went wrong and whether another instance
 // may help.
 func (c *call) roundTrip(parent context.Context, n int, to route.Endpoint) (*message.Response, *flow.Failure, error) {
 	c.body.start(c)
 	c.startTimer()
-	ctx, span := c.startSpan(parent, n, to)
+	ctx, span := c.startSpan(parent, &c.last, &c.header, n-1)
 	res, err := c.exchange(ctx, to.Addr)
-	if c.timer.stop(); err == nil && c.last.cancel.Load().Cause() != nil {
-		err = c.last.cancel.Load().Cause()
-		closeBody(res)
+	c.timer.stop()
+	if cause := c.last.cancel.Load().Cause(); cause != nil && (err == nil || errors.Is(cause, errReplaced)) {
+		if err == nil {
+			closeBody(res)
+		}
+		err = cause
 	}
 	if err == nil && c.body.stream != nil && c.body.stream.failure() != nil {
 		err = errBody // an origin may respond to a part of a body; the client gets the reason why it is only a part
@@ -232,17 +260,24 @@ func (c *call) startTimer() {
 
 // exchange sends the request to an address and waits for the response's header.
 func (c *call) exchange(ctx context.Context, addr string) (*message.Response, error) {
-	overHTTP2 := c.GRPC || c.Target.HTTP2()
-	header := c.header
-	if !overHTTP2 && header.Has("Te") { // here because another attempt may be by another protocol
-		header = append(slices.Clip(header), message.Field{Name: "Connection", Value: "TE"}) // RFC 9110, 10.1.4
-	}
-	out := &c.call
+	out, cancel := &c.call, c.last.cancel.Load()
 	if c.body.stream != nil {
 		// A goroutine may still send for an earlier attempt.
-		body, cancel := c.body.stream, c.last.cancel.Load()
+		body := c.body.stream
 		send := func(f func()) { body.send(f, cancel) }
 		out = &http1.Call{Interim: c.call.Interim, Body: body, Timeout: c.HeaderTimeout, Go: send}
+	}
+	c.body.answerExpect(c)
+	return c.exchangeWith(ctx, addr, out, c.header, cancel)
+}
+
+// exchangeWith does so with a call, a header and a canceler that only this attempt uses.
+func (c *call) exchangeWith(
+	ctx context.Context, addr string, out *http1.Call, header message.Header, cancel *http1.Canceler,
+) (*message.Response, error) {
+	overHTTP2 := c.GRPC || c.Target.HTTP2()
+	if !overHTTP2 && header.Has("Te") { // here because another attempt may be by another protocol
+		header = append(slices.Clip(header), message.Field{Name: "Connection", Value: "TE"}) // RFC 9110, 10.1.4
 	}
 	out.Method, out.Path, out.Query, out.Host = c.Method, c.path(), c.Query, c.host()
 	out.Header, out.Length = header, c.Length
@@ -250,8 +285,7 @@ func (c *call) exchange(ctx context.Context, addr string) (*message.Response, er
 	if out.Length < 0 && out.Content != nil && !overHTTP2 {
 		out.Length = int64(len(out.Content))
 	}
-	out.Cancel, out.Late = c.last.cancel.Load(), errLate
-	c.body.answerExpect(c)
+	out.Cancel, out.Late = cancel, errLate
 	if overHTTP2 {
 		return c.Target.H2.RoundTrip(ctx, addr, out) //nolint:wrapcheck // explain does
 	}
@@ -288,6 +322,9 @@ func (c *call) host() string {
 func (c *call) explain(err error) (*flow.Failure, error) {
 	a, stream, service := &c.last, c.body.stream, c.Target.Name
 	a.outcome = route.Abandoned
+	if a.isReplaced() {
+		return &replaced, errFinal
+	}
 	if stream != nil {
 		if f := stream.failure(); f != nil {
 			return f, errFinal
@@ -359,31 +396,36 @@ func (c *call) judgeGRPC(h message.Header) {
 // clientKind is made once, because options made for each attempt cost allocations.
 var clientKind = []oteltrace.SpanStartOption{oteltrace.WithSpanKind(oteltrace.SpanKindClient)}
 
-// startSpan makes a span for the attempt if the request is recorded, and passes the trace on.
-func (c *call) startSpan(ctx context.Context, n int, to route.Endpoint) (context.Context, oteltrace.Span) {
+// startSpan makes a span for an attempt if the request is recorded, and passes the trace on in h. sent is how often the
+// request was sent before.
+func (c *call) startSpan(
+	ctx context.Context, a *attempt, h *message.Header, sent int,
+) (context.Context, oteltrace.Span) {
 	p := c.f.opts.Trace
 	var span oteltrace.Span
 	if c.Span.IsRecording() {
 		ctx, span = p.Tracer().Start(ctx, trace.MethodName(c.Method)+" "+c.Target.Name, clientKind...)
 		var known [20]attribute.KeyValue
 		attrs := append(trace.AppendMethod(known[:0], c.Method),
-			attribute.String("server.address", to.Addr),
+			attribute.String("server.address", a.picked.Endpoint().Addr),
 			attribute.String("peer.service", c.Target.Name),
-			attribute.Int("http.request.resend_count", n-1),
+			attribute.Int("http.request.resend_count", sent),
 		)
-		trace.SetAttributes(span, c.last.picked.Why().AppendAttributes(attrs)...)
+		trace.SetAttributes(span, a.picked.Why().AppendAttributes(attrs)...)
 	}
-	p.Propagator().Inject(ctx, flow.TraceCarrier{Header: &c.header})
+	p.Propagator().Inject(ctx, flow.TraceCarrier{Header: h})
 	return ctx, span
 }
 
 func endSpan(span oteltrace.Span, res *message.Response, err error) {
-	if span == nil {
+	switch {
+	case span == nil:
 		return
-	}
-	if err != nil {
+	case errors.Is(err, errReplaced):
+		trace.SetAttributes(span, attribute.Bool("bijou.canceled", true))
+	case err != nil:
 		span.SetStatus(otelcodes.Error, err.Error())
-	} else {
+	default:
 		trace.SetAttributes(span, attribute.Int("http.response.status_code", res.Status))
 		if res.Status >= 400 {
 			span.SetStatus(otelcodes.Error, "")

@@ -10,7 +10,7 @@
 //  3. Circuit of (service, route): one logical request, however many attempts it takes. It gets the outcome, and the
 //     place is free again, when the response's header is there: a stream does not hold a place.
 //  4. Attempts within the budget, each at another instance, only before the client has got anything and only if the
-//     request may be repeated.
+//     request may be repeated. If the route has hedge, a slow attempt gets a second one beside it.
 //  5. The response, as it comes.
 package forward
 
@@ -41,6 +41,8 @@ type Options struct {
 	Trace *trace.Provider
 	// Retried is called for each attempt after the first. Required.
 	Retried func(route string)
+	// Hedged is called for each hedge with what became of it. Required.
+	Hedged func(route, result string)
 	// Tunnels is called with 1 when a tunnel begins, and with -1 when it ends. Required.
 	Tunnels func(n float64)
 	// Go runs what may go on after the request has ended. Required.
@@ -76,6 +78,7 @@ type Request struct {
 	Targets []*origin.Target // of the route
 	Target  *origin.Target   // the one to try first
 	Version string           // of the pin; empty: none
+	Hash    uint64           // requests with the same one go to the same instance; 0: none
 	MaxBody int64            // bytes; -1: no limit
 	// HeaderTimeout is the time for the header of the response, Total for all attempts until a response begins, and for
 	// each pause of it; 0: no limit.
@@ -111,10 +114,12 @@ type call struct {
 
 	place  place
 	body   content
-	header message.Header // for the origin
-	call   http1.Call     // of the last attempt
-	tried  []string       // ids of instances
-	last   attempt        // its response goes to the client
+	header message.Header        // for the origin
+	call   http1.Call            // of the last attempt
+	tried  []string              // ids of instances
+	last   attempt               // its response goes to the client
+	hedge  atomic.Pointer[hedge] // beside last; nil: there is none
+	hedged bool                  // a hedge was sent
 	timer  timer
 	copier copier
 	long   bool // the response is a stream
@@ -138,7 +143,12 @@ func (f *Forwarder) Forward(r *Request, out *reply.Reply) (Result, *flow.Failure
 }
 
 // ClientLeft implements message.Leaver.
-func (c *call) ClientLeft() { c.last.cancel.Load().Cancel(errLeft) }
+func (c *call) ClientLeft() {
+	c.last.cancel.Load().Cancel(errLeft)
+	if h := c.hedge.Load(); h != nil {
+		h.cancel.Load().Cancel(errLeft)
+	}
+}
 
 // errLeft ends an attempt because the client has left.
 var errLeft = errors.New("the client has left")
@@ -170,6 +180,7 @@ func (c *call) forward() *flow.Failure {
 // end frees what is held, also after a panic.
 func (c *call) end() {
 	c.Leave.Notify(nil)
+	c.endHedge()
 	c.place.settle(errAborted)
 	c.release()
 	c.f.kept.Add(-c.body.kept)
@@ -179,7 +190,7 @@ func (c *call) end() {
 		clear(header[:cap(header)])
 		clear(tried[:cap(tried)])
 		c.Request, c.out, c.body, c.copier, c.result = Request{}, nil, content{}, copier{}, Result{}
-		c.long = false
+		c.long, c.hedged = false, false
 		c.call = http1.Call{Interim: c.call.Interim}
 		c.place.reset()
 		c.last.reset()
