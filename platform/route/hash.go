@@ -8,12 +8,15 @@ package route
 //
 // Bounded loads (Mirrokni, Thorup and Zadimoghaddam: Consistent Hashing with Bounded Loads, 2016) keep one hash with
 // many requests from overloading its endpoint: of P requests in progress at n endpoints, this one included, none gets
-// more than 1.25 x P / n, rounded up. What is beyond goes to the endpoint with the next highest weight.
+// more than 1.25 x P / n, rounded up, or than hashFloor. What is beyond goes to the endpoint with the next highest
+// weight.
 
-// The bound is hashSlack / hashSlackOf of the mean, which is 1.25.
+// The bound is hashSlack / hashSlackOf of the mean, which is 1.25, and at least hashFloor: a browser makes six requests
+// at a time, and to spread them would not help any endpoint.
 const (
 	hashSlack   = 5
 	hashSlackOf = 4
+	hashFloor   = 8
 )
 
 // pickHashed chooses the endpoint for a hash. The ejected ones are used only if all others are excluded.
@@ -39,7 +42,7 @@ func (p *Picked) rendezvous(t *tuning, set []*member, hash uint64, exclude []str
 	if n == 0 {
 		return false
 	}
-	bound := (hashSlack*(total+1) + hashSlackOf*n - 1) / (hashSlackOf * n)
+	bound := max(hashFloor, (hashSlack*(total+1)+hashSlackOf*n-1)/(hashSlackOf*n))
 	var first, best *member
 	var firstWeight, bestWeight uint64
 	for _, m := range set {

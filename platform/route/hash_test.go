@@ -107,7 +107,7 @@ func TestOnlyHashesOfTheLostEndpointMove(t *testing.T) {
 	}
 }
 
-// However hot a hash is, no endpoint has more than 1.25 times its part of the requests in progress.
+// However hot a hash is, no endpoint has more than 1.25 times its part of the requests in progress, or than 8.
 func TestAHotHashIsBounded(t *testing.T) {
 	for _, n := range []int{2, 3, 10} {
 		b := route.New(route.Options{})
@@ -133,7 +133,7 @@ func TestAHotHashIsBounded(t *testing.T) {
 			open = append(open, p)
 			id := p.Endpoint().ID
 			pending[id]++
-			bound := (5*len(open) + 4*n - 1) / (4 * n)
+			bound := max(8, (5*len(open)+4*n-1)/(4*n))
 			if pending[id] > bound {
 				t.Fatalf("of %d endpoints: %s has %d of %d requests, want at most %d", n, id, pending[id], len(open), bound)
 			}
@@ -153,6 +153,11 @@ func TestOverflowOfAHashGoesToTheNextEndpoint(t *testing.T) {
 	b.Update(endpoints("a", "", 5))
 	key := hashes(1)[0]
 	first := pick(t, b, route.PickInfo{Hash: key})
+	for range 7 { // a browser's requests stay together
+		if p := pick(t, b, route.PickInfo{Hash: key}); p.Endpoint() != first.Endpoint() {
+			t.Fatalf("one of eight requests went to %s and the first to %s", p.Endpoint().ID, first.Endpoint().ID)
+		}
+	}
 	second := pick(t, b, route.PickInfo{Hash: key})
 	home, next := first.Endpoint().ID, second.Endpoint().ID
 	if w := second.Why(); home == next || w.Other.ID != home || w.Scope != route.Hashed {

@@ -24,8 +24,8 @@
 //   - No more than route.ejection.maxShare of the endpoints are ejected. Should more than route.panicThreshold be
 //     out anyhow, because others left, everybody is used: when most look bad, the judgement is at fault.
 //   - An excluded endpoint is never chosen. If all others are ejected, an ejected one is.
-//   - Requests with one hash ([PickInfo.Hash]) go to one endpoint while it is not ejected and has no more than 1.25
-//     times its part of the requests in progress. Then cost, zone and slow start play no part.
+//   - Requests with one hash ([PickInfo.Hash]) go to one endpoint while it is not ejected and has no more than 8
+//     requests in progress, or 1.25 times its part of all. Then cost, zone and slow start play no part.
 //
 // Every decision can be explained: see [Picked.Why] and [Balancer.State].
 package route
@@ -201,8 +201,8 @@ type PickInfo struct {
 	// still counts as pending, and may report the time to its first answer with [Picked.Answered].
 	Stream bool
 	// Hash is the hash of what requests have in common that should go to the same endpoint; [HashOf] makes one. All
-	// processes with the same endpoints choose the same one, until it is ejected or has more than 1.25 times its part of
-	// the requests in progress: see hash.go. Picks at the same moment may exceed this bound by their number. A request
+	// processes with the same endpoints choose the same one, until it is ejected or has more than 8 requests in progress
+	// and 1.25 times its part of all: see hash.go. Picks at the same moment may exceed this bound by their number. A request
 	// that probes an ejected endpoint goes there whatever its hash is. Zero: the request goes to any endpoint.
 	Hash uint64
 }
