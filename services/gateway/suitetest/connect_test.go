@@ -3,6 +3,7 @@ package suitetest
 import (
 	"context"
 	"encoding/binary"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -43,10 +44,11 @@ var connectRuns = []struct {
 	cases  int // so many pass, at least
 }{
 	{
-		name: "server with HTTP 2", mode: "server", to: "h2c", cases: 10696,
+		name: "server with HTTP 2", mode: "server", to: "h2c", cases: 10756,
 		config: `versions: [HTTP_VERSION_1, HTTP_VERSION_2]
   protocols: [PROTOCOL_CONNECT, PROTOCOL_GRPC, PROTOCOL_GRPC_WEB]
 ` + compressions + `
+  supportsTlsClientCerts: true
   supportsHalfDuplexBidiOverHttp1: true`,
 	},
 	{
@@ -109,10 +111,10 @@ func TestConnectConformance(t *testing.T) {
 // Fields of messages of connectconformance, whose Go package is internal: ServerCompatRequest, TLSCreds,
 // ServerCompatResponse and ClientCompatRequest.
 const (
-	requestHTTPVersion, requestTLS, requestCerts = 2, 4, 7
-	certsCert, certsKey                          = 1, 2
-	responseHost, responsePort, responseCert     = 1, 2, 3
-	callHTTPVersion, callHost, callPort          = 2, 6, 7
+	requestHTTPVersion, requestTLS, requestClientCert, requestCerts = 2, 4, 5, 7
+	certsCert, certsKey                                             = 1, 2
+	responseHost, responsePort, responseCert                        = 1, 2, 3
+	callHTTPVersion, callHost, callPort                             = 2, 6, 7
 
 	httpVersion1, httpVersion2 = 1, 2
 )
@@ -208,7 +210,7 @@ func beServer(ctx context.Context, in io.Writer, out io.Reader) error {
 	if os.Getenv(connectTo) == "http" {
 		version = httpVersion1
 	}
-	text = without(text, requestHTTPVersion, requestTLS, requestCerts)
+	text = without(text, requestHTTPVersion, requestTLS, requestClientCert, requestCerts)
 	text = protowire.AppendVarint(protowire.AppendTag(text, requestHTTPVersion, protowire.VarintType), version)
 	addr, err := startOrigin(in, out, text)
 	if err != nil {
@@ -229,8 +231,16 @@ func beServer(ctx context.Context, in io.Writer, out io.Reader) error {
 			return err
 		}
 	}
-	e, err := startEdge(fmt.Sprintf(`[{"name":"rpc","to":[{"url":"%s://%s"}],"grpcWeb":%s}]`,
-		os.Getenv(connectTo), addr, os.Getenv(connectWeb)), certs)
+	clients := ""
+	if ca := want[requestClientCert]; len(ca) > 0 {
+		text, err := json.Marshal(string(ca))
+		if err != nil {
+			return err
+		}
+		clients = `,"clientCert":{"ca":` + string(text) + `}`
+	}
+	e, err := startEdge(fmt.Sprintf(`[{"name":"rpc","to":[{"url":"%s://%s"}],"grpcWeb":%s%s}]`,
+		os.Getenv(connectTo), addr, os.Getenv(connectWeb), clients), certs)
 	if err != nil {
 		return err
 	}
