@@ -14,9 +14,11 @@ if ! python3 -m pip --version >/dev/null 2>&1; then
 	say "there is no pip for Python 3.10 or newer (Debian: python3-pip), so TLS and WebSocket are not tested"
 	exit 0
 fi
-if cmp -s deploy/suites.txt .bijou/suites/python.txt; then exit 0; fi
+# Packages are for one version of Python. The file says what is installed.
+want=$(python3 --version; cat deploy/suites.txt)
+if [ "$want" = "$(cat .bijou/suites/python.txt 2>/dev/null)" ]; then exit 0; fi
 say "installing the packages of deploy/suites.txt to .bijou/suites/python"
-rm -rf .bijou/suites/python
+rm -rf .bijou/suites/python .bijou/suites/python.txt
 PIP_ROOT_USER_ACTION=ignore PIP_DISABLE_PIP_VERSION_CHECK=1 python3 -m pip install --quiet --require-hashes --no-deps \
 	--only-binary :all: --no-binary sslyze --target .bijou/suites/python -r deploy/suites.txt
-cp deploy/suites.txt .bijou/suites/python.txt # says what is installed
+printf '%s\n' "$want" >.bijou/suites/python.txt
