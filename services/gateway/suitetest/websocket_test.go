@@ -5,6 +5,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"github.com/lxzan/gws"
@@ -17,7 +18,7 @@ type verdict struct {
 }
 
 // TestWebSocketCases runs the cases of Autobahn with a server of another project, directly and through the edge. The
-// verdict about each case must be the same, and the cases must pass that the server passes.
+// verdict about each case must be the same, and none may fail.
 func TestWebSocketCases(t *testing.T) {
 	up := gws.NewUpgrader(echo{}, &gws.ServerOption{
 		CheckUtf8Enabled: true, ReadMaxPayloadSize: 32 << 20, WriteMaxPayloadSize: 32 << 20,
@@ -47,9 +48,10 @@ func TestWebSocketCases(t *testing.T) {
 		if v != direct[name] {
 			t.Errorf("case %s: %v through the edge, %v without it", name, v, direct[name])
 		}
-	}
-	if n := counts[verdict{"OK", "OK"}]; n < least*9/10 {
-		t.Errorf("%d of %d cases passed, want nearly all", n, len(through))
+		// kosoku 0.1.0 cannot begin 12 of the cases of group 13, "Strings must be encoded before hashing": an error of it.
+		if v.Messages == "FAILED" || v.Messages == "ERROR" && !strings.HasPrefix(name, "13.") {
+			t.Errorf("case %s: %v", name, v)
+		}
 	}
 	t.Logf("%d cases: %v", len(through), counts)
 }
