@@ -1,5 +1,5 @@
 # Logic lives in Go; a target is one to three lines. Tools are pinned in tools/, outside the workspace.
-MODULES := platform platform/kv/kvetcd/etcdtest services/gateway/acmetest services/gateway/authtest services/gateway/grpcwebtest $(patsubst %/go.mod,%,$(wildcard services/*/go.mod)) cmd/bijou deploy/e2e
+MODULES := platform platform/kv/kvetcd/etcdtest services/gateway/acmetest services/gateway/authtest services/gateway/grpcwebtest services/gateway/suitetest $(patsubst %/go.mod,%,$(wildcard services/*/go.mod)) cmd/bijou deploy/e2e
 PROTOS  := $(patsubst %/buf.yaml,%,$(wildcard platform/buf.yaml services/*/buf.yaml))
 TOOLS   := $(CURDIR)/.bijou/tools
 export PATH := $(TOOLS):$(PATH)
@@ -34,6 +34,11 @@ test: ## test every module with the race detector; the end-to-end tests run last
 test-containers: ## run the end-to-end tests over docker compose; needs Linux and an engine (deploy/engine.sh)
 	deploy/base-image.sh
 	BIJOU_TEST_CONTAINERS=1 go test -count=1 -timeout 30m -run '^TestContainers$$' ./deploy/e2e
+
+SUITES ?= most
+edge-suites: ## run suites of other projects over the edge: HTTP/2, gRPC, Connect, TLS, WebSocket; SUITES=all runs every case
+	deploy/suites.sh
+	BIJOU_TEST_SUITES=$(SUITES) go test -v -count=1 -timeout 40m ./services/gateway/suitetest
 
 CORE ?= circuit config discovery errs httpapi kv=./kv,./kv/kvmem,./kv/driver kv/driver=./kv/driver,./kv/kvmem kv/kvmem \
 	load overload pace retry route rpc service text trace
@@ -87,4 +92,4 @@ $(TOOLS)/buf: tools/buf/go.mod
 $(TOOLS)/%: tools/go.mod
 	GOWORK=off GOBIN=$(TOOLS) go -C tools install $$(GOWORK=off go -C tools list tool | grep '/$*$$')
 
-.PHONY: help up dev down build test test-containers mutate faults lint generate bench peers bench-edge bench-stack screenshots fix tidy
+.PHONY: help up dev down build test test-containers edge-suites mutate faults lint generate bench peers bench-edge bench-stack screenshots fix tidy
