@@ -201,9 +201,10 @@ type PickInfo struct {
 	// still counts as pending, and may report the time to its first answer with [Picked.Answered].
 	Stream bool
 	// Hash is the hash of what requests have in common that should go to the same endpoint; [HashOf] makes one. All
-	// processes with the same endpoints choose the same one, until it is ejected or has more than 8 requests in progress
-	// and 1.25 times its part of all: see hash.go. Picks at the same moment may exceed this bound by their number. A request
-	// that probes an ejected endpoint goes there whatever its hash is. Zero: the request goes to any endpoint.
+	// processes with the same endpoints choose the same one, until it is ejected, or has more than 8 requests in
+	// progress and more than 1.25 times its part of all: see hash.go. Picks at the same moment may exceed this bound by
+	// their number. A request that probes an ejected endpoint goes there whatever its hash is. Zero: the request goes to
+	// any endpoint.
 	Hash uint64
 }
 

@@ -103,7 +103,7 @@ const (
 	alertTime = 5 * time.Millisecond
 )
 
-// tlsConfig returns what TLS is done with. Versions, cipher suites and curves are those of Go, from TLS 1.2 on. Keys of
+// tlsConfig returns what TLS is done with: TLS 1.2 and 1.3 as in Mozilla's intermediate configuration. Keys of
 // session tickets are made by crypto/tls, which replaces them each day and accepts them for a week: that needs one
 // Config for all connections.
 func (e *Edge) tlsConfig() *tls.Config {
@@ -116,6 +116,8 @@ func (e *Edge) tlsConfig() *tls.Config {
 			tls.TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384, tls.TLS_ECDHE_RSA_WITH_AES_256_GCM_SHA384,
 			tls.TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256, tls.TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305_SHA256,
 		},
+		// What Mozilla's intermediate configuration has, and the hybrid with ML-KEM.
+		CurvePreferences: []tls.CurveID{tls.X25519MLKEM768, tls.X25519, tls.CurveP256, tls.CurveP384},
 		GetConfigForClient: func(hello *tls.ClientHelloInfo) (*tls.Config, error) {
 			s := hello.Conn.(*secure)
 			if err := s.compute(hello.Context()); err != nil {

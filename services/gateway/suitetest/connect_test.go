@@ -40,8 +40,7 @@ var connectRuns = []struct {
 	to     string // the scheme of the edge's target; empty: as the client speaks
 	web    bool   // the edge makes calls of gRPC of those of gRPC-Web
 	config string // which features are tested, in YAML
-	fails  []string
-	cases  int // so many pass, at least
+	cases  int    // so many pass, at least
 }{
 	{
 		name: "server with HTTP 2", mode: "server", to: "h2c", cases: 10756,
@@ -66,14 +65,11 @@ var connectRuns = []struct {
 ` + compressions,
 	},
 	{
-		name: "client", mode: "client", cases: 6450,
+		name: "client", mode: "client", cases: 6451,
 		config: `versions: [HTTP_VERSION_1, HTTP_VERSION_2]
   protocols: [PROTOCOL_CONNECT, PROTOCOL_GRPC, PROTOCOL_GRPC_WEB]
   supportsTls: false
 ` + compressions,
-		// The response has a status in its header (8) and another one in its trailer (9), where the client shall take the
-		// second. The edge ends a response with a status in its header at once, because such a response has nothing else.
-		fails: []string{"gRPC Unexpected Responses/**/trailers-only/ignore-header-if-trailer-present"},
 	},
 }
 
@@ -89,9 +85,6 @@ func TestConnectConformance(t *testing.T) {
 				t.Fatal(err)
 			}
 			args := []string{"--mode", c.mode, "--conf", conf, "--max-servers", "2"}
-			for _, f := range c.fails {
-				args = append(args, "--known-failing", f)
-			}
 			cmd := exec.CommandContext(t.Context(), suite, append(args, "--", os.Args[0])...)
 			cmd.Env = append(os.Environ(), connectMode+"="+c.mode, connectProgram+"="+program(t, "reference"+c.mode),
 				connectTo+"="+c.to, connectWeb+"="+strconv.FormatBool(c.web))

@@ -21,11 +21,6 @@ var h2specFails = map[string]string{
 	h2specHeader + `TE header field with any value other than "trailers"`: malformed,
 }
 
-// h2specSometimes are the cases that fail now and then. The edge sends the end of a response before it takes note that
-// the stream is closed. A frame of a fast client that comes in between is an error of the stream and not of the
-// connection.
-var h2specSometimes = []string{"http2/5.1: closed: Sends a HEADERS frame"}
-
 const (
 	h2specPreface = "http2/3.5: Sends invalid connection preface"
 	h2specHeader  = "http2/8.1.2.2: Sends a HEADERS frame that contains the "
@@ -53,7 +48,7 @@ func TestH2spec(t *testing.T) {
 			out, err := run(t, exec.CommandContext(t.Context(), path, args...))
 			passed, failed := readH2spec(t, report, out, err)
 			for name, how := range failed {
-				if h2specFails[name] == "" && !slices.Contains(h2specSometimes, name) {
+				if h2specFails[name] == "" {
 					t.Errorf("%s: %s", name, how)
 				}
 			}

@@ -15,10 +15,7 @@ import (
 )
 
 // tlsDiffers is where the edge differs from Mozilla's intermediate configuration, with the reason.
-var tlsDiffers = map[string]string{
-	"tls_curves: TLS curves {'secp521r1'} are supported, but should be rejected.": "the curves are those of Go; " +
-		"this one is strong, and only clients that offer no other of them get it",
-}
+var tlsDiffers = map[string]string{}
 
 // TestTLS scans the edge with sslyze. What it finds must be what Mozilla recommends for servers of the public, and none
 // of the attacks that it knows may work.

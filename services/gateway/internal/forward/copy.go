@@ -233,8 +233,8 @@ func (c *call) isEventStream() bool {
 
 // copy passes the body on.
 func (c *call) copy() error {
-	if c.last.res.Body == nil || c.GRPC && c.last.res.Header.Has("Grpc-Status") {
-		return nil // a gRPC status in the header is the whole answer, and must be in the last frame
+	if c.last.res.Body == nil {
+		return nil
 	}
 	s := c.streaming()
 	if s != nil {

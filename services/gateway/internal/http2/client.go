@@ -95,6 +95,10 @@ func (c *Client) RoundTrip(ctx context.Context, addr string, call *http1.Call) (
 		}
 		res, err := s.exchange(call)
 		if err == nil {
+			if res.Body == nil {
+				call.Cancel.Release()
+				s.conn.done(s, codeNo)
+			}
 			return res, nil
 		}
 		fine := call.Cancel.Release()
@@ -604,6 +608,8 @@ func (s *clientStream) await(call *http1.Call) (*message.Response, error) {
 			l.mu.Lock()
 		}
 		switch {
+		case s.res != nil && s.ended && s.got.n == 0 && len(s.trailer) == 0 && s.left <= 0:
+			return s.res, nil // the header is the whole response
 		case s.res != nil:
 			s.setBody(call.Cancel)
 			return s.res, nil

@@ -483,6 +483,8 @@ func (c *serverConn) trailer(s *stream, b *block, end bool) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	switch {
+	case s.ended && s.sent:
+		return broke(codeProtocol, "HEADERS of a stream that has ended") // it is about to be removed
 	case s.ended:
 		return &streamError{s.id, codeClosed, "HEADERS after the end"}
 	case !end:
