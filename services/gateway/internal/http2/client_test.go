@@ -117,8 +117,7 @@ func send(t *testing.T, c *http2.Client, call *http1.Call) string {
 	if err != nil {
 		return "error: " + err.Error()
 	}
-	defer res.Body.Close()
-	body, err := io.ReadAll(res.Body)
+	body, err := readAll(res)
 	out := strconv.Itoa(res.Status) + " " + string(body)
 	for _, f := range res.Trailer {
 		out += " " + f.Name + "=" + f.Value
@@ -127,6 +126,15 @@ func send(t *testing.T, c *http2.Client, call *http1.Call) string {
 		out += " error: " + err.Error()
 	}
 	return out
+}
+
+// readAll reads and closes the body of a response.
+func readAll(res *message.Response) ([]byte, error) {
+	if res.Body == nil {
+		return nil, nil
+	}
+	defer res.Body.Close()
+	return io.ReadAll(res.Body)
 }
 
 func TestResponses(t *testing.T) {
@@ -590,7 +598,7 @@ func FuzzClient(f *testing.F) {
 		if err != nil {
 			return "error"
 		}
-		body, err := io.ReadAll(res.Body)
+		body, err := readAll(res)
 		return fmt.Sprintf("%d %v %d %x %v %v", res.Status, res.Header, len(body), sha256.Sum256(body), res.Trailer, err)
 	}
 	f.Fuzz(func(t *testing.T, in []byte, size uint16) {
