@@ -146,6 +146,7 @@ func TestHandshakesAreLimited(t *testing.T) {
 			t.Errorf("without a place the handshake ended after %v with the error %v, want one after 1 s", time.Since(start),
 				err)
 		}
+		synctest.Wait() // the client sees the end before it is counted
 		if n := w.gauge("bijou_gateway_tls_handshakes_total")["busy"]; n != 1 {
 			t.Errorf("%v handshakes are counted as busy, want 1", n)
 		}
