@@ -303,6 +303,13 @@ func (certMethod) challenge(string, string) string { return "" }
 // identity is the name of the caller for logs, spans and limits. Empty: it is not known.
 func (x *exchange) identity() string { return x.to.Caller.Identity() }
 
+// callerParts tell one caller from all others: the method and the issuer that know it, and its name. An API key may be
+// called as somebody's claim is.
+func (x *exchange) callerParts() [3]string {
+	issuer, _ := x.to.Caller.Claims["iss"].(string)
+	return [3]string{x.to.Caller.Method, issuer, x.identity()}
+}
+
 // newAuthClient returns the client for identity providers.
 func newAuthClient() *http.Client {
 	return &http.Client{CheckRedirect: func(r *http.Request, via []*http.Request) error {

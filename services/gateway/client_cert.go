@@ -58,8 +58,7 @@ func (e *Edge) newClientCerts(t *table) *clientCerts {
 func (c *clientCerts) asks(host string) bool {
 	host = syntax.HostName(host)
 	for _, h := range c.hosts {
-		parent, wild := strings.CutPrefix(h, "*")
-		if h == "" || host == "" || h == host || wild && strings.HasSuffix(host, parent) {
+		if h == "" || host == "" || syntax.MatchesHost(h, host) {
 			return true
 		}
 	}

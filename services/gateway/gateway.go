@@ -375,10 +375,8 @@ func (e *Edge) Shutdown(ctx context.Context) error {
 	e.conns.closeUnused()
 	e.forwarder.Drain(ctx)
 	e.conns.closeIdle()
-	err := e.http2.Shutdown(ctx)
-	if err == nil || errors.Is(err, ctx.Err()) {
-		err = e.conns.wait(ctx)
-	}
+	e.http2.Drain()
+	err := e.conns.wait(ctx)
 	if ctx.Err() != nil && errors.Is(err, ctx.Err()) {
 		e.log.Warn("stopping the edge: closing connections that did not end in time")
 		err = nil
@@ -397,7 +395,7 @@ func (e *Edge) Close() error {
 	e.mu.Unlock()
 	e.conns.closeAll()
 	e.release.stop()
-	err := e.http2.Close()
+	e.http2.Close()
 	e.forwarder.Close()
 	e.stopMirrors()
 	e.work.Wait()
@@ -406,9 +404,9 @@ func (e *Edge) Close() error {
 	e.hooks.Close()
 	e.closeTLS()
 	if e.access.file != nil {
-		err = errors.Join(err, e.access.file.Close())
+		return e.access.file.Close()
 	}
-	return err
+	return nil
 }
 
 // begin counts a request; false: the edge is closed.

@@ -46,15 +46,13 @@ func (x *exchange) hash() (hash uint64, given string) {
 	return route.HashOf(given), given
 }
 
-// identityHash is the hash of the caller, with the method and the issuer that know it, as limits have it; 0: there is
-// none.
+// identityHash is the hash of the caller; 0: there is none.
 func (x *exchange) identityHash() uint64 {
-	id := x.identity()
-	if id == "" {
+	if x.identity() == "" {
 		return 0
 	}
-	issuer, _ := x.to.Caller.Claims["iss"].(string)
-	return route.HashOf(x.to.Caller.Method, issuer, id)
+	who := x.callerParts()
+	return route.HashOf(who[:]...)
 }
 
 // setCookie adds a cookie for the whole host to the response. It lasts until the browser is closed.

@@ -36,10 +36,7 @@ func (t toHTTPS) Validate() error {
 // has reports whether requests for a host are redirected.
 func (t toHTTPS) has(host string) bool {
 	host = syntax.HostName(host)
-	return host != "" && slices.ContainsFunc(t.Hosts, func(h string) bool {
-		parent, wild := strings.CutPrefix(h, "*")
-		return wild && strings.HasSuffix(host, parent) || h == host
-	})
+	return host != "" && slices.ContainsFunc(t.Hosts, func(h string) bool { return syntax.MatchesHost(h, host) })
 }
 
 // redirectToHTTPS answers a request that came without TLS with its URL with https, if the setting says so. False: it

@@ -249,17 +249,14 @@ func (x *exchange) limitKey(l *limiter) uint64 {
 	return h.Sum64()
 }
 
-// identityKey hashes the name of the caller, with the method and the issuer that know it: an API key may be called as
-// somebody's claim is. Requests without a caller are counted by client.
+// identityKey hashes the caller. Requests without a caller are counted by client.
 func (x *exchange) identityKey() uint64 {
-	id := x.identity()
-	if id == "" {
+	if x.identity() == "" {
 		return clientKey(x.in.Client)
 	}
 	var h maphash.Hash
 	h.SetSeed(keySeed)
-	issuer, _ := x.to.Caller.Claims["iss"].(string)
-	for _, part := range []string{x.to.Caller.Method, issuer, id} {
+	for _, part := range x.callerParts() {
 		_, _ = h.WriteString(part) // never fails
 		_ = h.WriteByte('\n')      // never fails
 	}

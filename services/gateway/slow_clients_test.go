@@ -130,10 +130,18 @@ func TestManySlowClientsWithSmallBodies(t *testing.T) {
 }
 
 func inUse() int64 {
+	m := afterCollection()
+	return int64(m.HeapAlloc + m.StackInuse)
+}
+
+func heapInUse() int64 {
+	return int64(afterCollection().HeapAlloc)
+}
+
+func afterCollection() (m runtime.MemStats) {
 	for range 3 { // until the pools are empty
 		runtime.GC()
 	}
-	var m runtime.MemStats
 	runtime.ReadMemStats(&m)
-	return int64(m.HeapAlloc + m.StackInuse)
+	return m
 }

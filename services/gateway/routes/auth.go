@@ -312,10 +312,8 @@ func (l *AuthLogin) validate() *violation {
 	if v := checkAlgorithms(l.Algorithms); v != nil {
 		return v
 	}
-	for i, scope := range l.Scopes {
-		if !isScope(scope) {
-			return bad(fmt.Sprintf("scopes[%d]", i), "must be a scope without spaces, is %q", scope)
-		}
+	if v := checkScopes(l.Scopes); v != nil {
+		return v
 	}
 	o := l.Options()
 	switch {
@@ -433,10 +431,8 @@ func (u *AuthRule) validate() *violation {
 	if len(u.Scopes)+len(u.Claims)+len(u.Keys) == 0 {
 		return bad("", "must have scopes, claims or keys")
 	}
-	for i, scope := range u.Scopes {
-		if !isScope(scope) {
-			return bad(fmt.Sprintf("scopes[%d]", i), "must be a scope without spaces, is %q", scope)
-		}
+	if v := checkScopes(u.Scopes); v != nil {
+		return v
 	}
 	if len(u.Claims) > maxClaims {
 		return bad("claims", "must have at most %d claims, has %d", maxClaims, len(u.Claims))
@@ -456,11 +452,16 @@ func (u *AuthRule) validate() *violation {
 	return cmp.Or(checkList("scopes", u.Scopes), checkList("keys", u.Keys))
 }
 
-// isScope reports whether text is a scope-token (RFC 6749, 3.3).
-func isScope(text string) bool {
-	return text != "" && !strings.ContainsFunc(text, func(c rune) bool {
-		return c <= ' ' || c > '~' || c == '"' || c == '\\'
-	})
+// checkScopes refuses what is no scope-token (RFC 6749, 3.3).
+func checkScopes(list []string) *violation {
+	for i, scope := range list {
+		if scope == "" || strings.ContainsFunc(scope, func(c rune) bool {
+			return c <= ' ' || c > '~' || c == '"' || c == '\\'
+		}) {
+			return bad(fmt.Sprintf("scopes[%d]", i), "must be a scope without spaces, is %q", scope)
+		}
+	}
+	return nil
 }
 
 func checkClaim(field, name string) *violation {

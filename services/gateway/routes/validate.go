@@ -73,7 +73,7 @@ func (r *Route) validateMatch() *violation {
 	m := &r.Match
 	if m.Host != "" {
 		m.Host = strings.ToLower(m.Host)
-		if host := strings.TrimPrefix(m.Host, "*."); !syntax.IsHost(host) || strings.ContainsAny(host, ":*") {
+		if !syntax.IsHostPattern(m.Host) {
 			return bad("match.host", `must be a host name without port, or "*." and a host name, is %q`, m.Host)
 		}
 	}

@@ -92,7 +92,7 @@ func Compile(list Pages) (*Table, error) {
 				fmt.Sprintf(format, args...))
 		}
 		host := strings.ToLower(p.Host)
-		if name := strings.TrimPrefix(host, "*."); host != "" && (!syntax.IsHost(name) || strings.ContainsAny(name, ":*")) {
+		if host != "" && !syntax.IsHostPattern(host) {
 			return refuse("host", `must be a host name without port, or "*." and a host name, is %q`, p.Host)
 		}
 		for k, status := range p.Status {
@@ -190,7 +190,7 @@ func (p *page) takes(host string, status int) bool {
 	if len(p.status) > 0 && !slices.Contains(p.status, status) {
 		return false
 	}
-	return p.host == "" || p.host == host || p.host[0] == '*' && strings.HasSuffix(host, p.host[1:])
+	return p.host == "" || syntax.MatchesHost(p.host, host)
 }
 
 func (p *page) fill(v Values) []byte {

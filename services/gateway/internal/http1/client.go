@@ -8,7 +8,6 @@ import (
 	"net"
 	"net/http"
 	"os"
-	"runtime/debug"
 	"strconv"
 	"sync"
 	"time"
@@ -334,22 +333,15 @@ func (c *Client) connect(ctx context.Context, addr string, cancel *Canceler) (*o
 	ctx, free := cancel.Context(ctx)
 	defer free()
 	var err error
-	var defect string // what a panic said, and where it was
 	done := make(chan struct{})
 	go func() { // else the stack of the request would grow to 16 KiB, and not shrink
 		defer close(done)
-		defer func() {
-			if v := recover(); v != nil {
-				defect = fmt.Sprintf("%v\n%s", v, debug.Stack())
-			}
-		}()
+		defer Catch(&err)
 		oc.Conn, err = c.Dial(ctx, "tcp", addr)
 	}()
 	<-done
-	switch {
-	case defect != "":
-		panic(defect) // in the goroutine of the request, where it is caught
-	case err != nil:
+	Raise(err)
+	if err != nil {
 		return nil, &net.OpError{Op: "dial", Net: "tcp", Err: err}
 	}
 	oc.unread.init(oc.Conn)

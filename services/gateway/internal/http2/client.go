@@ -7,7 +7,6 @@ import (
 	"io"
 	"net"
 	"net/http"
-	"runtime/debug"
 	"slices"
 	"strconv"
 	"sync"
@@ -43,26 +42,6 @@ var (
 
 // notTaken is the error of a request that the origin has not looked at: it may be sent again.
 type notTaken struct{ error }
-
-// defect is a panic in a goroutine that belongs to no request. It goes on in those of the requests, where it is caught.
-type defect struct{ text string }
-
-// Error implements error.
-func (d *defect) Error() string { return d.text }
-
-// catch makes an error of a panic.
-func catch(err *error) {
-	if v := recover(); v != nil {
-		*err = &defect{fmt.Sprintf("%v\n%s", v, debug.Stack())}
-	}
-}
-
-// raise panics if err is a defect.
-func raise(err error) {
-	if d, ok := errors.AsType[*defect](err); ok {
-		panic(d.text)
-	}
-}
 
 // dial is a connection that is being made. Those who need it wait for it together.
 type dial struct {
@@ -145,7 +124,7 @@ func (d *dial) wait(ctx context.Context, cancel *http1.Canceler) error {
 	defer free()
 	select {
 	case <-d.done:
-		raise(d.err)
+		http1.Raise(d.err)
 		return d.err
 	case <-ctx.Done():
 	}
@@ -162,8 +141,8 @@ func (c *Client) connect(addr string, d *dial) {
 	defer c.mu.Unlock()
 	defer close(d.done)
 	delete(c.dials, addr)
-	if _, ok := errors.AsType[*defect](err); err != nil && !ok {
-		err = &net.OpError{Op: "dial", Net: network(addr), Err: err}
+	if _, ok := errors.AsType[*http1.Defect](err); err != nil && !ok {
+		err = &net.OpError{Op: "dial", Net: "tcp", Err: err}
 	}
 	if d.err = err; err != nil {
 		return
@@ -184,19 +163,15 @@ func (c *Client) connect(addr string, d *dial) {
 		c.conns = map[string][]*clientConn{}
 	}
 	c.conns[addr] = append(slices.Clip(c.conns[addr]), k)
+	k.mu.Lock()
+	k.restLocked() // who needed it may have gone
+	k.mu.Unlock()
 	go k.serve()
 }
 
 func (c *Client) dial(addr string) (nc net.Conn, err error) {
-	defer catch(&err)
-	return c.Dial(context.Background(), network(addr), addr)
-}
-
-func network(addr string) string {
-	if addr != "" && addr[0] == '/' {
-		return "unix"
-	}
-	return "tcp"
+	defer http1.Catch(&err)
+	return c.Dial(context.Background(), "tcp", addr)
 }
 
 // remove removes a connection that takes no more streams.
@@ -227,7 +202,7 @@ type clientConn struct {
 	retiring bool      // it takes no more streams
 	heard    time.Time // when something was read last
 	asked    bool      // a ping was sent since a message came: gRPC's servers close connections with more
-	doubt    time.Time // since when a request without an answer makes it doubtful that the origin is there; zero: it is
+	doubt    bool      // a request without an answer makes it doubtful that the origin is there
 	idle     *time.Timer
 }
 
@@ -255,7 +230,7 @@ func (k *clientConn) serve() {
 }
 
 func (k *clientConn) readAll() (err error) {
-	defer catch(&err)
+	defer http1.Catch(&err)
 	return k.readFrames()
 }
 
@@ -263,7 +238,7 @@ func (k *clientConn) readAll() (err error) {
 func (k *clientConn) open(call *http1.Call) *clientStream {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	if k.retiring || k.err != nil || len(k.streams) >= k.most || !k.doubt.IsZero() || k.last == maxWindow {
+	if k.retiring || k.err != nil || len(k.streams) >= k.most || k.doubt || k.last == maxWindow {
 		return nil
 	}
 	s := &clientStream{conn: k, method: call.Method, opened: time.Now()}
@@ -310,8 +285,7 @@ func (k *clientConn) retire() {
 
 func (k *clientConn) closeIfIdleLocked() {
 	if len(k.streams) == 0 {
-		k.out.stopped.Store(true)
-		_ = k.conn.SetReadDeadline(message.LongAgo) // fails only when it is closed
+		k.out.stop()
 	}
 }
 
@@ -328,7 +302,7 @@ func (k *clientConn) done(s *clientStream, c code) {
 func (k *clientConn) restLocked() {
 	switch {
 	case len(k.streams) > 0 || k.err != nil:
-	case k.retiring || !k.doubt.IsZero():
+	case k.retiring || k.doubt:
 		k.closeIfIdleLocked()
 	case k.idle == nil:
 		k.idle = time.AfterFunc(message.KeepIdle, k.rest)
@@ -353,16 +327,16 @@ func (k *clientConn) rest() {
 // doubtLocked takes note that a request was given up before anything came on the connection: the origin may be gone
 // without a word. Until something comes, the connection takes no more streams.
 func (k *clientConn) doubtLocked(opened time.Time) {
-	if k.heard.After(opened) || !k.doubt.IsZero() {
+	if k.heard.After(opened) || k.doubt {
 		return
 	}
-	k.doubt = time.Now()
+	k.doubt = true
 	if k.asked {
 		return
 	}
 	k.asked = true
-	k.out.control(func(b []byte) []byte { return append(appendHead(b, 8, framePing, 0, 0), "is there"...) })
-	_ = k.conn.SetReadDeadline(k.doubt.Add(pongTime)) // fails only when it is closed
+	k.out.control(func(b []byte) []byte { return appendPing(b, 0, []byte("is there")) })
+	_ = k.conn.SetReadDeadline(time.Now().Add(pongTime)) // fails only when it is closed
 }
 
 // count implements role.
@@ -381,8 +355,8 @@ func (k *clientConn) wait(again bool) {
 	defer k.mu.Unlock()
 	if !again {
 		k.heard = time.Now()
-		if !k.doubt.IsZero() {
-			k.doubt = time.Time{}
+		if k.doubt {
+			k.doubt = false
 			_ = k.conn.SetReadDeadline(time.Time{}) // fails only when it is closed
 		}
 	}
@@ -398,7 +372,7 @@ func (k *clientConn) expired() error {
 	}
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	if k.doubt.IsZero() {
+	if !k.doubt {
 		_ = k.conn.SetReadDeadline(time.Time{})
 		return nil
 	}
@@ -614,7 +588,7 @@ func (s *clientStream) await(call *http1.Call) (*message.Response, error) {
 			s.setBody(call.Cancel)
 			return s.res, nil
 		case s.err != nil:
-			raise(s.err)
+			http1.Raise(s.err)
 			return nil, taken(s.err)
 		}
 		s.news.Wait()
@@ -696,7 +670,7 @@ func (b *answerBody) Read(p []byte) (int, error) {
 		return 0, io.EOF
 	}
 	n, err := s.read(p)
-	raise(err)
+	http1.Raise(err)
 	if errors.Is(err, io.EOF) {
 		s.res.Trailer = s.trailer
 		b.finish(codeNo)

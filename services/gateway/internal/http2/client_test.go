@@ -406,6 +406,47 @@ func TestIdleConnectionIsClosed(t *testing.T) {
 	})
 }
 
+// A connection is closed in time although the request that needed it was given up while it was made, and at once if the
+// client was closed meanwhile.
+func TestConnectionThatNobodyNeedsIsClosed(t *testing.T) {
+	for name, closes := range map[string]bool{"request given up": false, "client closed": true} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				var ended atomic.Bool
+				c := newOrigin(t, func(o *originConn, _ int) {
+					_ = o.WriteSettings()
+					o.each(func(uint32, *nethttp2.MetaHeadersFrame) {})
+					ended.Store(true)
+				})
+				connect := c.Dial
+				c.Dial = func(ctx context.Context, network, addr string) (net.Conn, error) {
+					time.Sleep(time.Second)
+					return connect(ctx, network, addr)
+				}
+				call := newCall("GET")
+				time.AfterFunc(time.Second/2, func() {
+					call.Cancel.Cancel(errors.New("late"))
+					if closes {
+						c.Close()
+					}
+				})
+				if got := send(t, c, call); got != "error: late" {
+					t.Errorf("got %q, want that it is late", got)
+				}
+				within := time.Second
+				if !closes {
+					within = time.Minute
+				}
+				time.Sleep(within)
+				synctest.Wait()
+				if !ended.Load() {
+					t.Errorf("the connection is open after %v", within)
+				}
+			})
+		})
+	}
+}
+
 // bodyOf is the body of a request.
 type bodyOf struct {
 	io.Reader

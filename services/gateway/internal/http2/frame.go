@@ -81,6 +81,10 @@ func appendGoAway(b []byte, last uint32, c code) []byte {
 	return binary.BigEndian.AppendUint32(b, uint32(c))
 }
 
+func appendPing(b []byte, flags byte, data []byte) []byte {
+	return append(appendHead(b, len(data), framePing, flags, 0), data...)
+}
+
 // setting is one of a frame of settings.
 type setting struct {
 	id    uint16

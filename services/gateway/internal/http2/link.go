@@ -398,7 +398,7 @@ func (l *link) takePing(h frameHead, p []byte) error {
 		l.role.pong()
 		return nil
 	}
-	l.out.control(func(b []byte) []byte { return append(appendHead(b, 8, framePing, flagAck, 0), p...) })
+	l.out.control(func(b []byte) []byte { return appendPing(b, flagAck, p) })
 	return nil
 }
 

@@ -213,8 +213,13 @@ func (o *output) failLocked(err error) {
 	o.err = err
 	o.buf = nil
 	o.room.Broadcast()
+	o.stop()
+}
+
+// stop makes the reader of the connection end it.
+func (o *output) stop() {
 	o.stopped.Store(true)
-	_ = o.conn.SetReadDeadline(message.LongAgo) // the reader ends the connection; it fails only when it is closed
+	_ = o.conn.SetReadDeadline(message.LongAgo) // fails only when it is closed
 }
 
 // control adds a frame that is not about a body.

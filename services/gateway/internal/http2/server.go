@@ -6,7 +6,6 @@
 package http2
 
 import (
-	"context"
 	"errors"
 	"io"
 	"log/slog"
@@ -67,18 +66,17 @@ type Options struct {
 	Log *slog.Logger
 }
 
-// Server serves clients. Make one with NewServer, and end it with Shutdown and Close.
+// Server serves clients. Make one with NewServer, and end it with Close.
 type Server struct {
 	opts  Options
 	work  chan *serverStream // for goroutines that wait
 	idle  atomic.Int64       // how many there are
 	ended chan struct{}      // closed by Close
+	once  sync.Once
 
 	mu       sync.Mutex
 	conns    map[*serverConn]struct{}
 	draining bool
-	closed   bool
-	empty    chan struct{} // closed when conns is empty; nil: nobody waits for that
 }
 
 // NewServer returns a server.
@@ -94,10 +92,7 @@ func (s *Server) Serve(nc Conn, received []byte, handle Handle) {
 	c := &serverConn{server: s, nc: nc, handle: handle, idle: time.Now()}
 	c.budgets.init()
 	c.init(nc, received[len(http1.Preface):], c, streamRoom, connRoom, maxFieldList)
-	if !s.add(c) {
-		nc.Cut()
-		return
-	}
+	s.add(c)
 	defer s.remove(c)
 	c.out.control(func(b []byte) []byte {
 		b = appendSettings(b, setting{settingStreams, maxStreams}, setting{settingWindow, streamRoom},
@@ -108,66 +103,34 @@ func (s *Server) Serve(nc Conn, received []byte, handle Handle) {
 	c.finish(c.readFrames())
 }
 
-func (s *Server) add(c *serverConn) bool {
+func (s *Server) add(c *serverConn) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.closed {
-		return false
-	}
 	s.conns[c] = struct{}{}
 	if s.draining {
 		c.drain()
 	}
-	return true
 }
 
 func (s *Server) remove(c *serverConn) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	delete(s.conns, c)
-	if len(s.conns) == 0 && s.empty != nil {
-		close(s.empty)
-		s.empty = nil
-	}
 }
 
-// Shutdown sends GOAWAY to all clients and waits for requests in progress.
-func (s *Server) Shutdown(ctx context.Context) error {
+// Drain sends GOAWAY to all clients. Their connections end after the requests in progress, and so does Serve.
+func (s *Server) Drain() {
 	s.mu.Lock()
+	defer s.mu.Unlock()
 	s.draining = true
 	for c := range s.conns {
 		c.drain()
 	}
-	if len(s.conns) == 0 {
-		s.mu.Unlock()
-		return nil
-	}
-	if s.empty == nil {
-		s.empty = make(chan struct{})
-	}
-	empty := s.empty
-	s.mu.Unlock()
-	select {
-	case <-empty:
-		return nil
-	case <-ctx.Done():
-		return ctx.Err() //nolint:wrapcheck // the caller asks what it is
-	}
 }
 
-// Close closes all connections.
-func (s *Server) Close() error {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if !s.closed {
-		close(s.ended)
-	}
-	s.closed = true
-	for c := range s.conns {
-		c.nc.Cut()
-	}
-	return nil
-}
+// Close ends the goroutines that wait for requests. Who closes the connections calls it after that. It may be called
+// more than once.
+func (s *Server) Close() { s.once.Do(func() { close(s.ended) }) }
 
 // serverConn is a connection with a client.
 type serverConn struct {
@@ -241,12 +204,6 @@ func (c *serverConn) awaitClient() {
 	_, _ = io.CopyN(io.Discard, c.nc, connRoom)        // what still comes is not needed
 }
 
-// stop makes the reader end.
-func (c *serverConn) stop() {
-	c.out.stopped.Store(true)
-	_ = c.nc.SetReadDeadline(message.LongAgo) // fails only when it is closed
-}
-
 // drain tells the client to open no more streams. Those that are on their way are answered: the last one is named when
 // the client has answered a ping.
 func (c *serverConn) drain() {
@@ -257,7 +214,7 @@ func (c *serverConn) drain() {
 	}
 	c.draining = true
 	c.out.control(func(b []byte) []byte {
-		return append(appendHead(appendGoAway(b, maxWindow, codeNo), 8, framePing, 0, 0), "draining"...)
+		return appendPing(appendGoAway(b, maxWindow, codeNo), 0, []byte("draining"))
 	})
 	c.out.flushLater()
 	c.timer = time.AfterFunc(lastTime, c.nameLast)
@@ -278,7 +235,7 @@ func (c *serverConn) nameLast() {
 
 func (c *serverConn) stopIfDrainedLocked() {
 	if c.drained && len(c.streams) == 0 {
-		c.stop()
+		c.out.stop()
 	}
 }
 
@@ -434,7 +391,7 @@ func (c *serverConn) expired() error {
 		return errClosed
 	}
 	c.pinged = time.Now()
-	c.out.control(func(b []byte) []byte { return append(appendHead(b, 8, framePing, 0, 0), "is there"...) })
+	c.out.control(func(b []byte) []byte { return appendPing(b, 0, []byte("is there")) })
 	c.out.flushLater()
 	return nil
 }
@@ -522,21 +479,16 @@ func (c *serverConn) start(s *stream) {
 const maxIdle = 64
 
 // serveStreams answers a request, and then others.
-func (s *Server) serveStreams(first *serverStream) {
-	first.conn.run(first)
-	if s.idle.Add(1) > maxIdle {
-		s.idle.Add(-1)
-		return
-	}
+func (s *Server) serveStreams(next *serverStream) {
 	for {
-		select {
-		case next := <-s.work:
+		next.conn.run(next)
+		if s.idle.Add(1) > maxIdle {
 			s.idle.Add(-1)
-			next.conn.run(next)
-			if s.idle.Add(1) > maxIdle {
-				s.idle.Add(-1)
-				return
-			}
+			return
+		}
+		select {
+		case next = <-s.work:
+			s.idle.Add(-1)
 		case <-s.ended:
 			return
 		}
@@ -573,6 +525,6 @@ func (c *serverConn) stalled() {
 	c.server.opts.Count("stalled_stream")
 	if !c.budgets.early(stallPrice) {
 		c.stalls.Store(true)
-		c.stop()
+		c.out.stop()
 	}
 }

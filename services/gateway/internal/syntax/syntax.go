@@ -79,6 +79,18 @@ func HostName(s string) string {
 	return strings.ToLower(strings.TrimSuffix(host, "."))
 }
 
+// IsHostPattern reports whether s is a host name without port, or "*." and one.
+func IsHostPattern(s string) bool {
+	name := strings.TrimPrefix(s, "*.")
+	return IsHost(name) && !strings.ContainsAny(name, ":*")
+}
+
+// MatchesHost reports whether a host name is the one of a pattern, or below it. Both are in lower case.
+func MatchesHost(pattern, host string) bool {
+	parent, wild := strings.CutPrefix(pattern, "*")
+	return wild && strings.HasSuffix(host, parent) || pattern == host
+}
+
 // Canonical is the form of a field's name that http.Header uses.
 func Canonical(name string) string { return textproto.CanonicalMIMEHeaderKey(name) }
 
