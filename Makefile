@@ -25,7 +25,7 @@ services/console/dist/index.html: $(shell find services/console/ui -name node_mo
 		echo "the pages of the console could not be built, see above; the console will have none"
 
 test: ## test every module with the race detector; the end-to-end tests run last, without other tests beside them
-	go test -race $$(go list work | grep -v /deploy/e2e)
+	go test -race -timeout 30m $$(go list work | grep -v /deploy/e2e)
 	go test -run 'TestManySlowClients|TestMemoryOfIdle|TestHandlerAllocatesNothing|TestSpanIsOneAllocation|TestAllocationsOfARequest' ./services/gateway ./platform/trace # not with -race
 	go test -race -count=1 -p 1 -timeout 40m ./deploy/e2e/...
 	GOWORK=off go -C tools/hosts test -count=1 ./...
