@@ -161,9 +161,16 @@ func (x *exchange) checkForwarding() *flow.Failure {
 }
 
 // checkUpgrade checks a request to switch protocols. An upgrade to h2c is ignored, as RFC 9113 advises, and so is each
-// of HTTP/1.0 (RFC 9110, 7.8). HTTP/2 with prior knowledge works.
+// of HTTP/1.0 (RFC 9110, 7.8). HTTP/2 with prior knowledge works. Over HTTP/2 it is a CONNECT with a protocol.
 func (x *exchange) checkUpgrade() *flow.Failure {
 	r := x.in.Request
+	if r.Protocol != "" {
+		if r.Protocol != routes.WebSocket {
+			return flow.Fail(flow.FaultClient, http.StatusNotImplemented, "the only protocol over HTTP/2 is websocket")
+		}
+		x.in.Upgrade = routes.WebSocket
+		return nil
+	}
 	if r.Version != message.HTTP11 || !r.Header.HasWord("Connection", "upgrade") || !r.Header.Has("Upgrade") {
 		return nil
 	}

@@ -33,42 +33,45 @@ func (w *world) shadow() <-chan string {
 }
 
 func TestCopiesOfRequestsAreSentToTheMirror(t *testing.T) {
-	w := newWorld(t, mirroring(``))
-	copies := w.shadow()
-	w.origin("web", "web-1", "", http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
-		body, err := io.ReadAll(r.Body)
-		_, _ = fmt.Fprintf(rw, "%s %s %q %v %q", r.Method, r.RequestURI, body, err, r.Header.Get("X-Bijou-Mirror"))
-	}))
-	long := strings.Repeat("x", 64<<10)
-	for _, h2 := range []bool{false, true} {
-		for _, c := range []struct {
-			method string
-			body   io.Reader
-			want   string
-		}{
-			{"GET", nil, ""},
-			{"POST", strings.NewReader("abc"), "abc"},
-			{"PUT", strings.NewReader(long), long},
-			{"POST", io.MultiReader(strings.NewReader("of unknown length")), "of unknown length"},
-			{"DELETE", nil, ""},
-		} {
-			res := w.do(w.client(h2), c.method, "http://x/app/a?b=c", c.body, "X-Bijou-Mirror", "forged")
-			if want := fmt.Sprintf(`%s /v2/a?b=c %q <nil> ""`, c.method, c.want); res.StatusCode != 200 || res.body != want ||
-				res.Header.Get("X-Route") != "1" {
-				t.Errorf("HTTP/2 %t, %s: got %d %.80s, want the response of the origin", h2, c.method, res.StatusCode, res.body)
-			}
-			if got, want := <-copies, fmt.Sprintf("%s /v2/a?b=c /app/a web client %q <nil>", c.method, c.want); got != want {
-				t.Errorf("HTTP/2 %t: the mirror got %.100s, want %.100s", h2, got, want)
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, mirroring(``))
+		copies := w.shadow()
+		w.origin("web", "web-1", "", http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
+			body, err := io.ReadAll(r.Body)
+			_, _ = fmt.Fprintf(rw, "%s %s %q %v %q", r.Method, r.RequestURI, body, err, r.Header.Get("X-Bijou-Mirror"))
+		}))
+		long := strings.Repeat("x", 64<<10)
+		for _, h2 := range []bool{false, true} {
+			for _, c := range []struct {
+				method string
+				body   io.Reader
+				want   string
+			}{
+				{"GET", nil, ""},
+				{"POST", strings.NewReader("abc"), "abc"},
+				{"PUT", strings.NewReader(long), long},
+				{"POST", io.MultiReader(strings.NewReader("of unknown length")), "of unknown length"},
+				{"DELETE", nil, ""},
+			} {
+				res := w.do(w.client(h2), c.method, "http://x/app/a?b=c", c.body, "X-Bijou-Mirror", "forged")
+				if want := fmt.Sprintf(`%s /v2/a?b=c %q <nil> ""`, c.method, c.want); res.StatusCode != 200 || res.body != want ||
+					res.Header.Get("X-Route") != "1" {
+					t.Errorf("HTTP/2 %t, %s: got %d %.80s, want the response of the origin", h2, c.method, res.StatusCode, res.body)
+				}
+				if got, want := <-copies, fmt.Sprintf("%s /v2/a?b=c /app/a web client %q <nil>", c.method, c.want); got != want {
+					t.Errorf("HTTP/2 %t: the mirror got %.100s, want %.100s", h2, got, want)
+				}
 			}
 		}
-	}
-	w.edge.Close()
-	if got := w.metric("bijou_gateway_mirrored_total", "route=web", "result=ok"); got != 10 {
-		t.Errorf("bijou_gateway_mirrored_total has %v copies that were sent, want 10", got)
-	}
-	if got := w.metric("bijou_gateway_requests_total"); got != 10 {
-		t.Errorf("bijou_gateway_requests_total is %v, want 10 without the copies", got)
-	}
+		synctest.Wait() // the copies have been answered
+		w.edge.Close()
+		if got := w.metric("bijou_gateway_mirrored_total", "route=web", "result=ok"); got != 10 {
+			t.Errorf("bijou_gateway_mirrored_total has %v copies that were sent, want 10", got)
+		}
+		if got := w.metric("bijou_gateway_requests_total"); got != 10 {
+			t.Errorf("bijou_gateway_requests_total is %v, want 10 without the copies", got)
+		}
+	})
 }
 
 // A mirror that hangs delays nothing. What is more than may be in progress is dropped and counted, and a stop does not

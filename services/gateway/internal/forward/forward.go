@@ -173,6 +173,9 @@ func (c *call) forward() *flow.Failure {
 	if c.last.res.Status == http.StatusSwitchingProtocols {
 		return c.tunnel()
 	}
+	if c.Protocol != "" && c.last.res.Status < 300 { // to the client it would say that the tunnel is open
+		return c.notSwitched("%s did not switch to %s", c.Target.Name, c.Upgrade)
+	}
 	c.answer()
 	return nil
 }

@@ -7,6 +7,7 @@ import (
 	"bijou.dev/services/gateway/internal/fields"
 	"bijou.dev/services/gateway/internal/message"
 	"bijou.dev/services/gateway/internal/reply"
+	"bijou.dev/services/gateway/routes"
 )
 
 // outgoing returns the header to send to the origin.
@@ -36,6 +37,9 @@ func (c *call) outgoing() message.Header {
 	}
 	if changes := &c.Rule.Request; changes.Any() {
 		reply.Change(&out, changes, c.Routed)
+	}
+	if c.Protocol == routes.WebSocket {
+		out.Set(webSocketKey, newWebSocketKey())
 	}
 	c.forwarded(&out)
 	out.Add("Via", via[c.Accepted.Request.Version])

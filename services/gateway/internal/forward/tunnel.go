@@ -2,6 +2,9 @@ package forward
 
 import (
 	"context"
+	"crypto/rand"
+	"crypto/sha1" //nolint:gosec // of WebSocket
+	"encoding/base64"
 	"errors"
 	"io"
 	"net/http"
@@ -72,9 +75,11 @@ const halfOpen = 5 * time.Second
 func (c *call) tunnel() *flow.Failure {
 	origin, ok := c.last.res.Body.(io.ReadWriteCloser)
 	if !ok || !strings.EqualFold(c.last.res.Header.Get("Upgrade"), c.Upgrade) {
-		c.last.outcome = route.Failure
-		return flow.Fail(flow.FaultOrigin, http.StatusBadGateway, "%s switched to another protocol than asked for",
-			c.Target.Name)
+		return c.notSwitched("%s switched to another protocol than asked for", c.Target.Name)
+	}
+	accept := c.last.res.Header.Get("Sec-Websocket-Accept")
+	if c.Protocol != "" && accept != webSocketAccept(c.header.Get(webSocketKey)) {
+		return c.notSwitched("%s accepted another WebSocket than this one", c.Target.Name)
 	}
 	h := reply.FromOrigin(c.last.res.Header)
 	h.Add("Connection", "Upgrade")
@@ -97,6 +102,26 @@ func (c *call) tunnel() *flow.Failure {
 	c.f.opts.Tunnels(1)
 	c.result.Tunnel = t
 	return nil
+}
+
+func (c *call) notSwitched(format string, args ...any) *flow.Failure {
+	c.last.outcome = route.Failure
+	return flow.Fail(flow.FaultOrigin, http.StatusBadGateway, format, args...)
+}
+
+// webSocketKey is a field that the edge sends for clients of HTTP/2, who have none. A server that has not read it
+// cannot know what it must answer (RFC 6455, 4.2.2).
+const webSocketKey = "Sec-Websocket-Key"
+
+func newWebSocketKey() string {
+	var key [16]byte
+	_, _ = rand.Read(key[:]) // never fails
+	return base64.StdEncoding.EncodeToString(key[:])
+}
+
+func webSocketAccept(key string) string {
+	sum := sha1.Sum([]byte(key + "258EAFA5-E914-47DA-95CA-C5AB0DC85B11")) //nolint:gosec // RFC 6455 says so
+	return base64.StdEncoding.EncodeToString(sum[:])
 }
 
 // Start passes frames in two goroutines until either side ends the tunnel. Then one of the goroutines calls end with

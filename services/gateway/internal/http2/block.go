@@ -18,12 +18,13 @@ type block struct {
 	itself bool   // the stream depends on itself
 	bytes  int    // of fragments so far
 
-	size                                    int // of its fields (RFC 9113, 6.5.2)
-	tooLarge                                bool
-	bad                                     string // why it is malformed; empty: it is not
-	method, scheme, authority, path, status string
-	seen                                    uint8 // which of these have come
-	fields                                  message.Header
+	size     int // of its fields (RFC 9113, 6.5.2)
+	tooLarge bool
+	bad      string // why it is malformed; empty: it is not
+	fields   message.Header
+
+	method, scheme, authority, path, status, protocol string
+	seen                                              uint8 // which of these have come
 }
 
 func (b *block) begin(id uint32, end bool, fields int) {
@@ -37,6 +38,7 @@ const (
 	hasAuthority
 	hasPath
 	hasStatus
+	hasProtocol
 )
 
 // emit takes a field.
@@ -73,6 +75,8 @@ func (b *block) pseudo(f hpack.HeaderField) {
 		to, which = &b.path, hasPath
 	case ":status":
 		to, which = &b.status, hasStatus
+	case ":protocol":
+		to, which = &b.protocol, hasProtocol
 	default:
 		b.bad = "a pseudo field is not known"
 		return

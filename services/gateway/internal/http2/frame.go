@@ -16,6 +16,8 @@ const (
 // Settings (RFC 9113, 6.5.2).
 const (
 	settingTableSize, settingPush, settingStreams, settingWindow, settingFrame, settingFields = 1, 2, 3, 4, 5, 6
+
+	settingConnect = 8 // a client may use CONNECT with a protocol (RFC 8441, 3)
 )
 
 // code is an error code (RFC 9113, 7).

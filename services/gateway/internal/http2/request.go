@@ -87,7 +87,9 @@ func malformed(b *block) string {
 		return b.bad
 	case b.seen&hasStatus != 0:
 		return "a request has no status"
-	case b.method == http.MethodConnect:
+	case b.seen&hasProtocol != 0 && (b.method != http.MethodConnect || b.authority == ""):
+		return "only CONNECT has a protocol, and an authority with it"
+	case b.method == http.MethodConnect && b.seen&hasProtocol == 0:
 		if b.seen&(hasScheme|hasPath) != 0 || b.authority == "" {
 			return "CONNECT has an authority and no path"
 		}
@@ -115,8 +117,11 @@ func (c *serverConn) newRequest(b *block, end bool) *stream {
 		}
 		return &s.stream
 	}
-	r.Method, r.Target, r.Host, r.Header = b.method, b.path, b.authority, b.fields
-	if b.method == http.MethodConnect {
+	r.Method, r.Target, r.Host, r.Header, r.Protocol = b.method, b.path, b.authority, b.fields, b.protocol
+	switch {
+	case b.seen&hasProtocol != 0:
+		r.Method = http.MethodGet
+	case b.method == http.MethodConnect:
 		r.Target = b.authority
 	}
 	r.Path = r.Target
@@ -131,7 +136,9 @@ func (c *serverConn) newRequest(b *block, end bool) *stream {
 	for _, f := range r.Header {
 		r.Size += len(f.Name) + len(": \r\n") + len(f.Value)
 	}
-	if r.Length != 0 {
+	if r.Protocol != "" {
+		r.Length = 0 // what comes is for the tunnel
+	} else if r.Length != 0 {
 		s.body = body{s: s, names: r.Header.Announced()}
 		r.Body = &s.body
 		if len(s.body.names) > 0 {
@@ -187,6 +194,8 @@ func (s *serverStream) readFields(end bool) (problem string) {
 	r.Header = kept
 	s.left = r.Length
 	switch {
+	case r.Protocol != "" && lengths > 0:
+		return "a request to switch protocols has no Content-Length"
 	case end && r.Length > 0:
 		return "the body is shorter than its Content-Length"
 	case end:
@@ -249,6 +258,8 @@ type writer struct {
 	sent    bool // the header was sent
 	empty   bool // the response has no body
 	stalled bool
+	// The stream is a tunnel, which ends it.
+	tunneled bool
 }
 
 // Interim implements message.Writer.
@@ -332,9 +343,6 @@ func (w *writer) End(trailer message.Header) error {
 
 // Abort implements message.Writer: the stream is reset because its end was not sent.
 func (w *writer) Abort() {}
-
-// Tunnel implements message.Writer.
-func (w *writer) Tunnel(message.Header) (io.ReadWriteCloser, error) { return nil, http.ErrNotSupported }
 
 // statusText is a status without an allocation for common ones.
 func statusText(status int) string {

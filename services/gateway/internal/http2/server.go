@@ -96,7 +96,7 @@ func (s *Server) Serve(nc Conn, received []byte, handle Handle) {
 	defer s.remove(c)
 	c.out.control(func(b []byte) []byte {
 		b = appendSettings(b, setting{settingStreams, maxStreams}, setting{settingWindow, streamRoom},
-			setting{settingFields, maxFieldList})
+			setting{settingFields, maxFieldList}, setting{settingConnect, 1})
 		return appendWindow(b, 0, connRoom-firstWindow)
 	})
 	c.out.flushLater()
@@ -503,11 +503,11 @@ func (c *serverConn) run(s *serverStream) {
 	defer func() {
 		if v := recover(); v != nil { // a defect must not end the connections of others
 			c.server.opts.Log.Error("a defect of the edge ended a request", "panic", v, "stack", string(debug.Stack()))
+		} else if s.writer.tunneled {
+			s.request = message.Request{} // a tunnel may be open for days
+			return
 		}
-		if s.close(how) {
-			c.closed()
-		}
-		c.out.flush(c.alone())
+		s.finish(how)
 	}()
 	c.handle(&s.request, &s.writer)
 	if s.writer.stalled {
@@ -515,6 +515,14 @@ func (c *serverConn) run(s *serverStream) {
 	} else if s.sentAll() {
 		how = codeNo
 	}
+}
+
+// finish closes the stream.
+func (s *serverStream) finish(how code) {
+	if s.close(how) {
+		s.conn.closed()
+	}
+	s.conn.out.flush(s.conn.alone())
 }
 
 // alone reports whether no other stream may have something to send.

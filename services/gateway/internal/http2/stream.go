@@ -74,9 +74,7 @@ func (s *stream) ackLocked(n int64) {
 func (s *stream) read(p []byte) (n int, err error) {
 	l := s.l
 	l.mu.Lock()
-	for s.got.n == 0 && !s.ended && s.err == nil && !s.interrupted {
-		s.news.Wait()
-	}
+	s.awaitLocked()
 	switch {
 	case s.interrupted:
 		err = errInterrupted
@@ -98,6 +96,19 @@ func (s *stream) read(p []byte) (n int, err error) {
 		l.out.flush(true) // window updates
 	}
 	return n, err
+}
+
+// await waits until read has something to return.
+func (s *stream) await() {
+	s.l.mu.Lock()
+	defer s.l.mu.Unlock()
+	s.awaitLocked()
+}
+
+func (s *stream) awaitLocked() {
+	for s.got.n == 0 && !s.ended && s.err == nil && !s.interrupted {
+		s.news.Wait()
+	}
 }
 
 // end is the error at the end of the body.
@@ -151,6 +162,9 @@ func (s *stream) send(p []byte, end bool, within time.Duration) error {
 		case s.err != nil:
 			l.mu.Unlock()
 			return s.err
+		case s.sent:
+			l.mu.Unlock()
+			return errClosed
 		case s.late:
 			l.mu.Unlock()
 			return errStalled

@@ -70,6 +70,8 @@ type Request struct {
 	Body    Body   // nil: there is none
 	// Refused says why the bytes are no request that can be answered: only one field beside it, Version, is set.
 	Refused *Refusal
+	// Protocol is what a client of HTTP/2 wants to speak on its stream: its method was CONNECT, Method is GET (RFC 8441).
+	Protocol string
 	// Context ends when the client leaves, and Leave tells so without a goroutine. The connection may have other requests
 	// with the same ones, one after the other.
 	Context context.Context

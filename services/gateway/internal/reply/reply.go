@@ -203,7 +203,11 @@ func (r *Reply) Refuse(f *flow.Failure) {
 // Tunnel agrees to switch protocols and returns the connection.
 func (r *Reply) Tunnel(h message.Header) (io.ReadWriteCloser, error) {
 	r.setCommon(&h)
-	r.setStatus(http.StatusSwitchingProtocols)
+	if r.To.Protocol != "" {
+		r.setStatus(http.StatusOK)
+	} else {
+		r.setStatus(http.StatusSwitchingProtocols)
+	}
 	r.tunneled = true
 	return r.Writer.Tunnel(h) //nolint:wrapcheck // it says that the client has left
 }
