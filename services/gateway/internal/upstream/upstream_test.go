@@ -9,7 +9,6 @@ import (
 	"net"
 	"path/filepath"
 	"strings"
-	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -25,14 +24,17 @@ func TestFunctionMayStopItsWatch(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t, nil)
 		w.dns.setHost("app.example.", 1, "10.0.0.1")
-		var watch atomic.Pointer[upstream.Watch]
+		var watch *upstream.Watch
+		known := make(chan struct{})
 		calls := 0
-		watch.Store(w.set.Watch(parse(t, "http://app.example."), upstream.Check{}, func(list []upstream.Instance) {
+		watch = w.set.Watch(parse(t, "http://app.example."), upstream.Check{}, func(list []upstream.Instance) {
 			if calls++; len(list) > 0 {
-				watch.Load().Stop()
+				<-known
+				watch.Stop()
 			}
-		}))
-		<-watch.Load().Ready()
+		})
+		close(known)
+		<-watch.Ready()
 		w.dns.setHost("app.example.", 1, "10.0.0.2")
 		time.Sleep(time.Hour)
 		if calls != 2 {
@@ -45,15 +47,18 @@ func TestFunctionMayReadTheState(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t, nil)
 		w.dns.setHost("app.example.", 1, "10.0.0.1")
-		var watch atomic.Pointer[upstream.Watch]
+		var watch *upstream.Watch
+		known := make(chan struct{})
 		instances := 0
-		watch.Store(w.set.Watch(parse(t, "http://app.example."), upstream.Check{}, func(list []upstream.Instance) {
+		watch = w.set.Watch(parse(t, "http://app.example."), upstream.Check{}, func(list []upstream.Instance) {
 			if len(list) > 0 {
-				instances = len(watch.Load().State().Instances)
+				<-known
+				instances = len(watch.State().Instances)
 			}
-		}))
-		defer watch.Load().Stop()
-		<-watch.Load().Ready()
+		})
+		close(known)
+		defer watch.Stop()
+		<-watch.Ready()
 		if instances != 1 {
 			t.Errorf("the state had %d instances when the function was called with one", instances)
 		}
