@@ -61,8 +61,8 @@ func TestConnectionsOfHTTP2FollowTheMemoryLimit(t *testing.T) {
 			c := w.dial()
 			go func() { _, _ = io.WriteString(c, http2.ClientPreface+"\x00\x00\x00\x04\x00\x00\x00\x00\x00") }() // SETTINGS
 			go func() { _, _ = io.Copy(io.Discard, c) }()
+			synctest.Wait() // else some connections could have memory for HTTP/1 that others then lack for HTTP/2
 		}
-		synctest.Wait()
 		open := w.metric("bijou_gateway_connections_open")
 		refused := w.metric("bijou_gateway_connections_refused_total", "limit=memory")
 		if open != room || refused != offered-room {
