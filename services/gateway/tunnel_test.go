@@ -21,15 +21,21 @@ import (
 // header.
 func echoes(first string) http.Handler {
 	return http.HandlerFunc(func(rw http.ResponseWriter, _ *http.Request) {
-		conn, buf, err := http.NewResponseController(rw).Hijack()
-		if err != nil {
-			return
-		}
-		defer conn.Close()
-		_, _ = io.WriteString(conn, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"+
-			"Sec-Websocket-Accept: a\r\n\r\n"+first)
-		_, _ = io.Copy(conn, buf)
+		_ = echoOn(rw, "a", first) // how the client has left
 	})
+}
+
+// echoOn switches to WebSocket, sends first and then what comes, and returns the error of reading.
+func echoOn(rw http.ResponseWriter, accept, first string) error {
+	conn, buf, err := http.NewResponseController(rw).Hijack()
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	_, _ = io.WriteString(conn, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"+
+		"Sec-Websocket-Accept: "+accept+"\r\n\r\n"+first)
+	_, err = io.Copy(conn, buf)
+	return err
 }
 
 // What either side sends together with its header is passed on.

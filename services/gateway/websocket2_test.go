@@ -6,7 +6,6 @@ import (
 	"crypto/sha1" //nolint:gosec // of WebSocket
 	"crypto/tls"
 	"encoding/base64"
-	"fmt"
 	"io"
 	"net"
 	"net/http"
@@ -78,23 +77,20 @@ func (c *client2) get(path string) answer {
 	return c.w.do(&http.Client{Transport: c.tr}, "GET", "http://x"+path, nil)
 }
 
-// accepts is an origin of WebSockets that sends bytes back. Seen gets the requests, and ended the error of reading from
-// a connection; nil: nobody wants them.
+// accepts is an origin of WebSockets that sends bytes back. Other requests get 426. Each upgrade is sent to seen, and
+// the error of reading from its connection to ended, unless the channel is nil.
 func accepts(seen chan<- *http.Request, ended chan<- error) http.Handler {
 	return http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
+		if r.Header.Get("Upgrade") == "" {
+			rw.WriteHeader(http.StatusUpgradeRequired)
+			return
+		}
 		if seen != nil {
 			seen <- r
 		}
-		conn, buf, err := http.NewResponseController(rw).Hijack()
-		if err != nil {
-			return
-		}
-		defer conn.Close()
 		const guid = "258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 		sum := sha1.Sum([]byte(r.Header.Get("Sec-Websocket-Key") + guid)) //nolint:gosec // RFC 6455 says so
-		_, _ = fmt.Fprintf(conn, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"+
-			"Sec-WebSocket-Accept: %s\r\nSec-WebSocket-Protocol: chat\r\n\r\n", base64.StdEncoding.EncodeToString(sum[:]))
-		_, err = io.Copy(conn, buf)
+		err := echoOn(rw, base64.StdEncoding.EncodeToString(sum[:])+"\r\nSec-WebSocket-Protocol: chat", "")
 		if ended != nil {
 			ended <- err
 		}
@@ -141,8 +137,8 @@ func TestWebSocketsOverHTTP2(t *testing.T) {
 		w.checkLog("/ws", 200, "")
 		_, _ = io.WriteString(a, "\x81\x02ok")
 		read(t, a.res.Body, "\x81\x02ok")
-		if res := c.get("/a"); res.StatusCode == 0 {
-			t.Error("another request of the connection got no response")
+		if res := c.get("/a"); res.StatusCode != http.StatusUpgradeRequired {
+			t.Errorf("another request of the connection got %d, want 426", res.StatusCode)
 		}
 		synctest.Wait()
 		if got := w.metric("bijou_gateway_websockets_open"); got != 1 {

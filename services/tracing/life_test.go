@@ -438,7 +438,7 @@ func TestReceivedSpansAndBytesAreCounted(t *testing.T) {
 
 // An answer of many traces ends with the trace that has the 100,000th span, and says that it is not complete.
 func TestAnswersOfManySpansAreIncomplete(t *testing.T) {
-	// The clock of a bubble does not run while a query works, so that a slow machine does not end it.
+	// In synctest no time passes while a query runs, so its time limit cannot expire on a slow machine.
 	synctest.Test(t, func(t *testing.T) {
 		s := start(t, memnet.New(), "a", tracing.Options{})
 		const traces = 8 // of 16,384 spans

@@ -406,9 +406,9 @@ func TestIdleConnectionIsClosed(t *testing.T) {
 	})
 }
 
-// A connection is closed in time although the request that needed it was given up while it was made, and at once if the
-// client was closed meanwhile.
-func TestConnectionThatNobodyNeedsIsClosed(t *testing.T) {
+// A request is canceled before its connection is established. The connection is then closed after the idle time, or at
+// once if the client was closed meanwhile.
+func TestUnusedConnectionIsClosed(t *testing.T) {
 	for name, closes := range map[string]bool{"request given up": false, "client closed": true} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {

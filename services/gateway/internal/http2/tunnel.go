@@ -1,12 +1,12 @@
 package http2
 
 import (
+	"cmp"
+	"errors"
 	"io"
 	"net/http"
-	"slices"
 	"sync"
 
-	"bijou.dev/services/gateway/internal/http1"
 	"bijou.dev/services/gateway/internal/message"
 )
 
@@ -15,17 +15,9 @@ func (w *writer) Tunnel(h message.Header) (io.ReadWriteCloser, error) {
 	if w.s.request.Protocol == "" {
 		return nil, http.ErrNotSupported
 	}
-	h = slices.DeleteFunc(h, func(f message.Field) bool { return f.Name == "Sec-Websocket-Accept" })
-	if !h.Has("Date") {
-		h.Add("Date", http1.Date())
-	}
-	w.sent, w.tunneled = true, true
-	t := &tunnel{s: w.s}
-	if err := w.s.header([]pseudo{{":status", "200"}}, h, -1, false); err != nil {
-		return t, err
-	}
-	w.flush()
-	return t, nil
+	h.Delete("Sec-Websocket-Accept") // it answers the key, which HTTP/2 does not have
+	w.status, w.header, w.length, w.tunneled = http.StatusOK, h, -1, true
+	return &tunnel{s: w.s}, w.Flush()
 }
 
 // tunnel is a stream on which something else than HTTP is spoken.
@@ -41,24 +33,28 @@ var tunnelBuffers = sync.Pool{New: func() any { return new([4 << 10]byte) }}
 
 // WriteTo writes what the client sends to w until the client ends it. While nothing comes it has no buffer.
 func (t *tunnel) WriteTo(w io.Writer) (n int64, err error) {
-	for {
+	for err == nil {
 		t.s.await()
-		buf := tunnelBuffers.Get().(*[4 << 10]byte)
-		k, err := t.s.read(buf[:])
-		if k > 0 {
-			k, werr := w.Write(buf[:k])
-			n += int64(k)
-			if err == nil {
-				err = werr
-			}
-		}
-		tunnelBuffers.Put(buf)
-		if err == io.EOF { //nolint:errorlint // read does not wrap it
-			return n, nil
-		} else if err != nil {
-			return n, err
-		}
+		var k int
+		k, err = t.pass(w)
+		n += int64(k)
 	}
+	if errors.Is(err, io.EOF) {
+		err = nil
+	}
+	return n, err
+}
+
+// pass writes what has come to w.
+func (t *tunnel) pass(w io.Writer) (int, error) {
+	buf := tunnelBuffers.Get().(*[4 << 10]byte)
+	defer tunnelBuffers.Put(buf)
+	n, err := t.s.read(buf[:])
+	if n == 0 {
+		return 0, err
+	}
+	n, writing := w.Write(buf[:n])
+	return n, cmp.Or(writing, err)
 }
 
 // Write sends p to the client.

@@ -85,7 +85,8 @@ func IsHostPattern(s string) bool {
 	return IsHost(name) && !strings.ContainsAny(name, ":*")
 }
 
-// MatchesHost reports whether a host name is the one of a pattern, or below it. Both are in lower case.
+// MatchesHost reports whether a pattern takes a host name: it is the same name, "*." and a name above it, or "*". Both
+// are in lower case.
 func MatchesHost(pattern, host string) bool {
 	parent, wild := strings.CutPrefix(pattern, "*")
 	return wild && strings.HasSuffix(host, parent) || pattern == host
